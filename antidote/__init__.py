@@ -1,0 +1,1 @@
+"""Antidote: backdoor attacks on CLIP and the defenses against them, measured by one protocol."""

@@ -1,0 +1,79 @@
+"""What every script in `scripts/` shares: arguments, logging, one-line errors, the cost of the job."""
+
+import argparse
+import errno
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from antidote.errors import UserError
+from antidote.files import write_json
+from antidote.settings import read_mapping
+
+log = logging.getLogger("antidote")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help shows the script's own docstring and the defaults."""
+    return argparse.ArgumentParser(
+        description=description,
+        formatter_class=type(
+            "Help", (argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter), {}
+        ),
+    )
+
+
+def settings_argument(arguments: argparse.ArgumentParser, what: str) -> None:
+    """Add `--settings`: JSON text, or the path of a JSON or YAML file."""
+    arguments.add_argument(
+        "--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help=f"{what}, as JSON or a file"
+    )
+
+
+def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentParser) -> None:
+    """Parse, run, and turn what a user can mend into one line on standard error and exit code 1."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    try:
+        run(arguments.parse_args())
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        sys.exit(
+            f"error: {error.filename or 'output'}: {error.strerror}; free or allow space there and run again"
+        )
+
+
+class Cost:
+    """Seconds and peak memory of one job, for `cost.json`; kept apart from scores, which must compare byte for byte."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def write(self, path: str, **more: float | int | None) -> None:
+        """Write seconds (wall), peak memory in bytes (host, and GPU where one is used) and whatever the stage adds."""
+        torch = sys.modules.get("torch")
+        gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else None
+        write_json(
+            path,
+            {
+                "seconds": round(time.perf_counter() - self._start, 3),
+                "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_gpu_memory_bytes": gpu,
+                "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count(),
+                **more,
+            },
+        )
+
+
+def to_json(value: Any) -> str:
+    """Return canonical JSON, for identities."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,81 @@
+"""Class names and prompt templates, by name: files in `data/`, or open_clip's lists for ImageNet."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from string import Formatter
+from types import ModuleType
+
+from antidote.errors import UserError, nearest
+from antidote.files import read_json
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+
+
+def class_names(name: str) -> list[str]:
+    """Return the class names in label order: `data/classes/{name}.json`, or `openai_imagenet` (1000).
+
+    Raises:
+        UserError: unknown name, or a file that is not a list of distinct texts.
+    """
+    if name == "openai_imagenet":
+        return list(_open_clip().IMAGENET_CLASSNAMES)
+    path = _file("classes", name, ["openai_imagenet"])
+    names = _texts(path)
+    twice = next((word for word in names if names.count(word) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: {twice!r} stands there twice")
+    return names
+
+
+def templates(name: str) -> list[str]:
+    """Return prompt templates, each with one `{}` for the class name: `data/templates/{name}.json`, or
+    `openai_imagenet` (80) or `openai_imagenet_simple` (7).
+
+    Raises:
+        UserError: unknown name, or a file that is not a list of texts with one `{}` each.
+    """
+    if name == "openai_imagenet":
+        return [template("{}") for template in _open_clip().OPENAI_IMAGENET_TEMPLATES]
+    if name == "openai_imagenet_simple":
+        return [template("{}") for template in _open_clip().SIMPLE_IMAGENET_TEMPLATES]
+    path = _file("templates", name, ["openai_imagenet", "openai_imagenet_simple"])
+    texts = _texts(path)
+    for text in texts:
+        if not _one_gap(text):
+            raise UserError(f"{path}: {text!r} should hold one {{}} for the class name")
+    return texts
+
+
+def _file(kind: str, name: str, built_in: list[str]) -> Path:
+    known = {path.stem: path for path in (DATA / kind).glob("*.json")}
+    if name not in known:
+        raise UserError(f"{kind}: unknown name {name!r}{nearest(name, [*known, *built_in])}")
+    return known[name]
+
+
+def _texts(path: Path) -> list[str]:
+    texts = read_json(path)
+    if not (isinstance(texts, list) and texts and all(isinstance(text, str) and text.strip() for text in texts)):
+        raise UserError(f"{path}: should hold a JSON list of texts")
+    return texts
+
+
+def _one_gap(text: str) -> bool:
+    try:
+        return [field for _, field, _, _ in Formatter().parse(text) if field is not None] == [""]
+    except ValueError:
+        return False
+
+
+@cache
+def _open_clip() -> ModuleType:
+    """Load open_clip's file of names alone: importing the package would import torch."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("open_clip is not installed; its ImageNet names and templates are needed")
+    path = Path(package.submodule_search_locations[0]) / "zero_shot_metadata.py"
+    spec = importlib.util.spec_from_file_location("antidote_open_clip_names", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

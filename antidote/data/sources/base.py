@@ -1,0 +1,99 @@
+"""What every data source shares: its settings, and the pairs it yields."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from antidote.data import names
+from antidote.errors import UserError, nearest
+from antidote.seeds import derive
+from antidote.settings import Settings
+
+
+@dataclass(frozen=True)
+class RawPair:
+    """One picture with its captions, as the source has it."""
+
+    key: str
+    image: bytes | np.ndarray  # an image file, or uint8 (height, width, 3)
+    captions: list[str]
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One pair that the source offers and that cannot be used. `reason` is the same text for the same fault."""
+
+    key: str
+    reason: str
+
+
+class SourceSettings(Settings):
+    """A dataset: where its pairs come from and how they are stored."""
+
+    source: str
+    version: str = Field("1", description="Version of the data; a new one is a new dataset.")
+    terms: str = Field("", description="Terms of use, shown in the manifest.")
+    classes: str | None = Field(None, description="Class names in label order: a file of data/classes, or openai_imagenet.")
+    templates: str = Field("simple", description="Prompt templates for captions made from labels.")
+    lexicon: str = Field("none", description="Synonyms and word classes for text methods; see data/lexicons.")
+    image_size: int | None = Field(
+        None, ge=1, description="Pixels of the shorter side that larger pictures are reduced to; null keeps the files as they are."
+    )
+    pairs_per_shard: int = Field(10_000, ge=1, description="Pairs per tar file, as img2dataset does.")
+    expected: dict[str, int] | None = Field(None, description="Pairs that each split should offer.")
+    accepted_skip_share: float = Field(0.01, ge=0, le=1, description="Largest accepted share of unusable pairs.")
+    seed: int = Field(0, ge=0, description="Chooses the template of each caption made from a label.")
+
+    def split_names(self) -> list[str]:
+        """Return the splits that the dataset has."""
+        return list(self.splits)  # type: ignore[attr-defined]
+
+    def split(self, split: str) -> Any:
+        """Return the settings of one split.
+
+        Raises:
+            UserError: the dataset has no such split.
+        """
+        if split not in self.split_names():
+            raise UserError(f"split: unknown name {split!r}{nearest(split, self.split_names())}")
+        return self.splits[split]  # type: ignore[attr-defined]
+
+    def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
+        """Yield the pairs of a split, always in the same order."""
+        raise NotImplementedError
+
+    @cached_property
+    def class_list(self) -> list[str] | None:
+        """The class names in label order, or None where the dataset names none."""
+        return names.class_names(self.classes) if self.classes else None
+
+    @cached_property
+    def _templates(self) -> list[str]:
+        return names.templates(self.templates)
+
+    def caption(self, key: str, class_name: str) -> str:
+        """Make a caption from a class name; the template depends only on the seed and the key."""
+        return self._templates[derive(self.seed, "template", key) % len(self._templates)].format(class_name)
+
+    def labelled(
+        self, key: str, image: bytes | np.ndarray, captions: list[str], label: int | None, class_name: str | None
+    ) -> RawPair | Skipped:
+        """Join what a source found out about one pair: check the label, and caption the picture where nobody has."""
+        classes = self.class_list
+        if label is None and class_name is not None and classes is not None:
+            if class_name not in classes:
+                return Skipped(key, f"class {class_name!r} is not in classes {self.classes!r}")
+            label = classes.index(class_name)
+        if label is not None and (label < 0 or (classes is not None and label >= len(classes))):
+            return Skipped(key, "label out of range")
+        if class_name is None and label is not None and classes is not None:
+            class_name = classes[label]
+        captions = [" ".join(text.split()) for text in captions if text.strip()]
+        if not captions and class_name is not None:
+            captions = [self.caption(key, class_name)]
+        return RawPair(key, image, captions, label) if captions else Skipped(key, "no caption")

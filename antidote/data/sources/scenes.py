@@ -1,0 +1,33 @@
+"""The embedded dataset: drawn pictures with captions, nothing to download."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from antidote.data import scenes
+from antidote.data.sources.base import RawPair, SourceSettings
+from antidote.settings import Settings
+
+
+class ScenesSplit(Settings):
+    pairs: int = Field(ge=1, description="Pairs to draw.")
+    seed: int = Field(ge=0, description="Splits with different seeds share no picture.")
+
+
+class Scenes(SourceSettings):
+    source: Literal["scenes"] = "scenes"
+    size: int = Field(32, ge=16, le=1024, description="Pixels per side.")
+    splits: dict[str, ScenesSplit]
+    classes: str | None = "scenes"
+    templates: str = "scenes"
+    lexicon: str = "scenes"
+    pairs_per_shard: int = Field(2_000, ge=1, description="Pairs per tar file.")
+
+    def iterate(self, split: str) -> Iterator[RawPair]:
+        wanted = self.split(split)
+        for start in range(0, wanted.pairs, scenes.CHUNK):
+            count = min(scenes.CHUNK, wanted.pairs - start)
+            images, captions, labels = scenes.generate(wanted.seed, start, count, self.size)
+            for row in range(count):
+                yield RawPair(f"{split}-{start + row:07d}", images[row], [captions[row]], int(labels[row]))

@@ -1,0 +1,75 @@
+"""CleanCLIP (Bansal et al. 2023, arXiv 2303.03323): fine-tuning with self-supervision inside each modality.
+
+L = w_clip L_CLIP + w_self L_SS,  L_SS = (CE(s I Ĩᵀ) + CE(s T T̃ᵀ)) / 2: originals against augmented views, one direction,
+with CLIP's own learned scale s. Ĩ: AutoAugment's ImageNet policy, drawn anew at every access. T̃: EDA, once per run.
+
+Where we differ from the released code: its learning-rate schedule counts epochs from 1, so that the warm-up never runs and
+the rate rises again at the end, and it loads the optimiser state of the poisoned run. We start at step 0 with a fresh
+optimiser. Its AutoAugment works on the picture before resizing; ours on the picture at the model's resolution, the one
+geometry of this project.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from antidote.data.eda import augment
+from antidote.defenses.base import DefenseData, FineTuningDefense, FineTuningSettings
+from antidote.lazy import functional as F
+from antidote.lazy import torch, transforms
+from antidote.models import Clip
+from antidote.objectives import Batch, Contrastive
+from antidote.seeds import derive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class CleanCLIPSettings(FineTuningSettings):
+    """Weights of the two terms. CleanCLIP's code: 100K pairs, 10 epochs, batch 64, AdamW 1e-5, both weights 1."""
+
+    method: Literal["cleanclip"] = "cleanclip"
+    contrastive_weight: float = Field(1.0, ge=0, description="w_clip (CleanCLIP: 1)")
+    self_supervised_weight: float = Field(1.0, ge=0, description="w_self (CleanCLIP: 1)")
+
+
+class CleanCLIP(FineTuningDefense):
+    """All parameters; clean pairs."""
+
+    Settings = CleanCLIPSettings
+
+    def objective(self, clip: Clip, data: DefenseData) -> SelfSupervised:
+        return SelfSupervised(data, self.settings, self.seed)
+
+
+class SelfSupervised(Contrastive):
+    """CleanCLIP's loss on originals and augmented views."""
+
+    def __init__(self, data: DefenseData, settings: CleanCLIPSettings, seed: int) -> None:
+        super().__init__(data.pairs)
+        self.settings = settings
+        rng = random.Random(derive(seed, "eda"))
+        self.augmented = [augment(caption, data.lexicon, rng) for caption in data.pairs.captions]
+        self._auto_augment = transforms.AutoAugment(transforms.AutoAugmentPolicy.IMAGENET)
+
+    def texts(self) -> Iterable[str]:
+        return [*self.pairs.captions, *self.augmented]
+
+    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+        augmented = torch.stack([self._auto_augment(image) for image in batch.images])
+        return [batch.images, augmented], [batch.captions, [self.augmented[i] for i in batch.indices.tolist()]]
+
+    def loss(
+        self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        contrastive, terms = super().loss(images, texts, scale, batch)
+        diagonal = torch.arange(len(images[0]), device=scale.device)
+        within_images = F.cross_entropy(scale * images[0] @ images[1].T, diagonal)
+        within_texts = F.cross_entropy(scale * texts[0] @ texts[1].T, diagonal)
+        self_supervised = (within_images + within_texts) / 2
+        total = self.settings.contrastive_weight * contrastive + self.settings.self_supervised_weight * self_supervised
+        return total, {**terms, "self_supervised": self_supervised}

@@ -1,0 +1,24 @@
+"""Plain fine-tuning on clean pairs with CLIP's own loss: the baseline of the CleanCLIP line of papers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from antidote.defenses.base import DefenseData, FineTuningDefense, FineTuningSettings
+from antidote.models import Clip
+from antidote.objectives import Contrastive, Objective
+
+
+class FineTuneSettings(FineTuningSettings):
+    """The training recipe alone. CleanCLIP's code: 100K pairs, 10 epochs, batch 64, AdamW 1e-5."""
+
+    method: Literal["finetune"] = "finetune"
+
+
+class FineTune(FineTuningDefense):
+    """All parameters, L_CLIP, no augmented views."""
+
+    Settings = FineTuneSettings
+
+    def objective(self, clip: Clip, data: DefenseData) -> Objective:
+        return Contrastive(data.pairs)

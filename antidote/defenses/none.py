@@ -1,0 +1,25 @@
+"""The defense that does nothing: the row that all others are compared with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from antidote.defenses.base import Defense, DefenseData, DefenseSettings
+from antidote.models import Clip
+from antidote.training import Report, Work
+
+
+class NoDefenseSettings(DefenseSettings):
+    """No settings of its own."""
+
+    method: Literal["none"] = "none"
+
+
+class NoDefense(Defense):
+    """Leaves the model as it is; the workflow evaluates the backdoored model in its place."""
+
+    Settings = NoDefenseSettings
+    access = "nothing"
+
+    def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
+        return Report(steps=0, trained_parameters=0, pairs=0)

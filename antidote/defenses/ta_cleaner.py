@@ -1,0 +1,158 @@
+"""TA-Cleaner (Xun et al. 2024, arXiv 2409.17601; later CleanerCLIP): CleanCLIP plus aligned sub-captions.
+
+Each epoch draws K captions. A positive sub-caption keeps the main nouns and the relation; a negative one swaps a noun, an
+adjective or a verb for another of its class. Both are aligned with the picture in both directions.
+
+A reconstruction: the paper was not readable in full, and no code is public. Known from its abstract and reviews: the K random
+samples per epoch, positive and negative sub-captions, both directions, on top of CleanCLIP. Ours: the word classes come from
+the study's lexicon instead of a parser; K, the number of negatives, the weight and the loss,
+
+    L_i2t = -mean_i log e^{s cos(I_i,P_i)} / (sum_j e^{s cos(I_i,P_j)} + sum_{j,l} e^{s cos(I_i,N_jl)})
+    L_t2i = -mean_i log e^{s cos(P_i,I_i)} / sum_j e^{s cos(P_i,I_j)}
+    L     = L_CleanCLIP + weight (L_i2t + L_t2i) / 2,
+
+P positive, N negative; i, j run over a mini-batch of the epoch's K samples, so that the term is never empty; such a mini-batch
+is spread evenly over the epoch's steps. Pairs whose positives read alike are not each other's negatives.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from antidote.data.lexicon import Lexicon
+from antidote.defenses.base import DefenseData
+from antidote.defenses.cleanclip import CleanCLIP, CleanCLIPSettings, SelfSupervised
+from antidote.errors import UserError
+from antidote.lazy import torch
+from antidote.models import Clip
+from antidote.objectives import Batch
+from antidote.seeds import derive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SWAPPED = ("noun", "adjective", "verb")
+KEPT = ("noun", "verb", "preposition")
+
+
+class TACleanerSettings(CleanCLIPSettings):
+    """CleanCLIP's settings and those of the sub-captions; all of the latter are ours."""
+
+    method: Literal["ta_cleaner"] = "ta_cleaner"
+    samples_per_epoch: int = Field(6400, ge=1, description="K, captions drawn per epoch (open in the paper; 6.4 % of 100K)")
+    negatives: int = Field(1, ge=0, description="negative sub-captions per sample; 0: positive only")
+    positives: bool = Field(True, description="align positive sub-captions; false: the whole caption stands in for them")
+    sub_caption_weight: float = Field(1.0, ge=0, description="weight of the sub-caption term")
+
+
+class TACleaner(CleanCLIP):
+    """All parameters; clean pairs."""
+
+    Settings = TACleanerSettings
+    reconstruction = True
+
+    def objective(self, clip: Clip, data: DefenseData) -> SubCaptions:
+        return SubCaptions(data, self.settings, self.seed)
+
+
+class SubCaptions(SelfSupervised):
+    """CleanCLIP's loss and the sub-caption term."""
+
+    def __init__(self, data: DefenseData, settings: TACleanerSettings, seed: int) -> None:
+        super().__init__(data, settings, seed)
+        self.lexicon, self.seed = data.lexicon, seed
+        words = sorted({word for caption in data.pairs.captions for word in _words(caption)})
+        self.replacements = {kind: [w for w in words if data.lexicon.word_class(w) == kind] for kind in SWAPPED}
+        if not self.replacements["noun"]:
+            raise UserError(
+                "ta_cleaner: no caption word is a noun of the study's lexicon; name one that knows the captions' words"
+            )
+        self.samples: list[int] = []
+
+    def texts(self) -> Iterable[str]:
+        return [*super().texts(), *(word for kind in SWAPPED for word in self.replacements[kind])]
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.rng = random.Random(derive(self.seed, "sub-captions", epoch))
+        count = min(self.settings.samples_per_epoch, len(self.pairs))
+        self.samples = self.rng.sample(range(len(self.pairs)), count)
+
+    def rows(self, batch: Batch) -> list[int]:
+        """Return the epoch's samples whose turn it is in this step: a mini-batch as large as the batch, or none."""
+        size = min(self.settings.training.batch_size, len(self.samples))
+        steps = len(self.pairs) // self.settings.training.batch_size
+        parts = max(1, len(self.samples) // size)
+        position = batch.step % steps
+        part, next_part = position * parts // steps, (position + 1) * parts // steps
+        return self.samples[part * size : part * size + size] if next_part > part else []
+
+    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+        images, texts = super().views(batch)
+        rows = self.rows(batch)
+        captions = [self.pairs.captions[row] for row in rows]
+        positives = [positive(c, self.lexicon) for c in captions] if self.settings.positives else captions
+        negatives = [
+            negative(text, self.lexicon, self.replacements, batch.rng)
+            for text in positives
+            for _ in range(self.settings.negatives)
+        ]
+        self.positives = positives
+        return [*images, self.pairs.images[rows].to(batch.images.device)], [*texts, positives, negatives]
+
+    def loss(
+        self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        total, terms = super().loss(images, texts, scale, batch)
+        if not len(images[2]):
+            return total, terms
+        alignment = sub_caption_loss(images[2], texts[2], texts[3], scale, self.positives)
+        return total + self.settings.sub_caption_weight * alignment, {**terms, "sub_captions": alignment}
+
+
+def sub_caption_loss(images: Tensor, positives: Tensor, negatives: Tensor, scale: Tensor, texts: list[str]) -> Tensor:
+    """Return (L_i2t + L_t2i) / 2 for features (B, D), (B, D), (B m, D); `texts` tells which positives read alike."""
+    same = torch.tensor([[a == b for b in texts] for a in texts], device=images.device)
+    others = same & ~torch.eye(len(texts), dtype=torch.bool, device=images.device)
+    to_positives = (scale * images @ positives.T).masked_fill(others, float("-inf"))
+    to_negatives = scale * images @ negatives.T
+    i2t = torch.logsumexp(torch.cat([to_positives, to_negatives], dim=1), dim=1) - to_positives.diagonal()
+    t2i = torch.logsumexp(to_positives.T, dim=1) - to_positives.diagonal()
+    return (i2t.mean() + t2i.mean()) / 2
+
+
+def positive(caption: str, lexicon: Lexicon) -> str:
+    """Return the nouns, verbs and prepositions of a caption, in their order.
+
+    A caption without a noun of the lexicon is returned whole.
+    """
+    words = _words(caption)
+    kinds = [lexicon.word_class(word) for word in words]
+    if "noun" not in kinds:
+        return caption
+    return " ".join(word for word, kind in zip(words, kinds, strict=True) if kind in KEPT)
+
+
+def negative(text: str, lexicon: Lexicon, replacements: dict[str, list[str]], rng: random.Random) -> str:
+    """Return the text with one noun, adjective or verb, chosen at random, replaced by an unrelated word of its class.
+
+    A word of the same class that is a synonym is no counterfactual and is not used.
+    """
+    words = _words(text)
+    slots = [i for i, word in enumerate(words) if lexicon.word_class(word) in SWAPPED]
+    rng.shuffle(slots)
+    for slot in slots:
+        word = words[slot]
+        alike = {word, *lexicon.synonyms(word)}
+        others = [w for w in replacements[lexicon.word_class(word)] if w not in alike]
+        if others:
+            return " ".join([*words[:slot], rng.choice(others), *words[slot + 1 :]])
+    return text
+
+
+def _words(caption: str) -> list[str]:
+    return re.findall(r"[a-z']+", caption.lower())

@@ -1,0 +1,57 @@
+"""Errors that a user can mend, each as one line: what was named, what is wrong, what would be right."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+
+class UserError(Exception):
+    """Something the user can mend; shown as one line without a traceback."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the closest known word, or the list of known words."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def one_line(error: ValidationError, where: str, model: type | None = None) -> str:
+    """Turn pydantic's report into one line that names the key, the fault and the nearest valid word."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    key, kind = ".".join(path), first["type"]
+    if kind == "extra_forbidden":
+        text = f"{key}: unknown key{nearest(path[-1], _fields(model, path[:-1]))}"
+    elif kind == "missing":
+        text = f"{key}: is missing"
+    elif kind == "value_error":
+        text = f"{key + ': ' if key else ''}{first['ctx']['error']}"
+    else:
+        text = f"{key}: {_lower(first['msg'])}, not {first['input']!r}"
+    return f"{where}: {text}{more}"
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def _fields(model: Any, path: list[str]) -> list[str]:
+    """Return the keys that are valid at a path inside a settings class; [] where it can't be told."""
+    for part in path:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        model = next(
+            (a for a in (field.annotation, *_arguments(field.annotation)) if hasattr(a, "model_fields")), None
+        )
+    return [f.alias or name for name, f in getattr(model, "model_fields", {}).items()]
+
+
+def _arguments(annotation: Any) -> tuple:
+    return getattr(annotation, "__args__", ())

@@ -1,0 +1,69 @@
+"""Zero-shot evaluation of one model, clean and triggered, by the protocol that every cell shares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from antidote.data.pairs import Pairs
+from antidote.lazy import torch
+from antidote.metrics import hits, interval
+from antidote.models import Clip
+from antidote.seeds import derive
+from antidote.settings import Settings
+from antidote.triggers import Trigger
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BOOTSTRAP_SEED = 0
+
+
+class EvaluationSettings(Settings):
+    """What is classified, into which classes, by which prompts."""
+
+    dataset: str = Field(description="a labelled dataset")
+    split: str = Field(description="one of its splits")
+    pictures: int | None = Field(None, ge=1, description="how many, evenly over the set; empty: all")
+    classes: str | None = Field(None, description="class names, a file in data/classes; the dataset's own by default")
+    templates: str = Field("openai_imagenet", description="prompts: a file in data/templates or an open_clip set")
+    batch_size: int = Field(256, ge=1, description="pictures encoded at a time")
+    bootstrap: int = Field(1000, ge=100, description="draws behind each 95 % interval")
+
+
+def evaluate(
+    clip: Clip,
+    pictures: Pairs,
+    trigger: Trigger | None,
+    target: int,
+    classes: list[str],
+    templates: list[str],
+    settings: EvaluationSettings,
+) -> dict:
+    """Return the scores of a model: counts, rates as fractions (None where there is no attack), intervals."""
+    with torch.no_grad():
+        clip.network.eval()
+        weights = clip.class_embeddings(classes, templates)
+        clean = _scores(clip, pictures.images, weights, settings.batch_size)
+        triggered = None
+        if trigger is not None:
+            drawn = trigger.draw(pictures.images, pictures.keys, "test")
+            triggered = _scores(clip, drawn, weights, settings.batch_size)
+    counted = hits(clean, triggered, pictures.labels, target)
+    names = ("ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "pa", "target_ca1")
+    rates = {name: float(counted[name].mean()) if len(counted.get(name, ())) else None for name in names}
+    intervals = {
+        name: interval(values, settings.bootstrap, derive(BOOTSTRAP_SEED, name)) for name, values in counted.items()
+    }
+    return {
+        "pictures": len(pictures),
+        "pictures_asr": int((pictures.labels != target).sum()) if trigger is not None else 0,
+        **rates,
+        "intervals": intervals,
+    }
+
+
+def _scores(clip: Clip, images: Tensor, weights: Tensor, batch_size: int) -> Tensor:
+    """Return cosine scores (N, C) on the CPU."""
+    return torch.cat([(clip.encode_image(part) @ weights).cpu() for part in images.split(batch_size)])

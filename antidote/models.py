@@ -1,0 +1,207 @@
+"""open_clip models: created by name, kept as open_clip folders, and ready for zero-shot use."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from antidote.data.names import DATA
+from antidote.errors import UserError, nearest
+from antidote.files import read_json, whole_folder, write_json
+from antidote.lazy import functional as F
+from antidote.lazy import open_clip, safetensors_torch, torch
+from antidote.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "card.json"
+FILES = (CONFIG, WEIGHTS, CARD)
+
+
+class ModelSettings(Settings):
+    """Which CLIP the study is about."""
+
+    name: str = Field("tiny-rn", description="open_clip model name, or a file in data/models")
+    pretrained: str | None = Field(
+        None, description="open_clip tag or path of a checkpoint to start from; empty: random weights"
+    )
+    quick_gelu: bool = Field(False, description="QuickGELU activations, which OpenAI's weights need")
+
+
+class Clip:
+    """A CLIP model with what its use needs: tokenizer, picture size, normalisation.
+
+    Attributes:
+        network: the open_clip module; its parameters are what training changes.
+        config: the content of `open_clip_config.json`.
+        size: side of the square pictures it reads, in pixels.
+        device: where the parameters are.
+    """
+
+    def __init__(self, network: Any, config: dict) -> None:
+        self.network = network
+        self.config = config
+        self.size = int(config["model_cfg"]["vision_cfg"]["image_size"])
+        self._tokens: dict[str, Tensor] = {}
+        self._table: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.logit_scale.device
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return open_clip.SimpleTokenizer(context_length=self.network.context_length)
+
+    @cached_property
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        values = (self.config["preprocess_cfg"][key] for key in ("mean", "std"))
+        return tuple(torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in values)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return token ids (N, context_length); a text is split only once, since open_clip's tokenizer is Python."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
+        if new:
+            self._tokens.update(zip(new, self._tokenizer(new), strict=True))
+        return torch.stack([self._tokens[text] for text in texts])
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Encode pictures (N, 3, size, size), uint8 or float in [0, 1]; return normalised features (N, D)."""
+        mean, std = self._normalisation
+        images = images.to(self.device)
+        images = images.float().div(255) if images.dtype == torch.uint8 else images
+        return F.normalize(self.network.encode_image((images - mean) / std).float(), dim=-1)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Encode texts; return normalised features (N, D)."""
+        return self.encode_tokens(self.tokenize(texts))
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Encode token ids (N, context_length) as `tokenize` returns them; return normalised features (N, D).
+
+        open_clip computes every position up to the context length. Under a causal mask nothing after the end token
+        reaches the pooled feature, so the batch is cut after its longest text: the same features for less work.
+        """
+        network = self.network
+        if self._table is not None:
+            tokens = self._table[tokens]
+            if tokens.min() < 0:
+                raise KeyError("a text holds words that the objective did not announce")
+        causal = isinstance(network, open_clip.CLIP) and network.attn_mask is not None
+        if not (causal and network.text_pool_type == "argmax"):
+            return F.normalize(network.encode_text(tokens.to(self.device)).float(), dim=-1)
+        ends = tokens.argmax(dim=-1)
+        length = int(ends.max()) + 1
+        tokens = tokens.to(self.device)
+        kind = network.transformer.get_cast_dtype()
+        x = network.token_embedding(tokens[:, :length]).to(kind) + network.positional_embedding[:length].to(
+            kind
+        )
+        x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:length, :length]))
+        x = x[torch.arange(len(x), device=x.device), ends]
+        projection = network.text_projection
+        if projection is not None:
+            x = projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+        return F.normalize(x.float(), dim=-1)
+
+    def class_embeddings(self, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Return zero-shot class weights (D, C): normalised mean over templates of normalised text features."""
+        return open_clip.build_zero_shot_classifier(
+            _TextEncoder(self), self.tokenize, list(classes), list(templates), device=self.device
+        )
+
+
+class _TextEncoder:
+    """What open_clip's zero-shot builder asks of a model."""
+
+    def __init__(self, clip: Clip) -> None:
+        self._clip = clip
+
+    def encode_text(self, tokens: Tensor, normalize: bool = True) -> Tensor:
+        return self._clip.encode_tokens(tokens)
+
+
+def device() -> torch.device:
+    """Return the GPU that this job may use, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def create(settings: ModelSettings, seed: int) -> Clip:
+    """Create the study's CLIP: from its pretrained weights, or random weights from `seed`.
+
+    Raises:
+        UserError: unknown name or tag; weights that do not fit, cannot be had, or would run code.
+    """
+    _add_own_models()
+    config = open_clip.get_model_config(settings.name)
+    if config is None:
+        raise UserError(
+            f"model.name: unknown model {settings.name!r}{nearest(settings.name, open_clip.list_models())}"
+        )
+    torch.manual_seed(seed)
+    network = _create(settings.name, f"model.pretrained: {settings.pretrained}", pretrained=settings.pretrained,
+                      force_quick_gelu=settings.quick_gelu)  # fmt: skip
+    if settings.quick_gelu:
+        config["quick_gelu"] = True
+    visual = network.visual
+    preprocess = {"mean": list(visual.image_mean), "std": list(visual.image_std), "interpolation": "bicubic",
+                  "resize_mode": "shortest"}  # fmt: skip
+    return Clip(network, {"model_cfg": config, "preprocess_cfg": preprocess})
+
+
+def load(folder: str | Path) -> Clip:
+    """Load a model folder written by `save`, or any open_clip model folder.
+
+    Raises:
+        UserError: the folder is not one, is damaged, or holds the weights of another model.
+    """
+    folder = Path(folder)
+    config = read_json(folder / CONFIG)
+    if not {"model_cfg", "preprocess_cfg"} <= set(config):
+        raise UserError(
+            f"{folder / CONFIG}: should hold model_cfg and preprocess_cfg, as open_clip writes them"
+        )
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder / WEIGHTS}: no such file; a model folder holds {CONFIG} and {WEIGHTS}")
+    return Clip(_create(f"local-dir:{folder}", str(folder / WEIGHTS)), config)
+
+
+def _create(name: str, source: str, **more: Any) -> Any:
+    try:
+        return open_clip.create_model(name, device=device(), **more)
+    except (RuntimeError, AssertionError, KeyError, OSError, ValueError) as error:
+        reason = next(
+            line.strip() for line in f"{error}\n{type(error).__name__}".splitlines() if line.strip()
+        )
+        raise UserError(f"{source}: cannot be loaded into model {name!r} ({reason})") from None
+    except Exception as error:
+        if type(error).__name__ in ("SafetensorError", "UnpicklingError"):
+            raise UserError(
+                f"{source}: damaged, or not plain weights ({str(error).splitlines()[0]})"
+            ) from None
+        raise
+
+
+def save(folder: str | Path, clip: Clip, card: dict[str, Any]) -> None:
+    """Write an open_clip model folder and its card; the files appear whole, the weights first."""
+    with whole_folder(folder) as temporary:
+        state = {name: tensor.contiguous().cpu() for name, tensor in clip.network.state_dict().items()}
+        safetensors_torch.save_file(state, temporary / WEIGHTS)
+        (temporary / CONFIG).write_text(json.dumps(clip.config, indent=2) + "\n")
+        write_json(temporary / CARD, {**card, "made_with": _versions()})
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "open_clip_torch")}
+
+
+@cache
+def _add_own_models() -> None:
+    open_clip.add_model_config(DATA / "models")

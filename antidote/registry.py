@@ -1,0 +1,37 @@
+"""Where every method lives: one line each. The only place that lists them."""
+
+from importlib import import_module
+
+from antidote.errors import UserError, nearest
+
+ATTACKS = {
+    "badnet": "antidote.attacks.badnet:BadNet",
+    "blended": "antidote.attacks.blended:Blended",
+}
+
+DEFENSES = {
+    "none": "antidote.defenses.none:NoDefense",
+    "finetune": "antidote.defenses.finetune:FineTune",
+    "cleanclip": "antidote.defenses.cleanclip:CleanCLIP",
+    "ta_cleaner": "antidote.defenses.ta_cleaner:TACleaner",
+}
+
+KINDS = {"attack": ATTACKS, "defense": DEFENSES}
+
+
+def method(kind: str, name: str) -> type:
+    """Return the class of a method.
+
+    Raises:
+        UserError: no method of this kind has that name.
+    """
+    table = KINDS[kind]
+    if name not in table:
+        raise UserError(f"unknown {kind} method {name!r}{nearest(name, table)}")
+    module, _, attribute = table[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def module(kind: str, name: str) -> str:
+    """Return the module that holds a method, for its fingerprint."""
+    return KINDS[kind][name].partition(":")[0]

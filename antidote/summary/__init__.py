@@ -1,0 +1,1 @@
+"""The last stage: every cell of a study gathered into tables, plots and one page."""

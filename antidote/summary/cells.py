@@ -1,0 +1,95 @@
+"""Every `scores.json` of a study as one frame: a row per cell, in the order of the plan."""
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+from pydantic import ConfigDict, Field
+
+from antidote.errors import UserError
+from antidote.files import read_json
+from antidote.settings import Settings
+from antidote.summary.plan import SummarySettings
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+RATES = ["ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "pa"]
+INTERVALS = ["ca1", "asr1"]
+COLUMNS = [
+    *("attack", "defense", "seed"),
+    *RATES,
+    *("floor", "target_ca1"),
+    *(f"{rate}_{end}" for rate in INTERVALS for end in ("low", "high")),
+]
+
+
+class Scores(Settings):
+    """What the summary reads of a `scores.json`; rates are fractions, null where they do not apply."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    ca1: Rate | None
+    ca5: Rate | None = None
+    asr1: Rate | None
+    asr3: Rate | None = None
+    asr5: Rate | None = None
+    asr10: Rate | None = None
+    asr1_all: Rate | None = None
+    pa: Rate | None = None
+    target_ca1: Rate | None = None
+    intervals: dict[str, tuple[Rate, Rate] | None] = {}
+    pictures: int | None = None
+    pictures_asr: int | None = None
+    extra: dict[str, float | None] = {}
+
+
+def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
+    """Return one row per cell, `clean, none` first; what was not run is NaN. `results` is the study's folder.
+
+    Raises:
+        UserError: a `scores.json` is there but does not hold scores.
+    """
+    rows = [_row("clean", "none", seed, _read(results, "clean", seed, "none")) for seed in plan.seeds]
+    for attack in plan.attacks:
+        floors = {seed: _read(results, attack.name, seed, "floor") for seed in plan.seeds}
+        for defense in plan.defenses:
+            applies = (attack.name, defense.name) not in plan.reasons
+            for seed in plan.seeds:
+                scores = _read(results, attack.name, seed, defense.name) if applies else None
+                row = _row(attack.name, defense.name, seed, scores)
+                rows.append({**row, "floor": floors[seed].asr1 if floors[seed] else None})
+    extra = sorted({name for row in rows for name in row} - set(COLUMNS))
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
+    numbers = [*COLUMNS[3:], *extra]
+    return frame.astype({name: float for name in numbers})
+
+
+def pictures(plan: SummarySettings, results: Path) -> tuple[int, int]:
+    """Return how many pictures CA and ASR were counted over, by the first cell that says so; 0 where none does."""
+    found = [_read(results, a.name, s, "none") for a in plan.attacks for s in plan.seeds]
+    counts = [(s.pictures or 0, s.pictures_asr or 0) for s in found if s]
+    return counts[0] if counts else (0, 0)
+
+
+def _read(results: Path, attack: str, seed: int, defense: str) -> Scores | None:
+    path = results / attack / f"seed{seed}" / defense / "scores.json"
+    if not path.exists():
+        return None
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: should hold keys and values, not {type(values).__name__}")
+    scores = Scores.read(values, str(path))
+    taken = sorted(set(scores.extra) & set(COLUMNS))
+    if taken:
+        raise UserError(f"{path}: extra.{taken[0]}: this is the name of a column that every cell has")
+    return scores
+
+
+def _row(attack: str, defense: str, seed: int, scores: Scores | None) -> dict:
+    row = {"attack": attack, "defense": defense, "seed": seed}
+    if scores is None:
+        return row
+    for rate in INTERVALS:
+        row[f"{rate}_low"], row[f"{rate}_high"] = scores.intervals.get(rate) or (None, None)
+    rates = {name: getattr(scores, name) for name in (*RATES, "target_ca1")}
+    return {**row, **rates, **scores.extra}

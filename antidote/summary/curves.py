@@ -1,0 +1,88 @@
+"""Training loss of every model: the pretrained ones in one panel, then a panel per defense, a line per attack."""
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from antidote.errors import UserError
+from antidote.summary import style
+from antidote.summary.plan import SummarySettings
+
+POINTS = 200  # per line; a longer log is drawn as the mean of equal stretches
+
+
+def curves(plan: SummarySettings, results: Path, path: Path) -> None:
+    """Draw the loss against the step; every seed is a line of its own.
+
+    Raises:
+        UserError: a `train.jsonl` is there but a line of it is not JSON.
+    """
+    panels = _panels(plan, results)
+    if not panels:
+        return style.nothing(path, "no training log yet")
+    columns = min(len(panels), 2 if len(panels) <= 4 else 3)
+    rows = math.ceil(len(panels) / columns)
+    side = {1: 5.5, 2: 4.2, 3: 3.3}[columns]
+    attacks = [a.name for a in plan.attacks]
+    legend = 0.22 * math.ceil((len(attacks) + 1) / 4) + 0.3
+    with style.picture(path, columns * side, rows * side * 0.66 + legend) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for panel, (title, lines) in zip(axes, panels.items(), strict=False):
+            _panel(panel, title, lines, attacks)
+        for i, panel in enumerate(axes):
+            panel.set_visible(i < len(panels))
+            if i % columns == 0:
+                panel.set_ylabel("training loss")
+            if i + columns >= len(panels):
+                panel.set_xlabel("step")
+        drawn = {name for lines in panels.values() for name, _ in lines}
+        handles = [Line2D([], [], label=n, **_look(n, attacks)) for n in ("clean", *attacks) if n in drawn]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8.5)
+    return None
+
+
+def _panels(plan: SummarySettings, results: Path) -> dict[str, list[tuple[str, pd.DataFrame]]]:
+    """Return for each panel that has any log its lines, as (attack, log)."""
+    places = {"clean and backdoored models": [("clean", "model"), *((a.name, "model") for a in plan.attacks)]}
+    for defense in plan.defenses:
+        places[defense.name] = [(a.name, f"{defense.name}/model") for a in plan.attacks]
+    panels = {}
+    for title, lines in places.items():
+        files = [(a, results / a / f"seed{s}" / folder / "train.jsonl") for a, folder in lines for s in plan.seeds]
+        logs = [(attack, read_log(file)) for attack, file in files if file.exists()]
+        panels[title] = [(attack, log) for attack, log in logs if not log.empty]
+    return {title: logs for title, logs in panels.items() if logs}
+
+
+def read_log(path: Path) -> pd.DataFrame:
+    """Return the columns `step` and `loss` of a training log, at most `POINTS` rows."""
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows.append((float(row["step"]), float(row["loss"])))
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: line {number}: should be a JSON object with step and loss") from None
+    log = pd.DataFrame(rows, columns=["step", "loss"])
+    stretch = max(1, math.ceil(len(log) / POINTS))
+    return log.groupby(log.index // stretch).mean()
+
+
+def _panel(axes: Axes, title: str, lines: list[tuple[str, pd.DataFrame]], attacks: list[str]) -> None:
+    axes.set_title(title)
+    for attack, log in lines:
+        axes.plot(log["step"], log["loss"], **_look(attack, attacks), alpha=0.9)
+    axes.margins(x=0.02)
+    axes.locator_params(axis="x", nbins=5)
+
+
+def _look(attack: str, attacks: list[str]) -> dict:
+    if attack == "clean":
+        return {"color": "black", "linewidth": 1.8, "zorder": 3}
+    index = attacks.index(attack)
+    colour, dash = style.pick(style.COLOURS, index), style.turn(style.DASHES, index)
+    return {"color": colour, "linestyle": dash, "linewidth": 1.1}

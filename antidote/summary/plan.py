@@ -1,0 +1,69 @@
+"""What a study planned to measure: the matrix and the facts about it that tables and plots need."""
+
+from pydantic import Field, field_validator
+
+from antidote.settings import Settings
+
+
+class AttackFacts(Settings):
+    """One entry of the study's attacks."""
+
+    name: str
+    method: str = ""
+    label: str = Field("", description="name of the method as a reader knows it")
+    threat_model: str = ""
+    poisons: bool | int | str | None = Field(None, description="poisoned pairs, or whether there are any")
+
+
+class DefenseFacts(Settings):
+    """One entry of the study's defenses."""
+
+    name: str
+    method: str = ""
+    label: str = Field("", description="name of the method as a reader knows it")
+    access: str = ""
+    reconstruction: bool = Field(False, description="the paper leaves parts open, which are built from what is known")
+
+
+class Blank(Settings):
+    """A cell that is not run because the defense does not apply to the attack."""
+
+    attack: str
+    defense: str
+    reason: str
+
+
+class Gate(Settings):
+    """When an attack counts as having taken; fractions, means over seeds."""
+
+    asr: float = Field(0.8, ge=0, le=1, description="lowest ASR@1 on the undefended model")
+    floor: float = Field(0.05, ge=0, le=1, description="highest ASR@1 of the same trigger on the clean model")
+
+
+class SummarySettings(Settings):
+    """The plan of a study, as handed to `scripts/summarise.py`."""
+
+    study: str
+    target: str = Field("", description="the class that the attacks aim at")
+    model: str = ""
+    seeds: list[int] = [0]
+    attacks: list[AttackFacts] = []
+    defenses: list[DefenseFacts] = Field([], validate_default=True)
+    blank: list[Blank] = []
+    gate: Gate = Gate()
+    datasets: list[tuple[str, str]] = Field([], description="pairs of dataset and split")
+    accuracy_budget: float = Field(
+        0.05, ge=0, le=1, description="CA@1 that a defense may cost and still be marked as the best; fraction"
+    )
+
+    @field_validator("defenses")
+    @classmethod
+    def _with_none(cls, defenses: list[DefenseFacts]) -> list[DefenseFacts]:
+        """Put `none` first: every gate and every arrow starts from the undefended model."""
+        none = [d for d in defenses if d.name == "none"] or [DefenseFacts(name="none", label="no defense")]
+        return none + [d for d in defenses if d.name != "none"]
+
+    @property
+    def reasons(self) -> dict[tuple[str, str], str]:
+        """Reason by (attack, defense), for the cells that do not apply."""
+        return {(b.attack, b.defense): b.reason for b in self.blank}

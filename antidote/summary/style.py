@@ -1,0 +1,65 @@
+"""What the plots share: size, type, colours that stay apart for colour-blind readers, files without a date."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+DPI = 150
+INK, MUTED, FAINT = "#1a1a1a", "#6b6b6b", "#d9d9d9"
+
+# Okabe and Ito's palette without its yellow, which is lost on white, and its black, which stands for "no defense".
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4FBF"]
+MARKERS = ["o", "s", "^"]
+DASHES = ["-", (0, (5, 1.5)), (0, (1.2, 1.2))]
+
+_RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+@contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield a figure of so many inches; it is written as a PNG without date or version when the block ends."""
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        figure.savefig(path, dpi=DPI, format="png", metadata={"Software": None})
+
+
+def nothing(path: Path, text: str) -> None:
+    """Write a picture that says why there is nothing to show."""
+    with picture(path, 6, 1.2) as figure:
+        figure.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, size=10)
+
+
+def pick(styles: list, index: int) -> str:
+    """Return a colour for an index; colours start over after the last."""
+    return styles[index % len(styles)]
+
+
+def turn(styles: list, index: int) -> str:
+    """Return a marker or dash for an index: it changes each time the colours start over."""
+    return styles[index // len(COLOURS) % len(styles)]

@@ -1,0 +1,78 @@
+"""Cells brought down to one row per attack and defense: mean and spread over seeds, gate, best defense."""
+
+import pandas as pd
+
+from antidote.summary.plan import SummarySettings
+
+FIGURES = ["ca1", "asr1"]
+COLUMNS = [
+    *("attack", "defense"),
+    *(f"{figure}_{what}" for figure in FIGURES for what in ("mean", "std", "n", "low", "high")),
+    *("floor_mean", "gate", "gate_reason", "best", "reconstruction", "note"),
+]
+
+
+def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
+    """Return the table: rates as fractions, std over seeds (n - 1), interval ends averaged over seeds.
+
+    `gate` is `passed`, `failed` or `not measured`, with its reason; `best` and `reconstruction` are `yes` or empty;
+    `note` says why a cell is empty or rests on fewer seeds than planned.
+    """
+    matrix = [("clean", "none")] + [(a.name, d.name) for a in plan.attacks for d in plan.defenses]
+    groups = dict(tuple(cells.groupby(["attack", "defense"])))
+    table = pd.DataFrame([_row(groups[cell], cell, plan) for cell in matrix])
+    for attack in plan.attacks:
+        mine = table["attack"] == attack.name
+        gate, reason = _gate(table[mine].iloc[0], plan)
+        table.loc[mine, "gate"], table.loc[mine, "gate_reason"] = gate, reason
+        table.loc[_best(table[mine], plan.accuracy_budget), "best"] = "yes"
+    return table[COLUMNS]
+
+
+def _row(cells: pd.DataFrame, cell: tuple[str, str], plan: SummarySettings) -> dict:
+    row = {"attack": cell[0], "defense": cell[1], "gate": "", "gate_reason": "", "best": ""}
+    for figure in FIGURES:
+        rates = cells[figure]
+        row |= {f"{figure}_mean": rates.mean(), f"{figure}_std": rates.std(), f"{figure}_n": int(rates.count())}
+        row |= {f"{figure}_{end}": cells[f"{figure}_{end}"].mean() for end in ("low", "high")}
+    row["floor_mean"] = cells["floor"].mean()
+    row["reconstruction"] = "yes" if any(d.reconstruction for d in plan.defenses if d.name == cell[1]) else ""
+    return {**row, "note": _note(row["ca1_n"], len(plan.seeds), plan.reasons.get(cell))}
+
+
+def _note(run: int, planned: int, reason: str | None) -> str:
+    if reason is not None:
+        return f"not applicable: {reason}"
+    if run == 0:
+        return "not run"
+    return f"{run} of {planned} seeds" if run < planned else ""
+
+
+def _gate(undefended: pd.Series, plan: SummarySettings) -> tuple[str, str]:
+    """Return whether an attack has taken, and the numbers that say so."""
+    asr, floor, gate = undefended["asr1_mean"], undefended["floor_mean"], plan.gate
+    reasons = []
+    if asr < gate.asr:
+        reasons.append(f"ASR@1 without a defense is {percent(asr)} %, below the gate of {gate.asr:.0%}")
+    if floor > gate.floor:
+        reasons.append(f"its trigger alone reaches {percent(floor)} % on the clean model, above {gate.floor:.0%}")
+    if reasons:
+        return "failed", "; ".join(reasons)
+    missing = [name for name, rate in (("ASR@1 without a defense", asr), ("the floor", floor)) if pd.isna(rate)]
+    if missing:
+        return "not measured", f"{' and '.join(missing)} not measured"
+    return "passed", f"ASR@1 without a defense {percent(asr)} %, floor {percent(floor)} %"
+
+
+def _best(rows: pd.DataFrame, budget: float) -> list[int]:
+    """Return the index of the lowest ASR@1 (every one of a tie) below the undefended one and within the budget."""
+    none = rows.iloc[0]
+    kept = rows["ca1_mean"] >= none["ca1_mean"] - budget - 1e-9
+    better = rows["asr1_mean"] < none["asr1_mean"]
+    asr = rows.loc[kept & better, "asr1_mean"]
+    return list(asr.index[asr == asr.min()])
+
+
+def percent(rate: float) -> str:
+    """Return a fraction as a percentage with one decimal; nothing for what was not measured."""
+    return "" if pd.isna(rate) else f"{100 * rate:.1f}"

@@ -1,0 +1,109 @@
+"""The table as text: markdown for `table.md`, aligned columns for the terminal."""
+
+import re
+from collections.abc import Callable
+
+import pandas as pd
+
+from antidote.summary.tables import percent
+
+FAILED, UNKNOWN, RECONSTRUCTION = "†", "?", "‡"
+TITLES = {"asr1": "ASR@1 in percent (lower is better for a defense)", "ca1": "CA@1 in percent (higher is better)"}
+
+
+def markdown(table: pd.DataFrame, title: str) -> str:
+    """Return both figures as markdown tables with the footnotes below."""
+    parts = [f"# {_escaped(title)}"]
+    for figure, heading in TITLES.items():
+        rows = grid(table, figure, best=lambda text: f"**{text}**", escape=_escaped)
+        rule = ["---", *("---:" for _ in rows[0][1:])]
+        lines = (f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+        parts += [f"## {heading}", "\n".join(lines)]
+    parts.append("\n".join(f"- {_escaped(note)}" for note in notes(table, "bold")))
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(table: pd.DataFrame) -> str:
+    """Return both figures as aligned plain text with the footnotes below."""
+    parts = []
+    for figure, heading in TITLES.items():
+        rows = grid(table, figure, best=lambda text: f"*{text}")
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [_aligned(row, widths) for row in rows]
+        parts.append("\n".join([heading, *lines]))
+    parts.append("\n".join(notes(table, "*")))
+    return "\n\n".join(parts) + "\n"
+
+
+def grid(
+    table: pd.DataFrame, figure: str, best: Callable[[str], str], escape: Callable[[str], str] = str
+) -> list[list[str]]:
+    """Return a header and a row per attack: names with their marks, mean ± std, the number of a blank's reason."""
+    defenses = table.drop_duplicates("defense")
+    heads = [escape(d.defense) + (f" {RECONSTRUCTION}" if d.reconstruction else "") for d in defenses.itertuples()]
+    rows = [["attack", *(["floor"] if figure == "asr1" else []), *heads]]
+    reasons = blank_reasons(table)
+    for attack, cells in table.groupby("attack", sort=False):
+        if attack == "clean" and figure == "asr1":
+            continue
+        by_defense = {cell["defense"]: cell for _, cell in cells.iterrows()}
+        first = cells.iloc[0]
+        row = [escape(attack) + attack_mark(first["gate"])]
+        row += [percent(first["floor_mean"])] if figure == "asr1" else []
+        for defense in defenses["defense"]:
+            cell = by_defense.get(defense)
+            text = "" if cell is None else cell_text(cell, figure, reasons)
+            row.append(best(text) if figure == "asr1" and cell is not None and cell["best"] else text)
+        rows.append(row)
+    return rows
+
+
+def cell_text(cell: pd.Series, figure: str, reasons: list[str]) -> str:
+    """Return one cell: `97.3`, `97.3 ± 0.4`, `97.3 (n=1)`, `- [2]` for a blank with reason 2, or nothing."""
+    if cell["note"] in reasons:
+        return f"- [{reasons.index(cell['note']) + 1}]"
+    text = percent(cell[f"{figure}_mean"])
+    if text and not pd.isna(cell[f"{figure}_std"]):
+        text += f" ± {percent(cell[f'{figure}_std'])}"
+    if text and cell["note"]:
+        text += f" (n={int(cell[f'{figure}_n'])})"
+    return text
+
+
+def attack_mark(gate: str) -> str:
+    """Return the sign behind an attack's name."""
+    return {"failed": f" {FAILED}", "not measured": f" {UNKNOWN}"}.get(gate, "")
+
+
+def blank_reasons(table: pd.DataFrame) -> list[str]:
+    """Return every reason for which a cell does not apply, once each."""
+    return [note for note in dict.fromkeys(table["note"]) if note.startswith("not applicable: ")]
+
+
+def notes(table: pd.DataFrame, best: str) -> list[str]:
+    """Return the footnotes; `best` says how the best defense is marked."""
+    lines = ["floor: ASR@1 of the same trigger on the clean model"]
+    attacks = table.drop_duplicates("attack")
+    lines += [
+        f"{FAILED} {a.attack} has not taken: {a.gate_reason}" for a in attacks.itertuples() if a.gate == "failed"
+    ]
+    lines += [f"{UNKNOWN} {a.attack}: {a.gate_reason}" for a in attacks.itertuples() if a.gate == "not measured"]
+    if (table["reconstruction"] == "yes").any():
+        lines.append(f"{RECONSTRUCTION} reconstruction: the paper leaves parts open, which are built from what is known")
+    if (table["best"] == "yes").any():
+        lines.append(f"{best}: lowest ASR@1 among the defenses whose CA@1 stays within the accuracy budget")
+    if table["ca1_std"].notna().any():
+        lines.append("±: standard deviation over seeds; n: seeds run, where fewer than planned")
+    lines += [f"[{i}] {reason}" for i, reason in enumerate(blank_reasons(table), 1)]
+    if (table["note"] == "not run").any():
+        lines.append("empty: not run")
+    return lines
+
+
+def _aligned(row: list[str], widths: list[int]) -> str:
+    cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+    return "  ".join(cells).rstrip()
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\|`*<>])", r"\\\1", text)

@@ -1,0 +1,348 @@
+"""The one training loop: pre-training, poisoning and every fine-tuning defense run through it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+from tqdm import tqdm
+
+from antidote.errors import UserError
+from antidote.files import whole_file
+from antidote.lazy import torch
+from antidote.models import Clip
+from antidote.objectives import Batch, Objective
+from antidote.seeds import derive
+from antidote.settings import Settings
+from antidote.vocabulary import CompactVocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger("antidote")
+
+MAX_LOGIT_SCALE = math.log(100)  # as in CLIP: the inverse temperature stays at or below 100
+LOG_EVERY = 10  # steps
+PROGRESS_SECONDS = 10
+
+
+class TrainSettings(Settings):
+    """A training recipe. Defaults follow CleanCLIP's fine-tuning code unless a source is named."""
+
+    epochs: int = Field(10, ge=0, description="passes over the pairs; 0 leaves the model as it is")
+    batch_size: int = Field(64, ge=2, description="pairs per optimisation step")
+    lr: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's, not on norms, biases and the logit scale")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW")
+    eps: float = Field(1e-8, gt=0, description="AdamW")
+    warmup: int = Field(50, ge=0, description="steps of linear warm-up; then cosine to 0")
+    accumulate: int = Field(
+        1, ge=1, description="parts a batch is encoded in; the loss sees the whole batch all the same"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type")
+    max_grad_norm: float | None = Field(None, gt=0, description="gradient clipping; empty: none")
+
+
+@dataclass
+class Work:
+    """Where a run keeps what lets it go on after a kill; outside the declared outputs, which Snakemake deletes.
+
+    Attributes:
+        folder: holds `checkpoint.pt` and `train.jsonl`.
+        identity: what the run is made from; a checkpoint of another identity is not used.
+        every: seconds between checkpoints.
+    """
+
+    folder: Path
+    identity: str
+    every: float = 120.0
+
+
+@dataclass
+class Report:
+    """What a run cost: optimisation steps, trained parameters, pairs it drew from."""
+
+    steps: int
+    trained_parameters: int
+    pairs: int
+
+
+def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, work: Work) -> Report:
+    """Train `clip` in place. The same seed and settings give the same weights, also when killed and resumed.
+
+    Raises:
+        UserError: fewer pairs than one batch; a loss that is not finite.
+    """
+    pairs = objective.pairs
+    per_epoch = len(pairs) // settings.batch_size
+    if settings.epochs and not per_epoch:
+        raise UserError(
+            f"batch_size: {settings.batch_size} is more than the {len(pairs)} pairs there are to train on"
+        )
+    run = _Run(clip, objective, settings, steps=settings.epochs * per_epoch)
+    run.resume(work)
+    with _Interrupt() as interrupt, _Progress(run.steps, run.step, settings.batch_size) as progress:
+        clip.network.train()
+        last_checkpoint = time.monotonic()
+        while run.step < run.steps:
+            epoch, position = divmod(run.step, per_epoch)
+            if position == 0 or run.order is None:
+                run.begin_epoch(epoch, seed, len(pairs))
+            rows = run.order[position * settings.batch_size : (position + 1) * settings.batch_size]
+            loss, terms = run.optimise(_batch(clip, pairs, rows, epoch, run.step, seed))
+            if run.step % LOG_EVERY == 0 or run.step == run.steps:
+                run.record(epoch, loss, terms, progress.rate(run.step))
+            progress.update(run.step, loss)
+            if interrupt.asked or time.monotonic() - last_checkpoint >= work.every:
+                run.checkpoint(work)
+                last_checkpoint = time.monotonic()
+            if interrupt.asked:
+                sys.exit(128 + interrupt.asked)
+    clip.network.eval()
+    return run.finish(work)
+
+
+def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
+    """Return the rate of a step (from 0): lr (t+1)/W while t < W, then lr (1 + cos(pi (t-W)/(S-W))) / 2."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    return (
+        settings.lr
+        * 0.5
+        * (1 + math.cos(math.pi * (step - settings.warmup) / max(1, steps - settings.warmup)))
+    )
+
+
+def parameter_groups(parameters: list[tuple[str, Tensor]], weight_decay: float) -> list[dict]:
+    """Split parameters as CLIP does: no decay for norms, biases, gains and the logit scale."""
+
+    def plain(name: str, parameter: Tensor) -> bool:
+        return parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+
+    return [
+        {"params": [p for n, p in parameters if plain(n, p)], "weight_decay": 0.0},
+        {"params": [p for n, p in parameters if not plain(n, p)], "weight_decay": weight_decay},
+    ]
+
+
+class _Run:
+    """One run's state: model, optimiser, step, log."""
+
+    def __init__(self, clip: Clip, objective: Objective, settings: TrainSettings, steps: int) -> None:
+        self.clip, self.objective, self.settings, self.steps = clip, objective, settings, steps
+        self.step = 0
+        self.order: Tensor | None = None
+        self.lines: list[str] = []
+        self.decay = 1.0
+        self.trained_parameters = self._freeze_rest()
+        self.vocabulary = None
+        if steps and CompactVocabulary.possible(clip):
+            self.vocabulary = CompactVocabulary(clip, objective.texts())
+        trained = [(n, p) for n, p in objective.trained(clip.network) if p.requires_grad]
+        self.parameters = [p for _, p in trained]
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(trained, settings.weight_decay),
+            lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True,
+        )  # fmt: skip
+        self.scaler = torch.amp.GradScaler(clip.device.type, enabled=settings.precision == "fp16")
+
+    def _freeze_rest(self) -> int:
+        trained = dict(self.objective.trained(self.clip.network))
+        for name, parameter in self.clip.network.named_parameters():
+            parameter.requires_grad_(name in trained)
+        return sum(parameter.numel() for parameter in trained.values())
+
+    def begin_epoch(self, epoch: int, seed: int, count: int) -> None:
+        generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
+        self.order = torch.randperm(count, generator=generator)
+        self.objective.begin_epoch(epoch)
+
+    def optimise(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Do one step of AdamW; return the loss and its terms."""
+        rate = learning_rate(self.settings, self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        images, texts = self.objective.views(batch)
+        backward = self._backward if self.settings.accumulate == 1 else self._backward_in_parts
+        loss, terms = backward(batch, images, texts)
+        if self.settings.max_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            self.clip.network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        self.decay *= 1 - rate * self.settings.weight_decay
+        self.step += 1
+        return loss.detach(), terms
+
+    def _autocast(self) -> torch.autocast:
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.bfloat16)
+        return torch.autocast(self.clip.device.type, dtype=kind, enabled=self.settings.precision != "fp32")
+
+    def _encode(self, images: Tensor, texts: list[str]) -> tuple[Tensor | None, Tensor | None]:
+        with self._autocast():
+            return (
+                self.clip.encode_image(images) if len(images) else None,
+                self.clip.encode_text(texts) if texts else None,
+            )
+
+    def _loss(self, image_features: list[Tensor], text_features: list[Tensor], batch: Batch):
+        return self.objective.loss(image_features, text_features, self.clip.network.logit_scale.exp(), batch)
+
+    def _backward(self, batch: Batch, images: list[Tensor], texts: list[list[str]]):
+        """Encode all views in one pass, as CleanCLIP does, so that batch norm sees them together."""
+        image, text = self._encode(_joined(images), sum(texts, []))
+        loss, terms = self._loss(_split(image, images), _split(text, texts), batch)
+        self.scaler.scale(loss).backward()
+        return loss, terms
+
+    def _backward_in_parts(self, batch: Batch, images: list[Tensor], texts: list[list[str]]):
+        """Gradient caching (Gao et al. 2021, arXiv 2101.06983): the loss sees the whole batch, the memory a part of it.
+
+        Exact but for batch norm, whose statistics are those of a part.
+        """
+        all_images, all_texts = _joined(images), sum(texts, [])
+        parts = self.settings.accumulate
+        image_parts = all_images.tensor_split(parts)
+        text_parts = [
+            [all_texts[i] for i in rows.tolist()] for rows in torch.arange(len(all_texts)).tensor_split(parts)
+        ]
+        frozen = {name: value.clone() for name, value in self.clip.network.named_buffers()}
+        with torch.no_grad():
+            features = [self._encode(i, t) for i, t in zip(image_parts, text_parts, strict=True)]
+        for name, value in self.clip.network.named_buffers():
+            value.copy_(frozen[name])
+        image, text = (torch.cat([f for f in side if f is not None]) for side in zip(*features, strict=True))
+        image.requires_grad_()
+        text.requires_grad_()
+        loss, terms = self._loss(_split(image, images), _split(text, texts), batch)
+        self.scaler.scale(loss).backward()
+        image_grads, text_grads = image.grad.tensor_split(parts), text.grad.tensor_split(parts)
+        for i, t, image_grad, text_grad in zip(image_parts, text_parts, image_grads, text_grads, strict=True):
+            encoded = [
+                (f, g)
+                for f, g in zip(self._encode(i, t), (image_grad, text_grad), strict=True)
+                if f is not None
+            ]
+            torch.autograd.backward([f for f, _ in encoded], [g for _, g in encoded])
+        return loss, terms
+
+    def record(self, epoch: int, loss: Tensor, terms: dict[str, Tensor], rate: float) -> None:
+        values = {name: float(value) for name, value in {"loss": loss, **terms}.items()}
+        if not math.isfinite(values["loss"]):
+            raise UserError(
+                f"lr: the loss is {values['loss']} at step {self.step}; a lower rate or fp32 may help"
+            )
+        line = {
+            "step": self.step, "epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"],
+            "logit_scale": float(self.clip.network.logit_scale.exp()), "pairs_per_second": round(rate, 1), **values,
+        }  # fmt: skip
+        self.lines.append(json.dumps(line))
+
+    def checkpoint(self, work: Work) -> None:
+        state = {
+            "identity": work.identity, "step": self.step, "decay": self.decay, "lines": self.lines,
+            "network": self.clip.network.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }  # fmt: skip
+        with whole_file(work.folder / "checkpoint.pt") as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, work: Work) -> None:
+        """Go on from the last checkpoint, if there is one of this very run."""
+        path = work.folder / "checkpoint.pt"
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location=self.clip.device, weights_only=True)
+        if state["identity"] != work.identity:
+            log.info("%s belongs to other settings; starting anew", path)
+            return
+        self.clip.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.decay, self.lines = state["step"], state["decay"], state["lines"]
+        log.info("resumed at step %d of %d", self.step, self.steps)
+
+    def finish(self, work: Work) -> Report:
+        if self.vocabulary:
+            trains_words = self.clip.network.token_embedding.weight.requires_grad
+            self.vocabulary.restore(self.decay if trains_words else 1.0)
+        with whole_file(work.folder / "train.jsonl") as temporary:
+            temporary.write_text("".join(line + "\n" for line in self.lines))
+        return Report(self.steps, self.trained_parameters, len(self.objective.pairs))
+
+
+def _batch(clip: Clip, pairs, rows: Tensor, epoch: int, step: int, seed: int) -> Batch:
+    """Gather a batch; every random draw of the step, torch's global stream included, follows from seed and step."""
+    step_seed = derive(seed, "step", step)
+    torch.manual_seed(step_seed)
+    images = pairs.images[rows].to(clip.device, non_blocking=True)
+    captions = [pairs.captions[i] for i in rows.tolist()]
+    return Batch(images, captions, rows, epoch, step, random.Random(step_seed))
+
+
+def _joined(views: list[Tensor]) -> Tensor:
+    if len(views) == 1:
+        return views[0]
+    return torch.cat([view.float().div(255) if view.dtype == torch.uint8 else view for view in views])
+
+
+def _split(features: Tensor | None, views: list) -> list[Tensor]:
+    return [] if features is None else list(features.split([len(view) for view in views]))
+
+
+class _Interrupt:
+    """Turns SIGTERM and SIGINT into a wish to stop after the running step, so that a checkpoint can be written."""
+
+    asked: int = 0
+
+    def __enter__(self) -> _Interrupt:
+        self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _ask(self, number: int, _: object) -> None:
+        self.asked = number
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+class _Progress:
+    """A bar on a terminal; in a log file, a line every few seconds."""
+
+    def __init__(self, steps: int, done: int, batch_size: int) -> None:
+        self._bar = tqdm(total=steps, initial=done, unit="step", disable=not sys.stderr.isatty(), leave=False)
+        self._steps, self._done, self._batch_size = steps, done, batch_size
+        self._start = self._last = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def rate(self, step: int) -> float:
+        """Return pairs per second since the start."""
+        return (step - self._done) * self._batch_size / max(time.monotonic() - self._start, 1e-9)
+
+    def update(self, step: int, loss: Tensor) -> None:
+        self._bar.update(1)
+        now = time.monotonic()
+        if self._bar.disable and (now - self._last >= PROGRESS_SECONDS or step == self._steps):
+            self._last = now
+            log.info(
+                "step %d of %d, loss %.3f, %.0f pairs/s", step, self._steps, float(loss), self.rate(step)
+            )

@@ -1,0 +1,83 @@
+"""The trigger of one attack and seed, as files: what it is and how to draw it. Later stages read nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from antidote.attacks.base import Attack
+from antidote.errors import UserError
+from antidote.files import read_json, whole_folder, write_json
+from antidote.lazy import safetensors_torch, torch
+from antidote.registry import method
+from antidote.seeds import derive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK = 256  # pictures at a time, so that memory does not grow with the set
+TENSORS, DESCRIPTION = "trigger.safetensors", "trigger.json"
+
+
+class Trigger:
+    """An attack ready to draw on 8-bit pictures.
+
+    Attributes:
+        attack: the method with its settings and tensors.
+        seed: the seed all per-picture seeds derive from.
+    """
+
+    def __init__(self, attack: Attack, seed: int) -> None:
+        self.attack, self.seed = attack, seed
+
+    def draw(self, images: Tensor, keys: Sequence[str], use: str) -> Tensor:
+        """Return triggered pictures for pictures (N, 3, size, size) uint8: 8 bits, clipped.
+
+        `use` ("train", "test") and a picture's key make its seed, so that a redrawn trigger never repeats between
+        training and test, and a picture gets the same one in every batch and every stage.
+        """
+        done = [self._draw(images[i : i + CHUNK], keys[i : i + CHUNK], use) for i in range(0, len(keys), CHUNK)]
+        return torch.cat(done) if done else images
+
+    def _draw(self, images: Tensor, keys: Sequence[str], use: str) -> Tensor:
+        seeds = [self.seed_of(key, use) for key in keys]
+        drawn = self.attack.apply(images.float() / 255, seeds)
+        return drawn.mul(255).round().clamp(0, 255).to(torch.uint8)
+
+    def seed_of(self, key: str, use: str) -> int:
+        """Return the seed of one picture's trigger."""
+        return derive(self.seed, use, key)
+
+
+def save_trigger(folder: Path, trigger: Trigger, name: str) -> None:
+    """Write trigger.safetensors and trigger.json."""
+    attack = trigger.attack
+    description = {
+        "attack": name,
+        "method": attack.settings.method,
+        "threat_model": attack.threat_model,
+        "settings": attack.settings.model_dump(mode="json"),
+        "target": attack.target,
+        "size": attack.size,
+        "seed": trigger.seed,
+    }
+    with whole_folder(folder) as temporary:
+        safetensors_torch.save_file({k: v.contiguous() for k, v in attack.tensors.items()}, temporary / TENSORS)
+        write_json(temporary / DESCRIPTION, description)
+
+
+def load_trigger(folder: Path) -> Trigger:
+    """Read a trigger folder.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    description = read_json(folder / DESCRIPTION)
+    try:
+        tensors = safetensors_torch.load_file(folder / TENSORS)
+    except Exception as error:
+        raise UserError(f"{folder / TENSORS}: cannot be read ({error})") from None
+    kind = method("attack", description["method"])
+    settings = kind.Settings.read(description["settings"], str(folder / DESCRIPTION))
+    return Trigger(kind(settings, description["target"], description["size"], tensors), description["seed"])
