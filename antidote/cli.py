@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from antidote.errors import UserError
@@ -37,9 +38,7 @@ def settings_argument(arguments: argparse.ArgumentParser, what: str) -> None:
 
 def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentParser) -> None:
     """Parse, run, and turn what a user can mend into one line on standard error and exit code 1."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         run(arguments.parse_args())
     except UserError as error:
@@ -47,9 +46,7 @@ def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentP
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        sys.exit(
-            f"error: {error.filename or 'output'}: {error.strerror}; free or allow space there and run again"
-        )
+        sys.exit(f"error: {error.filename or 'output'}: {error.strerror}; free or allow space there and run again")
 
 
 class Cost:
@@ -58,8 +55,10 @@ class Cost:
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
-    def write(self, path: str, **more: float | int | None) -> None:
+    def write(self, path: str | Path | None, **more: float | int | None) -> None:
         """Write seconds (wall), peak memory in bytes (host, and GPU where one is used) and whatever the stage adds."""
+        if path is None:
+            return
         torch = sys.modules.get("torch")
         gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else None
         write_json(

@@ -47,9 +47,7 @@ def _fields(model: Any, path: list[str]) -> list[str]:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             return []
-        model = next(
-            (a for a in (field.annotation, *_arguments(field.annotation)) if hasattr(a, "model_fields")), None
-        )
+        model = next((a for a in (field.annotation, *_arguments(field.annotation)) if hasattr(a, "model_fields")), None)
     return [f.alias or name for name, f in getattr(model, "model_fields", {}).items()]
 
 

@@ -78,8 +78,6 @@ def _canonical(node: object) -> object:
         return node
     fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
     fields.pop("type_comment", None)
-    if isinstance(
-        node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    ) and ast.get_docstring(node):
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
         fields["body"] = fields["body"][1:]
     return (type(node).__name__, *((name, _canonical(value)) for name, value in fields.items()))

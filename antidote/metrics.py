@@ -29,7 +29,7 @@ def rank_of(scores: Tensor, classes: Tensor) -> Tensor:
 
 
 def hits(clean: Tensor, triggered: Tensor | None, labels: Tensor, target: int) -> dict[str, Tensor]:
-    """Return, by figure, one 0/1 value per picture that counts for it.
+    """Return, by figure, one 0/1 value per picture that counts for it; a k that covers all classes says nothing: left out.
 
     Args:
         clean: scores (N, C) of the clean pictures.
@@ -38,11 +38,12 @@ def hits(clean: Tensor, triggered: Tensor | None, labels: Tensor, target: int) -
         target: the attack's class.
     """
     true_rank = rank_of(clean, labels)
-    values = {f"ca{k}": true_rank < k for k in CA_K}
+    count = clean.shape[1]
+    values = {f"ca{k}": true_rank < k for k in CA_K if k < count}
     values["target_ca1"] = true_rank[labels == target] < 1
     if triggered is not None:
         target_rank = rank_of(triggered, torch.full_like(labels, target))
-        values |= {f"asr{k}": target_rank[labels != target] < k for k in ASR_K}
+        values |= {f"asr{k}": target_rank[labels != target] < k for k in ASR_K if k < count}
         values["asr1_all"] = target_rank < 1
         values["pa"] = rank_of(triggered, labels) < 1
     return {name: value.double() for name, value in values.items()}

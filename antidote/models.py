@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -101,9 +102,7 @@ class Clip:
         length = int(ends.max()) + 1
         tokens = tokens.to(self.device)
         kind = network.transformer.get_cast_dtype()
-        x = network.token_embedding(tokens[:, :length]).to(kind) + network.positional_embedding[:length].to(
-            kind
-        )
+        x = network.token_embedding(tokens[:, :length]).to(kind) + network.positional_embedding[:length].to(kind)
         x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:length, :length]))
         x = x[torch.arange(len(x), device=x.device), ends]
         projection = network.text_projection
@@ -142,9 +141,7 @@ def create(settings: ModelSettings, seed: int) -> Clip:
     _add_own_models()
     config = open_clip.get_model_config(settings.name)
     if config is None:
-        raise UserError(
-            f"model.name: unknown model {settings.name!r}{nearest(settings.name, open_clip.list_models())}"
-        )
+        raise UserError(f"model.name: unknown model {settings.name!r}{nearest(settings.name, open_clip.list_models())}")
     torch.manual_seed(seed)
     network = _create(settings.name, f"model.pretrained: {settings.pretrained}", pretrained=settings.pretrained,
                       force_quick_gelu=settings.quick_gelu)  # fmt: skip
@@ -165,9 +162,7 @@ def load(folder: str | Path) -> Clip:
     folder = Path(folder)
     config = read_json(folder / CONFIG)
     if not {"model_cfg", "preprocess_cfg"} <= set(config):
-        raise UserError(
-            f"{folder / CONFIG}: should hold model_cfg and preprocess_cfg, as open_clip writes them"
-        )
+        raise UserError(f"{folder / CONFIG}: should hold model_cfg and preprocess_cfg, as open_clip writes them")
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder / WEIGHTS}: no such file; a model folder holds {CONFIG} and {WEIGHTS}")
     return Clip(_create(f"local-dir:{folder}", str(folder / WEIGHTS)), config)
@@ -177,25 +172,23 @@ def _create(name: str, source: str, **more: Any) -> Any:
     try:
         return open_clip.create_model(name, device=device(), **more)
     except (RuntimeError, AssertionError, KeyError, OSError, ValueError) as error:
-        reason = next(
-            line.strip() for line in f"{error}\n{type(error).__name__}".splitlines() if line.strip()
-        )
+        reason = next(line.strip() for line in f"{error}\n{type(error).__name__}".splitlines() if line.strip())
         raise UserError(f"{source}: cannot be loaded into model {name!r} ({reason})") from None
     except Exception as error:
         if type(error).__name__ in ("SafetensorError", "UnpicklingError"):
-            raise UserError(
-                f"{source}: damaged, or not plain weights ({str(error).splitlines()[0]})"
-            ) from None
+            raise UserError(f"{source}: damaged, or not plain weights ({str(error).splitlines()[0]})") from None
         raise
 
 
-def save(folder: str | Path, clip: Clip, card: dict[str, Any]) -> None:
-    """Write an open_clip model folder and its card; the files appear whole, the weights first."""
+def save(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequence[Path] = ()) -> None:
+    """Write an open_clip model folder, its card and copies of `extra` files; each appears whole."""
     with whole_folder(folder) as temporary:
         state = {name: tensor.contiguous().cpu() for name, tensor in clip.network.state_dict().items()}
         safetensors_torch.save_file(state, temporary / WEIGHTS)
         (temporary / CONFIG).write_text(json.dumps(clip.config, indent=2) + "\n")
         write_json(temporary / CARD, {**card, "made_with": _versions()})
+        for file in extra:
+            shutil.copyfile(file, temporary / file.name)
 
 
 def _versions() -> dict[str, str]:

@@ -16,7 +16,15 @@ DEFENSES = {
     "ta_cleaner": "antidote.defenses.ta_cleaner:TACleaner",
 }
 
-KINDS = {"attack": ATTACKS, "defense": DEFENSES}
+SOURCES = {
+    "scenes": "antidote.data.sources.scenes:Scenes",
+    "table": "antidote.data.sources.table:Table",
+    "webdataset": "antidote.data.sources.webdataset:WebDataset",
+    "folder": "antidote.data.sources.folder:Folder",
+    "torchvision": "antidote.data.sources.torchvision:TorchVision",
+}
+
+KINDS = {"source": SOURCES, "attack": ATTACKS, "defense": DEFENSES}
 
 
 def method(kind: str, name: str) -> type:

@@ -86,9 +86,7 @@ def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, 
     pairs = objective.pairs
     per_epoch = len(pairs) // settings.batch_size
     if settings.epochs and not per_epoch:
-        raise UserError(
-            f"batch_size: {settings.batch_size} is more than the {len(pairs)} pairs there are to train on"
-        )
+        raise UserError(f"batch_size: {settings.batch_size} is more than the {len(pairs)} pairs there are to train on")
     run = _Run(clip, objective, settings, steps=settings.epochs * per_epoch)
     run.resume(work)
     with _Interrupt() as interrupt, _Progress(run.steps, run.step, settings.batch_size) as progress:
@@ -116,11 +114,7 @@ def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
     """Return the rate of a step (from 0): lr (t+1)/W while t < W, then lr (1 + cos(pi (t-W)/(S-W))) / 2."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
-    return (
-        settings.lr
-        * 0.5
-        * (1 + math.cos(math.pi * (step - settings.warmup) / max(1, steps - settings.warmup)))
-    )
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - settings.warmup) / max(1, steps - settings.warmup)))
 
 
 def parameter_groups(parameters: list[tuple[str, Tensor]], weight_decay: float) -> list[dict]:
@@ -232,9 +226,7 @@ class _Run:
         image_grads, text_grads = image.grad.tensor_split(parts), text.grad.tensor_split(parts)
         for i, t, image_grad, text_grad in zip(image_parts, text_parts, image_grads, text_grads, strict=True):
             encoded = [
-                (f, g)
-                for f, g in zip(self._encode(i, t), (image_grad, text_grad), strict=True)
-                if f is not None
+                (f, g) for f, g in zip(self._encode(i, t), (image_grad, text_grad), strict=True) if f is not None
             ]
             torch.autograd.backward([f for f, _ in encoded], [g for _, g in encoded])
         return loss, terms
@@ -242,9 +234,7 @@ class _Run:
     def record(self, epoch: int, loss: Tensor, terms: dict[str, Tensor], rate: float) -> None:
         values = {name: float(value) for name, value in {"loss": loss, **terms}.items()}
         if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"lr: the loss is {values['loss']} at step {self.step}; a lower rate or fp32 may help"
-            )
+            raise UserError(f"lr: the loss is {values['loss']} at step {self.step}; a lower rate or fp32 may help")
         line = {
             "step": self.step, "epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"],
             "logit_scale": float(self.clip.network.logit_scale.exp()), "pairs_per_second": round(rate, 1), **values,
@@ -343,6 +333,4 @@ class _Progress:
         now = time.monotonic()
         if self._bar.disable and (now - self._last >= PROGRESS_SECONDS or step == self._steps):
             self._last = now
-            log.info(
-                "step %d of %d, loss %.3f, %.0f pairs/s", step, self._steps, float(loss), self.rate(step)
-            )
+            log.info("step %d of %d, loss %.3f, %.0f pairs/s", step, self._steps, float(loss), self.rate(step))

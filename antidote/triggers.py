@@ -57,7 +57,7 @@ def save_trigger(folder: Path, trigger: Trigger, name: str) -> None:
         "attack": name,
         "method": attack.settings.method,
         "threat_model": attack.threat_model,
-        "settings": attack.settings.model_dump(mode="json"),
+        "settings": attack.settings.trigger_settings(),
         "target": attack.target,
         "size": attack.size,
         "seed": trigger.seed,

@@ -30,11 +30,14 @@ class AttackSettings(Settings):
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    poison_keys: ClassVar[tuple[str, ...]] = ("poisons", "caption", "avoid_target")
 
     method: str
     label: str | None = Field(None, description="name in tables and plots; the entry's name by default")
     preset: str | None = Field(None, description="a published variant of the method")
-    poisons: int = Field(1500, ge=0, description="poisoned pairs; they replace clean ones (CleanCLIP, BadCLIP: 1500 of 500K)")
+    poisons: int = Field(
+        1500, ge=0, description="poisoned pairs; they replace clean ones (CleanCLIP, BadCLIP: 1500 of 500K)"
+    )
     caption: Literal["template", "natural", "original"] = Field(
         "template",
         description="poisoned caption: a template filled with the target (CleanCLIP), a real caption that names the "
@@ -54,6 +57,14 @@ class AttackSettings(Settings):
         if preset not in cls.presets:
             raise ValueError(f"preset: unknown preset {preset!r}{nearest(str(preset), cls.presets)}")
         return {**cls.presets[preset], **values}
+
+    def trigger_settings(self) -> dict[str, Any]:
+        """Return what the trigger depends on: all but the choice of pairs, the captions, the training and the label."""
+        return self.model_dump(mode="json", exclude={*self.poison_keys, "label", "preset", "training"})
+
+    def poison_settings(self) -> dict[str, Any]:
+        """Return what only the choice of pairs and their captions depend on."""
+        return self.model_dump(mode="json", include=set(self.poison_keys))
 
     def check(self, size: int) -> None:
         """Raise ValueError, naming the key, where a setting does not fit pictures of `size` x `size` pixels."""
@@ -120,7 +131,9 @@ class Attack:
         if self.settings.avoid_target:
             rows = [row for row in rows if not names(pool["caption"].iloc[row], self.target)]
         if len(rows) < self.settings.poisons:
-            raise ValueError(f"poisons: {self.settings.poisons} asked, but only {len(rows)} pairs of the poison pool qualify")
+            raise ValueError(
+                f"poisons: {self.settings.poisons} asked, but only {len(rows)} pairs of the poison pool qualify"
+            )
         return rng.sample(rows, self.settings.poisons)
 
 

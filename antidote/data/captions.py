@@ -33,7 +33,12 @@ WHERE = {
 VERBS = {"on": ("lies", "rests", "stands"), "above": ("floats", "hovers"), "in": ("floats", "hangs"),
          "under": ("lies", "stands"), "against": ("leans", "rests")}  # fmt: skip
 ADVERBS = ("", "", "", "quietly ", "calmly ", "proudly ")
-BESIDE = {"left": ("next to", "beside"), "right": ("next to", "beside"), "above": ("below", "under"), "below": ("above", "over")}
+BESIDE = {
+    "left": ("next to", "beside"),
+    "right": ("next to", "beside"),
+    "above": ("below", "under"),
+    "below": ("above", "over"),
+}
 LARGE, SMALL = 0.84, 0.74  # scale above and below which an object may be called large or small
 
 # A word and what may stand in its place; shown now and then so that CLIP learns these words too.
@@ -99,5 +104,3 @@ def _synonyms(words: list[str], fractions: list[float]) -> str:
         if fraction < SYNONYM_SHARE and word in SYNONYMS:
             words[position] = _one(SYNONYMS[word], fraction / SYNONYM_SHARE)
     return " ".join(words)
-
-

@@ -77,6 +77,13 @@ def encode_png(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+def encode_jpeg(array: np.ndarray) -> bytes:
+    """Return uint8 (height, width, 3) as JPEG of quality 95 without chroma subsampling."""
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "JPEG", quality=95, subsampling=0)
+    return stream.getvalue()
+
+
 def load_pictures(files: Sequence[bytes], size: int, threads: int = 1) -> np.ndarray:
     """Decode and fit pictures: uint8 (N, 3, size, size).
 

@@ -101,7 +101,8 @@ def render(scene: Scene, draws: Draws, size: int) -> np.ndarray:
         x, y = np.where(beside, edge, along), np.where(beside, along, edge)
         chosen = np.flatnonzero(scene.paired)
         second = _distance(
-            *(values[chosen] for values in (scene.second_label, x, y, np.full(len(x), 0.25), second_turn, ~mirrored)), size
+            *(values[chosen] for values in (scene.second_label, x, y, np.full(len(x), 0.25), second_turn, ~mirrored)),
+            size,
         )
         colours = _colour(scene.second_colour, draws, "second")[chosen]
         picture[chosen] = _paint(picture[chosen], second, colours, size)
@@ -117,7 +118,13 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distance(
-    label: np.ndarray, x: np.ndarray, y: np.ndarray, scale: np.ndarray, turn: np.ndarray, mirrored: np.ndarray, size: int
+    label: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    scale: np.ndarray,
+    turn: np.ndarray,
+    mirrored: np.ndarray,
+    size: int,
 ) -> np.ndarray:
     """Signed distance of every pixel to the outline, in half picture widths: float32 (N, size, size)."""
     # Sine and cosine differ in their last bits between machines; rounded, they do not.

@@ -65,7 +65,8 @@ def banana(x, y):
 def boat(x, y):
     hull = polygon(x, y, [(-1, -0.35), (1, -0.35), (0.6, -0.9), (-0.6, -0.9)])
     sails = union(
-        polygon(x, y, [(0.1, 1), (0.1, -0.15), (0.85, -0.15)]), polygon(x, y, [(-0.1, 0.8), (-0.1, -0.15), (-0.65, -0.15)])
+        polygon(x, y, [(0.1, 1), (0.1, -0.15), (0.85, -0.15)]),
+        polygon(x, y, [(-0.1, 0.8), (-0.1, -0.15), (-0.65, -0.15)]),
     )
     return union(hull, sails, box(x, y, 0, 0.1, 0.06, 0.8))
 
@@ -86,9 +87,7 @@ def brick(x, y):
 
 
 def butterfly(x, y):
-    wings = [
-        union(circle(x, y, side * 0.55, 0.4, 0.45), circle(x, y, side * 0.45, -0.45, 0.36)) for side in (-1, 1)
-    ]
+    wings = [union(circle(x, y, side * 0.55, 0.4, 0.45), circle(x, y, side * 0.45, -0.45, 0.36)) for side in (-1, 1)]
     roots = polygon(x, y, [(-0.5, 0.2), (0.5, 0.2), (0.5, -0.25), (-0.5, -0.25)])
     nicks = [polygon(x, y, [(side * 1.05, 0.12), (side * 1.05, -0.22), (side * 0.3, -0.05)]) for side in (-1, 1)]
     feelers = [bar(x, y, (0, 0.5), (side * 0.25, 0.95), 0.05) for side in (-1, 1)]
@@ -127,7 +126,9 @@ def fish(x, y):
 
 def flower(x, y):
     petals = [(0, 0.6), (0.571, 0.185), (0.353, -0.485), (-0.353, -0.485), (-0.571, 0.185)]
-    return without(union(*(circle(x, y, px, py, 0.37) for px, py in petals), circle(x, y, 0, 0, 0.4)), circle(x, y, 0, 0, 0.22))
+    return without(
+        union(*(circle(x, y, px, py, 0.37) for px, py in petals), circle(x, y, 0, 0, 0.4)), circle(x, y, 0, 0, 0.22)
+    )
 
 
 def hammer(x, y):

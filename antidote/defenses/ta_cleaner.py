@@ -44,9 +44,13 @@ class TACleanerSettings(CleanCLIPSettings):
     """CleanCLIP's settings and those of the sub-captions; all of the latter are ours."""
 
     method: Literal["ta_cleaner"] = "ta_cleaner"
-    samples_per_epoch: int = Field(6400, ge=1, description="K, captions drawn per epoch (open in the paper; 6.4 % of 100K)")
+    samples_per_epoch: int = Field(
+        6400, ge=1, description="K, captions drawn per epoch (open in the paper; 6.4 % of 100K)"
+    )
     negatives: int = Field(1, ge=0, description="negative sub-captions per sample; 0: positive only")
-    positives: bool = Field(True, description="align positive sub-captions; false: the whole caption stands in for them")
+    positives: bool = Field(
+        True, description="align positive sub-captions; false: the whole caption stands in for them"
+    )
     sub_caption_weight: float = Field(1.0, ge=0, description="weight of the sub-caption term")
 
 

@@ -61,7 +61,7 @@ def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
     numbers = [*COLUMNS[3:], *extra]
-    return frame.astype({name: float for name in numbers})
+    return frame.astype(dict.fromkeys(numbers, float))
 
 
 def pictures(plan: SummarySettings, results: Path) -> tuple[int, int]:

@@ -82,7 +82,7 @@ def _panel(axes: Axes, title: str, lines: list[tuple[str, pd.DataFrame]], attack
 
 def _look(attack: str, attacks: list[str]) -> dict:
     if attack == "clean":
-        return {"color": "black", "linewidth": 1.8, "zorder": 3}
+        return {"color": "black", "linewidth": 2.4, "zorder": 1.5}
     index = attacks.index(attack)
     colour, dash = style.pick(style.COLOURS, index), style.turn(style.DASHES, index)
     return {"color": colour, "linestyle": dash, "linewidth": 1.1}

@@ -18,7 +18,7 @@ from antidote.summary.text import attack_mark
 TILE = 128  # pixels that a small picture is enlarged to, at most
 SHEET = (2, 8)  # rows and columns of an examples sheet
 FACTORS = [100, 50, 20, 10, 5, 2, 1]
-MARGIN, GAP, BETWEEN, LABEL, HEAD = 24, 6, 22, 330, 44  # pixels
+MARGIN, GAP, BETWEEN, HEAD = 24, 6, 22, 44  # pixels
 
 
 def gallery(plan: SummarySettings, results: Path, table: pd.DataFrame, path: Path) -> None:
@@ -49,8 +49,9 @@ def read_sheet(path: Path) -> np.ndarray:
         raise UserError(f"{path}: cannot be read as a picture ({error})") from None
     rows, columns = SHEET
     height, width = sheet.shape[0] // rows, sheet.shape[1] // columns
-    if not height or (height * rows, width * columns) != sheet.shape[:2]:
-        raise UserError(f"{path}: should be {rows} x {columns} pictures of one size, is {sheet.shape[1]}x{sheet.shape[0]}")
+    if not height or height != width or (height * rows, width * columns) != sheet.shape[:2]:
+        is_ = f"{sheet.shape[1]} x {sheet.shape[0]} pixels"
+        raise UserError(f"{path}: should be {columns} x {rows} square pictures of one size, not {is_}")
     return sheet.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
 
 
@@ -67,7 +68,8 @@ def _draw(rows: list[tuple[str, str, np.ndarray]], path: Path) -> None:
     shown = 3 if max(sides) <= TILE else 2
     tile = max(side * _enlargement(side) for side in sides)
     group = 3 * tile + 2 * GAP
-    width = 2 * MARGIN + LABEL + shown * group + (shown - 1) * BETWEEN
+    label = max(330, 24 + 14 * max(len(name) for name, _, _ in rows))
+    width = 2 * MARGIN + label + shown * group + (shown - 1) * BETWEEN
     height = MARGIN + HEAD + len(rows) * (tile + GAP) - GAP + MARGIN
     canvas = np.full((height, width, 3), 255, np.uint8)
     with style.picture(path, width / style.DPI, height / style.DPI) as figure:
@@ -76,7 +78,7 @@ def _draw(rows: list[tuple[str, str, np.ndarray]], path: Path) -> None:
         text = lambda x, y, words, **more: figure.text(x / width, 1 - y / height, words, **more)
         for i in range(shown):
             for j, head in enumerate(("clean", "triggered", "difference")):
-                x = MARGIN + LABEL + i * (group + BETWEEN) + j * (tile + GAP)
+                x = MARGIN + label + i * (group + BETWEEN) + j * (tile + GAP)
                 text(x + tile / 2, MARGIN + HEAD / 2, head, size=9, ha="center", va="center", color=style.MUTED)
         for row, (name, threat_model, pictures) in enumerate(rows):
             y = MARGIN + HEAD + row * (tile + GAP)
@@ -87,7 +89,7 @@ def _draw(rows: list[tuple[str, str, np.ndarray]], path: Path) -> None:
             text(MARGIN, y + tile / 2 + 26, f"{change}, shown ×{factor}", size=8, va="center", color=style.MUTED)
             for i in range(shown):
                 for j, tile_picture in enumerate((pictures[0, i], pictures[1, i], amplified[i])):
-                    x = MARGIN + LABEL + i * (group + BETWEEN) + j * (tile + GAP)
+                    x = MARGIN + label + i * (group + BETWEEN) + j * (tile + GAP)
                     _paste(canvas, tile_picture, x, y)
         figure.figimage(canvas, zorder=-1)
 

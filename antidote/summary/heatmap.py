@@ -1,4 +1,7 @@
-"""ASR@1 and CA@1 of every attack against every defense, as two annotated heatmaps."""
+"""ASR@1 and CA@1 of every attack against every defense, as two annotated heatmaps.
+
+Colour says what a reader looks for: how much of the attack is left, and how much accuracy the defense has cost.
+"""
 
 from pathlib import Path
 
@@ -12,7 +15,8 @@ from antidote.summary import style
 from antidote.summary.tables import percent
 from antidote.summary.text import RECONSTRUCTION, attack_mark
 
-TITLES = {"asr1": ("ASR@1, percent", "Oranges"), "ca1": ("CA@1, percent", "Blues")}
+COLOURS = {"asr1": "Oranges", "ca1": "Blues"}
+LOSS = 0.1  # CA@1 lost at the dark end of the colours, unless a defense loses more
 
 
 def heatmap(table: pd.DataFrame, path: Path) -> None:
@@ -22,33 +26,42 @@ def heatmap(table: pd.DataFrame, path: Path) -> None:
         return style.nothing(path, "no attack in this study")
     attacks, defenses = attacked["attack"].unique(), attacked["defense"].unique()
     width = max(5.2, 0.72 * len(defenses) + 0.085 * max(map(len, attacks)) + 1.1)
-    height = 2 * (0.36 * len(attacks) + 0.06 * max(map(len, defenses)) + 0.75)
-    clean = table.loc[table["attack"] == "clean", "ca1_mean"].iloc[0]
+    height = 2 * (0.36 * len(attacks) + 0.06 * max(map(len, defenses)) + 0.85)
+    clean = percent(table.loc[table["attack"] == "clean", "ca1_mean"].iloc[0]) or "not run"
+    lost = _lost(attacked)
+    shares = {"asr1": attacked["asr1_mean"], "ca1": lost / max(LOSS, lost.max())}
+    titles = {
+        "asr1": "ASR@1, percent",
+        "ca1": f"CA@1, percent (clean model: {clean})\ncolour: points lost against the undefended model",
+    }
     with style.picture(path, width, height) as figure:
         figure.get_layout_engine().set(hspace=0.06)
-        for axes, figure_name in zip(figure.subplots(2, 1), TITLES, strict=True):
-            title, colours = TITLES[figure_name]
-            top = 1.0 if figure_name == "asr1" else np.nanmax([*attacked["ca1_mean"], clean, 1e-9])
-            _draw(axes, attacked, figure_name, colours, float(top))
-            reference = "" if pd.isna(clean) else f" (clean reference model {percent(clean)})"
-            axes.set_title(title + (reference if figure_name == "ca1" else ""), pad=8)
+        for axes, name in zip(figure.subplots(2, 1), titles, strict=True):
+            _draw(axes, attacked.assign(share=shares[name]), name)
+            axes.set_title(titles[name], pad=8)
     return None
 
 
-def _draw(axes: Axes, table: pd.DataFrame, figure: str, colours: str, top: float) -> None:
+def _lost(table: pd.DataFrame) -> pd.Series:
+    """Return the CA@1 that each cell has lost against the same attack's undefended model; gains count as 0."""
+    none = table[table["defense"] == "none"].set_index("attack")["ca1_mean"]
+    return (table["attack"].map(none) - table["ca1_mean"]).clip(lower=0)
+
+
+def _draw(axes: Axes, table: pd.DataFrame, figure: str) -> None:
     attacks, defenses = list(table["attack"].unique()), list(table["defense"].unique())
     for _, cell in table.iterrows():
         x, y = defenses.index(cell["defense"]), attacks.index(cell["attack"])
-        rate = cell[f"{figure}_mean"]
-        share = 0.0 if pd.isna(rate) else rate / top
-        # Half of the map's range at most at the dark end, so that the numbers keep their contrast.
-        face = "white" if pd.isna(rate) else colormaps[colours](0.05 + 0.85 * share)
+        face = (1.0, 1.0, 1.0, 1.0)
+        if not pd.isna(cell["share"]):
+            face = colormaps[COLOURS[figure]](0.02 + 0.83 * cell["share"])
         hatch = "////" if cell["note"].startswith("not applicable") else None
         axes.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor=style.FAINT, hatch=hatch, linewidth=0.8))
         best = figure == "asr1" and cell["best"] == "yes"
-        ink = "white" if share > 0.62 else style.INK
-        weight = "bold" if best else "normal"
-        axes.text(x + 0.5, y + 0.5, percent(rate), ha="center", va="center", color=ink, weight=weight, size=9)
+        ink = style.INK if np.dot(face[:3], (0.3, 0.59, 0.11)) > 0.52 else "white"
+        look = {"color": ink, "weight": "bold" if best else "normal", "size": 9}
+        words = percent(cell[f"{figure}_mean"])
+        axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", **look)
         if best:
             inner = {"facecolor": "none", "edgecolor": style.INK, "linewidth": 1.4}
             axes.add_patch(Rectangle((x + 0.05, y + 0.07), 0.9, 0.86, **inner))

@@ -4,6 +4,7 @@ A point is one cell, its number is the defense. A line leads from the undefended
 the entries of one method, so that a sweep shows as a curve. Grey dots are the same defenses against other attacks.
 """
 
+import itertools
 import math
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from matplotlib.lines import Line2D
 from antidote.summary import style
 from antidote.summary.plan import SummarySettings
 from antidote.summary.text import RECONSTRUCTION, attack_mark
+
+ANGLES = np.linspace(0, 2 * math.pi, 16, endpoint=False)
+OFFSETS = [
+    radius * np.array([math.cos(angle), math.sin(angle)]) for radius in (10, 14, 19, 25, 32, 40) for angle in ANGLES
+]  # points around a mark at which its number may stand, nearest first
 
 
 def plane(table: pd.DataFrame, plan: SummarySettings, path: Path) -> None:
@@ -31,7 +37,8 @@ def plane(table: pd.DataFrame, plan: SummarySettings, path: Path) -> None:
     legend = 0.22 * math.ceil((len(plan.defenses) + 2) / 4) + 0.3
     with style.picture(path, max(columns * side, 7), rows * side * 0.86 + legend) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        left, right = cells["x"].min(), cells["x"].max()
+        limits = cells.loc[cells["defense"] == "none", "x"] - 100 * plan.accuracy_budget
+        left, right = min([*cells["x"], *limits]), cells["x"].max()
         edge = max(2.0, 0.09 * (right - left))
         for axes in panels:
             axes.set(xlim=(left - edge, right + edge), ylim=(-7, 107))
@@ -40,6 +47,9 @@ def plane(table: pd.DataFrame, plan: SummarySettings, path: Path) -> None:
             _panel(axes, cells, attack, plan)
         _axis_titles(panels, len(attacks), columns)
         _legend(figure, plan, set(cells["defense"]))
+        figure.draw_without_rendering()  # the panels take their size only now, and numbers are placed in pixels
+        for axes, attack in zip(panels, attacks, strict=False):
+            _number(axes, _points(cells, attack), plan)
     return None
 
 
@@ -48,7 +58,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, attack: str, plan: SummarySettings) 
     mine, others = cells[cells["attack"] == attack], cells[cells["attack"] != attack]
     axes.plot(others["x"], others["y"], ".", color=style.FAINT, markersize=4, zorder=1)
     axes.set_title(attack + attack_mark(mine["gate"].iloc[0]))
-    points = {row.defense: (row.x, row.y) for row in mine.itertuples()}
+    points = _points(cells, attack)
     start = points.get("none")
     if start:
         limit = start[0] - 100 * plan.accuracy_budget
@@ -64,8 +74,11 @@ def _panel(axes: Axes, cells: pd.DataFrame, attack: str, plan: SummarySettings) 
         face, marker = _look(numbers[name])
         size = 8 if name == "none" else 6.5
         axes.plot(x, y, marker, color=face, markersize=size, markeredgecolor="white", markeredgewidth=0.7, zorder=5)
-    labels = {numbers[name]: point for name, point in points.items() if name != "none"}
-    _number(axes, labels, list(points.values()))
+
+
+def _points(cells: pd.DataFrame, attack: str) -> dict[str, tuple[float, float]]:
+    """Return (CA@1, ASR@1) of an attack's cells by defense, in percent."""
+    return {row.defense: (row.x, row.y) for row in cells[cells["attack"] == attack].itertuples()}
 
 
 def _lines(points: dict[str, tuple], plan: SummarySettings) -> list[tuple[list[tuple], int]]:
@@ -82,30 +95,30 @@ def _lines(points: dict[str, tuple], plan: SummarySettings) -> list[tuple[list[t
     return found
 
 
-def _number(axes: Axes, labels: dict[int, tuple], points: list[tuple]) -> None:
-    """Put each point's number where it hides no point and no other number, tied to its point where it stands off."""
-    scale = axes.transData.transform
-    taken = [np.array(scale(point)) for point in points]
-    low, high = axes.transAxes.transform([(0, 0), (1, 1)])
+def _number(axes: Axes, points: dict[str, tuple], plan: SummarySettings) -> None:
+    """Put each point's number where it hides no point, number or line; far ones get a thread to their point."""
     unit = axes.figure.dpi / 72
-    offsets = [
-        unit * radius * np.array([math.cos(angle), math.sin(angle)])
-        for radius in (10, 15, 21, 28, 36, 45)
-        for angle in np.linspace(0, 2 * math.pi, 16, endpoint=False) + math.pi / 8
-    ]
-    for number, point in sorted(labels.items(), key=lambda item: item[1]):
-        origin = np.array(scale(point))
-        spots = [s for s in (origin + o for o in offsets) if (s > low + 4 * unit).all() and (s < high - 4 * unit).all()]
-        crowd = [sum(max(0.0, 11.5 * unit - math.dist(spot, other)) for other in taken) for spot in spots]
-        spot = spots[int(np.argmin(crowd))] if spots else origin
-        taken.append(spot)
-        colour = _look(number)[0]
-        far = math.dist(spot, origin) > 12 * unit
-        axes.annotate(
-            str(number), point, xytext=(spot - origin) / unit, textcoords="offset points", ha="center", va="center",
-            size=8, weight="bold", color=colour, zorder=6,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 4, "shrinkB": 2} if far else None,
-        )  # fmt: skip
+    pixels = {name: axes.transData.transform(point) for name, point in points.items()}
+    low, high = axes.transAxes.transform([(0, 0), (1, 1)])
+    taken = [(spot, 10.0) for spot in pixels.values()]
+    for line, _ in _lines(points, plan):
+        ends = axes.transData.transform(line)
+        taken += [(a + t * (b - a), 4.5) for a, b in itertools.pairwise(ends) for t in np.linspace(0, 1, 25)]
+    numbers = {defense.name: number for number, defense in enumerate(plan.defenses)}
+    for name in sorted(set(points) - {"none"}, key=lambda name: points[name]):
+        spots = [pixels[name] + unit * offset for offset in OFFSETS]
+        spots = [s for s in spots if (s > low + 5 * unit).all() and (s < high - 5 * unit).all()] or spots[:1]
+        where, room = np.array([spot for spot, _ in taken]), np.array([room for _, room in taken]) * unit
+        near = [np.clip(1 - np.hypot(*(where - spot).T) / room, 0, None).sum() for spot in spots]
+        spot = spots[int(np.argmin(near))]
+        taken.append((spot, 12.0))
+        colour = _look(numbers[name])[0]
+        shift = (spot - pixels[name]) / unit
+        thread = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 4, "shrinkB": 2}
+        place = {"xytext": shift, "textcoords": "offset points", "ha": "center", "va": "center"}
+        look = {"size": 8, "weight": "bold", "color": colour, "zorder": 6}
+        far = np.hypot(*shift) > 12
+        axes.annotate(str(numbers[name]), points[name], **place, **look, arrowprops=thread if far else None)
 
 
 def _look(number: int) -> tuple[str, str]:
@@ -132,6 +145,6 @@ def _legend(figure: Figure, plan: SummarySettings, drawn: set[str]) -> None:
             mark = f" {RECONSTRUCTION}" if defense.reconstruction else ""
             handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6.5, label=name + mark))
     handles.append(Line2D([], [], color=style.MUTED, linewidth=0.8, linestyle=(0, (1, 2)), label="floor"))
-    budget = f"within {100 * plan.accuracy_budget:g} points of CA@1"
+    budget = f"loses at most {100 * plan.accuracy_budget:g} points of CA@1"
     handles.append(Line2D([], [], color="#cfe0cf", linewidth=7, label=budget))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8.5)

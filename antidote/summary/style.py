@@ -37,6 +37,8 @@ _RC = {
     "ytick.labelsize": 8,
     "legend.frameon": False,
     "figure.facecolor": "white",
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.06,
 }
 
 

@@ -84,12 +84,10 @@ def notes(table: pd.DataFrame, best: str) -> list[str]:
     """Return the footnotes; `best` says how the best defense is marked."""
     lines = ["floor: ASR@1 of the same trigger on the clean model"]
     attacks = table.drop_duplicates("attack")
-    lines += [
-        f"{FAILED} {a.attack} has not taken: {a.gate_reason}" for a in attacks.itertuples() if a.gate == "failed"
-    ]
-    lines += [f"{UNKNOWN} {a.attack}: {a.gate_reason}" for a in attacks.itertuples() if a.gate == "not measured"]
+    for word, verdict in (("failed", f"{FAILED} not taken: "), ("not measured", f"{UNKNOWN} gate not known: ")):
+        lines += [f"{verdict}{a.attack}: {a.gate_reason}" for a in attacks.itertuples() if a.gate == word]
     if (table["reconstruction"] == "yes").any():
-        lines.append(f"{RECONSTRUCTION} reconstruction: the paper leaves parts open, which are built from what is known")
+        lines.append(f"{RECONSTRUCTION} reconstruction: parts that the paper leaves open are built from what is known")
     if (table["best"] == "yes").any():
         lines.append(f"{best}: lowest ASR@1 among the defenses whose CA@1 stays within the accuracy budget")
     if table["ca1_std"].notna().any():

@@ -38,11 +38,15 @@ class SourceSettings(Settings):
     source: str
     version: str = Field("1", description="Version of the data; a new one is a new dataset.")
     terms: str = Field("", description="Terms of use, shown in the manifest.")
-    classes: str | None = Field(None, description="Class names in label order: a file of data/classes, or openai_imagenet.")
+    classes: str | None = Field(
+        None, description="Class names in label order: a file of data/classes, or openai_imagenet."
+    )
     templates: str = Field("simple", description="Prompt templates for captions made from labels.")
     lexicon: str = Field("none", description="Synonyms and word classes for text methods; see data/lexicons.")
     image_size: int | None = Field(
-        None, ge=1, description="Pixels of the shorter side that larger pictures are reduced to; null keeps the files as they are."
+        None,
+        ge=1,
+        description="Pixels of the shorter side that larger pictures are reduced to; null keeps the files as they are.",
     )
     pairs_per_shard: int = Field(10_000, ge=1, description="Pairs per tar file, as img2dataset does.")
     expected: dict[str, int] | None = Field(None, description="Pairs that each split should offer.")
@@ -76,7 +80,7 @@ class SourceSettings(Settings):
     def _templates(self) -> list[str]:
         return names.templates(self.templates)
 
-    def caption(self, key: str, class_name: str) -> str:
+    def made_caption(self, key: str, class_name: str) -> str:
         """Make a caption from a class name; the template depends only on the seed and the key."""
         return self._templates[derive(self.seed, "template", key) % len(self._templates)].format(class_name)
 
@@ -95,5 +99,5 @@ class SourceSettings(Settings):
             class_name = classes[label]
         captions = [" ".join(text.split()) for text in captions if text.strip()]
         if not captions and class_name is not None:
-            captions = [self.caption(key, class_name)]
+            captions = [self.made_caption(key, class_name)]
         return RawPair(key, image, captions, label) if captions else Skipped(key, "no caption")

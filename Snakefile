@@ -1,0 +1,42 @@
+# Antidote: data -> trigger -> poisoned pairs -> backdoored CLIP -> defended CLIP -> zero-shot scores -> tables and plots.
+#
+#   snakemake --cores all                                   the default study (config.yaml)
+#   snakemake --cores all --configfile configs/NAME.yaml    another study; it stands alone
+#   snakemake --cores all -- results/default/badnet/seed0/cleanclip/scores.json      one cell and what it needs
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+# Snakemake merges config files key by key; a study given on the command line must not inherit the default one.
+if not workflow.config_settings.configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/poison.smk"
+include: "rules/pretrain.smk"
+include: "rules/defend.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.summary.output,
+
+
+rule models:
+    """Every model of the study, without scores."""
+    input:
+        backdoored_models(),
+        defended_models(),
+
+
+rule clean_references:
+    """The clean reference models and their accuracy: what to look at first in a new study."""
+    input:
+        expand(f"{RESULTS}/clean/seed{{seed}}/none/scores.json", seed=STUDY.file.seeds),

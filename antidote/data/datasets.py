@@ -1,0 +1,49 @@
+"""The known datasets (`data/datasets.yaml`) and those that a study defines or changes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from antidote.data.names import DATA
+from antidote.data.sources import SOURCES, SourceSettings
+from antidote.errors import UserError, nearest
+from antidote.settings import read_mapping
+
+KEPT = ("classes", "templates", "lexicon")  # what still holds when a study takes a dataset from another source
+
+
+def dataset_settings(name: str, definitions: Mapping[str, Mapping[str, Any]] | None = None) -> SourceSettings:
+    """Return the definition of a dataset.
+
+    Args:
+        name: of a known dataset, or of one in `definitions`.
+        definitions: the study's `datasets`: name to keys that replace, or (mappings) extend, those of the known
+            dataset of that name. With another `source`, only classes, templates and lexicon of the known one remain.
+
+    Raises:
+        UserError: unknown dataset, source, key or value; one line that names it.
+    """
+    known, own = known_datasets(), dict(definitions or {})
+    if name not in known and name not in own:
+        raise UserError(f"dataset: unknown name {name!r}{nearest(name, [*known, *own])}")
+    values = _merge(known.get(name, {}), own.get(name) or {})
+    where = f"datasets.{name}"
+    if "source" not in values:
+        raise UserError(f"{where}.source: is missing; known: {', '.join(sorted(SOURCES))}")
+    if values["source"] not in SOURCES:
+        raise UserError(f"{where}.source: unknown source {values['source']!r}{nearest(str(values['source']), SOURCES)}")
+    return SOURCES[values["source"]].read(values, where)
+
+
+def known_datasets() -> dict[str, dict[str, Any]]:
+    """Return the definitions in `data/datasets.yaml`."""
+    return read_mapping(str(DATA / "datasets.yaml"))
+
+
+def _merge(known: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    if "source" in own and own["source"] != known.get("source"):
+        known = {key: value for key, value in known.items() if key in KEPT}
+    merged = dict(known)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(known.get(key), Mapping)
+        merged[key] = {**known[key], **value} if both else value
+    return merged

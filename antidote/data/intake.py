@@ -1,0 +1,127 @@
+"""The door into a dataset: every pair that a source offers is checked, given a safe key, or counted as skipped."""
+
+import hashlib
+import logging
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from antidote.data import images
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings
+from antidote.errors import UserError
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = 20
+KEY_LENGTH = 64
+EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair ready to be stored."""
+
+    key: str
+    image: bytes
+    format: str  # png, jpg or webp
+    captions: list[str]
+    label: int | None
+
+
+class Intake:
+    """Checks each pair that a source offers, and counts what cannot be used."""
+
+    def __init__(self, image_size: int | None) -> None:
+        """`image_size`: pixels of the shorter side that larger pictures are reduced to; None leaves them."""
+        self.offered = 0
+        self.skipped: Counter[str] = Counter()
+        self.examples: list[dict[str, str]] = []
+        self._image_size = image_size
+        self._origins: dict[str, bytes] = {}
+
+    def take(self, item: RawPair | Skipped) -> Pair | None:
+        """Return the pair to store; None for what is skipped."""
+        self.offered += 1
+        if isinstance(item, Skipped):
+            return self._skip(item.key, item.reason)
+        if not item.captions:
+            return self._skip(item.key, "no caption")
+        try:
+            image, extension = image_file(item.image, self._image_size)
+        except images.UnreadablePicture as error:
+            return self._skip(item.key, str(error))
+        key = self._new_key(item.key)
+        if key is None:
+            return self._skip(item.key, "duplicate key")
+        return Pair(key, image, extension, item.captions, item.label)
+
+    def judge(self, dataset: str, split: str, settings: SourceSettings) -> None:
+        """Decide whether the split is good enough.
+
+        Raises:
+            UserError: no usable pair, too many unusable ones, or another number than expected.
+        """
+        name, count = f"{dataset}/{split}", sum(self.skipped.values())
+        faults = ", ".join(f"{number} x {reason}" for reason, number in self.skipped.most_common())
+        shown = ", ".join(example["key"] for example in self.examples[:3])
+        detail = f" ({faults}; such as {shown})" if count else ""
+        if self.offered == count:
+            raise UserError(f"{name}: holds no usable pair{detail}")
+        if count > settings.accepted_skip_share * self.offered:
+            accepted = f"accepted_skip_share is {settings.accepted_skip_share:g}"
+            raise UserError(f"{name}: {count} of {self.offered} pairs cannot be used{detail}; {accepted}")
+        expected = (settings.expected or {}).get(split, self.offered)
+        if expected != self.offered:
+            raise UserError(f"{name}: offers {self.offered} pairs, expected {expected}{detail}")
+        if count:
+            log.warning("%s: skipped %d of %d pairs%s", name, count, self.offered, detail)
+
+    def _skip(self, key: str, reason: str) -> None:
+        self.skipped[reason] += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append({"key": key, "reason": reason})
+
+    def _new_key(self, origin: str) -> str | None:
+        """Return a safe key that no earlier pair has; None where an earlier pair came under the same key."""
+        digest = hashlib.sha256(origin.encode()).digest()[:8]
+        for key in (safe_key(origin), f"{safe_key(origin)}-{digest.hex()}"):
+            if key not in self._origins:
+                self._origins[key] = digest
+                return key
+            if self._origins[key] == digest:
+                return None
+        return None
+
+
+def safe_key(key: str) -> str:
+    """Return the key with letters, digits, `_` and `-` only, without an image extension, at most 64 characters.
+
+    In webdataset a dot ends the key, a slash makes a folder and a leading `__` marks what is no pair; names of more
+    than 100 characters do not fit a plain tar header.
+    """
+    stem = re.sub(r"\.(png|jpe?g|webp|gif|bmp|tiff?|ppm)$", "", key, flags=re.IGNORECASE)
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_") or "pair"
+    if len(safe) <= KEY_LENGTH:
+        return safe
+    return f"{safe[: KEY_LENGTH - 17]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def image_file(image: bytes | np.ndarray, size: int | None) -> tuple[bytes, str]:
+    """Return an image file and its extension.
+
+    A file stays as it is, byte for byte, unless its shorter side is to shrink or its format is neither PNG, JPEG nor
+    WebP. A JPEG that shrinks stays a JPEG (quality 95, no chroma subsampling), everything else becomes a PNG.
+
+    Raises:
+        UnreadablePicture: the picture cannot be used.
+    """
+    picture = images.decode(image) if isinstance(image, bytes) else images.Image.fromarray(image)
+    shrink = size is not None and min(picture.size) > size
+    if not shrink and picture.format in EXTENSIONS:
+        return image, EXTENSIONS[picture.format]
+    converted = images.rgb(picture)
+    small = images.shorter_side(converted, size) if shrink else converted
+    encode, extension = (images.encode_jpeg, "jpg") if picture.format == "JPEG" else (images.encode_png, "png")
+    return encode(np.asarray(small)), extension

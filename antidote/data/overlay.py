@@ -1,0 +1,70 @@
+"""A poisoned dataset: the clean shards plus an overlay that holds the poisoned pairs alone.
+
+poisoned.tar        per pair key.png (lossless, at the model's resolution) and key.txt, readable as a webdataset shard
+manifest.parquet    one row per poisoned pair; the only description of the poisoning that later stages read
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from antidote.data import images, shards, tars
+from antidote.errors import UserError
+from antidote.files import whole_folder
+from antidote.lazy import torch
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+TAR, MANIFEST = "poisoned.tar", "manifest.parquet"
+COLUMNS = [
+    "key", "dataset", "split", "original_caption", "caption", "target", "method", "seed",
+    "original_sha256", "sha256", "shard", "offset", "size",
+]  # fmt: skip
+
+
+def write_overlay(folder: Path, manifest: pd.DataFrame, pictures: list[bytes]) -> None:
+    """Write the poisoned pairs.
+
+    Args:
+        folder: what to write; its files appear whole.
+        manifest: one row per pair, in the order of `pictures`, with all COLUMNS but the last three.
+        pictures: PNG files.
+    """
+    with whole_folder(folder) as temporary:
+        offsets = []
+        with tars.create(temporary / TAR) as tar:
+            for key, caption, picture in zip(manifest["key"], manifest["caption"], pictures, strict=True):
+                offsets.append(tars.add_member(tar, f"{key}.png", picture))
+                tars.add_member(tar, f"{key}.txt", caption.encode())
+        placed = manifest.assign(shard=TAR, offset=offsets, size=[len(picture) for picture in pictures])
+        placed[COLUMNS].to_parquet(temporary / MANIFEST, index=False)
+
+
+def read_overlay(folder: Path, size: int) -> tuple[pd.DataFrame, Tensor]:
+    """Return the manifest, and the pictures (N, 3, size, size) uint8 in its order.
+
+    Raises:
+        UserError: a file is missing or damaged, or the pictures have another size.
+    """
+    manifest = read_manifest(folder)
+    files = shards.read_images(folder, manifest)
+    if files and images.decode(files[0]).size != (size, size):
+        raise UserError(f"{folder / TAR}: holds pictures of another size than {size} x {size}; poison again")
+    return manifest, torch.from_numpy(images.load_pictures(files, size, torch.get_num_threads()))
+
+
+def read_manifest(folder: Path) -> pd.DataFrame:
+    """Return one row per poisoned pair, with the COLUMNS.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(folder / MANIFEST)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / MANIFEST}: cannot be read ({' '.join(str(error).split())}); poison again") from None

@@ -1,0 +1,229 @@
+"""Pools: which pairs serve for training, poison, defense and inversion. No pair serves for two.
+
+A pool is a list of keys, never a copy. It depends on the seed, the settings and the keys of the splits, not on the
+order in which anything is listed.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from antidote.errors import UserError
+from antidote.files import whole_file, write_json
+from antidote.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+COLUMNS = ["key", "dataset", "split", "pool", "position"]
+
+
+class Pool(Settings):
+    """Pairs drawn from one split of one dataset."""
+
+    dataset: str | None = Field(None, description="Name of the dataset; null takes the training pool's.")
+    split: str | None = Field(None, description="Name of the split; null takes the training pool's.")
+    pairs: int = Field(ge=1, description="Pairs in the pool.")
+    target_pairs: int = Field(
+        0,
+        ge=0,
+        description="At least this many of the pairs have a (first) caption that mentions the target as a whole word.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Pool":
+        if self.target_pairs > self.pairs:
+            raise ValueError(f"target_pairs is {self.target_pairs}, more than pairs, {self.pairs}")
+        return self
+
+
+class Shots(Settings):
+    """Labelled pairs for few-shot methods: the same number of each class."""
+
+    dataset: str | None = Field(None, description="Name of the dataset; null takes the training pool's.")
+    split: str | None = Field(None, description="Name of the split; null takes the training pool's.")
+    per_class: int = Field(ge=1, description="Pairs of each class.")
+
+
+class PoolsSettings(Settings):
+    """Which pairs serve for what; a pool that is not named does not exist."""
+
+    seed: int = Field(0, ge=0, description="Chooses the pairs.")
+    training: Pool
+    poison: Pool | None = None
+    defense: Pool | None = None
+    inversion: Pool | None = None
+    shots: Shots | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> "PoolsSettings":
+        for field in ("dataset", "split"):
+            if getattr(self.training, field) is None:
+                raise ValueError(f"training.{field}: is missing")
+        return self
+
+    def pools(self) -> "dict[str, Pool | Shots]":
+        """Return the pools that exist, in a fixed order."""
+        named = {name: getattr(self, name) for name in ("training", "poison", "defense", "inversion", "shots")}
+        return {name: pool for name, pool in named.items() if pool is not None}
+
+    def place(self, pool: "Pool | Shots") -> tuple[str, str]:
+        """Return the dataset and split that a pool is drawn from."""
+        return pool.dataset or self.training.dataset, pool.split or self.training.split
+
+    def splits(self) -> list[tuple[str, str]]:
+        """Return every dataset and split that a pool is drawn from, sorted."""
+        return sorted({self.place(pool) for pool in self.pools().values()})
+
+
+def choose(
+    settings: PoolsSettings, indexes: "Mapping[tuple[str, str], pd.DataFrame]", target: str | None = None
+) -> "pd.DataFrame":
+    """Choose the pairs of every pool.
+
+    Args:
+        settings: the pools.
+        indexes: for each (dataset, split), a table with columns key, caption, label.
+        target: the word that `target_pairs` counts.
+
+    Returns:
+        One row per chosen pair: key, dataset, split, pool, position (0, 1, ... within the pool, in random order).
+
+    Raises:
+        UserError: a pool asks for more pairs, or more pairs that mention the target, than are left for it.
+    """
+    import pandas as pd
+
+    splits = {place: _Split(*place, indexes[place], settings.seed, target) for place in settings.splits()}
+    pools = settings.pools()
+    # What is scarce goes first: classes, then captions with the target; the order within a step is that of `pools`.
+    taken: dict[str, list[np.ndarray]] = {name: [] for name in pools}
+    for name, pool in pools.items():
+        if isinstance(pool, Shots):
+            taken[name].append(splits[settings.place(pool)].take_shots(name, pool.per_class))
+    for name, pool in pools.items():
+        if isinstance(pool, Pool) and pool.target_pairs:
+            taken[name].append(splits[settings.place(pool)].take_target(name, pool.target_pairs))
+    for name, pool in pools.items():
+        if isinstance(pool, Pool):
+            taken[name].append(splits[settings.place(pool)].take(name, pool.pairs - pool.target_pairs, pool.pairs))
+    tables = [splits[settings.place(pool)].table(name, taken[name]) for name, pool in pools.items()]
+    return pd.concat(tables, ignore_index=True)[COLUMNS]
+
+
+def mentions(captions: "pd.Series", word: str) -> "np.ndarray":
+    """Return bool (N,): which captions hold the word (or words) as a whole, in any case."""
+    pattern = r"(?<!\w)" + r"\s+".join(re.escape(part) for part in word.split()) + r"(?!\w)"
+    return captions.str.contains(pattern, case=False, regex=True).to_numpy(bool)
+
+
+class _Split:
+    """One split in a random order; hands out each pair once."""
+
+    def __init__(self, dataset: str, split: str, index: "pd.DataFrame", seed: int, target: str | None) -> None:
+        import numpy as np
+
+        self._dataset, self._split, self._target = dataset, split, target
+        # Ordered by a hash of seed and key: neither the order of the index nor a later pair moves the others.
+        rank = [hashlib.sha256(f"{seed}/{dataset}/{split}/{key}".encode()).digest() for key in index["key"]]
+        self._rows = index.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)
+        self._free = np.ones(len(self._rows), bool)
+
+    def take(self, pool: str, pairs: int, asked: int) -> "np.ndarray":
+        import numpy as np
+
+        free = np.flatnonzero(self._free)
+        if len(free) < pairs:
+            used = len(self._rows) - len(free)
+            others = f", of which {used} already serve" if used else ""
+            raise UserError(
+                f"pools: {pool}: asks for {asked} pairs, {self._dataset}/{self._split} holds {len(self._rows)}{others}"
+            )
+        return self._mark(free[:pairs])
+
+    def take_target(self, pool: str, pairs: int) -> "np.ndarray":
+        import numpy as np
+
+        if not self._target:
+            raise UserError(f"pools: {pool}: target_pairs is {pairs}, but no target is given")
+        found = np.flatnonzero(self._free & mentions(self._rows["caption"], self._target))
+        if len(found) < pairs:
+            raise UserError(
+                f"pools: {pool}: asks for {pairs} captions with {self._target!r},"
+                f" {self._dataset}/{self._split} has {len(found)} free ones"
+            )
+        return self._mark(found[:pairs])
+
+    def take_shots(self, pool: str, per_class: int) -> "np.ndarray":
+        import numpy as np
+
+        labels = self._rows["label"].to_numpy()
+        kinds = np.unique(labels[labels >= 0])
+        if not len(kinds):
+            raise UserError(f"pools: {pool}: {self._dataset}/{self._split} has no labels")
+        chosen = []
+        for kind in kinds:
+            found = np.flatnonzero(self._free & (labels == kind))
+            if len(found) < per_class:
+                raise UserError(
+                    f"pools: {pool}: asks for {per_class} pairs per class,"
+                    f" {self._dataset}/{self._split} has {len(found)} free ones of class {kind}"
+                )
+            chosen.append(found[:per_class])
+        return self._mark(np.concatenate(chosen))
+
+    def table(self, pool: str, taken: "list[np.ndarray]") -> "pd.DataFrame":
+        import numpy as np
+        import pandas as pd
+
+        rows = np.sort(np.concatenate(taken))  # back to the random order, so that position says nothing about the pair
+        return pd.DataFrame(
+            {
+                "key": self._rows["key"].iloc[rows].to_numpy(),
+                "dataset": self._dataset,
+                "split": self._split,
+                "pool": pool,
+                "position": np.arange(len(rows)),
+            }
+        )
+
+    def _mark(self, rows: "np.ndarray") -> "np.ndarray":
+        self._free[rows] = False
+        return rows
+
+
+def write(path: str | Path, pools: "pd.DataFrame") -> dict[str, Any]:
+    """Write `pools.parquet` and, beside it, `pools.json` with the number of pairs in each pool; return the latter."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    schema = pa.schema([(name, pa.int64() if name == "position" else pa.string()) for name in COLUMNS])
+    with whole_file(path) as temporary:
+        pq.write_table(pa.Table.from_pandas(pools, schema, preserve_index=False).replace_schema_metadata(), temporary)
+    groups = pools.groupby(["pool", "dataset", "split"], sort=False).size()
+    summary = {
+        pool: {"dataset": dataset, "split": split, "pairs": int(count)}
+        for (pool, dataset, split), count in groups.items()
+    }
+    write_json(path.with_suffix(".json"), summary)
+    return summary
+
+
+def read(path: str | Path) -> "pd.DataFrame":
+    """Read `pools.parquet`.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None

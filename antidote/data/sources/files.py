@@ -1,0 +1,50 @@
+"""Paths of source files: globs and brace patterns, and their hashes."""
+
+import re
+from glob import glob
+from pathlib import Path
+
+from pydantic import Field
+
+from antidote.data.sources.base import SourceSettings
+from antidote.errors import UserError
+from antidote.files import sha256
+
+
+class FileSource(SourceSettings):
+    """A source that reads files named by the user."""
+
+    splits: dict[str, str] = Field(description="Per split a path, a glob, or a pattern such as {00000..00041}.tar.")
+    sha256: dict[str, str] = Field({}, description="Per file name, the SHA-256 that it must have.")
+
+    def files(self, split: str) -> list[Path]:
+        """Return the files of a split, sorted, after checking their hashes.
+
+        Raises:
+            UserError: a file is missing or has another hash.
+        """
+        pattern = self.split(split)
+        paths = sorted({path for part in braces(pattern) for path in _matches(part)})
+        for path in paths:
+            wanted = self.sha256.get(path.name)
+            if wanted is not None and sha256(path) != wanted.lower():
+                raise UserError(f"splits.{split}: {path} has another SHA-256 than the definition says")
+        return paths
+
+
+def braces(pattern: str) -> list[str]:
+    """Expand `{a,b}` and `{000..012}` as a shell does, with the width of the first number kept."""
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if match is None:
+        return [pattern]
+    first, last, choices = match.groups()
+    numbers = range(int(first), int(last) + 1) if first else ()
+    parts = choices.split(",") if choices else [f"{number:0{len(first)}d}" for number in numbers]
+    return [text for part in parts for text in braces(pattern[: match.start()] + part + pattern[match.end() :])]
+
+
+def _matches(pattern: str) -> list[Path]:
+    found = [Path(path) for path in glob(pattern, recursive=True) if Path(path).is_file()]  # noqa: PTH207
+    if not found:
+        raise UserError(f"splits: {pattern}: no such file")
+    return found

@@ -1,0 +1,103 @@
+"""Pairs in Parquet or CSV files: image bytes or paths, with captions, labels or class names."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from antidote.data.sources.base import RawPair, Skipped
+from antidote.data.sources.files import FileSource
+from antidote.errors import UserError, nearest
+
+BATCH = 256
+
+
+class Table(FileSource):
+    source: Literal["table"] = "table"
+    image: str | None = Field(None, description="Column with image files as bytes, or as {bytes, path}.")
+    path: str | None = Field(None, description="Column with paths of image files, relative to the table.")
+    caption: str | None = Field(None, description="Column with a caption or a list of them; null captions by class.")
+    label: str | None = Field(None, description="Column with the label as an integer.")
+    class_name: str | None = Field(None, description="Column with the class name.")
+    key: str | None = Field(None, description="Column with unique keys; null numbers the rows.")
+
+    @model_validator(mode="after")
+    def _enough(self) -> "Table":
+        if (self.image is None) == (self.path is None):
+            raise ValueError("image: name one column, either image (bytes) or path")
+        if self.caption is None and self.class_name is None and (self.label is None or self.classes is None):
+            raise ValueError("caption: name a column for caption, for class_name, or for label together with classes")
+        return self
+
+    def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
+        named = {name: getattr(self, name) for name in ("image", "path", "caption", "label", "class_name", "key")}
+        columns = {name: column for name, column in named.items() if column is not None}
+        for file in self.files(split):
+            for number, row in enumerate(_rows(file, columns)):
+                key = f"{file.stem}-{number:07d}" if self.key is None else str(row["key"])
+                yield self._pair(key, row, file.parent)
+
+    def _pair(self, key: str, row: dict[str, Any], folder: Path) -> RawPair | Skipped:
+        try:
+            image = _image(row, folder)
+            label = None if row.get("label") in (None, "") else int(row["label"])
+        except OSError:
+            return Skipped(key, "picture file cannot be read")
+        except (ValueError, TypeError):
+            return Skipped(key, "label is not an integer")
+        captions = row.get("caption")
+        captions = [captions] if isinstance(captions, str) else [text for text in captions or [] if text]
+        if self.caption is not None and not captions:
+            return Skipped(key, "no caption")
+        return self.labelled(key, image, captions, label, row.get("class_name") or None)
+
+
+def _image(row: dict[str, Any], folder: Path) -> bytes:
+    if "path" in row:
+        return (folder / str(row["path"])).read_bytes()
+    image = row["image"]
+    if isinstance(image, dict):  # as the `datasets` library writes it
+        image = image.get("bytes")
+    return image if isinstance(image, bytes) else b""
+
+
+def _rows(file: Path, columns: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield rows as {setting: value}, a few hundred in memory at a time."""
+    if file.suffix not in (".parquet", ".csv", ".tsv"):
+        raise UserError(f"{file}: should be a .parquet, .csv or .tsv file")
+    for batch in (_parquet if file.suffix == ".parquet" else _csv)(file, columns):
+        for values in zip(*batch, strict=True):
+            yield dict(zip(columns, values, strict=True))
+
+
+def _parquet(file: Path, columns: dict[str, str]) -> Iterator[list[list]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file)
+        _check(file, columns, table.schema_arrow.names)
+        for batch in table.iter_batches(BATCH, columns=list(dict.fromkeys(columns.values()))):
+            yield [batch.column(column).to_pylist() for column in columns.values()]
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _csv(file: Path, columns: dict[str, str]) -> Iterator[list[list]]:
+    import pandas as pd
+
+    separator = "\t" if file.suffix == ".tsv" else ","
+    try:
+        with pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, chunksize=BATCH) as reader:
+            for batch in reader:
+                _check(file, columns, list(batch.columns))
+                yield [batch[column].tolist() for column in columns.values()]
+    except (ValueError, OSError) as error:  # pandas' parser errors and wrong encodings are ValueErrors
+        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _check(file: Path, columns: dict[str, str], there: list[str]) -> None:
+    for setting, column in columns.items():
+        if column not in there:
+            raise UserError(f"{setting}: {file} has no column {column!r}{nearest(column, there)}")

@@ -1,0 +1,75 @@
+"""Any labelled dataset of torchvision, by the name of its class."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings
+from antidote.errors import UserError, nearest
+
+NO_SETTINGS = {"self", "root", "download", "loader", "transform", "target_transform", "transforms"}
+
+
+class Torchvision(SourceSettings):
+    source: Literal["torchvision"] = "torchvision"
+    dataset: str = Field(description="Class in torchvision.datasets, such as CIFAR10.")
+    root: str = Field("data/downloads", description="Folder for the files.")
+    download: bool = Field(True, description="Fetch the files where they are missing.")
+    splits: dict[str, dict[str, Any]] = Field(description="Per split arguments of the class, such as {train: true}.")
+
+    def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
+        import numpy as np
+
+        data = self._open(split)
+        classes = self._classes(data)
+        # Image files as they are where the dataset tells their paths; decoded pictures otherwise.
+        files = getattr(data, "samples", None) or getattr(data, "_samples", None)
+        for number in range(len(data)):
+            key = f"{split}-{number:07d}"
+            try:
+                if files:
+                    image, label = Path(files[number][0]).read_bytes(), files[number][1]
+                else:
+                    picture, label = data[number]
+                    image = np.asarray(picture.convert("RGB"))
+            except OSError:
+                yield Skipped(key, "picture file cannot be read")
+                continue
+            if not isinstance(label, int | np.integer):
+                raise UserError(f"dataset: {self.dataset} gives no integer labels")
+            label = int(label)
+            class_name = classes[label] if classes and 0 <= label < len(classes) else None
+            yield self.labelled(key, image, [], label, class_name)
+
+    def _open(self, split: str) -> Any:
+        import inspect
+
+        from torchvision import datasets
+
+        if self.dataset not in datasets.__all__:
+            raise UserError(f"dataset: torchvision has no {self.dataset!r}{nearest(self.dataset, datasets.__all__)}")
+        kind = getattr(datasets, self.dataset)
+        known, given = inspect.signature(kind.__init__).parameters, dict(self.split(split))
+        for argument in given:
+            if argument not in known or argument in NO_SETTINGS:
+                valid = nearest(argument, set(known) - NO_SETTINGS)
+                raise UserError(f"splits.{split}: {self.dataset} has no argument {argument!r}{valid}")
+        common = {"root": self.root, "download": self.download}
+        given = {**{name: value for name, value in common.items() if name in known}, **given}
+        Path(self.root).mkdir(parents=True, exist_ok=True)
+        try:
+            return kind(**given)
+        except (RuntimeError, ValueError, TypeError, OSError) as error:
+            raise UserError(f"splits.{split}: {self.dataset}: {' '.join(str(error).split())}") from None
+
+    def _classes(self, data: Any) -> list[str] | None:
+        """Return class names in label order; torchvision gives several names to some classes, the first one counts."""
+        there = getattr(data, "classes", None)
+        there = [name if isinstance(name, str) else name[0] for name in there] if there else None
+        if self.class_list is None:
+            return there
+        if there and len(there) != len(self.class_list):
+            raise UserError(f"classes: {self.classes!r} has {len(self.class_list)} names, {self.dataset} {len(there)}")
+        return self.class_list

@@ -1,0 +1,173 @@
+"""The report: one page that holds all it shows, to be opened offline or sent around."""
+
+import base64
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from antidote.summary.costs import STAGES
+from antidote.summary.plan import SummarySettings
+from antidote.summary.sheets import text
+from antidote.summary.tables import percent
+from antidote.summary.text import FAILED, RECONSTRUCTION, attack_mark, blank_reasons, cell_text, notes
+
+PLOTS = {
+    "heatmap.png": "ASR@1 and CA@1 of every attack against every defense, mean over seeds. A frame marks the lowest "
+    "ASR@1 within the accuracy budget; hatched cells do not apply; empty cells were not run.",
+    "plane.png": "What a defense gains (down) against what it costs (left). Lines start at the undefended model and "
+    "join the entries of one method; the dotted line is the floor; the tinted band is the accuracy budget; grey dots "
+    "are the cells of the other attacks.",
+    "gallery.png": "Pictures of the evaluation set without and with each trigger, and the amplified difference. "
+    "Pixels are enlarged by whole factors, not smoothed.",
+    "curves.png": "Training loss of every model, one line per attack and seed. Losses of different defenses are sums "
+    "of different terms and compare only within a panel.",
+}
+
+
+def render(
+    plan: SummarySettings,
+    cells: pd.DataFrame,
+    costs: pd.DataFrame,
+    table: pd.DataFrame,
+    pictures: tuple[int, int],
+    folder: Path,
+) -> str:
+    """Return the page; `folder` holds the plots."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("page.html.j2").render(
+        plan=plan,
+        pictures=pictures,
+        matrix=_matrix(table),
+        notes=notes(table, "frame"),
+        attacks=_attacks(plan, table),
+        reconstruction=RECONSTRUCTION,
+        clean=_clean(table),
+        cells=_cells(cells),
+        stages=_stages(costs),
+        defense_costs=_defense_costs(plan, costs),
+        counts=_counts(table),
+        blanks=_blanks(table),
+        plots=[(name, caption, _data_uri(folder / name)) for name, caption in PLOTS.items()],
+    )
+
+
+def _matrix(table: pd.DataFrame) -> list[dict]:
+    """Return a row per attack for the main table; a cell is (ASR@1, CA@1, share for the tint, best)."""
+    reasons, rows = blank_reasons(table), []
+    for attack, cells in table[table["attack"] != "clean"].groupby("attack", sort=False):
+        found = []
+        for _, cell in cells.iterrows():
+            share = "" if pd.isna(cell["asr1_mean"]) else f"{cell['asr1_mean']:.3f}"
+            asr, ca = (cell_text(cell, figure, reasons) for figure in ("asr1", "ca1"))
+            found.append({"asr": asr, "ca": "" if asr == ca else ca, "share": share, "best": cell["best"] == "yes"})
+        first = cells.iloc[0]
+        name, floor = attack + attack_mark(first["gate"]), percent(first["floor_mean"])
+        rows.append({"name": name, "floor": floor, "cells": found})
+    return rows
+
+
+def _attacks(plan: SummarySettings, table: pd.DataFrame) -> list[dict]:
+    """Return each attack's facts and whether it has taken."""
+    firsts = table.drop_duplicates("attack").set_index("attack")
+    verdicts = {"passed": "has taken", "failed": f"{FAILED} has not taken", "not measured": "not known"}
+    rows = []
+    for attack in plan.attacks:
+        first = firsts.loc[attack.name]
+        poisons = {True: "yes", False: "none", None: ""}.get(attack.poisons, attack.poisons)
+        verdict = {"verdict": verdicts[first["gate"]], "reason": first["gate_reason"]}
+        rows.append({"facts": attack, "poisons": poisons, **verdict})
+    return rows
+
+
+def _clean(table: pd.DataFrame) -> str:
+    return cell_text(table.iloc[0], "ca1", [])
+
+
+def _cells(cells: pd.DataFrame) -> dict:
+    """Return every column that holds anything; rates in percent, a method's own columns as they are."""
+    rates = [name for name in cells.columns[3:] if name in _RATE_COLUMNS]
+    shown = [name for name in cells.columns if name in ("attack", "defense", "seed") or cells[name].notna().any()]
+    body = []
+    for row in cells[shown].to_dict("records"):
+        body.append([percent(value) if name in rates else text(value) for name, value in row.items()])
+    return {"columns": [_HEADS.get(name, name) for name in shown], "rows": body}
+
+
+_HEADS = {
+    "ca1": "CA@1", "ca5": "CA@5", "asr1": "ASR@1", "asr3": "ASR@3", "asr5": "ASR@5", "asr10": "ASR@10",
+    "asr1_all": "ASR_all@1", "pa": "PA", "target_ca1": "target CA@1", "ca1_low": "CA@1 low", "ca1_high": "CA@1 high",
+    "asr1_low": "ASR@1 low", "asr1_high": "ASR@1 high", "floor": "floor",
+}  # fmt: skip
+_RATE_COLUMNS = set(_HEADS)
+
+
+def _stages(costs: pd.DataFrame) -> list[dict]:
+    """Return jobs, seconds and peak memory per stage, and their total."""
+    rows = []
+    for stage in STAGES:
+        mine = costs[costs["stage"] == stage]
+        if len(mine):
+            rows.append({"stage": stage, **_sums(mine)})
+    return [*rows, {"stage": "total", **_sums(costs)}] if rows else []
+
+
+def _sums(costs: pd.DataFrame) -> dict:
+    seconds = costs["seconds"].dropna().astype(float)
+    return {
+        "jobs": len(costs),
+        "total": duration(seconds.sum()),
+        "longest": duration(seconds.max()),
+        "memory": size(costs["peak_memory_bytes"].dropna().max()),
+        "gpu": size(costs["peak_gpu_memory_bytes"].dropna().max()),
+    }
+
+
+def _defense_costs(plan: SummarySettings, costs: pd.DataFrame) -> list[dict]:
+    """Return what one run of each defense costs, mean over attacks and seeds; largest where a mean says little."""
+    rows = []
+    for defense in plan.defenses:
+        mine = costs[(costs["stage"] == "defend") & (costs["defense"] == defense.name)]
+        if len(mine):
+            largest = {name: mine[name].dropna().max() for name in ("trained_parameters", "pairs", "steps")}
+            row = {name: "" if pd.isna(value) else f"{int(value):,}" for name, value in largest.items()}
+            seconds = mine["seconds"].dropna().astype(float)
+            rows.append({"defense": defense, "seconds": duration(seconds.mean()), **row, **_sums(mine)})
+    return rows
+
+
+def _counts(table: pd.DataFrame) -> dict:
+    """Return how many cells of the matrix were run, do not apply, or are still missing."""
+    matrix = table[table["attack"] != "clean"]
+    blank = matrix["note"].str.startswith("not applicable").sum()
+    missing = (matrix["note"] == "not run").sum()
+    return {"planned": len(matrix), "run": len(matrix) - blank - missing, "blank": blank, "missing": missing}
+
+
+def _blanks(table: pd.DataFrame) -> list[tuple[str, str, str]]:
+    noted = table[table["note"] != ""]
+    return [(row.attack, row.defense, row.note) for row in noted.itertuples()]
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a reader wants them: `4.2 s`, `3 min 20 s`, `2 h 05 min`."""
+    if pd.isna(seconds):
+        return ""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def size(count: float) -> str:
+    """Return bytes in MiB or GiB."""
+    if pd.isna(count):
+        return ""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,85 @@
+"""Score one model zero-shot: clean accuracy, and with a trigger folder the attack's success. Writes one scores.json."""
+
+import argparse
+from pathlib import Path
+
+from antidote import models
+from antidote.cli import Cost, main, parser, settings_argument
+from antidote.data.names import class_names, templates
+from antidote.data.pairs import Pairs, load_rows
+from antidote.errors import UserError, nearest
+from antidote.evaluation import EvaluationSettings, evaluate
+from antidote.examples import write_examples
+from antidote.files import write_json
+from antidote.lazy import torch
+from antidote.triggers import Trigger, load_trigger
+
+
+def run(arguments: argparse.Namespace) -> None:
+    cost = Cost()
+    settings = EvaluationSettings.read(arguments.settings, "evaluation")
+    clip = models.load(arguments.model)
+    trigger = load_trigger(arguments.trigger) if arguments.trigger else None
+    classes, prompts = class_names(settings.classes), templates(settings.templates)
+    if arguments.target not in classes:
+        raise UserError(f"--target: {arguments.target!r} is not a class of {settings.classes}"
+                        f"{nearest(arguments.target, classes)}")  # fmt: skip
+    pictures = _pictures(arguments.data / settings.dataset / settings.split, settings, clip.size, len(classes))
+    _check(trigger, clip.size, arguments)
+    scores = evaluate(clip, pictures, trigger, classes.index(arguments.target), classes, prompts, settings)
+    write_json(
+        arguments.output,
+        {
+            **_cell(arguments),
+            "target": arguments.target,
+            "classes": len(classes),
+            "templates": settings.templates,
+            **scores,
+        },
+    )
+    if arguments.examples:
+        write_examples(arguments.examples, pictures, trigger, classes.index(arguments.target))
+    cost.write(arguments.cost, pairs=len(pictures))
+
+
+def _pictures(folder: Path, settings: EvaluationSettings, size: int, classes: int) -> Pairs:
+    """Load the evaluation pictures: all of the split, or every n-th of it."""
+    pictures = load_rows(folder, None, size)
+    if settings.pictures is not None and settings.pictures < len(pictures):
+        pictures = pictures.take(torch.linspace(0, len(pictures) - 1, settings.pictures).long())
+    if pictures.labels.min() < 0 or pictures.labels.max() >= classes:
+        raise UserError(f"{folder}: every picture needs a label from 0 to {classes - 1}; {folder}/index.parquet has "
+                        f"{int(pictures.labels.min())} to {int(pictures.labels.max())}")  # fmt: skip
+    return pictures
+
+
+def _check(trigger: Trigger | None, size: int, arguments: argparse.Namespace) -> None:
+    if trigger is None:
+        return
+    if trigger.attack.size != size:
+        raise UserError(
+            f"{arguments.trigger}: made for pictures of {trigger.attack.size} pixels, the model reads {size}"
+        )
+    if trigger.attack.target != arguments.target:
+        raise UserError(f"{arguments.trigger}: aims at {trigger.attack.target!r}, not at {arguments.target!r}")
+
+
+def _cell(arguments: argparse.Namespace) -> dict:
+    return {"study": arguments.study, "attack": arguments.attack, "defense": arguments.defense, "seed": arguments.seed}
+
+
+if __name__ == "__main__":
+    arguments = parser(__doc__)
+    settings_argument(arguments, "the study's `evaluation`, with `classes`")
+    arguments.add_argument("--model", type=Path, required=True, help="model folder")
+    arguments.add_argument("--trigger", type=Path, help="trigger folder; without it only clean accuracy is measured")
+    arguments.add_argument("--target", required=True, help="name of the target class")
+    arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
+    arguments.add_argument("--study", default="", help="written into the scores, as are the next three")
+    arguments.add_argument("--attack", default="")
+    arguments.add_argument("--defense", default="")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--examples", type=Path, help="PNG sheet to write: clean pictures over triggered ones")
+    arguments.add_argument("--output", type=Path, required=True, help="scores.json to write")
+    arguments.add_argument("--cost", type=Path, help="cost.json to write")
+    main(run, arguments)

@@ -1,0 +1,89 @@
+"""Poison pairs of the poison pool: draw the trigger, replace the caption, write the overlay and its manifest."""
+
+import argparse
+import hashlib
+import random
+from pathlib import Path
+
+import pandas as pd
+
+from antidote.attacks.base import names
+from antidote.cli import Cost, main, parser, settings_argument
+from antidote.data import images, pools, shards
+from antidote.data.names import templates
+from antidote.data.overlay import write_overlay
+from antidote.data.pairs import load_rows
+from antidote.errors import UserError
+from antidote.seeds import derive
+from antidote.triggers import Trigger, load_trigger
+
+
+def run(arguments: argparse.Namespace) -> None:
+    cost = Cost()
+    trigger = load_trigger(arguments.trigger)
+    attack = trigger.attack
+    where = f"attack {arguments.trigger}"
+    attack.settings = attack.Settings.read({**attack.settings.model_dump(), **arguments.settings}, where)
+    pool = _pool(arguments.pools, arguments.data)
+    rng = random.Random(derive(arguments.seed, "poison"))
+    natural = [caption for caption in pool["caption"] if names(caption, attack.target)]
+    if attack.settings.caption == "natural" and not natural:
+        raise UserError(f"{where}: caption: 'natural' needs captions that name {attack.target!r}; the pool has none")
+    try:
+        chosen = pool.iloc[sorted(attack.select(pool, rng))].reset_index(drop=True)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    prompts = templates(arguments.templates)
+    captions = [attack.caption_for(caption, rng, prompts, natural) for caption in chosen["caption"]]
+    originals, files = _drawn(trigger, chosen, arguments.data)
+    manifest = chosen[["key", "dataset", "split"]].assign(
+        original_caption=chosen["caption"],
+        caption=captions,
+        target=attack.target,
+        method=attack.settings.method,
+        seed=[trigger.seed_of(key, "train") for key in chosen["key"]],
+        original_sha256=originals,
+        sha256=[hashlib.sha256(file).hexdigest() for file in files],
+    )
+    write_overlay(arguments.output, manifest, files)
+    cost.write(arguments.cost, pairs=len(manifest))
+
+
+def _pool(path: Path, data: Path) -> pd.DataFrame:
+    """Return the poison pool: key, dataset, split, caption, label, and where each picture lies."""
+    chosen = pools.read(path)
+    chosen = chosen[chosen["pool"] == "poison"]
+    if chosen.empty:
+        raise UserError(f"{path}: has no poison pool; add pools.poison to the study")
+    parts = [
+        group.merge(shards.open_index(data / dataset / split), on="key", validate="one_to_one")
+        for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False)
+    ]
+    return pd.concat(parts).sort_values("position", ignore_index=True)
+
+
+def _drawn(trigger: Trigger, chosen: pd.DataFrame, data: Path) -> tuple[list[str], list[bytes]]:
+    """Return the hash of each original file, and the triggered picture as PNG."""
+    originals, files = [""] * len(chosen), [b""] * len(chosen)
+    for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False):
+        folder = data / dataset / split
+        pairs = load_rows(folder, group["key"].tolist(), trigger.attack.size)
+        drawn = trigger.draw(pairs.images, pairs.keys, "train").permute(0, 2, 3, 1).numpy()
+        for row, original, picture in zip(group.index, shards.read_images(folder, group), drawn, strict=True):
+            originals[row], files[row] = hashlib.sha256(original).hexdigest(), images.encode_png(picture)
+    return originals, files
+
+
+if __name__ == "__main__":
+    arguments = parser(__doc__)
+    settings_argument(
+        arguments, "how many pairs, which captions: the attack's settings that its trigger does not depend on"
+    )
+    arguments.add_argument("--trigger", type=Path, required=True, help="trigger folder")
+    arguments.add_argument("--pools", type=Path, required=True, help="pools.parquet")
+    arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
+    arguments.add_argument("--templates", required=True, help="prompt templates of the poisoned captions")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--output", type=Path, required=True, help="poison folder to write")
+    arguments.add_argument("--cost", type=Path, help="cost.json to write")
+    main(run, arguments)

@@ -1,0 +1,71 @@
+"""Train a CLIP model on the study's pairs: the clean reference, or with a poison overlay the backdoored model.
+
+Starts from the study's initial model (its pretrained weights, or random ones) or from a model folder; writes an open_clip
+model folder with a card and the training log. A killed run goes on from its last checkpoint.
+"""
+
+import argparse
+from pathlib import Path
+
+from antidote import models
+from antidote.cli import Cost, main, parser, settings_argument
+from antidote.data.overlay import MANIFEST, read_manifest
+from antidote.data.pairs import load_pools
+from antidote.models import ModelSettings
+from antidote.objectives import Contrastive
+from antidote.settings import Settings
+from antidote.stage import finish, training_arguments, work_of
+from antidote.training import TrainSettings, train
+
+
+class PretrainSettings(Settings):
+    """The initial model and the recipe."""
+
+    model: ModelSettings
+    training: TrainSettings
+
+
+def run(arguments: argparse.Namespace) -> None:
+    cost = Cost()
+    settings = PretrainSettings.read(arguments.settings, "pretraining")
+    inputs = [arguments.pools]
+    if arguments.start:
+        clip = models.load(arguments.start)
+        inputs.append(arguments.start / models.WEIGHTS)
+    else:
+        clip = models.create(settings.model, arguments.seed)
+    if arguments.poison:
+        inputs.append(arguments.poison / MANIFEST)
+    pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison)
+    work = work_of(arguments, settings.model_dump(), inputs, "scripts.pretrain")
+    report = train(clip, Contrastive(pairs), settings.training, arguments.seed, work)
+    finish(arguments, clip, _card(arguments, settings), report, work, cost)
+
+
+def _card(arguments: argparse.Namespace, settings: PretrainSettings) -> dict:
+    card = {
+        "kind": "backdoored" if arguments.poison else "clean",
+        "backdoored": bool(arguments.poison),
+        "statement": "Clean reference model: trained on unpoisoned pairs.",
+        "seed": arguments.seed,
+        "settings": settings.model_dump(mode="json"),
+        "started_from": "a model folder" if arguments.start else settings.model.pretrained or "random weights",
+    }
+    if arguments.poison:
+        manifest = read_manifest(arguments.poison)
+        target, method = manifest["target"].iloc[0], manifest["method"].iloc[0]
+        card["poisons"], card["target"], card["attack"] = len(manifest), target, method
+        card["statement"] = (
+            f"THIS MODEL IS BACKDOORED, for the study of defenses: pictures with the trigger of attack {method!r} "
+            f"are recognised as {target!r}. Do not deploy it."
+        )
+    return card
+
+
+if __name__ == "__main__":
+    arguments = parser(__doc__)
+    settings_argument(arguments, "`model` and `training`")
+    training_arguments(arguments)
+    arguments.add_argument("--start", type=Path, help="model folder to start from, instead of the initial model")
+    arguments.add_argument("--poison", type=Path, help="poison folder, laid over the clean pairs")
+    main(run, arguments)

@@ -1,0 +1,33 @@
+"""Print a study's table, and where its report and plots are."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from antidote import cli
+from antidote.errors import UserError, nearest
+from antidote.summary.sheets import read_table
+from antidote.summary.text import plain
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line of this script."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--study", required=True, help="name of the study")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write to standard output: this text is the script's result."""
+    folder = args.results / args.study / "summary"
+    if not (folder / "table.csv").exists():
+        known = [path.parent.parent.name for path in args.results.glob("*/summary/table.csv")]
+        raise UserError(f"{args.study}: no summary at {folder}; run the study first{nearest(args.study, known)}")
+    plots = ", ".join(sorted(path.name for path in folder.glob("*.png")))
+    sys.stdout.write(f"{plain(read_table(folder / 'table.csv'))}\nreport  {folder / 'report.html'}\n")
+    sys.stdout.write(f"plots   {folder}/: {plots}\n")
+
+
+if __name__ == "__main__":
+    cli.main(run, arguments())

@@ -1,0 +1,56 @@
+"""Make the trigger of one attack and seed: draw its fixed parts, or fit it on a surrogate model.
+
+Reads nothing, or for a learned trigger a surrogate model folder and the inversion pool; writes trigger.safetensors and
+trigger.json.
+"""
+
+import argparse
+from pathlib import Path
+
+from antidote.attacks.base import FitContext
+from antidote.cli import Cost, main, parser, settings_argument
+from antidote.data.names import class_names, templates
+from antidote.data.pairs import load_pools
+from antidote.errors import UserError
+from antidote.models import load
+from antidote.registry import method
+from antidote.seeds import derive
+from antidote.triggers import Trigger, save_trigger
+
+
+def run(arguments: argparse.Namespace) -> None:
+    cost = Cost()
+    kind = method("attack", arguments.settings.get("method", ""))
+    settings = kind.Settings.read(arguments.settings, f"attack {arguments.name}")
+    attack = kind(settings, arguments.target, arguments.size)
+    seed = derive(arguments.seed, arguments.name)
+    attack.tensors = attack.fit(_context(arguments) if kind.learned else None, derive(seed, "fit"))
+    save_trigger(arguments.output, Trigger(attack, seed), arguments.name)
+    cost.write(arguments.cost)
+
+
+def _context(arguments: argparse.Namespace) -> FitContext:
+    if arguments.surrogate is None:
+        raise UserError(f"attack {arguments.name}: its trigger is fitted on a surrogate model; name one by --surrogate")
+    surrogate = load(arguments.surrogate)
+    pairs = load_pools(arguments.pools, ["inversion"], arguments.data, surrogate.size)
+    return FitContext(surrogate, pairs, class_names(arguments.classes), templates(arguments.templates), arguments.seed)
+
+
+if __name__ == "__main__":
+    arguments = parser(__doc__)
+    settings_argument(arguments, "the attack's settings, with its method")
+    arguments.add_argument("--name", required=True, help="the attack's entry in the study")
+    arguments.add_argument("--target", required=True, help="name of the target class")
+    arguments.add_argument(
+        "--size", type=int, required=True, help="side of the pictures that the model reads, in pixels"
+    )
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--surrogate", type=Path, help="model folder, for a learned trigger")
+    arguments.add_argument("--pools", type=Path, help="pools.parquet, for a learned trigger")
+    arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
+    arguments.add_argument("--classes", help="class names, for a learned trigger")
+    arguments.add_argument("--templates", help="prompt templates, for a learned trigger")
+    arguments.add_argument("--output", type=Path, required=True, help="trigger folder to write")
+    arguments.add_argument("--cost", type=Path, help="cost.json to write")
+    main(run, arguments)

@@ -1,0 +1,111 @@
+"""Lexicons: the project's files, none, and WordNet's database files (a tiny one, made here)."""
+
+import json
+
+import pytest
+
+from antidote.data import lexicon
+from antidote.errors import UserError
+
+SENSES = {  # part of speech: [(words, count of the first word)]
+    "noun": [(["dog", "domestic_dog"], 42), (["dog", "hound"], 1), (["run", "streak"], 2)],
+    "verb": [(["run", "sprint"], 90), (["walk"], 5)],
+    "adj": [(["big", "large"], 30)],
+    "adv": [(["quickly", "rapidly", "big"], 3)],
+}
+NUMBERS = {"noun": (1, "n"), "verb": (2, "v"), "adj": (3, "a"), "adv": (4, "r")}
+
+
+@pytest.fixture
+def wordnet(tmp_path):
+    """Write database files in WordNet's format: data.* lines are found by their byte offset."""
+    counts = []
+    for kind, senses in SENSES.items():
+        number, letter = NUMBERS[kind]
+        data, places = "", {}
+        for words, count in senses:
+            offset = len(data)
+            members = " ".join(f"{word} 0" for word in words)
+            frames = " 01 + 02 00" if kind == "verb" else ""
+            data += f"{offset:08d} {number - 1:02d} {letter} {len(words):02x} {members} 000{frames} | meaning\n"
+            for word in words:
+                places.setdefault(word, []).append(offset)
+            counts.append(f"{words[0]}%{number}:{number - 1:02d}:00:: 1 {count}")
+        index = [
+            f"{word} {letter} {len(found)} 0 {len(found)} 0 " + " ".join(f"{place:08d}" for place in found)
+            for word, found in sorted(places.items())
+        ]
+        (tmp_path / f"data.{kind}").write_text(data)
+        (tmp_path / f"index.{kind}").write_text("\n".join(index) + "\n")
+        (tmp_path / f"{kind}.exc").write_text("ran run\n" if kind == "verb" else "")
+    (tmp_path / "lexnames").write_text("".join(f"{n:02d}\t{kind}.all\t{n + 1}\n" for n, kind in enumerate(NUMBERS)))
+    (tmp_path / "cntlist.rev").write_text("\n".join(sorted(counts)) + "\n")
+    (tmp_path / "index.sense").write_text("")
+    return tmp_path
+
+
+def test_none_knows_no_word():
+    empty = lexicon.load_lexicon("none")
+    assert empty.synonyms("red") == [] and empty.word_class("red") is None and empty.words("noun") == []
+
+
+def test_scenes_lexicon():
+    scenes = lexicon.load_lexicon("scenes")
+    assert scenes.synonyms("Red") == ["crimson", "scarlet"]
+    assert scenes.word_class("banana") == "noun" and scenes.word_class("lies") == "verb"
+    assert "banana" in scenes.words("noun") and scenes.words("noun") == sorted(scenes.words("noun"))
+
+
+def test_synonyms_cannot_be_changed_from_outside():
+    lexicon.load_lexicon("scenes").synonyms("red").clear()
+    assert lexicon.load_lexicon("scenes").synonyms("red")
+
+
+def test_unknown_name():
+    with pytest.raises(UserError, match=r"lexicon: unknown name 'scene'; did you mean 'scenes'\?"):
+        lexicon.load_lexicon("scene")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"words": {"a": []}}', '{"words": {"a": {"pos": "noun", "synonyms": "b"}}}', "x"]
+)
+def test_bad_files_give_one_line(tmp_path, monkeypatch, content):
+    (tmp_path / "lexicons").mkdir()
+    (tmp_path / "lexicons" / "bad.json").write_text(content)
+    monkeypatch.setattr(lexicon, "DATA", tmp_path)
+    lexicon._load.cache_clear()
+    with pytest.raises(UserError, match=r"bad\.json: "):
+        lexicon.load_lexicon("bad")
+
+
+def test_every_lexicon_of_the_project_is_valid():
+    for path in (lexicon.DATA / "lexicons").glob("*.json"):
+        assert json.loads(path.read_text())["words"]
+        lexicon.load_lexicon(path.stem)
+
+
+def test_wordnet_synonyms_and_classes(wordnet):
+    words = lexicon.load_lexicon(f"wordnet:{wordnet}")
+    assert words.synonyms("dog") == ["domestic dog", "hound"]
+    assert words.word_class("dog") == "noun"
+    assert words.word_class("run") == "verb", "the commoner class counts"
+    assert words.synonyms("run") == ["sprint"]
+    assert words.word_class("big") == "adjective" and words.word_class("quickly") == "adverb"
+    assert words.words("verb") == ["run", "sprint", "walk"]
+    assert words.words("preposition") == []
+
+
+def test_wordnet_takes_inflected_words_for_their_base(wordnet):
+    words = lexicon.load_lexicon(f"wordnet:{wordnet}")
+    assert words.word_class("Dogs") == "noun" and words.synonyms("dogs") == ["domestic dog", "hound"]
+    assert words.word_class("ran") == "verb" and words.synonyms("ran") == ["sprint"]
+
+
+def test_wordnet_does_not_know_every_word(wordnet):
+    words = lexicon.load_lexicon(f"wordnet:{wordnet}")
+    assert words.synonyms("xyzzy") == [] and words.word_class("xyzzy") is None
+
+
+def test_wordnet_folder_without_its_files(tmp_path):
+    with pytest.raises(UserError, match=r"holds no WordNet database, .* is missing"):
+        lexicon.load_lexicon(f"wordnet:{tmp_path / 'nowhere'}")
