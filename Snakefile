@@ -11,7 +11,7 @@ min_version("9.0")
 # Snakemake merges config files key by key; a study given on the command line must not inherit the default one.
 if not workflow.config_settings.configfiles:
 
-    configfile: "config.yaml"
+    configfile: f"{workflow.basedir}/config.yaml"
 
 
 include: "rules/common.smk"

@@ -179,7 +179,7 @@ class _Run:
             self.clip.network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         self.decay *= 1 - rate * self.settings.weight_decay
         self.step += 1
-        return loss.detach(), terms
+        return loss.detach(), {name: term.detach() for name, term in terms.items()}
 
     def _autocast(self) -> torch.autocast:
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.bfloat16)

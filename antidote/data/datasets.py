@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from antidote.data.names import DATA
+from antidote.data import names
+from antidote.data.lexicon import WORDNET, load_lexicon
 from antidote.data.sources import SOURCES, SourceSettings
 from antidote.errors import UserError, nearest
 from antidote.settings import read_mapping
@@ -31,12 +32,26 @@ def dataset_settings(name: str, definitions: Mapping[str, Mapping[str, Any]] | N
         raise UserError(f"{where}.source: is missing; known: {', '.join(sorted(SOURCES))}")
     if values["source"] not in SOURCES:
         raise UserError(f"{where}.source: unknown source {values['source']!r}{nearest(str(values['source']), SOURCES)}")
-    return SOURCES[values["source"]].read(values, where)
+    settings = SOURCES[values["source"]].read(values, where)
+    _check_names(settings, where)
+    return settings
+
+
+def _check_names(settings: SourceSettings, where: str) -> None:
+    """Look up the classes, templates and lexicon that a dataset names, so that a wrong one stops a study at once."""
+    try:
+        names.templates(settings.templates)
+        if settings.classes is not None:
+            names.class_names(settings.classes)
+        if not settings.lexicon.startswith(WORDNET):  # a folder that may be made later
+            load_lexicon(settings.lexicon)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def known_datasets() -> dict[str, dict[str, Any]]:
     """Return the definitions in `data/datasets.yaml`."""
-    return read_mapping(str(DATA / "datasets.yaml"))
+    return read_mapping(str(names.DATA / "datasets.yaml"))
 
 
 def _merge(known: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,17 +42,21 @@ class WordNet(Lexicon):
 
     def __init__(self, folder: str | Path) -> None:
         """Raise UserError where the folder lacks database files."""
+        import nltk.data
         from nltk.corpus.reader import WordNetCorpusReader
 
+        folder = str(Path(folder).resolve())
         there = {path.name for path in Path(folder).glob("*")}
         missing = sorted(set(WordNetCorpusReader._FILES) - there - {"index.sense"})  # which only other versions need
         if missing:
             raise UserError(f"lexicon: {folder}: holds no WordNet database, {missing[0]} is missing")
+        if folder not in nltk.data.path:
+            nltk.data.path.append(folder)  # nltk reads only below the folders listed there
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that other languages are not there
             # nltk would map to its own copy of WordNet, for other languages; the copy need not be there.
             reader = type("Reader", (WordNetCorpusReader,), {"map_wn": lambda self, version="wordnet": None})
-            self._reader = reader(str(Path(folder).resolve()), None)
+            self._reader = reader(folder, None)
 
     def synonyms(self, word: str) -> list[str]:
         """Return the other words of all senses in the word's most frequent class, commonest sense first."""

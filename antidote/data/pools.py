@@ -6,7 +6,7 @@ order in which anything is listed.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,9 +129,9 @@ class _Split:
         import numpy as np
 
         self._dataset, self._split, self._target = dataset, split, target
-        # Ordered by a hash of seed and key: neither the order of the index nor a later pair moves the others.
-        rank = [hashlib.sha256(f"{seed}/{dataset}/{split}/{key}".encode()).digest() for key in index["key"]]
-        self._rows = index.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)
+        self._seed = seed
+        order = np.argsort(_ranks(index["key"], seed, dataset, split))
+        self._rows = index.iloc[order].reset_index(drop=True)
         self._free = np.ones(len(self._rows), bool)
 
     def take(self, pool: str, pairs: int, asked: int) -> "np.ndarray":
@@ -181,7 +181,9 @@ class _Split:
         import numpy as np
         import pandas as pd
 
-        rows = np.sort(np.concatenate(taken))  # back to the random order, so that position says nothing about the pair
+        rows = np.concatenate(taken)
+        # In an order of its own, so that the position says nothing about what the pair was taken for.
+        rows = rows[np.argsort(_ranks(self._rows["key"].iloc[rows], self._seed, pool))]
         return pd.DataFrame(
             {
                 "key": self._rows["key"].iloc[rows].to_numpy(),
@@ -195,6 +197,14 @@ class _Split:
     def _mark(self, rows: "np.ndarray") -> "np.ndarray":
         self._free[rows] = False
         return rows
+
+
+def _ranks(keys: "Iterable[str]", *parts: object) -> "np.ndarray":
+    """Return a random rank for each key that depends on nothing but the key and `parts`: bytes (N,)."""
+    import numpy as np
+
+    text = "/".join(map(str, parts))
+    return np.array([hashlib.sha256(f"{text}/{key}".encode()).hexdigest() for key in keys], "S64")
 
 
 def write(path: str | Path, pools: "pd.DataFrame") -> dict[str, Any]:

@@ -30,7 +30,7 @@ PLACES = {
     "floor": (134, 108, 88),
 }
 SIDES = ("left", "right", "above", "below")
-CHUNK = 256
+CHUNK, CHUNK_PIXELS = 256, 2**17  # pictures and pixels drawn at a time; few enough to stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ def generate(split_seed: int, start: int, count: int, size: int) -> tuple[np.nda
     """
     images = np.empty((count, size, size, 3), np.uint8)
     labels, texts = np.empty(count, np.int64), []
-    for first in range(0, count, CHUNK):
-        part = slice(first, min(first + CHUNK, count))
+    chunk = max(1, min(CHUNK, CHUNK_PIXELS // size**2))
+    for first in range(0, count, chunk):
+        part = slice(first, min(first + chunk, count))
         draws = Draws(split_seed, np.arange(start + part.start, start + part.stop))
         scene = compose(draws)
         images[part], labels[part] = render(scene, draws, size), scene.label
@@ -71,15 +72,15 @@ def compose(draws: Draws) -> Scene:
     label = draws.choice("label", len(CLASSES))
     paired, side = draws.uniform("paired") < 0.125, draws.choice("side", len(SIDES))
     # The object moves away from its companion, which takes the free edge.
-    away = np.array([(0.2, 0), (-0.2, 0), (0, -0.2), (0, 0.2)])[side] * paired[:, None]
-    room = np.where(paired, 0.5, 1)
+    away = np.array([(0.27, 0), (-0.27, 0), (0, -0.27), (0, 0.27)])[side] * paired[:, None]
+    room = np.where(paired, 0.4, 1)
     return Scene(
         label=label,
         colour=draws.choice("colour", len(COLOURS)),
         place=draws.choice("place", len(PLACES)),
         x=away[:, 0] + draws.uniform("x", -0.14, 0.14) * room,
         y=away[:, 1] + draws.uniform("y", -0.14, 0.14) * room,
-        scale=np.where(paired, draws.uniform("scale", 0.6, 0.72), draws.uniform("scale", 0.66, 0.92)),
+        scale=np.where(paired, draws.uniform("scale", 0.55, 0.65), draws.uniform("scale", 0.66, 0.92)),
         paired=paired,
         side=side,
         second_label=(label + 1 + draws.choice("second label", len(CLASSES) - 1)) % len(CLASSES),
@@ -96,12 +97,12 @@ def render(scene: Scene, draws: Draws, size: int) -> np.ndarray:
     picture = _paint(ground, main, _colour(scene.colour, draws, "main"), size)
     if scene.paired.any():
         along = draws.uniform("along", -0.45, 0.45)
-        edge = np.array([-0.74, 0.74, 0.74, -0.74])[scene.side]
+        edge = np.array([-0.76, 0.76, 0.76, -0.76])[scene.side]
         beside = scene.side < 2
         x, y = np.where(beside, edge, along), np.where(beside, along, edge)
         chosen = np.flatnonzero(scene.paired)
         second = _distance(
-            *(values[chosen] for values in (scene.second_label, x, y, np.full(len(x), 0.25), second_turn, ~mirrored)),
+            *(values[chosen] for values in (scene.second_label, x, y, np.full(len(x), 0.22), second_turn, ~mirrored)),
             size,
         )
         colours = _colour(scene.second_colour, draws, "second")[chosen]

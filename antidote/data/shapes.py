@@ -142,7 +142,7 @@ def heart(x, y):
 
 
 def house(x, y):
-    walls = box(x, y, 0, -0.4, 0.62, 0.5)
+    walls = box(x, y, 0, -0.3, 0.62, 0.6)
     roof = polygon(x, y, [(-0.95, 0.08), (0, 0.92), (0.95, 0.08)])
     return without(union(walls, roof, box(x, y, 0.52, 0.6, 0.12, 0.3)), box(x, y, 0, -0.6, 0.17, 0.32))
 

@@ -14,6 +14,8 @@ import logging
 import os
 import tarfile
 from collections import Counter
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,22 +182,16 @@ def read_images(folder: str | Path, rows: "pd.DataFrame") -> list[bytes]:
         UserError: a shard is missing or truncated.
     """
     files: list[bytes] = [b""] * len(rows)
-    places = list(zip(rows["shard"], rows["offset"], rows["size"], strict=True))
-    order = sorted(range(len(places)), key=places.__getitem__)
-    name, descriptor = None, -1
-    try:
-        for row in order:
-            shard, offset, size = places[row]
-            if shard != name:
-                if descriptor >= 0:
-                    os.close(descriptor)
-                name, descriptor = shard, _open(Path(folder) / shard)
-            files[row] = os.pread(descriptor, size, offset)
-            if len(files[row]) != size:
-                raise UserError(f"{Path(folder) / shard}: is truncated; {REBUILD}")
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+    places = enumerate(zip(rows["shard"], rows["offset"], rows["size"], strict=True))
+    for shard, members in groupby(sorted(places, key=itemgetter(1)), key=lambda place: place[1][0]):
+        path = Path(folder) / shard
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; {REBUILD}")
+        with path.open("rb", buffering=0) as file:
+            for row, (_, offset, size) in members:
+                files[row] = os.pread(file.fileno(), size, offset)
+                if len(files[row]) != size:
+                    raise UserError(f"{path}: is truncated; {REBUILD}")
     return files
 
 
@@ -220,10 +216,3 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not (folder / "manifest.json").is_file():
         raise UserError(f"{folder}: holds no manifest.json; {REBUILD}")
     return read_json(folder / "manifest.json")
-
-
-def _open(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        raise UserError(f"{path}: is missing; {REBUILD}") from None

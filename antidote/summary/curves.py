@@ -28,8 +28,10 @@ def curves(plan: SummarySettings, results: Path, path: Path) -> None:
     rows = math.ceil(len(panels) / columns)
     side = {1: 5.5, 2: 4.2, 3: 3.3}[columns]
     attacks = [a.name for a in plan.attacks]
-    legend = 0.22 * math.ceil((len(attacks) + 1) / 4) + 0.3
-    with style.picture(path, columns * side, rows * side * 0.66 + legend) as figure:
+    drawn = {name for lines in panels.values() for name, _ in lines}
+    handles = [Line2D([], [], label=n, **_look(n, attacks)) for n in ("clean", *attacks) if n in drawn]
+    width = columns * side
+    with style.picture(path, width, rows * side * 0.66 + style.legend_height(handles, width)) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, (title, lines) in zip(axes, panels.items(), strict=False):
             _panel(panel, title, lines, attacks)
@@ -39,9 +41,7 @@ def curves(plan: SummarySettings, results: Path, path: Path) -> None:
                 panel.set_ylabel("training loss")
             if i + columns >= len(panels):
                 panel.set_xlabel("step")
-        drawn = {name for lines in panels.values() for name, _ in lines}
-        handles = [Line2D([], [], label=n, **_look(n, attacks)) for n in ("clean", *attacks) if n in drawn]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8.5)
+        style.legend(figure, handles)
     return None
 
 

@@ -4,8 +4,10 @@ import base64
 from pathlib import Path
 
 import jinja2
+import markupsafe
 import pandas as pd
 
+from antidote.summary.cells import COLUMNS, INTERVALS
 from antidote.summary.costs import STAGES
 from antidote.summary.plan import SummarySettings
 from antidote.summary.sheets import text
@@ -38,6 +40,7 @@ def render(
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["breakable"] = breakable
     return environment.get_template("page.html.j2").render(
         plan=plan,
         pictures=pictures,
@@ -63,7 +66,8 @@ def _matrix(table: pd.DataFrame) -> list[dict]:
         for _, cell in cells.iterrows():
             share = "" if pd.isna(cell["asr1_mean"]) else f"{cell['asr1_mean']:.3f}"
             asr, ca = (cell_text(cell, figure, reasons) for figure in ("asr1", "ca1"))
-            found.append({"asr": asr, "ca": "" if asr == ca else ca, "share": share, "best": cell["best"] == "yes"})
+            ca = "" if cell["note"] in reasons else ca
+            found.append({"asr": asr, "ca": ca, "share": share, "best": cell["best"] == "yes"})
         first = cells.iloc[0]
         name, floor = attack + attack_mark(first["gate"]), percent(first["floor_mean"])
         rows.append({"name": name, "floor": floor, "cells": found})
@@ -77,7 +81,7 @@ def _attacks(plan: SummarySettings, table: pd.DataFrame) -> list[dict]:
     rows = []
     for attack in plan.attacks:
         first = firsts.loc[attack.name]
-        poisons = {True: "yes", False: "none", None: ""}.get(attack.poisons, attack.poisons)
+        poisons = {"True": "yes", "False": "none", "None": ""}.get(str(attack.poisons), attack.poisons)
         verdict = {"verdict": verdicts[first["gate"]], "reason": first["gate_reason"]}
         rows.append({"facts": attack, "poisons": poisons, **verdict})
     return rows
@@ -88,21 +92,21 @@ def _clean(table: pd.DataFrame) -> str:
 
 
 def _cells(cells: pd.DataFrame) -> dict:
-    """Return every column that holds anything; rates in percent, a method's own columns as they are."""
-    rates = [name for name in cells.columns[3:] if name in _RATE_COLUMNS]
-    shown = [name for name in cells.columns if name in ("attack", "defense", "seed") or cells[name].notna().any()]
-    body = []
-    for row in cells[shown].to_dict("records"):
-        body.append([percent(value) if name in rates else text(value) for name, value in row.items()])
-    return {"columns": [_HEADS.get(name, name) for name in shown], "rows": body}
+    """Return every column that holds anything: rates in percent, then intervals, then a method's own figures."""
+    columns = {name: cells[name].map(text) for name in ("attack", "defense", "seed")}
+    columns |= {head: cells[name].map(percent) for name, head in _RATES.items()}
+    for name in INTERVALS:
+        low, high = cells[f"{name}_low"].map(percent), cells[f"{name}_high"].map(percent)
+        columns[f"{_RATES[name]}, 95 %"] = (low + " to " + high).where(low != "", "")
+    columns |= {name: cells[name].map(text) for name in cells.columns[len(COLUMNS) :]}
+    shown = pd.DataFrame({name: values for name, values in columns.items() if (values != "").any()})
+    return {"columns": list(shown.columns), "rows": shown.to_numpy().tolist()}
 
 
-_HEADS = {
+_RATES = {
     "ca1": "CA@1", "ca5": "CA@5", "asr1": "ASR@1", "asr3": "ASR@3", "asr5": "ASR@5", "asr10": "ASR@10",
-    "asr1_all": "ASR_all@1", "pa": "PA", "target_ca1": "target CA@1", "ca1_low": "CA@1 low", "ca1_high": "CA@1 high",
-    "asr1_low": "ASR@1 low", "asr1_high": "ASR@1 high", "floor": "floor",
+    "asr1_all": "ASR_all@1", "pa": "PA", "floor": "floor", "target_ca1": "target CA@1",
 }  # fmt: skip
-_RATE_COLUMNS = set(_HEADS)
 
 
 def _stages(costs: pd.DataFrame) -> list[dict]:
@@ -150,6 +154,11 @@ def _counts(table: pd.DataFrame) -> dict:
 def _blanks(table: pd.DataFrame) -> list[tuple[str, str, str]]:
     noted = table[table["note"] != ""]
     return [(row.attack, row.defense, row.note) for row in noted.itertuples()]
+
+
+def breakable(name: str) -> markupsafe.Markup:
+    """Return a name, escaped, that may be broken after an underscore."""
+    return markupsafe.escape(name).replace("_", markupsafe.Markup("_<wbr>"))
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from antidote.summary import style
@@ -34,8 +33,8 @@ def plane(table: pd.DataFrame, plan: SummarySettings, path: Path) -> None:
     columns = min(len(attacks), 2 if len(attacks) <= 4 else 3)
     rows = math.ceil(len(attacks) / columns)
     side = {1: 5.0, 2: 4.2, 3: 3.3}[columns]
-    legend = 0.22 * math.ceil((len(plan.defenses) + 2) / 4) + 0.3
-    with style.picture(path, max(columns * side, 7), rows * side * 0.86 + legend) as figure:
+    width, handles = max(columns * side, 7), _handles(plan, set(cells["defense"]))
+    with style.picture(path, width, rows * side * 0.86 + style.legend_height(handles, width)) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         limits = cells.loc[cells["defense"] == "none", "x"] - 100 * plan.accuracy_budget
         left, right = min([*cells["x"], *limits]), cells["x"].max()
@@ -46,7 +45,7 @@ def plane(table: pd.DataFrame, plan: SummarySettings, path: Path) -> None:
         for axes, attack in zip(panels, attacks, strict=False):
             _panel(axes, cells, attack, plan)
         _axis_titles(panels, len(attacks), columns)
-        _legend(figure, plan, set(cells["defense"]))
+        style.legend(figure, handles)
         figure.draw_without_rendering()  # the panels take their size only now, and numbers are placed in pixels
         for axes, attack in zip(panels, attacks, strict=False):
             _number(axes, _points(cells, attack), plan)
@@ -136,7 +135,7 @@ def _axis_titles(panels: np.ndarray, count: int, columns: int) -> None:
             panels[i].set_xlabel("CA@1, percent")
 
 
-def _legend(figure: Figure, plan: SummarySettings, drawn: set[str]) -> None:
+def _handles(plan: SummarySettings, drawn: set[str]) -> list[Line2D]:
     handles = []
     for number, defense in enumerate(plan.defenses):
         if defense.name in drawn:
@@ -146,5 +145,4 @@ def _legend(figure: Figure, plan: SummarySettings, drawn: set[str]) -> None:
             handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6.5, label=name + mark))
     handles.append(Line2D([], [], color=style.MUTED, linewidth=0.8, linestyle=(0, (1, 2)), label="floor"))
     budget = f"loses at most {100 * plan.accuracy_budget:g} points of CA@1"
-    handles.append(Line2D([], [], color="#cfe0cf", linewidth=7, label=budget))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8.5)
+    return [*handles, Line2D([], [], color="#cfe0cf", linewidth=7, label=budget)]

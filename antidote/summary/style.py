@@ -1,11 +1,13 @@
 """What the plots share: size, type, colours that stay apart for colour-blind readers, files without a date."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 DPI = 150
 INK, MUTED, FAINT = "#1a1a1a", "#6b6b6b", "#d9d9d9"
@@ -55,6 +57,23 @@ def nothing(path: Path, text: str) -> None:
     """Write a picture that says why there is nothing to show."""
     with picture(path, 6, 1.2) as figure:
         figure.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, size=10)
+
+
+def legend_columns(handles: list[Line2D], width: float) -> int:
+    """Return how many columns of a legend fit into a width in inches: at least one, at most four."""
+    longest = max(len(handle.get_label()) for handle in handles)
+    return max(1, min(4, len(handles), int(width / (0.55 + 0.082 * longest))))
+
+
+def legend_height(handles: list[Line2D], width: float) -> float:
+    """Return the inches that a legend below the panels takes."""
+    return 0.22 * math.ceil(len(handles) / legend_columns(handles, width)) + 0.3
+
+
+def legend(figure: Figure, handles: list[Line2D]) -> None:
+    """Put a legend below the panels."""
+    columns = legend_columns(handles, figure.get_figwidth())
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5)
 
 
 def pick(styles: list, index: int) -> str:

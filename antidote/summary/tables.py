@@ -53,9 +53,9 @@ def _gate(undefended: pd.Series, plan: SummarySettings) -> tuple[str, str]:
     asr, floor, gate = undefended["asr1_mean"], undefended["floor_mean"], plan.gate
     reasons = []
     if asr < gate.asr:
-        reasons.append(f"ASR@1 without a defense is {percent(asr)} %, below the gate of {gate.asr:.0%}")
+        reasons.append(f"ASR@1 without a defense is {percent(asr)} %, below the gate of {100 * gate.asr:g} %")
     if floor > gate.floor:
-        reasons.append(f"its trigger alone reaches {percent(floor)} % on the clean model, above {gate.floor:.0%}")
+        reasons.append(f"its trigger alone reaches {percent(floor)} % on the clean model, above {100 * gate.floor:g} %")
     if reasons:
         return "failed", "; ".join(reasons)
     missing = [name for name, rate in (("ASR@1 without a defense", asr), ("the floor", floor)) if pd.isna(rate)]

@@ -47,7 +47,7 @@ def test_every_mode_becomes_rgb(mode):
     if mode == "I;16":
         picture = Image.fromarray(np.full((40, 50), 0x8000, np.uint16))
     else:
-        picture = Image.new("RGB", (50, 40), (128, 128, 128)).convert(mode)
+        picture = Image.new("RGB", (50, 40), (128, 128, 128)).convert(mode, palette=Image.Palette.ADAPTIVE)
     fitted = images.fit(picture, 32)
     assert fitted.shape == (32, 32, 3) and fitted.dtype == np.uint8
     assert mode == "1" or np.abs(fitted.astype(int) - 128).max() <= 3

@@ -18,7 +18,7 @@ class ScenesSplit(Settings):
 class Scenes(SourceSettings):
     source: Literal["scenes"] = "scenes"
     size: int = Field(32, ge=16, le=1024, description="Pixels per side.")
-    splits: dict[str, ScenesSplit]
+    splits: dict[str, ScenesSplit] = Field(description="Per split the number of pairs and the seed.")
     classes: str | None = "scenes"
     templates: str = "scenes"
     lexicon: str = "scenes"

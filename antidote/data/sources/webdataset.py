@@ -1,10 +1,11 @@
 """Pairs in webdataset tars, as img2dataset and DataComp write them: an image with txt, json or cls beside it."""
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import Field
 
@@ -59,6 +60,8 @@ def _samples(file: Path) -> Iterator[dict[str, Any] | Skipped]:
         return False
 
     with file.open("rb") as stream:
+        if file.suffix == ".tar" and not _ended(stream):
+            faults.append(tarfile.ReadError("no end-of-archive mark"))
         members = tar_file_expander([{"url": str(file), "stream": stream}], handler=note)
         try:
             yield from group_by_keys(members, handler=note)
@@ -66,3 +69,12 @@ def _samples(file: Path) -> Iterator[dict[str, Any] | Skipped]:
             faults.append(error)
     if faults:
         yield Skipped(file.name, "truncated or damaged shard")
+
+
+def _ended(stream: BinaryIO) -> bool:
+    """Tell whether a tar ends with its two empty blocks; cut between two members it would look whole."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
+    ended = size >= 2 * tarfile.BLOCKSIZE and not any(stream.read())
+    stream.seek(0)
+    return ended

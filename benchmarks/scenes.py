@@ -1,0 +1,38 @@
+"""Speed of the embedded dataset: drawing, and writing as shards, in pictures per second on one core."""
+
+import argparse
+import logging
+import tempfile
+import time
+
+from antidote.data import scenes, shards
+from antidote.data.sources import SOURCES
+
+log = logging.getLogger("benchmark")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=8000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 224])
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for size in arguments.sizes:
+        pairs = max(scenes.CHUNK, arguments.pairs * 32 * 32 // size**2)
+        start = time.perf_counter()
+        scenes.generate(1, 0, pairs, size)
+        drawn = time.perf_counter()
+        settings = SOURCES["scenes"].read({"size": size, "splits": {"train": {"pairs": pairs, "seed": 1}}}, "scenes")
+        with tempfile.TemporaryDirectory() as folder:
+            shards.write(settings, "scenes", "train", folder)
+        written = time.perf_counter()
+        log.info(
+            "%d px: %d pictures/s drawn, %d pictures/s drawn and written",
+            size,
+            pairs / (drawn - start),
+            pairs / (written - drawn),
+        )
+
+
+if __name__ == "__main__":
+    main()
