@@ -20,7 +20,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -39,7 +39,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         yield temporary
         path.mkdir(parents=True, exist_ok=True)
         for file in sorted(temporary.iterdir()):
-            os.replace(file, path / file.name)
+            file.replace(path / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

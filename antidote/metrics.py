@@ -29,7 +29,7 @@ def rank_of(scores: Tensor, classes: Tensor) -> Tensor:
 
 
 def hits(clean: Tensor, triggered: Tensor | None, labels: Tensor, target: int) -> dict[str, Tensor]:
-    """Return, by figure, one 0/1 value per picture that counts for it; a k that covers all classes says nothing: left out.
+    """Return, by figure, one 0/1 value per picture that counts for it; a k that covers all classes is left out.
 
     Args:
         clean: scores (N, C) of the clean pictures.

@@ -1,4 +1,4 @@
-"""What the training loop minimises. An objective says which views of a batch to encode and what to do with the features."""
+"""What the training loop minimises: which views of a batch to encode, and the loss of their features."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SOURCES = {
     "table": "antidote.data.sources.table:Table",
     "webdataset": "antidote.data.sources.webdataset:WebDataset",
     "folder": "antidote.data.sources.folder:Folder",
-    "torchvision": "antidote.data.sources.torchvision:TorchVision",
+    "torchvision": "antidote.data.sources.torchvision:Torchvision",
 }
 
 KINDS = {"source": SOURCES, "attack": ATTACKS, "defense": DEFENSES}

@@ -197,7 +197,7 @@ class _Run:
 
     def _backward(self, batch: Batch, images: list[Tensor], texts: list[list[str]]):
         """Encode all views in one pass, as CleanCLIP does, so that batch norm sees them together."""
-        image, text = self._encode(_joined(images), sum(texts, []))
+        image, text = self._encode(_joined(images), _flat(texts))
         loss, terms = self._loss(_split(image, images), _split(text, texts), batch)
         self.scaler.scale(loss).backward()
         return loss, terms
@@ -207,7 +207,7 @@ class _Run:
 
         Exact but for batch norm, whose statistics are those of a part.
         """
-        all_images, all_texts = _joined(images), sum(texts, [])
+        all_images, all_texts = _joined(images), _flat(texts)
         parts = self.settings.accumulate
         image_parts = all_images.tensor_split(parts)
         text_parts = [
@@ -287,6 +287,10 @@ def _joined(views: list[Tensor]) -> Tensor:
     if len(views) == 1:
         return views[0]
     return torch.cat([view.float().div(255) if view.dtype == torch.uint8 else view for view in views])
+
+
+def _flat(views: list[list[str]]) -> list[str]:
+    return [text for view in views for text in view]
 
 
 def _split(features: Tensor | None, views: list) -> list[Tensor]:

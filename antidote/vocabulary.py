@@ -1,8 +1,8 @@
 """Training over just the words that occur, with the same result as over all of them.
 
 open_clip's vocabulary has 49,408 rows. On a small model AdamW spends half of each step on rows that no caption uses.
-Such a row gets no gradient, so all that AdamW does to it is weight decay: a known factor. Training therefore runs on the
-rows that occur, and the others are scaled once at the end.
+Such a row gets no gradient, so all that AdamW does to it is weight decay: a known factor. Training therefore runs on
+the rows that occur, and the others are scaled once at the end.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ import logging
 import tempfile
 import time
 
-from antidote.data import scenes, shards
-from antidote.data.sources import SOURCES
+from antidote.data import ingest, scenes
+from antidote.registry import method
 
 log = logging.getLogger("benchmark")
 
@@ -22,9 +22,11 @@ def main() -> None:
         start = time.perf_counter()
         scenes.generate(1, 0, pairs, size)
         drawn = time.perf_counter()
-        settings = SOURCES["scenes"].read({"size": size, "splits": {"train": {"pairs": pairs, "seed": 1}}}, "scenes")
+        settings = method("source", "scenes").read(
+            {"size": size, "splits": {"train": {"pairs": pairs, "seed": 1}}}, "scenes"
+        )
         with tempfile.TemporaryDirectory() as folder:
-            shards.write(settings, "scenes", "train", folder)
+            ingest.write(settings, "scenes", "train", folder)
         written = time.perf_counter()
         log.info(
             "%d px: %d pictures/s drawn, %d pictures/s drawn and written",

@@ -1,17 +1,24 @@
 """Write one split of a dataset as webdataset shards, an index and a manifest."""
 
 from antidote import cli
-from antidote.data import shards
+from antidote.data import ingest
 from antidote.data.datasets import dataset_settings
+from antidote.data.sources.base import SourceSettings
+from antidote.registry import SOURCES, method
 
 
 def run(arguments):
     cost = cli.Cost()
-    definition = {arguments.name: arguments.settings}
-    settings = dataset_settings(arguments.name, definition if arguments.settings else None)
-    manifest = shards.write(settings, arguments.name, arguments.split, arguments.output)
-    if arguments.cost:
-        cost.write(arguments.cost, pairs=manifest["pairs"])
+    settings = _definition(arguments.name, arguments.settings)
+    manifest = ingest.write(settings, arguments.name, arguments.split, arguments.output)
+    cost.write(arguments.cost, pairs=manifest["pairs"])
+
+
+def _definition(name: str, values: dict) -> SourceSettings:
+    """Return a whole definition as it is given; one without a source changes that in data/datasets.yaml."""
+    if values.get("source") in SOURCES:
+        return method("source", values["source"]).read(values, f"datasets.{name}")
+    return dataset_settings(name, {name: values} if values else None)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ def run(arguments):
     }
     chosen = pools.choose(settings, indexes, arguments.target)
     pools.write(arguments.output, chosen)
-    if arguments.cost:
-        cost.write(arguments.cost, pairs=len(chosen))
+    cost.write(arguments.cost, pairs=len(chosen))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train a CLIP model on the study's pairs: the clean reference, or with a poison overlay the backdoored model.
 
-Starts from the study's initial model (its pretrained weights, or random ones) or from a model folder; writes an open_clip
-model folder with a card and the training log. A killed run goes on from its last checkpoint.
+Starts from the study's initial model (its pretrained weights, or random ones) or from a model folder; writes an
+open_clip model folder with a card and the training log. A killed run goes on from its last checkpoint.
 """
 
 import argparse

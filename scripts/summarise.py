@@ -49,8 +49,7 @@ def run(args: argparse.Namespace) -> None:
         (folder / "report.html").write_text(page, encoding="utf-8")
     run_cells = (cells["ca1"].notna() | cells["asr1"].notna()).sum()
     cli.log.info("%d of %d cells have scores; report: %s", run_cells, len(cells), args.output / "report.html")
-    if args.cost:
-        cost.write(args.cost)
+    cost.write(args.cost)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """BadNet: a small square patch (Gu et al. 2017, arXiv 1708.06733), in the forms that CLIP papers use.
 
-CleanCLIP's "random" patch is noise, re-drawn for every picture: the channel's mean plus N(0, 1), unclipped, then stored in
-8 bits, where values outside [0, 1] wrap around. What is stored is close to uniform noise. `overflow: clip` is the same
-patch with clipping, another distribution (62 % of its values are 0 or 1).
+CleanCLIP's "random" patch is noise, re-drawn for every picture: the channel's mean plus N(0, 1), unclipped, then stored
+in 8 bits, where values outside [0, 1] wrap around. What is stored is close to uniform noise. `overflow: clip` is the
+same patch with clipping, another distribution (62 % of its values are 0 or 1).
 """
 
 from __future__ import annotations

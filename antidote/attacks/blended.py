@@ -1,7 +1,7 @@
 """Blended: a whole-picture pattern mixed in (Chen et al. 2017, arXiv 1712.05526), in CleanCLIP's form.
 
-The pattern of CLIP papers is uniform noise, re-drawn for every picture, so the cue is lower contrast, a brighter mean and
-grain rather than one pattern. `redraw: false` keeps one pattern, as the original attack does.
+The pattern of CLIP papers is uniform noise, re-drawn for every picture, so the cue is lower contrast, a brighter mean
+and grain rather than one pattern. `redraw: false` keeps one pattern, as the original attack does.
 """
 
 from __future__ import annotations

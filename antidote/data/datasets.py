@@ -5,8 +5,9 @@ from typing import Any
 
 from antidote.data import names
 from antidote.data.lexicon import WORDNET, load_lexicon
-from antidote.data.sources import SOURCES, SourceSettings
+from antidote.data.sources.base import SourceSettings
 from antidote.errors import UserError, nearest
+from antidote.registry import SOURCES, method
 from antidote.settings import read_mapping
 
 KEPT = ("classes", "templates", "lexicon")  # what still holds when a study takes a dataset from another source
@@ -32,7 +33,7 @@ def dataset_settings(name: str, definitions: Mapping[str, Mapping[str, Any]] | N
         raise UserError(f"{where}.source: is missing; known: {', '.join(sorted(SOURCES))}")
     if values["source"] not in SOURCES:
         raise UserError(f"{where}.source: unknown source {values['source']!r}{nearest(str(values['source']), SOURCES)}")
-    settings = SOURCES[values["source"]].read(values, where)
+    settings = method("source", values["source"]).read(values, where)
     _check_names(settings, where)
     return settings
 

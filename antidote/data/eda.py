@@ -11,7 +11,7 @@ RATE = 0.1  # share of the words that each operation touches, and the deletion p
 
 
 def augment(caption: str, lexicon: Lexicon, rng: random.Random) -> str:
-    """Return one of four variants, chosen at random: synonyms replaced, synonyms inserted, words swapped, words dropped.
+    """Return one of four variants, chosen at random: synonyms replaced or inserted, words swapped or dropped.
 
     The caption is lower-cased and freed of all but letters first. Without synonyms in the lexicon the first two
     operations leave the words as they are.

@@ -1,4 +1,4 @@
-"""What every defense provides, and what it is handed: the suspicious model and the data of its access level, no more."""
+"""What every defense provides, and what it is handed: a suspicious model and the data of its access level, no more."""
 
 from __future__ import annotations
 

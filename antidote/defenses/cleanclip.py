@@ -1,10 +1,11 @@
 """CleanCLIP (Bansal et al. 2023, arXiv 2303.03323): fine-tuning with self-supervision inside each modality.
 
-L = w_clip L_CLIP + w_self L_SS,  L_SS = (CE(s I Ĩᵀ) + CE(s T T̃ᵀ)) / 2: originals against augmented views, one direction,
-with CLIP's own learned scale s. Ĩ: AutoAugment's ImageNet policy, drawn anew at every access. T̃: EDA, once per run.
+L = w_clip L_CLIP + w_self L_SS,  L_SS = (CE(s I Ĩᵀ) + CE(s T T̃ᵀ)) / 2: originals against augmented views, one
+direction, with CLIP's own learned scale s. Ĩ: AutoAugment's ImageNet policy, drawn anew at every access. T̃: EDA, once
+per run.
 
-Where we differ from the released code: its learning-rate schedule counts epochs from 1, so that the warm-up never runs and
-the rate rises again at the end, and it loads the optimiser state of the poisoned run. We start at step 0 with a fresh
+Where we differ from the released code: its learning-rate schedule counts epochs from 1, so that the warm-up never runs
+and the rate rises again at the end, and it loads the optimiser state of the poisoned run. We start at step 0 with a fresh
 optimiser. Its AutoAugment works on the picture before resizing; ours on the picture at the model's resolution, the one
 geometry of this project.
 """

@@ -1,18 +1,18 @@
 """TA-Cleaner (Xun et al. 2024, arXiv 2409.17601; later CleanerCLIP): CleanCLIP plus aligned sub-captions.
 
-Each epoch draws K captions. A positive sub-caption keeps the main nouns and the relation; a negative one swaps a noun, an
-adjective or a verb for another of its class. Both are aligned with the picture in both directions.
+Each epoch draws K captions. A positive sub-caption keeps the main nouns and the relation; a negative one swaps a noun,
+an adjective or a verb for another of its class. Both are aligned with the picture in both directions.
 
-A reconstruction: the paper was not readable in full, and no code is public. Known from its abstract and reviews: the K random
-samples per epoch, positive and negative sub-captions, both directions, on top of CleanCLIP. Ours: the word classes come from
-the study's lexicon instead of a parser; K, the number of negatives, the weight and the loss,
+A reconstruction: the paper was not readable in full, and no code is public. Known from its abstract and reviews: the K
+random samples per epoch, positive and negative sub-captions, both directions, on top of CleanCLIP. Ours: the word
+classes come from the study's lexicon instead of a parser; K, the number of negatives, the weight and the loss,
 
     L_i2t = -mean_i log e^{s cos(I_i,P_i)} / (sum_j e^{s cos(I_i,P_j)} + sum_{j,l} e^{s cos(I_i,N_jl)})
     L_t2i = -mean_i log e^{s cos(P_i,I_i)} / sum_j e^{s cos(P_i,I_j)}
     L     = L_CleanCLIP + weight (L_i2t + L_t2i) / 2,
 
-P positive, N negative; i, j run over a mini-batch of the epoch's K samples, so that the term is never empty; such a mini-batch
-is spread evenly over the epoch's steps. Pairs whose positives read alike are not each other's negatives.
+P positive, N negative; i, j run over a mini-batch of the epoch's K samples, so that the term is never tiny; these
+mini-batches are spread evenly over the epoch's steps. Pairs whose positives read alike are not each other's negatives.
 """
 
 from __future__ import annotations

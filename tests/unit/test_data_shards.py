@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from antidote.data import shards
+from antidote.data import ingest, shards
 from antidote.data.intake import image_file, safe_key
-from antidote.data.sources import SOURCES, RawPair, Skipped, SourceSettings
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings
 from antidote.errors import UserError
+from antidote.registry import method
 
 ITEMS: dict[str, list] = {}
 
@@ -40,15 +41,17 @@ def pair(key, seed=0, label=None, **options):
 
 def build(tmp_path, items, **settings):
     ITEMS["train"] = items
-    return shards.write(
+    return ingest.write(
         Given.read(settings, "given"), "mine", "train", tmp_path / "mine" / "train"
     ), tmp_path / "mine" / "train"
 
 
 def test_same_settings_same_bytes(tmp_path):
-    settings = SOURCES["scenes"].read({"splits": {"train": {"pairs": 50, "seed": 1}}, "pairs_per_shard": 20}, "x")
+    settings = method("source", "scenes").read(
+        {"splits": {"train": {"pairs": 50, "seed": 1}}, "pairs_per_shard": 20}, "x"
+    )
     for folder in ("one", "two"):
-        shards.write(settings, "scenes", "train", tmp_path / folder)
+        ingest.write(settings, "scenes", "train", tmp_path / folder)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == ["00000.tar", "00001.tar", "00002.tar", "index.parquet", "manifest.json"]
     for name in names:

@@ -1,5 +1,6 @@
 """Every source yields the same pairs from the same pictures, and counts what it cannot use."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from antidote.data import images
-from antidote.data.sources import SOURCES, RawPair, Skipped
+from antidote.data.sources.base import RawPair, Skipped
 from antidote.errors import UserError
+from antidote.registry import method
 
 
 def picture(seed=0, size=12, kind="PNG"):
@@ -23,7 +25,7 @@ def picture(seed=0, size=12, kind="PNG"):
 
 
 def source(kind, **values):
-    return SOURCES[kind].read({"source": kind, **values}, "datasets.mine")
+    return method("source", kind).read({"source": kind, **values}, "datasets.mine")
 
 
 def pairs(settings, split="train"):
@@ -235,6 +237,17 @@ def test_shard_with_a_damaged_header_is_counted(tmp_path):
     assert pairs(source("webdataset", splits={"train": str(path)}))[-1] == Skipped(
         "0.tar", "truncated or damaged shard"
     )
+
+
+def test_compressed_and_duplicate_members(tmp_path):
+    plain = Path(tar(tmp_path / "0.tar", [("a.png", picture()), ("a.txt", b"x"), ("a.txt", b"y"), ("b.png", b"")]))
+    packed = gzip.compress(plain.read_bytes())
+    (tmp_path / "1.tar.gz").write_bytes(packed)
+    (tmp_path / "2.tar.gz").write_bytes(packed[: len(packed) // 2])
+    got = pairs(source("webdataset", splits={"train": str(tmp_path / "1.tar.gz")}))
+    damaged = "truncated or damaged shard"
+    assert got == [RawPair("a", picture(), ["x"], None), Skipped("b", "no caption"), Skipped("1.tar.gz", damaged)]
+    assert Skipped("2.tar.gz", damaged) in pairs(source("webdataset", splits={"train": str(tmp_path / "2.tar.gz")}))
 
 
 def test_webdataset_never_runs_a_command(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """Pairs in webdataset tars, as img2dataset and DataComp write them: an image with txt, json or cls beside it."""
 
 import json
-import os
+import lzma
+import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,7 +15,8 @@ from antidote.data.sources.base import RawPair, Skipped
 from antidote.data.sources.files import FileSource
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "img")
-FAULTS = (tarfile.TarError, OSError, EOFError, ValueError)
+META = r"__[^/]*__($|/)"  # members that hold no sample
+FAULTS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 
 class WebDataset(FileSource):
@@ -47,34 +50,28 @@ class WebDataset(FileSource):
 
 
 def _samples(file: Path) -> Iterator[dict[str, Any] | Skipped]:
-    """Yield the samples of one tar, which is never unpacked to disk; a tar that ends too soon is counted once.
-
-    The open file is handed to webdataset, which would run a path that begins with `pipe:` as a command.
-    """
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+    """Yield the samples of one tar; one that is truncated or damaged counts once, whatever it lost."""
+    from webdataset.tariterators import group_by_keys
 
     faults: list[Exception] = []
-
-    def note(error: Exception) -> bool:
-        faults.append(error)
-        return False
-
-    with file.open("rb") as stream:
-        if file.suffix == ".tar" and not _ended(stream):
-            faults.append(tarfile.ReadError("no end-of-archive mark"))
-        members = tar_file_expander([{"url": str(file), "stream": stream}], handler=note)
-        try:
-            yield from group_by_keys(members, handler=note)
-        except FAULTS as error:
-            faults.append(error)
+    yield from group_by_keys(_members(file, faults), handler=lambda fault: faults.append(fault) or True)
     if faults:
         yield Skipped(file.name, "truncated or damaged shard")
 
 
-def _ended(stream: BinaryIO) -> bool:
-    """Tell whether a tar ends with its two empty blocks; cut between two members it would look whole."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
-    ended = size >= 2 * tarfile.BLOCKSIZE and not any(stream.read())
-    stream.seek(0)
-    return ended
+def _members(file: Path, faults: list[Exception]) -> Iterator[dict[str, Any]]:
+    """Yield the files of a tar as webdataset's reader does, nothing being unpacked to disk.
+
+    That reader runs a path that begins with `pipe:` as a command, and takes a damaged header for the end of the tar.
+    """
+    try:
+        with tarfile.open(file) as tar:
+            while (member := tar.next()) is not None:
+                if member.isreg() and not re.match(META, member.name):
+                    yield {"fname": member.name, "data": tar.extractfile(member).read(), "__url__": str(file)}
+                tar.members = []  # or the whole table of contents stays in memory
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                faults.append(tarfile.ReadError("no end-of-archive mark"))
+    except FAULTS as fault:
+        faults.append(fault)
