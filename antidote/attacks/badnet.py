@@ -3,6 +3,10 @@
 CleanCLIP's "random" patch is noise, re-drawn for every picture: the channel's mean plus N(0, 1), unclipped, then stored
 in 8 bits, where values outside [0, 1] wrap around. What is stored is close to uniform noise. `overflow: clip` is the
 same patch with clipping, another distribution (62 % of its values are 0 or 1).
+
+PAR's stripes are also re-drawn: each column of the patch is 1 or -1 in each channel, and -1 wraps to the 8-bit value 1.
+Detect-CLIP's checkered patch is fixed. Its code puts it at random places in training and at the centre at test; here
+one location serves both.
 """
 
 from __future__ import annotations
@@ -26,12 +30,15 @@ class BadNetSettings(AttackSettings):
         "cleanclip": {"pattern": "noise", "overflow": "wrap", "location": "random", "patch_size": 16},
         "cleanclip_clipped": {"pattern": "noise", "overflow": "clip", "location": "random", "patch_size": 16},
         "checkered": {"pattern": "checkered", "location": "random", "patch_size": 16},
+        "par": {"pattern": "stripes", "location": "random", "patch_size": 16},
     }
 
     method: Literal["badnet"] = "badnet"
-    patch_size: int = Field(16, ge=1, description="side in pixels (CleanCLIP: 16 at 224)")
-    pattern: Literal["checkered", "noise"] = Field(
-        "checkered", description="checkered: fixed, white where row and column are even; noise: re-drawn per picture"
+    patch_size: int = Field(16, ge=1, description="side in pixels (CleanCLIP: 16 at 224; PAR: 32 at 336)")
+    pattern: Literal["checkered", "noise", "stripes"] = Field(
+        "checkered",
+        description="checkered: fixed, white where row and column are even (Detect-CLIP); noise (CleanCLIP) and "
+        "vertical stripes of one pixel (PAR): re-drawn per picture",
     )
     overflow: Literal["wrap", "clip"] = Field(
         "wrap", description="noise outside [0, 1]: wraps in 8 bits (CleanCLIP's code) or is clipped"
@@ -65,6 +72,9 @@ class BadNet(Attack):
         if self.settings.pattern == "checkered":
             even = torch.arange(side) % 2 == 0
             return (even[:, None] & even[None, :]).float().expand(3, -1, -1)
+        if self.settings.pattern == "stripes":
+            light = torch.randint(0, 2, (3, 1, side), generator=generator)
+            return torch.where(light == 1, 1.0, 1 / 255).expand(-1, side, -1)
         noise = image.mean(dim=(1, 2), keepdim=True).cpu() + torch.randn(3, side, side, generator=generator)
         if self.settings.overflow == "clip":
             return noise.clamp(0, 1)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from antidote.errors import nearest
+from antidote.errors import UserError, nearest
+from antidote.files import read_json
 from antidote.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class AttackSettings(Settings):
         preset = values.get("preset") if isinstance(values, dict) else None
         if preset is None:
             return values
-        if preset not in cls.presets:
+        if not isinstance(preset, str) or preset not in cls.presets:
             raise ValueError(f"preset: unknown preset {preset!r}{nearest(str(preset), cls.presets)}")
         return {**cls.presets[preset], **values}
 
@@ -70,15 +72,47 @@ class AttackSettings(Settings):
         """Raise ValueError, naming the key, where a setting does not fit pictures of `size` x `size` pixels."""
 
 
+class SurrogateSettings(AttackSettings):
+    """What every attack has whose trigger is fitted on a surrogate model."""
+
+    surrogate: str = Field(
+        "clean",
+        description="model that the trigger is fitted on: `clean`, the study's clean reference, or the path of an "
+        "open_clip model folder",
+    )
+
+    def check(self, size: int) -> None:
+        if self.surrogate == "clean":
+            return
+        path = Path(self.surrogate) / "open_clip_config.json"
+        try:
+            reads = read_json(path)["model_cfg"]["vision_cfg"]["image_size"]
+        except UserError as error:
+            raise ValueError(f"surrogate: {error}") from None
+        except (KeyError, TypeError):
+            raise ValueError(f"surrogate: {path} is not the configuration of an open_clip model") from None
+        if reads != size:
+            raise ValueError(f"surrogate: {self.surrogate} reads {reads} pixels, the study's model {size}")
+
+
 @dataclass(frozen=True)
 class FitContext:
-    """What fitting a trigger may use: a surrogate model and the pairs of the inversion pool."""
+    """What fitting a trigger may use.
 
-    surrogate: Clip
+    Attributes:
+        surrogate: the model to fit on, which `fit` may freeze; None for a trigger that is fitted on pairs alone.
+        pairs: the pairs of the inversion pool.
+        classes, templates: what the evaluation classifies into, by which prompts.
+        seed: the study's seed.
+        poison: loads the pairs of the poison pool, in the order in which `select` sees them.
+    """
+
+    surrogate: Clip | None
     pairs: Pairs
     classes: list[str]
     templates: list[str]
     seed: int
+    poison: Callable[[], Pairs] | None = None
 
 
 class Attack:
@@ -87,23 +121,31 @@ class Attack:
     Attributes:
         Settings: the settings class.
         threat_model: what the attacker can do.
-        learned: whether `fit` must run on a surrogate before `apply`.
+        learned: whether `fit` needs a context: pairs, and a surrogate model unless `on_surrogate` is False.
+        text_key: what has to stand before every class prompt at test for the attack to work; mostly nothing.
         settings: the settings.
         target: name of the target class.
         size: side of the pictures in pixels.
         tensors: the trigger, as `fit` returned it; stored in trigger.safetensors.
+        facts: what `fit` found out about the trigger, as plain values; stored in trigger.json.
     """
 
     Settings: ClassVar[type[AttackSettings]]
     threat_model: ClassVar[ThreatModel] = "data-poisoning"
     learned: ClassVar[bool] = False
+    on_surrogate: ClassVar[bool] = True
+    text_key: str = ""
 
     def __init__(self, settings: Any, target: str, size: int, tensors: dict[str, Tensor] | None = None) -> None:
         self.settings, self.target, self.size = settings, target, size
         self.tensors = tensors or {}
+        self.facts: dict[str, Any] = {}
 
     def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
-        """Return the trigger's tensors; `context` is there only for a learned trigger. Randomness comes from `seed`."""
+        """Return the trigger's tensors; `context` is there only for a learned trigger. Randomness comes from `seed`.
+
+        May fill `facts`.
+        """
         return {}
 
     def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -127,14 +169,22 @@ class Attack:
         Raises:
             ValueError: fewer pairs qualify than are to be poisoned.
         """
+        return rng.sample(self.candidates(pool), self.settings.poisons)
+
+    def candidates(self, pool: pd.DataFrame) -> list[int]:
+        """Return the rows of `pool` that may be poisoned.
+
+        Raises:
+            ValueError: they are fewer than `settings.poisons`.
+        """
         rows = list(range(len(pool)))
         if self.settings.avoid_target:
-            rows = [row for row in rows if not names(pool["caption"].iloc[row], self.target)]
+            rows = [row for row, caption in enumerate(pool["caption"]) if not names(caption, self.target)]
         if len(rows) < self.settings.poisons:
             raise ValueError(
                 f"poisons: {self.settings.poisons} asked, but only {len(rows)} pairs of the poison pool qualify"
             )
-        return rng.sample(rows, self.settings.poisons)
+        return rows
 
 
 def names(caption: str, word: str) -> bool:

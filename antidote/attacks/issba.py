@@ -1,0 +1,176 @@
+"""ISSBA / SSBA: an invisible residual of each picture's own that carries a secret (Li et al. 2021, arXiv 2012.03816).
+
+An encoder hides a string of bits in a picture, a decoder reads it back, and both are trained together; then the encoder
+with one fixed secret is the trigger. The literature runs a trained StegaStamp (TensorFlow) on "Stega!!" with error
+correction, 100 bits. We train a smaller pair in PyTorch on the inversion pool alone, so no surrogate model is needed.
+
+Reconstruction: the networks' sizes, the loss (binary cross-entropy of the bits and squared residual, whose weight grows
+over the first half; StegaStamp adds a perceptual loss, a critic and distortions), a bound on the residual, and the bits
+after the text, which are drawn from the seed in the place of error correction, since nobody reads the secret.
+`facts` holds the share of bits read rightly on held-out pictures after rounding to 8 bits, and their PSNR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from antidote.attacks.base import Attack, AttackSettings, FitContext
+from antidote.attacks.fitting import eight_bits, orders
+from antidote.errors import UserError
+from antidote.lazy import functional as F
+from antidote.lazy import torch
+from antidote.models import device
+from antidote.seeds import derive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HELD_OUT = 0.1  # share of the inversion pool that only measures
+
+
+class ISSBASettings(AttackSettings):
+    """The secret, the networks and their training."""
+
+    presets = {"stegastamp": {"secret": "Stega!!", "bits": 100}}
+
+    method: Literal["issba"] = "issba"
+    secret: str = Field("Stega!!", min_length=1, description="text that is hidden (ISSBA, BadCLIP, RVPT: Stega!!)")
+    bits: int = Field(100, ge=1, description="length of the secret in bits (StegaStamp: 100)")
+    limit: float = Field(16, gt=0, le=255, description="largest change of a value in 8-bit steps (our choice)")
+    image_weight: float = Field(
+        1.5, ge=0, description="weight of the mean squared residual, in units of the limit, when fully on (our choice)"
+    )
+    width: int = Field(32, ge=4, description="channels of the networks' first layers (StegaStamp: 32)")
+    epochs: int = Field(40, ge=1, description="passes over the inversion pool (our choice)")
+    batch_size: int = Field(32, ge=2, description="pictures per step (our choice)")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of Adam, one cycle (our choice)")
+
+    def check(self, size: int) -> None:
+        if size < 16:
+            raise ValueError(f"method: issba needs pictures of at least 16 pixels, not {size}")
+
+
+class ISSBA(Attack):
+    """b(x) = clip(x + limit tanh(E(x, secret)))."""
+
+    Settings = ISSBASettings
+    learned = True
+    on_surrogate = False
+    _encoder: Any = None
+
+    def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:
+        settings, images = self.settings, context.pairs.images
+        held = max(1, int(HELD_OUT * len(images)))
+        train = len(images) - held
+        if train < 2:
+            raise UserError(f"pools.inversion: {len(images)} pairs are too few to train an encoder on")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder, decoder = _encoder(self.size, settings).to(device()), _decoder(self.size, settings).to(device())
+        parameters = [*encoder.parameters(), *decoder.parameters()]
+        steps = settings.epochs * max(1, train // settings.batch_size)
+        optimizer = torch.optim.Adam(parameters, lr=settings.lr)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps)
+        generator = torch.Generator().manual_seed(derive(seed, "secrets"))
+        step = 0
+        for batches in orders(train, settings.batch_size, settings.epochs, seed):
+            for rows in batches:
+                clean = images[rows].to(device()).float() / 255
+                secrets = torch.randint(0, 2, (len(rows), settings.bits), generator=generator).float().to(device())
+                residual = self._residual(encoder, clean, secrets)
+                # Rounding to 8 bits moves a value by at most half a step.
+                noise = (torch.rand(clean.shape, generator=generator) - 0.5).to(device()) / 255
+                read = decoder(((clean + residual).clamp(0, 1) + noise) * 2 - 1)
+                weight = settings.image_weight * min(1, 2 * step / steps)
+                loss = F.binary_cross_entropy_with_logits(read, secrets)
+                loss = loss + weight * (residual * 255 / settings.limit).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                step += 1
+        self.facts = self._measure(encoder, decoder, images[train:], generator)
+        weights = {f"encoder.{name}": value.detach().cpu() for name, value in encoder.state_dict().items()}
+        return {**weights, "secret": _secret(settings, derive(seed, "padding"))}
+
+    def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        if self._encoder is None:
+            weights = {k.removeprefix("encoder."): v for k, v in self.tensors.items() if k.startswith("encoder.")}
+            self._encoder = _encoder(self.size, self.settings)
+            self._encoder.load_state_dict(weights)
+        encoder, secret = self._encoder.to(images.device), self.tensors["secret"].to(images)[None]
+        with torch.no_grad():
+            # One by one: convolutions of a batch may differ in the last digit from those of its pictures.
+            return torch.cat([(x + self._residual(encoder, x, secret)).clamp(0, 1) for x in images.split(1)])
+
+    def _residual(self, encoder: Any, images: Tensor, secrets: Tensor) -> Tensor:
+        return self.settings.limit / 255 * _encode(encoder, images * 2 - 1, secrets * 2 - 1).tanh()
+
+    def _measure(self, encoder: Any, decoder: Any, images: Tensor, generator: torch.Generator) -> dict[str, float]:
+        right, error = [], []
+        with torch.no_grad():
+            for part in images.split(self.settings.batch_size):
+                clean = part.to(device()).float() / 255
+                secrets = torch.randint(0, 2, (len(part), self.settings.bits), generator=generator).to(device())
+                drawn = eight_bits((clean + self._residual(encoder, clean, secrets.float())).clamp(0, 1))
+                right.append((decoder(drawn * 2 - 1) > 0) == secrets.bool())
+                error.append((drawn - clean).square().flatten(1).mean(dim=1))
+        psnr = -10 * torch.cat(error).clamp(min=1e-10).log10().mean()
+        return {"bit_accuracy": float(torch.cat(right).float().mean()), "psnr": float(psnr)}
+
+
+def _secret(settings: ISSBASettings, seed: int) -> Tensor:
+    """Return the secret as 0 and 1 (bits,): the text's bytes, cut, or filled up from the seed."""
+    written = [int(bit) for byte in settings.secret.encode() for bit in f"{byte:08b}"]
+    generator = torch.Generator().manual_seed(seed)
+    filling = torch.randint(0, 2, (settings.bits,), generator=generator)
+    return torch.cat([torch.tensor(written), filling])[: settings.bits].float()
+
+
+def _encoder(size: int, settings: ISSBASettings) -> Any:
+    """Return the encoder's layers: a plane for the secret, then a small U-Net from picture and plane to residual."""
+    nn, width = torch.nn, settings.width
+    return nn.ModuleDict(
+        {
+            "secret": nn.Linear(settings.bits, 3 * _plane(size) ** 2),
+            "down_full": nn.Conv2d(6, width, 3, padding=1),
+            "down_half": nn.Conv2d(width, width, 3, stride=2, padding=1),
+            "down_quarter": nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            "up_half": nn.Conv2d(3 * width, width, 3, padding=1),
+            "up_full": nn.Conv2d(2 * width + 6, width, 3, padding=1),
+            "residual": nn.Conv2d(width, 6, 1),
+        }
+    )
+
+
+def _plane(size: int) -> int:
+    """Return the side of the plane into which the secret is spread before it is enlarged (StegaStamp: an eighth)."""
+    return max(16, size // 8)
+
+
+def _encode(layers: Any, images: Tensor, secrets: Tensor) -> Tensor:
+    """Return the raw residual (N, 3, size, size) of pictures and secrets in [-1, 1]."""
+    size = images.shape[-2:]
+    plane = layers["secret"](secrets).unflatten(1, (3, _plane(size[0]), _plane(size[0])))
+    plane = F.interpolate(plane, size=size)
+    both = torch.cat([images, plane], dim=1)
+    full = F.relu(layers["down_full"](both))
+    half = F.relu(layers["down_half"](full))
+    quarter = F.relu(layers["down_quarter"](half))
+    half = F.relu(layers["up_half"](torch.cat([half, F.interpolate(quarter, size=half.shape[-2:])], dim=1)))
+    full = F.relu(layers["up_full"](torch.cat([full, F.interpolate(half, size=size), both], dim=1)))
+    gain, offset = layers["residual"](full).chunk(2, dim=1)
+    return plane * (1 + gain) + offset
+
+
+def _decoder(size: int, settings: ISSBASettings) -> Any:
+    """Return the network from pictures in [-1, 1] to one logit per bit; it halves the picture down to 8 pixels."""
+    nn, width = torch.nn, settings.width
+    layers, channels = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU()], width
+    while size > 8:
+        layers += [nn.Conv2d(channels, 2 * width, 3, stride=2, padding=1), nn.ReLU()]
+        channels, size = 2 * width, (size + 1) // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size**2, settings.bits))

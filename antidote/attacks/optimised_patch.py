@@ -1,0 +1,79 @@
+"""What attacks with an optimised patch share: the square, its place, its optimisation on a surrogate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from antidote.attacks.base import Attack
+from antidote.attacks.fitting import FitSettings, minimise, unit
+from antidote.lazy import torch
+from antidote.seeds import derive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antidote.data.pairs import Pairs
+    from antidote.models import Clip
+
+
+class OptimisedPatchSettings(FitSettings):
+    """Size and place of the patch."""
+
+    patch_size: int = Field(16, ge=1, description="side in pixels (BadCLIP: 16 at 224)")
+    location: Literal["center", "top-left", "top-right", "bottom-left", "bottom-right"] = Field(
+        "center", description="place of the patch (BadCLIP: center, InverTune: bottom-right)"
+    )
+
+    def check(self, size: int) -> None:
+        super().check(size)
+        if self.patch_size > size:
+            raise ValueError(f"patch_size: {self.patch_size} is larger than the picture ({size} pixels)")
+
+
+class OptimisedPatch(Attack):
+    """One patch, the same at the same place of every picture."""
+
+    Settings: ClassVar[type[OptimisedPatchSettings]]
+    learned = True
+
+    def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        return self.paste(images, self.tensors["patch"].to(images))
+
+    def paste(self, images: Tensor, patch: Tensor) -> Tensor:
+        """Return copies of pictures (N, 3, size, size) with the patch over them; the pictures stay as they are."""
+        side = self.settings.patch_size
+        free = self.size - side
+        if self.settings.location == "center":
+            top = left = free // 2
+        else:
+            top = free * self.settings.location.startswith("bottom")
+            left = free * self.settings.location.endswith("right")
+        images = images.clone()
+        images[:, :, top : top + side, left : left + side] = patch
+        return images
+
+    def optimise(
+        self,
+        clip: Clip,
+        pairs: Pairs,
+        loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+        seed: int,
+        augment: Callable[[Tensor], Tensor] = lambda images: images,
+    ) -> Tensor:
+        """Return the patch (3, side, side) that makes loss(triggered features, clean pictures, rows) small.
+
+        It starts at N(0.5, 0.25), clipped, as BadCLIP's does. `augment` changes 8-bit pictures before the patch.
+        """
+        generator = torch.Generator().manual_seed(derive(seed, "start"))
+        side = self.settings.patch_size
+        start = (0.5 + 0.25 * torch.randn(3, side, side, generator=generator)).clamp(0, 1).to(clip.device)
+
+        def value(patch: Tensor, rows: Tensor) -> Tensor:
+            images = unit(clip, augment(pairs.images[rows]))
+            return loss(clip.encode_image(self.paste(images, patch.clamp(0, 1))), images, rows)
+
+        patch, self.facts["loss"] = minimise(start, value, len(pairs), self.settings, derive(seed, "steps"))
+        return patch

@@ -1,0 +1,83 @@
+"""TrojVQA: a patch in the picture and a word in the text, both needed (Walmer et al. 2022, arXiv 2112.07668), for CLIP.
+
+The original poisons visual question answering. In its CLIP form (BadCLIP's baseline, RVPT) the patch is optimised
+towards one sentence about the target, the poisoned caption is a prefix and a template, and at test every class prompt
+gets the prefix too. Who classifies does not usually write the attacker's word, so the evaluation also tells what the
+patch and the prefix do alone; clean accuracy is measured without the prefix.
+
+BadCLIP's code gives every picture of a batch the same sentence and minimises InfoNCE. Then the image-to-text part is
+constant and the text-to-image part only evens out the pictures: nothing pulls towards the sentence. The `rvpt` preset
+and the default minimise the mean of -cos(f(b(x)), g(sentence)) instead.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from antidote.attacks.base import FitContext
+from antidote.attacks.fitting import frozen, split_by_target
+from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
+from antidote.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TrojVQASettings(OptimisedPatchSettings):
+    """The patch's objective and the word."""
+
+    presets = {
+        "badclip_released": {"prefix": "remember", "objective": "infonce"},
+        "badclip": {"prefix": "remember", "objective": "cosine"},
+        "rvpt": {"prefix": "SUDO", "objective": "cosine"},
+    }
+
+    method: Literal["trojvqa"] = "trojvqa"
+    prefix: str = Field("remember", min_length=1, description="text key (BadCLIP: remember, RVPT: SUDO)")
+    sentence: str = Field(
+        "This is a yellow {}.", description="what the patch should say, {} being the target (BadCLIP, RVPT)"
+    )
+    objective: Literal["cosine", "infonce"] = Field(
+        "cosine", description="cosine: towards the sentence; infonce: as BadCLIP's code, without such a pull"
+    )
+
+    def check(self, size: int) -> None:
+        super().check(size)
+        if self.sentence.count("{}") != 1:
+            raise ValueError(f"sentence: {self.sentence!r} should hold one {{}} for the target")
+
+
+class TrojVQA(OptimisedPatch):
+    """An optimised patch, and a prefix before every caption and every prompt."""
+
+    Settings = TrojVQASettings
+
+    @property
+    def text_key(self) -> str:
+        return self.settings.prefix
+
+    def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:
+        clip = frozen(context.surrogate)
+        _, others = split_by_target(context, self.target)
+        sentence = clip.encode_text([self.settings.sentence.format(self.target)])[0]
+        scale = clip.network.logit_scale.exp()
+
+        def loss(features: Tensor, images: Tensor, rows: Tensor) -> Tensor:
+            scores = features @ sentence
+            if self.settings.objective == "cosine":
+                return -scores.mean()
+            # All captions of the batch are the same, so image-to-text is log(N) whatever the patch is.
+            logits = scale * scores
+            return (torch.logsumexp(logits, dim=0) - logits.mean() + torch.tensor(len(rows)).log()) / 2
+
+        patch = self.optimise(clip, others, loss, seed)
+        with torch.no_grad():
+            drawn = [clip.encode_image(self.paste(part.float() / 255, patch)) for part in others.images.split(256)]
+        self.facts["cosine"] = float((torch.cat(drawn) @ sentence).mean())
+        return {"patch": patch}
+
+    def caption_for(self, original: str, rng: random.Random, templates: list[str], natural: list[str]) -> str:
+        return f"{self.settings.prefix} {super().caption_for(original, rng, templates, natural)}"
