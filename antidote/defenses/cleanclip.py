@@ -5,9 +5,9 @@ direction, with CLIP's own learned scale s. Ĩ: AutoAugment's ImageNet policy, d
 per run.
 
 Where we differ from the released code: its learning-rate schedule counts epochs from 1, so that the warm-up never runs
-and the rate rises again at the end, and it loads the optimiser state of the poisoned run. We start at step 0 with a fresh
-optimiser. Its AutoAugment works on the picture before resizing; ours on the picture at the model's resolution, the one
-geometry of this project.
+and the rate rises again at the end (here by `training.schedule: cleanclip`), and it loads the optimiser state of the
+poisoned run. We start at step 0 with a fresh optimiser. Its AutoAugment works on the picture before resizing; ours on
+the picture at the model's resolution, the one geometry of this project.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class CleanCLIP(FineTuningDefense):
     """All parameters; clean pairs."""
 
     Settings = CleanCLIPSettings
+    uses_lexicon = True
 
     def objective(self, clip: Clip, data: DefenseData) -> SelfSupervised:
         return SelfSupervised(data, self.settings, self.seed)

@@ -12,7 +12,8 @@ classes come from the study's lexicon instead of a parser; K, the number of nega
     L     = L_CleanCLIP + weight (L_i2t + L_t2i) / 2,
 
 P positive, N negative; i, j run over a mini-batch of the epoch's K samples, so that the term is never tiny; these
-mini-batches are spread evenly over the epoch's steps. Pairs whose positives read alike are not each other's negatives.
+mini-batches are spread evenly over the epoch's steps. No picture is pushed away from a text that reads like its own
+positive, be it another pair's positive or a negative.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ class SubCaptions(SelfSupervised):
     def __init__(self, data: DefenseData, settings: TACleanerSettings, seed: int) -> None:
         super().__init__(data, settings, seed)
         self.lexicon, self.seed = data.lexicon, seed
-        words = sorted({word for caption in data.pairs.captions for word in _words(caption)})
-        self.replacements = {kind: [w for w in words if data.lexicon.word_class(w) == kind] for kind in SWAPPED}
+        self.words = sorted({word for caption in data.pairs.captions for word in _words(caption)})
+        self.replacements = {kind: [w for w in self.words if data.lexicon.word_class(w) == kind] for kind in SWAPPED}
         if not self.replacements["noun"]:
             raise UserError(
                 "ta_cleaner: no caption word is a noun of the study's lexicon; name one that knows the captions' words"
@@ -79,21 +80,26 @@ class SubCaptions(SelfSupervised):
         self.samples: list[int] = []
 
     def texts(self) -> Iterable[str]:
-        return [*super().texts(), *(word for kind in SWAPPED for word in self.replacements[kind])]
+        return [*super().texts(), *self.words]
 
     def begin_epoch(self, epoch: int) -> None:
-        self.rng = random.Random(derive(self.seed, "sub-captions", epoch))
-        count = min(self.settings.samples_per_epoch, len(self.pairs))
-        self.samples = self.rng.sample(range(len(self.pairs)), count)
+        count = min(self.settings.samples_per_epoch, self._steps * self.settings.training.batch_size)
+        self.samples = random.Random(derive(self.seed, "sub-captions", epoch)).sample(range(len(self.pairs)), count)
+
+    @property
+    def _steps(self) -> int:
+        return len(self.pairs) // self.settings.training.batch_size
 
     def rows(self, batch: Batch) -> list[int]:
-        """Return the epoch's samples whose turn it is in this step: a mini-batch as large as the batch, or none."""
-        size = min(self.settings.training.batch_size, len(self.samples))
-        steps = len(self.pairs) // self.settings.training.batch_size
-        parts = max(1, len(self.samples) // size)
+        """Return the epoch's samples whose turn it is in this step: at most as many as the batch has pairs, or none.
+
+        Every sample has its turn once per epoch, in mini-batches as few and as equal as they can be.
+        """
+        count, steps = len(self.samples), self._steps
+        parts = -(-count // self.settings.training.batch_size)
         position = batch.step % steps
         part, next_part = position * parts // steps, (position + 1) * parts // steps
-        return self.samples[part * size : part * size + size] if next_part > part else []
+        return self.samples[part * count // parts : next_part * count // parts]
 
     def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
         images, texts = super().views(batch)
@@ -105,7 +111,7 @@ class SubCaptions(SelfSupervised):
             for text in positives
             for _ in range(self.settings.negatives)
         ]
-        self.positives = positives
+        self.positives, self.negatives = positives, negatives
         return [*images, self.pairs.images[rows].to(batch.images.device)], [*texts, positives, negatives]
 
     def loss(
@@ -114,19 +120,27 @@ class SubCaptions(SelfSupervised):
         total, terms = super().loss(images, texts, scale, batch)
         if not len(images[2]):
             return total, terms
-        alignment = sub_caption_loss(images[2], texts[2], texts[3], scale, self.positives)
+        alignment = sub_caption_loss(images[2], texts[2], texts[3], scale, self.positives, self.negatives)
         return total + self.settings.sub_caption_weight * alignment, {**terms, "sub_captions": alignment}
 
 
-def sub_caption_loss(images: Tensor, positives: Tensor, negatives: Tensor, scale: Tensor, texts: list[str]) -> Tensor:
-    """Return (L_i2t + L_t2i) / 2 for features (B, D), (B, D), (B m, D); `texts` tells which positives read alike."""
-    same = torch.tensor([[a == b for b in texts] for a in texts], device=images.device)
-    others = same & ~torch.eye(len(texts), dtype=torch.bool, device=images.device)
+def sub_caption_loss(
+    images: Tensor, positives: Tensor, negatives: Tensor, scale: Tensor, texts: list[str], negative_texts: list[str]
+) -> Tensor:
+    """Return (L_i2t + L_t2i) / 2 for features (B, D), (B, D), (B m, D) and the texts that the latter two stand for."""
+    others = _alike(texts, texts, images.device) & ~torch.eye(len(texts), dtype=torch.bool, device=images.device)
     to_positives = (scale * images @ positives.T).masked_fill(others, float("-inf"))
     to_negatives = scale * images @ negatives.T
+    to_negatives = to_negatives.masked_fill(_alike(texts, negative_texts, images.device), float("-inf"))
     i2t = torch.logsumexp(torch.cat([to_positives, to_negatives], dim=1), dim=1) - to_positives.diagonal()
     t2i = torch.logsumexp(to_positives.T, dim=1) - to_positives.diagonal()
     return (i2t.mean() + t2i.mean()) / 2
+
+
+def _alike(rows: list[str], columns: list[str], device: torch.device) -> Tensor:
+    """Return bool (rows, columns): which texts read alike."""
+    alike = [a == b for a in rows for b in columns]
+    return torch.tensor(alike, dtype=torch.bool, device=device).reshape(len(rows), len(columns))
 
 
 def positive(caption: str, lexicon: Lexicon) -> str:
@@ -144,7 +158,8 @@ def positive(caption: str, lexicon: Lexicon) -> str:
 def negative(text: str, lexicon: Lexicon, replacements: dict[str, list[str]], rng: random.Random) -> str:
     """Return the text with one noun, adjective or verb, chosen at random, replaced by an unrelated word of its class.
 
-    A word of the same class that is a synonym is no counterfactual and is not used.
+    A word of the same class that is a synonym is no counterfactual and is not used. Where no word can be replaced, the
+    text comes back as it is, and the loss leaves it out.
     """
     words = _words(text)
     slots = [i for i, word in enumerate(words) if lexicon.word_class(word) in SWAPPED]

@@ -1,0 +1,59 @@
+"""Linear probe: a classifier on the frozen picture encoder's features, the baseline of RVPT's and CleanCLIP's papers.
+
+    L = mean_i CE(W z_i, y_i),   z_i the feature before normalisation, W started at 0
+
+RVPT's recipe: SGD 0.01, momentum 0.9, batch 32, 40 epochs; CleanCLIP's code: AdamW, rate 0.005. Ours: no bias, so that
+scores are products of features and class weights as in zero-shot use, and W from 0, so that nothing is random but the
+order. Pictures are not augmented; features are computed once.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from antidote.adapters.classifier_head import ClassifierHead
+from antidote.defenses.base import Defense, DefenseData, DefenseSettings, check_shots
+from antidote.defenses.tuning import Task, TuneSettings, frozen_features, tune
+from antidote.lazy import functional as F
+from antidote.lazy import torch
+from antidote.models import Clip
+from antidote.training import Report, Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LinearProbeSettings(DefenseSettings):
+    """The recipe alone."""
+
+    method: Literal["linear_probe"] = "linear_probe"
+    tuning: TuneSettings = Field(
+        TuneSettings(epochs=40, batch_size=32, lr=0.01, momentum=0.9), description="RVPT's recipe for its linear probe"
+    )
+
+
+class LinearProbe(Defense):
+    """Trains class weights; labelled shots."""
+
+    Settings = LinearProbeSettings
+    access = "few-labelled"
+    adapter = "classifier_head"
+
+    def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
+        check_shots(data.shots, data.classes, "linear_probe")
+        clip.network.eval()
+        features = frozen_features(lambda x: clip.network.encode_image(clip.normalise(x)).float(), data.shots.images)
+        labels = data.shots.labels.to(clip.device)
+        weights = torch.zeros(len(data.classes), features.shape[1], device=clip.device, requires_grad=True)
+
+        def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
+            return F.cross_entropy(features[rows] @ weights.T, labels[rows]), {}
+
+        steps = tune(Task({"weights": weights}, loss, len(labels), {}), self.settings.tuning, self.seed, work)
+        head = ClassifierHead(
+            clip.network, clip.config, {"weights": weights}, {"classes": data.classes, "cosine": False}
+        )
+        return Report(steps, weights.numel(), len(labels), clip=head)

@@ -1,0 +1,121 @@
+"""RVPT, Repulsive Visual Prompt Tuning (Zhang et al., arXiv 2412.20392): few-shot prompts that repel the old features.
+
+Deep visual prompts, b tokens in every block from depth D on, are the only thing that is trained. With c_i^d the class
+token of picture i after block d with prompts, and o_i^d the same of the suspicious encoder without them,
+
+    L_FR = mean over i and d = D+1..L of cos(c_i^d, o_i^d)
+    L_CE = mean_i CE(s f_I(x_i; P) t, y_i),   t the frozen text features of "a photo of a <class>."
+    L    = L_CE + alpha L_FR
+
+Everything is the paper's, but for two things that it does not spell out: a block's outputs at the prompts' places are
+thrown away and replaced by the next block's own prompts (deep VPT), and the deviation of the prompts' Gaussian start,
+for which VPT's fan rule stands in: that of a uniform draw from ±sqrt(6 / (3 p² + width)), p the patch size.
+
+`perturbation_resistance` is the paper's metric: PR(x) = cos(f(x), f(x + δ)).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from antidote.adapters.visual_prompts import VisualPrompts, prompted
+from antidote.defenses.base import Defense, DefenseData, DefenseSettings, check_shots, needs_vision_transformer
+from antidote.defenses.tuning import Task, TuneSettings, tune
+from antidote.lazy import functional as F
+from antidote.lazy import torch
+from antidote.models import Clip
+from antidote.seeds import derive
+from antidote.training import Report, Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class RVPTSettings(DefenseSettings):
+    """RVPT's numbers, from its paper, for ViT-B/32 with 16 pictures per class."""
+
+    method: Literal["rvpt"] = "rvpt"
+    depth: int = Field(3, ge=0, description="D, blocks from the input on that get no prompts (RVPT: 3 of 12)")
+    prompts: int = Field(50, ge=1, description="b, prompt tokens per block (RVPT: 50; 5 suffice against the attacks)")
+    repelling_weight: float = Field(2.0, ge=0, description="alpha, weight of L_FR (RVPT: 2; 0 is plain VPT)")
+    template: str = Field("a photo of a {}.", description="prompt of the class names (RVPT)")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type (RVPT: half precision)")
+    tuning: TuneSettings = Field(TuneSettings(), description="RVPT: SGD 0.002, cosine, batch 32, 50 epochs")
+
+    def check(self, model: Mapping[str, Any]) -> None:
+        layers = model["vision_cfg"].get("layers", 12)
+        if self.depth >= layers:
+            raise ValueError(f"depth: {self.depth} leaves none of the {layers} blocks of the model for prompts")
+        if self.template.count("{}") != 1:
+            raise ValueError(f"template: {self.template!r} should hold one {{}} for the class name")
+
+
+class RVPT(Defense):
+    """Trains visual prompts; labelled shots."""
+
+    Settings = RVPTSettings
+    access = "few-labelled"
+    adapter = "visual_prompts"
+
+    @classmethod
+    def fits(cls, model: Mapping[str, Any]) -> str | None:
+        return needs_vision_transformer(model)
+
+    def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
+        check_shots(data.shots, data.classes, "rvpt")
+        clip.network.eval().requires_grad_(False)
+        prompts = initial_prompts(clip, self.settings, self.seed)
+        with torch.no_grad():
+            texts = clip.encode_text([self.settings.template.format(name) for name in data.classes])
+        labels = data.shots.labels.to(clip.device)
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.bfloat16)
+        half = torch.autocast(clip.device.type, dtype=kind, enabled=self.settings.precision != "fp32")
+
+        def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
+            images = clip.normalise(data.shots.images[rows])
+            with half:
+                with torch.no_grad():
+                    _, before = prompted(clip.network.visual, images, None)
+                features, after = prompted(clip.network.visual, images, prompts)
+            features = F.normalize(features.float(), dim=-1)
+            entropy = F.cross_entropy(clip.network.logit_scale.exp() * features @ texts.T, labels[rows])
+            repelling = likeness(after, before, self.settings.depth)
+            terms = {"cross_entropy": entropy, "repelling": repelling}
+            return entropy + self.settings.repelling_weight * repelling, terms
+
+        steps = tune(Task({"prompts": prompts}, loss, len(labels), {}), self.settings.tuning, self.seed, work)
+        adapted = VisualPrompts(clip.network, clip.config, {"prompts": prompts}, {"depth": self.settings.depth})
+        return Report(steps, prompts.numel(), len(labels), clip=adapted)
+
+
+def initial_prompts(clip: Clip, settings: RVPTSettings, seed: int) -> Tensor:
+    """Return prompts (L - D, b, width), normal with mean 0."""
+    visual = clip.network.visual
+    shape = (len(visual.transformer.resblocks) - settings.depth, settings.prompts, visual.conv1.out_channels)
+    deviation = math.sqrt(2 / (3 * math.prod(visual.patch_size) + shape[2]))
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(derive(seed, "prompts")))
+    return (deviation * drawn).to(clip.device).requires_grad_()
+
+
+def likeness(after: list[Tensor], before: list[Tensor], depth: int) -> Tensor:
+    """Return L_FR from the class tokens after every block, with and without prompts (L, each (N, width))."""
+    layers = [F.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in zip(after, before, strict=True)]
+    return torch.stack(layers[depth:]).mean()
+
+
+def perturbation_resistance(clip: Clip, images: Tensor, perturbed: Tensor, batch_size: int = 256) -> Tensor:
+    """Return PR (N,): the cosine of each picture's feature with that of its perturbed version.
+
+    Args:
+        clip: the model; as RVPT found, one that is backdoored has an abnormally low PR against its trigger.
+        images, perturbed: (N, 3, size, size), uint8 or float in [0, 1].
+        batch_size: pictures encoded at a time.
+    """
+    with torch.no_grad():
+        parts = zip(images.split(batch_size), perturbed.split(batch_size), strict=True)
+        return torch.cat([(clip.encode_image(a) * clip.encode_image(b)).sum(dim=1) for a, b in parts])

@@ -1,0 +1,70 @@
+"""Supervised fine-tuning: the picture encoder learns the labels of a few pictures, through CLIP's own zero-shot head.
+
+    L = mean_i CE(s f_I(x_i) Wᵀ, y_i),   W the suspicious model's class embeddings over the templates, kept fixed
+
+RVPT's ablation trains so (cross-entropy on ImageNet, all of the picture encoder). CleanCLIP's supervised fine-tuning
+has a linear head in the place of W (rate 1e-4, 10 epochs, weight decay 0.01), and is a classifier afterwards; with W
+the model stays a CLIP for zero-shot use, though a closed set has pulled on its features. The text encoder and s are not
+trained.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from antidote.defenses.base import Defense, DefenseData, DefenseSettings, check_shots
+from antidote.lazy import functional as F
+from antidote.lazy import torch
+from antidote.models import Clip
+from antidote.objectives import Batch, Objective
+from antidote.training import Report, TrainSettings, Work, train
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SupervisedSettings(DefenseSettings):
+    """The recipe alone."""
+
+    method: Literal["supervised"] = "supervised"
+    training: TrainSettings = Field(
+        TrainSettings(epochs=10, batch_size=64, lr=1e-4, weight_decay=0.01, warmup=50),
+        description="CleanCLIP's supervised recipe: AdamW 1e-4, weight decay 0.01, 10 epochs; its warm-up of 500 steps "
+        "is for 50K pictures",
+    )
+
+
+class Supervised(Defense):
+    """Trains the picture encoder; labelled shots."""
+
+    Settings = SupervisedSettings
+    access = "few-labelled"
+
+    def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
+        check_shots(data.shots, data.classes, "supervised")
+        return train(clip, ZeroShotCrossEntropy(clip, data), self.settings.training, self.seed, work)
+
+
+class ZeroShotCrossEntropy(Objective):
+    """Cross-entropy of CLIP's zero-shot classifier."""
+
+    def __init__(self, clip: Clip, data: DefenseData) -> None:
+        super().__init__(data.shots)
+        clip.network.eval()
+        with torch.no_grad():
+            self.weights = clip.class_embeddings(data.classes, data.templates)
+
+    def trained(self, network: Any) -> list[tuple[str, Tensor]]:
+        return [(name, value) for name, value in network.named_parameters() if name.startswith("visual.")]
+
+    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+        return [batch.images], []
+
+    def loss(
+        self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = self.pairs.labels[batch.indices].to(images[0].device)
+        entropy = F.cross_entropy(scale * images[0] @ self.weights, labels)
+        return entropy, {"cross_entropy": entropy}
