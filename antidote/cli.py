@@ -38,7 +38,9 @@ def settings_argument(arguments: argparse.ArgumentParser, what: str) -> None:
 
 def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentParser) -> None:
     """Parse, run, and turn what a user can mend into one line on standard error and exit code 1."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    # open_clip reports through the root logger, at length.
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log.setLevel(logging.INFO)
     try:
         run(arguments.parse_args())
     except UserError as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from antidote.data.pairs import Pairs
+from antidote.errors import UserError
 from antidote.lazy import torch
 from antidote.metrics import hits, interval
 from antidote.models import Clip
@@ -41,15 +42,27 @@ def evaluate(
     templates: list[str],
     settings: EvaluationSettings,
 ) -> dict:
-    """Return the scores of a model: counts, rates as fractions (None where there is no attack), intervals."""
+    """Return the scores of a model: counts, rates as fractions (None where there is no attack), intervals.
+
+    An attack with a text key is scored with both keys, its prompts opening with that key; `extra` holds what each key
+    does alone. Clean accuracy is measured with neither.
+    """
     with torch.no_grad():
         clip.network.eval()
         weights = clip.class_embeddings(classes, templates)
         clean = _scores(clip, pictures.images, weights, settings.batch_size)
-        triggered = None
+        triggered, extra = None, {}
         if trigger is not None:
             drawn = trigger.draw(pictures.images, pictures.keys, "test")
             triggered = _scores(clip, drawn, weights, settings.batch_size)
+            if trigger.attack.text_key:
+                key = trigger.attack.text_key
+                keyed = clip.class_embeddings(classes, [f"{key} {template}" for template in templates])
+                extra["asr1_visual_only"] = _asr1(triggered, pictures.labels, target)
+                extra["asr1_text_only"] = _asr1(
+                    _scores(clip, pictures.images, keyed, settings.batch_size), pictures.labels, target
+                )
+                triggered = _scores(clip, drawn, keyed, settings.batch_size)
     counted = hits(clean, triggered, pictures.labels, target)
     names = ("ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "pa", "target_ca1")
     rates = {name: float(counted[name].mean()) if len(counted.get(name, ())) else None for name in names}
@@ -61,9 +74,22 @@ def evaluate(
         "pictures_asr": int((pictures.labels != target).sum()) if trigger is not None else 0,
         **rates,
         "intervals": intervals,
+        **({"extra": extra} if extra else {}),
     }
 
 
+def _asr1(scores: Tensor, labels: Tensor, target: int) -> float:
+    """Return ASR@1: the share of pictures of other classes that get the target."""
+    return float(hits(scores, scores, labels, target)["asr1"].mean())
+
+
 def _scores(clip: Clip, images: Tensor, weights: Tensor, batch_size: int) -> Tensor:
-    """Return cosine scores (N, C) on the CPU."""
-    return torch.cat([(clip.encode_image(part) @ weights).cpu() for part in images.split(batch_size)])
+    """Return cosine scores (N, C) on the CPU.
+
+    Raises:
+        UserError: a score is not finite; compared with others it would count as top 1.
+    """
+    scores = torch.cat([(clip.encode_image(part) @ weights).cpu() for part in images.split(batch_size)])
+    if not scores.isfinite().all():
+        raise UserError("model: its scores are not finite numbers; its training has diverged")
+    return scores

@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 # The registry says where every method lives; a job depends on the methods it uses, which its rule names one by one.
-# Messages and command-line manners cannot change a result.
-NOT_FOLLOWED = frozenset({"antidote.registry", "antidote.errors", "antidote.cli"})
+# Messages, command-line manners and this file cannot change a result.
+NOT_FOLLOWED = frozenset({"antidote.registry", "antidote.errors", "antidote.cli", "antidote.fingerprint"})
 
 
 @cache
@@ -59,26 +59,41 @@ def _imports(module: str) -> frozenset[str]:
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = _absolute(module, node)
+            names.add(source)
+            names.update(f"{source}.{alias.name}" for alias in node.names)
     parents = {name.rpartition(".")[0] for name in names}
     return frozenset(name for name in names | parents if name.split(".")[0] in ("antidote", "scripts"))
 
 
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    """Return the full name of the module that an import names, which may be relative to `module`."""
+    if not node.level:
+        return node.module or ""
+    package = module if _file(module).name == "__init__.py" else module.rpartition(".")[0]
+    above = package.split(".")[: len(package.split(".")) - node.level + 1]
+    return ".".join([*above, *filter(None, [node.module])])
+
+
 @cache
 def _meaning(module: str) -> str:
-    return repr(_canonical(_tree(module)))
+    """Return what a module means; a package also means the page templates that lie in it."""
+    file = _file(module)
+    templates = sorted(file.parent.glob("*.j2")) if file.name == "__init__.py" else []
+    return repr([_canonical(_tree(module)), *(template.read_text() for template in templates)])
 
 
 def _canonical(node: object) -> object:
-    """Return a syntax tree as nested tuples, without positions, docstrings and what Python versions differ in."""
+    """Return a syntax tree as nested tuples, without positions, docs and fields that Python versions differ in."""
     if isinstance(node, list):
         return tuple(_canonical(item) for item in node)
     if not isinstance(node, ast.AST):
         return node
     fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
     fields.pop("type_comment", None)
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Field":  # a setting's docstring
+        fields["keywords"] = [keyword for keyword in node.keywords if keyword.arg != "description"]
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
         fields["body"] = fields["body"][1:]
     return (type(node).__name__, *((name, _canonical(value)) for name, value in fields.items()))

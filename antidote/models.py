@@ -17,6 +17,7 @@ from antidote.errors import UserError, nearest
 from antidote.files import read_json, whole_folder, write_json
 from antidote.lazy import functional as F
 from antidote.lazy import open_clip, safetensors_torch, torch
+from antidote.registry import ADAPTERS, method
 from antidote.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "card.json"
 FILES = (CONFIG, WEIGHTS, CARD)
+ADAPTER, ADAPTER_WEIGHTS = "adapter.json", "adapter.safetensors"
 
 
 class ModelSettings(Settings):
@@ -75,10 +77,14 @@ class Clip:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode pictures (N, 3, size, size), uint8 or float in [0, 1]; return normalised features (N, D)."""
+        return F.normalize(self.network.encode_image(self.normalise(images)).float(), dim=-1)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return pictures, uint8 or float in [0, 1], as the network reads them: mean and deviation of its training."""
         mean, std = self._normalisation
         images = images.to(self.device)
         images = images.float().div(255) if images.dtype == torch.uint8 else images
-        return F.normalize(self.network.encode_image((images - mean) / std).float(), dim=-1)
+        return (images - mean) / std
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Encode texts; return normalised features (N, D)."""
@@ -95,14 +101,28 @@ class Clip:
             tokens = self._table[tokens]
             if tokens.min() < 0:
                 raise KeyError("a text holds words that the objective did not announce")
-        causal = isinstance(network, open_clip.CLIP) and network.attn_mask is not None
-        if not (causal and network.text_pool_type == "argmax"):
+        if not self.causal:
             return F.normalize(network.encode_text(tokens.to(self.device)).float(), dim=-1)
         ends = tokens.argmax(dim=-1)
         length = int(ends.max()) + 1
-        tokens = tokens.to(self.device)
+        return self.encode_embedded(network.token_embedding(tokens[:, :length].to(self.device)), ends)
+
+    @property
+    def causal(self) -> bool:
+        """Tell whether the text encoder is CLIP's own: a causal mask, and the feature of the end token."""
+        network = self.network
+        own = isinstance(network, open_clip.CLIP) and network.attn_mask is not None
+        return own and network.text_pool_type == "argmax"
+
+    def added(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Return description and tensors of what a defense added to the network; None for a plain CLIP."""
+        return None
+
+    def encode_embedded(self, words: Tensor, ends: Tensor) -> Tensor:
+        """Encode word embeddings (N, length, width) of texts with the end token at `ends` (N,), causal models only."""
+        network, length = self.network, words.shape[1]
         kind = network.transformer.get_cast_dtype()
-        x = network.token_embedding(tokens[:, :length]).to(kind) + network.positional_embedding[:length].to(kind)
+        x = words.to(kind) + network.positional_embedding[:length].to(kind)
         x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:length, :length]))
         x = x[torch.arange(len(x), device=x.device), ends]
         projection = network.text_projection
@@ -142,6 +162,9 @@ def create(settings: ModelSettings, seed: int) -> Clip:
     config = open_clip.get_model_config(settings.name)
     if config is None:
         raise UserError(f"model.name: unknown model {settings.name!r}{nearest(settings.name, open_clip.list_models())}")
+    _check_tokenizer(config, f"model.name: {settings.name}")
+    if settings.pretrained is not None:
+        _check_pretrained(settings, config)
     torch.manual_seed(seed)
     network = _create(settings.name, f"model.pretrained: {settings.pretrained}", pretrained=settings.pretrained,
                       force_quick_gelu=settings.quick_gelu)  # fmt: skip
@@ -154,30 +177,69 @@ def create(settings: ModelSettings, seed: int) -> Clip:
 
 
 def load(folder: str | Path) -> Clip:
-    """Load a model folder written by `save`, or any open_clip model folder.
+    """Load a model folder written by `save`, or any open_clip model folder; with the adapter that a defense left there.
 
     Raises:
         UserError: the folder is not one, is damaged, or holds the weights of another model.
     """
     folder = Path(folder)
     config = read_json(folder / CONFIG)
-    if not {"model_cfg", "preprocess_cfg"} <= set(config):
+    if not isinstance(config, dict) or not {"model_cfg", "preprocess_cfg"} <= set(config):
         raise UserError(f"{folder / CONFIG}: should hold model_cfg and preprocess_cfg, as open_clip writes them")
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder / WEIGHTS}: no such file; a model folder holds {CONFIG} and {WEIGHTS}")
-    return Clip(_create(f"local-dir:{folder}", str(folder / WEIGHTS)), config)
+    _check_tokenizer(config["model_cfg"], str(folder / CONFIG))
+    clip = Clip(_create(f"local-dir:{folder}", str(folder / WEIGHTS)), config)
+    return _adapted(clip, folder) if (folder / ADAPTER).is_file() else clip
+
+
+def _adapted(clip: Clip, folder: Path) -> Clip:
+    description = read_json(folder / ADAPTER)
+    kind = description.get("adapter") if isinstance(description, dict) else None
+    if kind not in ADAPTERS:
+        raise UserError(f"{folder / ADAPTER}: unknown adapter {kind!r}{nearest(str(kind), ADAPTERS)}")
+    try:
+        tensors = safetensors_torch.load_file(folder / ADAPTER_WEIGHTS)
+        return method("adapter", kind)(clip.network, clip.config, tensors, description)
+    except Exception as error:  # safetensors' own errors, missing files, missing keys
+        raise UserError(f"{folder / ADAPTER_WEIGHTS}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _check_tokenizer(config: dict, where: str) -> None:
+    text = config.get("text_cfg", {})
+    if "hf_tokenizer_name" in text or "tokenizer_kwargs" in text:
+        raise UserError(f"{where}: needs another tokenizer than OpenAI CLIP's, the only one that is supported")
+
+
+def _check_pretrained(settings: ModelSettings, config: dict) -> None:
+    """Tell a tag from a file, download its weights, compare activations: where they differ, open_clip only warns."""
+    name, tag = settings.name, settings.pretrained
+    if Path(tag).is_file():
+        return
+    weights = open_clip.get_pretrained_cfg(name, tag)
+    if not weights:
+        tags = nearest(tag, open_clip.list_pretrained_tags_by_model(name))
+        raise UserError(f"model.pretrained: {tag!r} is neither a file nor a tag of {name!r}{tags}")
+    quick_gelu = weights.get("quick_gelu", False)
+    if quick_gelu != (settings.quick_gelu or config.get("quick_gelu", False)):
+        raise UserError(f"model.quick_gelu: should be {str(quick_gelu).lower()} for the weights {tag!r} of {name!r}")
+    try:
+        open_clip.download_pretrained(weights)
+    except Exception:  # of any of the download libraries
+        place = (weights.get("hf_hub") or weights.get("url")).strip("/")
+        raise UserError(
+            f"model.pretrained: {tag!r} cannot be downloaded; put the weights file of {place} here and give its path"
+        ) from None
 
 
 def _create(name: str, source: str, **more: Any) -> Any:
     try:
         return open_clip.create_model(name, device=device(), **more)
-    except (RuntimeError, AssertionError, KeyError, OSError, ValueError) as error:
+    except Exception as error:  # whatever a damaged file or a wrong configuration leads to
+        if type(error).__name__ in ("SafetensorError", "UnpicklingError", "EOFError"):
+            raise UserError(f"{source}: damaged, or not plain weights, which alone are loaded") from None
         reason = next(line.strip() for line in f"{error}\n{type(error).__name__}".splitlines() if line.strip())
         raise UserError(f"{source}: cannot be loaded into model {name!r} ({reason})") from None
-    except Exception as error:
-        if type(error).__name__ in ("SafetensorError", "UnpicklingError"):
-            raise UserError(f"{source}: damaged, or not plain weights ({str(error).splitlines()[0]})") from None
-        raise
 
 
 def save(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequence[Path] = ()) -> None:
@@ -187,8 +249,21 @@ def save(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequence[P
         safetensors_torch.save_file(state, temporary / WEIGHTS)
         (temporary / CONFIG).write_text(json.dumps(clip.config, indent=2) + "\n")
         write_json(temporary / CARD, {**card, "made_with": _versions()})
+        _save_adapter(temporary, Path(folder), clip)
         for file in extra:
             shutil.copyfile(file, temporary / file.name)
+
+
+def _save_adapter(temporary: Path, folder: Path, clip: Clip) -> None:
+    added = clip.added()
+    if added is None:
+        for name in (ADAPTER, ADAPTER_WEIGHTS):
+            (folder / name).unlink(missing_ok=True)  # of an earlier model in this folder
+        return
+    description, tensors = added
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    safetensors_torch.save_file(tensors, temporary / ADAPTER_WEIGHTS)
+    write_json(temporary / ADAPTER, description)
 
 
 def _versions() -> dict[str, str]:

@@ -49,6 +49,13 @@ class Objective:
     def begin_epoch(self, epoch: int) -> None:
         """Draw what is drawn once per epoch; must depend on the epoch alone, so that a run can be resumed."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs beside weights and step; nothing by default."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+
     def trained(self, network: Any) -> list[tuple[str, Tensor]]:
         """Return the names and parameters that are trained; all by default."""
         return list(network.named_parameters())

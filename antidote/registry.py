@@ -7,6 +7,13 @@ from antidote.errors import UserError, nearest
 ATTACKS = {
     "badnet": "antidote.attacks.badnet:BadNet",
     "blended": "antidote.attacks.blended:Blended",
+    "sig": "antidote.attacks.sig:SIG",
+    "label_consistent": "antidote.attacks.label_consistent:LabelConsistent",
+    "siba": "antidote.attacks.siba:SIBA",
+    "badclip": "antidote.attacks.badclip:BadCLIP",
+    "issba": "antidote.attacks.issba:ISSBA",
+    "trojvqa": "antidote.attacks.trojvqa:TrojVQA",
+    "wanet": "antidote.attacks.wanet:WaNet",
 }
 
 DEFENSES = {
@@ -14,6 +21,16 @@ DEFENSES = {
     "finetune": "antidote.defenses.finetune:FineTune",
     "cleanclip": "antidote.defenses.cleanclip:CleanCLIP",
     "ta_cleaner": "antidote.defenses.ta_cleaner:TACleaner",
+    "par": "antidote.defenses.par:PAR",
+    "linear_probe": "antidote.defenses.linear_probe:LinearProbe",
+    "supervised": "antidote.defenses.supervised:Supervised",
+    "rvpt": "antidote.defenses.rvpt:RVPT",
+    "cbpt": "antidote.defenses.cbpt:CBPT",
+}
+
+ADAPTERS = {
+    "classifier_head": "antidote.adapters.classifier_head:ClassifierHead",
+    "visual_prompts": "antidote.adapters.visual_prompts:VisualPrompts",
 }
 
 SOURCES = {
@@ -24,7 +41,7 @@ SOURCES = {
     "torchvision": "antidote.data.sources.torchvision:Torchvision",
 }
 
-KINDS = {"source": SOURCES, "attack": ATTACKS, "defense": DEFENSES}
+KINDS = {"source": SOURCES, "attack": ATTACKS, "defense": DEFENSES, "adapter": ADAPTERS}
 
 
 def method(kind: str, name: str) -> type:

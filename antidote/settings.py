@@ -39,7 +39,7 @@ def read_mapping(text_or_path: str) -> dict[str, Any]:
     """Read a mapping given as JSON text or as the path of a JSON or YAML file.
 
     Raises:
-        UserError: the file is missing, is not valid, or holds no mapping.
+        UserError: the file is missing, is not valid, names a key twice, or holds no mapping.
     """
     if text_or_path.lstrip().startswith("{"):
         name, text = "settings", text_or_path
@@ -49,10 +49,31 @@ def read_mapping(text_or_path: str) -> dict[str, Any]:
             text = Path(text_or_path).read_text()
         except OSError as error:
             raise UserError(f"{name}: cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{name}: is not a text file") from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = ", ".join(filter(None, [error.context, error.problem]))
+        raise UserError(f"{name}{place}: not valid YAML or JSON ({reason})") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name}: not valid YAML or JSON ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
-        raise UserError(f"{name}: should hold keys and values, not {type(values).__name__}")
+        held = "nothing" if values is None else type(values).__name__
+        raise UserError(f"{name}: should hold keys and values, holds {held}")
     return values
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping; YAML's own readers silently drop all but the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)

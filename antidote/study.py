@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from antidote.attacks.base import AttackSettings
 from antidote.data.datasets import dataset_settings
@@ -20,7 +20,7 @@ from antidote.data.sources.base import SourceSettings
 from antidote.defenses.base import DefenseSettings
 from antidote.errors import UserError, nearest
 from antidote.evaluation import EvaluationSettings
-from antidote.models import ModelSettings
+from antidote.models import ADAPTER, ADAPTER_WEIGHTS, ModelSettings
 from antidote.registry import ATTACKS, DEFENSES, method
 from antidote.settings import Settings
 from antidote.summary.plan import Gate
@@ -42,7 +42,7 @@ class StudyFile(Settings):
     """A study file. `attacks` and `defenses` map names of entries to a `method` and its settings."""
 
     study: str = Field(description="name of the study and of its folder in results/")
-    seeds: list[int] = Field([0], min_length=1, description="one run of everything per seed")
+    seeds: list[NonNegativeInt] = Field([0], min_length=1, description="one run of everything per seed")
     target: str = Field("banana", description="the class that all attacks aim at")
     model: ModelSettings = ModelSettings()
     datasets: dict[str, dict[str, Any]] = Field(
@@ -57,8 +57,10 @@ class StudyFile(Settings):
     accuracy_budget: float = Field(
         0.05, ge=0, le=1, description="clean accuracy, as a fraction, that a defense may cost and still be marked best"
     )
-    attacks: dict[str, dict[str, Any]]
-    defenses: dict[str, dict[str, Any]]
+    attacks: dict[str, dict[str, Any]] = Field(description="by name of entry, a `method` and its settings")
+    defenses: dict[str, dict[str, Any]] = Field(
+        description="by name of entry, a `method` and its settings; `none`, the undefended model, is always among them"
+    )
 
 
 class Study:
@@ -68,6 +70,7 @@ class Study:
         file: the study file's settings.
         attacks, defenses: settings by name of entry; `none` is always among the defenses.
         sources: the definition of every dataset that the study uses.
+        blank: cells that cannot be run, each as attack, defense, reason.
         classes, templates: what the evaluation classifies into, by which prompts.
         size: side of the pictures that the model reads, in pixels.
     """
@@ -93,10 +96,17 @@ class Study:
         self.size = self._picture_size()
         self.attacks = {name: self._attack(name, entry) for name, entry in self.file.attacks.items()}
         self.defenses = {name: self._defense(name, entry) for name, entry in self._defense_entries().items()}
+        self.blank = self._blank()
 
     @property
     def name(self) -> str:
         return self.file.study
+
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """Return the attack and defense of every cell that is run."""
+        blank = {(attack, defense) for attack, defense, _ in self.blank}
+        return [(a, d) for a in self.attacks for d in self.defenses if (a, d) not in blank]
 
     @property
     def target_label(self) -> int:
@@ -110,6 +120,11 @@ class Study:
             f"{self.where}: attacks.{attack}.training",
         )
 
+    def extra_files(self, defense: str) -> tuple[str, ...]:
+        """Return the files that a defense's model folder has beside those of every model folder."""
+        kind = method("defense", self.defenses[defense].method)
+        return (*((ADAPTER, ADAPTER_WEIGHTS) if kind.adapter else ()), *kind.files)
+
     def lexicon(self) -> str:
         """Return the language resource: the study's choice, or that of the defense pool's dataset."""
         pools = self.file.pools
@@ -120,10 +135,6 @@ class Study:
         """Return every dataset and split that the study reads."""
         evaluation = (self.file.evaluation.dataset, self.file.evaluation.split)
         return list(dict.fromkeys([*self.file.pools.splits(), evaluation]))
-
-    def needs_target_captions(self) -> bool:
-        """Tell whether a pool is enriched with captions that name the target."""
-        return any(getattr(pool, "target_pairs", 0) for pool in self.file.pools.pools().values())
 
     def _check_names(self) -> None:
         entries = [("study", self.name)]
@@ -184,6 +195,10 @@ class Study:
             settings.check(self.size)
         except ValueError as error:
             raise UserError(f"{self.where}: attacks.{name}.{error}") from None
+        if method("attack", settings.method).learned and self.file.pools.inversion is None:
+            raise UserError(
+                f"{self.where}: pools.inversion: is missing, and the trigger of {name!r} is fitted on its pairs"
+            )
         pool = self.file.pools.poison
         if pool is None:
             raise UserError(f"{self.where}: pools.poison: is missing; attacks choose the pairs they poison from it")
@@ -204,9 +219,37 @@ class Study:
         settings = self._entry("defense", DEFENSES, name, entry)
         if name == "none" and settings.method != "none":
             raise UserError(f"{self.where}: defenses.none.method: has to be 'none', the undefended model")
-        if method("defense", settings.method).access == "clean-pairs" and self.file.pools.defense is None:
+        kind = method("defense", settings.method)
+        if kind.access == "clean-pairs" and self.file.pools.defense is None:
             raise UserError(f"{self.where}: pools.defense: is missing, and the defense {name!r} needs clean pairs")
+        if kind.access == "few-labelled":
+            self._check_shots(name)
+        config = model_config(self.file.model.name)
+        if kind.fits(config) is None:
+            try:
+                settings.check(config)
+            except ValueError as error:
+                raise UserError(f"{self.where}: defenses.{name}.{error}") from None
         return settings
+
+    def _check_shots(self, defense: str) -> None:
+        pools = self.file.pools
+        if pools.shots is None:
+            raise UserError(f"{self.where}: pools.shots: is missing; the defense {defense!r} needs labelled pictures")
+        dataset, _ = pools.place(pools.shots)
+        named = self.sources[dataset].classes
+        if dataset != self.file.evaluation.dataset and named != self.evaluated.classes:
+            raise UserError(
+                f"{self.where}: pools.shots.dataset: the classes of {dataset} are {named!r}, the evaluation's are "
+                f"{self.evaluated.classes!r}"
+            )
+
+    def _blank(self) -> list[tuple[str, str, str]]:
+        """Return the cells that cannot be run: attack, defense, reason."""
+        config = model_config(self.file.model.name)
+        reasons = {name: method("defense", entry.method).fits(config) for name, entry in self.defenses.items()}
+        unfit = {name: reason for name, reason in reasons.items() if reason}
+        return [(a, d, f"{self.file.model.name}: {reason}") for a in self.attacks for d, reason in unfit.items()]
 
     def _entry(self, kind: str, table: Mapping[str, str], name: str, entry: dict[str, Any]) -> Any:
         where = f"{self.where}: {kind}s.{name}"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("antidote")
 
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP: the inverse temperature stays at or below 100
+PAR_LAST_RATE = 1e-9  # where PAR's schedule ends
 LOG_EVERY = 10  # steps
 PROGRESS_SECONDS = 10
 
@@ -46,6 +47,12 @@ class TrainSettings(Settings):
     beta2: float = Field(0.999, ge=0, lt=1, description="AdamW")
     eps: float = Field(1e-8, gt=0, description="AdamW")
     warmup: int = Field(50, ge=0, description="steps of linear warm-up; then cosine to 0")
+    schedule: Literal["cosine", "par", "cleanclip"] = Field(
+        "cosine",
+        description="of the rate: warm-up and cosine to 0; `par`: PAR's, linear to a tenth over the first half, then "
+        "cosine to 1e-9, no warm-up; `cleanclip`: CleanCLIP's released code, which counts epochs from 1, so that the "
+        "warm-up is skipped and the rate rises again at the end",
+    )
     accumulate: int = Field(
         1, ge=1, description="parts a batch is encoded in; the loss sees the whole batch all the same"
     )
@@ -70,11 +77,18 @@ class Work:
 
 @dataclass
 class Report:
-    """What a run cost: optimisation steps, trained parameters, pairs it drew from."""
+    """What a run cost: optimisation steps, trained parameters, pairs it drew from; and what it made beside the weights.
+
+    Attributes:
+        clip: the model with its adapter, where a defense adds one; None: the network that was handed over, in place.
+        files: written into the work folder, to be kept in the model folder.
+    """
 
     steps: int
     trained_parameters: int
     pairs: int
+    clip: Clip | None = None
+    files: tuple[Path, ...] = ()
 
 
 def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, work: Work) -> Report:
@@ -89,7 +103,7 @@ def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, 
         raise UserError(f"batch_size: {settings.batch_size} is more than the {len(pairs)} pairs there are to train on")
     run = _Run(clip, objective, settings, steps=settings.epochs * per_epoch)
     run.resume(work)
-    with _Interrupt() as interrupt, _Progress(run.steps, run.step, settings.batch_size) as progress:
+    with Interrupt() as interrupt, Progress(run.steps, run.step, settings.batch_size) as progress:
         clip.network.train()
         last_checkpoint = time.monotonic()
         while run.step < run.steps:
@@ -112,6 +126,13 @@ def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, 
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
     """Return the rate of a step (from 0): lr (t+1)/W while t < W, then lr (1 + cos(pi (t-W)/(S-W))) / 2."""
+    if settings.schedule == "par":
+        half, low = steps / 2, settings.lr / 10
+        if step < half:
+            return settings.lr - (settings.lr - low) * step / half
+        return PAR_LAST_RATE + (low - PAR_LAST_RATE) * 0.5 * (1 + math.cos(math.pi * (step - half) / half))
+    if settings.schedule == "cleanclip":
+        step += steps // settings.epochs
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - settings.warmup) / max(1, steps - settings.warmup)))
@@ -173,11 +194,13 @@ class _Run:
         if self.settings.max_grad_norm:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with torch.no_grad():
             self.clip.network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        self.decay *= 1 - rate * self.settings.weight_decay
+        if self.scaler.get_scale() >= scale:  # else fp16 overflowed, and the scaler left the step out
+            self.decay *= 1 - rate * self.settings.weight_decay
         self.step += 1
         return loss.detach(), {name: term.detach() for name, term in terms.items()}
 
@@ -205,7 +228,7 @@ class _Run:
     def _backward_in_parts(self, batch: Batch, images: list[Tensor], texts: list[list[str]]):
         """Gradient caching (Gao et al. 2021, arXiv 2101.06983): the loss sees the whole batch, the memory a part of it.
 
-        Exact but for batch norm, whose statistics are those of a part.
+        Exact but for batch norm, whose statistics are those of a part, and for dropout, of which CLIP has none.
         """
         all_images, all_texts = _joined(images), _flat(texts)
         parts = self.settings.accumulate
@@ -226,7 +249,9 @@ class _Run:
         image_grads, text_grads = image.grad.tensor_split(parts), text.grad.tensor_split(parts)
         for i, t, image_grad, text_grad in zip(image_parts, text_parts, image_grads, text_grads, strict=True):
             encoded = [
-                (f, g) for f, g in zip(self._encode(i, t), (image_grad, text_grad), strict=True) if f is not None
+                (f, g)
+                for f, g in zip(self._encode(i, t), (image_grad, text_grad), strict=True)
+                if f is not None and f.requires_grad
             ]
             torch.autograd.backward([f for f, _ in encoded], [g for _, g in encoded])
         return loss, terms
@@ -237,7 +262,8 @@ class _Run:
             raise UserError(f"lr: the loss is {values['loss']} at step {self.step}; a lower rate or fp32 may help")
         line = {
             "step": self.step, "epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"],
-            "logit_scale": float(self.clip.network.logit_scale.exp()), "pairs_per_second": round(rate, 1), **values,
+            "logit_scale": float(self.clip.network.logit_scale.detach().exp()),
+            "pairs_per_second": round(rate, 1), **values,
         }  # fmt: skip
         self.lines.append(json.dumps(line))
 
@@ -245,7 +271,7 @@ class _Run:
         state = {
             "identity": work.identity, "step": self.step, "decay": self.decay, "lines": self.lines,
             "network": self.clip.network.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.scaler.state_dict(), "objective": self.objective.state(),
         }  # fmt: skip
         with whole_file(work.folder / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
@@ -262,6 +288,7 @@ class _Run:
         self.clip.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        self.objective.restore(state["objective"])
         self.step, self.decay, self.lines = state["step"], state["decay"], state["lines"]
         log.info("resumed at step %d of %d", self.step, self.steps)
 
@@ -297,12 +324,12 @@ def _split(features: Tensor | None, views: list) -> list[Tensor]:
     return [] if features is None else list(features.split([len(view) for view in views]))
 
 
-class _Interrupt:
+class Interrupt:
     """Turns SIGTERM and SIGINT into a wish to stop after the running step, so that a checkpoint can be written."""
 
     asked: int = 0
 
-    def __enter__(self) -> _Interrupt:
+    def __enter__(self) -> Interrupt:
         self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
@@ -314,7 +341,7 @@ class _Interrupt:
             signal.signal(number, handler)
 
 
-class _Progress:
+class Progress:
     """A bar on a terminal; in a log file, a line every few seconds."""
 
     def __init__(self, steps: int, done: int, batch_size: int) -> None:
@@ -322,7 +349,7 @@ class _Progress:
         self._steps, self._done, self._batch_size = steps, done, batch_size
         self._start = self._last = time.monotonic()
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -61,6 +61,7 @@ def save_trigger(folder: Path, trigger: Trigger, name: str) -> None:
         "target": attack.target,
         "size": attack.size,
         "seed": trigger.seed,
+        "facts": attack.facts,
     }
     with whole_folder(folder) as temporary:
         safetensors_torch.save_file({k: v.contiguous() for k, v in attack.tensors.items()}, temporary / TENSORS)
@@ -78,6 +79,11 @@ def load_trigger(folder: Path) -> Trigger:
         tensors = safetensors_torch.load_file(folder / TENSORS)
     except Exception as error:
         raise UserError(f"{folder / TENSORS}: cannot be read ({error})") from None
-    kind = method("attack", description["method"])
-    settings = kind.Settings.read(description["settings"], str(folder / DESCRIPTION))
-    return Trigger(kind(settings, description["target"], description["size"], tensors), description["seed"])
+    try:
+        kind = method("attack", description["method"])
+        settings = kind.Settings.read(description["settings"], str(folder / DESCRIPTION))
+        attack = kind(settings, description["target"], description["size"], tensors)
+        attack.facts = description.get("facts", {})
+        return Trigger(attack, description["seed"])
+    except (KeyError, TypeError):
+        raise UserError(f"{folder / DESCRIPTION}: does not describe a trigger; make the trigger again") from None

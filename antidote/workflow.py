@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
+from antidote.data.pools import Shots
 from antidote.registry import method
 from antidote.study import Study
 from antidote.training import TrainSettings
+
+
+def prepare_jobs(root: Path) -> None:
+    """Let jobs find this project, and the python beside this snakemake unless a software environment has its own."""
+    for name, first in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
+        os.environ[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
+
+
+def has_gpu() -> bool:
+    """Tell whether this machine has an NVIDIA GPU, without importing torch."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def json_slice(values: Any) -> str:
@@ -21,9 +36,35 @@ def dataset_slice(study: Study, dataset: str, split: str) -> str:
     return json_slice({**values, "splits": {split: values["splits"][split]}})
 
 
-def pools_slice(study: Study) -> str:
-    """Return which pairs serve for what."""
-    return study.file.pools.slice()
+def pool_slice(study: Study, name: str) -> str:
+    """Return what one pool depends on: the pools that take their share of its split before it does.
+
+    `data.pools.choose` serves scarce pairs first (shots, then captions with the target), then the pools in their order.
+    """
+    settings = study.file.pools
+    pools = settings.pools()
+    place, order = settings.place(pools[name]), list(pools)
+    kept: dict[str, Any] = {}
+    for other, pool in pools.items():
+        if settings.place(pool) != place:
+            continue
+        values = pool.model_dump(mode="json")
+        if order.index(other) <= order.index(name) or isinstance(pool, Shots):
+            kept[other] = values
+        elif pool.target_pairs:
+            kept[other] = {**values, "pairs": pool.target_pairs}
+    if "training" not in kept:  # names the others' dataset and split; how many pairs it takes elsewhere is no matter
+        dataset, split = settings.place(settings.training)
+        kept["training"] = {"dataset": dataset, "split": split, "pairs": 1}
+    return json_slice({"seed": settings.seed, **kept})
+
+
+def pool_target(study: Study, name: str) -> str | None:
+    """Return the word that the captions of a pool, or of one of the same split, are to mention; mostly None."""
+    settings = study.file.pools
+    pools = settings.pools()
+    same = [pool for pool in pools.values() if settings.place(pool) == settings.place(pools[name])]
+    return study.file.target if any(getattr(pool, "target_pairs", 0) for pool in same) else None
 
 
 def training_slice(study: Study, training: TrainSettings) -> str:
@@ -62,9 +103,9 @@ def summary_plan(study: Study) -> str:
             "seeds": study.file.seeds,
             "attacks": attacks,
             "defenses": defenses,
-            "blank": [],
+            "blank": [{"attack": a, "defense": d, "reason": reason} for a, d, reason in study.blank],
             "gate": study.file.gate.model_dump(),
-            "datasets": study.splits(),
+            "datasets": sorted(study.splits()),
             "accuracy_budget": study.file.accuracy_budget,
         }
     )

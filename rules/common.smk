@@ -1,43 +1,52 @@
-# The study, and helpers that the rules share. Reading this imports no torch.
+# The study, and what the rules share. Reading this imports no torch.
 import os
+import re
+import shlex
 import sys
-from glob import glob
 from pathlib import Path
 
-ROOT = Path(workflow.basedir)
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(workflow.basedir)))
 
+from antidote.defenses.base import POOLS, USES_CLASSES
 from antidote.errors import UserError
 from antidote.fingerprint import fingerprint
 from antidote.registry import method, module
+from antidote.settings import read_mapping
 from antidote.study import Study, names_file
-from antidote.workflow import dataset_slice, json_slice, pools_slice, summary_plan, training_slice
+from antidote.workflow import (
+    dataset_slice,
+    has_gpu,
+    json_slice,
+    pool_slice,
+    pool_target,
+    prepare_jobs,
+    summary_plan,
+    training_slice,
+)
 
-# Jobs run the python beside this snakemake unless a software environment puts its own first.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+prepare_jobs(Path(workflow.basedir))
 
 
 def read_study():
     """Validate the study; what is wrong with it is one line, not a traceback."""
-    files = workflow.config_settings.configfiles or ["config.yaml"]
+    files = workflow.config_settings.configfiles or [Path(workflow.basedir, "config.yaml")]
+    names = [os.path.relpath(file) if Path(file).is_relative_to(Path.cwd()) else str(file) for file in files]
     try:
-        return Study(config, ", ".join(map(str, files)))
+        for name in names:
+            read_mapping(name)  # stricter than Snakemake, which overlooks a key that stands there twice
+        return Study(config, ", ".join(names))
     except UserError as error:
-        raise WorkflowError(str(error)) from None
+        sys.exit(f"error: {error}")
 
 
 STUDY = read_study()
 RESULTS = f"results/{STUDY.name}"
-SCRIPTS = ROOT / "scripts"
-DATA = "data"
-POOLS = f"{RESULTS}/pools.parquet"
 MODEL = ["open_clip_config.json", "open_clip_model.safetensors"]
 TRIGGER = ["trigger.json", "trigger.safetensors"]
 POISON = ["manifest.parquet", "poisoned.tar"]
 
 # One GPU job at a time on a machine that has a GPU; profiles say otherwise for clusters.
-GPU = 1 if glob("/dev/nvidia[0-9]*") else 0
+GPU = int(has_gpu())
 
 
 def alternatives(names):
@@ -47,6 +56,7 @@ def alternatives(names):
 wildcard_constraints:
     dataset=alternatives(STUDY.sources),
     split="[A-Za-z0-9_.-]+",
+    pool=alternatives(STUDY.file.pools.pools()),
     attack=alternatives(STUDY.attacks),
     defense=alternatives(STUDY.defenses),
     seed="[0-9]+",
@@ -56,37 +66,151 @@ def files(folder, names):
     return [f"{folder}/{name}" for name in names]
 
 
+def existing(pools):
+    return [name for name in pools if name in STUDY.file.pools.pools()]
+
+
+def pool_files(*pools):
+    return [f"{RESULTS}/pools/{name}.parquet" for name in existing(pools)]
+
+
 def indexes(*pools):
-    """Index and manifest of every split that these pools, or all, are drawn from."""
+    """Index and manifest of every split that these pools are drawn from."""
     settings = STUDY.file.pools
-    chosen = [pool for name, pool in settings.pools().items() if not pools or name in pools]
-    places = sorted({settings.place(pool) for pool in chosen})
-    return [f"{DATA}/{d}/{s}/{f}" for d, s in places for f in ("index.parquet", "manifest.json")]
+    places = sorted({settings.place(settings.pools()[name]) for name in existing(pools)})
+    return [f"data/{d}/{s}/{f}" for d, s in places for f in ("index.parquet", "manifest.json")]
+
+
+def option(name, value):
+    """Return a command line option, or nothing where there is no value."""
+    return "" if value is None else f"{name} {shlex.quote(str(value))}"
 
 
 def evaluated_split():
     evaluation = STUDY.file.evaluation
-    return files(f"{DATA}/{evaluation.dataset}/{evaluation.split}", ["index.parquet", "manifest.json"])
+    return files(
+        f"data/{evaluation.dataset}/{evaluation.split}",
+        ["index.parquet", "manifest.json"],
+    )
+
+
+def source_names(w):
+    """Class names and prompts that captions are made from where a source has none; `scenes` writes its own."""
+    source = STUDY.sources[w.dataset]
+    if source.source == "scenes":
+        return []
+    return names_file("templates", source.templates) + (names_file("classes", source.classes) if source.classes else [])
+
+
+def surrogate(w):
+    """Most learned triggers are fitted on a model: the clean reference, or one that the attack names."""
+    settings = STUDY.attacks[w.attack]
+    kind = method("attack", settings.method)
+    if not (kind.learned and kind.on_surrogate):
+        return []
+    return files(
+        (f"{RESULTS}/clean/seed{w.seed}/model" if settings.surrogate == "clean" else settings.surrogate),
+        MODEL,
+    )
+
+
+def fitting_pools(w):
+    """Learned triggers are fitted with the pairs of the inversion pool; some also rank those of the poison pool."""
+    learned = method("attack", STUDY.attacks[w.attack].method).learned
+    return pool_files("inversion", "poison") if learned else []
+
+
+def fitting_arguments(w, input):
+    evaluated = STUDY.evaluated
+    words = f"--classes {evaluated.classes} --templates {evaluated.templates}"
+    pairs = f"--pools {' '.join(input.pools)} {words}" if input.pools else ""
+    return pairs + (f" --surrogate {Path(input.surrogate[0]).parent}" if input.surrogate else "")
+
+
+def start(w):
+    """The backdoored model starts from the clean reference, or from the study's initial model."""
+    if STUDY.poisoning(w.attack).start == "model":
+        return []
+    return files(f"{RESULTS}/clean/seed{w.seed}/model", MODEL)
+
+
+def defense_pools(w):
+    """The pools that a defense's access grants."""
+    return POOLS.get(defense_kind(w).access, ())
+
+
+def defense_kind(w):
+    return method("defense", STUDY.defenses[w.defense].method)
+
+
+def defense_names(w):
+    """Files of the words that a defense's access grants: a lexicon, or the classes and prompts of the model's use."""
+    if defense_kind(w).uses_lexicon:
+        return names_file("lexicons", STUDY.lexicon())
+    return NAMES if defense_kind(w).access in USES_CLASSES else []
+
+
+def defense_poison(w):
+    """The overlay of the training set, for a defender who owns it."""
+    owns = "training" in defense_pools(w)
+    return files(f"{RESULTS}/{w.attack}/seed{w.seed}/poison", POISON) if owns else []
+
+
+def defense_arguments(w, input):
+    access, evaluated = defense_kind(w).access, STUDY.evaluated
+    options = [f"--pools {' '.join(input.pools)}"] if input.pools else []
+    if defense_kind(w).uses_lexicon:
+        options.append(option("--lexicon", STUDY.lexicon()))
+    if access in USES_CLASSES:
+        options += [option("--classes", evaluated.classes), option("--templates", evaluated.templates)]
+    if input.poison:
+        options.append(f"--poison {Path(input.poison[0]).parent}")
+    return " ".join(options)
+
+
+def defenses_with(files):
+    """The entries whose model folder gets these files beside those that every model folder has."""
+    return alternatives([name for name in STUDY.defenses if STUDY.extra_files(name) == tuple(files)])
+
+
+def added_files(w):
+    """What the defense added to the model under test."""
+    return files(f"{RESULTS}/{w.attack}/seed{w.seed}/{w.defense}/model", STUDY.extra_files(w.defense))
+
+
+def found_poison(w):
+    """The manifest, where the defense says which pairs it holds for poisoned: the evaluation compares."""
+    return files(f"{RESULTS}/{w.attack}/seed{w.seed}/poison", POISON[:1]) if defense_kind(w).files else []
+
+
+def model_modules(w):
+    """The module that reads the adapter of the model under test."""
+    adapter = defense_kind(w).adapter
+    return [module("adapter", adapter)] if adapter else []
 
 
 def model_under_test(w):
     """The defended model; where nothing was done, the backdoored one."""
     folder = f"{RESULTS}/{w.attack}/seed{w.seed}"
-    return files(f"{folder}/model" if w.defense == "none" else f"{folder}/{w.defense}/model", MODEL)
-
-
-def backdoored_models():
-    return expand(f"{RESULTS}/{{attack}}/seed{{seed}}/model/{MODEL[1]}", attack=STUDY.attacks, seed=STUDY.file.seeds)
-
-
-def defended_models():
-    return expand(
-        f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/model/{MODEL[1]}",
-        attack=STUDY.attacks,
-        seed=STUDY.file.seeds,
-        defense=[name for name in STUDY.defenses if name != "none"],
+    return files(
+        f"{folder}/model" if w.defense == "none" else f"{folder}/{w.defense}/model",
+        MODEL,
     )
 
 
-def cells(pattern):
-    return expand(pattern, attack=STUDY.attacks, seed=STUDY.file.seeds, defense=STUDY.defenses)
+def backdoored_models():
+    return expand(
+        f"{RESULTS}/{{attack}}/seed{{seed}}/model/{MODEL[1]}",
+        attack=STUDY.attacks,
+        seed=STUDY.file.seeds,
+    )
+
+
+def defended_models():
+    return cells(f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/model/{MODEL[1]}", without=["none"])
+
+
+def cells(pattern, without=()):
+    """A file per cell that is run; blank cells have none."""
+    run = [(a, d, s) for a, d in STUDY.cells if d not in without for s in STUDY.file.seeds]
+    return list(dict.fromkeys(pattern.format(attack=a, defense=d, seed=s) for a, d, s in run))

@@ -3,43 +3,45 @@
 
 rule dataset:
     """Write one split of a dataset: shards, index, manifest."""
+    input:
+        names=source_names,
     output:
-        manifest=f"{DATA}/{{dataset}}/{{split}}/manifest.json",
-        index=f"{DATA}/{{dataset}}/{{split}}/index.parquet",
-        cost=f"{DATA}/{{dataset}}/{{split}}/cost.json",
-    params:
-        settings=lambda w: dataset_slice(STUDY, w.dataset, w.split),
-        source=lambda w: fingerprint("scripts.dataset", module("source", STUDY.sources[w.dataset].source)),
-        folder=lambda w, output: Path(output.manifest).parent,
+        manifest="data/{dataset}/{split}/manifest.json",
+        index="data/{dataset}/{split}/index.parquet",
+        cost="data/{dataset}/{split}/cost.json",
     log:
         "data/logs/{dataset}-{split}.log",
     benchmark:
         "data/logs/{dataset}-{split}.tsv"
     conda:
         "../envs/train.yaml"
+    params:
+        settings=lambda w: dataset_slice(STUDY, w.dataset, w.split),
+        source=lambda w: fingerprint("scripts.dataset", module("source", STUDY.sources[w.dataset].source)),
+        folder=lambda w, output: Path(output.manifest).parent,
     shell:
-        "python {SCRIPTS}/dataset.py --name {wildcards.dataset} --split {wildcards.split}"
+        "python -m scripts.dataset --name {wildcards.dataset} --split {wildcards.split}"
         " --settings {params.settings:q} --output {params.folder} --cost {output.cost} 2>&1 | tee {log}"
 
 
-rule pools:
-    """Choose the pairs of every pool; no pair serves for two."""
+rule pool:
+    """Choose the pairs of one pool; no pair serves for two."""
     input:
-        indexes(),
+        lambda w: indexes(w.pool),
     output:
-        pools=POOLS,
-        counts=f"{RESULTS}/pools.json",
-        cost=f"{RESULTS}/pools.cost.json",
-    params:
-        settings=pools_slice(STUDY),
-        target=lambda w: f"--target {STUDY.file.target!r}" if STUDY.needs_target_captions() else "",
-        source=fingerprint("scripts.pools"),
+        pool=f"{RESULTS}/pools/{{pool}}.parquet",
+        counts=f"{RESULTS}/pools/{{pool}}.json",
+        cost=f"{RESULTS}/pools/{{pool}}.cost.json",
     log:
-        f"{RESULTS}/logs/pools.log",
+        f"{RESULTS}/logs/pool-{{pool}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/pools.tsv"
+        f"{RESULTS}/benchmarks/pool-{{pool}}.tsv"
     conda:
         "../envs/train.yaml"
+    params:
+        settings=lambda w: pool_slice(STUDY, w.pool),
+        target=lambda w: option("--target", pool_target(STUDY, w.pool)),
+        source=fingerprint("scripts.pools"),
     shell:
-        "python {SCRIPTS}/pools.py --settings {params.settings:q} --data {DATA} --output {output.pools}"
-        " {params.target} --cost {output.cost} 2>&1 | tee {log}"
+        "python -m scripts.pools --settings {params.settings:q} --only {wildcards.pool} {params.target}"
+        " --output {output.pool} --cost {output.cost} 2>&1 | tee {log}"

@@ -1,10 +1,11 @@
 # Zero-shot scores: the clean reference, each trigger on it (the floor), every cell of the matrix.
 
 EVALUATION = (
-    "OMP_NUM_THREADS={threads} python {SCRIPTS}/evaluate.py --settings {params.settings:q} --target {params.target:q}"
-    " --data {DATA} --model {params.model} --study {STUDY.name} --seed {wildcards.seed} --output {output.scores}"
-    " --cost {output.cost}"
+    "OMP_NUM_THREADS={threads} python -m scripts.evaluate --settings {params.settings:q} --target {params.target:q}"
+    " --model {params.model} --study {params.study} --seed {wildcards.seed} --output {output.scores}"
+    " --cost {output.cost} {params.cell} 2>&1 | tee {log}"
 )
+NAMES = names_file("classes", STUDY.evaluated.classes) + names_file("templates", STUDY.evaluated.templates)
 
 
 rule evaluate_clean:
@@ -12,26 +13,28 @@ rule evaluate_clean:
     input:
         model=files(f"{RESULTS}/clean/seed{{seed}}/model", MODEL),
         data=evaluated_split(),
-        names=names_file("classes", STUDY.evaluated.classes) + names_file("templates", STUDY.evaluated.templates),
+        names=NAMES,
     output:
         scores=f"{RESULTS}/clean/seed{{seed}}/none/scores.json",
         cost=f"{RESULTS}/clean/seed{{seed}}/none/cost.json",
-    params:
-        settings=STUDY.evaluated.slice(),
-        target=STUDY.file.target,
-        source=fingerprint("scripts.evaluate"),
-        model=lambda w, input: Path(input.model[0]).parent,
     log:
         f"{RESULTS}/logs/clean-seed{{seed}}-scores.log",
     benchmark:
         f"{RESULTS}/benchmarks/clean-seed{{seed}}-scores.tsv"
+    conda:
+        "../envs/train.yaml"
     threads: 1
     resources:
         gpu=GPU,
-    conda:
-        "../envs/train.yaml"
+    params:
+        settings=STUDY.evaluated.slice(),
+        study=STUDY.name,
+        target=STUDY.file.target,
+        source=fingerprint("scripts.evaluate"),
+        model=lambda w, input: Path(input.model[0]).parent,
+        cell="--attack clean --defense none",
     shell:
-        EVALUATION + " --attack clean --defense none 2>&1 | tee {log}"
+        EVALUATION
 
 
 rule floor:
@@ -40,56 +43,62 @@ rule floor:
         model=files(f"{RESULTS}/clean/seed{{seed}}/model", MODEL),
         trigger=files(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger", TRIGGER),
         data=evaluated_split(),
-        names=names_file("classes", STUDY.evaluated.classes) + names_file("templates", STUDY.evaluated.templates),
+        names=NAMES,
     output:
         scores=f"{RESULTS}/{{attack}}/seed{{seed}}/floor/scores.json",
         examples=f"{RESULTS}/{{attack}}/seed{{seed}}/floor/examples.png",
         cost=f"{RESULTS}/{{attack}}/seed{{seed}}/floor/cost.json",
-    params:
-        settings=STUDY.evaluated.slice(),
-        target=STUDY.file.target,
-        source=lambda w: fingerprint("scripts.evaluate", module("attack", STUDY.attacks[w.attack].method)),
-        model=lambda w, input: Path(input.model[0]).parent,
-        trigger=lambda w, input: Path(input.trigger[0]).parent,
     log:
         f"{RESULTS}/logs/{{attack}}-seed{{seed}}-floor.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-floor.tsv"
+    conda:
+        "../envs/train.yaml"
     threads: 1
     resources:
         gpu=GPU,
-    conda:
-        "../envs/train.yaml"
+    params:
+        settings=STUDY.evaluated.slice(),
+        study=STUDY.name,
+        target=STUDY.file.target,
+        source=lambda w: fingerprint("scripts.evaluate", module("attack", STUDY.attacks[w.attack].method)),
+        model=lambda w, input: Path(input.model[0]).parent,
+        cell=lambda w, input, output: f"--attack {w.attack} --defense floor --trigger {Path(input.trigger[0]).parent}"
+        f" --examples {output.examples}",
     shell:
-        EVALUATION + " --attack {wildcards.attack} --defense floor --trigger {params.trigger}"
-        " --examples {output.examples} 2>&1 | tee {log}"
+        EVALUATION
 
 
 rule evaluate:
     """Clean accuracy and attack success of one cell."""
     input:
         model=model_under_test,
+        added=added_files,
+        found=found_poison,
         trigger=files(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger", TRIGGER),
         data=evaluated_split(),
-        names=names_file("classes", STUDY.evaluated.classes) + names_file("templates", STUDY.evaluated.templates),
+        names=NAMES,
     output:
         scores=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/scores.json",
         cost=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/cost.json",
-    params:
-        settings=STUDY.evaluated.slice(),
-        target=STUDY.file.target,
-        source=lambda w: fingerprint("scripts.evaluate", module("attack", STUDY.attacks[w.attack].method)),
-        model=lambda w, input: Path(input.model[0]).parent,
-        trigger=lambda w, input: Path(input.trigger[0]).parent,
     log:
         f"{RESULTS}/logs/{{attack}}-seed{{seed}}-{{defense}}-scores.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-{{defense}}-scores.tsv"
+    conda:
+        "../envs/train.yaml"
     threads: 1
     resources:
         gpu=GPU,
-    conda:
-        "../envs/train.yaml"
+    params:
+        settings=STUDY.evaluated.slice(),
+        study=STUDY.name,
+        target=STUDY.file.target,
+        source=lambda w: fingerprint(
+            "scripts.evaluate", module("attack", STUDY.attacks[w.attack].method), *model_modules(w)
+        ),
+        model=lambda w, input: Path(input.model[0]).parent,
+        cell=lambda w, input: f"--attack {w.attack} --defense {w.defense} --trigger {Path(input.trigger[0]).parent}"
+        + (f" --poison {Path(input.found[0]).parent}" if input.found else ""),
     shell:
-        EVALUATION + " --attack {wildcards.attack} --defense {wildcards.defense} --trigger {params.trigger}"
-        " 2>&1 | tee {log}"
+        EVALUATION

@@ -4,67 +4,63 @@
 rule clean_model:
     """Train the clean reference on the study's pairs, or take its pretrained weights as they are (0 epochs)."""
     input:
-        pools=POOLS,
+        pools=pool_files("training", "poison"),
         data=indexes("training", "poison"),
         model=names_file("models", STUDY.file.model.name),
     output:
         model=files(f"{RESULTS}/clean/seed{{seed}}/model", [*MODEL, "card.json", "train.jsonl"]),
         cost=f"{RESULTS}/clean/seed{{seed}}/model/cost.json",
+    log:
+        f"{RESULTS}/logs/clean-seed{{seed}}-model.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/clean-seed{{seed}}-model.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 2
+    resources:
+        gpu=GPU,
     params:
         settings=training_slice(STUDY, STUDY.file.pretraining),
         source=fingerprint("scripts.pretrain"),
         folder=lambda w, output: Path(output.model[0]).parent,
         work=lambda w: f"{RESULTS}/work/clean-seed{w.seed}",
-    log:
-        f"{RESULTS}/logs/clean-seed{{seed}}-model.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/clean-seed{{seed}}-model.tsv"
-    threads: 2
-    resources:
-        gpu=GPU,
-    conda:
-        "../envs/train.yaml"
     shell:
-        "OMP_NUM_THREADS={threads} python {SCRIPTS}/pretrain.py --seed {wildcards.seed} --settings {params.settings:q}"
-        " --pools {input.pools} --data {DATA} --work {params.work} --output {params.folder} --cost {output.cost}"
+        "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {wildcards.seed} --settings {params.settings:q}"
+        " --pools {input.pools} --work {params.work} --output {params.folder} --cost {output.cost}"
         " 2>&1 | tee {log}"
-
-
-def start(w):
-    """The backdoored model starts from the clean reference, or from the study's initial model."""
-    if STUDY.poisoning(w.attack).start == "model":
-        return []
-    return files(f"{RESULTS}/clean/seed{w.seed}/model", MODEL)
 
 
 rule backdoored_model:
     """Train on the clean pairs with the poisoned ones laid over them."""
     input:
-        pools=POOLS,
+        pools=pool_files("training", "poison"),
         data=indexes("training", "poison"),
         model=names_file("models", STUDY.file.model.name),
         poison=files(f"{RESULTS}/{{attack}}/seed{{seed}}/poison", POISON),
         start=start,
     output:
-        model=files(f"{RESULTS}/{{attack}}/seed{{seed}}/model", [*MODEL, "card.json", "train.jsonl"]),
+        model=files(
+            f"{RESULTS}/{{attack}}/seed{{seed}}/model",
+            [*MODEL, "card.json", "train.jsonl"],
+        ),
         cost=f"{RESULTS}/{{attack}}/seed{{seed}}/model/cost.json",
-    params:
-        settings=lambda w: training_slice(STUDY, STUDY.poisoning(w.attack)),
-        start=lambda w, input: f"--start {Path(input.start[0]).parent}" if input.start else "",
-        poison=lambda w, input: Path(input.poison[0]).parent,
-        source=fingerprint("scripts.pretrain"),
-        folder=lambda w, output: Path(output.model[0]).parent,
-        work=lambda w: f"{RESULTS}/work/{w.attack}-seed{w.seed}",
     log:
         f"{RESULTS}/logs/{{attack}}-seed{{seed}}-model.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-model.tsv"
+    conda:
+        "../envs/train.yaml"
     threads: 1
     resources:
         gpu=GPU,
-    conda:
-        "../envs/train.yaml"
+    params:
+        settings=lambda w: training_slice(STUDY, STUDY.poisoning(w.attack)),
+        start=lambda w, input: (f"--start {Path(input.start[0]).parent}" if input.start else ""),
+        poison=lambda w, input: Path(input.poison[0]).parent,
+        source=fingerprint("scripts.pretrain"),
+        folder=lambda w, output: Path(output.model[0]).parent,
+        work=lambda w: f"{RESULTS}/work/{w.attack}-seed{w.seed}",
     shell:
-        "OMP_NUM_THREADS={threads} python {SCRIPTS}/pretrain.py --seed {wildcards.seed} --settings {params.settings:q}"
-        " --pools {input.pools} --data {DATA} {params.start} --poison {params.poison} --work {params.work}"
+        "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {wildcards.seed} --settings {params.settings:q}"
+        " --pools {input.pools} {params.start} --poison {params.poison} --work {params.work}"
         " --output {params.folder} --cost {output.cost} 2>&1 | tee {log}"

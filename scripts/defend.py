@@ -1,16 +1,28 @@
-"""Run one defense on a suspicious model. It is handed the model and the data of its access level, nothing else."""
+"""Run one defense on a suspicious model. It is handed the model and the data of its access level, nothing else.
+
+Which arguments count follows from that level: the pools' files and --lexicon, or --classes and --templates, or, where
+the defender owns the training set, --poison, which is laid over the clean pairs without saying which ones it replaces.
+"""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from antidote import models
 from antidote.cli import Cost, main, parser, settings_argument
+from antidote.data import pools
 from antidote.data.lexicon import load_lexicon
-from antidote.data.pairs import load_pools
-from antidote.defenses.base import Defense, DefenseData
+from antidote.data.names import DATA, class_names, templates
+from antidote.data.overlay import MANIFEST, read_manifest
+from antidote.data.pairs import Pairs, load_pools
+from antidote.defenses.base import POOLS, Defense, DefenseData
+from antidote.errors import UserError
+from antidote.lazy import torch
 from antidote.models import Clip
 from antidote.registry import method, module
+from antidote.seeds import derive
 from antidote.stage import finish, training_arguments, work_of
+from antidote.training import Report
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -18,23 +30,72 @@ def run(arguments: argparse.Namespace) -> None:
     kind = method("defense", arguments.settings.get("method", ""))
     settings = kind.Settings.read(arguments.settings, f"defense {arguments.settings['method']}")
     clip = models.load(arguments.model)
-    inputs = [arguments.pools, arguments.model / models.WEIGHTS]
+    _check(kind, settings, clip)
+    lexicon = DATA / "lexicons" / f"{arguments.lexicon}.json"
+    inputs = [arguments.model / models.WEIGHTS, *([lexicon] if lexicon.is_file() else [])]
+    if arguments.poison:
+        inputs.append(arguments.poison / MANIFEST)
     modules = ("scripts.defend", module("defense", settings.method))
-    work = work_of(arguments, settings.model_dump(), inputs, *modules)
-    report = kind(settings, arguments.seed).run(clip, _data(kind, clip, arguments), work)
-    finish(arguments, clip, _card(arguments, settings), report, work, cost)
+    names = [arguments.lexicon, arguments.classes, arguments.templates]
+    work = work_of(arguments, [settings.model_dump(), names], inputs, *modules)
+    report = kind(settings, arguments.seed).run(clip, data_of(kind, clip.size, arguments), work)
+    finish(arguments, clip, _card(arguments, settings, report), report, work, cost)
 
 
-def _data(kind: type[Defense], clip: Clip, arguments: argparse.Namespace) -> DefenseData:
-    """Load what the access level grants."""
-    if kind.access == "clean-pairs":
-        pairs = load_pools(arguments.pools, ["defense"], arguments.data, clip.size)
+def _check(kind: type[Defense], settings, clip: Clip) -> None:
+    reason = kind.fits(clip.config["model_cfg"])
+    if reason:
+        raise UserError(f"{settings.method}: does not fit this model: it {reason}")
+    try:
+        settings.check(clip.config["model_cfg"])
+    except ValueError as error:
+        raise UserError(f"{settings.method}: {error}") from None
+
+
+def data_of(kind: type[Defense], size: int, arguments: argparse.Namespace) -> DefenseData:
+    """Load what the access level grants, pictures at `size` pixels.
+
+    Raises:
+        UserError: an argument that the access level needs is missing.
+    """
+    access = kind.access
+    names = POOLS.get(access, ())
+    uses = {"clean-pairs": ("pools",), "few-labelled": ("pools", "classes", "templates"),
+            "test-time": ("classes", "templates"), "poisoned-training-set": ("pools", "poison"),
+            "oracle": ("pools", "poison")}  # fmt: skip
+    for name in uses.get(access, ()):
+        if not getattr(arguments, name):
+            raise UserError(f"--{name}: is missing; a defense of access {access!r} needs it")
+    if access == "clean-pairs":
+        pairs = load_pools(arguments.pools, names, arguments.data, size)
         return DefenseData(pairs=pairs, lexicon=load_lexicon(arguments.lexicon))
-    return DefenseData()
+    use = {"classes": class_names(arguments.classes), "templates": templates(arguments.templates)} if (
+        access in ("few-labelled", "test-time")
+    ) else {}  # fmt: skip
+    if access == "few-labelled":
+        return DefenseData(shots=load_pools(arguments.pools, names, arguments.data, size), **use)
+    if access in ("poisoned-training-set", "oracle"):
+        poisoned = _poisoned(arguments.poison) if access == "oracle" else None
+        return DefenseData(training_set=_training_set(names, size, arguments), poisoned=poisoned)
+    return DefenseData(**use)
 
 
-def _card(arguments: argparse.Namespace, settings) -> dict:
-    return {
+def _training_set(names: tuple[str, ...], size: int, arguments: argparse.Namespace) -> Pairs:
+    """Return the pairs that the model was trained on; neither their order nor a label tells which are poisoned."""
+    pairs = load_pools(arguments.pools, names, arguments.data, size, arguments.poison)
+    chosen = pools.read(arguments.pools)
+    chosen = chosen[chosen["pool"].isin(names)]
+    keys = [f"{row.dataset}/{row.split}/{row.key}" for row in chosen.itertuples()]
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(derive(arguments.seed, "training set")))
+    return replace(pairs, keys=keys, labels=torch.full_like(pairs.labels, -1)).take(order)
+
+
+def _poisoned(folder: Path) -> frozenset[str]:
+    return frozenset(f"{row.dataset}/{row.split}/{row.key}" for row in read_manifest(folder).itertuples())
+
+
+def _card(arguments: argparse.Namespace, settings, report: Report) -> dict:
+    card = {
         "kind": "defended",
         "backdoored": None,
         "statement": f"Defended by {settings.method!r}. What is left of a backdoor is a matter of measurement: see the "
@@ -42,6 +103,11 @@ def _card(arguments: argparse.Namespace, settings) -> dict:
         "seed": arguments.seed,
         "settings": settings.model_dump(mode="json"),
     }
+    added = report.clip.added() if report.clip else None
+    if added:
+        card["adapter"] = added[0]["adapter"]
+        card["not_protected"] = method("adapter", card["adapter"]).unprotected
+    return card
 
 
 if __name__ == "__main__":
@@ -50,4 +116,7 @@ if __name__ == "__main__":
     training_arguments(arguments)
     arguments.add_argument("--model", type=Path, required=True, help="folder of the suspicious model")
     arguments.add_argument("--lexicon", default="none", help="language resource of the text methods")
+    arguments.add_argument("--classes", help="class names: a file in data/classes")
+    arguments.add_argument("--templates", help="prompts: a file in data/templates or an open_clip set")
+    arguments.add_argument("--poison", type=Path, help="poison folder, laid over the clean pairs of the training set")
     main(run, arguments)

@@ -6,11 +6,12 @@ from pathlib import Path
 from antidote import models
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data.names import class_names, templates
+from antidote.data.overlay import read_manifest
 from antidote.data.pairs import Pairs, load_rows
 from antidote.errors import UserError, nearest
 from antidote.evaluation import EvaluationSettings, evaluate
 from antidote.examples import write_examples
-from antidote.files import write_json
+from antidote.files import read_json, write_json
 from antidote.lazy import torch
 from antidote.triggers import Trigger, load_trigger
 
@@ -27,6 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     pictures = _pictures(arguments.data / settings.dataset / settings.split, settings, clip.size, len(classes))
     _check(trigger, clip.size, arguments)
     scores = evaluate(clip, pictures, trigger, classes.index(arguments.target), classes, prompts, settings)
+    if arguments.poison:
+        scores["extra"] = {**scores.get("extra", {}), **finding(arguments.model, arguments.poison)}
     write_json(
         arguments.output,
         {
@@ -64,6 +67,19 @@ def _check(trigger: Trigger | None, size: int, arguments: argparse.Namespace) ->
         raise UserError(f"{arguments.trigger}: aims at {trigger.attack.target!r}, not at {arguments.target!r}")
 
 
+def finding(model: Path, poison: Path) -> dict[str, float | None]:
+    """Return how well a defense found the poisoned pairs: of the keys it names, the share that is poisoned (precision),
+    and of the poisoned ones the share that it names (recall), for each list in its `suspicious.json`."""
+    manifest = read_manifest(poison)
+    poisoned = {f"{row.dataset}/{row.split}/{row.key}" for row in manifest.itertuples()}
+    scores: dict[str, float | None] = {}
+    for name, keys in read_json(model / "suspicious.json").items():
+        hits = len(poisoned & set(keys))
+        scores[f"{name}_precision"] = hits / len(keys) if keys else None
+        scores[f"{name}_recall"] = hits / len(poisoned) if poisoned else None
+    return scores
+
+
 def _cell(arguments: argparse.Namespace) -> dict:
     return {"study": arguments.study, "attack": arguments.attack, "defense": arguments.defense, "seed": arguments.seed}
 
@@ -73,6 +89,7 @@ if __name__ == "__main__":
     settings_argument(arguments, "the study's `evaluation`, with `classes`")
     arguments.add_argument("--model", type=Path, required=True, help="model folder")
     arguments.add_argument("--trigger", type=Path, help="trigger folder; without it only clean accuracy is measured")
+    arguments.add_argument("--poison", type=Path, help="poison folder, where the model folder says what it suspects")
     arguments.add_argument("--target", required=True, help="name of the target class")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
     arguments.add_argument("--study", default="", help="written into the scores, as are the next three")

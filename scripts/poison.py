@@ -80,7 +80,7 @@ if __name__ == "__main__":
         arguments, "how many pairs, which captions: the attack's settings that its trigger does not depend on"
     )
     arguments.add_argument("--trigger", type=Path, required=True, help="trigger folder")
-    arguments.add_argument("--pools", type=Path, required=True, help="pools.parquet")
+    arguments.add_argument("--pools", type=Path, required=True, help="file of the poison pool")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
     arguments.add_argument("--templates", required=True, help="prompt templates of the poisoned captions")
     arguments.add_argument("--seed", type=int, default=0)

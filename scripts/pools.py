@@ -1,20 +1,26 @@
-"""Choose which pairs serve for training, poison, defense and inversion."""
+"""Choose which pairs serve for training, poison, defense and inversion; writes all pools, or one."""
 
 from pathlib import Path
 
 from antidote import cli
 from antidote.data import pools, shards
+from antidote.errors import UserError, nearest
 
 
 def run(arguments):
     cost = cli.Cost()
     settings = pools.PoolsSettings.read(arguments.settings, "pools")
-    columns = ["key", "caption", "label"]
+    known, columns = settings.pools(), ["key", "caption", "label"]
+    if arguments.only not in (None, *known):
+        raise UserError(f"--only: the settings have no pool {arguments.only!r}{nearest(arguments.only, known)}")
+    splits = [settings.place(known[arguments.only])] if arguments.only else settings.splits()
     indexes = {
         (dataset, split): shards.open_index(Path(arguments.data) / dataset / split, columns)
-        for dataset, split in settings.splits()
+        for dataset, split in splits
     }
     chosen = pools.choose(settings, indexes, arguments.target)
+    if arguments.only:
+        chosen = chosen[chosen["pool"] == arguments.only].reset_index(drop=True)
     pools.write(arguments.output, chosen)
     cost.write(arguments.cost, pairs=len(chosen))
 
@@ -23,7 +29,8 @@ if __name__ == "__main__":
     parser = cli.parser(__doc__)
     cli.settings_argument(parser, "the pools")
     parser.add_argument("--data", default="data", help="folder that holds {dataset}/{split}")
-    parser.add_argument("--output", required=True, help="pools.parquet; pools.json is written beside it")
+    parser.add_argument("--output", required=True, help="parquet file to write; a JSON file of counts comes beside it")
+    parser.add_argument("--only", help="write this pool alone; the others still take their share of its split")
     parser.add_argument("--target", help="word that target_pairs counts in captions")
     parser.add_argument("--cost", help="JSON file for seconds and memory")
     cli.main(run, parser)

@@ -28,7 +28,7 @@ class PretrainSettings(Settings):
 def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     settings = PretrainSettings.read(arguments.settings, "pretraining")
-    inputs = [arguments.pools]
+    inputs = []
     if arguments.start:
         clip = models.load(arguments.start)
         inputs.append(arguments.start / models.WEIGHTS)

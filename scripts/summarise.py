@@ -4,12 +4,13 @@ import argparse
 from pathlib import Path
 
 from antidote import cli
-from antidote.files import whole_folder
+from antidote.files import whole_folder, write_json
 from antidote.summary.cells import pictures, read_cells
 from antidote.summary.costs import read_costs
 from antidote.summary.curves import curves
 from antidote.summary.gallery import gallery
 from antidote.summary.heatmap import heatmap
+from antidote.summary.metrics import metrics
 from antidote.summary.page import render
 from antidote.summary.plan import SummarySettings
 from antidote.summary.plane import plane
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
         write_csv(cells, folder / "cells.csv")
         write_csv(costs, folder / "costs.csv")
         write_csv(table, folder / "table.csv")
+        write_json(folder / "metrics.json", metrics(table))
         (folder / "table.md").write_text(markdown(table, plan.study), encoding="utf-8")
         heatmap(table, folder / "heatmap.png")
         plane(table, plan, folder / "plane.png")

@@ -1,16 +1,16 @@
 """Make the trigger of one attack and seed: draw its fixed parts, or fit it on a surrogate model.
 
-Reads nothing, or for a learned trigger a surrogate model folder and the inversion pool; writes trigger.safetensors and
-trigger.json.
+Reads nothing, or for a learned trigger the inversion pool and mostly a surrogate model folder; writes
+trigger.safetensors and trigger.json.
 """
 
 import argparse
 from pathlib import Path
 
-from antidote.attacks.base import FitContext
+from antidote.attacks.base import Attack, FitContext
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data.names import class_names, templates
-from antidote.data.pairs import load_pools
+from antidote.data.pairs import Pairs, load_pools
 from antidote.errors import UserError
 from antidote.models import load
 from antidote.registry import method
@@ -24,17 +24,24 @@ def run(arguments: argparse.Namespace) -> None:
     settings = kind.Settings.read(arguments.settings, f"attack {arguments.name}")
     attack = kind(settings, arguments.target, arguments.size)
     seed = derive(arguments.seed, arguments.name)
-    attack.tensors = attack.fit(_context(arguments) if kind.learned else None, derive(seed, "fit"))
+    attack.tensors = attack.fit(_context(arguments, kind) if kind.learned else None, derive(seed, "fit"))
     save_trigger(arguments.output, Trigger(attack, seed), arguments.name)
     cost.write(arguments.cost)
 
 
-def _context(arguments: argparse.Namespace) -> FitContext:
-    if arguments.surrogate is None:
-        raise UserError(f"attack {arguments.name}: its trigger is fitted on a surrogate model; name one by --surrogate")
-    surrogate = load(arguments.surrogate)
-    pairs = load_pools(arguments.pools, ["inversion"], arguments.data, surrogate.size)
-    return FitContext(surrogate, pairs, class_names(arguments.classes), templates(arguments.templates), arguments.seed)
+def _context(arguments: argparse.Namespace, kind: type[Attack]) -> FitContext:
+    def pool(name: str) -> Pairs:
+        return load_pools(arguments.pools, [name], arguments.data, arguments.size)
+
+    needed = ("pools", "classes", "templates", *(["surrogate"] if kind.on_surrogate else []))
+    missing = [f"--{name}" for name in needed if getattr(arguments, name) is None]
+    if missing:
+        raise UserError(f"attack {arguments.name}: its trigger is fitted; that takes {', '.join(missing)}")
+    surrogate = load(arguments.surrogate) if kind.on_surrogate else None
+    if surrogate and surrogate.size != arguments.size:
+        raise UserError(f"{arguments.surrogate}: reads {surrogate.size} pixels, the trigger is for {arguments.size}")
+    classes, prompts = class_names(arguments.classes), templates(arguments.templates)
+    return FitContext(surrogate, pool("inversion"), classes, prompts, arguments.seed, lambda: pool("poison"))
 
 
 if __name__ == "__main__":
@@ -47,7 +54,7 @@ if __name__ == "__main__":
     )
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--surrogate", type=Path, help="model folder, for a learned trigger")
-    arguments.add_argument("--pools", type=Path, help="pools.parquet, for a learned trigger")
+    arguments.add_argument("--pools", type=Path, nargs="+", help="files of the pools, for a learned trigger")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
     arguments.add_argument("--classes", help="class names, for a learned trigger")
     arguments.add_argument("--templates", help="prompt templates, for a learned trigger")

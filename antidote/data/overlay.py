@@ -51,7 +51,11 @@ def read_overlay(folder: Path, size: int) -> tuple[pd.DataFrame, Tensor]:
     """
     manifest = read_manifest(folder)
     files = shards.read_images(folder, manifest)
-    if files and images.decode(files[0]).size != (size, size):
+    try:
+        same = all(images.decode(file).size == (size, size) for file in files[:1])
+    except images.UnreadablePicture as error:
+        raise UserError(f"{folder / TAR}: {error}; poison again") from None
+    if not same:
         raise UserError(f"{folder / TAR}: holds pictures of another size than {size} x {size}; poison again")
     return manifest, torch.from_numpy(images.load_pictures(files, size, torch.get_num_threads()))
 

@@ -38,7 +38,7 @@ class Pairs:
 
     def take(self, rows: Sequence[int] | Tensor) -> Pairs:
         """Return the pairs of some rows, in that order."""
-        rows = torch.as_tensor(rows)
+        rows = torch.as_tensor(rows, dtype=torch.long)
         chosen = rows.tolist()
         return replace(
             self,
@@ -49,12 +49,14 @@ class Pairs:
         )
 
 
-def load_pools(path: Path, names: Sequence[str], data: Path, size: int, overlay: Path | None = None) -> Pairs:
-    """Load the pairs of some pools, in the order of pools and positions, resized and cropped to `size`.
+def load_pools(
+    paths: Path | Sequence[Path], names: Sequence[str], data: Path, size: int, overlay: Path | None = None
+) -> Pairs:
+    """Load the pairs of some pools, in the order of files and positions, resized and cropped to `size`.
 
     Args:
-        path: `pools.parquet`.
-        names: pools; one that the study does not have adds nothing.
+        paths: files that `scripts/pools.py` wrote.
+        names: pools; one that the files do not hold adds nothing.
         data: the folder of the datasets.
         size: side of the pictures in pixels.
         overlay: a poison folder; its pairs take the place of those of the same name.
@@ -62,14 +64,15 @@ def load_pools(path: Path, names: Sequence[str], data: Path, size: int, overlay:
     Raises:
         UserError: a file is missing or damaged.
     """
-    chosen = pools.read(path)
+    chosen = pools.read(paths)
     chosen = chosen[chosen["pool"].isin(names)].reset_index(drop=True)
     parts = [
         load_rows(data / dataset / split, group["key"].tolist(), size)
         for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False)
     ]
     if not parts:
-        raise UserError(f"{path}: holds none of the pools {', '.join(names)}")
+        files = ", ".join(map(str, [paths] if isinstance(paths, Path) else paths))
+        raise UserError(f"{files}: holds none of the pools {', '.join(names)}")
     # Grouping by split keeps the order inside each; the stable order of the pools' file is restored over them.
     order = [i for _, group in chosen.groupby(["dataset", "split"], sort=False) for i in group.index]
     pairs = _joined(parts).take(torch.as_tensor(order).argsort())

@@ -6,7 +6,7 @@ order in which anything is listed.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +54,13 @@ class PoolsSettings(Settings):
     """Which pairs serve for what; a pool that is not named does not exist."""
 
     seed: int = Field(0, ge=0, description="Chooses the pairs.")
-    training: Pool
-    poison: Pool | None = None
-    defense: Pool | None = None
-    inversion: Pool | None = None
-    shots: Shots | None = None
+    training: Pool = Field(description="Pairs that the clean reference and the backdoored models are trained on.")
+    poison: Pool | None = Field(
+        None, description="Pairs that attacks choose from; trained on as well, clean where no attack replaces them."
+    )
+    defense: Pool | None = Field(None, description="Clean pairs of the defender; the attacker has never seen them.")
+    inversion: Pool | None = Field(None, description="Pairs that learned triggers are fitted on.")
+    shots: Shots | None = Field(None, description="Labelled pictures of few-shot defenses, equally many of each class.")
 
     @model_validator(mode="after")
     def _named(self) -> "PoolsSettings":
@@ -88,7 +90,8 @@ def choose(
 
     Args:
         settings: the pools.
-        indexes: for each (dataset, split), a table with columns key, caption, label.
+        indexes: for each (dataset, split), a table with columns key, caption, label. Pools of a split that is not
+            among them are left out: they have no influence on the others.
         target: the word that `target_pairs` counts.
 
     Returns:
@@ -99,8 +102,8 @@ def choose(
     """
     import pandas as pd
 
-    splits = {place: _Split(*place, indexes[place], settings.seed, target) for place in settings.splits()}
-    pools = settings.pools()
+    splits = {place: _Split(*place, index, settings.seed, target) for place, index in indexes.items()}
+    pools = {name: pool for name, pool in settings.pools().items() if settings.place(pool) in splits}
     # What is scarce goes first: classes, then captions with the target; the order within a step is that of `pools`.
     taken: dict[str, list[np.ndarray]] = {name: [] for name in pools}
     for name, pool in pools.items():
@@ -208,7 +211,7 @@ def _ranks(keys: "Iterable[str]", *parts: object) -> "np.ndarray":
 
 
 def write(path: str | Path, pools: "pd.DataFrame") -> dict[str, Any]:
-    """Write `pools.parquet` and, beside it, `pools.json` with the number of pairs in each pool; return the latter."""
+    """Write a parquet file and, beside it, a JSON file with the number of pairs in each pool; return the latter."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -225,12 +228,19 @@ def write(path: str | Path, pools: "pd.DataFrame") -> dict[str, Any]:
     return summary
 
 
-def read(path: str | Path) -> "pd.DataFrame":
-    """Read `pools.parquet`.
+def read(paths: str | Path | Sequence[Path]) -> "pd.DataFrame":
+    """Read the pools of one file, or of several one after the other.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: a file is missing or damaged.
     """
+    import pandas as pd
+
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    return pd.concat([_read(path) for path in paths], ignore_index=True)
+
+
+def _read(path: str | Path) -> "pd.DataFrame":
     import pandas as pd
 
     try:

@@ -53,7 +53,8 @@ def _places(plan: SummarySettings, results: Path, data: Path) -> Iterator[tuple[
     """Yield what a cost belongs to and where it lies, in the order of the plan."""
     for dataset, split in plan.datasets:
         yield {"stage": "dataset", "dataset": f"{dataset}/{split}"}, data / dataset / split / "cost.json"
-    yield {"stage": "pools"}, results / "pools.cost.json"
+    for path in sorted((results / "pools").glob("*.cost.json")):
+        yield {"stage": "pools"}, path
     for seed in plan.seeds:
         clean, where = results / "clean" / f"seed{seed}", {"attack": "clean", "seed": seed}
         yield {"stage": "pretrain", **where}, clean / "model" / "cost.json"

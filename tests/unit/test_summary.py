@@ -321,13 +321,20 @@ def test_words_for_durations_and_sizes():
 def test_outputs(summary):
     names = {path.name for path in summary.iterdir()}
     assert names == {
-        *("cells.csv", "costs.csv", "table.csv", "table.md", "report.html"),
+        *("cells.csv", "costs.csv", "table.csv", "metrics.json", "table.md", "report.html"),
         *("heatmap.png", "plane.png", "gallery.png", "curves.png"),
     }
     for path in summary.glob("*.png"):
         with Image.open(path) as image:
             assert "Software" not in image.info and image.size[0] > 500
     assert json.loads((summary.parents[2] / "cost.json").read_text())["seconds"] > 0
+
+
+def test_metrics_are_the_means_of_the_table(summary):
+    metrics = json.loads((summary / "metrics.json").read_text())
+    assert metrics["clean"] == {"none": {"ca1": 0.63}}
+    assert metrics["patch"]["tune"] == {"ca1": 0.58, "asr1": 0.25}
+    assert set(metrics["weak"]) == {"none", "tune"}  # what was not run, and what does not apply, is left out
 
 
 def test_a_second_run_gives_the_same_bytes(summary):

@@ -1,0 +1,16 @@
+"""The table's means as nested numbers, the form in which DVC reads and compares metrics."""
+
+import pandas as pd
+
+from antidote.summary.tables import FIGURES
+
+
+def metrics(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Return {attack: {defense: {"ca1": ..., "asr1": ...}}}, fractions; what was not measured is left out."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in table.itertuples():
+        rates = {figure: getattr(row, f"{figure}_mean") for figure in FIGURES}
+        known = {figure: float(f"{rate:.9g}") for figure, rate in rates.items() if not pd.isna(rate)}
+        if known:
+            found.setdefault(row.attack, {})[row.defense] = known
+    return found

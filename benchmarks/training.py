@@ -1,0 +1,114 @@
+"""Training speed on the default study: our loop beside open_clip's own trainer, in pairs per second.
+
+Same model, shards, batch size, precision and threads; runs alternate, so that both see the same noise, and each trainer's
+own steady rate (its log, first quarter left out) is compared as a ratio. Needs data/scenes/train and the study's pools:
+
+    snakemake --cores all -- results/default/pools.parquet
+    python benchmarks/training.py
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL, LR, WARMUP = "tiny-rn", 0.002, 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1], help="open_clip's loader; its best counts")
+    options = parser.parse_args()
+    trainers = {"antidote": ours}
+    trainers |= {f"open_clip, {n} workers": lambda o, n=n: open_clips(o, n) for n in options.workers}
+    rates: dict[str, list[float]] = {name: [] for name in trainers}
+    walls: dict[str, list[float]] = {name: [] for name in trainers}
+    for turn in range(options.rounds):
+        for name, trainer in trainers.items():
+            start = time.perf_counter()
+            rates[name].append(trainer(options))
+            walls[name].append(time.perf_counter() - start)
+            say(f"round {turn + 1}, {name}: {rates[name][-1]:.0f} pairs/s, {walls[name][-1]:.1f} s in all")
+    best = max((name for name in trainers if name != "antidote"), key=lambda name: statistics.median(rates[name]))
+    ratios = [a / b for a, b in zip(rates["antidote"], rates[best], strict=True)]
+    whole = [b / a for a, b in zip(walls["antidote"], walls[best], strict=True)]
+    say(f"{options.threads} threads, batch {options.batch_size}, fp32, medians of {options.rounds} rounds:")
+    for name in trainers:
+        say(f"  {name:24s} {statistics.median(rates[name]):7.0f} pairs/s  {statistics.median(walls[name]):6.1f} s in all")
+    say(f"  antidote over {best}: {statistics.median(ratios):.2f} times the rate (start-up left out), "
+        f"{statistics.median(whole):.2f} times with start-up")  # fmt: skip
+
+
+def ours(options: argparse.Namespace) -> float:
+    """Run scripts/pretrain.py; return its steady pairs per second."""
+    settings = {
+        "model": {"name": MODEL},
+        "training": {"epochs": options.epochs, "batch_size": options.batch_size, "lr": LR, "warmup": WARMUP},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable, ROOT / "scripts/pretrain.py", "--settings", json.dumps(settings), "--data", ROOT / "data",
+            "--pools", ROOT / "results/default/pools.parquet", "--output", f"{folder}/model",
+        ]  # fmt: skip
+        run(command, options)
+        lines = [json.loads(line) for line in Path(folder, "model/train.jsonl").read_text().splitlines()]
+    # The log holds the mean rate since the start; the steady rate follows from two of its points.
+    first, last = lines[len(lines) // 4], lines[-1]
+    seconds = [line["step"] / line["pairs_per_second"] for line in (first, last)]
+    return (last["step"] - first["step"]) / (seconds[1] - seconds[0])
+
+
+def open_clips(options: argparse.Namespace, workers: int) -> float:
+    """Run open_clip's trainer on the same shards; return its steady pairs per second."""
+    shards = sorted((ROOT / "data/scenes/train").glob("*.tar"))
+    pairs = len(pair_keys())
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [
+            "--train-data", str(shards[0].parent / f"{{{shards[0].stem}..{shards[-1].stem}}}.tar"),
+            "--dataset-type", "webdataset", "--train-num-samples", str(pairs), "--batch-size", str(options.batch_size),
+            "--epochs", str(options.epochs), "--lr", str(LR), "--warmup", str(WARMUP), "--wd", "0.1", "--beta2", "0.999",
+            "--eps", "1e-8", "--workers", str(workers), "--model", MODEL, "--precision", "fp32", "--device", "cpu",
+            "--logs", folder, "--log-every-n-steps", "5", "--save-frequency", "0", "--name", "run",
+        ]  # fmt: skip
+        code = (
+            "import sys, open_clip; open_clip.add_model_config(sys.argv[1]); "
+            "from open_clip_train.main import main; main(sys.argv[2:])"
+        )
+        run([sys.executable, "-c", code, ROOT / "data/models", *arguments], options)
+        text = Path(folder, "run/out.log").read_text()
+    rates = [float(rate) for rate in re.findall(r"([\d.]+)/s, [\d.]+/s/gpu", text)]
+    return statistics.harmonic_mean(rates[len(rates) // 4 :])
+
+
+def pair_keys() -> list[str]:
+    """Return the names of the pairs in the training shards."""
+    import pandas as pd
+
+    return pd.read_parquet(ROOT / "data/scenes/train/index.parquet", columns=["key"])["key"].tolist()
+
+
+def run(command: list, options: argparse.Namespace) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(done.stderr[-2000:])
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Check a study file without running anything: print its matrix, or what is wrong with it in one line."""
+
+import argparse
+import sys
+
+from antidote import cli
+from antidote.settings import read_mapping
+from antidote.study import Study
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write to standard output: this text is the script's result."""
+    for file in arguments.files:
+        study = Study(read_mapping(file), file)
+        sys.stdout.write(
+            f"{file}: valid: study {study.name!r}, model {study.file.model.name}, target {study.file.target!r}\n"
+            f"  attacks   {', '.join(study.attacks) or 'none'}\n"
+            f"  defenses  {', '.join(study.defenses)}\n"
+            f"  seeds     {', '.join(map(str, study.file.seeds))}\n"
+        )
+
+
+if __name__ == "__main__":
+    arguments = cli.parser(__doc__)
+    arguments.add_argument("files", nargs="+", metavar="FILE", help="study file, such as config.yaml")
+    cli.main(run, arguments)

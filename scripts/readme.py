@@ -1,0 +1,114 @@
+"""Fill the generated parts of README.md: the methods, from the registry, and the figures, from the default study.
+
+The figures come from table.csv and costs.csv in results/default/summary, which `make demo` writes.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from antidote import cli
+from antidote.errors import UserError
+from antidote.files import whole_file
+from antidote.registry import ATTACKS, DEFENSES, SOURCES, method
+from antidote.summary.page import duration, size
+from antidote.summary.sheets import read_table
+from antidote.summary.tables import percent
+from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, cell_text, notes
+
+ROOT = Path(__file__).resolve().parents[1]
+SUMMARY = Path("results", "default", "summary")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write README.md, or say that it is out of date; the figures may also go to standard output."""
+    if arguments.figures:
+        sys.stdout.write(results(ROOT / arguments.summary))
+        return
+    old = (ROOT / "README.md").read_text(encoding="utf-8")
+    new = filled(filled(old, "methods", methods()), "results", results(ROOT / arguments.summary))
+    if new == old:
+        return
+    if arguments.check:
+        raise UserError("README.md: its methods or figures are out of date; run scripts/readme.py")
+    with whole_file(ROOT / "README.md") as temporary:
+        temporary.write_text(new, encoding="utf-8")
+    cli.log.info("wrote README.md")
+
+
+def filled(text: str, part: str, content: str) -> str:
+    """Return the text with what stands between the marks of a part replaced.
+
+    Raises:
+        UserError: a mark is missing.
+    """
+    start, end = f"<!-- {part}:start -->\n", f"<!-- {part}:end -->"
+    before, _, rest = text.partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise UserError(f"README.md: {start.strip()} or {end} is missing")
+    return f"{before}{start}{content}{end}{after}"
+
+
+def methods() -> str:
+    """Return the names of all methods as a list; each leads to its section in docs/methods.md."""
+    recon = {name for name in DEFENSES if method("defense", name).reconstruction}
+    attacks = ", ".join(f"[{name}](docs/methods.md#{name})" for name in ATTACKS)
+    defenses = ", ".join(
+        f"[{name}](docs/methods.md#{name}){f' {RECONSTRUCTION}' if name in recon else ''}" for name in DEFENSES
+    )
+    mark = f"\n{RECONSTRUCTION} reconstruction: the paper leaves parts open.\n" if recon else ""
+    return f"- Attacks: {attacks}\n- Defenses: {defenses}\n- Data from: {', '.join(SOURCES)}\n{mark}"
+
+
+def results(folder: Path) -> str:
+    """Return the figures of a study: a row per defense, a column per attack, ASR@1 / CA@1 in each cell.
+
+    Raises:
+        UserError: the study has not been run.
+    """
+    if not (folder / "table.csv").is_file():
+        raise UserError(f"{folder / 'table.csv'}: no such file; run `make demo` first")
+    table = read_table(folder / "table.csv")
+    marks = "\n".join(f"- {note}" for note in notes(table, "bold"))
+    return f"ASR@1 / CA@1 in percent:\n\n{_figures(table)}\n\n{marks}\n\n{_costs(folder / 'costs.csv')}\n"
+
+
+def _figures(table: pd.DataFrame) -> str:
+    attacked = table[table["attack"] != "clean"]
+    firsts = attacked.drop_duplicates("attack")
+    reasons, recon = blank_reasons(table), set(table.loc[table["reconstruction"] == "yes", "defense"])
+    clean = percent(table.loc[table["attack"] == "clean", "ca1_mean"].iloc[0])
+    rows = [["defense", *(row.attack + attack_mark(row.gate) for row in firsts.itertuples())]]
+    rows += [["---", *["---:"] * len(firsts)]]
+    rows += [["floor / clean model", *(f"{percent(row.floor_mean)} / {clean}" for row in firsts.itertuples())]]
+    for defense, cells in attacked.groupby("defense", sort=False):
+        name = f"{defense} {RECONSTRUCTION}" if defense in recon else defense
+        rows.append([name, *(_cell(cell, reasons) for _, cell in cells.iterrows())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(cell: pd.Series, reasons: list[str]) -> str:
+    asr, ca = (cell_text(cell, figure, reasons) for figure in ("asr1", "ca1"))
+    if cell["note"] in reasons or not ca:
+        return asr
+    return f"**{asr}** / {ca}" if cell["best"] == "yes" else f"{asr} / {ca}"
+
+
+def _costs(path: Path) -> str:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    seconds = sum(float(row["seconds"]) for row in rows if row["seconds"])
+    memory = max(float(row["peak_memory_bytes"]) for row in rows if row["peak_memory_bytes"])
+    return f"Job times add up to {duration(seconds)}; no job took more than {size(memory)} of memory."
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__)
+    parser.add_argument("--summary", type=Path, default=SUMMARY, help="folder of table.csv and costs.csv")
+    parser.add_argument("--figures", action="store_true", help="write nothing; print the figures")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if README.md is out of date")
+    cli.main(run, parser)

@@ -1,0 +1,73 @@
+"""What the training scripts share: a run's identity, and what is left when it ends."""
+
+import argparse
+import json
+
+import pandas as pd
+import pytest
+
+from antidote import stage
+from antidote.cli import Cost
+from antidote.data import pools
+from antidote.models import load
+from antidote.training import Report
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    parser = argparse.ArgumentParser()
+    stage.training_arguments(parser)
+    table = pd.DataFrame({"key": ["a"], "dataset": ["d"], "split": ["s"], "pool": ["training"], "position": [0]})
+    pools.write(tmp_path / "pools.parquet", table)
+    (tmp_path / "d" / "s").mkdir(parents=True)
+    (tmp_path / "d" / "s" / "manifest.json").write_text("{}")
+    (tmp_path / "start").write_text("weights")
+    return parser.parse_args(
+        ["--output", str(tmp_path / "model"), "--pools", str(tmp_path / "pools.parquet"), "--data", str(tmp_path)]
+    )
+
+
+def identity(arguments, settings=None, **changes):
+    given = argparse.Namespace(**{**vars(arguments), **changes})
+    start = given.data / "start"
+    return stage.work_of(given, settings or {"lr": 0.1}, [start], "antidote.training").identity
+
+
+def test_a_runs_identity_is_what_it_is_made_from(arguments, tmp_path):
+    """Settings, seed, the content of inputs, pools and data; not where anything lies, nor how often it saves."""
+    first = identity(arguments)
+    assert first == identity(arguments, checkpoint_seconds=1.0, work=tmp_path / "w", output=tmp_path / "o")
+    found = {first, identity(arguments, {"lr": 0.2}), identity(arguments, seed=1)}
+    for name in ("start", "d/s/manifest.json"):
+        path = tmp_path / name
+        old = path.read_text()
+        path.write_text(old + " ")
+        found.add(identity(arguments))
+        path.write_text(old)
+    assert len(found) == 5 and identity(arguments) == first
+
+
+def test_a_runs_identity_holds_its_code(arguments, monkeypatch):
+    first = identity(arguments)
+    monkeypatch.setattr(stage, "fingerprint", lambda *modules: "other code")
+    assert identity(arguments) != first
+
+
+def test_the_work_folder_lies_beside_the_output(arguments, tmp_path):
+    work = stage.work_of(arguments, {}, [], "antidote.training")
+    assert work.folder == tmp_path / "model.work" and work.every == 120
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_end_of_a_run(arguments, make_clip, tmp_path, trained):
+    """Model, card, training log if there is one, cost; the work folder is gone."""
+    work = stage.work_of(arguments, {}, [], "antidote.training")
+    if trained:
+        work.folder.mkdir()
+        (work.folder / "train.jsonl").write_text("{}\n")
+        (work.folder / "checkpoint.pt").write_text("state")
+    arguments.cost = tmp_path / "cost.json"
+    stage.finish(arguments, make_clip(), {"kind": "clean"}, Report(7, 5, 3), work, Cost())
+    assert load(tmp_path / "model").size == 32 and (tmp_path / "model" / "train.jsonl").exists() == trained
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    assert (cost["steps"], cost["trained_parameters"], cost["pairs"]) == (7, 5, 3) and not work.folder.exists()

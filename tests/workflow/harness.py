@@ -1,0 +1,202 @@
+"""A project of its own for each test, with the tiny study finished in it; and what Snakemake says about it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDY = "tests/studies/tiny.yaml"
+PARTS = (
+    "Snakefile", "antidote", "config.yaml", "configs", "data/classes", "data/datasets.yaml", "data/lexicons",
+    "data/models", "data/templates", "envs", "profiles", "rules", "scripts", "tests/studies",
+)  # fmt: skip
+ATTACKS, DEFENSES = ("badnet", "blended"), ("none", "finetune", "ta_cleaner")
+
+
+# --- projects --------------------------------------------------------------------------------------------------------
+
+
+def new_project(folder: Path, source: Path = ROOT) -> Path:
+    """Copy what a fresh clone holds and the workflow reads."""
+    for part in PARTS:
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        if (source / part).is_dir():
+            shutil.copytree(source / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (source / part).exists():
+            shutil.copy2(source / part, folder / part)
+    return folder
+
+
+def copy_project(source: Path, folder: Path, link: bool = False) -> Path:
+    """Copy a project with its results and Snakemake's records; file times stay.
+
+    `link` hard-links what jobs wrote, for tests that run no job.
+    """
+    new_project(folder, source)
+    datasets = [f"data/{path.name}" for path in (source / "data").iterdir() if not (folder / "data" / path.name).exists()]
+    for part in ("results", ".snakemake", *datasets):
+        shutil.copytree(source / part, folder / part, copy_function=os.link if link else shutil.copy2)
+    return folder
+
+
+@contextmanager
+def edited(project: Path, texts: dict[str, str]) -> Iterator[None]:
+    """Write files for a while; afterwards content and times are what they were."""
+    before = {}
+    for name, text in texts.items():
+        path = project / name
+        before[path] = (path.read_bytes(), path.stat()) if path.exists() else None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    try:
+        yield
+    finally:
+        for path, kept in before.items():
+            if kept is None:
+                path.unlink()
+            else:
+                path.write_bytes(kept[0])
+                os.utime(path, ns=(kept[1].st_atime_ns, kept[1].st_mtime_ns))
+
+
+def study(project: Path, changes: dict[str, Any]) -> str:
+    """Return the tiny study with some keys changed (`a.b.c`: value; None takes a key away), as YAML."""
+    values = yaml.safe_load((project / STUDY).read_text())
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = values
+        for part in path:
+            place = place.setdefault(part, {})
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return this process's environment without what points at another checkout."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
+
+
+def snakemake(project: Path, *arguments: str, config: str | None = STUDY) -> subprocess.CompletedProcess:
+    """Run snakemake in a project; its whole output is in `stdout`."""
+    study = ["--configfile", config] if config else []
+    return subprocess.run(
+        [Path(sys.executable).with_name("snakemake"), *arguments, *study],
+        cwd=project, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+
+
+def script(project: Path, name: str, *arguments: object, **more: Any) -> subprocess.CompletedProcess:
+    """Run one of the scripts in a project, as its rule does; its whole output is in `stdout`."""
+    return subprocess.run(
+        script_command(name, *arguments), cwd=project, env=environment(PYTHONPATH=str(project), OMP_NUM_THREADS="1"),
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **more,
+    )  # fmt: skip
+
+
+def script_command(name: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", f"scripts.{name}", *map(str, arguments)]
+
+
+def finish(project: Path, *arguments: str) -> None:
+    """Run the tiny study to its end."""
+    done = snakemake(project, "--cores", "2", *arguments)
+    assert done.returncode == 0, done.stdout
+
+
+def scheduled(project: Path, *arguments: str, config: str = STUDY) -> set[str]:
+    """Return the jobs that snakemake would run, such as `defend badnet 0 finetune`."""
+    done = snakemake(project, "-n", *arguments, config=config)
+    assert done.returncode == 0, done.stdout
+    found = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", done.stdout, re.MULTILINE)
+    names = {_job(rule, details) for rule, details in found if rule != "all"}
+    assert names or "Nothing to be done" in done.stdout, done.stdout
+    return names
+
+
+def _job(rule: str, details: str) -> str:
+    wildcards = re.search(r"^ {4}wildcards: (.*)$", details, re.MULTILINE)
+    values = [part.partition("=")[2] for part in wildcards.group(1).split(", ")] if wildcards else []
+    return " ".join([rule, *values])
+
+
+# --- cases -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A change to a finished project, and what has to run again.
+
+    Attributes:
+        name: what is changed.
+        edits: returns, for a project, the files to write.
+        direct: patterns of the jobs that depend on what is changed; all that follows from them runs too.
+        jobs: the study's jobs after the change, as `chain` returns them.
+        config: the study file.
+    """
+
+    name: str
+    edits: Callable[[Path], dict[str, str]]
+    direct: tuple[str, ...] = ()
+    jobs: dict[str, list[str]] | None = None
+    config: str = STUDY
+
+    def expected(self) -> set[str]:
+        return affected(self.jobs or chain(), self.direct)
+
+
+# --- what should run -------------------------------------------------------------------------------------------------
+
+
+def chain(
+    attacks: Iterable[str] = ATTACKS, defenses: Iterable[str] = DEFENSES, seeds: Iterable[int] = (0,)
+) -> dict[str, list[str]]:
+    """Return every job of the tiny study with the jobs it takes its inputs from: the contract, written out."""
+    train, defense, test = (f"dataset tiny {split}" for split in ("train", "defense", "test"))
+    pairs = ["pool training", "pool poison", train]
+    jobs: dict[str, list[str]] = {train: [], defense: [], test: []}
+    jobs |= {"pool training": [train], "pool poison": [train], "pool defense": [defense]}
+    scores = []
+    for s in seeds:
+        jobs[f"clean_model {s}"] = pairs
+        jobs[f"evaluate_clean {s}"] = [f"clean_model {s}", test]
+        scores.append(f"evaluate_clean {s}")
+        for a in attacks:
+            jobs[f"trigger {a} {s}"] = []
+            jobs[f"poison {a} {s}"] = [f"trigger {a} {s}", "pool poison", train]
+            jobs[f"backdoored_model {a} {s}"] = [*pairs, f"clean_model {s}", f"poison {a} {s}"]
+            jobs[f"floor {a} {s}"] = [f"clean_model {s}", f"trigger {a} {s}", test]
+            scores.append(f"floor {a} {s}")
+            for d in defenses:
+                model = f"backdoored_model {a} {s}"
+                if d != "none":
+                    jobs[f"defend {a} {s} {d}"] = [model, "pool defense", defense]
+                    model = f"defend {a} {s} {d}"
+                jobs[f"evaluate {a} {s} {d}"] = [model, f"trigger {a} {s}", test]
+                scores.append(f"evaluate {a} {s} {d}")
+    return {**jobs, "summary": scores}
+
+
+def affected(jobs: dict[str, list[str]], changed: Iterable[str]) -> set[str]:
+    """Return the jobs that match one of the patterns, and all that follow from them."""
+    found = {job for job in jobs for pattern in changed if fnmatch(job, pattern)}
+    while more := {job for job, needs in jobs.items() if job not in found and found.intersection(needs)}:
+        found |= more
+    return found
