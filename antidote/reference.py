@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any, get_origin
 
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from antidote.attacks.base import AttackSettings
@@ -62,11 +61,15 @@ def methods_page() -> str:
         "<!-- Written by scripts/schema.py from the registry and the docstrings. Do not edit. -->",
         "How to add one: [adding a method](adding-a-method.md). Their keys: [settings](settings.md).",
         "## Attacks",
-        "*Learned*: the trigger is fitted on a surrogate, the clean reference model. *Presets* are published variants.",
+        "*Learned*: the trigger is fitted before it is used, mostly on a surrogate model. *Presets* are variants of the "
+        "method, published ones and ours. The threat model says what the attacker holds: some of the training pairs "
+        "(`data-poisoning`), the training itself (`training-control`), the encoder that is handed on (`encoder`), the "
+        "learning of prompts (`prompt-learning`) or a few labelled pictures (`few-shot`).",
         _grid(["method", "what it is", "threat model", "learned", "presets", "file"], map(_attack_row, ATTACKS)),
         "## Defenses",
-        "*Access* is what the defender has; it gets nothing else. *Reconstruction*: the paper leaves parts open; which "
-        "ones and what stands in for them is said below.",
+        "*Access* is what the defender has; it gets nothing else. `oracle` marks a control, not a defense: it knows which "
+        "pairs are poisoned. *Reconstruction*: the paper leaves parts open; which ones and what stands in for them is "
+        "said below.",
         _grid(["method", "what it is", "access", "exact or reconstruction", "file"], map(_defense_row, DEFENSES)),
         "## What each is",
         *(part for kind in ("attack", "defense") for name in TABLES[kind] for part in _about(kind, name)),
@@ -79,8 +82,8 @@ class _Page:
 
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self._shown: dict[type[Settings], str] = {}
-        self._inside: dict[type[Settings], str] = {}  # groups shown within the table at hand
+        self._shown: dict[type[Settings], str] = {}  # groups with a section, by its title
+        self._inside: dict[type[Settings], tuple[str, Settings | None]] = {}  # groups in the table at hand
 
     def add(self, *parts: str) -> None:
         self._parts += [part for part in parts if part]
@@ -114,21 +117,29 @@ class _Page:
         rows = [row for name in names for row in self._rows(group, name, "")]
         return _grid(COLUMNS, rows) if rows else ""
 
-    def _rows(self, group: type[Settings], name: str, prefix: str) -> list[list[str]]:
+    def _rows(self, group: type[Settings], name: str, prefix: str, given: Settings | None = None) -> list[list[str]]:
+        """Return the row of a key and, where it holds a group that stands nowhere yet, the rows of its keys.
+
+        `given` holds the defaults where the group is itself a default of something.
+        """
         field = group.model_fields[name]
+        default = getattr(given, name) if given else field.get_default(call_default_factory=True)
         inner = group_of(field.annotation)
         key, text = f"`{prefix}{name}`", _capital(meaning(group, name))
         if group is StudyFile and (inner or name in ("datasets", "attacks", "defenses")):
-            return [[key, f"keys: {_link(name)}", _default(field), "", text]]
+            return [[key, f"keys: {_link(name)}", _default(default), "", text]]
         if inner is None:
-            return [[key, _kind(group, name), _default(field), _range(_property(group, name)), text]]
-        same = self._inside.get(inner) or (_link(self._shown[inner]) if inner in self._shown else None)
-        if same:
-            return [[key, f"keys: {same}", _default(field), "", text]]
-        self._inside[inner] = f"as `{prefix}{name}`"
+            return [[key, _kind(group, name), _default(default), _range(_property(group, name)), text]]
+        if inner in self._shown:
+            return [[key, f"keys: {_link(self._shown[inner])}", _default(default), "", text]]
+        if inner in self._inside:
+            first, shown = self._inside[inner]
+            return [[key, f"keys: as {first}", _default(default, shown), "", text]]
+        held = default if isinstance(default, Settings) else None
+        self._inside[inner] = (key, held)
         below = f"{prefix}{name}.NAME." if get_origin(field.annotation) is dict else f"{prefix}{name}."
-        rows = [row for part in inner.model_fields for row in self._rows(inner, part, below)]
-        return [[key, "keys: below", _default(field), "", text], *rows]
+        rows = [row for part in inner.model_fields for row in self._rows(inner, part, below, held)]
+        return [[key, "keys: below", "" if held else _default(default), "", text], *rows]
 
 
 def _same(group: type[Settings], other: type[Settings], name: str) -> bool:
@@ -164,9 +175,9 @@ def _kind_of(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
         kinds = [_kind_of(part, definitions) for part in schema["anyOf"] if part.get("type") != "null"]
         return " or ".join([*kinds, *(["empty"] if {"type": "null"} in schema["anyOf"] else [])])
     if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
+        return ", ".join(f"`{_word(value)}`" for value in schema["enum"])
     if "const" in schema:
-        return f"`{schema['const']}`"
+        return f"`{_word(schema['const'])}`"
     if schema.get("type") == "array":
         return f"list of {_kind_of(schema['items'], definitions)}" if "items" in schema else "list"
     if schema.get("type") == "object":
@@ -183,16 +194,22 @@ def _range(schema: dict[str, Any]) -> str:
         return f"{low:g} to {high:g}"
     words = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[key]:g}" for key, sign in words.items() if key in schema]
-    return ", ".join(limits) or (f"≥ {schema['minItems']} of them" if "minItems" in schema else "")
+    if "minItems" in schema:
+        exact = schema["minItems"] == schema.get("maxItems")
+        limits.append(f"{'' if exact else '≥ '}{schema['minItems']} of them")
+    return ", ".join(limits)
 
 
-def _default(field: FieldInfo) -> str:
-    default = field.get_default(call_default_factory=True)
+def _default(default: Any, shown: Settings | None = None) -> str:
+    """Return a default as it would stand in a study; that of a group as what differs from `shown`, or from the class."""
     if default is PydanticUndefined:
         return "*needed*"
     if isinstance(default, Settings):
-        changed = {key: value for key, value in default if type(default).model_fields[key].get_default() != value}
-        return ", ".join(f"`{key}: {_word(value)}`" for key, value in changed.items()) or "its own"
+        shown = (
+            dict(shown) if shown else {key: field.get_default() for key, field in type(default).model_fields.items()}
+        )
+        changed = [f"`{key}: {_word(value)}`" for key, value in default if shown[key] != value]
+        return ", ".join(changed) or "the same"
     if default is None or default in ("", {}, []):
         return "empty"
     return f"`{_word(default)}`"
@@ -207,25 +224,31 @@ def _presets(group: type[Settings]) -> str:
 
 
 def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """Return a value as YAML has it."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_word, value))}]"
+    return "empty" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _attack_row(name: str) -> list[str]:
     found = method("attack", name)
     presets = ", ".join(f"`{preset}`" for preset in found.Settings.presets)
     learned = "yes" if found.learned else "no"
-    return [_link(name), _idea(found), found.threat_model, learned, presets, _file("attack", name)]
+    return [_link(name), _idea("attack", name), found.threat_model, learned, presets, _file("attack", name)]
 
 
 def _defense_row(name: str) -> list[str]:
     found = method("defense", name)
     exact = "reconstruction" if found.reconstruction else "" if found.access == "nothing" else "exact"
-    return [_link(name), _idea(found), found.access, exact, _file("defense", name)]
+    return [_link(name), _idea("defense", name), found.access, exact, _file("defense", name)]
 
 
-def _idea(found: type) -> str:
-    """Return the first paragraph of the method's module as one line, without its full stop."""
-    return " ".join(_paragraph(_docstring(found)[0]).split()).rstrip(".")
+def _idea(kind: str, name: str) -> str:
+    """Return the first paragraph of the method's module as one line; the second method of a module has its class's."""
+    found = method(kind, name)
+    first = next(other for other in TABLES[kind] if module(kind, other) == module(kind, name))
+    text = _docstring(found)[0] if first == name else _sentence(found.__doc__)
+    return " ".join(_paragraph(text).split()).rstrip(".")
 
 
 def _about(kind: str, name: str) -> list[str]:

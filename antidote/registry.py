@@ -12,6 +12,7 @@ ATTACKS = {
     "siba": "antidote.attacks.siba:SIBA",
     "badclip": "antidote.attacks.badclip:BadCLIP",
     "issba": "antidote.attacks.issba:ISSBA",
+    "attention": "antidote.attacks.attention:Attention",
     "trojvqa": "antidote.attacks.trojvqa:TrojVQA",
     "wanet": "antidote.attacks.wanet:WaNet",
 }
@@ -26,6 +27,8 @@ DEFENSES = {
     "supervised": "antidote.defenses.supervised:Supervised",
     "rvpt": "antidote.defenses.rvpt:RVPT",
     "cbpt": "antidote.defenses.cbpt:CBPT",
+    "ubt": "antidote.defenses.ubt:UBT",
+    "ubt_oracle": "antidote.defenses.ubt:UBTOracle",
 }
 
 ADAPTERS = {

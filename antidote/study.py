@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt
 
 from antidote.attacks.base import AttackSettings
 from antidote.data.datasets import dataset_settings
+from antidote.data.lexicon import WORDNET, load_lexicon
 from antidote.data.names import DATA, class_names, templates
 from antidote.data.pools import PoolsSettings
 from antidote.data.sources.base import SourceSettings
@@ -97,6 +98,8 @@ class Study:
         self.attacks = {name: self._attack(name, entry) for name, entry in self.file.attacks.items()}
         self.defenses = {name: self._defense(name, entry) for name, entry in self._defense_entries().items()}
         self.blank = self._blank()
+        if not self.lexicon().startswith(WORDNET):
+            self._named(load_lexicon, self.lexicon(), "lexicon")
 
     @property
     def name(self) -> str:
@@ -176,7 +179,7 @@ class Study:
             )
         return evaluation.model_copy(update={"classes": classes})
 
-    def _named(self, read, name: str, key: str) -> list[str]:
+    def _named(self, read, name: str, key: str) -> Any:
         try:
             return read(name)
         except UserError as error:
@@ -255,7 +258,7 @@ class Study:
         where = f"{self.where}: {kind}s.{name}"
         if "method" not in entry:
             raise UserError(f"{where}: method is missing; known: {', '.join(table)}")
-        if entry["method"] not in table:
+        if str(entry["method"]) not in table:
             raise UserError(f"{where}.method: unknown method {entry['method']!r}{nearest(str(entry['method']), table)}")
         return method(kind, entry["method"]).Settings.read(entry, where)
 

@@ -31,8 +31,11 @@ def json_slice(values: Any) -> str:
 
 
 def dataset_slice(study: Study, dataset: str, split: str) -> str:
-    """Return the definition of a dataset with one split alone: another split's change is not its business."""
-    values = study.sources[dataset].model_dump(mode="json")
+    """Return the definition of a dataset with one split alone: another split's change is not its business.
+
+    Nor is the lexicon, which text methods look words up in.
+    """
+    values = study.sources[dataset].model_dump(mode="json", exclude={"lexicon"})
     return json_slice({**values, "splits": {split: values["splits"][split]}})
 
 

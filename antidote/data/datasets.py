@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from antidote.data import names
-from antidote.data.lexicon import WORDNET, load_lexicon
 from antidote.data.sources.base import SourceSettings
 from antidote.errors import UserError, nearest
 from antidote.registry import SOURCES, method
@@ -31,7 +30,7 @@ def dataset_settings(name: str, definitions: Mapping[str, Mapping[str, Any]] | N
     where = f"datasets.{name}"
     if "source" not in values:
         raise UserError(f"{where}.source: is missing; known: {', '.join(sorted(SOURCES))}")
-    if values["source"] not in SOURCES:
+    if str(values["source"]) not in SOURCES:
         raise UserError(f"{where}.source: unknown source {values['source']!r}{nearest(str(values['source']), SOURCES)}")
     settings = method("source", values["source"]).read(values, where)
     _check_names(settings, where)
@@ -44,8 +43,8 @@ def _check_names(settings: SourceSettings, where: str) -> None:
         names.templates(settings.templates)
         if settings.classes is not None:
             names.class_names(settings.classes)
-        if not settings.lexicon.startswith(WORDNET):  # a folder that may be made later
-            load_lexicon(settings.lexicon)
+        if settings.lexicon != "none" and not settings.lexicon.startswith("wordnet:"):  # a folder, maybe made later
+            names.data_file("lexicons", settings.lexicon, ["none"])
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 

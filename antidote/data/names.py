@@ -20,7 +20,7 @@ def class_names(name: str) -> list[str]:
     """
     if name == "openai_imagenet":
         return list(_open_clip().IMAGENET_CLASSNAMES)
-    path = _file("classes", name, ["openai_imagenet"])
+    path = data_file("classes", name, ["openai_imagenet"])
     names = _texts(path)
     twice = next((word for word in names if names.count(word) > 1), None)
     if twice is not None:
@@ -39,7 +39,7 @@ def templates(name: str) -> list[str]:
         return [template("{}") for template in _open_clip().OPENAI_IMAGENET_TEMPLATES]
     if name == "openai_imagenet_simple":
         return [template("{}") for template in _open_clip().SIMPLE_IMAGENET_TEMPLATES]
-    path = _file("templates", name, ["openai_imagenet", "openai_imagenet_simple"])
+    path = data_file("templates", name, ["openai_imagenet", "openai_imagenet_simple"])
     texts = _texts(path)
     for text in texts:
         if not _one_gap(text):
@@ -47,7 +47,12 @@ def templates(name: str) -> list[str]:
     return texts
 
 
-def _file(kind: str, name: str, built_in: list[str]) -> Path:
+def data_file(kind: str, name: str, built_in: list[str]) -> Path:
+    """Return `data/{kind}/{name}.json`.
+
+    Raises:
+        UserError: there is none; names the nearest one, or the nearest of `built_in`.
+    """
     known = {path.stem: path for path in (DATA / kind).glob("*.json")}
     if name not in known:
         raise UserError(f"{kind}: unknown name {name!r}{nearest(name, [*known, *built_in])}")

@@ -73,9 +73,12 @@ def load_pools(
     if not parts:
         files = ", ".join(map(str, [paths] if isinstance(paths, Path) else paths))
         raise UserError(f"{files}: holds none of the pools {', '.join(names)}")
-    # Grouping by split keeps the order inside each; the stable order of the pools' file is restored over them.
-    order = [i for _, group in chosen.groupby(["dataset", "split"], sort=False) for i in group.index]
-    pairs = _joined(parts).take(torch.as_tensor(order).argsort())
+    if len(parts) == 1:
+        pairs = parts[0]  # as it is: half a million pictures of 224 pixels are 75 GB, which a copy would double
+    else:
+        # Grouping by split keeps the order inside each; the stable order of the pools' file is restored over them.
+        order = [i for _, group in chosen.groupby(["dataset", "split"], sort=False) for i in group.index]
+        pairs = _joined(parts).take(torch.as_tensor(order).argsort())
     return pairs if overlay is None else _overlaid(pairs, chosen, overlay, size)
 
 
@@ -107,13 +110,13 @@ def _joined(parts: list[Pairs]) -> Pairs:
 
 
 def _overlaid(pairs: Pairs, chosen: pd.DataFrame, overlay: Path, size: int) -> Pairs:
-    """Put the poisoned pairs in the place of the pairs they were made from."""
+    """Put the poisoned pairs in the place of the pairs they were made from; `pairs` is used up."""
     manifest, pictures = read_overlay(overlay, size)
     rows = {place: row for row, place in enumerate(zip(chosen["dataset"], chosen["split"], pairs.keys, strict=True))}
-    images_, captions = pairs.images.clone(), list(pairs.captions)
+    captions = list(pairs.captions)
     for poisoned, picture in zip(manifest.itertuples(), pictures, strict=True):
         row = rows.get((poisoned.dataset, poisoned.split, poisoned.key))
         if row is None:
             raise UserError(f"{overlay}: poisons {poisoned.key!r}, which is not in the pools; poison again")
-        images_[row], captions[row] = picture, poisoned.caption
-    return replace(pairs, images=images_, captions=captions)
+        pairs.images[row], captions[row] = picture, poisoned.caption
+    return replace(pairs, captions=captions)

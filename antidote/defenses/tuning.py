@@ -113,7 +113,7 @@ def tune(task: Task, settings: TuneSettings, seed: int, work: Work) -> int:
 
 
 def _line(step: int, epoch: int, rate: float, loss: Tensor, terms: dict[str, Tensor], speed: float) -> str:
-    values = {name: float(value) for name, value in {"loss": loss, **terms}.items()}
+    values = {name: float(value.detach()) for name, value in {"loss": loss, **terms}.items()}
     if not math.isfinite(values["loss"]):
         raise UserError(f"lr: the loss is {values['loss']} at step {step}; a lower rate may help")
     return json.dumps({"step": step, "epoch": epoch, "lr": rate, "pairs_per_second": round(speed, 1), **values})

@@ -50,7 +50,7 @@ def test_study_defines_a_dataset():
         ("scenes", {"scenes": {"sise": 3}}, "datasets.scenes: sise: unknown key; did you mean 'size'?"),
         ("scenes", {"scenes": {"classes": "sceens"}}, "datasets.scenes: classes: unknown name 'sceens'; did you mean"),
         ("scenes", {"scenes": {"templates": "x"}}, "datasets.scenes: templates: unknown name 'x'"),
-        ("scenes", {"scenes": {"lexicon": "x"}}, "datasets.scenes: lexicon: unknown name 'x'"),
+        ("scenes", {"scenes": {"lexicon": "x"}}, "datasets.scenes: lexicons: unknown name 'x'"),
         ("scenes", {"scenes": {"size": 2}}, "datasets.scenes: size: "),
     ],
 )

@@ -83,6 +83,8 @@ def test_poisoned_pairs_replace_their_originals_alone(data, tmp_path):
     assert poisoned.keys == clean.keys and torch.equal(poisoned.labels, clean.labels)
     assert shades(poisoned) == [3, 101, 201, 100, 200], "k0 of the other split stays"
     assert poisoned.captions == ["one 3", "two 1", "the banana", "two 0", "a banana"]
+    alone = load(data, ["poison"], tmp_path / "poison")
+    assert shades(alone) == [201, 200] and alone.captions == ["the banana", "a banana"], "pools of one split"
 
 
 def test_a_poisoned_pair_outside_the_pools_is_told(data, tmp_path):

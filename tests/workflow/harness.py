@@ -59,6 +59,7 @@ def edited(project: Path, texts: dict[str, str]) -> Iterator[None]:
         path = project / name
         before[path] = (path.read_bytes(), path.stat()) if path.exists() else None
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # it may be a link to what other tests read
         path.write_text(text)
     try:
         yield

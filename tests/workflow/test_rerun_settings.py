@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from harness import ATTACKS, DEFENSES, STUDY, Case, chain, study
+from harness import ATTACKS, DEFENSES, STUDY, Case, affected, chain, scheduled, study
 
 SCORES = ("evaluate_clean *", "floor *", "evaluate *")
 ALL_BUT_DATA = ("pool *", "trigger *", "clean_model *")
@@ -104,8 +104,6 @@ def test_a_setting_runs_again_what_depends_on_it(case, outcomes):
 
 
 def test_settings_on_the_command_line_count_like_those_in_the_file(linked):
-    from harness import affected, scheduled
-
     project = linked()
     assert scheduled(project, "--config", "pretraining={lr: 2e-3}") == affected(chain(), ["clean_model *"])
     assert scheduled(project, "--config", 'attacks={"badnet": {"patch_size": 5}}') == affected(

@@ -1,0 +1,82 @@
+"""Where a CLIP looks: attention rollout for ViTs (Abnar and Zuidema 2020), Grad-CAM for ResNets (Selvaraju 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from antidote.errors import UserError
+from antidote.lazy import functional as F
+from antidote.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antidote.models import Clip
+
+CELLS = 7  # the deepest ResNet stage with this many cells per side is used: the last one at 224 pixels
+
+
+def saliency(clip: Clip, images: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return maps (N, size, size) in [0, 1] for pictures (N, 3, size, size) in [0, 1] and their captions.
+
+    Grad-CAM looks at what speaks for the caption; rollout does not depend on it.
+
+    Raises:
+        UserError: the picture encoder is neither open_clip's ResNet nor its ViT.
+    """
+    visual = clip.network.visual
+    if hasattr(visual, "layer4"):
+        maps = _grad_cam(clip, images, captions)
+    elif hasattr(visual, "transformer") and hasattr(visual, "conv1"):
+        maps = _rollout(clip, images)
+    else:
+        raise UserError(f"surrogate: {type(visual).__name__} is neither open_clip's ResNet nor its ViT; where it looks "
+                        f"is not known")  # fmt: skip
+    maps = maps - maps.amin(dim=(1, 2), keepdim=True)
+    maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    size = images.shape[-2:]
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _grad_cam(clip: Clip, images: Tensor, captions: Sequence[str]) -> Tensor:
+    visual, outputs = clip.network.visual, []
+    stages = [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
+    hooks = [stage.register_forward_hook(lambda _, __, output: outputs.append(output)) for stage in stages]
+    try:
+        features = clip.encode_image(images.clone().requires_grad_())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    with torch.no_grad():
+        texts = clip.encode_text(captions)
+    fine = [output for output in outputs if output.shape[-1] >= CELLS]
+    activation = fine[-1] if fine else outputs[0]
+    gradient = torch.autograd.grad((features * texts).sum(), activation)[0]
+    return F.relu((gradient.mean(dim=(2, 3), keepdim=True) * activation).sum(dim=1)).detach()
+
+
+def _rollout(clip: Clip, images: Tensor) -> Tensor:
+    weights = []
+
+    def record(block):
+        def hook(_, __, normed):
+            weights.append(block.attn(normed, normed, normed, need_weights=True)[1])
+
+        return hook
+
+    blocks = clip.network.visual.transformer.resblocks
+    hooks = [block.ln_1.register_forward_hook(record(block)) for block in blocks]
+    try:
+        with torch.no_grad():
+            clip.encode_image(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    identity = torch.eye(weights[0].shape[-1], device=images.device)
+    rolled = identity
+    for attention in weights:
+        rolled = (attention + identity) / 2 @ rolled
+    patches = rolled[:, 0, 1:]
+    side = round(patches.shape[-1] ** 0.5)
+    return patches.unflatten(1, (side, side)).float()

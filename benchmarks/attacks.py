@@ -1,0 +1,81 @@
+"""Speed of drawing each trigger at 224 pixels, batched, beside decoding a JPEG of that size: pictures/s on one core."""
+
+import argparse
+import logging
+import time
+from collections.abc import Callable
+
+import open_clip
+import torch
+
+from antidote.attacks.base import Attack, FitContext
+from antidote.data.images import decode, encode_jpeg, fit
+from antidote.data.pairs import Pairs
+from antidote.data.scenes import generate
+from antidote.models import Clip
+from antidote.registry import ATTACKS, method
+
+log = logging.getLogger("benchmark")
+
+TEXT = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+QUICK = {"epochs": 1, "batch_size": 4}  # of triggers that are fitted, on a tiny model; drawing costs the same
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--seconds", type=float, default=1.0, help="least time per measurement")
+    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS))
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    pictures, captions, labels = generate(1, 0, arguments.pictures, arguments.size)
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+    pairs = Pairs([str(i) for i in range(len(images))], images, captions, torch.from_numpy(labels))
+    files = [encode_jpeg(picture) for picture in pictures]
+    decoding = speed(lambda: [fit(decode(file), arguments.size) for file in files], len(files), arguments.seconds)
+    log.info("%-36s %8d pictures/s", "decoding a JPEG", decoding)
+    batch, seeds = images.float() / 255, list(range(len(images)))
+    for name in arguments.attacks:
+        for preset in dict.fromkeys([*method("attack", name).Settings.presets]) or [None]:
+            attack = made(name, preset, pairs, arguments.size)
+            drawn = speed(lambda attack=attack: attack.apply(batch, seeds), len(batch), arguments.seconds)
+            log.info("%-36s %8d pictures/s, %5.2f x", f"{name} {preset or ''}", drawn, drawn / decoding)
+
+
+def made(name: str, preset: str | None, pairs: Pairs, size: int) -> Attack:
+    """Return an attack whose trigger is drawn, or fitted a little."""
+    kind = method("attack", name)
+    quick = QUICK if kind.learned else {}
+    settings = kind.Settings.read({"method": name, "preset": preset, **quick}, name)
+    attack = kind(settings, "banana", size)
+    if kind.learned:
+        few = pairs.take(range(min(len(pairs), 32)))
+        context = FitContext(tiny(size), few, ["banana", "boat"], ["a {}"], 0)
+        attack.tensors = attack.fit(context, 0)
+    else:
+        attack.tensors = attack.fit(None, 0)
+    return attack
+
+
+def tiny(size: int) -> Clip:
+    """Return a CLIP of random weights."""
+    vision = {"image_size": size, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}
+    preprocess = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
+    return Clip(open_clip.CLIP(**config), {"model_cfg": config, "preprocess_cfg": preprocess})
+
+
+def speed(call: Callable[[], object], pictures: int, seconds: float) -> float:
+    """Return pictures per second of processor time, which other jobs on the machine do not change."""
+    call()
+    rounds, start = 0, time.process_time()
+    while time.process_time() - start < seconds:
+        call()
+        rounds += 1
+    return rounds * pictures / (time.process_time() - start)
+
+
+if __name__ == "__main__":
+    main()

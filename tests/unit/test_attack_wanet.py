@@ -1,0 +1,50 @@
+"""WaNet: how far pixels move, and whether neighbours move together."""
+
+import pytest
+import torch
+
+from antidote.attacks.wanet import WaNet, WaNetSettings
+
+
+def wanet(size=224, **values):
+    attack = WaNet(WaNetSettings.read({"method": "wanet", **values}, "x"), "banana", size)
+    attack.tensors = attack.fit(None, 0)
+    return attack
+
+
+def shifts(attack):
+    """Return by how many pixels each pixel is moved: (size, size, 2)."""
+    line = torch.linspace(-1, 1, attack.size)
+    identity = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
+    return (attack.grid() - identity) * (attack.size - 1) / 2
+
+
+def neighbours(field):
+    """Return the correlation between each value and the one to its right."""
+    return torch.corrcoef(torch.stack([field[:, :-1].flatten(), field[:, 1:].flatten()]))[0, 1].item()
+
+
+def test_the_clip_codes_jitter_each_pixel():
+    attack = wanet(preset="cleanclip")
+    assert attack.tensors["noise"].shape == (2, 224, 224)
+    assert attack.tensors["noise"].abs().mean().item() == pytest.approx(1, abs=1e-4)
+    moved = shifts(attack)
+    assert moved.abs().mean().item() == pytest.approx(0.498, abs=0.005) and moved.abs().max() < 1
+    assert abs(neighbours(moved[..., 0])) < 0.02
+
+
+@pytest.mark.parametrize(("preset", "size", "mean"), [("original", 32, 0.24), ("original_at_224", 224, 1.74)])
+def test_the_original_bends_smoothly(preset, size, mean):
+    moved = shifts(wanet(size, preset=preset))
+    assert neighbours(moved[..., 0]) > 0.9
+    assert moved.abs().mean().item() == pytest.approx(mean, rel=0.35), "varies with 4 x 4 draws"
+
+
+def test_a_flat_picture_stays():
+    image = torch.full((2, 3, 32, 32), 0.3)
+    torch.testing.assert_close(wanet(32).apply(image, [1, 2]), image)
+
+
+def test_points_must_fit():
+    with pytest.raises(ValueError, match=r"^points: 33 are more than the picture's 32 pixels$"):
+        wanet(64, points=33).settings.check(32)

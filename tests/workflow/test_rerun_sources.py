@@ -1,0 +1,148 @@
+"""A change of the source, or of a data file, runs again just the jobs that can reach it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from harness import ROOT, Case, edited, scheduled
+
+EVERYTHING = ("dataset *", "trigger *")
+PICTURES = ("trigger *", "clean_model *")  # whatever loads pictures or models, and what follows
+TRAINING = ("clean_model *", "backdoored_model *", "defend *")
+SCORES = ("evaluate_clean *", "floor *", "evaluate *")
+
+# Module (or pattern) and the jobs that depend on it directly; the first that fits counts.
+MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    (("antidote", "antidote.files", "antidote.settings", "antidote.seeds", "antidote.data", "scripts"), EVERYTHING),
+    (("antidote.data.names", "antidote.data.images", "antidote.data.tars"), EVERYTHING),
+    (("antidote.data.captions", "antidote.data.draws", "antidote.data.scenes", "antidote.data.shapes"), ("dataset *",)),
+    (("antidote.data.datasets", "antidote.data.ingest", "antidote.data.intake", "scripts.dataset"), ("dataset *",)),
+    (("antidote.data.sources", "antidote.data.sources.base", "antidote.data.sources.scenes"), ("dataset *",)),
+    (("antidote.data.pools", "antidote.data.shards"), ("pool *", *PICTURES)),
+    (("scripts.pools",), ("pool *",)),
+    (("antidote.data.pairs", "antidote.data.overlay", "antidote.lazy", "antidote.models"), PICTURES),
+    (("antidote.data.lexicon",), ("defend *",)),
+    (("antidote.data.eda", "antidote.defenses.cleanclip", "antidote.defenses.ta_cleaner"), ("defend * ta_cleaner",)),
+    (("antidote.defenses", "antidote.defenses.base", "scripts.defend"), ("defend *",)),
+    (("antidote.defenses.finetune",), ("defend * finetune",)),
+    (("antidote.attacks", "antidote.attacks.base", "antidote.triggers"), ("trigger *", *SCORES)),
+    (("antidote.attacks.badnet",), ("trigger badnet *",)),
+    (("antidote.attacks.blended", "antidote.attacks.patterns"), ("trigger blended *",)),
+    (("scripts.trigger",), ("trigger *",)),
+    (("scripts.poison",), ("poison *",)),
+    (("antidote.objectives", "antidote.stage", "antidote.training", "antidote.vocabulary"), TRAINING),
+    (("scripts.pretrain",), ("clean_model *", "backdoored_model *")),
+    (("antidote.evaluation", "antidote.examples", "antidote.metrics", "scripts.evaluate"), SCORES),
+    (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
+    # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
+    (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry"), ()),
+    (("antidote.artifacts", "antidote.reference", "antidote.schema", "antidote.study", "antidote.workflow"), ()),
+    (("scripts.check", "scripts.readme", "scripts.schema", "scripts.show"), ()),
+    # Methods that the tiny study does not use.
+    (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
+    (("antidote.data.sources.*",), ()),
+]
+
+
+def modules() -> dict[str, str]:
+    """Return the file of every module of the project."""
+    files = [path.relative_to(ROOT) for part in ("antidote", "scripts") for path in (ROOT / part).rglob("*.py")]
+    return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): str(path) for path in sorted(files)}
+
+
+def jobs_of(module: str) -> tuple[str, ...] | None:
+    return next((jobs for names, jobs in MODULES if any(fnmatch(module, name) for name in names)), None)
+
+
+def appended(files: list[str], text: str):
+    return lambda project: {file: (project / file).read_text() + text for file in files}
+
+
+def source_cases() -> list[Case]:
+    files = modules()
+    used = [Case(m, appended([file], "\n_CHANGED = 1\n"), jobs_of(m)) for m, file in files.items() if jobs_of(m)]
+    unused = [file for module, file in files.items() if not jobs_of(module)]
+    return [*used, Case("modules that no job reaches", appended(unused, "\n_CHANGED = 1\n"))]
+
+
+def reworded(project: Path) -> dict[str, str]:
+    """Give every module other comments, docstrings and line breaks."""
+    return {file: _reworded((project / file).read_text()) for file in modules().values()}
+
+
+def _reworded(text: str) -> str:
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body[0].value.value = "Other words."
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Field":
+            for keyword in node.keywords:
+                if keyword.arg == "description":
+                    keyword.value = ast.Constant("Other words.")
+    return "# A comment.\n" + ast.unparse(ast.fix_missing_locations(tree)) + "\n# Another.\n"
+
+
+def added_class(project: Path) -> dict[str, str]:
+    file = "data/classes/scenes.json"
+    return {file: json.dumps([*json.loads((project / file).read_text()), "zebra"])}
+
+
+TEMPLATES = '["a {}.", "some {}."]'
+DATA_CASES = [
+    Case("nothing", lambda project: {}),
+    Case("comments, docstrings, descriptions", reworded),
+    Case("templates", lambda project: {"data/templates/scenes.json": TEMPLATES}, ("poison *", *SCORES)),
+    Case("templates of others", lambda project: {"data/templates/simple.json": TEMPLATES}),
+    Case("classes", added_class, SCORES),
+    Case("lexicon", appended(["data/lexicons/scenes.json"], "\n"), ("defend * ta_cleaner",)),
+    Case("model", appended(["data/models/tiny-rn.json"], "\n"), ("clean_model *", "backdoored_model *")),
+    Case("page template", appended(["antidote/summary/page.html.j2"], "\n<p>more</p>\n"), ("summary",)),
+    Case("known datasets", appended(["data/datasets.yaml"], "\nmore: {source: scenes, splits: {}}\n")),
+    Case("default study", appended(["config.yaml"], "\nlexicon: none\n")),
+    Case("resources", appended(["profiles/default/config.yaml"], "\nlatency-wait: 9\n")),
+    Case("environments", appended(["envs/train.yaml", "envs/workflow.yaml"], "\n# a comment\n")),
+    Case("comments in the rules", appended(["Snakefile", "rules/common.smk", "rules/defend.smk"], "\n# a comment\n")),
+    Case("a command", lambda project: {"rules/pretrain.smk": (project / "rules/pretrain.smk").read_text().replace(
+        "{params.start} --poison", "--poison")}, ("backdoored_model *",)),
+    Case("a score gone by", lambda project: {"results/tiny/badnet/seed0/none/scores.json": "{}"}, ("summary",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*DATA_CASES, *source_cases()], ids=lambda case: case.name)
+def test_a_file_runs_again_what_reaches_it(case, outcomes):
+    assert outcomes[case.name].result() == case.expected()
+
+
+def test_every_module_has_its_jobs():
+    unknown = [module for module in modules() if jobs_of(module) is None]
+    assert not unknown, f"say in MODULES which jobs depend on {', '.join(unknown)}"
+
+
+def test_new_file_times_run_nothing_again(linked):
+    """As after `git clone`, or where an editor saved a file as it was."""
+    project = linked()
+    for path in project.rglob("*"):
+        if path.is_file() and path.stat().st_nlink == 1:  # not what other tests share
+            os.utime(path)
+    assert scheduled(project) == set()
+
+
+def test_a_missing_score_is_made_again(linked):
+    project = linked()
+    (project / "results/tiny/blended/seed0/finetune/scores.json").unlink()
+    assert scheduled(project) == {"evaluate blended 0 finetune", "summary"}
+
+
+def test_edits_are_taken_back(linked):
+    """What the tests above rely on."""
+    project = linked()
+    path = project / "config.yaml"
+    before = (path.read_text(), path.stat().st_mtime_ns)
+    with edited(project, {"config.yaml": "x", "new": "y"}):
+        assert path.read_text() == "x"
+    assert (path.read_text(), path.stat().st_mtime_ns) == before and not (project / "new").exists()
