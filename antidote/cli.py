@@ -46,7 +46,7 @@ def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentP
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         sys.exit(f"error: {error.filename or 'output'}: {error.strerror}; free or allow space there and run again")
 

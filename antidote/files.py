@@ -11,16 +11,19 @@ from typing import Any
 
 from antidote.errors import UserError
 
+PROBE = 1 << 20  # bytes written to find out whether a disk is full
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the name `path` only if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
-        yield temporary
-        temporary.replace(path)
+        with _system_errors(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -32,16 +35,53 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     Files of `path` that the block does not write stay as they are.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _temporary(path)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-        path.mkdir(parents=True, exist_ok=True)
-        for file in sorted(temporary.iterdir()):
-            file.replace(path / file.name)
+        with _system_errors(path):
+            yield temporary
+            path.mkdir(parents=True, exist_ok=True)
+            for file in sorted(temporary.iterdir()):
+                file.replace(path / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Return this process's temporary name for `path`; take away what killed processes left of theirs."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        process = left.name.removesuffix(".tmp").rpartition(".")[2]
+        if process.isdigit() and (int(process) == os.getpid() or not _runs(int(process))):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Where the disk takes nothing more, raise the system's own error; safetensors and torch raise various others."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        probe = path.with_name(f".{path.name}.{os.getpid()}.probe.tmp")
+        try:
+            probe.write_bytes(bytes(PROBE))
+        except OSError as reason:
+            raise OSError(reason.errno, reason.strerror, str(path)) from error
+        finally:
+            probe.unlink(missing_ok=True)
+        raise
 
 
 def sha256(path: str | Path) -> str:

@@ -61,15 +61,15 @@ def methods_page() -> str:
         "<!-- Written by scripts/schema.py from the registry and the docstrings. Do not edit. -->",
         "How to add one: [adding a method](adding-a-method.md). Their keys: [settings](settings.md).",
         "## Attacks",
-        "*Learned*: the trigger is fitted before it is used, mostly on a surrogate model. *Presets* are variants of the "
+        "*Learned*: the trigger is fitted before use, mostly on a surrogate model. *Presets* are variants of the "
         "method, published ones and ours. The threat model says what the attacker holds: some of the training pairs "
         "(`data-poisoning`), the training itself (`training-control`), the encoder that is handed on (`encoder`), the "
         "learning of prompts (`prompt-learning`) or a few labelled pictures (`few-shot`).",
         _grid(["method", "what it is", "threat model", "learned", "presets", "file"], map(_attack_row, ATTACKS)),
         "## Defenses",
-        "*Access* is what the defender has; it gets nothing else. `oracle` marks a control, not a defense: it knows which "
-        "pairs are poisoned. *Reconstruction*: the paper leaves parts open; which ones and what stands in for them is "
-        "said below.",
+        "*Access* is what the defender has; it gets nothing else. `oracle` marks a control, not a defense: it knows "
+        "which pairs are poisoned. *Reconstruction*: the paper leaves parts open; which ones and what stands in for "
+        "them is said below.",
         _grid(["method", "what it is", "access", "exact or reconstruction", "file"], map(_defense_row, DEFENSES)),
         "## What each is",
         *(part for kind in ("attack", "defense") for name in TABLES[kind] for part in _about(kind, name)),
@@ -201,7 +201,7 @@ def _range(schema: dict[str, Any]) -> str:
 
 
 def _default(default: Any, shown: Settings | None = None) -> str:
-    """Return a default as it would stand in a study; that of a group as what differs from `shown`, or from the class."""
+    """Return a default as a study would have it; that of a group as what differs from `shown`, or from its class."""
     if default is PydanticUndefined:
         return "*needed*"
     if isinstance(default, Settings):
@@ -209,7 +209,7 @@ def _default(default: Any, shown: Settings | None = None) -> str:
             dict(shown) if shown else {key: field.get_default() for key, field in type(default).model_fields.items()}
         )
         changed = [f"`{key}: {_word(value)}`" for key, value in default if shown[key] != value]
-        return ", ".join(changed) or "the same"
+        return ", ".join(changed) or "as there"
     if default is None or default in ("", {}, []):
         return "empty"
     return f"`{_word(default)}`"

@@ -29,11 +29,14 @@ DEFENSES = {
     "cbpt": "antidote.defenses.cbpt:CBPT",
     "ubt": "antidote.defenses.ubt:UBT",
     "ubt_oracle": "antidote.defenses.ubt:UBTOracle",
+    "beear_clip": "antidote.defenses.beear_clip:BEEAR",
+    "imbert_clip": "antidote.defenses.imbert_clip:IMBERT",
 }
 
 ADAPTERS = {
     "classifier_head": "antidote.adapters.classifier_head:ClassifierHead",
     "visual_prompts": "antidote.adapters.visual_prompts:VisualPrompts",
+    "patch_masking": "antidote.adapters.patch_masking:PatchMasking",
 }
 
 SOURCES = {

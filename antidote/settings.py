@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from antidote.errors import UserError, one_line
 
@@ -17,6 +17,20 @@ class Settings(BaseModel):
     """A group of settings. Every number has a default, a unit and a source, in its description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_groups(cls, values: Any) -> Any:
+        """Where some keys of a group are given, the others keep the defaults that this class sets for the group."""
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: field.default for name, field in cls.model_fields.items() if name in values}
+        groups = {
+            name: {**default.model_dump(), **values[name]}
+            for name, default in defaults.items()
+            if isinstance(default, Settings) and isinstance(values[name], Mapping)
+        }
+        return {**values, **groups}
 
     @classmethod
     def read(cls: type[T], values: Mapping[str, Any], where: str) -> T:

@@ -37,6 +37,11 @@ class PoisoningSettings(TrainSettings):
     start: Literal["clean", "model"] = Field(
         "clean", description="from the clean reference, or from the study's initial model (its pretrained weights)"
     )
+    alternate: bool = Field(
+        False,
+        description="poisoned pairs in every second epoch only, their originals in between (attention attack); for "
+        "attacks that control training",
+    )
 
 
 class StudyFile(Settings):
@@ -210,9 +215,11 @@ class Study:
                 f"{self.where}: attacks.{name}.poisons: {settings.poisons} are more than the {pool.pairs} pairs of "
                 f"pools.poison"
             )
-        PoisoningSettings.read(
-            {**self.file.poisoning.model_dump(), **settings.training}, f"{self.where}: attacks.{name}.training"
-        )
+        where = f"{self.where}: attacks.{name}.training"
+        recipe = PoisoningSettings.read({**self.file.poisoning.model_dump(), **settings.training}, where)
+        threat_model = method("attack", settings.method).threat_model
+        if recipe.alternate and threat_model != "training-control":
+            raise UserError(f"{where}.alternate: needs control over training; {settings.method} is {threat_model}")
         return settings
 
     def _defense_entries(self) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from antidote.seeds import derive
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHUNK = 256  # pictures at a time, so that memory does not grow with the set
+CHUNK, CHUNK_PIXELS = 256, 2**19  # pictures and pixels at a time; few enough to stay in the processor's cache
 TENSORS, DESCRIPTION = "trigger.safetensors", "trigger.json"
 
 
@@ -37,7 +37,8 @@ class Trigger:
         `use` ("train", "test") and a picture's key make its seed, so that a redrawn trigger never repeats between
         training and test, and a picture gets the same one in every batch and every stage.
         """
-        done = [self._draw(images[i : i + CHUNK], keys[i : i + CHUNK], use) for i in range(0, len(keys), CHUNK)]
+        step = pictures_at_a_time(images.shape[-1])
+        done = [self._draw(images[i : i + step], keys[i : i + step], use) for i in range(0, len(keys), step)]
         return torch.cat(done) if done else images
 
     def _draw(self, images: Tensor, keys: Sequence[str], use: str) -> Tensor:
@@ -48,6 +49,11 @@ class Trigger:
     def seed_of(self, key: str, use: str) -> int:
         """Return the seed of one picture's trigger."""
         return derive(self.seed, use, key)
+
+
+def pictures_at_a_time(size: int) -> int:
+    """Return how many pictures of `size` x `size` pixels are drawn on together; the result does not depend on it."""
+    return max(1, min(CHUNK, CHUNK_PIXELS // size**2))
 
 
 def save_trigger(folder: Path, trigger: Trigger, name: str) -> None:

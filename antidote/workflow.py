@@ -73,7 +73,8 @@ def pool_target(study: Study, name: str) -> str | None:
 def training_slice(study: Study, training: TrainSettings) -> str:
     """Return the initial model and a recipe; where the recipe starts is seen from the job's inputs."""
     recipe = training.model_dump(mode="json", include=set(TrainSettings.model_fields))
-    return json_slice({"model": study.file.model.model_dump(mode="json"), "training": recipe})
+    alternate = {"alternate": True} if getattr(training, "alternate", False) else {}
+    return json_slice({"model": study.file.model.model_dump(mode="json"), "training": recipe, **alternate})
 
 
 def summary_plan(study: Study) -> str:

@@ -14,6 +14,7 @@ from antidote.data.pairs import Pairs
 from antidote.data.scenes import generate
 from antidote.models import Clip
 from antidote.registry import ATTACKS, method
+from antidote.triggers import pictures_at_a_time
 
 log = logging.getLogger("benchmark")
 
@@ -36,7 +37,8 @@ def main() -> None:
     files = [encode_jpeg(picture) for picture in pictures]
     decoding = speed(lambda: [fit(decode(file), arguments.size) for file in files], len(files), arguments.seconds)
     log.info("%-36s %8d pictures/s", "decoding a JPEG", decoding)
-    batch, seeds = images.float() / 255, list(range(len(images)))
+    batch = images[: pictures_at_a_time(arguments.size)].float() / 255
+    seeds = list(range(len(batch)))
     for name in arguments.attacks:
         for preset in dict.fromkeys([*method("attack", name).Settings.presets]) or [None]:
             attack = made(name, preset, pairs, arguments.size)

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from antidote import models
+from antidote.alternating import Alternating
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data.overlay import MANIFEST, read_manifest
 from antidote.data.pairs import load_pools
@@ -19,10 +20,11 @@ from antidote.training import TrainSettings, train
 
 
 class PretrainSettings(Settings):
-    """The initial model and the recipe."""
+    """The initial model and the recipe; `alternate` takes the poison away in every second epoch."""
 
     model: ModelSettings
     training: TrainSettings
+    alternate: bool = False
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -38,7 +40,10 @@ def run(arguments: argparse.Namespace) -> None:
         inputs.append(arguments.poison / MANIFEST)
     pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison)
     work = work_of(arguments, settings.model_dump(), inputs, "scripts.pretrain")
-    report = train(clip, Contrastive(pairs), settings.training, arguments.seed, work)
+    objective = Contrastive(pairs)
+    if settings.alternate:
+        objective = Alternating(pairs, load_pools(arguments.pools, ["poison"], arguments.data, clip.size))
+    report = train(clip, objective, settings.training, arguments.seed, work)
     finish(arguments, clip, _card(arguments, settings), report, work, cost)
 
 

@@ -7,7 +7,7 @@ turns, on poisoned pairs in one epoch and clean ones in the next. That takes con
 Carried over: attention is averaged over the inversion pool (rollout for a ViT, Grad-CAM towards the caption for a
 ResNet); the reaction is the cosine to the target's class embedding, L = -cos(f(b(x)), g(target)) + qoe_weight
 (1 - SSIM(b(x), x)), in the place of chosen neurons, whose code was not released. The trigger is fitted once, on the
-surrogate; poisoning then runs the study's recipe. The training in turns is not built.
+surrogate, and not again between rounds of training; `training: {alternate: true}` trains in turns.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class SIG(Attack):
     def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         ratio = self.settings.blend_ratio
         wave = self.wave().to(images)
-        return (images + wave if ratio is None else (1 - ratio) * images + ratio * wave).clamp(0, 1)
+        return (images + wave if ratio is None else torch.lerp(images, wave, ratio)).clamp_(0, 1)
 
     def wave(self) -> Tensor:
         """Return the wave (size,), one value per column, in [-1, 1]."""

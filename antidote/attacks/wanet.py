@@ -64,7 +64,7 @@ class WaNet(Attack):
 
     def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         grid = self.grid().to(images)[None].expand(len(images), -1, -1, -1)
-        return F.grid_sample(images, grid, mode="bilinear", align_corners=True).clamp(0, 1)
+        return F.grid_sample(images, grid, mode="bilinear", align_corners=True).clamp_(0, 1)
 
     def grid(self) -> Tensor:
         """Return where each pixel comes from: (size, size, 2), x and y in [-1, 1]."""

@@ -145,7 +145,7 @@ def invert(
         features = clip.encode_image(paste(_floats(clip, images[rows]), mask, pattern))
         contrast, likeness = inversion_loss(features, clean[rows], settings.temperature)
         total = contrast + state["beta"] * 3 * mask.sum()
-        adapt(state, float(likeness) > settings.collapsed)
+        adapt(state, float(likeness.detach()) > settings.collapsed)
         return total, {"contrast": contrast, "likeness": likeness, "mask_area": mask.mean()}
 
     per_epoch = max(1, len(images) // settings.inversion.batch_size)

@@ -1,12 +1,17 @@
 """The attention attack: where models look, how alike pictures stay, and what changes."""
 
+import dataclasses
+import random
+
 import pytest
 import torch
 
+from antidote.alternating import Alternating
 from antidote.attacks.attention import Attention, AttentionSettings
 from antidote.attacks.base import FitContext
 from antidote.attacks.fitting import frozen
 from antidote.attacks.saliency import saliency
+from antidote.objectives import Batch
 from antidote.visibility import psnr, ssim
 
 CLASSES, TEMPLATES = ["banana", "boat", "cup"], ["a photo of a {}."]
@@ -49,6 +54,24 @@ def test_only_the_mask_changes_and_the_target_nears(make_clip, make_pairs, kind)
 
 def test_it_says_that_it_controls_training():
     assert Attention.threat_model == "training-control"
+
+
+def test_training_in_turns(make_pairs):
+    """Even epochs see the poison, odd ones the originals; pairs that were never poisoned stay."""
+    pairs, originals = make_pairs(10), make_pairs(10, seed=1).take(range(6, 10))
+    objective = Alternating(pairs, dataclasses.replace(originals, captions=["old"] * 4))
+    rows = torch.tensor([7, 0, 9])
+    for epoch in range(4):
+        batch = Batch(pairs.images[rows], [pairs.captions[row] for row in rows], rows, epoch, 0, random.Random(0))
+        [images], [captions] = objective.views(batch)
+        assert torch.equal(images[1], pairs.images[0]) and captions[1] == pairs.captions[0]
+        poisoned = epoch % 2 == 0
+        expected = pairs.images[[7, 9]] if poisoned else originals.images[[1, 3]]
+        assert torch.equal(images[[0, 2]], expected) and (captions[0] == "old") is not poisoned
+        assert torch.equal(batch.images, pairs.images[rows]), "the batch is left alone"
+    assert "old" in set(objective.texts()) and pairs.captions[0] in set(objective.texts())
+    with pytest.raises(ValueError, match="not those of the last pairs"):
+        Alternating(pairs, originals.take([1, 0, 2, 3]))
 
 
 def test_ssim_and_psnr():

@@ -89,6 +89,7 @@ def test_a_settings_description_is_a_docstring(project):
     assert project(main=text) == project(main=text.replace('"one"', '"another"'))
     assert project(main=text) == project(main=text.replace(', description="one"', ""))
     assert project(main=text) != project(main=text.replace("ge=0", "ge=1"))
+    assert project(main=text) != project(main=text.replace("ge=0", "ge=0, le=9"))
     assert project(main=text) != project(main=text.replace("Field(1", "Field(2"))
 
 

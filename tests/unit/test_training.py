@@ -225,11 +225,11 @@ def test_fewer_pairs_than_a_batch(make_clip, make_pairs, tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_names_the_rate(make_clip, make_pairs, tmp_path, value):
-    broken = Contrastive(make_pairs())
+    broken = Contrastive(make_pairs(8))
     original = broken.loss
     broken.loss = lambda *given: (original(*given)[0] * value, {})
-    with pytest.raises(UserError, match=r"^lr: the loss is (nan|inf) at step \d+; a lower rate or fp32 may help$"):
-        train(make_clip(), broken, settings(), SEED, work(tmp_path))
+    with pytest.raises(UserError, match=r"^lr: the loss is (nan|inf) at step 1; a lower rate or fp32 may help$"):
+        train(make_clip(), broken, settings(epochs=1), SEED, work(tmp_path))
 
 
 def test_a_rate_that_is_far_too_high_is_told(make_clip, make_pairs, tmp_path):
@@ -273,6 +273,7 @@ def test_accumulation_with_batch_norm_trains_and_is_reproducible(make_clip, make
         train(clip, Contrastive(make_pairs()), settings(accumulate=2), SEED, work(tmp_path / folder))
         ends.append(weights(clip))
     assert equal(*ends) and ends[0]["visual.bn1.running_mean"].isfinite().all()
+    assert ends[0]["visual.bn1.num_batches_tracked"] == 4 * 2, "the first of the two passes leaves no trace"
 
 
 @pytest.mark.parametrize("name", ["contrastive", "ta_cleaner"])
@@ -331,6 +332,27 @@ def test_autocast_trains_on_the_cpu(make_clip, make_pairs, tmp_path, precision):
     assert 0 < difference < 0.05
 
 
+def test_a_step_that_overflows_in_fp16_is_left_out(make_clip, make_pairs):
+    """By the scaler, which halves its scale; words that no caption uses must not decay then either."""
+    recipe, pairs, clip = settings(precision="fp16", weight_decay=0.5), make_pairs(), make_clip()
+    goal = Contrastive(pairs)
+    original, factors = goal.loss, iter([1e35, 1.0])
+
+    def loss(*given):
+        value, terms = original(*given)
+        return value * next(factors), terms
+
+    goal.loss = loss
+    run = training._Run(clip, goal, recipe, steps=2)
+    run.begin_epoch(0, SEED, len(pairs))
+    before = clip.network.text_projection.clone()
+    run.optimise(training._batch(clip, pairs, run.order[:8], 0, 0, SEED))
+    assert torch.equal(before, clip.network.text_projection) and run.decay == 1.0 and run.step == 1
+    run.optimise(training._batch(clip, pairs, run.order[8:16], 0, 1, SEED))
+    assert not torch.equal(before, clip.network.text_projection)
+    assert run.decay == pytest.approx(1 - 0.5 * learning_rate(recipe, 1, 2))
+
+
 def test_gradient_clipping_bounds_the_step(make_clip, make_pairs):
     recipe = settings(max_grad_norm=1e-3)
     pairs, clip = make_pairs(), make_clip()
@@ -339,6 +361,19 @@ def test_gradient_clipping_bounds_the_step(make_clip, make_pairs):
     run.optimise(training._batch(clip, pairs, run.order[:8], 0, 0, SEED))
     total = math.sqrt(sum(float(p.grad.double().pow(2).sum()) for p in clip.network.parameters()))
     assert total == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_every_step_draws_anew_and_a_step_always_the_same(make_clip, make_pairs):
+    """Both from the batch's own generator and from torch's global one, which AutoAugment uses."""
+    pairs, drawn = make_pairs(8), {}
+    for seed, step in ((0, 0), (0, 1), (1, 0), (0, 0), (0, 1)):
+        batch = training._batch(make_clip(), pairs, torch.tensor([5, 2]), 0, step, seed)
+        draws = batch.rng.random(), torch.rand(1).item()
+        assert drawn.setdefault((seed, step), draws) == draws
+        assert torch.equal(batch.images, pairs.images[[5, 2]]) and batch.captions == [
+            pairs.captions[5], pairs.captions[2]
+        ]  # fmt: skip
+    assert len(set(drawn.values())) == 3
 
 
 def test_another_seed_gives_other_weights(make_clip, make_pairs, tmp_path):

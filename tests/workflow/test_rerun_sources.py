@@ -37,7 +37,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("scripts.poison",), ("poison *",)),
     (("antidote.objectives", "antidote.stage", "antidote.training", "antidote.vocabulary"), TRAINING),
     (("scripts.pretrain",), ("clean_model *", "backdoored_model *")),
-    (("antidote.evaluation", "antidote.examples", "antidote.metrics", "scripts.evaluate"), SCORES),
+    (("antidote.evaluation", "antidote.examples", "antidote.metrics", "scripts.evaluate"), SCORES),,
     (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
     (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry"), ()),
@@ -45,13 +45,13 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("scripts.check", "scripts.readme", "scripts.schema", "scripts.show"), ()),
     # Methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
-    (("antidote.data.sources.*",), ()),
+    (("antidote.data.sources.*", "antidote.alternating", "antidote.visibility"), ()),
 ]
 
 
-def modules() -> dict[str, str]:
-    """Return the file of every module of the project."""
-    files = [path.relative_to(ROOT) for part in ("antidote", "scripts") for path in (ROOT / part).rglob("*.py")]
+def modules(project: Path = ROOT) -> dict[str, str]:
+    """Return the file of every module of a project."""
+    files = [path.relative_to(project) for part in ("antidote", "scripts") for path in (project / part).rglob("*.py")]
     return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): str(path) for path in sorted(files)}
 
 
@@ -64,15 +64,19 @@ def appended(files: list[str], text: str):
 
 
 def source_cases() -> list[Case]:
-    files = modules()
-    used = [Case(m, appended([file], "\n_CHANGED = 1\n"), jobs_of(m)) for m, file in files.items() if jobs_of(m)]
-    unused = [file for module, file in files.items() if not jobs_of(module)]
-    return [*used, Case("modules that no job reaches", appended(unused, "\n_CHANGED = 1\n"))]
+    """Return a case per module, but one for all modules that no job reaches."""
+    changed = "\n_CHANGED = 1\n"
+    used = [Case(m, appended([file], changed), jobs_of(m)) for m, file in modules().items() if jobs_of(m)]
+
+    def unused(project: Path) -> dict[str, str]:
+        return appended([file for m, file in modules(project).items() if not jobs_of(m)], changed)(project)
+
+    return [*used, Case("modules that no job reaches", unused)]
 
 
 def reworded(project: Path) -> dict[str, str]:
     """Give every module other comments, docstrings and line breaks."""
-    return {file: _reworded((project / file).read_text()) for file in modules().values()}
+    return {file: _reworded((project / file).read_text()) for file in modules(project).values()}
 
 
 def _reworded(text: str) -> str:
@@ -130,12 +134,6 @@ def test_new_file_times_run_nothing_again(linked):
         if path.is_file() and path.stat().st_nlink == 1:  # not what other tests share
             os.utime(path)
     assert scheduled(project) == set()
-
-
-def test_a_missing_score_is_made_again(linked):
-    project = linked()
-    (project / "results/tiny/blended/seed0/finetune/scores.json").unlink()
-    assert scheduled(project) == {"evaluate blended 0 finetune", "summary"}
 
 
 def test_edits_are_taken_back(linked):

@@ -1,0 +1,118 @@
+"""Access levels: a defense is handed the data of its level and no more, and a study without that data stops at once."""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+import pytest
+import torch
+
+from antidote.defenses.base import Defense
+from antidote.errors import UserError
+from antidote.settings import read_mapping
+from antidote.study import Study
+from antidote.workflow import summary_plan
+from scripts import defend
+
+ROOT = Path(__file__).resolve().parents[2]
+GRANTED: dict[str, set[str]] = {
+    "nothing": set(),
+    "clean-pairs": {"pairs", "lexicon"},
+    "few-labelled": {"shots", "classes", "templates"},
+    "test-time": {"classes", "templates"},
+    "poisoned-training-set": {"training_set"},
+    "oracle": {"training_set", "poisoned"},
+}
+
+
+def kind_of(level):
+    class Some(Defense):
+        access: ClassVar[str] = level
+
+    return Some
+
+
+@pytest.fixture
+def arguments(make_pairs, monkeypatch, tmp_path):
+    """Return the arguments of the script, over pools whose pairs know a label and whose order tells the poison pool."""
+    pairs = make_pairs(20)
+    rows = [(key, "d", "train", "training" if i < 15 else "poison") for i, key in enumerate(pairs.keys)]
+    frame = pd.DataFrame(rows, columns=["key", "dataset", "split", "pool"])
+    asked = []
+
+    def load_pools(paths, names, data, size, overlay=None):
+        asked.append((tuple(names), overlay))
+        return pairs
+
+    monkeypatch.setattr(defend, "load_pools", load_pools)
+    monkeypatch.setattr(defend.pools, "read", lambda paths: frame)
+    manifest = pd.DataFrame({"key": ["pair16"], "dataset": "d", "split": "train"})
+    monkeypatch.setattr(defend, "read_manifest", lambda folder: manifest)
+    values = {"pools": [tmp_path / "p"], "data": tmp_path, "lexicon": "scenes", "classes": "scenes", "seed": 0}
+    return argparse.Namespace(**values, templates="simple", poison=tmp_path / "poison", asked=asked)
+
+
+@pytest.mark.parametrize("level", GRANTED)
+def test_what_a_level_grants(arguments, level):
+    data = defend.data_of(kind_of(level), 32, arguments)
+    assert {field.name for field in fields(data) if getattr(data, field.name) is not None} == GRANTED[level]
+    overlaid = level in ("poisoned-training-set", "oracle")
+    assert all((overlay is not None) == overlaid for _, overlay in arguments.asked)
+
+
+def test_the_training_set_does_not_tell_what_is_poisoned(arguments, make_pairs):
+    found = defend.data_of(kind_of("poisoned-training-set"), 32, arguments).training_set
+    assert (found.labels == -1).all()
+    numbers = [int(key.removeprefix("d/train/pair")) for key in found.keys]
+    assert sorted(numbers) == list(range(20)) != numbers
+    assert torch.equal(found.images, make_pairs(20).images[numbers]), "keys, pictures and captions stay together"
+    assert defend.data_of(kind_of("oracle"), 32, arguments).poisoned == {"d/train/pair16"}
+
+
+@pytest.mark.parametrize(
+    ("level", "missing"),
+    [("clean-pairs", "pools"), ("few-labelled", "classes"), ("test-time", "templates"), ("oracle", "poison")],
+)
+def test_what_is_missing_is_one_line(arguments, level, missing):
+    setattr(arguments, missing, None)
+    with pytest.raises(UserError, match=f"--{missing}: is missing; a defense of access '{level}' needs it"):
+        defend.data_of(kind_of(level), 32, arguments)
+
+
+def study(**changes):
+    return Study({**read_mapping(str(ROOT / "config.yaml")), **changes}, "s.yaml")
+
+
+def test_few_labelled_needs_shots():
+    with pytest.raises(UserError, match=r"^s.yaml: pools.shots: is missing; the defense 'lp' needs labelled pictures$"):
+        study(defenses={"lp": {"method": "linear_probe"}})
+    values = read_mapping(str(ROOT / "config.yaml"))
+    shots = {"dataset": "cifar10", "split": "train", "per_class": 4}
+    with pytest.raises(UserError, match=r"pools.shots.dataset: the classes of cifar10 are None"):
+        study(defenses={"lp": {"method": "linear_probe"}}, pools={**values["pools"], "shots": shots})
+
+
+def test_a_defense_that_does_not_fit_is_a_blank_cell():
+    pools = {**read_mapping(str(ROOT / "config.yaml"))["pools"], "shots": {"split": "defense", "per_class": 4}}
+    defenses = {"rvpt": {"method": "rvpt", "depth": 99}, "lp": {"method": "linear_probe"}}
+    found = study(defenses=defenses, pools=pools)
+    reason = "tiny-rn: needs a vision transformer with a class token"
+    assert found.blank == [(attack, "rvpt", reason) for attack in found.attacks]
+    assert {d for _, d in found.cells} == {"none", "lp"}
+    assert f'{{"attack":"badnet","defense":"rvpt","reason":"{reason}"}}' in summary_plan(found)
+
+
+def test_a_setting_that_does_not_fit_the_model_is_one_line():
+    values = read_mapping(str(ROOT / "configs/vit.yaml"))
+    values["defenses"]["rvpt"]["depth"] = 4
+    with pytest.raises(UserError, match=r"^v: defenses.rvpt.depth: 4 leaves none of the 4 blocks of the model"):
+        Study(values, "v")
+
+
+def test_which_files_a_model_folder_gets():
+    found = Study(read_mapping(str(ROOT / "configs/defenses.yaml")), "d")
+    assert found.extra_files("finetune") == ()
+    assert found.extra_files("linear_probe") == ("adapter.json", "adapter.safetensors")
+    assert found.extra_files("ubt") == ("suspicious.json",)
