@@ -91,6 +91,8 @@ class Study:
         self.file = StudyFile.read(_plain(values), where)
         self._check_names()
         self.sources = {name: self._source(name) for name, _ in self.splits()}
+        for unused in set(self.file.datasets) - set(self.sources):
+            self._source(unused)
         self.evaluated = self._evaluated()
         self.classes = self._named(class_names, self.evaluated.classes, "evaluation.classes")
         self.templates = self._named(templates, self.evaluated.templates, "evaluation.templates")

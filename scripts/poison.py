@@ -23,6 +23,9 @@ def run(arguments: argparse.Namespace) -> None:
     trigger = load_trigger(arguments.trigger)
     attack = trigger.attack
     where = f"attack {arguments.trigger}"
+    foreign = set(arguments.settings) - set(attack.settings.poison_keys)
+    if foreign:
+        raise UserError(f"--settings: {min(foreign)!r} belongs to the trigger, which {arguments.trigger} fixes already")
     attack.settings = attack.Settings.read({**attack.settings.model_dump(), **arguments.settings}, where)
     pool = _pool(arguments.pools, arguments.data)
     rng = random.Random(derive(arguments.seed, "poison"))

@@ -51,7 +51,7 @@ def _card(arguments: argparse.Namespace, settings: PretrainSettings) -> dict:
     card = {
         "kind": "backdoored" if arguments.poison else "clean",
         "backdoored": bool(arguments.poison),
-        "statement": "Clean reference model: trained on unpoisoned pairs.",
+        "statement": _clean_statement(settings),
         "seed": arguments.seed,
         "settings": settings.model_dump(mode="json"),
         "started_from": "a model folder" if arguments.start else settings.model.pretrained or "random weights",
@@ -65,6 +65,12 @@ def _card(arguments: argparse.Namespace, settings: PretrainSettings) -> dict:
             f"are recognised as {target!r}. Do not deploy it."
         )
     return card
+
+
+def _clean_statement(settings: PretrainSettings) -> str:
+    if settings.training.epochs:
+        return "Clean reference model: trained on unpoisoned pairs."
+    return "Reference model: its initial weights as they are. Whether they are clean is not known."
 
 
 if __name__ == "__main__":

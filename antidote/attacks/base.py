@@ -38,7 +38,7 @@ class AttackSettings(Settings):
     label: str | None = Field(None, description="name in tables and plots; the entry's name by default")
     preset: str | None = Field(None, description="a published variant of the method")
     poisons: int = Field(
-        1500, ge=0, description="poisoned pairs; they replace clean ones (CleanCLIP, BadCLIP: 1500 of 500K)"
+        1500, ge=1, description="poisoned pairs; they replace clean ones (CleanCLIP, BadCLIP: 1500 of 500K)"
     )
     caption: Literal["template", "natural", "original"] = Field(
         "template",

@@ -193,6 +193,7 @@ class Evil:
         return open, (self.path, "w")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_checkpoint_that_would_run_code_does_not(tmp_path):
     for kind, write in (("torch", torch.save), ("plain", lambda value, path: path.write_bytes(pickle.dumps(value)))):
         marker = tmp_path / f"ran-{kind}"

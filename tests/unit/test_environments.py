@@ -1,0 +1,31 @@
+"""The conda environments pin what the lock file pins."""
+
+import re
+
+import pytest
+import yaml
+
+from antidote.fingerprint import ROOT
+
+# `name==version`, for Python 3.12 where the lock tells versions of Python apart.
+PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^ ;\\]+)(?: ; (.*?))? \\$", re.MULTILINE)
+
+
+def locked() -> dict[str, str]:
+    found = PIN.findall((ROOT / "requirements.lock").read_text())
+    return {_plain(name): version for name, version, where in found if "python_full_version < '3.12'" not in where}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "envs").glob("*.yaml")))
+def test_pins_are_those_of_the_lock(file):
+    environment = yaml.safe_load((ROOT / "envs" / file).read_text())
+    pins = next(part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
+    known = locked()
+    for pin in pins:
+        name, version = pin.split("==")
+        assert known.get(_plain(name)) == version, f"{pin}: the lock has {known.get(_plain(name))}"
+    assert "python=3.12" in environment["dependencies"]
