@@ -281,7 +281,11 @@ class _Run:
         path = work.folder / "checkpoint.pt"
         if not path.is_file():
             return
-        state = torch.load(path, map_location=self.clip.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.clip.device, weights_only=True)
+        except Exception:  # whatever a file that a crash of the machine cut short leads to
+            log.info("%s is damaged; starting anew", path)
+            return
         if state["identity"] != work.identity:
             log.info("%s belongs to other settings; starting anew", path)
             return

@@ -192,7 +192,7 @@ def test_the_choice_of_pairs_is_random_and_follows_its_seed():
     assert one == same != other and len(set(one)) == 3
     counts = Counter(row for seed in range(500) for row in badnet(poisons=1).select(pool(), random.Random(seed)))
     assert set(counts) == {1, 3, 5, 6, 7} and min(counts.values()) > 60
-    assert badnet(poisons=0).select(pool(), random.Random(0)) == []
+    assert len(badnet(poisons=1).select(pool(), random.Random(0))) == 1
 
 
 def test_captions():

@@ -20,7 +20,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "envs").glob("*.yaml")))
+@pytest.mark.parametrize("file", ["train.yaml", "workflow.yaml"])
 def test_pins_are_those_of_the_lock(file):
     environment = yaml.safe_load((ROOT / "envs" / file).read_text())
     pins = next(part["pip"] for part in environment["dependencies"] if isinstance(part, dict))

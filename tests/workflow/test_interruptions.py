@@ -68,10 +68,14 @@ def story(project: Path, stage: str) -> dict[str, object]:
         told[f"{name} code"] = interrupted(project, stage, output, number)
         told[f"{name} output"] = list((project / "out").glob(f"*{output}*"))
         told[f"{name} step"] = torch.load(project / f"work/{output}/checkpoint.pt", weights_only=True)["step"]
-        if name == "terminated":
+        if name == "terminated" and stage == "pretrain":
             shutil.copytree(project / f"work/{output}", project / f"work/{stage}-other")
             told["other"] = script(project, stage, *arguments(stage, f"{stage}-other", lr=2e-3))
         told[name] = script(project, stage, *arguments(stage, output))
+    if stage == "defend":
+        (project / "work/defend-damaged").mkdir()
+        (project / "work/defend-damaged/checkpoint.pt").write_bytes(b"PK")
+        told["damaged"] = script(project, stage, *arguments(stage, "defend-damaged"))
     return told
 
 
@@ -109,21 +113,25 @@ def test_an_interrupted_job_ends_as_if_undisturbed(place, stories, stage, name, 
     assert not (place / "work" / f"{stage}-{name}").exists() and not list((place / "out").glob("*.tmp"))
 
 
-@pytest.mark.parametrize("stage", STEPS)
-def test_a_checkpoint_of_other_settings_is_not_used(place, stories, stage):
-    other = stories[stage]["other"]
+def test_a_checkpoint_of_other_settings_is_not_used(place, stories):
+    other = stories["pretrain"]["other"]
     assert other.returncode == 0 and "belongs to other settings; starting anew" in other.stdout, other.stdout
-    assert model(place, f"{stage}-other")[0] != model(place, f"{stage}-whole")[0]
+    assert model(place, "pretrain-other")[0] != model(place, "pretrain-whole")[0]
+
+
+def test_a_damaged_checkpoint_is_not_used(place, stories):
+    damaged = stories["defend"]["damaged"]
+    assert damaged.returncode == 0 and "checkpoint.pt is damaged; starting anew" in damaged.stdout, damaged.stdout
+    assert model(place, "defend-damaged") == model(place, "defend-whole")
 
 
 # --- the whole workflow -----------------------------------------------------------------------------------------------
 
 
 def test_a_killed_workflow_ends_as_if_undisturbed(finished, project):
-    """Also the test that the same seed gives the same bytes: everything after the clean model is made anew."""
-    for attack in ("badnet", "blended"):
-        shutil.rmtree(project / RESULTS / attack)
-    shutil.rmtree(project / RESULTS / "summary")
+    """Also the test that the same seed gives the same bytes: all of one attack is made anew."""
+    for part in ("badnet", "summary"):
+        shutil.rmtree(project / RESULTS / part)
     command = [Path(sys.executable).with_name("snakemake"), "--cores", "2", "--configfile", STUDY]
     started = project / MODEL.parent / "poison/manifest.parquet"
     with (project / "killed.log").open("w") as log:
