@@ -66,7 +66,8 @@ def read_mapping(text_or_path: str) -> dict[str, Any]:
         except UnicodeDecodeError:
             raise UserError(f"{name}: is not a text file") from None
     try:
-        values = yaml.load(text, _UniqueKeys)
+        # What the rules pass is canonical JSON, whose escapes YAML reads otherwise.
+        values = json.loads(text) if name == "settings" and _is_json(text) else yaml.load(text, _UniqueKeys)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -78,6 +79,14 @@ def read_mapping(text_or_path: str) -> dict[str, Any]:
         held = "nothing" if values is None else type(values).__name__
         raise UserError(f"{name}: should hold keys and values, holds {held}")
     return values
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -18,6 +18,8 @@ def prepare_jobs(root: Path) -> None:
     """Let jobs find this project, and the python beside this snakemake unless a software environment has its own."""
     for name, first in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
         os.environ[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
+    # Threads that wait for one another busily come to a stand when other work wants their cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def has_gpu() -> bool:

@@ -1,9 +1,9 @@
 """Training speed on the default study: our loop beside open_clip's own trainer, in pairs per second.
 
-Same model, shards, batch size, precision and threads; runs alternate, so that both see the same noise, and each trainer's
-own steady rate (its log, first quarter left out) is compared as a ratio. Needs data/scenes/train and the study's pools:
+Same model, shards, batch size, precision and threads; runs alternate, so that both see the same noise, and each
+trainer's own steady rate (its log, first quarter left out) is compared as a ratio. Needs the default study's pairs:
 
-    snakemake --cores all -- results/default/pools.parquet
+    snakemake --cores all -- results/default/pools/training.parquet results/default/pools/poison.parquet
     python benchmarks/training.py
 """
 
@@ -45,7 +45,9 @@ def main() -> None:
     whole = [b / a for a, b in zip(walls["antidote"], walls[best], strict=True)]
     say(f"{options.threads} threads, batch {options.batch_size}, fp32, medians of {options.rounds} rounds:")
     for name in trainers:
-        say(f"  {name:24s} {statistics.median(rates[name]):7.0f} pairs/s  {statistics.median(walls[name]):6.1f} s in all")
+        say(
+            f"  {name:24s} {statistics.median(rates[name]):7.0f} pairs/s  {statistics.median(walls[name]):6.1f} s in all"
+        )
     say(f"  antidote over {best}: {statistics.median(ratios):.2f} times the rate (start-up left out), "
         f"{statistics.median(whole):.2f} times with start-up")  # fmt: skip
 
@@ -59,7 +61,8 @@ def ours(options: argparse.Namespace) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, ROOT / "scripts/pretrain.py", "--settings", json.dumps(settings), "--data", ROOT / "data",
-            "--pools", ROOT / "results/default/pools.parquet", "--output", f"{folder}/model",
+            "--pools", *(ROOT / f"results/default/pools/{pool}.parquet" for pool in ("training", "poison")),
+            "--output", f"{folder}/model",
         ]  # fmt: skip
         run(command, options)
         lines = [json.loads(line) for line in Path(folder, "model/train.jsonl").read_text().splitlines()]
@@ -77,9 +80,9 @@ def open_clips(options: argparse.Namespace, workers: int) -> float:
         arguments = [
             "--train-data", str(shards[0].parent / f"{{{shards[0].stem}..{shards[-1].stem}}}.tar"),
             "--dataset-type", "webdataset", "--train-num-samples", str(pairs), "--batch-size", str(options.batch_size),
-            "--epochs", str(options.epochs), "--lr", str(LR), "--warmup", str(WARMUP), "--wd", "0.1", "--beta2", "0.999",
-            "--eps", "1e-8", "--workers", str(workers), "--model", MODEL, "--precision", "fp32", "--device", "cpu",
-            "--logs", folder, "--log-every-n-steps", "5", "--save-frequency", "0", "--name", "run",
+            "--epochs", str(options.epochs), "--lr", str(LR), "--warmup", str(WARMUP), "--wd", "0.1",
+            "--beta2", "0.999", "--eps", "1e-8", "--workers", str(workers), "--model", MODEL, "--precision", "fp32",
+            "--device", "cpu", "--logs", folder, "--log-every-n-steps", "5", "--save-frequency", "0", "--name", "run",
         ]  # fmt: skip
         code = (
             "import sys, open_clip; open_clip.add_model_config(sys.argv[1]); "
