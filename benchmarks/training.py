@@ -45,11 +45,10 @@ def main() -> None:
     whole = [b / a for a, b in zip(walls["antidote"], walls[best], strict=True)]
     say(f"{options.threads} threads, batch {options.batch_size}, fp32, medians of {options.rounds} rounds:")
     for name in trainers:
-        say(
-            f"  {name:24s} {statistics.median(rates[name]):7.0f} pairs/s  {statistics.median(walls[name]):6.1f} s in all"
-        )
-    say(f"  antidote over {best}: {statistics.median(ratios):.2f} times the rate (start-up left out), "
-        f"{statistics.median(whole):.2f} times with start-up")  # fmt: skip
+        rate, wall = statistics.median(rates[name]), statistics.median(walls[name])
+        say(f"  {name:24s} {rate:7.0f} pairs/s  {wall:6.1f} s in all")
+    ratio, in_all = statistics.median(ratios), statistics.median(whole)
+    say(f"  antidote over {best}: {ratio:.2f} times the rate (start-up left out), {in_all:.2f} times with start-up")
 
 
 def ours(options: argparse.Namespace) -> float:

@@ -49,7 +49,9 @@ def test_a_study_in_brief(values):
     assert sorted(study.splits()) == [("tiny", "defense"), ("tiny", "test"), ("tiny", "train")]
 
 
-@pytest.mark.parametrize("file", ["config.yaml", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/*.yaml"))])
+@pytest.mark.parametrize(
+    "file", ["config.yaml", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/*.yaml"))]
+)
 def test_every_study_of_the_project_is_valid(file):
     Study(read_mapping(str(ROOT / file)), file)
 
@@ -144,7 +146,14 @@ def test_numbers_that_yaml_takes_for_text(values):
 
 
 def test_names_in_another_shape_are_no_crash(values):
-    for key in ("target", "model.name", "evaluation.classes", "evaluation.dataset", "lexicon", "attacks.badnet.location"):
+    for key in (
+        "target",
+        "model.name",
+        "evaluation.classes",
+        "evaluation.dataset",
+        "lexicon",
+        "attacks.badnet.location",
+    ):
         with pytest.raises(UserError):
             Study(change(values, key, {"a": 1}), FILE)
 
@@ -174,8 +183,16 @@ INDEXES = {("tiny", s): _index([f"{s}-{i}" for i in range(300)], n) for n, s in 
 POOLS = [
     {"training": {"pairs": 100}, "poison": {"pairs": 40}, "defense": {"pairs": 50}},
     {"training": {"pairs": 100}, "poison": {"pairs": 40}, "defense": {"pairs": 50, "split": "defense"}},
-    {"training": {"pairs": 100}, "poison": {"pairs": 40, "target_pairs": 5}, "inversion": {"pairs": 9, "target_pairs": 9}},
-    {"training": {"pairs": 100, "target_pairs": 3}, "shots": {"per_class": 4}, "defense": {"pairs": 20, "split": "test"}},
+    {
+        "training": {"pairs": 100},
+        "poison": {"pairs": 40, "target_pairs": 5},
+        "inversion": {"pairs": 9, "target_pairs": 9},
+    },
+    {
+        "training": {"pairs": 100, "target_pairs": 3},
+        "shots": {"per_class": 4},
+        "defense": {"pairs": 20, "split": "test"},
+    },
 ]
 
 
@@ -231,7 +248,10 @@ def test_check_a_study_without_running_it(tmp_path):
         ("a:\n  b: 1\n c: 2", ", line 3, column 2: not valid YAML or JSON ("),
         ("a:\n\tb: 1", ", line 2, column 1: not valid YAML or JSON (while scanning for the next token, found charac"),
         ("study: a\nstudy: b", ", line 2, column 1: not valid YAML or JSON ('study' stands there twice)"),
-        ("attacks:\n  a: {method: badnet}\n  a: {method: blended}", ", line 3, column 3: not valid YAML or JSON ('a' st"),
+        (
+            "attacks:\n  a: {method: badnet}\n  a: {method: blended}",
+            ", line 3, column 3: not valid YAML or JSON ('a' st",
+        ),
     ]:
         (tmp_path / "s.yaml").write_text(text)
         done = check(tmp_path / "s.yaml")

@@ -42,18 +42,21 @@ def outcomes(request: pytest.FixtureRequest, linked: Callable[[], Path]) -> Iter
     """The jobs that each selected case of a module schedules, by the case's name; two dry runs at a time."""
     chosen = [item for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
     cases = {case.name: case for item in chosen if (case := item.callspec.params.get("case"))}
-    idle: SimpleQueue[Path] = SimpleQueue()
-    for _ in range(2):
-        idle.put(linked())
+    drivers = [harness.Driver(linked(), "snakemake") for _ in range(2)]
+    idle: SimpleQueue[harness.Driver] = SimpleQueue()
+    for driver in drivers:
+        idle.put(driver)
 
     def run(case: harness.Case) -> set[str]:
-        project = idle.get()
+        driver = idle.get()
         try:
-            with harness.edited(project, case.edits(project)):
-                return harness.scheduled(project, config=case.config)
+            with harness.edited(driver.project, case.edits(driver.project)):
+                return harness.scheduled(driver.project, config=case.config, driver=driver)
         finally:
-            idle.put(project)
+            idle.put(driver)
 
     with ThreadPoolExecutor(2) as pool:
         yield {name: pool.submit(run, case) for name, case in cases.items()}
         pool.shutdown(cancel_futures=True)
+    for driver in drivers:
+        driver.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -45,8 +46,8 @@ def copy_project(source: Path, folder: Path, link: bool = False) -> Path:
     `link` hard-links what jobs wrote, for tests that run no job.
     """
     new_project(folder, source)
-    datasets = [f"data/{path.name}" for path in (source / "data").iterdir() if not (folder / "data" / path.name).exists()]
-    for part in ("results", ".snakemake", *datasets):
+    datasets = {path.name for path in (source / "data").iterdir()} - {path.name for path in (folder / "data").iterdir()}
+    for part in ("results", ".snakemake", *(f"data/{name}" for name in datasets)):
         shutil.copytree(source / part, folder / part, copy_function=os.link if link else shutil.copy2)
     return folder
 
@@ -116,19 +117,46 @@ def script_command(name: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", f"scripts.{name}", *map(str, arguments)]
 
 
-def finish(project: Path, *arguments: str) -> None:
+def finish(project: Path) -> None:
     """Run the tiny study to its end."""
-    done = snakemake(project, "--cores", "2", *arguments)
+    done = snakemake(project, "--cores", "2")
     assert done.returncode == 0, done.stdout
 
 
-def scheduled(project: Path, *arguments: str, config: str = STUDY) -> set[str]:
+class Driver:
+    """Runs scripts (kind `jobs`) or snakemake (kind `snakemake`) in a project, without paying for imports each time."""
+
+    def __init__(self, project: Path, kind: str) -> None:
+        self.project = project
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("driver.py"), kind], cwd=project, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(PYTHONPATH=str(project), OMP_NUM_THREADS="1"),
+        )  # fmt: skip
+
+    def __call__(self, name: str, arguments: Iterable[object], file_limit: int | None = None) -> tuple[int, str]:
+        """Return exit code and output."""
+        ask = {"name": name, "arguments": [str(word) for word in arguments], "file_limit": file_limit}
+        self._process.stdin.write(json.dumps(ask) + "\n")
+        self._process.stdin.flush()
+        code, output = json.loads(self._process.stdout.readline())
+        return code, output
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def scheduled(project: Path, *arguments: str, config: str = STUDY, driver: Driver | None = None) -> set[str]:
     """Return the jobs that snakemake would run, such as `defend badnet 0 finetune`."""
-    done = snakemake(project, "-n", *arguments, config=config)
-    assert done.returncode == 0, done.stdout
-    found = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", done.stdout, re.MULTILINE)
+    if driver:
+        code, output = driver("snakemake", ["-n", *arguments, "--configfile", config])
+    else:
+        done = snakemake(project, "-n", *arguments, config=config)
+        code, output = done.returncode, done.stdout
+    assert code == 0, output
+    found = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", output, re.MULTILINE)
     names = {_job(rule, details) for rule, details in found if rule != "all"}
-    assert names or "Nothing to be done" in done.stdout, done.stdout
+    assert names or "Nothing to be done" in output, output
     return names
 
 

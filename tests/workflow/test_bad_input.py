@@ -1,17 +1,15 @@
-"""What is wrong with a job's input is one line on the terminal and in the log, with exit code 1 and no partial output."""
+"""What is wrong with a job's input is one line on the terminal and in the log, exit code 1, and no partial output."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import copy_project, environment, snakemake
+from harness import Driver, copy_project, snakemake
 
 CELL = Path("results/tiny/badnet/seed0")
 MODEL, TRIGGER, POISON = CELL / "model", CELL / "trigger", CELL / "poison"
@@ -184,20 +182,9 @@ def place(finished, tmp_path_factory):
 @pytest.fixture(scope="module")
 def call(place):
     """Runs a script in the place; returns exit code and output."""
-    driver = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("call_scripts.py")], cwd=place, text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, env=environment(PYTHONPATH=str(place), OMP_NUM_THREADS="1"),
-    )  # fmt: skip
-
-    def run(name: str, arguments: list, file_limit: int | None = None) -> list:
-        ask = {"name": name, "arguments": [str(word) for word in arguments], "file_limit": file_limit}
-        driver.stdin.write(json.dumps(ask) + "\n")
-        driver.stdin.flush()
-        return json.loads(driver.stdout.readline())
-
-    yield run
-    driver.stdin.close()
-    driver.wait()
+    driver = Driver(place, "jobs")
+    yield driver
+    driver.close()
 
 
 @pytest.fixture

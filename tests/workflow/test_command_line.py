@@ -80,7 +80,9 @@ def test_a_wrong_study_is_one_line(project, changes, text):
 
 
 def test_a_wrong_key_on_the_command_line_is_one_line(project):
-    assert said(project, "--config", "lexikon=none") == f"error: {STUDY}: lexikon: unknown key; did you mean 'lexicon'?\n"
+    assert (
+        said(project, "--config", "lexikon=none") == f"error: {STUDY}: lexikon: unknown key; did you mean 'lexicon'?\n"
+    )
     answer = said(project, "--config", "datasets={")
     assert answer == f"error: {STUDY}: datasets: input should be a valid dictionary, not '{{'\n"
 
@@ -90,7 +92,9 @@ def test_a_key_that_stands_there_twice_is_one_line(project):
     with edited(project, {"twice.yaml": text}):
         answer = said(project, config="twice.yaml")
     number = text.count("\n")
-    assert answer == f"error: twice.yaml, line {number}, column 1: not valid YAML or JSON ('seeds' stands there twice)\n"
+    assert (
+        answer == f"error: twice.yaml, line {number}, column 1: not valid YAML or JSON ('seeds' stands there twice)\n"
+    )
 
 
 @pytest.mark.parametrize("content", ["", "- a\n", "study: [\n", "a:\n\tb: 1\n"])

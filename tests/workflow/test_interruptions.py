@@ -135,9 +135,7 @@ def test_a_killed_workflow_ends_as_if_undisturbed(finished, project):
     command = [Path(sys.executable).with_name("snakemake"), "--cores", "2", "--configfile", STUDY]
     started = project / MODEL.parent / "poison/manifest.parquet"
     with (project / "killed.log").open("w") as log:
-        run = subprocess.Popen(
-            command, cwd=project, env=environment(), stdout=log, stderr=log, start_new_session=True
-        )
+        run = subprocess.Popen(command, cwd=project, env=environment(), stdout=log, stderr=log, start_new_session=True)
         while run.poll() is None and not started.exists():
             time.sleep(0.05)
         time.sleep(2)
