@@ -21,6 +21,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MODEL, LR, WARMUP = "tiny-rn", 0.002, 20
 
+# open_clip's trainer does not know the end-of-shard marks that webdataset 1 puts between the files.
+OPEN_CLIP = """
+import sys, open_clip, open_clip_train.data as data
+from open_clip_train.main import main
+group = data.group_by_keys_nothrow
+data.group_by_keys_nothrow = lambda files, **more: group((file for file in files if "fname" in file), **more)
+open_clip.add_model_config(sys.argv[1])
+main(sys.argv[2:])
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -83,11 +93,7 @@ def open_clips(options: argparse.Namespace, workers: int) -> float:
             "--beta2", "0.999", "--eps", "1e-8", "--workers", str(workers), "--model", MODEL, "--precision", "fp32",
             "--device", "cpu", "--logs", folder, "--log-every-n-steps", "5", "--save-frequency", "0", "--name", "run",
         ]  # fmt: skip
-        code = (
-            "import sys, open_clip; open_clip.add_model_config(sys.argv[1]); "
-            "from open_clip_train.main import main; main(sys.argv[2:])"
-        )
-        run([sys.executable, "-c", code, ROOT / "data/models", *arguments], options)
+        run([sys.executable, "-c", OPEN_CLIP, ROOT / "data/models", *arguments], options)
         text = Path(folder, "run/out.log").read_text()
     rates = [float(rate) for rate in re.findall(r"([\d.]+)/s, [\d.]+/s/gpu", text)]
     return statistics.harmonic_mean(rates[len(rates) // 4 :])
@@ -101,7 +107,9 @@ def pair_keys() -> list[str]:
 
 
 def run(command: list, options: argparse.Namespace) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(ROOT)}
+    # As the workflow sets it; it serves both trainers.
+    threads = {"OMP_NUM_THREADS": str(options.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, **threads, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
     if done.returncode:
         sys.exit(done.stderr[-2000:])

@@ -7,6 +7,7 @@ rule trigger:
         surrogate=surrogate,
         pools=fitting_pools,
         pairs=lambda w: indexes("inversion", "poison") if fitting_pools(w) else [],
+        names=lambda w: NAMES if fitting_pools(w) else [],
     output:
         trigger=files(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger", TRIGGER),
         cost=f"{RESULTS}/{{attack}}/seed{{seed}}/trigger/cost.json",

@@ -19,7 +19,7 @@ def prepare(kind):
     if kind == "jobs":
         import open_clip  # noqa: F401
         import pandas
-        import safetensors.torch
+        import safetensors.torch  # noqa: F401
         import torchvision.transforms.v2  # noqa: F401
     else:
         import pandas  # noqa: F401
@@ -71,7 +71,6 @@ def _run(name, arguments, file_limit):
 
 if __name__ == "__main__":
     prepare(sys.argv[1])
-    sys.path.insert(0, os.getcwd())
     for line in sys.stdin:
         sys.stdout.write(json.dumps(call(**json.loads(line))) + "\n")
         sys.stdout.flush()

@@ -1,0 +1,93 @@
+"""What each kind of job is handed: all that it reads, so that a change runs it again, and nothing above its access."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from harness import edited, snakemake, study
+
+MODEL = ("open_clip_config.json", "open_clip_model.safetensors")
+WORDS = {"data/classes/scenes.json", "data/templates/scenes.json"}
+
+
+def split(*names: str) -> set[str]:
+    return {f"data/tiny/{name}/{file}" for name in names for file in ("index.parquet", "manifest.json")}
+
+
+def pools(*names: str) -> set[str]:
+    return {f"results/tiny/pools/{name}.parquet" for name in names}
+
+
+def model(folder: str) -> set[str]:
+    return {f"results/tiny/{folder}/model/{file}" for file in MODEL}
+
+
+def poison(attack: str) -> set[str]:
+    return {f"results/tiny/{attack}/seed0/poison/{file}" for file in ("manifest.parquet", "poisoned.tar")}
+
+
+@pytest.fixture(scope="module")
+def inputs(linked):
+    """The input files of every job of a study with learned triggers and defenses of every access, by rule and names."""
+    project = linked()
+    changes = {
+        "pools.inversion": {"split": "defense", "pairs": 20},
+        "pools.defense": {"split": "defense", "pairs": 100},
+        "pools.shots": {"split": "test", "per_class": 1},
+        "attacks": {
+            "badnet": {"method": "badnet", "poisons": 20, "location": "center"},
+            "siba": {"method": "siba", "poisons": 20},
+            "issba": {"method": "issba", "poisons": 20},
+        },
+        "defenses": {
+            "cleanclip": {"method": "cleanclip"},
+            "finetune": {"method": "finetune"},
+            "probe": {"method": "linear_probe"},
+            "ubt": {"method": "ubt"},
+        },
+    }
+    with edited(project, {"wide.yaml": study(project, changes)}):
+        done = snakemake(project, "-n", "--forceall", config="wide.yaml")
+    assert done.returncode == 0, done.stdout
+    found = {}
+    for rule, details in re.findall(r"^rule (\w+):\n((?: {4}.*\n)*)", done.stdout, re.MULTILINE):
+        lines = dict(line.strip().partition(": ")[::2] for line in details.splitlines())
+        names = [part.partition("=")[2] for part in lines.get("wildcards", "").split(", ") if part]
+        found[" ".join([rule, *names])] = set(filter(None, lines.get("input", "").split(", ")))
+    return found
+
+
+def test_a_trigger(inputs):
+    assert inputs["trigger badnet 0"] == set(), "what is drawn needs nothing"
+    fitted = pools("inversion", "poison") | split("defense", "train") | WORDS
+    assert inputs["trigger issba 0"] == fitted, "fitted on pictures alone"
+    assert inputs["trigger siba 0"] == fitted | model("clean/seed0"), "fitted on a surrogate"
+
+
+def test_training(inputs):
+    pairs = pools("training", "poison") | split("train") | {"data/models/tiny-rn.json"}
+    assert inputs["clean_model 0"] == pairs
+    assert inputs["backdoored_model siba 0"] == pairs | model("clean/seed0") | poison("siba")
+
+
+def test_a_defense_gets_the_model_and_what_its_access_grants(inputs):
+    suspicious = model("siba/seed0")
+    clean = suspicious | pools("defense") | split("defense")
+    assert inputs["defend siba 0 finetune"] == clean
+    assert inputs["defend siba 0 cleanclip"] == clean | {"data/lexicons/scenes.json"}
+    assert inputs["defend_with_adapter siba 0 probe"] == suspicious | pools("shots") | split("test") | WORDS
+    owned = pools("training", "poison") | split("train") | poison("siba")
+    assert inputs["defend_with_finding siba 0 ubt"] == suspicious | owned
+    defended = {file for job, files in inputs.items() if job.startswith("defend") for file in files}
+    assert not any("/trigger/" in file or "scores" in file for file in defended), "no defense sees a trigger"
+
+
+def test_evaluation(inputs):
+    trigger = {f"results/tiny/siba/seed0/trigger/{file}" for file in ("trigger.json", "trigger.safetensors")}
+    shared = trigger | split("test") | WORDS
+    assert inputs["evaluate siba 0 none"] == shared | model("siba/seed0")
+    assert inputs["floor siba 0"] == shared | model("clean/seed0")
+    added = {f"results/tiny/siba/seed0/probe/model/adapter.{end}" for end in ("json", "safetensors")}
+    assert inputs["evaluate siba 0 probe"] == shared | model("siba/seed0/probe") | added
+    assert inputs["evaluate_clean 0"] == split("test") | WORDS | model("clean/seed0")
