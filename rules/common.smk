@@ -127,6 +127,12 @@ def fitting_arguments(w, input):
     return pairs + (f" --surrogate {Path(input.surrogate[0]).parent}" if input.surrogate else "")
 
 
+def initial_model():
+    """The file of the model's architecture, and that of its weights, where the study names files and not open_clip's."""
+    weights = STUDY.file.model.pretrained
+    return names_file("models", STUDY.file.model.name) + ([weights] if weights and Path(weights).is_file() else [])
+
+
 def start(w):
     """The backdoored model starts from the clean reference, or from the study's initial model."""
     if STUDY.poisoning(w.attack).start == "model":

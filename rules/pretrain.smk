@@ -6,7 +6,7 @@ rule clean_model:
     input:
         pools=pool_files("training", "poison"),
         data=indexes("training", "poison"),
-        model=names_file("models", STUDY.file.model.name),
+        model=initial_model(),
     output:
         model=files(f"{RESULTS}/clean/seed{{seed}}/model", [*MODEL, "card.json", "train.jsonl"]),
         cost=f"{RESULTS}/clean/seed{{seed}}/model/cost.json",
@@ -35,7 +35,7 @@ rule backdoored_model:
     input:
         pools=pool_files("training", "poison"),
         data=indexes("training", "poison"),
-        model=names_file("models", STUDY.file.model.name),
+        model=initial_model(),
         poison=files(f"{RESULTS}/{{attack}}/seed{{seed}}/poison", POISON),
         start=start,
     output:

@@ -36,9 +36,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
     modules = ("scripts.defend", module("defense", settings.method))
-    names = [arguments.lexicon, arguments.classes, arguments.templates]
-    work = work_of(arguments, [settings.model_dump(), names], inputs, *modules)
-    report = kind(settings, arguments.seed).run(clip, data_of(kind, clip.size, arguments), work)
+    data = data_of(kind, clip.size, arguments)
+    words = [arguments.lexicon, data.classes, data.templates]
+    work = work_of(arguments, [settings.model_dump(), words], inputs, *modules)
+    report = kind(settings, arguments.seed).run(clip, data, work)
     finish(arguments, clip, _card(arguments, settings, report), report, work, cost)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from antidote import models
 from antidote.alternating import Alternating
 from antidote.cli import Cost, main, parser, settings_argument
+from antidote.data.names import DATA
 from antidote.data.overlay import MANIFEST, read_manifest
 from antidote.data.pairs import load_pools
 from antidote.models import ModelSettings
@@ -30,12 +31,13 @@ class PretrainSettings(Settings):
 def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     settings = PretrainSettings.read(arguments.settings, "pretraining")
-    inputs = []
     if arguments.start:
         clip = models.load(arguments.start)
-        inputs.append(arguments.start / models.WEIGHTS)
+        inputs = [arguments.start / models.WEIGHTS]
     else:
         clip = models.create(settings.model, arguments.seed)
+        own = [DATA / "models" / f"{settings.model.name}.json", Path(settings.model.pretrained or "")]
+        inputs = [path for path in own if path.is_file()]
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
     pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison)
