@@ -35,7 +35,9 @@ class AttackSettings(Settings):
     poison_keys: ClassVar[tuple[str, ...]] = ("poisons", "caption", "avoid_target")
 
     method: str
-    label: str | None = Field(None, description="name in tables and plots; the entry's name by default")
+    label: str | None = Field(
+        None, description="a reader's name of the entry, for the lists of the report; tables and plots use its name"
+    )
     preset: str | None = Field(None, description="a published variant of the method")
     poisons: int = Field(
         1500, ge=1, description="poisoned pairs; they replace clean ones (CleanCLIP, BadCLIP: 1500 of 500K)"

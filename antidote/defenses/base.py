@@ -37,7 +37,9 @@ class DefenseSettings(Settings):
     """What every defense has; each adds its own."""
 
     method: str
-    label: str | None = Field(None, description="name in tables and plots; the entry's name by default")
+    label: str | None = Field(
+        None, description="a reader's name of the entry, for the lists of the report; tables and plots use its name"
+    )
 
     def check(self, model: Mapping[str, Any]) -> None:
         """Raise ValueError, naming the key, where a setting does not fit a model configuration of open_clip."""

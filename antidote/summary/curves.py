@@ -1,4 +1,8 @@
-"""Training loss of every model: the pretrained ones in one panel, then a panel per defense, a line per attack."""
+"""Training loss of every model: the pretrained ones in one panel, then a panel per defense, a line per attack.
+
+Drawn is CLIP's contrastive loss where the log has it: it means the same in every panel, while a method's whole loss has
+terms that come and go by step.
+"""
 
 import json
 import math
@@ -38,7 +42,7 @@ def curves(plan: SummarySettings, results: Path, path: Path) -> None:
         for i, panel in enumerate(axes):
             panel.set_visible(i < len(panels))
             if i % columns == 0:
-                panel.set_ylabel("training loss")
+                panel.set_ylabel("loss")
             if i + columns >= len(panels):
                 panel.set_xlabel("step")
         style.legend(figure, handles)
@@ -59,12 +63,12 @@ def _panels(plan: SummarySettings, results: Path) -> dict[str, list[tuple[str, p
 
 
 def read_log(path: Path) -> pd.DataFrame:
-    """Return the columns `step` and `loss` of a training log, at most `POINTS` rows."""
+    """Return the columns `step` and `loss` (contrastive, else the whole) of a training log, at most `POINTS` rows."""
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             row = json.loads(line)
-            rows.append((float(row["step"]), float(row["loss"])))
+            rows.append((float(row["step"]), float(row.get("contrastive", row["loss"]))))
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}: line {number}: should be a JSON object with step and loss") from None
     log = pd.DataFrame(rows, columns=["step", "loss"])
