@@ -67,7 +67,9 @@ def read_mapping(text_or_path: str) -> dict[str, Any]:
             raise UserError(f"{name}: is not a text file") from None
     try:
         # What the rules pass is canonical JSON, whose escapes YAML reads otherwise.
-        values = json.loads(text) if name == "settings" and _is_json(text) else yaml.load(text, _UniqueKeys)
+        values = _from_json(text) if name == "settings" else None
+        if values is None:
+            values = yaml.load(text, _UniqueKeys)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -81,12 +83,11 @@ def read_mapping(text_or_path: str) -> dict[str, Any]:
     return values
 
 
-def _is_json(text: str) -> bool:
+def _from_json(text: str) -> Any:
     try:
-        json.loads(text)
+        return json.loads(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 class _UniqueKeys(yaml.SafeLoader):
