@@ -19,6 +19,7 @@ from antidote.settings import Settings
 from antidote.study import NAME, RESERVED, PoisoningSettings, StudyFile, model_names
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SWEEP, SWEPT = "Sweep", "Swept"
 TABLES = {"attack": ATTACKS, "defense": DEFENSES, "source": SOURCES}
 BUILT_IN = {"classes": ["openai_imagenet"], "templates": ["openai_imagenet", "openai_imagenet_simple"]}
 
@@ -81,6 +82,13 @@ def _bodies() -> tuple[dict[str, Any], dict[str, Any], dict[type, str]]:
     definitions[names[PoolsSettings]]["properties"]["training"]["required"] = ["dataset", "split", "pairs"]
     for kind, name in entries:
         _complete(definitions[names[settings_of(kind, name)]], kind, name)
+        if kind != "source":
+            own = names[settings_of(kind, name)]
+            definitions[own] = _sweepable(definitions[own], definitions)
+    definitions[SWEEP] = {
+        "description": "a sweep: one entry for each of these values",
+        **{"type": "array", "items": {"type": "number"}, "minItems": 1, "uniqueItems": True},
+    }
     return definitions.pop(names[StudyFile]), definitions, names
 
 
@@ -106,6 +114,26 @@ def _complete(body: dict[str, Any], kind: str, name: str) -> None:
         presets = [*settings_of(kind, name).presets, None]
         properties["preset"] = {"description": properties["preset"]["description"], "default": None, "enum": presets}
         properties["training"] = {"description": properties["training"]["description"], **_ref("Changes")}
+
+
+def _sweepable(body: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return a settings class each of whose numbers may also be a list of numbers; of its groups, such versions."""
+    properties = {}
+    for key, value in body.get("properties", {}).items():
+        inner = value.get("$ref", "").rpartition("/")[2]
+        own = value.get("anyOf", [{k: v for k, v in value.items() if k not in ("description", "default", "title")}])
+        types = {option.get("type") for option in own}
+        if inner:
+            if SWEPT + inner not in definitions:
+                definitions[SWEPT + inner] = _sweepable(definitions[inner], definitions)
+            value = {**value, **_ref(SWEPT + inner)}
+        elif types <= {"integer", "number", "null"} and types != {"null"}:
+            value = {
+                **{k: v for k, v in value.items() if k in ("description", "default")},
+                "anyOf": [*own, _ref(SWEEP)],
+            }
+        properties[key] = value
+    return {**body, "properties": properties}
 
 
 def _entry_name() -> dict[str, Any]:

@@ -25,8 +25,10 @@ from antidote.models import ADAPTER, ADAPTER_WEIGHTS, ModelSettings
 from antidote.registry import ATTACKS, DEFENSES, method
 from antidote.settings import Settings
 from antidote.summary.plan import Gate
+from antidote.sweeps import Entry, entries
 from antidote.training import TrainSettings
 
+KINDS = {"attack": ATTACKS, "defense": DEFENSES}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RESERVED = {"clean", "summary", "logs", "benchmarks", "model", "trigger", "poison", "floor", "work"}
 
@@ -74,7 +76,8 @@ class Study:
 
     Attributes:
         file: the study file's settings.
-        attacks, defenses: settings by name of entry; `none` is always among the defenses.
+        entries: of each kind, the entries of the matrix; one per value where the file names a list of them (a sweep).
+        attacks, defenses: their settings by name; `none` is always among the defenses.
         sources: the definition of every dataset that the study uses.
         blank: cells that cannot be run, each as attack, defense, reason.
         classes, templates: what the evaluation classifies into, by which prompts.
@@ -102,8 +105,9 @@ class Study:
                 f"{self.evaluated.classes!r}{nearest(self.file.target, self.classes)}"
             )
         self.size = self._picture_size()
-        self.attacks = {name: self._attack(name, entry) for name, entry in self.file.attacks.items()}
-        self.defenses = {name: self._defense(name, entry) for name, entry in self._defense_entries().items()}
+        self.entries = {kind: self._entries(kind) for kind in KINDS}
+        self.attacks = {entry.name: self._attack(entry) for entry in self.entries["attack"]}
+        self.defenses = {entry.name: self._defense(entry) for entry in self.entries["defense"]}
         self.blank = self._blank()
         if not self.lexicon().startswith(WORDNET):
             self._named(load_lexicon, self.lexicon(), "lexicon")
@@ -199,8 +203,35 @@ class Study:
             raise UserError(f"{self.where}: model.name: unknown model {name!r}{nearest(name, model_names())}")
         return int(config["vision_cfg"]["image_size"])
 
-    def _attack(self, name: str, entry: dict[str, Any]) -> AttackSettings:
-        settings = self._entry("attack", ATTACKS, name, entry)
+    def _entries(self, kind: str) -> list[Entry]:
+        """Return the entries of the matrix, sweeps as one entry per value.
+
+        Raises:
+            UserError: an entry names no known method; a sweep is no list of different numbers; two share a name.
+        """
+        table, found = KINDS[kind], []
+        given = self.file.attacks if kind == "attack" else {"none": {"method": "none"}, **self.file.defenses}
+        for name, values in given.items():
+            where = f"{self.where}: {kind}s.{name}"
+            if "method" not in values:
+                raise UserError(f"{where}: method is missing; known: {', '.join(table)}")
+            known = str(values["method"])
+            if known not in table:
+                raise UserError(f"{where}.method: unknown method {values['method']!r}{nearest(known, table)}")
+            groups = {"": method(kind, known).Settings, **({"training": PoisoningSettings} if kind == "attack" else {})}
+            try:
+                found += entries(name, values, groups)
+            except ValueError as error:
+                raise UserError(f"{where}.{error}") from None
+        names = [entry.name for entry in found]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise UserError(f"{self.where}: {kind}s: a sweep gives the name {twice!r}, which another entry has")
+        return found
+
+    def _attack(self, entry: Entry) -> AttackSettings:
+        name = entry.name
+        settings = self._settings("attack", entry)
         try:
             settings.check(self.size)
         except ValueError as error:
@@ -224,11 +255,9 @@ class Study:
             raise UserError(f"{where}.alternate: needs control over training; {settings.method} is {threat_model}")
         return settings
 
-    def _defense_entries(self) -> dict[str, dict[str, Any]]:
-        return {"none": {"method": "none"}, **self.file.defenses}
-
-    def _defense(self, name: str, entry: dict[str, Any]) -> DefenseSettings:
-        settings = self._entry("defense", DEFENSES, name, entry)
+    def _defense(self, entry: Entry) -> DefenseSettings:
+        name = entry.name
+        settings = self._settings("defense", entry)
         if name == "none" and settings.method != "none":
             raise UserError(f"{self.where}: defenses.none.method: has to be 'none', the undefended model")
         kind = method("defense", settings.method)
@@ -263,13 +292,9 @@ class Study:
         unfit = {name: reason for name, reason in reasons.items() if reason}
         return [(a, d, f"{self.file.model.name}: {reason}") for a in self.attacks for d, reason in unfit.items()]
 
-    def _entry(self, kind: str, table: Mapping[str, str], name: str, entry: dict[str, Any]) -> Any:
-        where = f"{self.where}: {kind}s.{name}"
-        if "method" not in entry:
-            raise UserError(f"{where}: method is missing; known: {', '.join(table)}")
-        if str(entry["method"]) not in table:
-            raise UserError(f"{where}.method: unknown method {entry['method']!r}{nearest(str(entry['method']), table)}")
-        return method(kind, entry["method"]).Settings.read(entry, where)
+    def _settings(self, kind: str, entry: Entry) -> Any:
+        where = f"{self.where}: {kind}s.{entry.name}"
+        return method(kind, entry.values["method"]).Settings.read(entry.values, where)
 
 
 def _plain(value: Any) -> Any:

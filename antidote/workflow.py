@@ -91,6 +91,7 @@ def summary_plan(study: Study) -> str:
         }
         for name, settings in study.attacks.items()
     ]
+    swept = {entry.name: {"sweep": entry.sweep, "setting": entry.setting} for entry in study.entries["defense"]}
     defenses = [
         {
             "name": name,
@@ -98,6 +99,7 @@ def summary_plan(study: Study) -> str:
             "label": settings.label or name,
             "access": method("defense", settings.method).access,
             "reconstruction": method("defense", settings.method).reconstruction,
+            **(swept[name] if swept[name]["sweep"] else {}),
         }
         for name, settings in study.defenses.items()
     ]

@@ -16,7 +16,7 @@ from antidote.files import whole_file
 from antidote.registry import ATTACKS, DEFENSES, SOURCES, method
 from antidote.summary.page import duration, size
 from antidote.summary.sheets import read_table
-from antidote.summary.tables import percent
+from antidote.summary.tables import percent, shown
 from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, cell_text, notes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ def results(folder: Path) -> str:
     """
     if not (folder / "table.csv").is_file():
         raise UserError(f"{folder / 'table.csv'}: no such file; run `make demo` first")
-    table = read_table(folder / "table.csv")
+    table = shown(read_table(folder / "table.csv"))
     marks = "\n".join(f"- {note}" for note in notes(table, "bold"))
     return f"ASR@1 / CA@1 in percent:\n\n{_figures(table)}\n\n{marks}\n\n{_costs(folder / 'costs.csv')}\n"
 

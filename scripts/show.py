@@ -7,6 +7,7 @@ from pathlib import Path
 from antidote import cli
 from antidote.errors import UserError, nearest
 from antidote.summary.sheets import read_table
+from antidote.summary.tables import shown
 from antidote.summary.text import plain
 
 
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
         known = [path.parent.parent.name for path in args.results.glob("*/summary/table.csv")]
         raise UserError(f"{args.study}: no summary at {folder}; run the study first{nearest(args.study, known)}")
     plots = ", ".join(sorted(path.name for path in folder.glob("*.png")))
-    sys.stdout.write(f"{plain(read_table(folder / 'table.csv'))}\nreport  {folder / 'report.html'}\n")
+    sys.stdout.write(f"{plain(shown(read_table(folder / 'table.csv')))}\nreport  {folder / 'report.html'}\n")
     sys.stdout.write(f"plots   {folder}/: {plots}\n")
 
 

@@ -15,7 +15,7 @@ from antidote.summary.page import render
 from antidote.summary.plan import SummarySettings
 from antidote.summary.plane import plane
 from antidote.summary.sheets import write_csv
-from antidote.summary.tables import summarise
+from antidote.summary.tables import shown, summarise
 from antidote.summary.text import markdown
 
 
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
         write_csv(costs, folder / "costs.csv")
         write_csv(table, folder / "table.csv")
         write_json(folder / "metrics.json", metrics(table))
-        (folder / "table.md").write_text(markdown(table, plan.study), encoding="utf-8")
-        heatmap(table, folder / "heatmap.png")
+        (folder / "table.md").write_text(markdown(shown(table), plan.study), encoding="utf-8")
+        heatmap(shown(table), folder / "heatmap.png")
         plane(table, plan, folder / "plane.png")
         gallery(plan, args.results, table, folder / "gallery.png")
         curves(plan, args.results, folder / "curves.png")

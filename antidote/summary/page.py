@@ -11,15 +11,15 @@ from antidote.summary.cells import COLUMNS, INTERVALS
 from antidote.summary.costs import STAGES
 from antidote.summary.plan import SummarySettings
 from antidote.summary.sheets import text
-from antidote.summary.tables import percent
+from antidote.summary.tables import percent, shown
 from antidote.summary.text import FAILED, RECONSTRUCTION, attack_mark, blank_reasons, cell_text, notes
 
 PLOTS = {
     "heatmap.png": "ASR@1 and CA@1 of every attack against every defense, mean over seeds. A frame marks the lowest "
     "ASR@1 within the accuracy budget; hatched cells do not apply; empty cells were not run.",
     "plane.png": "What a defense gains (down) against what it costs (left). Lines start at the undefended model and "
-    "join the entries of one method; the dotted line is the floor; the tinted band is the accuracy budget; grey dots "
-    "are the cells of the other attacks.",
+    "join the entries of one method, or the values of a sweep, of which the table shows the framed one; the dotted "
+    "line is the floor; the tinted band is the accuracy budget; grey dots are the cells of the other attacks.",
     "gallery.png": "Pictures of the evaluation set without and with each trigger, and the amplified difference. "
     "Pixels are enlarged by whole factors, not smoothed.",
     "curves.png": "Training loss of every model, one line per attack and seed. Losses of different defenses are sums "
@@ -44,8 +44,9 @@ def render(
     return environment.get_template("page.html.j2").render(
         plan=plan,
         pictures=pictures,
-        matrix=_matrix(table),
-        notes=notes(table, "frame"),
+        heads=_heads(shown(table)),
+        matrix=_matrix(shown(table)),
+        notes=notes(shown(table), "frame"),
         attacks=_attacks(plan, table),
         reconstruction=RECONSTRUCTION,
         clean=_clean(table),
@@ -56,6 +57,12 @@ def render(
         blanks=_blanks(table),
         plots=[(name, caption, _data_uri(folder / name)) for name, caption in PLOTS.items()],
     )
+
+
+def _heads(table: pd.DataFrame) -> list[tuple[str, bool]]:
+    """Return the name of each column of the main table, and whether it is a reconstruction."""
+    return [(row.defense, row.reconstruction == "yes") for row in table.drop_duplicates("defense").itertuples()
+            if row.attack != "clean" or row.defense == "none"]  # fmt: skip
 
 
 def _matrix(table: pd.DataFrame) -> list[dict]:

@@ -23,6 +23,8 @@ class DefenseFacts(Settings):
     label: str = Field("", description="name of the method as a reader knows it")
     access: str = ""
     reconstruction: bool = Field(False, description="the paper leaves parts open, which are built from what is known")
+    sweep: str = Field("", description="the defense whose settings are swept, of which this is one value; else empty")
+    setting: str = Field("", description="the swept setting and its value")
 
 
 class Blank(Settings):

@@ -66,13 +66,15 @@ def _panel(axes: Axes, cells: pd.DataFrame, attack: str, plan: SummarySettings) 
     floor = mine["floor_mean"].iloc[0]
     if not pd.isna(floor):
         axes.axhline(100 * floor, color=style.MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-    numbers = {d.name: i for i, d in enumerate(plan.defenses)}
+    numbers = _numbers(plan)
+    picked = set(mine.loc[mine["picked"] == "yes", "defense"])
     for line, index in _lines(points, plan):
         axes.plot(*zip(*line, strict=True), "-", color=style.pick(style.COLOURS, index), linewidth=0.9, alpha=0.55)
     for name, (x, y) in points.items():
         face, marker = _look(numbers[name])
         size = 8 if name == "none" else 6.5
-        axes.plot(x, y, marker, color=face, markersize=size, markeredgecolor="white", markeredgewidth=0.7, zorder=5)
+        edge = {"markeredgecolor": style.INK if name in picked else "white", "markeredgewidth": 0.7}
+        axes.plot(x, y, marker, color=face, markersize=size, **edge, zorder=5)
 
 
 def _points(cells: pd.DataFrame, attack: str) -> dict[str, tuple[float, float]]:
@@ -80,17 +82,24 @@ def _points(cells: pd.DataFrame, attack: str) -> dict[str, tuple[float, float]]:
     return {row.defense: (row.x, row.y) for row in cells[cells["attack"] == attack].itertuples()}
 
 
+def _numbers(plan: SummarySettings) -> dict[str, int]:
+    """Return the number of each entry, from 0 for no defense; the values of a sweep share one."""
+    groups = list(dict.fromkeys(d.sweep or d.name for d in plan.defenses))
+    return {d.name: groups.index(d.sweep or d.name) for d in plan.defenses}
+
+
 def _lines(points: dict[str, tuple], plan: SummarySettings) -> list[tuple[list[tuple], int]]:
-    """Return for each method its line (from the undefended point, then by falling CA) and its first entry's number."""
-    methods: dict[str, list[int]] = {}
-    for index, defense in enumerate(plan.defenses):
+    """Return the line of each method or sweep (from the undefended point, then by falling CA), and its colour."""
+    numbers = _numbers(plan)
+    methods: dict[str, list[str]] = {}
+    for defense in plan.defenses:
         if defense.name in points and defense.name != "none":
-            methods.setdefault(defense.method or defense.name, []).append(index)
+            methods.setdefault(defense.sweep or defense.method or defense.name, []).append(defense.name)
     start = [points["none"]] if "none" in points else []
     found = []
-    for indices in methods.values():
-        through = sorted((points[plan.defenses[i].name] for i in indices), reverse=True)
-        found.append((start + through, indices[0] - 1))
+    for names in methods.values():
+        through = sorted((points[name] for name in names), reverse=True)
+        found.append((start + through, numbers[names[0]] - 1))
     return found
 
 
@@ -103,7 +112,7 @@ def _number(axes: Axes, points: dict[str, tuple], plan: SummarySettings) -> None
     for line, _ in _lines(points, plan):
         ends = axes.transData.transform(line)
         taken += [(a + t * (b - a), 4.5) for a, b in itertools.pairwise(ends) for t in np.linspace(0, 1, 25)]
-    numbers = {defense.name: number for number, defense in enumerate(plan.defenses)}
+    numbers = _numbers(plan)
     for name in sorted(set(points) - {"none"}, key=lambda name: points[name]):
         spots = [pixels[name] + unit * offset for offset in OFFSETS]
         spots = [s for s in spots if (s > low + 5 * unit).all() and (s < high - 5 * unit).all()] or spots[:1]
@@ -136,11 +145,13 @@ def _axis_titles(panels: np.ndarray, count: int, columns: int) -> None:
 
 
 def _handles(plan: SummarySettings, drawn: set[str]) -> list[Line2D]:
-    handles = []
-    for number, defense in enumerate(plan.defenses):
-        if defense.name in drawn:
+    handles, named = [], set()
+    for defense in plan.defenses:
+        number = _numbers(plan)[defense.name]
+        if defense.name in drawn and number not in named:
+            named.add(number)
             colour, marker = _look(number)
-            name = f"{number}  {defense.name}" if number else "no defense"
+            name = f"{number}  {defense.sweep or defense.name}" if number else "no defense"
             mark = f" {RECONSTRUCTION}" if defense.reconstruction else ""
             handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6.5, label=name + mark))
     handles.append(Line2D([], [], color=style.MUTED, linewidth=0.8, linestyle=(0, (1, 2)), label="floor"))

@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from antidote.summary.plan import SummarySettings
+from antidote.summary.plan import DefenseFacts, SummarySettings
 
 FIGURES = ["ca1", "asr1"]
 COLUMNS = [
     *("attack", "defense"),
     *(f"{figure}_{what}" for figure in FIGURES for what in ("mean", "std", "n", "low", "high")),
-    *("floor_mean", "gate", "gate_reason", "best", "reconstruction", "note"),
+    *("floor_mean", "gate", "gate_reason", "best", "reconstruction", "note", "sweep", "setting", "picked"),
 ]
 
 
@@ -16,7 +16,8 @@ def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
     """Return the table: rates as fractions, std over seeds (n - 1), interval ends averaged over seeds.
 
     `gate` is `passed`, `failed` or `not measured`, with its reason; `best` and `reconstruction` are `yes` or empty;
-    `note` says why a cell is empty or rests on fewer seeds than planned.
+    `note` says why a cell is empty or rests on fewer seeds than planned. Of a swept defense (`sweep`, `setting`) one
+    row per attack is `picked`, by clean accuracy alone: the one that spends the most of the accuracy budget.
     """
     matrix = [("clean", "none")] + [(a.name, d.name) for a in plan.attacks for d in plan.defenses]
     groups = dict(tuple(cells.groupby(["attack", "defense"])))
@@ -25,18 +26,30 @@ def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
         mine = table["attack"] == attack.name
         gate, reason = _gate(table[mine].iloc[0], plan)
         table.loc[mine, "gate"], table.loc[mine, "gate_reason"] = gate, reason
-        table.loc[_best(table[mine], plan.accuracy_budget), "best"] = "yes"
+        for _, swept in table[mine & (table["sweep"] != "")].groupby("sweep", sort=False):
+            table.loc[_picked(swept, table[mine].iloc[0], plan.accuracy_budget), "picked"] = "yes"
+        compared = mine & ((table["sweep"] == "") | (table["picked"] == "yes"))
+        table.loc[_best(table[compared], plan.accuracy_budget), "best"] = "yes"
     return table[COLUMNS]
 
 
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with one row per attack and defense: of a swept defense the picked setting, by its own name."""
+    rows = table[(table["sweep"] == "") | (table["picked"] == "yes")]
+    swept = rows["sweep"] != ""
+    return rows.assign(defense=rows["defense"].where(~swept, rows["sweep"])).reset_index(drop=True)
+
+
 def _row(cells: pd.DataFrame, cell: tuple[str, str], plan: SummarySettings) -> dict:
-    row = {"attack": cell[0], "defense": cell[1], "gate": "", "gate_reason": "", "best": ""}
+    facts = next((d for d in plan.defenses if d.name == cell[1]), DefenseFacts(name=cell[1]))
+    row = {"attack": cell[0], "defense": cell[1], "gate": "", "gate_reason": "", "best": "", "picked": ""}
+    row |= {"sweep": facts.sweep, "setting": facts.setting}
     for figure in FIGURES:
         rates = cells[figure]
         row |= {f"{figure}_mean": rates.mean(), f"{figure}_std": rates.std(), f"{figure}_n": int(rates.count())}
         row |= {f"{figure}_{end}": cells[f"{figure}_{end}"].mean() for end in ("low", "high")}
     row["floor_mean"] = cells["floor"].mean()
-    row["reconstruction"] = "yes" if any(d.reconstruction for d in plan.defenses if d.name == cell[1]) else ""
+    row["reconstruction"] = "yes" if facts.reconstruction else ""
     return {**row, "note": _note(row["ca1_n"], len(plan.seeds), plan.reasons.get(cell))}
 
 
@@ -71,6 +84,18 @@ def _best(rows: pd.DataFrame, budget: float) -> list[int]:
     better = rows["asr1_mean"] < none["asr1_mean"]
     asr = rows.loc[kept & better, "asr1_mean"]
     return list(asr.index[asr == asr.min()])
+
+
+def _picked(rows: pd.DataFrame, none: pd.Series, budget: float) -> int:
+    """Return the index of a sweep's row with the least CA@1 within the budget; where none is within, the most CA@1.
+
+    A setting moves a defense along a curve from accuracy to ASR, so that defenses compare where they cost the same.
+    """
+    measured = rows["ca1_mean"].dropna()
+    if measured.empty:
+        return rows.index[0]
+    within = measured[measured >= none["ca1_mean"] - budget - 1e-9]
+    return within.idxmin() if len(within) else measured.idxmax()
 
 
 def percent(rate: float) -> str:

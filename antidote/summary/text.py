@@ -92,9 +92,21 @@ def notes(table: pd.DataFrame, best: str) -> list[str]:
         lines.append(f"{best}: lowest ASR@1 among the defenses whose CA@1 stays within the accuracy budget")
     if table["ca1_std"].notna().any():
         lines.append("±: standard deviation over seeds; n: seeds run, where fewer than planned")
+    lines += _picks(table)
     lines += [f"[{i}] {reason}" for i, reason in enumerate(blank_reasons(table), 1)]
     if (table["note"] == "not run").any():
         lines.append("empty: not run")
+    return lines
+
+
+def _picks(table: pd.DataFrame) -> list[str]:
+    """Return for each swept defense which setting stands in the table, in a line that says how it was picked."""
+    swept = table[(table["picked"] == "yes") & table["ca1_mean"].notna()]
+    lines = []
+    for sweep, rows in swept.groupby("sweep", sort=False):
+        by_setting = {s: ", ".join(r["attack"]) for s, r in rows.groupby("setting", sort=False)}
+        which = "; ".join(f"{setting} ({attacks})" for setting, attacks in by_setting.items())
+        lines.append(f"{sweep}: swept; shown is the setting with the least CA@1 within the accuracy budget: {which}")
     return lines
 
 

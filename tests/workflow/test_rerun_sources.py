@@ -42,6 +42,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
     (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry"), ()),
     (("antidote.artifacts", "antidote.reference", "antidote.schema", "antidote.study", "antidote.workflow"), ()),
+    (("antidote.sweeps",), ()),
     (("scripts.check", "scripts.readme", "scripts.schema", "scripts.show"), ()),
     # Methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),

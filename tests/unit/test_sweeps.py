@@ -1,0 +1,172 @@
+"""A list in the place of a number stands for one entry per value; the table picks one by clean accuracy alone."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from antidote.errors import UserError
+from antidote.fingerprint import ROOT
+from antidote.schema import study_schema
+from antidote.settings import read_mapping
+from antidote.study import Study
+from antidote.summary.plan import SummarySettings
+from antidote.summary.plane import plane
+from antidote.summary.tables import shown, summarise
+from antidote.summary.text import plain
+from antidote.sweeps import numeric
+from antidote.workflow import summary_plan
+
+FILE = "tests/studies/tiny.yaml"
+
+
+def study(defense: dict | None = None, attack: dict | None = None) -> Study:
+    values = read_mapping(str(ROOT / FILE))
+    if defense is not None:
+        values["defenses"] = {"finetune": {"method": "finetune", **defense}}
+    if attack is not None:
+        values["attacks"] = {"badnet": {"method": "badnet", "patch_size": 6, "poisons": 24, **attack}}
+    return Study(values, FILE)
+
+
+def test_a_list_stands_for_one_defense_per_value():
+    made = study({"training": {"epochs": 2, "batch_size": 32, "lr": [3e-6, 0.002, 1]}})
+    assert list(made.defenses) == ["none", "finetune_lr3e-6", "finetune_lr0.002", "finetune_lr1"]
+    assert [made.defenses[name].training.lr for name in list(made.defenses)[1:]] == [3e-6, 0.002, 1]
+    assert {made.defenses[name].training.epochs for name in list(made.defenses)[1:]} == {2}
+
+
+def test_an_entry_of_a_sweep_is_the_same_job_as_one_written_out():
+    swept = study({"training": {"lr": [1e-3, 2e-3]}}).defenses["finetune_lr0.002"]
+    assert swept == study({"training": {"lr": 2e-3}}).defenses["finetune"]
+
+
+def test_two_lists_give_every_combination():
+    made = study({"training": {"lr": [0.001, 0.002], "epochs": [1, 2]}})
+    assert list(made.defenses)[1:] == [
+        "finetune_lr0.001_epochs1", "finetune_lr0.001_epochs2", "finetune_lr0.002_epochs1", "finetune_lr0.002_epochs2",
+    ]  # fmt: skip
+
+
+def test_attacks_and_their_recipes_sweep_too():
+    made = study(attack={"poisons": [8, 16], "training": {"epochs": [1, 3]}})
+    assert next(iter(made.attacks)) == "badnet_poisons8_epochs1" and len(made.attacks) == 4
+    assert made.poisoning("badnet_poisons16_epochs3").epochs == 3
+
+
+def test_the_plan_tells_the_summary_what_was_swept():
+    plan = SummarySettings.read(read_mapping(summary_plan(study({"training": {"lr": [0.001, 0.002]}}))), "plan")
+    assert [(d.name, d.sweep, d.setting) for d in plan.defenses] == [
+        ("none", "", ""),
+        ("finetune_lr0.001", "finetune", "lr 0.001"),
+        ("finetune_lr0.002", "finetune", "lr 0.002"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "training,text",
+    [
+        ({"lr": []}, "defenses.finetune.training.lr: an empty list; a sweep needs values"),
+        ({"lr": [0.1, "fast"]}, "defenses.finetune.training.lr: a sweep holds numbers, not 'fast'"),
+        ({"lr": [0.1, 0.1]}, "defenses.finetune.training.lr: the sweep [0.1, 0.1] names a value twice"),
+        ({"lr": [0.1, -1]}, "defenses.finetune_lr-1: training.lr: input should be greater than 0, not -1"),
+        ({"schedule": ["cosine"]}, "defenses.finetune: training.schedule: input should be"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep_is_told_in_one_line(training, text):
+    with pytest.raises(UserError) as error:
+        study({"training": training})
+    assert text in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_sweep_must_not_take_the_name_of_another_entry():
+    values = read_mapping(str(ROOT / FILE))
+    values["defenses"] = {
+        "a": {"method": "finetune", "training": {"lr": [0.1, 0.2]}},
+        "a_lr0.1": {"method": "finetune"},
+    }
+    with pytest.raises(UserError, match=r"a sweep gives the name .a_lr0[.]1., which another entry has"):
+        Study(values, FILE)
+
+
+@pytest.mark.parametrize(
+    "annotation,yes",
+    [(int, True), (float, True), (float | None, True), (str, False), (bool, False), (int | str, False)],
+)
+def test_which_settings_can_be_swept(annotation, yes):
+    assert numeric(annotation) is yes
+
+
+def test_an_editor_accepts_a_list_where_a_number_stands():
+    definitions = study_schema()["$defs"]
+    training = definitions["FineTuneSettings"]["properties"]["training"]["$ref"].rpartition("/")[2]
+    assert {"$ref": "#/$defs/Sweep"} in definitions[training]["properties"]["lr"]["anyOf"]
+    assert {"$ref": "#/$defs/Sweep"} not in definitions["TrainSettings"]["properties"]["lr"].get("anyOf", [])
+
+
+PLAN = {
+    "study": "s",
+    "attacks": [{"name": "patch"}, {"name": "noise"}],
+    "defenses": [
+        {"name": "none"},
+        {"name": "tune_lr1", "method": "tune", "sweep": "tune", "setting": "lr 1"},
+        {"name": "tune_lr2", "method": "tune", "sweep": "tune", "setting": "lr 2"},
+        {"name": "tune_lr3", "method": "tune", "sweep": "tune", "setting": "lr 3"},
+        {"name": "probe", "method": "probe"},
+    ],
+    "accuracy_budget": 0.05,
+}
+# CA@1 and ASR@1. On `patch` lr 3 costs too much and lr 2 is within the budget; on `noise` nothing is within it.
+CELLS = {
+    ("clean", "none"): (0.90, None),
+    ("patch", "none"): (0.90, 0.99), ("patch", "tune_lr1"): (0.89, 0.10), ("patch", "tune_lr2"): (0.86, 0.30),
+    ("patch", "tune_lr3"): (0.80, 0.00), ("patch", "probe"): (0.90, 0.20),
+    ("noise", "none"): (0.90, 0.99), ("noise", "tune_lr1"): (0.80, 0.50), ("noise", "tune_lr2"): (0.70, 0.40),
+    ("noise", "tune_lr3"): (0.60, 0.00), ("noise", "probe"): (0.90, 0.20),
+}  # fmt: skip
+
+
+@pytest.fixture
+def plan() -> SummarySettings:
+    return SummarySettings.read(PLAN, "plan")
+
+
+@pytest.fixture
+def table(plan) -> pd.DataFrame:
+    rows = [
+        {"attack": a, "defense": d, "ca1": ca, "asr1": asr, "floor": 0.0, "ca1_low": ca, "ca1_high": ca,
+         "asr1_low": asr, "asr1_high": asr}
+        for (a, d), (ca, asr) in CELLS.items()
+    ]  # fmt: skip
+    return summarise(pd.DataFrame(rows), plan)
+
+
+def test_the_picked_setting_spends_the_most_of_the_accuracy_budget(table):
+    picked = table[table["picked"] == "yes"].set_index("attack")["defense"].to_dict()
+    assert picked == {"patch": "tune_lr2", "noise": "tune_lr1"}  # never lr 3, whose ASR is the lowest
+
+
+def test_a_setting_that_was_not_picked_is_not_the_best(table):
+    best = set(table.loc[table["best"] == "yes", ["attack", "defense"]].itertuples(index=False, name=None))
+    assert best == {("patch", "probe"), ("noise", "probe")}  # tune_lr1 on `patch` has less ASR, but was not picked
+
+
+def test_the_table_shows_the_picked_setting_under_the_name_of_the_defense(table):
+    rows = shown(table)
+    patch = rows[rows["attack"] == "patch"].set_index("defense")
+    assert list(patch.index) == ["none", "tune", "probe"]
+    assert patch.loc["tune", "asr1_mean"] == 0.30
+    text = plain(rows)
+    assert "tune: swept; shown is the setting with the least CA@1 within the accuracy budget" in text
+    assert "lr 2 (patch)" in text and "lr 1 (noise)" in text
+
+
+def test_the_values_of_a_sweep_are_one_line_of_the_plane(table, plan, tmp_path):
+    from antidote.summary.plane import _lines, _numbers
+
+    points = {row.defense: (row.ca1_mean, row.asr1_mean) for row in table[table["attack"] == "patch"].itertuples()}
+    lines = _lines(points, plan)
+    assert [len(line) for line, _ in lines] == [4, 2] and [index for _, index in lines] == [0, 1]
+    assert _numbers(plan) == {"none": 0, "tune_lr1": 1, "tune_lr2": 1, "tune_lr3": 1, "probe": 2}
+    plane(table, plan, tmp_path / "plane.png")
+    assert (tmp_path / "plane.png").stat().st_size > 10_000
