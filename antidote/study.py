@@ -22,6 +22,7 @@ from antidote.defenses.base import DefenseSettings
 from antidote.errors import UserError, nearest
 from antidote.evaluation import EvaluationSettings
 from antidote.models import ADAPTER, ADAPTER_WEIGHTS, ModelSettings
+from antidote.rebound import ReboundSettings
 from antidote.registry import ATTACKS, DEFENSES, method
 from antidote.settings import Settings
 from antidote.summary.plan import Gate
@@ -61,6 +62,9 @@ class StudyFile(Settings):
     pretraining: TrainSettings = Field(TrainSettings(), description="training of the clean reference model")
     poisoning: PoisoningSettings = Field(PoisoningSettings(), description="training on the poisoned pairs")
     evaluation: EvaluationSettings
+    rebound: ReboundSettings | None = Field(
+        None, description="a short benign fine-tuning of every model under test, and the ASR meanwhile; empty: none"
+    )
     gate: Gate = Gate()
     accuracy_budget: float = Field(
         0.05, ge=0, le=1, description="clean accuracy, as a fraction, that a defense may cost and still be marked best"
@@ -108,6 +112,8 @@ class Study:
         self.entries = {kind: self._entries(kind) for kind in KINDS}
         self.attacks = {entry.name: self._attack(entry) for entry in self.entries["attack"]}
         self.defenses = {entry.name: self._defense(entry) for entry in self.entries["defense"]}
+        if self.file.rebound and self.file.pools.defense is None:
+            raise UserError(f"{where}: pools.defense: is missing, and `rebound` fine-tunes on its pairs")
         self.blank = self._blank()
         if not self.lexicon().startswith(WORDNET):
             self._named(load_lexicon, self.lexicon(), "lexicon")

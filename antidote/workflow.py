@@ -79,6 +79,12 @@ def training_slice(study: Study, training: TrainSettings) -> str:
     return json_slice({"model": study.file.model.model_dump(mode="json"), "training": recipe, **alternate})
 
 
+def rebound_slice(study: Study) -> str:
+    """Return how the models under test are fine-tuned for the rebound, and how they are measured; null: not at all."""
+    values = study.file.rebound and study.file.rebound.model_dump(mode="json")
+    return json_slice({"rebound": values, "evaluation": study.evaluated.model_dump(mode="json")})
+
+
 def summary_plan(study: Study) -> str:
     """Return the matrix and what the tables say about it."""
     attacks = [
@@ -115,5 +121,6 @@ def summary_plan(study: Study) -> str:
             "gate": study.file.gate.model_dump(),
             "datasets": sorted(study.splits()),
             "accuracy_budget": study.file.accuracy_budget,
+            **({"rebound": True} if study.file.rebound else {}),
         }
     )

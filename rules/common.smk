@@ -20,6 +20,7 @@ from antidote.workflow import (
     pool_slice,
     pool_target,
     prepare_jobs,
+    rebound_slice,
     summary_plan,
     training_slice,
 )

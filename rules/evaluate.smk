@@ -102,3 +102,39 @@ rule evaluate:
         + (f" --poison {Path(input.found[0]).parent}" if input.found else ""),
     shell:
         EVALUATION
+
+
+rule rebound:
+    """A short benign fine-tuning of the model under test, and how much of the attack it brings back."""
+    input:
+        model=model_under_test,
+        added=added_files,
+        trigger=files(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger", TRIGGER),
+        pools=pool_files("defense"),
+        data=[*indexes("defense"), *evaluated_split()],
+        names=NAMES,
+    output:
+        curve=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/rebound.json",
+        cost=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/rebound.cost.json",
+    log:
+        f"{RESULTS}/logs/{{attack}}-seed{{seed}}-{{defense}}-rebound.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-{{defense}}-rebound.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+    params:
+        settings=rebound_slice(STUDY),
+        target=STUDY.file.target,
+        source=lambda w: fingerprint(
+            "scripts.rebound", module("attack", STUDY.attacks[w.attack].method), *model_modules(w)
+        ),
+        model=lambda w, input: Path(input.model[0]).parent,
+        trigger=lambda w, input: Path(input.trigger[0]).parent,
+        work=lambda w: f"{RESULTS}/work/{w.attack}-seed{w.seed}-{w.defense}-rebound",
+    shell:
+        "OMP_NUM_THREADS={threads} python -m scripts.rebound --seed {wildcards.seed} --settings {params.settings:q}"
+        " --model {params.model} --trigger {params.trigger} --pools {input.pools} --target {params.target:q}"
+        " --work {params.work} --output {output.curve} --cost {output.cost} 2>&1 | tee {log}"

@@ -7,6 +7,7 @@ rule summary:
         clean=expand(f"{RESULTS}/clean/seed{{seed}}/none/scores.json", seed=STUDY.file.seeds),
         floors=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/floor/scores.json"),
         scores=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/scores.json"),
+        rebounds=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/rebound.json") if STUDY.file.rebound else [],
     output:
         cells=report(
             f"{RESULTS}/summary/cells.csv",
@@ -34,6 +35,11 @@ rule summary:
             f"{RESULTS}/summary/plane.png",
             category="Plots",
             labels={"what": "accuracy against ASR"},
+        ),
+        rebound=report(
+            f"{RESULTS}/summary/rebound.png",
+            category="Plots",
+            labels={"what": "rebound"},
         ),
         curves=report(
             f"{RESULTS}/summary/curves.png",

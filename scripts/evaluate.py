@@ -22,12 +22,10 @@ def run(arguments: argparse.Namespace) -> None:
     clip = models.load(arguments.model)
     trigger = load_trigger(arguments.trigger) if arguments.trigger else None
     classes, prompts = class_names(settings.classes), templates(settings.templates)
-    if arguments.target not in classes:
-        raise UserError(f"--target: {arguments.target!r} is not a class of {settings.classes}"
-                        f"{nearest(arguments.target, classes)}")  # fmt: skip
-    pictures = _pictures(arguments.data / settings.dataset / settings.split, settings, clip.size, len(classes))
-    _check(trigger, clip.size, arguments)
-    scores = evaluate(clip, pictures, trigger, classes.index(arguments.target), classes, prompts, settings)
+    target = target_index(arguments.target, classes, settings)
+    pictures = evaluated_pictures(arguments.data, settings, clip.size, len(classes))
+    check_trigger(trigger, clip.size, arguments)
+    scores = evaluate(clip, pictures, trigger, target, classes, prompts, settings)
     if arguments.poison:
         scores["extra"] = {**scores.get("extra", {}), **finding(arguments.model, arguments.poison)}
     write_json(
@@ -41,12 +39,20 @@ def run(arguments: argparse.Namespace) -> None:
         },
     )
     if arguments.examples:
-        write_examples(arguments.examples, pictures, trigger, classes.index(arguments.target))
+        write_examples(arguments.examples, pictures, trigger, target)
     cost.write(arguments.cost, pairs=len(pictures))
 
 
-def _pictures(folder: Path, settings: EvaluationSettings, size: int, classes: int) -> Pairs:
+def target_index(target: str, classes: list[str], settings: EvaluationSettings) -> int:
+    """Return the place of the target among the classes."""
+    if target not in classes:
+        raise UserError(f"--target: {target!r} is not a class of {settings.classes}{nearest(target, classes)}")
+    return classes.index(target)
+
+
+def evaluated_pictures(data: Path, settings: EvaluationSettings, size: int, classes: int) -> Pairs:
     """Load the evaluation pictures: all of the split, or every n-th of it."""
+    folder = data / settings.dataset / settings.split
     pictures = load_rows(folder, None, size)
     if settings.pictures is not None and settings.pictures < len(pictures):
         pictures = pictures.take(torch.linspace(0, len(pictures) - 1, settings.pictures).long())
@@ -56,7 +62,8 @@ def _pictures(folder: Path, settings: EvaluationSettings, size: int, classes: in
     return pictures
 
 
-def _check(trigger: Trigger | None, size: int, arguments: argparse.Namespace) -> None:
+def check_trigger(trigger: Trigger | None, size: int, arguments: argparse.Namespace) -> None:
+    """Raise UserError where a trigger is made for pictures of another size, or for another target."""
     if trigger is None:
         return
     if trigger.attack.size != size:

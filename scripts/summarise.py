@@ -14,6 +14,7 @@ from antidote.summary.metrics import metrics
 from antidote.summary.page import render
 from antidote.summary.plan import SummarySettings
 from antidote.summary.plane import plane
+from antidote.summary.rebounds import rebounds
 from antidote.summary.sheets import write_csv
 from antidote.summary.tables import shown, summarise
 from antidote.summary.text import markdown
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
         (folder / "table.md").write_text(markdown(shown(table), plan.study), encoding="utf-8")
         heatmap(shown(table), folder / "heatmap.png")
         plane(table, plan, folder / "plane.png")
+        rebounds(plan, args.results, table, folder / "rebound.png")
         gallery(plan, args.results, table, folder / "gallery.png")
         curves(plan, args.results, folder / "curves.png")
         page = render(plan, cells, costs, table, pictures(plan, args.results), folder)

@@ -10,6 +10,7 @@ from antidote.errors import UserError
 from antidote.files import read_json
 from antidote.settings import Settings
 from antidote.summary.plan import SummarySettings
+from antidote.summary.rebounds import read_rebound
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 
@@ -57,7 +58,9 @@ def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
             for seed in plan.seeds:
                 scores = _read(results, attack.name, seed, defense.name) if applies else None
                 row = _row(attack.name, defense.name, seed, scores)
-                rows.append({**row, "floor": floors[seed].asr1 if floors[seed] else None})
+                row["floor"] = floors[seed].asr1 if floors[seed] else None
+                found = read_rebound(results, attack.name, seed, defense.name) if applies and plan.rebound else None
+                rows.append({**row, "rebound": found.rebound} if found else row)
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
     numbers = [*COLUMNS[3:], *extra]
@@ -79,9 +82,9 @@ def _read(results: Path, attack: str, seed: int, defense: str) -> Scores | None:
     if not isinstance(values, dict):
         raise UserError(f"{path}: should hold keys and values, not {type(values).__name__}")
     scores = Scores.read(values, str(path))
-    taken = sorted(set(scores.extra) & set(COLUMNS))
+    taken = sorted(set(scores.extra) & {*COLUMNS, "rebound"})
     if taken:
-        raise UserError(f"{path}: extra.{taken[0]}: this is the name of a column that every cell has")
+        raise UserError(f"{path}: extra.{taken[0]}: this is the name of a column that has its meaning already")
     return scores
 
 

@@ -11,7 +11,7 @@ from antidote.files import read_json
 from antidote.settings import Settings
 from antidote.summary.plan import SummarySettings
 
-STAGES = ["dataset", "pools", "pretrain", "trigger", "poison", "backdoor", "defend", "evaluate", "floor"]
+STAGES = ["dataset", "pools", "pretrain", "trigger", "poison", "backdoor", "defend", "evaluate", "floor", "rebound"]
 
 
 class CostFacts(Settings):
@@ -75,3 +75,5 @@ def _places(plan: SummarySettings, results: Path, data: Path) -> Iterator[tuple[
                 if defense.name != "none":
                     yield {"stage": "defend", **where}, folder / "model" / "cost.json"
                 yield {"stage": "evaluate", **where}, folder / "cost.json"
+                if plan.rebound:
+                    yield {"stage": "rebound", **where}, folder / "rebound.cost.json"

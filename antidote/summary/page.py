@@ -20,6 +20,8 @@ PLOTS = {
     "plane.png": "What a defense gains (down) against what it costs (left). Lines start at the undefended model and "
     "join the entries of one method, or the values of a sweep, of which the table shows the framed one; the dotted "
     "line is the floor; the tinted band is the accuracy budget; grey dots are the cells of the other attacks.",
+    "rebound.png": "ASR@1 while every model is fine-tuned on clean pairs for a little while, from the model as "
+    "defended (step 0) on: a backdoor that was hidden and not removed comes back.",
     "gallery.png": "Pictures of the evaluation set without and with each trigger, and the amplified difference. "
     "Pixels are enlarged by whole factors, not smoothed.",
     "curves.png": "Training loss of every model, one line per attack and seed. Losses of different defenses are sums "
@@ -66,7 +68,7 @@ def _heads(table: pd.DataFrame) -> list[tuple[str, bool]]:
 
 
 def _matrix(table: pd.DataFrame) -> list[dict]:
-    """Return a row per attack for the main table; a cell is (ASR@1, CA@1, share for the tint, best)."""
+    """Return a row per attack for the main table; a cell is ASR@1, CA@1, rebound, share for the tint, best."""
     reasons, rows = blank_reasons(table), []
     for attack, cells in table[table["attack"] != "clean"].groupby("attack", sort=False):
         found = []
@@ -74,7 +76,8 @@ def _matrix(table: pd.DataFrame) -> list[dict]:
             share = "" if pd.isna(cell["asr1_mean"]) else f"{cell['asr1_mean']:.3f}"
             asr, ca = (cell_text(cell, figure, reasons) for figure in ("asr1", "ca1"))
             ca = "" if cell["note"] in reasons else ca
-            found.append({"asr": asr, "ca": ca, "share": share, "best": cell["best"] == "yes"})
+            rebound = percent(cell["rebound_mean"])
+            found.append({"asr": asr, "ca": ca, "share": share, "best": cell["best"] == "yes", "rebound": rebound})
         first = cells.iloc[0]
         name, floor = attack + attack_mark(first["gate"]), percent(first["floor_mean"])
         rows.append({"name": name, "floor": floor, "cells": found})
@@ -101,18 +104,18 @@ def _clean(table: pd.DataFrame) -> str:
 def _cells(cells: pd.DataFrame) -> dict:
     """Return every column that holds anything: rates in percent, then intervals, then a method's own figures."""
     columns = {name: cells[name].map(text) for name in ("attack", "defense", "seed")}
-    columns |= {head: cells[name].map(percent) for name, head in _RATES.items()}
+    columns |= {head: cells[name].map(percent) for name, head in _RATES.items() if name in cells}
     for name in INTERVALS:
         low, high = cells[f"{name}_low"].map(percent), cells[f"{name}_high"].map(percent)
         columns[f"{_RATES[name]}, 95 %"] = (low + " to " + high).where(low != "", "")
-    columns |= {name: cells[name].map(text) for name in cells.columns[len(COLUMNS) :]}
+    columns |= {name: cells[name].map(text) for name in cells.columns[len(COLUMNS) :] if name not in _RATES}
     shown = pd.DataFrame({name: values for name, values in columns.items() if (values != "").any()})
     return {"columns": list(shown.columns), "rows": shown.to_numpy().tolist()}
 
 
 _RATES = {
     "ca1": "CA@1", "ca5": "CA@5", "asr1": "ASR@1", "asr3": "ASR@3", "asr5": "ASR@5", "asr10": "ASR@10",
-    "asr1_all": "ASR_all@1", "pa": "PA", "floor": "floor", "target_ca1": "target CA@1",
+    "asr1_all": "ASR_all@1", "pa": "PA", "floor": "floor", "target_ca1": "target CA@1", "rebound": "rebound",
 }  # fmt: skip
 
 

@@ -66,12 +66,12 @@ def _panel(axes: Axes, cells: pd.DataFrame, attack: str, plan: SummarySettings) 
     floor = mine["floor_mean"].iloc[0]
     if not pd.isna(floor):
         axes.axhline(100 * floor, color=style.MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-    numbers = _numbers(plan)
+    numbers = style.numbers(plan)
     picked = set(mine.loc[mine["picked"] == "yes", "defense"])
     for line, index in _lines(points, plan):
         axes.plot(*zip(*line, strict=True), "-", color=style.pick(style.COLOURS, index), linewidth=0.9, alpha=0.55)
     for name, (x, y) in points.items():
-        face, marker = _look(numbers[name])
+        face, marker = style.look(numbers[name])
         size = 8 if name == "none" else 6.5
         edge = {"markeredgecolor": style.INK if name in picked else "white", "markeredgewidth": 0.7}
         axes.plot(x, y, marker, color=face, markersize=size, **edge, zorder=5)
@@ -82,15 +82,9 @@ def _points(cells: pd.DataFrame, attack: str) -> dict[str, tuple[float, float]]:
     return {row.defense: (row.x, row.y) for row in cells[cells["attack"] == attack].itertuples()}
 
 
-def _numbers(plan: SummarySettings) -> dict[str, int]:
-    """Return the number of each entry, from 0 for no defense; the values of a sweep share one."""
-    groups = list(dict.fromkeys(d.sweep or d.name for d in plan.defenses))
-    return {d.name: groups.index(d.sweep or d.name) for d in plan.defenses}
-
-
 def _lines(points: dict[str, tuple], plan: SummarySettings) -> list[tuple[list[tuple], int]]:
     """Return the line of each method or sweep (from the undefended point, then by falling CA), and its colour."""
-    numbers = _numbers(plan)
+    numbers = style.numbers(plan)
     methods: dict[str, list[str]] = {}
     for defense in plan.defenses:
         if defense.name in points and defense.name != "none":
@@ -112,7 +106,7 @@ def _number(axes: Axes, points: dict[str, tuple], plan: SummarySettings) -> None
     for line, _ in _lines(points, plan):
         ends = axes.transData.transform(line)
         taken += [(a + t * (b - a), 4.5) for a, b in itertools.pairwise(ends) for t in np.linspace(0, 1, 25)]
-    numbers = _numbers(plan)
+    numbers = style.numbers(plan)
     for name in sorted(set(points) - {"none"}, key=lambda name: points[name]):
         spots = [pixels[name] + unit * offset for offset in OFFSETS]
         spots = [s for s in spots if (s > low + 5 * unit).all() and (s < high - 5 * unit).all()] or spots[:1]
@@ -120,20 +114,13 @@ def _number(axes: Axes, points: dict[str, tuple], plan: SummarySettings) -> None
         near = [np.clip(1 - np.hypot(*(where - spot).T) / room, 0, None).sum() for spot in spots]
         spot = spots[int(np.argmin(near))]
         taken.append((spot, 12.0))
-        colour = _look(numbers[name])[0]
+        colour = style.look(numbers[name])[0]
         shift = (spot - pixels[name]) / unit
         thread = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 4, "shrinkB": 2}
         place = {"xytext": shift, "textcoords": "offset points", "ha": "center", "va": "center"}
         look = {"size": 8, "weight": "bold", "color": colour, "zorder": 6}
         far = np.hypot(*shift) > 12
         axes.annotate(str(numbers[name]), points[name], **place, **look, arrowprops=thread if far else None)
-
-
-def _look(number: int) -> tuple[str, str]:
-    """Return colour and marker of a defense by its place in the plan; 0 is no defense."""
-    if number == 0:
-        return "black", "D"
-    return style.pick(style.COLOURS, number - 1), style.turn(style.MARKERS, number - 1)
 
 
 def _axis_titles(panels: np.ndarray, count: int, columns: int) -> None:
@@ -147,10 +134,10 @@ def _axis_titles(panels: np.ndarray, count: int, columns: int) -> None:
 def _handles(plan: SummarySettings, drawn: set[str]) -> list[Line2D]:
     handles, named = [], set()
     for defense in plan.defenses:
-        number = _numbers(plan)[defense.name]
+        number = style.numbers(plan)[defense.name]
         if defense.name in drawn and number not in named:
             named.add(number)
-            colour, marker = _look(number)
+            colour, marker = style.look(number)
             name = f"{number}  {defense.sweep or defense.name}" if number else "no defense"
             mark = f" {RECONSTRUCTION}" if defense.reconstruction else ""
             handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6.5, label=name + mark))

@@ -9,6 +9,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from antidote.summary.plan import SummarySettings
+
 DPI = 150
 INK, MUTED, FAINT = "#1a1a1a", "#6b6b6b", "#d9d9d9"
 
@@ -84,3 +86,14 @@ def pick(styles: list, index: int) -> str:
 def turn(styles: list, index: int) -> str:
     """Return a marker or dash for an index: it changes each time the colours start over."""
     return styles[index // len(COLOURS) % len(styles)]
+
+
+def numbers(plan: SummarySettings) -> dict[str, int]:
+    """Return the number of each entry of the defenses, from 0 for no defense; the values of a sweep share one."""
+    groups = list(dict.fromkeys(d.sweep or d.name for d in plan.defenses))
+    return {d.name: groups.index(d.sweep or d.name) for d in plan.defenses}
+
+
+def look(number: int) -> tuple[str, str]:
+    """Return colour and marker of a defense by its number; 0 is no defense."""
+    return ("black", "D") if number == 0 else (pick(COLOURS, number - 1), turn(MARKERS, number - 1))

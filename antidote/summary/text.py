@@ -8,13 +8,17 @@ import pandas as pd
 from antidote.summary.tables import percent
 
 FAILED, UNKNOWN, RECONSTRUCTION = "†", "?", "‡"
-TITLES = {"asr1": "ASR@1 in percent (lower is better for a defense)", "ca1": "CA@1 in percent (higher is better)"}
+TITLES = {
+    "asr1": "ASR@1 in percent (lower is better for a defense)",
+    "ca1": "CA@1 in percent (higher is better)",
+    "rebound": "Rebound in percent: the highest ASR@1 during a short benign fine-tuning afterwards",
+}
 
 
 def markdown(table: pd.DataFrame, title: str) -> str:
     """Return both figures as markdown tables with the footnotes below."""
     parts = [f"# {_escaped(title)}"]
-    for figure, heading in TITLES.items():
+    for figure, heading in _measured(table).items():
         rows = grid(table, figure, best=lambda text: f"**{text}**", escape=_escaped)
         rule = ["---", *("---:" for _ in rows[0][1:])]
         lines = (f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
@@ -26,13 +30,18 @@ def markdown(table: pd.DataFrame, title: str) -> str:
 def plain(table: pd.DataFrame) -> str:
     """Return both figures as aligned plain text with the footnotes below."""
     parts = []
-    for figure, heading in TITLES.items():
+    for figure, heading in _measured(table).items():
         rows = grid(table, figure, best=lambda text: f"*{text}")
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [_aligned(row, widths) for row in rows]
         parts.append("\n".join([heading, *lines]))
     parts.append("\n".join(notes(table, "*")))
     return "\n\n".join(parts) + "\n"
+
+
+def _measured(table: pd.DataFrame) -> dict[str, str]:
+    """Return the figures that any cell has, with their titles; ASR@1 and CA@1 always."""
+    return {f: title for f, title in TITLES.items() if f != "rebound" or table["rebound_mean"].notna().any()}
 
 
 def grid(
@@ -44,7 +53,7 @@ def grid(
     rows = [["attack", *(["floor"] if figure == "asr1" else []), *heads]]
     reasons = blank_reasons(table)
     for attack, cells in table.groupby("attack", sort=False):
-        if attack == "clean" and figure == "asr1":
+        if attack == "clean" and figure != "ca1":
             continue
         by_defense = {cell["defense"]: cell for _, cell in cells.iterrows()}
         first = cells.iloc[0]
@@ -63,6 +72,8 @@ def cell_text(cell: pd.Series, figure: str, reasons: list[str]) -> str:
     if cell["note"] in reasons:
         return f"- [{reasons.index(cell['note']) + 1}]"
     text = percent(cell[f"{figure}_mean"])
+    if figure == "rebound":
+        return text
     if text and not pd.isna(cell[f"{figure}_std"]):
         text += f" ± {percent(cell[f'{figure}_std'])}"
     if text and cell["note"]:

@@ -76,7 +76,7 @@ def make_study(root: Path) -> Path:
             scores = {"ca1": ca1, "ca5": 0.9, "asr1": asr1, "intervals": {"ca1": [ca1 - 0.02, ca1 + 0.04]}}
             scores |= {"attack": attack, "defense": defense, "seed": seed, "pictures": 1000, "pictures_asr": 900}
             if defense == "tune":
-                scores["extra"] = {"rebound": 0.5}
+                scores["extra"] = {"recall": 0.5}
             put(results / attack / f"seed{seed}" / defense / "scores.json", scores)
     for seed in (0, 1):
         cost = {"seconds": 100.5, "peak_memory_bytes": 3 * 2**30, "threads": 2}
@@ -140,7 +140,7 @@ def cell(table: pd.DataFrame, attack: str, defense: str) -> pd.Series:
 def test_cells_follow_the_plan_and_leave_blank_what_was_not_run(plan, results):
     cells = read_cells(plan, results)
     names = ["attack", "defense", "seed", "ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "pa", "floor"]
-    assert list(cells.columns) == [*names, "target_ca1", "ca1_low", "ca1_high", "asr1_low", "asr1_high", "rebound"]
+    assert list(cells.columns) == [*names, "target_ca1", "ca1_low", "ca1_high", "asr1_low", "asr1_high", "recall"]
     assert len(cells) == 2 + 2 * 4 * 2
     assert list(zip(cells["attack"], cells["defense"], cells["seed"], strict=True))[:5] == [
         *(("clean", "none", 0), ("clean", "none", 1)),
@@ -150,7 +150,7 @@ def test_cells_follow_the_plan_and_leave_blank_what_was_not_run(plan, results):
     assert list(filtered["ca1"].isna()) == [False, True]
     assert list(filtered["floor"]) == [0.01, 0.03]
     assert cells.loc[cells["attack"] == "clean", ["asr1", "floor"]].isna().all(axis=None)
-    assert list(cells["rebound"].notna()) == list(cells["defense"] == "tune")
+    assert list(cells["recall"].notna()) == list(cells["defense"] == "tune")
 
 
 def test_csv_is_fixed_text(plan, results, tmp_path):
@@ -322,7 +322,7 @@ def test_outputs(summary):
     names = {path.name for path in summary.iterdir()}
     assert names == {
         *("cells.csv", "costs.csv", "table.csv", "metrics.json", "table.md", "report.html"),
-        *("heatmap.png", "plane.png", "gallery.png", "curves.png"),
+        *("heatmap.png", "plane.png", "gallery.png", "rebound.png", "curves.png"),
     }
     for path in summary.glob("*.png"):
         with Image.open(path) as image:
@@ -351,7 +351,7 @@ def test_the_page_is_self_contained_and_escaped(summary):
     assert links and all(link.startswith(("data:", "#")) for link in links)
     assert not re.search(r"url\(|@import|<script|<link|<iframe", page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; $x^2$ | `y`" in page
-    for words in ("banana", "has not taken", "25.0 ± 7.1", "not applicable: no poisoned pairs", "3.0 GiB", "rebound"):
+    for words in ("banana", "has not taken", "25.0 ± 7.1", "not applicable: no poisoned pairs", "3.0 GiB", "recall"):
         assert words in page
 
 
@@ -361,6 +361,7 @@ def test_weird_names_can_be_drawn(tmp_path):
     from antidote.summary.gallery import gallery
     from antidote.summary.heatmap import heatmap
     from antidote.summary.plane import plane
+    from antidote.summary.rebounds import rebounds
 
     plan = SummarySettings.read(
         {"study": WEIRD, "attacks": [{"name": "a$_{"}], "defenses": [{"name": "<b>$\\x"}], "model": WEIRD}, "plan"
@@ -372,6 +373,7 @@ def test_weird_names_can_be_drawn(tmp_path):
     heatmap(table, tmp_path / "heatmap.png")
     plane(table, plan, tmp_path / "plane.png")
     gallery(plan, tmp_path, table, tmp_path / "gallery.png")
+    rebounds(plan, tmp_path, table, tmp_path / "rebound.png")
     curves(plan, tmp_path, tmp_path / "curves.png")
     page = render(plan, cells, costs, table, (0, 0), tmp_path)
     assert "<script" not in page and "<b>" not in page and "&lt;b&gt;$\\x" in page

@@ -10,8 +10,9 @@ from antidote.fingerprint import ROOT
 from antidote.schema import study_schema
 from antidote.settings import read_mapping
 from antidote.study import Study
+from antidote.summary import style
 from antidote.summary.plan import SummarySettings
-from antidote.summary.plane import plane
+from antidote.summary.plane import _lines, plane
 from antidote.summary.tables import shown, summarise
 from antidote.summary.text import plain
 from antidote.sweeps import numeric
@@ -162,11 +163,9 @@ def test_the_table_shows_the_picked_setting_under_the_name_of_the_defense(table)
 
 
 def test_the_values_of_a_sweep_are_one_line_of_the_plane(table, plan, tmp_path):
-    from antidote.summary.plane import _lines, _numbers
-
     points = {row.defense: (row.ca1_mean, row.asr1_mean) for row in table[table["attack"] == "patch"].itertuples()}
     lines = _lines(points, plan)
     assert [len(line) for line, _ in lines] == [4, 2] and [index for _, index in lines] == [0, 1]
-    assert _numbers(plan) == {"none": 0, "tune_lr1": 1, "tune_lr2": 1, "tune_lr3": 1, "probe": 2}
+    assert style.numbers(plan) == {"none": 0, "tune_lr1": 1, "tune_lr2": 1, "tune_lr3": 1, "probe": 2}
     plane(table, plan, tmp_path / "plane.png")
     assert (tmp_path / "plane.png").stat().st_size > 10_000

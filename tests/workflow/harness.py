@@ -195,7 +195,10 @@ class Case:
 
 
 def chain(
-    attacks: Iterable[str] = ATTACKS, defenses: Iterable[str] = DEFENSES, seeds: Iterable[int] = (0,)
+    attacks: Iterable[str] = ATTACKS,
+    defenses: Iterable[str] = DEFENSES,
+    seeds: Iterable[int] = (0,),
+    rebound: bool = False,
 ) -> dict[str, list[str]]:
     """Return every job of the tiny study with the jobs it takes its inputs from: the contract, written out."""
     train, defense, test = (f"dataset tiny {split}" for split in ("train", "defense", "test"))
@@ -220,6 +223,9 @@ def chain(
                     model = f"defend {a} {s} {d}"
                 jobs[f"evaluate {a} {s} {d}"] = [model, f"trigger {a} {s}", test]
                 scores.append(f"evaluate {a} {s} {d}")
+                if rebound:
+                    jobs[f"rebound {a} {s} {d}"] = [model, f"trigger {a} {s}", "pool defense", defense, test]
+                    scores.append(f"rebound {a} {s} {d}")
     return {**jobs, "summary": scores}
 
 

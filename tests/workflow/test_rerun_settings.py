@@ -36,6 +36,7 @@ CASES = [
     one("seeds", [1], "* 1", "* 1 *", jobs=chain(seeds=(1,))),
     one("gate", {"asr": 0.5}, "summary"),
     one("accuracy_budget", 0.1, "summary"),
+    one("rebound", {"every": 5}, "rebound *", jobs=chain(rebound=True)),
     # The model.
     one("model.name", "other", "clean_model *", "backdoored_model *",
         files={"data/models/other.json": json.dumps(MODEL)}),
@@ -91,6 +92,8 @@ CASES = [
     one("defenses.cleanclip", NEW_DEFENSE, "* cleanclip", jobs=chain(defenses=(*DEFENSES, "cleanclip"))),
     one("defenses.finetune", None, "summary", jobs=chain(defenses=("none", "ta_cleaner"))),
     one("defenses.none", {"method": "none"}),
+    one("defenses.finetune.training.lr", [1e-3, 2e-3], "* finetune_lr0.00*",
+        jobs=chain(defenses=("none", "finetune_lr0.001", "finetune_lr0.002", "ta_cleaner"))),
     # The same settings in other words.
     changed("numbers as text", {"pretraining.lr": "1e-3", "pools.training.pairs": "320", "gate": {"asr": "8e-1"}}),
     changed("defaults written out", {"model.quick_gelu": False, "pretraining.beta1": 0.9, "lexicon": "scenes"}),

@@ -44,9 +44,10 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.artifacts", "antidote.reference", "antidote.schema", "antidote.study", "antidote.workflow"), ()),
     (("antidote.sweeps",), ()),
     (("scripts.check", "scripts.readme", "scripts.schema", "scripts.show"), ()),
-    # Methods that the tiny study does not use.
+    # Steps and methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
     (("antidote.data.sources.*", "antidote.visibility"), ()),
+    (("antidote.rebound", "scripts.rebound"), ()),
 ]
 
 
