@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -44,12 +44,13 @@ def _lower(message: str) -> str:
 def _fields(model: Any, path: list[str]) -> list[str]:
     """Return the keys that are valid at a path inside a settings class; [] where it can't be told."""
     for part in path:
+        if get_origin(model) is dict:  # any key leads to a value of the same class
+            model = get_args(model)[1]
+            continue
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             return []
-        model = next((a for a in (field.annotation, *_arguments(field.annotation)) if hasattr(a, "model_fields")), None)
+        options = (field.annotation, *get_args(field.annotation))
+        groups = (option for option in options if hasattr(option, "model_fields") or get_origin(option) is dict)
+        model = next(groups, None)
     return [f.alias or name for name, f in getattr(model, "model_fields", {}).items()]
-
-
-def _arguments(annotation: Any) -> tuple:
-    return getattr(annotation, "__args__", ())

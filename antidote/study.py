@@ -21,6 +21,7 @@ from antidote.data.sources.base import SourceSettings
 from antidote.defenses.base import DefenseSettings
 from antidote.errors import UserError, nearest
 from antidote.evaluation import EvaluationSettings
+from antidote.files import read_json
 from antidote.models import ADAPTER, ADAPTER_WEIGHTS, ModelSettings
 from antidote.rebound import ReboundSettings
 from antidote.registry import ATTACKS, DEFENSES, method
@@ -31,7 +32,7 @@ from antidote.training import TrainSettings
 
 KINDS = {"attack": ATTACKS, "defense": DEFENSES}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-RESERVED = {"clean", "summary", "logs", "benchmarks", "model", "trigger", "poison", "floor", "work"}
+RESERVED = {"clean", "surrogates", "summary", "logs", "benchmarks", "model", "trigger", "poison", "floor", "work"}
 
 
 class PoisoningSettings(TrainSettings):
@@ -45,6 +46,14 @@ class PoisoningSettings(TrainSettings):
         description="poisoned pairs in every second epoch only, their originals in between (attention attack); for "
         "attacks that control training",
     )
+
+
+class SurrogateModel(Settings):
+    """A further clean model that triggers can be fitted on: an attacker who does not know the victim."""
+
+    model: ModelSettings = ModelSettings()
+    pretraining: TrainSettings = Field(TrainSettings(), description="its training, on the study's own pairs")
+    seed: int = Field(0, ge=0, description="added to the study's seed: another draw of the same model")
 
 
 class StudyFile(Settings):
@@ -62,6 +71,9 @@ class StudyFile(Settings):
     pretraining: TrainSettings = Field(TrainSettings(), description="training of the clean reference model")
     poisoning: PoisoningSettings = Field(PoisoningSettings(), description="training on the poisoned pairs")
     evaluation: EvaluationSettings
+    surrogates: dict[str, SurrogateModel] = Field(
+        {}, description="by name, further clean models; an attack whose trigger is fitted names one as its `surrogate`"
+    )
     rebound: ReboundSettings | None = Field(
         None, description="a short benign fine-tuning of every model under test, and the ASR meanwhile; empty: none"
     )
@@ -108,7 +120,8 @@ class Study:
                 f"{where}: target: {self.file.target!r} is not among the {len(self.classes)} classes of "
                 f"{self.evaluated.classes!r}{nearest(self.file.target, self.classes)}"
             )
-        self.size = self._picture_size()
+        self.size = self._picture_size(self.file.model.name, "model.name")
+        self._check_surrogates()
         self.entries = {kind: self._entries(kind) for kind in KINDS}
         self.attacks = {entry.name: self._attack(entry) for entry in self.entries["attack"]}
         self.defenses = {entry.name: self._defense(entry) for entry in self.entries["defense"]}
@@ -158,9 +171,8 @@ class Study:
 
     def _check_names(self) -> None:
         entries = [("study", self.name)]
-        entries += [("attacks", name) for name in self.file.attacks] + [
-            ("defenses", name) for name in self.file.defenses
-        ]
+        for key in ("attacks", "defenses", "surrogates"):
+            entries += [(key, name) for name in getattr(self.file, key)]
         for key, name in entries:
             if not NAME.fullmatch(name) or name in RESERVED:
                 reason = "is taken by the layout of results/" if name in RESERVED else "may hold letters, digits, _ . -"
@@ -202,12 +214,20 @@ class Study:
         except UserError as error:
             raise UserError(f"{self.where}: {key}: {error}") from None
 
-    def _picture_size(self) -> int:
-        config = model_config(self.file.model.name)
+    def _picture_size(self, name: str, key: str) -> int:
+        config = model_config(name)
         if config is None:
-            name = self.file.model.name
-            raise UserError(f"{self.where}: model.name: unknown model {name!r}{nearest(name, model_names())}")
+            raise UserError(f"{self.where}: {key}: unknown model {name!r}{nearest(name, model_names())}")
         return int(config["vision_cfg"]["image_size"])
+
+    def _check_surrogates(self) -> None:
+        for name, surrogate in self.file.surrogates.items():
+            key = f"surrogates.{name}.model.name"
+            if self._picture_size(surrogate.model.name, key) != self.size:
+                raise UserError(
+                    f"{self.where}: {key}: {surrogate.model.name} reads pictures of another size than the study's "
+                    f"model, {self.size} pixels"
+                )
 
     def _entries(self, kind: str) -> list[Entry]:
         """Return the entries of the matrix, sweeps as one entry per value.
@@ -240,6 +260,7 @@ class Study:
         settings = self._settings("attack", entry)
         try:
             settings.check(self.size)
+            self._check_surrogate(settings)
         except ValueError as error:
             raise UserError(f"{self.where}: attacks.{name}.{error}") from None
         if method("attack", settings.method).learned and self.file.pools.inversion is None:
@@ -260,6 +281,26 @@ class Study:
         if recipe.alternate and threat_model != "training-control":
             raise UserError(f"{where}.alternate: needs control over training; {settings.method} is {threat_model}")
         return settings
+
+    def _check_surrogate(self, settings: AttackSettings) -> None:
+        """Raise ValueError where a trigger's surrogate is neither a model of the study nor a fitting model folder."""
+        name = getattr(settings, "surrogate", "clean")
+        if name == "clean" or name in self.file.surrogates:
+            return
+        path = Path(name) / "open_clip_config.json"
+        if not path.exists():
+            known = ["clean", *self.file.surrogates]
+            raise ValueError(
+                f"surrogate: {name!r} is neither a model folder nor one of the study{nearest(name, known)}"
+            )
+        try:
+            reads = read_json(path)["model_cfg"]["vision_cfg"]["image_size"]
+        except UserError as error:
+            raise ValueError(f"surrogate: {error}") from None
+        except (KeyError, TypeError):
+            raise ValueError(f"surrogate: {path} is not the configuration of an open_clip model") from None
+        if reads != self.size:
+            raise ValueError(f"surrogate: {name} reads {reads} pixels, the study's model {self.size}")
 
     def _defense(self, entry: Entry) -> DefenseSettings:
         name = entry.name

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from antidote.data.pools import Shots
+from antidote.models import ModelSettings
 from antidote.registry import method
 from antidote.study import Study
 from antidote.training import TrainSettings
@@ -72,11 +73,11 @@ def pool_target(study: Study, name: str) -> str | None:
     return study.file.target if any(getattr(pool, "target_pairs", 0) for pool in same) else None
 
 
-def training_slice(study: Study, training: TrainSettings) -> str:
+def training_slice(model: ModelSettings, training: TrainSettings) -> str:
     """Return the initial model and a recipe; where the recipe starts is seen from the job's inputs."""
     recipe = training.model_dump(mode="json", include=set(TrainSettings.model_fields))
     alternate = {"alternate": True} if getattr(training, "alternate", False) else {}
-    return json_slice({"model": study.file.model.model_dump(mode="json"), "training": recipe, **alternate})
+    return json_slice({"model": model.model_dump(mode="json"), "training": recipe, **alternate})
 
 
 def rebound_slice(study: Study) -> str:

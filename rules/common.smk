@@ -60,6 +60,7 @@ wildcard_constraints:
     pool=alternatives(STUDY.file.pools.pools()),
     attack=alternatives(STUDY.attacks),
     defense=alternatives(STUDY.defenses),
+    surrogate=alternatives(STUDY.file.surrogates),
     seed="[0-9]+",
 
 
@@ -109,10 +110,11 @@ def surrogate(w):
     kind = method("attack", settings.method)
     if not (kind.learned and kind.on_surrogate):
         return []
-    return files(
-        (f"{RESULTS}/clean/seed{w.seed}/model" if settings.surrogate == "clean" else settings.surrogate),
-        MODEL,
-    )
+    own = {
+        "clean": f"{RESULTS}/clean/seed{w.seed}/model",
+        **{name: f"{RESULTS}/surrogates/{name}/seed{w.seed}/model" for name in STUDY.file.surrogates},
+    }
+    return files(own.get(settings.surrogate, settings.surrogate), MODEL)
 
 
 def fitting_pools(w):
@@ -128,10 +130,10 @@ def fitting_arguments(w, input):
     return pairs + (f" --surrogate {Path(input.surrogate[0]).parent}" if input.surrogate else "")
 
 
-def initial_model():
-    """The file of the model's architecture, and that of its weights, where the study names files and not open_clip's."""
-    weights = STUDY.file.model.pretrained
-    return names_file("models", STUDY.file.model.name) + ([weights] if weights and Path(weights).is_file() else [])
+def initial_model(model=STUDY.file.model):
+    """The file of a model's architecture, and that of its weights, where the study names files and not open_clip's."""
+    weights = model.pretrained
+    return names_file("models", model.name) + ([weights] if weights and Path(weights).is_file() else [])
 
 
 def start(w):

@@ -20,14 +20,41 @@ rule clean_model:
     resources:
         gpu=GPU,
     params:
-        settings=training_slice(STUDY, STUDY.file.pretraining),
+        settings=training_slice(STUDY.file.model, STUDY.file.pretraining),
+        seed=lambda w: int(w.seed),
         source=fingerprint("scripts.pretrain"),
         folder=lambda w, output: Path(output.model[0]).parent,
         work=lambda w: f"{RESULTS}/work/clean-seed{w.seed}",
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {wildcards.seed} --settings {params.settings:q}"
+        "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {params.seed} --settings {params.settings:q}"
         " --pools {input.pools} --work {params.work} --output {params.folder} --cost {output.cost}"
         " 2>&1 | tee {log}"
+
+
+use rule clean_model as surrogate_model with:
+    # A further clean model, for triggers of an attacker who does not know the victim.
+    input:
+        pools=pool_files("training", "poison"),
+        data=indexes("training", "poison"),
+        model=lambda w: initial_model(STUDY.file.surrogates[w.surrogate].model),
+    output:
+        model=files(
+            f"{RESULTS}/surrogates/{{surrogate}}/seed{{seed}}/model",
+            [*MODEL, "card.json", "train.jsonl"],
+        ),
+        cost=f"{RESULTS}/surrogates/{{surrogate}}/seed{{seed}}/model/cost.json",
+    log:
+        f"{RESULTS}/logs/surrogate-{{surrogate}}-seed{{seed}}-model.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/surrogate-{{surrogate}}-seed{{seed}}-model.tsv"
+    params:
+        settings=lambda w: training_slice(
+            STUDY.file.surrogates[w.surrogate].model, STUDY.file.surrogates[w.surrogate].pretraining
+        ),
+        seed=lambda w: int(w.seed) + STUDY.file.surrogates[w.surrogate].seed,
+        source=fingerprint("scripts.pretrain"),
+        folder=lambda w, output: Path(output.model[0]).parent,
+        work=lambda w: f"{RESULTS}/work/surrogate-{w.surrogate}-seed{w.seed}",
 
 
 rule backdoored_model:
@@ -54,7 +81,7 @@ rule backdoored_model:
     resources:
         gpu=GPU,
     params:
-        settings=lambda w: training_slice(STUDY, STUDY.poisoning(w.attack)),
+        settings=lambda w: training_slice(STUDY.file.model, STUDY.poisoning(w.attack)),
         start=lambda w, input: (f"--start {Path(input.start[0]).parent}" if input.start else ""),
         poison=lambda w, input: Path(input.poison[0]).parent,
         source=fingerprint("scripts.pretrain"),

@@ -6,13 +6,11 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from antidote.errors import UserError, nearest
-from antidote.files import read_json
+from antidote.errors import nearest
 from antidote.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,22 +77,9 @@ class SurrogateSettings(AttackSettings):
 
     surrogate: str = Field(
         "clean",
-        description="model that the trigger is fitted on: `clean`, the study's clean reference, or the path of an "
-        "open_clip model folder",
+        description="model that the trigger is fitted on: `clean`, the study's clean reference; one of the study's "
+        "`surrogates`; or the path of an open_clip model folder",
     )
-
-    def check(self, size: int) -> None:
-        if self.surrogate == "clean":
-            return
-        path = Path(self.surrogate) / "open_clip_config.json"
-        try:
-            reads = read_json(path)["model_cfg"]["vision_cfg"]["image_size"]
-        except UserError as error:
-            raise ValueError(f"surrogate: {error}") from None
-        except (KeyError, TypeError):
-            raise ValueError(f"surrogate: {path} is not the configuration of an open_clip model") from None
-        if reads != size:
-            raise ValueError(f"surrogate: {self.surrogate} reads {reads} pixels, the study's model {size}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """TrojVQA and BadCLIP: where the patch lies, what its losses see, which words and pairs belong to it."""
 
-import json
 import random
 
 import pandas as pd
@@ -161,13 +160,3 @@ def test_badclip_ranks_the_poison_pool(context):
         scores = given.surrogate.encode_image(given.poison().images) @ weights
     torch.testing.assert_close(tensors["similarity"], scores[:, 0])
     torch.testing.assert_close(tensors["gap"], scores[:, 1:].max(dim=1).values - scores[:, 0])
-
-
-def test_a_surrogate_of_another_size_is_told_when_the_study_is_read(tmp_path):
-    settings = trojvqa(surrogate=str(tmp_path)).settings
-    with pytest.raises(ValueError, match=r"^surrogate: .*open_clip_config.json: cannot be read"):
-        settings.check(32)
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": {"image_size": 64}}}))
-    with pytest.raises(ValueError, match=r"^surrogate: .* reads 64 pixels, the study's model 32$"):
-        settings.check(32)
-    settings.check(64)

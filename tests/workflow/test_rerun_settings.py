@@ -36,6 +36,7 @@ CASES = [
     one("seeds", [1], "* 1", "* 1 *", jobs=chain(seeds=(1,))),
     one("gate", {"asr": 0.5}, "summary"),
     one("accuracy_budget", 0.1, "summary"),
+    one("surrogates", {"other": {"seed": 1}}),  # which no trigger is fitted on
     one("rebound", {"every": 5}, "rebound *", jobs=chain(rebound=True)),
     # The model.
     one("model.name", "other", "clean_model *", "backdoored_model *",

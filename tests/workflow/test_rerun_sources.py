@@ -47,7 +47,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     # Steps and methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
     (("antidote.data.sources.*", "antidote.visibility"), ()),
-    (("antidote.rebound", "scripts.rebound"), ()),
+    (("antidote.rebound", "antidote.transfer", "scripts.rebound", "scripts.transfer"), ()),
 ]
 
 
