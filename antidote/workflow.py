@@ -72,11 +72,16 @@ def pool_target(study: Study, name: str) -> str | None:
     return study.file.target if any(getattr(pool, "target_pairs", 0) for pool in same) else None
 
 
-def training_slice(study: Study, training: TrainSettings) -> str:
-    """Return the initial model and a recipe; where the recipe starts is seen from the job's inputs."""
+def training_slice(study: Study, training: TrainSettings, attack: str | None = None) -> str:
+    """Return the initial model and a recipe; where the recipe starts is seen from the job's inputs.
+
+    An attack that trains the model by its own objective adds its settings.
+    """
     recipe = training.model_dump(mode="json", include=set(TrainSettings.model_fields))
     alternate = {"alternate": True} if getattr(training, "alternate", False) else {}
-    return json_slice({"model": study.file.model.model_dump(mode="json"), "training": recipe, **alternate})
+    entry = study.attacks.get(attack)
+    own = {"attack": entry.trigger_settings()} if entry and method("attack", entry.method).trains else {}
+    return json_slice({"model": study.file.model.model_dump(mode="json"), "training": recipe, **alternate, **own})
 
 
 def summary_plan(study: Study) -> str:
@@ -88,6 +93,8 @@ def summary_plan(study: Study) -> str:
             "label": settings.label or name,
             "threat_model": method("attack", settings.method).threat_model,
             "poisons": settings.poisons,
+            "score": method("attack", settings.method).score,
+            "triggered": method("attack", settings.method).triggered,
         }
         for name, settings in study.attacks.items()
     ]

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         },
     )
     if arguments.examples:
-        write_examples(arguments.examples, pictures, trigger, classes.index(arguments.target))
+        write_examples(arguments.examples, pictures, trigger, classes.index(arguments.target), classes)
     cost.write(arguments.cost, pairs=len(pictures))
 
 

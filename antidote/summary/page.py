@@ -12,7 +12,7 @@ from antidote.summary.costs import STAGES
 from antidote.summary.plan import SummarySettings
 from antidote.summary.sheets import text
 from antidote.summary.tables import percent
-from antidote.summary.text import FAILED, RECONSTRUCTION, attack_mark, blank_reasons, cell_text, notes
+from antidote.summary.text import FAILED, RECONSTRUCTION, attack_title, blank_reasons, cell_text, notes
 
 PLOTS = {
     "heatmap.png": "ASR@1 and CA@1 of every attack against every defense, mean over seeds. A frame marks the lowest "
@@ -21,7 +21,7 @@ PLOTS = {
     "join the entries of one method; the dotted line is the floor; the tinted band is the accuracy budget; grey dots "
     "are the cells of the other attacks.",
     "gallery.png": "Pictures of the evaluation set without and with each trigger, and the amplified difference. "
-    "Pixels are enlarged by whole factors, not smoothed.",
+    "Pixels are enlarged by whole factors, not smoothed. Without a trigger: what the captions say, and what is laid there.",
     "curves.png": "Training loss of every model, one line per attack and seed. Losses of different defenses are sums "
     "of different terms and compare only within a panel.",
 }
@@ -61,15 +61,15 @@ def render(
 def _matrix(table: pd.DataFrame) -> list[dict]:
     """Return a row per attack for the main table; a cell is (ASR@1, CA@1, share for the tint, best)."""
     reasons, rows = blank_reasons(table), []
-    for attack, cells in table[table["attack"] != "clean"].groupby("attack", sort=False):
+    for _, cells in table[table["attack"] != "clean"].groupby("attack", sort=False):
         found = []
         for _, cell in cells.iterrows():
-            share = "" if pd.isna(cell["asr1_mean"]) else f"{cell['asr1_mean']:.3f}"
-            asr, ca = (cell_text(cell, figure, reasons) for figure in ("asr1", "ca1"))
+            share = "" if pd.isna(cell["score_mean"]) else f"{cell['score_mean']:.3f}"
+            asr, ca = (cell_text(cell, figure, reasons) for figure in ("score", "ca1"))
             ca = "" if cell["note"] in reasons else ca
             found.append({"asr": asr, "ca": ca, "share": share, "best": cell["best"] == "yes"})
         first = cells.iloc[0]
-        name, floor = attack + attack_mark(first["gate"]), percent(first["floor_mean"])
+        name, floor = attack_title(first), percent(first["floor_mean"])
         rows.append({"name": name, "floor": floor, "cells": found})
     return rows
 

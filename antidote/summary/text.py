@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from antidote.summary.tables import percent
+from antidote.summary.tables import ASR, percent
 
 FAILED, UNKNOWN, RECONSTRUCTION = "†", "?", "‡"
-TITLES = {"asr1": "ASR@1 in percent (lower is better for a defense)", "ca1": "CA@1 in percent (higher is better)"}
+TITLES = {"score": "ASR@1 in percent (lower is better for a defense)", "ca1": "CA@1 in percent (higher is better)"}
 
 
 def markdown(table: pd.DataFrame, title: str) -> str:
@@ -41,19 +41,19 @@ def grid(
     """Return a header and a row per attack: names with their marks, mean ± std, the number of a blank's reason."""
     defenses = table.drop_duplicates("defense")
     heads = [escape(d.defense) + (f" {RECONSTRUCTION}" if d.reconstruction else "") for d in defenses.itertuples()]
-    rows = [["attack", *(["floor"] if figure == "asr1" else []), *heads]]
+    rows = [["attack", *(["floor"] if figure == "score" else []), *heads]]
     reasons = blank_reasons(table)
     for attack, cells in table.groupby("attack", sort=False):
-        if attack == "clean" and figure == "asr1":
+        if attack == "clean" and figure == "score":
             continue
         by_defense = {cell["defense"]: cell for _, cell in cells.iterrows()}
         first = cells.iloc[0]
-        row = [escape(attack) + attack_mark(first["gate"])]
-        row += [percent(first["floor_mean"])] if figure == "asr1" else []
+        row = [escape(attack_title(first))]
+        row += [percent(first["floor_mean"])] if figure == "score" else []
         for defense in defenses["defense"]:
             cell = by_defense.get(defense)
             text = "" if cell is None else cell_text(cell, figure, reasons)
-            row.append(best(text) if figure == "asr1" and cell is not None and cell["best"] else text)
+            row.append(best(text) if figure == "score" and cell is not None and cell["best"] else text)
         rows.append(row)
     return rows
 
@@ -68,6 +68,12 @@ def cell_text(cell: pd.Series, figure: str, reasons: list[str]) -> str:
     if text and cell["note"]:
         text += f" (n={int(cell[f'{figure}_n'])})"
     return text
+
+
+def attack_title(cell: pd.Series) -> str:
+    """Return an attack's name as tables and plots show it: with its own figure, if any, and its mark."""
+    own = "" if cell["score"] == ASR else f" ({cell['score']})"
+    return cell["attack"] + own + attack_mark(cell["gate"])
 
 
 def attack_mark(gate: str) -> str:
@@ -92,6 +98,10 @@ def notes(table: pd.DataFrame, best: str) -> list[str]:
         lines.append(f"{best}: lowest ASR@1 among the defenses whose CA@1 stays within the accuracy budget")
     if table["ca1_std"].notna().any():
         lines.append("±: standard deviation over seeds; n: seeds run, where fewer than planned")
+    own = [a for a in attacks.itertuples() if a.score != ASR]
+    lines += [
+        f"{a.attack}: scored by {a.score} in the place of ASR@1; its floor is the same on the clean model" for a in own
+    ]
     lines += [f"[{i}] {reason}" for i, reason in enumerate(blank_reasons(table), 1)]
     if (table["note"] == "not run").any():
         lines.append("empty: not run")
