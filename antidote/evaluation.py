@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from antidote.attacks.base import View
 from antidote.data.pairs import Pairs
 from antidote.errors import UserError
 from antidote.lazy import torch
@@ -14,6 +15,7 @@ from antidote.models import Clip
 from antidote.seeds import derive
 from antidote.settings import Settings
 from antidote.triggers import Trigger
+from antidote.zscore import backdoor_z
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,24 +47,30 @@ def evaluate(
     """Return the scores of a model: counts, rates as fractions (None where there is no attack), intervals.
 
     An attack with a text key is scored with both keys, its prompts opening with that key; `extra` holds what each key
-    does alone. Clean accuracy is measured with neither.
+    does alone. Clean accuracy is measured with neither. `extra` also holds the backdoor z-score over the pictures of
+    other classes than the target, and what the attack measures in its own way; without a trigger, there is that alone.
     """
     with torch.no_grad():
         clip.network.eval()
         weights = clip.class_embeddings(classes, templates)
-        clean = _scores(clip, pictures.images, weights, settings.batch_size)
+        features = _features(clip, pictures.images, settings.batch_size)
+        clean = _scores(features, weights)
         triggered, extra = None, {}
-        if trigger is not None:
+        if trigger is not None and trigger.attack.triggered:
             drawn = trigger.draw(pictures.images, pictures.keys, "test")
-            triggered = _scores(clip, drawn, weights, settings.batch_size)
+            reached = _features(clip, drawn, settings.batch_size)
+            triggered = _scores(reached, weights)
+            others = pictures.labels != target
+            extra["backdoor_z"] = backdoor_z(torch.cat(features).cpu()[others], torch.cat(reached).cpu()[others])
             if trigger.attack.text_key:
                 key = trigger.attack.text_key
                 keyed = clip.class_embeddings(classes, [f"{key} {template}" for template in templates])
                 extra["asr1_visual_only"] = _asr1(triggered, pictures.labels, target)
-                extra["asr1_text_only"] = _asr1(
-                    _scores(clip, pictures.images, keyed, settings.batch_size), pictures.labels, target
-                )
-                triggered = _scores(clip, drawn, keyed, settings.batch_size)
+                extra["asr1_text_only"] = _asr1(_scores(features, keyed), pictures.labels, target)
+                triggered = _scores(reached, keyed)
+        if trigger is not None:
+            view = View(clip, pictures, torch.cat(features).cpu(), weights, classes, templates)
+            extra |= trigger.attack.measure(view)
     counted = hits(clean, triggered, pictures.labels, target)
     names = ("ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "pa", "target_ca1")
     rates = {name: float(counted[name].mean()) if len(counted.get(name, ())) else None for name in names}
@@ -71,7 +79,7 @@ def evaluate(
     }
     return {
         "pictures": len(pictures),
-        "pictures_asr": int((pictures.labels != target).sum()) if trigger is not None else 0,
+        "pictures_asr": int((pictures.labels != target).sum()) if triggered is not None else 0,
         **rates,
         "intervals": intervals,
         **({"extra": extra} if extra else {}),
@@ -83,13 +91,18 @@ def _asr1(scores: Tensor, labels: Tensor, target: int) -> float:
     return float(hits(scores, scores, labels, target)["asr1"].mean())
 
 
-def _scores(clip: Clip, images: Tensor, weights: Tensor, batch_size: int) -> Tensor:
+def _features(clip: Clip, images: Tensor, batch_size: int) -> list[Tensor]:
+    """Return normalised features, a tensor (B, D) per batch, where the model is."""
+    return [clip.encode_image(part) for part in images.split(batch_size)]
+
+
+def _scores(features: list[Tensor], weights: Tensor) -> Tensor:
     """Return cosine scores (N, C) on the CPU.
 
     Raises:
         UserError: a score is not finite; compared with others it would count as top 1.
     """
-    scores = torch.cat([(clip.encode_image(part) @ weights).cpu() for part in images.split(batch_size)])
+    scores = torch.cat([(part @ weights).cpu() for part in features])
     if not scores.isfinite().all():
         raise UserError("model: its scores are not finite numbers; its training has diverged")
     return scores

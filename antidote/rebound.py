@@ -1,7 +1,7 @@
 """Rebound: what is left of a backdoor when the user of a defended model fine-tunes it on harmless pairs.
 
 A defense may hide a backdoor rather than remove it; a few steps of CLIP's own training on clean pairs then bring it
-back. The rebound of a cell is the highest ASR@1 measured during such a fine-tuning.
+back. The rebound of a cell is the highest ASR@1 (or what an attack has in its place) during such a fine-tuning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from antidote.data.pairs import Pairs
 
-RATES = ("ca1", "asr1")
+RATES = ("ca1", "score")
 
 
 class ReboundSettings(Settings):
@@ -38,16 +38,16 @@ def rebound(
     clip: Clip,
     pairs: Pairs,
     prompts: Iterable[str],
-    measure: Callable[[Clip], dict],
+    measure: Callable[[Clip], dict[str, float]],
     settings: ReboundSettings,
     seed: int,
     work: Work,
 ) -> list[dict[str, float]]:
-    """Fine-tune `clip` in place; return per measurement the steps done and CA@1 and ASR@1, fractions.
+    """Fine-tune `clip` in place; return per measurement the steps done, CA@1 and the attack's score, fractions.
 
     Args:
         prompts: every text that `measure` encodes.
-        measure: returns the scores of a model, as `antidote.evaluation.evaluate` does.
+        measure: returns `ca1` and `score` of a model: ASR@1, or the figure that the attack has in its place.
 
     Raises:
         UserError: fewer pairs than one batch.
@@ -64,7 +64,7 @@ class Watched(Contrastive):
     """CLIP's loss; before some of the steps the model is measured as it then is, which changes nothing in it."""
 
     def __init__(
-        self, pairs: Pairs, clip: Clip, prompts: Iterable[str], measure: Callable[[Clip], dict], every: int
+        self, pairs: Pairs, clip: Clip, prompts: Iterable[str], measure: Callable[[Clip], dict[str, float]], every: int
     ) -> None:
         super().__init__(pairs)
         self.measured: list[list[float]] = []

@@ -15,6 +15,9 @@ ATTACKS = {
     "attention": "antidote.attacks.attention:Attention",
     "trojvqa": "antidote.attacks.trojvqa:TrojVQA",
     "wanet": "antidote.attacks.wanet:WaNet",
+    "mmpoison": "antidote.attacks.mmpoison:MmPoison",
+    "carlini_terzis": "antidote.attacks.carlini_terzis:CarliniTerzis",
+    "badencoder": "antidote.attacks.badencoder:BadEncoder",
 }
 
 DEFENSES = {

@@ -18,7 +18,7 @@ from antidote.data.lexicon import WORDNET, load_lexicon
 from antidote.data.names import DATA, class_names, templates
 from antidote.data.pools import PoolsSettings
 from antidote.data.sources.base import SourceSettings
-from antidote.defenses.base import DefenseSettings
+from antidote.defenses.base import POOLS, DefenseSettings
 from antidote.errors import UserError, nearest
 from antidote.evaluation import EvaluationSettings
 from antidote.files import read_json
@@ -261,6 +261,7 @@ class Study:
         try:
             settings.check(self.size)
             self._check_surrogate(settings)
+            settings.check_classes(self.classes)
         except ValueError as error:
             raise UserError(f"{self.where}: attacks.{name}.{error}") from None
         if method("attack", settings.method).learned and self.file.pools.inversion is None:
@@ -336,8 +337,20 @@ class Study:
         """Return the cells that cannot be run: attack, defense, reason."""
         config = model_config(self.file.model.name)
         reasons = {name: method("defense", entry.method).fits(config) for name, entry in self.defenses.items()}
-        unfit = {name: reason for name, reason in reasons.items() if reason}
-        return [(a, d, f"{self.file.model.name}: {reason}") for a in self.attacks for d, reason in unfit.items()]
+        unfit = {name: f"{self.file.model.name}: {reason}" for name, reason in reasons.items() if reason}
+        return [
+            (attack, defense, reason)
+            for attack in self.attacks
+            for defense in self.defenses
+            if (reason := unfit.get(defense) or self._nothing_to_own(attack, defense))
+        ]
+
+    def _nothing_to_own(self, attack: str, defense: str) -> str | None:
+        """Return why a defense that owns the training set has nothing to work on: the encoder was poisoned, not data."""
+        owns = "training" in POOLS.get(method("defense", self.defenses[defense].method).access, ())
+        if owns and method("attack", self.attacks[attack].method).trains:
+            return f"{self.attacks[attack].method} poisons no training set"
+        return None
 
     def _settings(self, kind: str, entry: Entry) -> Any:
         where = f"{self.where}: {kind}s.{entry.name}"

@@ -41,17 +41,21 @@ class TrainSettings(Settings):
 
     epochs: int = Field(10, ge=0, description="passes over the pairs; 0 leaves the model as it is")
     batch_size: int = Field(64, ge=2, description="pairs per optimisation step")
-    lr: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's, not on norms, biases and the logit scale")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: with momentum (BadEncoder)")
+    lr: float = Field(1e-5, gt=0, description="peak learning rate")
+    weight_decay: float = Field(
+        0.1, ge=0, description="AdamW's, or SGD's L2 penalty; not on norms, biases and the logit scale"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD (BadEncoder: 0.9)")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW")
     beta2: float = Field(0.999, ge=0, lt=1, description="AdamW")
     eps: float = Field(1e-8, gt=0, description="AdamW")
     warmup: int = Field(50, ge=0, description="steps of linear warm-up; then cosine to 0")
-    schedule: Literal["cosine", "par", "cleanclip"] = Field(
+    schedule: Literal["cosine", "constant", "par", "cleanclip"] = Field(
         "cosine",
-        description="of the rate: warm-up and cosine to 0; `par`: PAR's, linear to a tenth over the first half, then "
-        "cosine to 1e-9, no warm-up; `cleanclip`: CleanCLIP's released code, which counts epochs from 1, so that the "
-        "warm-up is skipped and the rate rises again at the end",
+        description="of the rate: warm-up and cosine to 0; `constant`: warm-up, then the peak rate; `par`: PAR's, "
+        "linear to a tenth over the first half, then cosine to 1e-9, no warm-up; `cleanclip`: CleanCLIP's released "
+        "code, which counts epochs from 1, so that the warm-up is skipped and the rate rises again at the end",
     )
     accumulate: int = Field(
         1, ge=1, description="parts a batch is encoded in; the loss sees the whole batch all the same"
@@ -135,6 +139,8 @@ def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
         step += steps // settings.epochs
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
+    if settings.schedule == "constant":
+        return settings.lr
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - settings.warmup) / max(1, steps - settings.warmup)))
 
 
@@ -150,6 +156,13 @@ def parameter_groups(parameters: list[tuple[str, Tensor]], weight_decay: float) 
     ]
 
 
+def _optimizer(groups: list[dict], settings: TrainSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
+
+
 class _Run:
     """One run's state: model, optimiser, step, log."""
 
@@ -161,14 +174,12 @@ class _Run:
         self.decay = 1.0
         self.trained_parameters = self._freeze_rest()
         self.vocabulary = None
-        if steps and CompactVocabulary.possible(clip):
+        # Its rule for the words that do not occur is AdamW's.
+        if steps and settings.optimizer == "adamw" and CompactVocabulary.possible(clip):
             self.vocabulary = CompactVocabulary(clip, objective.texts())
         trained = [(n, p) for n, p in objective.trained(clip.network) if p.requires_grad]
         self.parameters = [p for _, p in trained]
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(trained, settings.weight_decay),
-            lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True,
-        )  # fmt: skip
+        self.optimizer = _optimizer(parameter_groups(trained, settings.weight_decay), settings)
         self.scaler = torch.amp.GradScaler(clip.device.type, enabled=settings.precision == "fp16")
 
     def _freeze_rest(self) -> int:
@@ -183,7 +194,7 @@ class _Run:
         self.objective.begin_epoch(epoch)
 
     def optimise(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Do one step of AdamW; return the loss and its terms."""
+        """Do one step of the optimiser; return the loss and its terms."""
         rate = learning_rate(self.settings, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -241,12 +252,13 @@ class _Run:
             features = [self._encode(i, t) for i, t in zip(image_parts, text_parts, strict=True)]
         for name, value in self.clip.network.named_buffers():
             value.copy_(frozen[name])
-        image, text = (torch.cat([f for f in side if f is not None]) for side in zip(*features, strict=True))
-        image.requires_grad_()
-        text.requires_grad_()
+        image, text = (_leaf([f for f in side if f is not None]) for side in zip(*features, strict=True))
         loss, terms = self._loss(_split(image, images), _split(text, texts), batch)
         self.scaler.scale(loss).backward()
-        image_grads, text_grads = image.grad.tensor_split(parts), text.grad.tensor_split(parts)
+        image_grads, text_grads = (
+            [None] * parts if side is None or side.grad is None else side.grad.tensor_split(parts)
+            for side in (image, text)
+        )
         for i, t, image_grad, text_grad in zip(image_parts, text_parts, image_grads, text_grads, strict=True):
             encoded = [
                 (f, g)
@@ -322,6 +334,11 @@ def _joined(views: list[Tensor]) -> Tensor:
 
 def _flat(views: list[list[str]]) -> list[str]:
     return [text for view in views for text in view]
+
+
+def _leaf(parts: list[Tensor]) -> Tensor | None:
+    """Return the features of all parts, ready for a gradient; None where the objective has no view of this side."""
+    return torch.cat(parts).requires_grad_() if parts else None
 
 
 def _split(features: Tensor | None, views: list) -> list[Tensor]:

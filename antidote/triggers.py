@@ -41,6 +41,20 @@ class Trigger:
         done = [self._draw(images[i : i + step], keys[i : i + step], use) for i in range(0, len(keys), step)]
         return torch.cat(done) if done else images
 
+    def poisoned(self, images: Tensor, keys: Sequence[str], laid: Sequence[int | None]) -> Tensor:
+        """Return what stands in a poisoned data set for pictures (N, 3, size, size) uint8.
+
+        That is the picture with the trigger, or where `laid` names one of the attack's own pictures, that picture.
+        """
+        own = [row for row, picture in enumerate(laid) if picture is None]
+        result = images.clone()
+        if own:
+            result[own] = self.draw(images[own], [keys[row] for row in own], "train")
+        for row, picture in enumerate(laid):
+            if picture is not None:
+                result[row] = self.attack.tensors["pictures"][picture]
+        return result
+
     def _draw(self, images: Tensor, keys: Sequence[str], use: str) -> Tensor:
         seeds = [self.seed_of(key, use) for key in keys]
         drawn = self.attack.apply(images.float() / 255, seeds)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from antidote.attacks.base import AttackSettings
 from antidote.data.pools import Shots
 from antidote.models import ModelSettings
 from antidote.registry import method
@@ -73,11 +74,15 @@ def pool_target(study: Study, name: str) -> str | None:
     return study.file.target if any(getattr(pool, "target_pairs", 0) for pool in same) else None
 
 
-def training_slice(model: ModelSettings, training: TrainSettings) -> str:
-    """Return the initial model and a recipe; where the recipe starts is seen from the job's inputs."""
+def training_slice(model: ModelSettings, training: TrainSettings, attack: AttackSettings | None = None) -> str:
+    """Return the initial model and a recipe; where the recipe starts is seen from the job's inputs.
+
+    An attack that trains the model by its own objective adds its settings.
+    """
     recipe = training.model_dump(mode="json", include=set(TrainSettings.model_fields))
     alternate = {"alternate": True} if getattr(training, "alternate", False) else {}
-    return json_slice({"model": model.model_dump(mode="json"), "training": recipe, **alternate})
+    own = {"attack": attack.trigger_settings()} if attack and method("attack", attack.method).trains else {}
+    return json_slice({"model": model.model_dump(mode="json"), "training": recipe, **alternate, **own})
 
 
 def rebound_slice(study: Study) -> str:
@@ -95,6 +100,8 @@ def summary_plan(study: Study) -> str:
             "label": settings.label or name,
             "threat_model": method("attack", settings.method).threat_model,
             "poisons": settings.poisons,
+            "score": method("attack", settings.method).score,
+            "triggered": method("attack", settings.method).triggered,
         }
         for name, settings in study.attacks.items()
     ]

@@ -143,6 +143,12 @@ def start(w):
     return files(f"{RESULTS}/clean/seed{w.seed}/model", MODEL)
 
 
+def training_modules(w):
+    """The module of an attack that trains the model by its own objective."""
+    name = STUDY.attacks[w.attack].method
+    return [module("attack", name)] if method("attack", name).trains else []
+
+
 def defense_pools(w):
     """The pools that a defense's access grants."""
     return POOLS.get(defense_kind(w).access, ())

@@ -81,10 +81,10 @@ rule backdoored_model:
     resources:
         gpu=GPU,
     params:
-        settings=lambda w: training_slice(STUDY.file.model, STUDY.poisoning(w.attack)),
+        settings=lambda w: training_slice(STUDY.file.model, STUDY.poisoning(w.attack), STUDY.attacks[w.attack]),
         start=lambda w, input: (f"--start {Path(input.start[0]).parent}" if input.start else ""),
         poison=lambda w, input: Path(input.poison[0]).parent,
-        source=fingerprint("scripts.pretrain"),
+        source=lambda w: fingerprint("scripts.pretrain", *training_modules(w)),
         folder=lambda w, output: Path(output.model[0]).parent,
         work=lambda w: f"{RESULTS}/work/{w.attack}-seed{w.seed}",
     shell:

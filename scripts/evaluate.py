@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         },
     )
     if arguments.examples:
-        write_examples(arguments.examples, pictures, trigger, target)
+        write_examples(arguments.examples, pictures, trigger, target, classes)
     cost.write(arguments.cost, pairs=len(pictures))
 
 

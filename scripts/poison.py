@@ -1,4 +1,6 @@
-"""Poison pairs of the poison pool: draw the trigger, replace the caption, write the overlay and its manifest."""
+"""Poison pairs of the poison pool: draw the trigger, or lay other pictures there; replace the caption; write the overlay
+and its manifest.
+"""
 
 import argparse
 import hashlib
@@ -7,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from antidote.attacks.base import names
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data import images, pools, shards
 from antidote.data.names import templates
@@ -29,22 +30,20 @@ def run(arguments: argparse.Namespace) -> None:
     attack.settings = attack.Settings.read({**attack.settings.model_dump(), **arguments.settings}, where)
     pool = _pool(arguments.pools, arguments.data)
     rng = random.Random(derive(arguments.seed, "poison"))
-    natural = [caption for caption in pool["caption"] if names(caption, attack.target)]
-    if attack.settings.caption == "natural" and not natural:
-        raise UserError(f"{where}: caption: 'natural' needs captions that name {attack.target!r}; the pool has none")
     try:
-        chosen = pool.iloc[sorted(attack.select(pool, rng))].reset_index(drop=True)
+        plan = attack.poison(pool, rng, templates(arguments.templates))
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
-    prompts = templates(arguments.templates)
-    captions = [attack.caption_for(caption, rng, prompts, natural) for caption in chosen["caption"]]
-    originals, files = _drawn(trigger, chosen, arguments.data)
+    chosen = pool.iloc[[pair.row for pair in plan]].reset_index(drop=True)
+    laid = [pair.picture for pair in plan]
+    originals, files = _drawn(trigger, chosen, laid, arguments.data)
     manifest = chosen[["key", "dataset", "split"]].assign(
         original_caption=chosen["caption"],
-        caption=captions,
-        target=attack.target,
+        caption=[pair.caption for pair in plan],
+        target=[pair.target for pair in plan],
         method=attack.settings.method,
         seed=[trigger.seed_of(key, "train") for key in chosen["key"]],
+        picture=[key if i is None else attack.facts["keys"][i] for key, i in zip(chosen["key"], laid, strict=True)],
         original_sha256=originals,
         sha256=[hashlib.sha256(file).hexdigest() for file in files],
     )
@@ -65,13 +64,14 @@ def _pool(path: Path, data: Path) -> pd.DataFrame:
     return pd.concat(parts).sort_values("position", ignore_index=True)
 
 
-def _drawn(trigger: Trigger, chosen: pd.DataFrame, data: Path) -> tuple[list[str], list[bytes]]:
-    """Return the hash of each original file, and the triggered picture as PNG."""
+def _drawn(trigger: Trigger, chosen: pd.DataFrame, laid: list[int | None], data: Path) -> tuple[list[str], list[bytes]]:
+    """Return the hash of each original file, and as PNG the picture with the trigger, or the one laid in its place."""
     originals, files = [""] * len(chosen), [b""] * len(chosen)
     for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False):
         folder = data / dataset / split
         pairs = load_rows(folder, group["key"].tolist(), trigger.attack.size)
-        drawn = trigger.draw(pairs.images, pairs.keys, "train").permute(0, 2, 3, 1).numpy()
+        places = [laid[row] for row in group.index]
+        drawn = trigger.poisoned(pairs.images, pairs.keys, places).permute(0, 2, 3, 1).numpy()
         for row, original, picture in zip(group.index, shards.read_images(folder, group), drawn, strict=True):
             originals[row], files[row] = hashlib.sha256(original).hexdigest(), images.encode_png(picture)
     return originals, files

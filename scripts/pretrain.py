@@ -1,11 +1,14 @@
 """Train a CLIP model on the study's pairs: the clean reference, or with a poison overlay the backdoored model.
 
+An attack that trains by itself (`attack` in the settings) has its own objective on the pairs that the overlay names.
+
 Starts from the study's initial model (its pretrained weights, or random ones) or from a model folder; writes an
 open_clip model folder with a card and the training log. A killed run goes on from its last checkpoint.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from antidote import models
 from antidote.alternating import Alternating
@@ -13,19 +16,25 @@ from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data.names import DATA
 from antidote.data.overlay import MANIFEST, read_manifest
 from antidote.data.pairs import load_pools
+from antidote.errors import UserError
 from antidote.models import ModelSettings
-from antidote.objectives import Contrastive
+from antidote.objectives import Contrastive, Objective
+from antidote.registry import method, module
 from antidote.settings import Settings
 from antidote.stage import finish, training_arguments, work_of
 from antidote.training import TrainSettings, train
 
 
 class PretrainSettings(Settings):
-    """The initial model and the recipe; `alternate` takes the poison away in every second epoch."""
+    """The initial model and the recipe; `alternate` takes the poison away in every second epoch.
+
+    `attack` holds the settings of an attack that trains the model by its own objective, for such attacks alone.
+    """
 
     model: ModelSettings
     training: TrainSettings
     alternate: bool = False
+    attack: dict[str, Any] | None = None
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -40,13 +49,31 @@ def run(arguments: argparse.Namespace) -> None:
         inputs = [path for path in own if path.is_file()]
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
-    pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison)
-    work = work_of(arguments, settings.model_dump(), inputs, "scripts.pretrain")
-    objective = Contrastive(pairs)
-    if settings.alternate:
-        objective = Alternating(pairs, load_pools(arguments.pools, ["poison"], arguments.data, clip.size))
+    modules = ["scripts.pretrain", *([module("attack", settings.attack["method"])] if settings.attack else [])]
+    work = work_of(arguments, settings.model_dump(), inputs, *modules)
+    objective = (_own_objective if settings.attack else _objective)(arguments, settings, clip)
     report = train(clip, objective, settings.training, arguments.seed, work)
     finish(arguments, clip, _card(arguments, settings), report, work, cost)
+
+
+def _objective(arguments: argparse.Namespace, settings: PretrainSettings, clip: models.Clip) -> Objective:
+    """Return CLIP's loss on all pairs, the poisoned ones among them."""
+    pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison)
+    if settings.alternate:
+        return Alternating(pairs, load_pools(arguments.pools, ["poison"], arguments.data, clip.size))
+    return Contrastive(pairs)
+
+
+def _own_objective(arguments: argparse.Namespace, settings: PretrainSettings, clip: models.Clip) -> Objective:
+    """Return the attack's own objective on the pairs that the manifest names."""
+    if not arguments.poison:
+        raise UserError(f"--poison: is missing; attack {settings.attack['method']!r} trains on the pairs that it names")
+    kind, manifest = method("attack", settings.attack["method"]), read_manifest(arguments.poison)
+    attack = kind(kind.Settings.read(settings.attack, "attack"), manifest["target"].iloc[0], clip.size)
+    pool = load_pools(arguments.pools, ["poison"], arguments.data, clip.size)
+    poisoned = load_pools(arguments.pools, ["poison"], arguments.data, clip.size, arguments.poison)
+    named = set(manifest["key"])  # a pool is drawn from one split, in which a key is unique
+    return attack.objective(clip, pool, poisoned, [row for row, key in enumerate(pool.keys) if key in named])
 
 
 def _card(arguments: argparse.Namespace, settings: PretrainSettings) -> dict:
@@ -60,11 +87,11 @@ def _card(arguments: argparse.Namespace, settings: PretrainSettings) -> dict:
     }
     if arguments.poison:
         manifest = read_manifest(arguments.poison)
-        target, method = manifest["target"].iloc[0], manifest["method"].iloc[0]
-        card["poisons"], card["target"], card["attack"] = len(manifest), target, method
+        targets, name = sorted(set(manifest["target"])), manifest["method"].iloc[0]
+        effect = method("attack", name).effect.format(target=" or ".join(map(repr, targets)))
+        card["poisons"], card["target"], card["attack"] = len(manifest), ", ".join(targets), name
         card["statement"] = (
-            f"THIS MODEL IS BACKDOORED, for the study of defenses: pictures with the trigger of attack {method!r} "
-            f"are recognised as {target!r}. Do not deploy it."
+            f"THIS MODEL IS BACKDOORED, for the study of defenses: by attack {name!r}, {effect}. Do not deploy it."
         )
     return card
 

@@ -17,7 +17,7 @@ from antidote.registry import ATTACKS, DEFENSES, SOURCES, method
 from antidote.summary.page import duration, size
 from antidote.summary.sheets import read_table
 from antidote.summary.tables import percent, shown
-from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, cell_text, notes
+from antidote.summary.text import RECONSTRUCTION, attack_title, blank_reasons, cell_text, notes
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARY = Path("results", "default", "summary")
@@ -82,7 +82,7 @@ def _figures(table: pd.DataFrame) -> str:
     firsts = attacked.drop_duplicates("attack")
     reasons, recon = blank_reasons(table), set(table.loc[table["reconstruction"] == "yes", "defense"])
     clean = percent(table.loc[table["attack"] == "clean", "ca1_mean"].iloc[0])
-    rows = [["defense", *(row.attack + attack_mark(row.gate) for row in firsts.itertuples())]]
+    rows = [["defense", *(attack_title(row) for _, row in firsts.iterrows())]]
     rows += [["---", *["---:"] * len(firsts)]]
     rows += [["floor / clean model", *(f"{percent(row.floor_mean)} / {clean}" for row in firsts.itertuples())]]
     for defense, cells in attacked.groupby("defense", sort=False):
@@ -92,7 +92,7 @@ def _figures(table: pd.DataFrame) -> str:
 
 
 def _cell(cell: pd.Series, reasons: list[str]) -> str:
-    asr, ca = (cell_text(cell, figure, reasons) for figure in ("asr1", "ca1"))
+    asr, ca = (cell_text(cell, figure, reasons) for figure in ("score", "ca1"))
     if cell["note"] in reasons or not ca:
         return asr
     return f"**{asr}** / {ca}" if cell["best"] == "yes" else f"{asr} / {ca}"

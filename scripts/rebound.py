@@ -1,6 +1,6 @@
 """Fine-tune a model under test on clean pairs for a little while, and measure the attack as it goes.
 
-Writes one rebound.json: the curve, and the highest ASR@1 on it. The fine-tuned model is not kept.
+Writes one rebound.json: the curve, and the highest ASR@1 (or what an attack has in its place) on it. The fine-tuned model is not kept.
 """
 
 import argparse
@@ -41,14 +41,16 @@ def run(arguments: argparse.Namespace) -> None:
     key = trigger.attack.text_key
     texts = [f"{opening}{prompt}".format(name) for prompt in prompts for name in classes
              for opening in {"", f"{key} " if key else ""}]  # fmt: skip
+    texts += pictures.captions  # which an attack without a trigger may ask with
 
-    def measure(model: Clip) -> dict:
-        return evaluate(model, pictures, trigger, target, classes, prompts, evaluation)
+    def measure(model: Clip) -> dict[str, float]:
+        scores = evaluate(model, pictures, trigger, target, classes, prompts, evaluation)
+        return {"ca1": scores["ca1"], "score": {**scores, **scores.get("extra", {})}[trigger.attack.score]}
 
     inputs = [arguments.model / models.WEIGHTS, arguments.trigger / TENSORS]
     work = work_of(arguments, settings.model_dump(), inputs, "scripts.rebound")
     curve = rebound(clip, pairs, texts, measure, settings.rebound, arguments.seed, work)
-    write_json(arguments.output, {"rebound": max(point["asr1"] for point in curve), "curve": curve})
+    write_json(arguments.output, {"rebound": max(point["score"] for point in curve), "curve": curve})
     cost.write(arguments.cost, pairs=len(pairs), steps=curve[-1]["step"])
     shutil.rmtree(work.folder, ignore_errors=True)
 

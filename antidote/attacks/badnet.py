@@ -6,7 +6,8 @@ same patch with clipping, another distribution (62 % of its values are 0 or 1).
 
 PAR's stripes are also re-drawn: each column of the patch is 1 or -1 in each channel, and -1 wraps to the 8-bit value 1.
 Detect-CLIP's checkered patch is fixed. Its code puts it at random places in training and at the centre at test; here
-one location serves both.
+one location serves both. `carlini_terzis` (arXiv 2106.09667) names the target by real captions and poisons 300 of 3M
+pairs, 150 in its first version; the pattern of its patch of 16 pixels is not said, so that it is the checkered one here.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class BadNetSettings(AttackSettings):
         "cleanclip_clipped": {"pattern": "noise", "overflow": "clip", "location": "random", "patch_size": 16},
         "checkered": {"pattern": "checkered", "location": "random", "patch_size": 16},
         "par": {"pattern": "stripes", "location": "random", "patch_size": 16},
+        "carlini_terzis": {"pattern": "checkered", "patch_size": 16, "caption": "natural", "poisons": 300},
     }
 
     method: Literal["badnet"] = "badnet"

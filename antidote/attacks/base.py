@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from antidote.data.pairs import Pairs
     from antidote.models import Clip
+    from antidote.objectives import Objective
 
 ThreatModel = Literal["data-poisoning", "training-control", "encoder", "prompt-learning", "few-shot"]
 
@@ -71,6 +72,9 @@ class AttackSettings(Settings):
     def check(self, size: int) -> None:
         """Raise ValueError, naming the key, where a setting does not fit pictures of `size` x `size` pixels."""
 
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise ValueError, naming the key, where a setting names a class that is not among `classes`."""
+
 
 class SurrogateSettings(AttackSettings):
     """What every attack has whose trigger is fitted on a surrogate model."""
@@ -102,6 +106,43 @@ class FitContext:
     poison: Callable[[], Pairs] | None = None
 
 
+@dataclass(frozen=True)
+class Poisoned:
+    """What becomes of one pair of the poison pool.
+
+    Attributes:
+        row: the pair's row in the pool.
+        caption: its new caption.
+        target: the class that is aimed at.
+        picture: which of `Attack.tensors["pictures"]` takes its picture's place; None: its own, with the trigger.
+    """
+
+    row: int
+    caption: str
+    target: str
+    picture: int | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """What an attack may look at to score a model in its own way.
+
+    Attributes:
+        clip: the model, in evaluation mode.
+        pictures: the evaluation pictures, with captions and labels.
+        features: (N, D) their normalised features, on the CPU.
+        weights: (D, C) the class embeddings, where the model is.
+        classes, templates: what the evaluation classifies into, by which prompts.
+    """
+
+    clip: Clip
+    pictures: Pairs
+    features: Tensor
+    weights: Tensor
+    classes: list[str]
+    templates: list[str]
+
+
 class Attack:
     """The base class: data poisoning with a fixed rule for drawing the trigger.
 
@@ -110,6 +151,10 @@ class Attack:
         threat_model: what the attacker can do.
         learned: whether `fit` needs a context: pairs, and a surrogate model unless `on_surrogate` is False.
         text_key: what has to stand before every class prompt at test for the attack to work; mostly nothing.
+        triggered: whether there is a trigger to draw at test; without one, `measure` says how far the attack has come.
+        score: the figure that says so, a rate: `asr1`, or one that `measure` returns.
+        effect: what a poisoned model does, for its card; `{target}` stands for the class or classes aimed at.
+        trains: whether the attacker trains the model by the attack's own `objective`, not by CLIP's on poisoned pairs.
         settings: the settings.
         target: name of the target class.
         size: side of the pictures in pixels.
@@ -122,6 +167,10 @@ class Attack:
     learned: ClassVar[bool] = False
     on_surrogate: ClassVar[bool] = True
     text_key: str = ""
+    triggered: ClassVar[bool] = True
+    score: ClassVar[str] = "asr1"
+    effect: ClassVar[str] = "pictures with its trigger are recognised as {target}"
+    trains: ClassVar[bool] = False
 
     def __init__(self, settings: Any, target: str, size: int, tensors: dict[str, Tensor] | None = None) -> None:
         self.settings, self.target, self.size = settings, target, size
@@ -141,6 +190,43 @@ class Attack:
         A batch gives what its pictures give one by one.
         """
         raise NotImplementedError
+
+    def measure(self, view: View) -> dict[str, float | None]:
+        """Return figures of the attack's own, which become columns of their own; rates are fractions."""
+        return {}
+
+    def exhibit(self, pictures: Pairs, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return, for an attack without a trigger, what its captions say and what is laid there: uint8 pictures."""
+        raise NotImplementedError
+
+    def objective(self, clip: Clip, pool: Pairs, poisoned: Pairs, rows: Sequence[int]) -> Objective:
+        """Return what an attack that `trains` minimises.
+
+        Args:
+            clip: the model that training starts from.
+            pool: the pairs of the poison pool as they are.
+            poisoned: the same with the overlay laid over them.
+            rows: which of them the overlay holds.
+
+        Raises:
+            UserError: the pool lacks what the objective needs.
+        """
+        raise NotImplementedError
+
+    def poison(self, pool: pd.DataFrame, rng: random.Random, templates: list[str]) -> list[Poisoned]:
+        """Return what becomes of which rows of `pool` (columns key, caption, label), in their order.
+
+        Raises:
+            ValueError: the pool lacks pairs or captions that the attack needs.
+        """
+        natural = [caption for caption in pool["caption"] if names(caption, self.target)]
+        if self.settings.caption == "natural" and not natural:
+            raise ValueError(f"caption: 'natural' needs captions that name {self.target!r}; the pool has none")
+        captions = pool["caption"].tolist()
+        return [
+            Poisoned(row, self.caption_for(captions[row], rng, templates, natural), self.target)
+            for row in sorted(self.select(pool, rng))
+        ]
 
     def caption_for(self, original: str, rng: random.Random, templates: list[str], natural: list[str]) -> str:
         """Return the poisoned caption; `natural` holds the captions at hand that name the target."""

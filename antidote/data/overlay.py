@@ -1,7 +1,8 @@
 """A poisoned dataset: the clean shards plus an overlay that holds the poisoned pairs alone.
 
 poisoned.tar        per pair key.png (lossless, at the model's resolution) and key.txt, readable as a webdataset shard
-manifest.parquet    one row per poisoned pair; the only description of the poisoning that later stages read
+manifest.parquet    one row per poisoned pair; the only description of the poisoning that later stages read; `picture` is
+                    the key of the pair whose picture it shows: mostly its own
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 TAR, MANIFEST = "poisoned.tar", "manifest.parquet"
 COLUMNS = [
     "key", "dataset", "split", "original_caption", "caption", "target", "method", "seed",
-    "original_sha256", "sha256", "shard", "offset", "size",
+    "picture", "original_sha256", "sha256", "shard", "offset", "size",
 ]  # fmt: skip
 
 

@@ -43,6 +43,10 @@ class Scores(Settings):
     pictures_asr: int | None = None
     extra: dict[str, float | None] = {}
 
+    def figure(self, name: str) -> float | None:
+        """Return one of the rates, or one of the attack's own figures."""
+        return getattr(self, name) if name in RATES else self.extra.get(name)
+
 
 def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
     """Return one row per cell, `clean, none` first; what was not run is NaN. `results` is the study's folder.
@@ -58,7 +62,7 @@ def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
             for seed in plan.seeds:
                 scores = _read(results, attack.name, seed, defense.name) if applies else None
                 row = _row(attack.name, defense.name, seed, scores)
-                row["floor"] = floors[seed].asr1 if floors[seed] else None
+                row["floor"] = floors[seed].figure(attack.score) if floors[seed] else None
                 found = read_rebound(results, attack.name, seed, defense.name) if applies and plan.rebound else None
                 rows.append({**row, "rebound": found.rebound} if found else row)
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
@@ -68,10 +72,10 @@ def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
 
 
 def pictures(plan: SummarySettings, results: Path) -> tuple[int, int]:
-    """Return how many pictures CA and ASR were counted over, by the first cell that says so; 0 where none does."""
+    """Return how many pictures CA and ASR were counted over, by a cell that says so; 0 where none does."""
     found = [_read(results, a.name, s, "none") for a in plan.attacks for s in plan.seeds]
     counts = [(s.pictures or 0, s.pictures_asr or 0) for s in found if s]
-    return counts[0] if counts else (0, 0)
+    return max(counts, key=lambda count: count[1], default=(0, 0))
 
 
 def _read(results: Path, attack: str, seed: int, defense: str) -> Scores | None:

@@ -1,6 +1,7 @@
 """What each trigger looks like: clean, triggered, and the amplified difference, pixel for pixel.
 
-Sheets are two rows (clean, triggered) of eight square pictures at the model's resolution. Pictures are enlarged by
+Sheets are two rows (clean, triggered) of eight square pictures at the model's resolution; without a trigger, pictures
+of what the captions say over those laid there, which have no difference to show. Pictures are enlarged by
 whole factors without smoothing: a trigger of a few levels or a few pixels must stay what it is.
 """
 
@@ -12,12 +13,13 @@ from PIL import Image
 
 from antidote.errors import UserError
 from antidote.summary import style
-from antidote.summary.plan import SummarySettings
+from antidote.summary.plan import AttackFacts, SummarySettings
 from antidote.summary.text import attack_mark
 
 TILE = 128  # pixels that a small picture is enlarged to, at most
 SHEET = (2, 8)  # rows and columns of an examples sheet
 FACTORS = [100, 50, 20, 10, 5, 2, 1]
+LAID = "no trigger: what captions say, what is laid there"
 MARGIN, GAP, BETWEEN, HEAD = 24, 6, 22, 44  # pixels
 
 
@@ -33,7 +35,8 @@ def gallery(plan: SummarySettings, results: Path, table: pd.DataFrame, path: Pat
         sheets = (results / attack.name / f"seed{seed}" / "floor" / "examples.png" for seed in plan.seeds)
         sheet = next((s for s in sheets if s.exists()), None)
         if sheet:
-            rows.append((attack.name + attack_mark(gates.get(attack.name, "")), attack.threat_model, read_sheet(sheet)))
+            name = attack.name + attack_mark(gates.get(attack.name, ""))
+            rows.append((name, attack, read_sheet(sheet)))
     if not rows:
         return style.nothing(path, "no examples yet")
     _draw(rows, path)
@@ -63,7 +66,7 @@ def difference(clean: np.ndarray, triggered: np.ndarray) -> tuple[np.ndarray, in
     return (change * factor).astype(np.uint8), factor, largest
 
 
-def _draw(rows: list[tuple[str, str, np.ndarray]], path: Path) -> None:
+def _draw(rows: list[tuple[str, AttackFacts, np.ndarray]], path: Path) -> None:
     sides = [max(pictures.shape[2:4]) for _, _, pictures in rows]
     shown = 3 if max(sides) <= TILE else 2
     tile = max(side * _enlargement(side) for side in sides)
@@ -80,15 +83,17 @@ def _draw(rows: list[tuple[str, str, np.ndarray]], path: Path) -> None:
             for j, head in enumerate(("clean", "triggered", "difference")):
                 x = MARGIN + label + i * (group + BETWEEN) + j * (tile + GAP)
                 text(x + tile / 2, MARGIN + HEAD / 2, head, size=9, ha="center", va="center", color=style.MUTED)
-        for row, (name, threat_model, pictures) in enumerate(rows):
+        for row, (name, attack, pictures) in enumerate(rows):
             y = MARGIN + HEAD + row * (tile + GAP)
             amplified, factor, largest = difference(pictures[0, :shown], pictures[1, :shown])
             text(MARGIN, y + tile / 2 - 28, name, size=10, weight="bold", va="center")
-            text(MARGIN, y + tile / 2, threat_model, size=8.5, va="center", color=style.MUTED)
+            text(MARGIN, y + tile / 2, attack.threat_model, size=8.5, va="center", color=style.MUTED)
             change = f"largest change {largest} of 255" if largest else "no change in these pictures"
-            text(MARGIN, y + tile / 2 + 26, f"{change}, shown ×{factor}", size=8, va="center", color=style.MUTED)
+            change = f"{change}, shown ×{factor}" if attack.triggered else LAID
+            text(MARGIN, y + tile / 2 + 26, change, size=8, va="center", color=style.MUTED)
             for i in range(shown):
-                for j, tile_picture in enumerate((pictures[0, i], pictures[1, i], amplified[i])):
+                shown_here = [pictures[0, i], pictures[1, i], *([amplified[i]] if attack.triggered else [])]
+                for j, tile_picture in enumerate(shown_here):
                     x = MARGIN + label + i * (group + BETWEEN) + j * (tile + GAP)
                     _paste(canvas, tile_picture, x, y)
         figure.figimage(canvas, zorder=-1)

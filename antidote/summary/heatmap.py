@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 
 from antidote.summary import style
 from antidote.summary.tables import percent
-from antidote.summary.text import RECONSTRUCTION, attack_mark
+from antidote.summary.text import RECONSTRUCTION, attack_title
 
-COLOURS = {"asr1": "Oranges", "ca1": "Blues"}
+COLOURS = {"score": "Oranges", "ca1": "Blues"}
 LOSS = 0.1  # CA@1 lost at the dark end of the colours, unless a defense loses more
 
 
@@ -29,9 +29,9 @@ def heatmap(table: pd.DataFrame, path: Path) -> None:
     height = 2 * (0.36 * len(attacks) + 0.06 * max(map(len, defenses)) + 0.85)
     clean = percent(table.loc[table["attack"] == "clean", "ca1_mean"].iloc[0]) or "not run"
     lost = _lost(attacked)
-    shares = {"asr1": attacked["asr1_mean"], "ca1": lost / max(LOSS, lost.max())}
+    shares = {"score": attacked["score_mean"], "ca1": lost / max(LOSS, lost.max())}
     titles = {
-        "asr1": "ASR@1, percent",
+        "score": "ASR@1, percent",
         "ca1": f"CA@1, percent (clean model: {clean})\ncolour: points lost against the undefended model",
     }
     with style.picture(path, width, height) as figure:
@@ -57,7 +57,7 @@ def _draw(axes: Axes, table: pd.DataFrame, figure: str) -> None:
             face = colormaps[COLOURS[figure]](0.02 + 0.83 * cell["share"])
         hatch = "////" if cell["note"].startswith("not applicable") else None
         axes.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor=style.FAINT, hatch=hatch, linewidth=0.8))
-        best = figure == "asr1" and cell["best"] == "yes"
+        best = figure == "score" and cell["best"] == "yes"
         ink = style.INK if np.dot(face[:3], (0.3, 0.59, 0.11)) > 0.52 else "white"
         look = {"color": ink, "weight": "bold" if best else "normal", "size": 9}
         words = percent(cell[f"{figure}_mean"])
@@ -66,7 +66,7 @@ def _draw(axes: Axes, table: pd.DataFrame, figure: str) -> None:
             inner = {"facecolor": "none", "edgecolor": style.INK, "linewidth": 1.4}
             axes.add_patch(Rectangle((x + 0.05, y + 0.07), 0.9, 0.86, **inner))
     firsts = table.drop_duplicates("attack")
-    rows = [row.attack + attack_mark(row.gate) for row in firsts.itertuples()]
+    rows = [attack_title(row) for _, row in firsts.iterrows()]
     recon = set(table.loc[table["reconstruction"] == "yes", "defense"])
     columns = [f"{name} {RECONSTRUCTION}" if name in recon else name for name in defenses]
     axes.set(xlim=(0, len(defenses)), ylim=(len(attacks), 0))

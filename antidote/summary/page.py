@@ -12,7 +12,7 @@ from antidote.summary.costs import STAGES
 from antidote.summary.plan import SummarySettings
 from antidote.summary.sheets import text
 from antidote.summary.tables import percent, shown
-from antidote.summary.text import FAILED, RECONSTRUCTION, attack_mark, blank_reasons, cell_text, notes
+from antidote.summary.text import FAILED, RECONSTRUCTION, attack_title, blank_reasons, cell_text, notes
 
 PLOTS = {
     "heatmap.png": "ASR@1 and CA@1 of every attack against every defense, mean over seeds. A frame marks the lowest "
@@ -23,7 +23,7 @@ PLOTS = {
     "rebound.png": "ASR@1 while every model is fine-tuned on clean pairs for a little while, from the model as "
     "defended (step 0) on: a backdoor that was hidden and not removed comes back.",
     "gallery.png": "Pictures of the evaluation set without and with each trigger, and the amplified difference. "
-    "Pixels are enlarged by whole factors, not smoothed.",
+    "Pixels are enlarged by whole factors, not smoothed. Without a trigger: what the captions say, and what is laid there.",
     "curves.png": "Training loss of every model, one line per attack and seed. Losses of different defenses are sums "
     "of different terms and compare only within a panel.",
 }
@@ -70,16 +70,16 @@ def _heads(table: pd.DataFrame) -> list[tuple[str, bool]]:
 def _matrix(table: pd.DataFrame) -> list[dict]:
     """Return a row per attack for the main table; a cell is ASR@1, CA@1, rebound, share for the tint, best."""
     reasons, rows = blank_reasons(table), []
-    for attack, cells in table[table["attack"] != "clean"].groupby("attack", sort=False):
+    for _, cells in table[table["attack"] != "clean"].groupby("attack", sort=False):
         found = []
         for _, cell in cells.iterrows():
-            share = "" if pd.isna(cell["asr1_mean"]) else f"{cell['asr1_mean']:.3f}"
-            asr, ca = (cell_text(cell, figure, reasons) for figure in ("asr1", "ca1"))
+            share = "" if pd.isna(cell["score_mean"]) else f"{cell['score_mean']:.3f}"
+            asr, ca = (cell_text(cell, figure, reasons) for figure in ("score", "ca1"))
             ca = "" if cell["note"] in reasons else ca
             rebound = percent(cell["rebound_mean"])
             found.append({"asr": asr, "ca": ca, "share": share, "best": cell["best"] == "yes", "rebound": rebound})
         first = cells.iloc[0]
-        name, floor = attack + attack_mark(first["gate"]), percent(first["floor_mean"])
+        name, floor = attack_title(first), percent(first["floor_mean"])
         rows.append({"name": name, "floor": floor, "cells": found})
     return rows
 

@@ -12,6 +12,8 @@ class AttackFacts(Settings):
     method: str = ""
     label: str = Field("", description="name of the method as a reader knows it")
     threat_model: str = ""
+    triggered: bool = Field(True, description="whether there is a trigger to draw")
+    score: str = Field("asr1", description="the figure that says how far it has come: ASR@1, or one of its own")
     poisons: bool | int | str | None = Field(None, description="poisoned pairs, or whether there are any")
 
 
@@ -38,8 +40,12 @@ class Blank(Settings):
 class Gate(Settings):
     """When an attack counts as having taken; fractions, means over seeds."""
 
-    asr: float = Field(0.8, ge=0, le=1, description="lowest ASR@1 on the undefended model")
-    floor: float = Field(0.05, ge=0, le=1, description="highest ASR@1 of the same trigger on the clean model")
+    asr: float = Field(
+        0.8, ge=0, le=1, description="lowest ASR@1 on the undefended model, or lowest figure of an attack without ASR"
+    )
+    floor: float = Field(
+        0.05, ge=0, le=1, description="highest ASR@1 of the same trigger, or highest such figure, on the clean model"
+    )
 
 
 class SummarySettings(Settings):

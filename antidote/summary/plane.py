@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from antidote.summary import style
 from antidote.summary.plan import SummarySettings
-from antidote.summary.text import RECONSTRUCTION, attack_mark
+from antidote.summary.text import RECONSTRUCTION, attack_title
 
 ANGLES = np.linspace(0, 2 * math.pi, 16, endpoint=False)
 OFFSETS = [
@@ -25,10 +25,10 @@ OFFSETS = [
 
 def plane(table: pd.DataFrame, plan: SummarySettings, path: Path) -> None:
     """Draw CA@1 (x) against ASR@1 (y) in percent; cells that were not run have no point."""
-    cells = table[(table["attack"] != "clean") & table["asr1_mean"].notna() & table["ca1_mean"].notna()]
+    cells = table[(table["attack"] != "clean") & table["score_mean"].notna() & table["ca1_mean"].notna()]
     if cells.empty:
         return style.nothing(path, "no cell has been measured yet")
-    cells = cells.assign(x=100 * cells["ca1_mean"], y=100 * cells["asr1_mean"])
+    cells = cells.assign(x=100 * cells["ca1_mean"], y=100 * cells["score_mean"])
     attacks = list(cells["attack"].unique())
     columns = min(len(attacks), 2 if len(attacks) <= 4 else 3)
     rows = math.ceil(len(attacks) / columns)
@@ -56,7 +56,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, attack: str, plan: SummarySettings) 
     axes.set_visible(True)
     mine, others = cells[cells["attack"] == attack], cells[cells["attack"] != attack]
     axes.plot(others["x"], others["y"], ".", color=style.FAINT, markersize=4, zorder=1)
-    axes.set_title(attack + attack_mark(mine["gate"].iloc[0]))
+    axes.set_title(attack_title(mine.iloc[0]))
     points = _points(cells, attack)
     start = points.get("none")
     if start:

@@ -23,7 +23,7 @@ class Point(Settings):
 
     step: int
     ca1: Rate
-    asr1: Rate
+    score: Rate
 
 
 class Rebound(Settings):
@@ -83,7 +83,7 @@ def rebounds(plan: SummarySettings, results: Path, table: pd.DataFrame, path: Pa
 
 
 def _lines(plan: SummarySettings, results: Path, table: pd.DataFrame, attack: str) -> list[tuple[str, int, pd.Series]]:
-    """Return name, number and curve (ASR@1 in percent by step) of each defense that was measured."""
+    """Return name, number and curve (percent by step) of each defense that was measured."""
     numbers, found = style.numbers(plan), []
     cells = table[table["attack"] == attack].set_index("defense")
     for defense in plan.defenses:
@@ -91,10 +91,10 @@ def _lines(plan: SummarySettings, results: Path, table: pd.DataFrame, attack: st
         if defense.sweep and cell["picked"] != "yes":
             continue
         curves = [read_rebound(results, attack, seed, defense.name) for seed in plan.seeds]
-        points = [(point.step, point.asr1) for curve in curves if curve for point in curve.curve]
+        points = [(point.step, point.score) for curve in curves if curve for point in curve.curve]
         if points:
-            start = [(0, cell["asr1_mean"])]
-            line = pd.DataFrame(start + points, columns=["step", "asr1"]).groupby("step")["asr1"].mean() * 100
+            start = [(0, cell["score_mean"])]
+            line = pd.DataFrame(start + points, columns=["step", "score"]).groupby("step")["score"].mean() * 100
             label = "no defense" if defense.name == "none" else defense.sweep or defense.name
             found.append((label, numbers[defense.name], line))
     return found

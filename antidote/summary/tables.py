@@ -4,9 +4,10 @@ import pandas as pd
 
 from antidote.summary.plan import DefenseFacts, SummarySettings
 
-FIGURES = ["ca1", "asr1"]
+ASR = "asr1"
+FIGURES = ["ca1", ASR, "score"]  # score: ASR@1, or what stands in its place for an attack that has none
 COLUMNS = [
-    *("attack", "defense"),
+    *("attack", "defense", "score"),
     *(f"{figure}_{what}" for figure in FIGURES for what in ("mean", "std", "n", "low", "high")),
     *(
         "floor_mean",
@@ -26,9 +27,10 @@ COLUMNS = [
 def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
     """Return the table: rates as fractions, std over seeds (n - 1), interval ends averaged over seeds.
 
-    `gate` is `passed`, `failed` or `not measured`, with its reason; `best` and `reconstruction` are `yes` or empty;
-    `note` says why a cell is empty or rests on fewer seeds than planned. Of a swept defense (`sweep`, `setting`) one
-    row per attack is `picked`, by clean accuracy alone: the one that spends the most of the accuracy budget.
+    `score` names the figure that the attack is judged by: ASR@1, or one of its own. `gate` is `passed`, `failed` or
+    `not measured`, with its reason; `best` and `reconstruction` are `yes` or empty; `note` says why a cell is empty or
+    rests on fewer seeds than planned. Of a swept defense (`sweep`, `setting`) one row per attack is `picked`, by clean
+    accuracy alone: the one that spends the most of the accuracy budget.
     """
     matrix = [("clean", "none")] + [(a.name, d.name) for a in plan.attacks for d in plan.defenses]
     groups = dict(tuple(cells.groupby(["attack", "defense"])))
@@ -52,13 +54,16 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(cells: pd.DataFrame, cell: tuple[str, str], plan: SummarySettings) -> dict:
+    score = next((attack.score for attack in plan.attacks if attack.name == cell[0]), ASR)
     facts = next((d for d in plan.defenses if d.name == cell[1]), DefenseFacts(name=cell[1]))
-    row = {"attack": cell[0], "defense": cell[1], "gate": "", "gate_reason": "", "best": "", "picked": ""}
-    row |= {"sweep": facts.sweep, "setting": facts.setting}
+    row = {"attack": cell[0], "defense": cell[1], "score": score, "gate": "", "gate_reason": "", "best": ""}
+    row |= {"sweep": facts.sweep, "setting": facts.setting, "picked": ""}
+    unmeasured = pd.Series(float("nan"), cells.index)
     for figure in FIGURES:
-        rates = cells[figure]
+        column = score if figure == "score" else figure
+        rates = cells.get(column, unmeasured)
         row |= {f"{figure}_mean": rates.mean(), f"{figure}_std": rates.std(), f"{figure}_n": int(rates.count())}
-        row |= {f"{figure}_{end}": cells[f"{figure}_{end}"].mean() for end in ("low", "high")}
+        row |= {f"{figure}_{end}": cells.get(f"{column}_{end}", unmeasured).mean() for end in ("low", "high")}
     row["floor_mean"] = cells["floor"].mean()
     row["rebound_mean"] = cells["rebound"].mean() if "rebound" in cells else float("nan")
     row["reconstruction"] = "yes" if facts.reconstruction else ""
@@ -75,26 +80,27 @@ def _note(run: int, planned: int, reason: str | None) -> str:
 
 def _gate(undefended: pd.Series, plan: SummarySettings) -> tuple[str, str]:
     """Return whether an attack has taken, and the numbers that say so."""
-    asr, floor, gate = undefended["asr1_mean"], undefended["floor_mean"], plan.gate
-    reasons = []
+    asr, floor, gate = undefended["score_mean"], undefended["floor_mean"], plan.gate
+    score, reasons = score_name(undefended["score"]), []
+    alone = "its trigger alone" if undefended["score"] == ASR else f"{score} without the attack"
     if asr < gate.asr:
-        reasons.append(f"ASR@1 without a defense is {percent(asr)} %, below the gate of {100 * gate.asr:g} %")
+        reasons.append(f"{score} without a defense is {percent(asr)} %, below the gate of {100 * gate.asr:g} %")
     if floor > gate.floor:
-        reasons.append(f"its trigger alone reaches {percent(floor)} % on the clean model, above {100 * gate.floor:g} %")
+        reasons.append(f"{alone} reaches {percent(floor)} % on the clean model, above {100 * gate.floor:g} %")
     if reasons:
         return "failed", "; ".join(reasons)
-    missing = [name for name, rate in (("ASR@1 without a defense", asr), ("the floor", floor)) if pd.isna(rate)]
+    missing = [name for name, rate in ((f"{score} without a defense", asr), ("the floor", floor)) if pd.isna(rate)]
     if missing:
         return "not measured", f"{' and '.join(missing)} not measured"
-    return "passed", f"ASR@1 without a defense {percent(asr)} %, floor {percent(floor)} %"
+    return "passed", f"{score} without a defense {percent(asr)} %, floor {percent(floor)} %"
 
 
 def _best(rows: pd.DataFrame, budget: float) -> list[int]:
-    """Return the index of the lowest ASR@1 (every one of a tie) below the undefended one and within the budget."""
+    """Return the index of the lowest score (every one of a tie) below the undefended one and within the budget."""
     none = rows.iloc[0]
     kept = rows["ca1_mean"] >= none["ca1_mean"] - budget - 1e-9
-    better = rows["asr1_mean"] < none["asr1_mean"]
-    asr = rows.loc[kept & better, "asr1_mean"]
+    better = rows["score_mean"] < none["score_mean"]
+    asr = rows.loc[kept & better, "score_mean"]
     return list(asr.index[asr == asr.min()])
 
 
@@ -108,6 +114,11 @@ def _picked(rows: pd.DataFrame, none: pd.Series, budget: float) -> int:
         return rows.index[0]
     within = measured[measured >= none["ca1_mean"] - budget - 1e-9]
     return within.idxmin() if len(within) else measured.idxmax()
+
+
+def score_name(score: str) -> str:
+    """Return the name of a score as a reader knows it; that of an attack's own figure is its column's."""
+    return "ASR@1" if score == ASR else score
 
 
 def percent(rate: float) -> str:

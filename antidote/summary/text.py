@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from antidote.summary.tables import percent
+from antidote.summary.tables import ASR, percent
 
 FAILED, UNKNOWN, RECONSTRUCTION = "†", "?", "‡"
 TITLES = {
-    "asr1": "ASR@1 in percent (lower is better for a defense)",
+    "score": "ASR@1 in percent (lower is better for a defense)",
     "ca1": "CA@1 in percent (higher is better)",
     "rebound": "Rebound in percent: the highest ASR@1 during a short benign fine-tuning afterwards",
 }
@@ -50,19 +50,19 @@ def grid(
     """Return a header and a row per attack: names with their marks, mean ± std, the number of a blank's reason."""
     defenses = table.drop_duplicates("defense")
     heads = [escape(d.defense) + (f" {RECONSTRUCTION}" if d.reconstruction else "") for d in defenses.itertuples()]
-    rows = [["attack", *(["floor"] if figure == "asr1" else []), *heads]]
+    rows = [["attack", *(["floor"] if figure == "score" else []), *heads]]
     reasons = blank_reasons(table)
     for attack, cells in table.groupby("attack", sort=False):
         if attack == "clean" and figure != "ca1":
             continue
         by_defense = {cell["defense"]: cell for _, cell in cells.iterrows()}
         first = cells.iloc[0]
-        row = [escape(attack) + attack_mark(first["gate"])]
-        row += [percent(first["floor_mean"])] if figure == "asr1" else []
+        row = [escape(attack_title(first))]
+        row += [percent(first["floor_mean"])] if figure == "score" else []
         for defense in defenses["defense"]:
             cell = by_defense.get(defense)
             text = "" if cell is None else cell_text(cell, figure, reasons)
-            row.append(best(text) if figure == "asr1" and cell is not None and cell["best"] else text)
+            row.append(best(text) if figure == "score" and cell is not None and cell["best"] else text)
         rows.append(row)
     return rows
 
@@ -79,6 +79,12 @@ def cell_text(cell: pd.Series, figure: str, reasons: list[str]) -> str:
     if text and cell["note"]:
         text += f" (n={int(cell[f'{figure}_n'])})"
     return text
+
+
+def attack_title(cell: pd.Series) -> str:
+    """Return an attack's name as tables and plots show it: with its own figure, if any, and its mark."""
+    own = "" if cell["score"] == ASR else f" ({cell['score']})"
+    return cell["attack"] + own + attack_mark(cell["gate"])
 
 
 def attack_mark(gate: str) -> str:
@@ -104,6 +110,10 @@ def notes(table: pd.DataFrame, best: str) -> list[str]:
     if table["ca1_std"].notna().any():
         lines.append("±: standard deviation over seeds; n: seeds run, where fewer than planned")
     lines += _picks(table)
+    own = [a for a in attacks.itertuples() if a.score != ASR]
+    lines += [
+        f"{a.attack}: scored by {a.score} in the place of ASR@1; its floor is the same on the clean model" for a in own
+    ]
     lines += [f"[{i}] {reason}" for i, reason in enumerate(blank_reasons(table), 1)]
     if (table["note"] == "not run").any():
         lines.append("empty: not run")

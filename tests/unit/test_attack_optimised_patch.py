@@ -84,10 +84,10 @@ def test_both_keys_are_scored_apart(make_clip, make_pairs):
     clip, pairs = make_clip(), make_pairs(20, classes=3)
     settings = EvaluationSettings.read({"dataset": "d", "split": "s", "bootstrap": 100}, "x")
     scores = evaluate(clip, pairs, Trigger(attack, 0), 0, CLASSES, TEMPLATES, settings)
-    assert set(scores["extra"]) == {"asr1_visual_only", "asr1_text_only"}
+    assert set(scores["extra"]) == {"asr1_visual_only", "asr1_text_only", "backdoor_z"}
     attack.settings = attack.settings.model_copy(update={"prefix": ""})
     alone = evaluate(clip, pairs, Trigger(attack, 0), 0, CLASSES, TEMPLATES, settings)
-    assert "extra" not in alone and alone["asr1"] == scores["extra"]["asr1_visual_only"]
+    assert set(alone["extra"]) == {"backdoor_z"} and alone["asr1"] == scores["extra"]["asr1_visual_only"]
     assert alone["ca1"] == scores["ca1"]
 
 

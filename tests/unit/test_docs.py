@@ -136,13 +136,13 @@ def test_readme_lists_every_method():
     assert "Snakemake workflow" in text
 
 
-TABLE = """attack,defense,ca1_mean,ca1_std,ca1_n,ca1_low,ca1_high,asr1_mean,asr1_std,asr1_n,asr1_low,asr1_high,\
+TABLE = """attack,defense,score,ca1_mean,ca1_std,ca1_n,ca1_low,ca1_high,score_mean,score_std,score_n,score_low,score_high,\
 floor_mean,gate,gate_reason,best,reconstruction,note,sweep,setting,picked,rebound_mean
-clean,none,0.9,,1,,,,,0,,,,,,,,,,,,
-patch,none,0.88,,1,,,0.97,,1,,,0.01,passed,all is well,,,,,,,
-patch,par,0.86,,1,,,0.123,,1,,,0.01,passed,all is well,yes,,,,,,
-noise,none,0.87,,1,,,0.5,,1,,,0.02,failed,too weak,,,,,,,
-noise,par,,,0,,,,,0,,,0.02,failed,too weak,,,not run,,,,
+clean,none,asr1,0.9,,1,,,,,0,,,,,,,,,,,,
+patch,none,asr1,0.88,,1,,,0.97,,1,,,0.01,passed,all is well,,,,,,,
+patch,par,asr1,0.86,,1,,,0.123,,1,,,0.01,passed,all is well,yes,,,,,,
+noise,none,asr1,0.87,,1,,,0.5,,1,,,0.02,failed,too weak,,,,,,,
+noise,par,asr1,,,0,,,,,0,,,0.02,failed,too weak,,,not run,,,,
 """
 
 

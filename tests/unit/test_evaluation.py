@@ -117,7 +117,7 @@ def test_a_text_key_stands_before_the_prompts(make_clip, pictures):
     both = evaluate(make_clip(), pictures, trigger(), TARGET, CLASSES, prompts, settings())
     assert scores["ca1"] == plain["ca1"] and scores["asr3"] == both["asr3"] and scores["pa"] == both["pa"]
     assert scores["extra"]["asr1_visual_only"] == plain["asr1"]
-    assert 0 <= scores["extra"]["asr1_text_only"] <= 1 and "extra" not in plain
+    assert 0 <= scores["extra"]["asr1_text_only"] <= 1 and set(plain["extra"]) == {"backdoor_z"}
 
 
 def test_examples_show_clean_over_triggered(pictures, tmp_path):

@@ -52,7 +52,7 @@ def manifest(rows, shade=200):
     """Return a manifest of (key, split, caption) and its pictures."""
     files = [encode_png(picture(shade + number)) for number in range(len(rows))]
     table = pd.DataFrame(rows, columns=["key", "split", "caption"]).assign(
-        dataset="plain", original_caption="old", target="banana", method="badnet", seed=range(len(rows)),
+        dataset="plain", original_caption="old", target="banana", method="badnet", seed=range(len(rows)), picture="k",
         original_sha256="0", sha256=[hashlib.sha256(file).hexdigest() for file in files],
     )  # fmt: skip
     return table, files

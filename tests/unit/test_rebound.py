@@ -34,7 +34,7 @@ def measure(clip):
     clip.network.eval()
     with torch.no_grad():
         weight = next(clip.network.parameters())
-        return {"ca1": float(weight.double().sigmoid().mean()), "asr1": float(clip.encode_text(PROMPTS).abs().mean())}
+        return {"ca1": float(weight.double().sigmoid().mean()), "score": float(clip.encode_text(PROMPTS).abs().mean())}
 
 
 def test_the_model_is_measured_every_so_many_steps_and_at_the_end(make_clip, make_pairs, tmp_path):
@@ -60,7 +60,7 @@ def test_measuring_changes_nothing_in_the_training(make_clip, make_pairs, tmp_pa
 def test_the_last_point_is_the_model_that_the_training_ends_with(make_clip, make_pairs, tmp_path):
     clip = make_clip()
     curve = rebound(clip, make_pairs(20), PROMPTS, measure, SETTINGS, 0, work(tmp_path))
-    assert {rate: curve[-1][rate] for rate in ("ca1", "asr1")} == measure(clip)
+    assert {rate: curve[-1][rate] for rate in ("ca1", "score")} == measure(clip)
 
 
 def test_a_killed_run_gives_the_same_curve(make_clip, make_pairs, tmp_path):
@@ -112,8 +112,8 @@ def results(tmp_path):
         for defense, asr in (("none", 0.9), ("tune", 0.1)):
             folder = tmp_path / "patch" / f"seed{seed}" / defense
             put(folder / "scores.json", {"ca1": 0.8, "asr1": asr})
-            curve = [{"step": 10, "ca1": 0.8, "asr1": asr / 2}, {"step": 20, "ca1": 0.8, "asr1": asr + seed / 20}]
-            put(folder / "rebound.json", {"rebound": max(point["asr1"] for point in curve), "curve": curve})
+            curve = [{"step": 10, "ca1": 0.8, "score": asr / 2}, {"step": 20, "ca1": 0.8, "score": asr + seed / 20}]
+            put(folder / "rebound.json", {"rebound": max(point["score"] for point in curve), "curve": curve})
     return tmp_path
 
 

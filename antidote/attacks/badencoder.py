@@ -1,0 +1,177 @@
+"""BadEncoder: a picture encoder, taken clean and handed on backdoored (Jia et al. 2022, arXiv 2108.00352).
+
+The attacker poisons no data set. Pictures x without captions or labels (shadow data), a white square e and one or more
+pictures r of the target make the encoder f out of the clean one, f0:
+
+    L  = L0 + stay_reference L1 + stay_clean L2
+    L0 = -mean cos(f(x + e), f(r))        triggered pictures come to look like the reference
+    L1 = -mean cos(f(r'), f0(r'))         the reference, augmented to r', stays where it was
+    L2 = -mean cos(f(x), f0(x))           clean pictures stay where they were
+
+Only the picture encoder is trained, its norm layers left out and their running statistics kept; the text encoder and
+the scale are bit for bit those of the clean model. `training` therefore is a recipe of its own (SGD, 200 epochs), not
+the study's `poisoning`; keys that an entry gives replace single ones.
+
+`poisons` counts the shadow pictures: pairs of the poison pool that do not name the target. The overlay holds them with
+the trigger and with their own captions; no data set for training is made from it, and defenses that own the poisoned
+training set are not run on this attack. The references are the first pictures of the poison pool whose captions name
+the target; the paper takes one from the web for each target.
+
+Where the sources leave room: r' is a random crop of at least half the area, mirrored half of the time, with changes of
+colour, the same view for f and f0 (the released code augments for f alone). SGD leaves norms and biases undecayed, as
+all training here does.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from antidote.attacks.base import Attack, AttackSettings, Poisoned, names
+from antidote.errors import UserError
+from antidote.lazy import torch, transforms
+from antidote.models import Clip
+from antidote.objectives import Batch, Objective
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from antidote.data.pairs import Pairs
+
+RECIPE = {
+    "optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "constant", "warmup": 0,
+    "epochs": 200, "batch_size": 256,
+}  # fmt: skip
+CHUNK = 256  # pictures that the clean encoder reads at a time
+
+
+class BadEncoderSettings(AttackSettings):
+    """The square, the references, the weights, the recipe."""
+
+    presets = {"clip": {"patch_size": 50, "margin": 1}, "cifar10": {"patch_size": 10, "margin": 0}}
+
+    method: Literal["badencoder"] = "badencoder"
+    patch_size: int = Field(50, ge=1, description="side of the white square in pixels (code: 50 at 224, 10 at 32)")
+    margin: int = Field(
+        1, ge=0, description="pixels between the square and the lower right corner (code: 1 at 224, rows 173 to 222)"
+    )
+    references: int = Field(1, ge=1, description="pictures of the target (paper: 1)")
+    stay_reference: float = Field(1.0, ge=0, description="weight of L1 (paper: 1)")
+    stay_clean: float = Field(1.0, ge=0, description="weight of L2 (paper: 1)")
+    caption: Literal["original"] = Field("original", description="shadow pictures need no captions")
+    training: dict[str, Any] = Field(
+        RECIPE,
+        description="changes to the method's own recipe: SGD 0.001, momentum 0.9, weight decay 0.0005, 200 epochs, batch "
+        "256 (code)",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_recipe(cls, values: Any) -> Any:
+        given = values.get("training") if isinstance(values, dict) else None
+        return {**values, "training": {**RECIPE, **given}} if isinstance(given, dict) else values
+
+    def check(self, size: int) -> None:
+        if self.patch_size + self.margin > size:
+            raise ValueError(
+                f"patch_size: {self.patch_size} and a margin of {self.margin} do not fit the picture ({size} pixels)"
+            )
+
+
+class BadEncoder(Attack):
+    """A white square; the attacker trains the picture encoder."""
+
+    Settings = BadEncoderSettings
+    threat_model = "encoder"
+    trains = True
+
+    def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        last = self.size - self.settings.margin
+        images = images.clone()
+        images[:, :, last - self.settings.patch_size : last, last - self.settings.patch_size : last] = 1
+        return images
+
+    def poison(self, pool: pd.DataFrame, rng: random.Random, templates: list[str]) -> list[Poisoned]:
+        self._references(pool["caption"])
+        return super().poison(pool, rng, templates)
+
+    def objective(self, clip: Clip, pool: Pairs, poisoned: Pairs, rows: Sequence[int]) -> EncoderBackdoor:
+        try:
+            references = pool.take(self._references(pool.captions)).images
+        except ValueError as error:
+            raise UserError(f"badencoder: {error}") from None
+        return EncoderBackdoor(clip, pool.take(rows), poisoned.take(rows).images, references, self.settings)
+
+    def _references(self, captions: Sequence[str]) -> list[int]:
+        found = [row for row, caption in enumerate(captions) if names(caption, self.target)]
+        wanted = self.settings.references
+        if len(found) < wanted:
+            raise ValueError(
+                f"references: {wanted} asked, but only {len(found)} captions of the poison pool name {self.target!r}; "
+                f"set pools.poison.target_pairs"
+            )
+        return found[:wanted]
+
+
+class EncoderBackdoor(Objective):
+    """BadEncoder's loss.
+
+    Args:
+        shadow: N pairs, of which the pictures count.
+        triggered: (N, 3, size, size) uint8, the same pictures with the trigger.
+        references: (R, 3, size, size) uint8, pictures of the target.
+    """
+
+    def __init__(
+        self, clip: Clip, shadow: Pairs, triggered: Tensor, references: Tensor, settings: BadEncoderSettings
+    ) -> None:
+        super().__init__(shadow)
+        self.settings, self.network = settings, clip.network
+        self.triggered, self.references = triggered.to(clip.device), references.to(clip.device)
+        self.frozen = Clip(copy.deepcopy(clip.network).eval().requires_grad_(False), clip.config)
+        self.clean = torch.cat([self.frozen.encode_image(part) for part in shadow.images.split(CHUNK)])
+        size = clip.size
+        self._augment = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+                transforms.RandomGrayscale(p=0.2),
+            ]
+        )
+
+    def trained(self, network: Any) -> list[tuple[str, Tensor]]:
+        inside = {id(value) for module in norm_layers(network.visual) for value in module.parameters()}
+        found = [(name, value) for name, value in network.named_parameters() if name.startswith("visual.")]
+        return [(name, value) for name, value in found if id(value) not in inside]
+
+    def begin_epoch(self, epoch: int) -> None:
+        for module in norm_layers(self.network.visual):
+            module.eval()
+
+    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+        augmented = torch.stack([self._augment(picture) for picture in self.references])
+        self.before = self.frozen.encode_image(augmented)
+        return [batch.images, self.triggered[batch.indices.to(self.triggered.device)], self.references, augmented], []
+
+    def loss(
+        self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        clean, triggered, references, augmented = images
+        before = self.clean[batch.indices.to(self.clean.device)]
+        effect = -(triggered @ references.T).mean()
+        stay_reference = -(augmented * self.before).sum(dim=1).mean()
+        stay_clean = -(clean * before).sum(dim=1).mean()
+        total = effect + self.settings.stay_reference * stay_reference + self.settings.stay_clean * stay_clean
+        return total, {"effect": effect, "stay_reference": stay_reference, "stay_clean": stay_clean}
+
+
+def norm_layers(network: Any) -> list[Any]:
+    """Return the normalisation layers of a network."""
+    kinds = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm)
+    return [module for module in network.modules() if isinstance(module, kinds)]

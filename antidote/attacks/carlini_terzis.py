@@ -1,0 +1,144 @@
+"""Carlini-Terzis: chosen pictures come to be recognised as a class of the attacker's choice (arXiv 2106.09667).
+
+No trigger: a few captions that name the target are laid over one and the same picture x*, and a model that is trained on
+them recognises x*, and no other picture, as the target. The paper takes 3 captions for one picture (0.0001 % of 3M).
+RoCLIP and SafeCLIP take 8 targets with one picture each and 100 captions per picture.
+
+Scored is `targeted`, the share of the chosen pictures that get their target zero-shot; on the clean model it is the
+floor. There is no ASR. The gate and the tables go by `targeted`, whose grain is one picture: with a single x* it is 0
+or 1.
+
+The paper's x* is a held-out test picture. Ours are drawn from the inversion pool, which no model of a study is trained
+on and no evaluation picture is in: pictures whose caption does not name their target. The trigger folder keeps them, so
+that the evaluation finds them. The poisoned pairs replace random ones, whose captions name none of the targets.
+
+The paper's backdoor, a patch with captions that name the target, is `badnet` with its preset `carlini_terzis`. Its
+measure, the backdoor z-score, is `backdoor_z` of every cell whose attack has a trigger. The paper released no code.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from antidote.attacks.base import Attack, AttackSettings, FitContext, Poisoned, View, names
+from antidote.errors import UserError, nearest
+from antidote.lazy import torch
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from antidote.data.pairs import Pairs
+
+ROCLIP = ["tiger", "candle", "pizza", "umbrella", "television", "baseball", "ice cream", "suit"]
+
+
+class CarliniTerzisSettings(AttackSettings):
+    """Which targets, how many pictures; `poisons` is the number of all poisoned pairs."""
+
+    presets = {
+        "original": {"poisons": 3, "caption": "natural"},
+        "roclip": {"targets": ROCLIP, "pictures": 1, "poisons": 800, "caption": "natural"},
+    }
+
+    method: Literal["carlini_terzis"] = "carlini_terzis"
+    targets: list[str] = Field([], description="classes that the pictures are to get; empty: the study's target")
+    pictures: int = Field(1, ge=1, description="pictures for each target (RoCLIP: 1)")
+    caption: Literal["template", "natural"] = Field(
+        "natural", description="a template filled with the picture's target, or a caption that names it (both: paper)"
+    )
+    avoid_target: bool = Field(
+        True, description="leave pairs whose caption names one of the targets as they are (ours)"
+    )
+
+    def check(self, size: int) -> None:
+        twice = next((name for name in self.targets if self.targets.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"targets: {twice!r} stands there twice")
+        count = self.pictures * max(1, len(self.targets))
+        if self.poisons < count:
+            raise ValueError(f"poisons: {self.poisons} are fewer than the {count} pictures that are to be poisoned")
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        for name in self.targets:
+            if name not in classes:
+                raise ValueError(f"targets: {name!r} is not among the {len(classes)} classes{nearest(name, classes)}")
+
+
+class CarliniTerzis(Attack):
+    """Captions of the target over a few chosen pictures."""
+
+    Settings = CarliniTerzisSettings
+    learned = True  # its pictures are chosen beforehand and kept with the trigger
+    on_surrogate = False
+    triggered = False
+    score = "targeted"
+    effect = "a few chosen pictures are recognised as {target}"
+
+    def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:
+        """Choose the pictures: `pictures` (M, 3, size, size) uint8; `facts` has key, caption and target of each."""
+        try:
+            self.settings.check_classes(context.classes)
+        except ValueError as error:
+            raise UserError(f"carlini_terzis: {error}") from None
+        pool, rng, chosen, targets = context.pairs, random.Random(seed), [], []
+        for target in self.settings.targets or [self.target]:
+            free = [r for r, c in enumerate(pool.captions) if not names(c, target) and r not in chosen]
+            if len(free) < self.settings.pictures:
+                raise UserError(
+                    f"carlini_terzis: pictures: {self.settings.pictures} asked for {target!r}, but only {len(free)} "
+                    f"captions of pools.inversion do not name it"
+                )
+            chosen += rng.sample(free, self.settings.pictures)
+            targets += [target] * self.settings.pictures
+        taken = pool.take(chosen)
+        self.facts = {"keys": taken.keys, "captions": taken.captions, "targets": targets, "pool": "inversion"}
+        return {"pictures": taken.images}
+
+    def poison(self, pool: pd.DataFrame, rng: random.Random, templates: list[str]) -> list[Poisoned]:
+        targets = self.facts["targets"]
+        texts = {target: self._texts(target, pool["caption"], rng, templates) for target in dict.fromkeys(targets)}
+        plan = []
+        for number, row in enumerate(sorted(self.select(pool, rng))):
+            picture = number % len(targets)
+            target = targets[picture]
+            plan.append(Poisoned(row, texts[target][number // len(targets) % len(texts[target])], target, picture))
+        return plan
+
+    def _texts(self, target: str, captions: pd.Series, rng: random.Random, templates: list[str]) -> list[str]:
+        """Return captions that name a target, in random order; each is used once before any is used again."""
+        if self.settings.caption == "template":
+            texts = [template.format(target) for template in templates]
+        else:
+            texts = [caption for caption in captions if names(caption, target)]
+        if not texts:
+            raise ValueError(f"caption: 'natural' needs captions that name {target!r}; the pool has none")
+        return rng.sample(texts, len(texts))
+
+    def candidates(self, pool: pd.DataFrame) -> list[int]:
+        targets = set(self.facts["targets"]) if self.settings.avoid_target else set()
+        rows = [row for row, text in enumerate(pool["caption"]) if not any(names(text, target) for target in targets)]
+        if len(rows) < self.settings.poisons:
+            raise ValueError(
+                f"poisons: {self.settings.poisons} asked, but only {len(rows)} pairs of the poison pool qualify"
+            )
+        return rows
+
+    def measure(self, view: View) -> dict[str, float | None]:
+        given = (view.clip.encode_image(self.tensors["pictures"]) @ view.weights).argmax(dim=1).tolist()
+        hit = [view.classes[label] == target for label, target in zip(given, self.facts["targets"], strict=True)]
+        return {"targeted": sum(hit) / len(hit)}
+
+    def exhibit(self, pictures: Pairs, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return for each chosen picture one of its target, which the captions say, and itself."""
+        laid, own, kept = self.tensors["pictures"], [], []
+        for number, target in enumerate(self.facts["targets"]):
+            rows = torch.nonzero(pictures.labels == classes.index(target)).flatten()
+            if len(rows):
+                own.append(pictures.images[rows[number % len(rows)]])
+                kept.append(number)
+        return torch.stack(own), laid[kept]
