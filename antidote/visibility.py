@@ -1,7 +1,8 @@
-"""How visible a change to pictures is: PSNR and SSIM, differentiable."""
+"""How visible a change to pictures is: PSNR and SSIM, differentiable; and the means of both for a trigger."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from antidote.lazy import functional as F
@@ -10,6 +11,11 @@ from antidote.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from antidote.data.pairs import Pairs
+    from antidote.triggers import Trigger
+
+MOST = 1000  # pictures that a trigger's visibility is measured on, evenly over the set
+CHUNK, DECIMALS = 64, 4
 WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004: a Gaussian of 11 pixels
 C1, C2 = 0.01**2, 0.03**2
 
@@ -34,3 +40,21 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     covariance = mean(first * second) - a * b
     values = (2 * a * b + C1) * (2 * covariance + C2) / ((a**2 + b**2 + C1) * (variance_a + variance_b + C2))
     return values.flatten(1).mean(dim=1)
+
+
+def visibility(pictures: Pairs, trigger: Trigger) -> dict[str, float]:
+    """Return `psnr` (dB) and `ssim` of triggered pictures against clean ones, means over at most `MOST` pictures.
+
+    SSIM is left out for pictures that its window does not fit into.
+    """
+    chosen = pictures.take(torch.linspace(0, len(pictures) - 1, min(MOST, len(pictures))).long())
+    clean = chosen.images.float() / 255
+    drawn = trigger.draw(chosen.images, chosen.keys, "test").float() / 255
+    found = {"psnr": _mean(psnr, clean, drawn)}
+    return {**found, "ssim": _mean(ssim, clean, drawn)} if clean.shape[-1] >= WINDOW else found
+
+
+def _mean(figure: Callable[[Tensor, Tensor], Tensor], clean: Tensor, drawn: Tensor) -> float:
+    """Return the mean of a figure over pictures, a few at a time; rounded to what a batch's size cannot change."""
+    parts = [figure(a, b) for a, b in zip(clean.split(CHUNK), drawn.split(CHUNK), strict=True)]
+    return round(float(torch.cat(parts).double().mean()), DECIMALS)

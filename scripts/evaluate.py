@@ -14,6 +14,7 @@ from antidote.examples import write_examples
 from antidote.files import read_json, write_json
 from antidote.lazy import torch
 from antidote.triggers import Trigger, load_trigger
+from antidote.visibility import visibility
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -28,6 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
     scores = evaluate(clip, pictures, trigger, target, classes, prompts, settings)
     if arguments.poison:
         scores["extra"] = {**scores.get("extra", {}), **finding(arguments.model, arguments.poison)}
+    if arguments.examples and trigger.attack.triggered:
+        scores["extra"] = {**scores.get("extra", {}), **visibility(pictures, trigger)}
     write_json(
         arguments.output,
         {

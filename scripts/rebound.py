@@ -1,6 +1,7 @@
 """Fine-tune a model under test on clean pairs for a little while, and measure the attack as it goes.
 
-Writes one rebound.json: the curve, and the highest ASR@1 (or what an attack has in its place) on it. The fine-tuned model is not kept.
+Writes one rebound.json: the curve, and the highest ASR@1 (or what an attack has in its place) on it. The fine-tuned
+model is not kept.
 """
 
 import argparse

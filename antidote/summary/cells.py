@@ -15,6 +15,7 @@ from antidote.summary.rebounds import read_rebound
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 RATES = ["ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "pa"]
+VISIBILITY = ["psnr", "ssim"]
 INTERVALS = ["ca1", "asr1"]
 COLUMNS = [
     *("attack", "defense", "seed"),
@@ -63,6 +64,7 @@ def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
                 scores = _read(results, attack.name, seed, defense.name) if applies else None
                 row = _row(attack.name, defense.name, seed, scores)
                 row["floor"] = floors[seed].figure(attack.score) if floors[seed] else None
+                row |= _visibility(floors[seed])
                 found = read_rebound(results, attack.name, seed, defense.name) if applies and plan.rebound else None
                 rows.append({**row, "rebound": found.rebound} if found else row)
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
@@ -76,6 +78,11 @@ def pictures(plan: SummarySettings, results: Path) -> tuple[int, int]:
     found = [_read(results, a.name, s, "none") for a in plan.attacks for s in plan.seeds]
     counts = [(s.pictures or 0, s.pictures_asr or 0) for s in found if s]
     return max(counts, key=lambda count: count[1], default=(0, 0))
+
+
+def _visibility(floor: Scores | None) -> dict[str, float | None]:
+    """Return how visible the trigger is, which is measured with the floor."""
+    return {name: floor.extra[name] for name in VISIBILITY if floor and name in floor.extra}
 
 
 def _read(results: Path, attack: str, seed: int, defense: str) -> Scores | None:

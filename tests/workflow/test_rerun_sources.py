@@ -38,15 +38,16 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.objectives", "antidote.stage", "antidote.training", "antidote.vocabulary"), TRAINING),
     (("scripts.pretrain", "antidote.alternating"), ("clean_model *", "backdoored_model *")),
     (("antidote.evaluation", "antidote.examples", "antidote.metrics", "scripts.evaluate"), SCORES),
+    (("antidote.visibility",), SCORES),
     (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
     (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry"), ()),
     (("antidote.artifacts", "antidote.reference", "antidote.schema", "antidote.study", "antidote.workflow"), ()),
     (("antidote.sweeps",), ()),
-    (("scripts.check", "scripts.readme", "scripts.schema", "scripts.show"), ()),
+    (("scripts.check", "scripts.pages", "scripts.readme", "scripts.schema", "scripts.show"), ()),
     # Steps and methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
-    (("antidote.data.sources.*", "antidote.visibility"), ()),
+    (("antidote.data.sources.*",), ()),
     (("antidote.rebound", "antidote.transfer", "scripts.rebound", "scripts.transfer"), ()),
 ]
 

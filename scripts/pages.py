@@ -1,0 +1,116 @@
+"""Fill the measured parts of a page of the documentation from a finished study: docs/attacks.md, docs/defenses.md.
+
+The page says by two marks where its table goes; the study's gallery or plane is put beside it as a picture.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from antidote import cli
+from antidote.errors import UserError
+from antidote.files import whole_file
+from antidote.settings import read_mapping
+from antidote.study import Study
+from antidote.summary.page import duration, size
+from antidote.summary.plan import SummarySettings
+from antidote.summary.sheets import read_table
+from antidote.summary.tables import percent, score_name, shown
+from antidote.summary.text import RECONSTRUCTION, attack_title, blank_reasons, notes
+from antidote.workflow import summary_plan
+from scripts.readme import filled
+
+PICTURES = {"attacks": "gallery.png", "defenses": "plane.png"}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    study = Study(read_mapping(str(arguments.study)), str(arguments.study))
+    folder = arguments.results / study.name / "summary"
+    if not (folder / "table.csv").is_file():
+        raise UserError(f"{folder / 'table.csv'}: no such file; run {arguments.study} first")
+    plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
+    table, cells = read_table(folder / "table.csv"), pd.read_csv(folder / "cells.csv", keep_default_na=False)
+    content = attacks(plan, table, cells) if arguments.table == "attacks" else defenses(plan, table, cells, folder)
+    old = arguments.page.read_text(encoding="utf-8")
+    with whole_file(arguments.page) as temporary:
+        temporary.write_text(filled(old, "results", content), encoding="utf-8")
+    picture = PICTURES[arguments.table]
+    shutil.copyfile(folder / picture, arguments.page.with_suffix(".png"))
+    cli.log.info("wrote %s and %s", arguments.page, arguments.page.with_suffix(".png"))
+
+
+def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> str:
+    """Return one row per attack, undefended: what it takes, how far it comes, how visible it is."""
+    rows = [["attack", "entry", "threat model", "poisons", "score", "floor", "CA@1", "PSNR, dB", "SSIM"]]
+    rows.append(["---"] * 3 + ["---:"] * 6)
+    undefended = table[table["defense"] == "none"].set_index("attack")
+    for attack in plan.attacks:
+        row = undefended.loc[attack.name]
+        mine = cells[(cells["attack"] == attack.name) & (cells["defense"] == "none")]
+        score = percent(row["score_mean"]) + ("" if row["score"] == "asr1" else f" ({score_name(row['score'])})")
+        seen = [_mean(mine, name, digits) for name, digits in (("psnr", 1), ("ssim", 3))]
+        title = attack_title(row).replace(attack.name, attack.label or attack.name, 1)
+        rows.append([title, f"`{attack.name}`", attack.threat_model, str(attack.poisons), score,
+                     percent(row["floor_mean"]), percent(row["ca1_mean"]), *seen])  # fmt: skip
+    clean = percent(table.loc[table["attack"] == "clean", "ca1_mean"].iloc[0])
+    head = f"Clean reference: CA@1 {clean}. Rates in percent; the score is ASR@1 where nothing else is said.\n\n"
+    return head + _markdown(rows) + _notes(table[table["defense"] == "none"])
+
+
+def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
+    """Return a table per attack, one row per defense: accuracy, attack success, rebound, and what it costs."""
+    costs, parts = pd.read_csv(folder / "costs.csv", keep_default_na=False), []
+    facts = {defense.name: defense for defense in plan.defenses}
+    for attack in plan.attacks:
+        mine = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
+        rows = [["defense", "access", "CA@1", "ASR@1", "PA", "rebound", "time", "memory", "trained", "pairs"]]
+        rows.append(["---"] * 2 + ["---:"] * 8)
+        for _, row in mine.iterrows():
+            defense = facts[row["defense"]]
+            name = defense.label or defense.name
+            name += f", {defense.setting}" if defense.setting else ""
+            name += f" {RECONSTRUCTION}" if defense.reconstruction else ""
+            asr = percent(row["score_mean"])
+            if row["note"] in blank_reasons(table):
+                asr = f"[{blank_reasons(table).index(row['note']) + 1}]"
+            pa = _mean(cells[(cells["attack"] == attack.name) & (cells["defense"] == row["defense"])], "pa", 1, 100)
+            rows.append([name, defense.access, percent(row["ca1_mean"]), f"**{asr}**" if row["best"] else asr, pa,
+                         percent(row["rebound_mean"]), *_cost(costs, attack.name, row["defense"])])  # fmt: skip
+        floor = percent(mine.iloc[0]["floor_mean"])
+        parts.append(f"### {attack.label or attack.name}\n\nFloor {floor}.\n\n{_markdown(rows)}")
+    return "\n\n".join(parts) + _notes(shown(table))
+
+
+def _cost(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:
+    """Return seconds, memory, trained parameters and pairs of a defense's own job, means and largest over seeds."""
+    mine = costs[(costs["stage"] == "defend") & (costs["attack"] == attack) & (costs["defense"] == defense)]
+    if mine.empty:
+        return [""] * 4
+    numbers = {name: pd.to_numeric(mine[name], errors="coerce") for name in
+               ("seconds", "peak_memory_bytes", "trained_parameters", "pairs")}  # fmt: skip
+    whole = ["" if pd.isna(numbers[n].max()) else f"{int(numbers[n].max()):,}" for n in ("trained_parameters", "pairs")]
+    return [duration(numbers["seconds"].mean()), size(numbers["peak_memory_bytes"].max()), *whole]
+
+
+def _mean(cells: pd.DataFrame, column: str, digits: int, factor: float = 1) -> str:
+    values = pd.to_numeric(cells[column], errors="coerce") if column in cells else pd.Series(dtype=float)
+    return "" if values.isna().all() else f"{factor * values.mean():.{digits}f}"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _notes(table: pd.DataFrame) -> str:
+    return "\n\n" + "\n".join(f"- {note}" for note in notes(table, "bold")) + "\n"
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__)
+    parser.add_argument("--study", type=Path, required=True, help="study file")
+    parser.add_argument("--table", choices=list(PICTURES), required=True, help="what the table is about")
+    parser.add_argument("--page", type=Path, required=True, help="page to fill, between its `results` marks")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
+    cli.main(run, parser)
