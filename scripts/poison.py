@@ -64,9 +64,7 @@ def _pool(path: Path, data: Path) -> pd.DataFrame:
     return pd.concat(parts).sort_values("position", ignore_index=True)
 
 
-def _drawn(
-    trigger: Trigger, chosen: pd.DataFrame, laid: list[int | None], data: Path
-) -> tuple[list[str], list[bytes]]:
+def _drawn(trigger: Trigger, chosen: pd.DataFrame, laid: list[int | None], data: Path) -> tuple[list[str], list[bytes]]:
     """Return the hash of each original file, and as PNG the picture with the trigger, or the one laid in its place."""
     originals, files = [""] * len(chosen), [b""] * len(chosen)
     for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False):

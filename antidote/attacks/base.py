@@ -210,8 +210,11 @@ class Attack:
         """Return figures of the attack's own, which become columns of their own; rates are fractions."""
         return {}
 
-    def exhibit(self, pictures: Pairs, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return, for an attack without a trigger, what its captions say and what is laid there: uint8 pictures."""
+    def exhibit(self, pictures: Pairs, classes: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
+        """Return, for an attack without a trigger, pictures of what its captions say, and those that it lays there.
+
+        Both (count, 3, size, size) uint8; the first are taken from `pictures`. Few come again and again.
+        """
         raise NotImplementedError
 
     def objective(self, clip: Clip, pool: Pairs, poisoned: Pairs, rows: Sequence[int]) -> Objective:
