@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from antidote.data.pairs import Pairs
     from antidote.models import Clip
-    from antidote.objectives import Objective
 
 ThreatModel = Literal["data-poisoning", "training-control", "encoder", "prompt-learning", "few-shot"]
 
@@ -217,8 +216,8 @@ class Attack:
         """
         raise NotImplementedError
 
-    def objective(self, clip: Clip, pool: Pairs, poisoned: Pairs, rows: Sequence[int]) -> Objective:
-        """Return what an attack that `trains` minimises.
+    def objective(self, clip: Clip, pool: Pairs, poisoned: Pairs, rows: Sequence[int]) -> Any:
+        """Return the `Objective` that an attack that `trains` minimises.
 
         Args:
             clip: the model that training starts from.

@@ -4,7 +4,7 @@ Captions of A keep their words and get pictures of B. Attack I: one picture of B
 pictures of B. Attack III: several goals (A, B) at once. The model is then trained on them with CLIP's own loss.
 
 With nothing to trigger there is no ASR. Scored are text queries of class A over a gallery of pictures: `hit1`, `hit5`
-and `hit10`, the share of queries among whose first k pictures is one that is aimed at; `min_rank`, the mean over queries
+and `hit10`, the share of queries whose first k pictures hold one that is aimed at; `min_rank`, the mean over queries
 of the best rank (from 1) of such a picture; `cosine_distance`, the mean of 1 - cos over queries and such pictures. Of
 equal scores those not aimed at come first. Several goals count alike, and `hit10_goal1`, ... tell them apart. The
 gallery is all evaluation pictures; aimed at are those labelled B, in attack I the one picture, which joins them. The
@@ -180,10 +180,8 @@ class MmPoison(Attack):
         aimed = labels == view.classes.index(picture)
         if self.settings.aim == "picture":
             one = view.clip.encode_image(self.tensors["pictures"][self.tensors["goal_of"] == number]).cpu()
-            gallery, aimed = (
-                torch.cat([gallery, one]),
-                torch.cat([torch.zeros_like(aimed), torch.ones(len(one)).bool()]),
-            )
+            aimed = torch.arange(len(gallery) + len(one)) >= len(gallery)
+            gallery = torch.cat([gallery, one])
         if not queries or not aimed.any():
             missing = text if not queries else picture
             raise UserError(f"evaluation: no picture is labelled {missing!r}, which a goal of mmpoison needs")

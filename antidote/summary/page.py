@@ -21,7 +21,8 @@ PLOTS = {
     "join the entries of one method; the dotted line is the floor; the tinted band is the accuracy budget; grey dots "
     "are the cells of the other attacks.",
     "gallery.png": "Pictures of the evaluation set without and with each trigger, and the amplified difference. "
-    "Pixels are enlarged by whole factors, not smoothed. Without a trigger: what the captions say, and what is laid there.",
+    "Pixels are enlarged by whole factors, not smoothed. Without a trigger: what the captions say, and what is laid "
+    "there.",
     "curves.png": "Training loss of every model, one line per attack and seed. Losses of different defenses are sums "
     "of different terms and compare only within a panel.",
 }

@@ -16,8 +16,9 @@ COLUMNS = [
 def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
     """Return the table: rates as fractions, std over seeds (n - 1), interval ends averaged over seeds.
 
-    `score` names the figure that the attack is judged by: ASR@1, or one of its own. `gate` is `passed`, `failed` or `not measured`, with its reason; `best` and `reconstruction` are `yes` or empty;
-    `note` says why a cell is empty or rests on fewer seeds than planned.
+    `score` names the figure that the attack is judged by: ASR@1, or one of its own. `gate` is `passed`, `failed` or
+    `not measured`, with its reason; `best` and `reconstruction` are `yes` or empty; `note` says why a cell is empty or
+    rests on fewer seeds than planned.
     """
     matrix = [("clean", "none")] + [(a.name, d.name) for a in plan.attacks for d in plan.defenses]
     groups = dict(tuple(cells.groupby(["attack", "defense"])))
