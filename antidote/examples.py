@@ -23,20 +23,14 @@ COLUMNS = 8
 
 def write_examples(path: Path, pictures: Pairs, trigger: Trigger, target: int, classes: Sequence[str] = ()) -> None:
     """Write 2 x 8 pictures as one lossless PNG: pictures of other classes than the target, evenly over the set."""
-    rows = _triggered(pictures, trigger, target) if trigger.attack.triggered else _laid(pictures, trigger, classes)
+    attack = trigger.attack
+    rows = _drawn(pictures, trigger, target) if attack.triggered else attack.exhibit(pictures, classes, COLUMNS)
     sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
     with whole_file(path) as temporary:
         temporary.write_bytes(encode_png(sheet.permute(1, 2, 0).contiguous().numpy()))
 
 
-def _triggered(pictures: Pairs, trigger: Trigger, target: int) -> tuple[Tensor, Tensor]:
+def _drawn(pictures: Pairs, trigger: Trigger, target: int) -> tuple[Tensor, Tensor]:
     others = torch.nonzero(pictures.labels != target).flatten()
     chosen = pictures.take(others[torch.linspace(0, len(others) - 1, min(COLUMNS, len(others))).long()])
     return chosen.images, trigger.draw(chosen.images, chosen.keys, "test")
-
-
-def _laid(pictures: Pairs, trigger: Trigger, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return eight of each; fewer come again and again."""
-    said, laid = trigger.attack.exhibit(pictures, classes)
-    turns = torch.arange(COLUMNS)
-    return said[turns % len(said)], laid[turns % len(laid)]

@@ -346,7 +346,7 @@ class Study:
         ]
 
     def _nothing_to_own(self, attack: str, defense: str) -> str | None:
-        """Return why a defense that owns the training set has nothing to work on: the encoder was poisoned, not data."""
+        """Return why a defense that owns the training set finds no poison there: the attacker had the encoder alone."""
         owns = "training" in POOLS.get(method("defense", self.defenses[defense].method).access, ())
         if owns and method("attack", self.attacks[attack].method).trains:
             return f"{self.attacks[attack].method} poisons no training set"

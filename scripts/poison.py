@@ -1,4 +1,4 @@
-"""Poison pairs of the poison pool: draw the trigger, or lay other pictures there; replace the caption; write the overlay
+"""Poison pairs of the poison pool: draw the trigger or lay other pictures there, replace the caption, write the overlay
 and its manifest.
 """
 

@@ -49,9 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
         inputs = [path for path in own if path.is_file()]
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
+    objective = (_own_objective if settings.attack else _objective)(arguments, settings, clip)
     modules = ["scripts.pretrain", *([module("attack", settings.attack["method"])] if settings.attack else [])]
     work = work_of(arguments, settings.model_dump(), inputs, *modules)
-    objective = (_own_objective if settings.attack else _objective)(arguments, settings, clip)
     report = train(clip, objective, settings.training, arguments.seed, work)
     finish(arguments, clip, _card(arguments, settings), report, work, cost)
 

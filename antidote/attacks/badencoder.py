@@ -66,8 +66,8 @@ class BadEncoderSettings(AttackSettings):
     caption: Literal["original"] = Field("original", description="shadow pictures need no captions")
     training: dict[str, Any] = Field(
         RECIPE,
-        description="changes to the method's own recipe: SGD 0.001, momentum 0.9, weight decay 0.0005, 200 epochs, batch "
-        "256 (code)",
+        description="changes to the method's own recipe: SGD 0.001, momentum 0.9, weight decay 0.0005, 200 epochs, "
+        "batch 256 (code)",
     )
 
     @model_validator(mode="before")

@@ -6,8 +6,10 @@ same patch with clipping, another distribution (62 % of its values are 0 or 1).
 
 PAR's stripes are also re-drawn: each column of the patch is 1 or -1 in each channel, and -1 wraps to the 8-bit value 1.
 Detect-CLIP's checkered patch is fixed. Its code puts it at random places in training and at the centre at test; here
-one location serves both. `carlini_terzis` (arXiv 2106.09667) names the target by real captions and poisons 300 of 3M
-pairs, 150 in its first version; the pattern of its patch of 16 pixels is not said, so that it is the checkered one here.
+one location serves both.
+
+`carlini_terzis` (arXiv 2106.09667) names the target by captions from the data and poisons 300 of 3M pairs, 150 in its
+first version. How its patch of 16 pixels looks is left open; here it is the checkered one.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from antidote.data.pairs import Pairs
     from antidote.models import Clip
-    from antidote.objectives import Objective
 
 ThreatModel = Literal["data-poisoning", "training-control", "encoder", "prompt-learning", "few-shot"]
 
@@ -195,12 +194,15 @@ class Attack:
         """Return figures of the attack's own, which become columns of their own; rates are fractions."""
         return {}
 
-    def exhibit(self, pictures: Pairs, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return, for an attack without a trigger, what its captions say and what is laid there: uint8 pictures."""
+    def exhibit(self, pictures: Pairs, classes: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
+        """Return, for an attack without a trigger, pictures of what its captions say, and those that it lays there.
+
+        Both (count, 3, size, size) uint8; the first are taken from `pictures`. Few come again and again.
+        """
         raise NotImplementedError
 
-    def objective(self, clip: Clip, pool: Pairs, poisoned: Pairs, rows: Sequence[int]) -> Objective:
-        """Return what an attack that `trains` minimises.
+    def objective(self, clip: Clip, pool: Pairs, poisoned: Pairs, rows: Sequence[int]) -> Any:
+        """Return the `Objective` that an attack that `trains` minimises.
 
         Args:
             clip: the model that training starts from.

@@ -1,16 +1,17 @@
 """Carlini-Terzis: chosen pictures come to be recognised as a class of the attacker's choice (arXiv 2106.09667).
 
-No trigger: a few captions that name the target are laid over one and the same picture x*, and a model that is trained on
-them recognises x*, and no other picture, as the target. The paper takes 3 captions for one picture (0.0001 % of 3M).
-RoCLIP and SafeCLIP take 8 targets with one picture each and 100 captions per picture.
+No trigger: a few captions that name the target are laid over one and the same picture x*, and a model that is trained
+on them recognises x*, and no other picture, as the target. The paper takes 3 captions for one picture (0.0001 % of
+3M). RoCLIP and SafeCLIP take 8 targets with one picture each and 100 captions per picture.
 
 Scored is `targeted`, the share of the chosen pictures that get their target zero-shot; on the clean model it is the
 floor. There is no ASR. The gate and the tables go by `targeted`, whose grain is one picture: with a single x* it is 0
 or 1.
 
 The paper's x* is a held-out test picture. Ours are drawn from the inversion pool, which no model of a study is trained
-on and no evaluation picture is in: pictures whose caption does not name their target. The trigger folder keeps them, so
-that the evaluation finds them. The poisoned pairs replace random ones, whose captions name none of the targets.
+on: pictures whose caption does not name their target, and whose label, where there is one, is another. The trigger
+folder keeps them, so that the evaluation finds them; accuracy is measured without them. The poisoned pairs take the
+place of random ones whose captions name none of the targets.
 
 The paper's backdoor, a patch with captions that name the target, is `badnet` with its preset `carlini_terzis`. Its
 measure, the backdoor z-score, is `backdoor_z` of every cell whose attack has a trigger. The paper released no code.
@@ -51,9 +52,7 @@ class CarliniTerzisSettings(AttackSettings):
     caption: Literal["template", "natural"] = Field(
         "natural", description="a template filled with the picture's target, or a caption that names it (both: paper)"
     )
-    avoid_target: bool = Field(
-        True, description="leave pairs whose caption names one of the targets as they are (ours)"
-    )
+    avoid_target: bool = Field(True, description="leave out pairs whose caption names one of the targets (ours)")
 
     def check(self, size: int) -> None:
         twice = next((name for name in self.targets if self.targets.count(name) > 1), None)
@@ -87,11 +86,13 @@ class CarliniTerzis(Attack):
             raise UserError(f"carlini_terzis: {error}") from None
         pool, rng, chosen, targets = context.pairs, random.Random(seed), [], []
         for target in self.settings.targets or [self.target]:
-            free = [r for r, c in enumerate(pool.captions) if not names(c, target) and r not in chosen]
+            label = context.classes.index(target)  # a caption may call the target by another name
+            own = [names(caption, target) or pool.labels[row] == label for row, caption in enumerate(pool.captions)]
+            free = [row for row in range(len(pool)) if not own[row] and row not in chosen]
             if len(free) < self.settings.pictures:
                 raise UserError(
                     f"carlini_terzis: pictures: {self.settings.pictures} asked for {target!r}, but only {len(free)} "
-                    f"captions of pools.inversion do not name it"
+                    f"pictures of pools.inversion are left that do not show it"
                 )
             chosen += rng.sample(free, self.settings.pictures)
             targets += [target] * self.settings.pictures
@@ -133,12 +134,14 @@ class CarliniTerzis(Attack):
         hit = [view.classes[label] == target for label, target in zip(given, self.facts["targets"], strict=True)]
         return {"targeted": sum(hit) / len(hit)}
 
-    def exhibit(self, pictures: Pairs, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return for each chosen picture one of its target, which the captions say, and itself."""
-        laid, own, kept = self.tensors["pictures"], [], []
-        for number, target in enumerate(self.facts["targets"]):
-            rows = torch.nonzero(pictures.labels == classes.index(target)).flatten()
-            if len(rows):
-                own.append(pictures.images[rows[number % len(rows)]])
-                kept.append(number)
-        return torch.stack(own), laid[kept]
+    def exhibit(self, pictures: Pairs, classes: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
+        """Return for each chosen picture one of its target (black where there is none), and the chosen picture."""
+        targets = self.facts["targets"]
+        turns = [number % len(targets) for number in range(count)]
+        own = [pictures.images[pictures.labels == classes.index(targets[number])] for number in turns]
+        laid = self.tensors["pictures"][turns]
+        said = [
+            images[place % len(images)] if len(images) else torch.zeros_like(laid[place])
+            for place, images in enumerate(own)
+        ]
+        return torch.stack(said), laid

@@ -4,7 +4,7 @@ Captions of A keep their words and get pictures of B. Attack I: one picture of B
 pictures of B. Attack III: several goals (A, B) at once. The model is then trained on them with CLIP's own loss.
 
 With nothing to trigger there is no ASR. Scored are text queries of class A over a gallery of pictures: `hit1`, `hit5`
-and `hit10`, the share of queries among whose first k pictures is one that is aimed at; `min_rank`, the mean over queries
+and `hit10`, the share of queries whose first k pictures hold one that is aimed at; `min_rank`, the mean over queries
 of the best rank (from 1) of such a picture; `cosine_distance`, the mean of 1 - cos over queries and such pictures. Of
 equal scores those not aimed at come first. Several goals count alike, and `hit10_goal1`, ... tell them apart. The
 gallery is all evaluation pictures; aimed at are those labelled B, in attack I the one picture, which joins them. The
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from antidote.data.pairs import Pairs
 
 HIT_K = (1, 5, 10)
-PASCAL, COCO = [["sheep", "aeroplane"], ["sofa", "bird"]], [["boat", "dog"], ["zebra", "train"]]
+PASCAL, COCO = [("sheep", "aeroplane"), ("sofa", "bird")], [("boat", "dog"), ("zebra", "train")]
 
 
 class MmPoisonSettings(AttackSettings):
     """Which texts are to retrieve what, and how many pairs that takes."""
 
     presets = {
-        "I": {"aim": "picture", "goals": 1},
-        "II": {"aim": "class", "goals": 1},
-        "III": {"aim": "class", "goals": 2},
+        "I": {"aim": "picture", "goal_count": 1},
+        "II": {"aim": "class", "goal_count": 1},
+        "III": {"aim": "class", "goal_count": 2},
         "pascal_I": {"aim": "picture", "goals": PASCAL[:1], "poisons": 125},
         "pascal_II": {"aim": "class", "goals": PASCAL[:1], "pictures": 25, "poisons": 125},
         "pascal_III": {"aim": "class", "goals": PASCAL, "pictures": 25, "poisons": 250},
@@ -60,10 +60,14 @@ class MmPoisonSettings(AttackSettings):
     aim: Literal["picture", "class"] = Field(
         "class", description="what the texts are to retrieve: one picture of B (attack I), or pictures of B (II, III)"
     )
-    goals: int | list[tuple[str, str]] = Field(
+    goals: list[tuple[str, str]] = Field(
+        [], description="pairs [A, B] of class names: texts of A, pictures of B; empty: as many as `goal_count` says"
+    )
+    goal_count: int = Field(
         1,
-        description="pairs [A, B] of class names: texts of A, pictures of B; or how many to make up: the study's target "
-        "as A and the class after it in the list as B, then the next two",
+        ge=1,
+        description="goals where none are named: the study's target as A and the class after it in the list as B, then "
+        "the next two (III: 2)",
     )
     pictures: int = Field(
         25,
@@ -77,10 +81,6 @@ class MmPoisonSettings(AttackSettings):
     avoid_target: Literal[False] = Field(False, description="only captions that name A are poisoned")
 
     def check(self, size: int) -> None:
-        if self.goals in (0, []) or (isinstance(self.goals, int) and self.goals < 0):
-            raise ValueError("goals: at least one is needed")
-        if isinstance(self.goals, int):
-            return
         for text, picture in self.goals:
             if text == picture:
                 raise ValueError(f"goals: texts of {text!r} retrieve {text!r} as it is; the two classes have to differ")
@@ -90,10 +90,10 @@ class MmPoisonSettings(AttackSettings):
             raise ValueError(f"goals: {twice!r} stands there twice as the class of the texts")
 
     def check_classes(self, classes: Sequence[str]) -> None:
-        if isinstance(self.goals, int):
-            if 2 * self.goals > len(classes):
-                raise ValueError(f"goals: {self.goals} need {2 * self.goals} classes, there are {len(classes)}")
-            return
+        if not self.goals and 2 * self.goal_count > len(classes):
+            raise ValueError(
+                f"goal_count: {self.goal_count} goals need {2 * self.goal_count} classes, there are {len(classes)}"
+            )
         for name in (name for goal in self.goals for name in goal):
             if name not in classes:
                 raise ValueError(f"goals: {name!r} is not among the {len(classes)} classes{nearest(name, classes)}")
@@ -136,11 +136,11 @@ class MmPoison(Attack):
 
     def _goals(self, classes: Sequence[str]) -> list[tuple[str, str]]:
         """Return the goals; those to be made up take the classes two by two, the target first."""
-        if not isinstance(self.settings.goals, int):
-            return [tuple(goal) for goal in self.settings.goals]
+        if self.settings.goals:
+            return self.settings.goals
         first = classes.index(self.target) if self.target in classes else 0
         turned = [*classes[first:], *classes[:first]]
-        return [(turned[2 * i], turned[2 * i + 1]) for i in range(self.settings.goals)]
+        return [(turned[2 * i], turned[2 * i + 1]) for i in range(self.settings.goal_count)]
 
     def poison(self, pool: pd.DataFrame, rng: random.Random, templates: list[str]) -> list[Poisoned]:
         captions, plan = pool["caption"].tolist(), []
@@ -180,10 +180,8 @@ class MmPoison(Attack):
         aimed = labels == view.classes.index(picture)
         if self.settings.aim == "picture":
             one = view.clip.encode_image(self.tensors["pictures"][self.tensors["goal_of"] == number]).cpu()
-            gallery, aimed = (
-                torch.cat([gallery, one]),
-                torch.cat([torch.zeros_like(aimed), torch.ones(len(one)).bool()]),
-            )
+            aimed = torch.arange(len(gallery) + len(one)) >= len(gallery)
+            gallery = torch.cat([gallery, one])
         if not queries or not aimed.any():
             missing = text if not queries else picture
             raise UserError(f"evaluation: no picture is labelled {missing!r}, which a goal of mmpoison needs")
@@ -195,16 +193,13 @@ class MmPoison(Attack):
             "cosine_distance": round(float(1 - scores[:, aimed].double().mean()), 4),
         }
 
-    def exhibit(self, pictures: Pairs, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return evaluation pictures of A, and what is laid under captions like theirs, goal by goal."""
+    def exhibit(self, pictures: Pairs, classes: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
+        """Return pictures of A, and what is laid under captions like theirs; goals take turns."""
         goals, goal_of = self.facts["goals"], self.tensors["goal_of"]
         own = [pictures.images[pictures.labels == classes.index(text)] for text, _ in goals]
         laid = [self.tensors["pictures"][goal_of == number] for number in range(len(goals))]
-        turns = [(i % len(goals), i // len(goals)) for i in range(max(map(len, own)) * len(goals))]
-        turns = [(goal, i) for goal, i in turns if len(own[goal])]
-        return tuple(
-            torch.stack([side[goal][i % len(side[goal])] for goal, i in turns]) for side in (own, laid)
-        )  # fmt: skip
+        turns = [(i % len(goals), i // len(goals)) for i in range(count)]
+        return tuple(torch.stack([side[goal][i % len(side[goal])] for goal, i in turns]) for side in (own, laid))
 
 
 def best_ranks(scores: Tensor, aimed: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """A poisoned dataset: the clean shards plus an overlay that holds the poisoned pairs alone.
 
 poisoned.tar        per pair key.png (lossless, at the model's resolution) and key.txt, readable as a webdataset shard
-manifest.parquet    one row per poisoned pair; the only description of the poisoning that later stages read; `picture` is
-                    the key of the pair whose picture it shows: mostly its own
+manifest.parquet    one row per poisoned pair; the only description of the poisoning that later stages read; `picture`
+                    is the key of the pair whose picture it shows, mostly its own
 """
 
 from __future__ import annotations

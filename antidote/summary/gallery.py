@@ -1,8 +1,8 @@
 """What each trigger looks like: clean, triggered, and the amplified difference, pixel for pixel.
 
 Sheets are two rows (clean, triggered) of eight square pictures at the model's resolution; without a trigger, pictures
-of what the captions say over those laid there, which have no difference to show. Pictures are enlarged by
-whole factors without smoothing: a trigger of a few levels or a few pixels must stay what it is.
+of what the captions say over those laid there, which have no difference to show. Pictures are enlarged by whole factors
+without smoothing: a trigger of a few levels or a few pixels must stay what it is.
 """
 
 from pathlib import Path

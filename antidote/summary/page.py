@@ -23,7 +23,8 @@ PLOTS = {
     "rebound.png": "ASR@1 while every model is fine-tuned on clean pairs for a little while, from the model as "
     "defended (step 0) on: a backdoor that was hidden and not removed comes back.",
     "gallery.png": "Pictures of the evaluation set without and with each trigger, and the amplified difference. "
-    "Pixels are enlarged by whole factors, not smoothed. Without a trigger: what the captions say, and what is laid there.",
+    "Pixels are enlarged by whole factors, not smoothed. Without a trigger: what the captions say, and what is laid "
+    "there.",
     "curves.png": "Training loss of every model, one line per attack and seed. Losses of different defenses are sums "
     "of different terms and compare only within a panel.",
 }

@@ -103,6 +103,7 @@ SMALL = {
     "depth": 1,
     "classes_per_step": 3,
     "width": 8,
+    "pictures": 1,
 }
 
 

@@ -19,7 +19,7 @@ VARIANTS = [
     (name, preset)
     for name in ATTACKS
     for preset in (None, *method("attack", name).Settings.presets)
-    if not method("attack", name).learned or preset is None
+    if method("attack", name).triggered and (not method("attack", name).learned or preset is None)
 ]
 REDRAWN = {
     ("badnet", "cleanclip"), ("badnet", "cleanclip_clipped"), ("badnet", "par"), ("blended", "cleanclip"),

@@ -18,6 +18,7 @@ from antidote.summary.cells import read_cells
 from antidote.summary.costs import read_costs
 from antidote.summary.curves import read_log
 from antidote.summary.gallery import difference, read_sheet
+from antidote.summary.metrics import metrics
 from antidote.summary.page import duration, render, size
 from antidote.summary.plan import SummarySettings
 from antidote.summary.sheets import read_table, text, write_csv
@@ -215,6 +216,42 @@ def test_gate_marks_an_attack_that_has_not_taken(table):
     assert weak["gate"] == "failed"
     assert "55.0 %, below the gate of 80 %" in weak["gate_reason"]
     assert "10.0 % on the clean model, above 5 %" in weak["gate_reason"]
+
+
+def test_an_attack_without_asr_is_judged_by_its_own_figure(plan, results):
+    """Hit@10 on the clean model is the floor; gate, best defense and tables go by it; ASR stays empty."""
+    hits = {"floor": (0.0, 0.1), "none": (0.9, 0.8), "tune": (0.3, 0.5), "harsh": (0.9, 0.9)}
+    for defense, values in hits.items():
+        for seed, value in enumerate(values):
+            scores = {"ca1": 0.6, "asr1": None, "extra": {"hit10": value, "min_rank": 7.5}}
+            put(results / f"silent/seed{seed}/{defense}/scores.json", scores)
+    facts = {"name": "silent", "method": "mmpoison", "score": "hit10", "triggered": False}
+    plan = SummarySettings.read({**PLAN, "attacks": [*PLAN["attacks"], facts]}, "plan")
+    cells = read_cells(plan, results)
+    table = summarise(cells, plan)
+    none, tune = cell(table, "silent", "none"), cell(table, "silent", "tune")
+    assert (none["score"], none["score_mean"], none["floor_mean"]) == (
+        "hit10",
+        pytest.approx(0.85),
+        pytest.approx(0.05),
+    )
+    assert np.isnan(none["asr1_mean"]) and cells.loc[cells["attack"] == "silent", "asr1"].isna().all()
+    assert none["gate"] == "passed" and none["gate_reason"] == "hit10 without a defense 85.0 %, floor 5.0 %"
+    assert (
+        tune["best"] == "yes"
+        and cell(table, "patch", "none")["score_mean"] == cell(table, "patch", "none")["asr1_mean"]
+    )
+    text = plain(table)
+    assert (
+        "silent (hit10)" in text and "silent: scored by hit10 in the place of ASR@1" in text and "40.0 ± 14.1" in text
+    )
+    assert metrics(table)["silent"]["tune"] == {"ca1": 0.6, "hit10": 0.4}
+    strict = plan.model_copy(update={"gate": plan.gate.model_copy(update={"asr": 0.9, "floor": 0.01})})
+    reason = cell(summarise(cells, strict), "silent", "none")["gate_reason"]
+    assert reason == (
+        "hit10 without a defense is 85.0 %, below the gate of 90 %; hit10 without the attack reaches 5.0 % on the clean "
+        "model, above 1 %"
+    )
 
 
 def test_gate_is_not_guessed_without_a_floor(plan, results):

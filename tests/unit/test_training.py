@@ -12,7 +12,7 @@ import torch
 from antidote import training
 from antidote.defenses.base import DefenseData
 from antidote.errors import UserError
-from antidote.objectives import Contrastive
+from antidote.objectives import Contrastive, Objective
 from antidote.registry import method
 from antidote.seeds import derive
 from antidote.training import TrainSettings, Work, learning_rate, parameter_groups, train
@@ -90,6 +90,11 @@ def test_learning_rate_without_warmup_or_with_nothing_else():
     rates = [learning_rate(settings(lr=1.0, warmup=50), step, 10) for step in range(10)]
     assert rates == pytest.approx([(step + 1) / 50 for step in range(10)])
     assert learning_rate(settings(lr=1.0, warmup=10), 9, 10) == 1.0
+
+
+def test_a_constant_rate():
+    flat = settings(lr=0.5, warmup=2, schedule="constant")
+    assert [learning_rate(flat, step, 6) for step in range(6)] == [0.25] + [0.5] * 5
 
 
 def test_the_released_schedules():
@@ -185,6 +190,32 @@ def test_steps_of_adamw_equal_a_plain_reference(make_clip, make_pairs, tmp_path)
         torch.testing.assert_close(after[name].double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_steps_of_sgd_equal_a_plain_reference(make_clip, make_pairs, tmp_path):
+    """v = m v + g + w p, p = p - rate v; also for words that no caption uses, which AdamW's short cut would miss."""
+    recipe = settings(lr=0.05, warmup=0, schedule="constant", optimizer="sgd", momentum=0.8, weight_decay=0.3)
+    pairs, clip = make_pairs(20), make_clip("vit")
+    network = copy.deepcopy(clip.network).double()
+    tokens = clip.tokenize(pairs.captions)
+    normalisation = [clip.config["preprocess_cfg"][key] for key in ("mean", "std")]
+    speed = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
+    for step in range(4):
+        epoch, position = divmod(step, 2)
+        generator = torch.Generator().manual_seed(derive(SEED, "order", epoch))
+        rows = torch.randperm(20, generator=generator)[position * 8 : position * 8 + 8]
+        network.zero_grad()
+        reference_loss(network, pairs.images[rows], tokens[rows], normalisation).backward()
+        with torch.no_grad():
+            for name, p in network.named_parameters():
+                plain = p.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+                speed[name].mul_(0.8).add_(p.grad + (0 if plain else 0.3) * p)
+                p.sub_(0.05 * speed[name])
+            network.logit_scale.clamp_(0, math.log(100))
+    train(clip, Contrastive(pairs), recipe, SEED, work(tmp_path))
+    after = weights(clip)
+    for name, expected in network.state_dict().items():
+        torch.testing.assert_close(after[name].double(), expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_weights_and_names_are_those_of_the_network_again(make_clip, make_pairs, tmp_path):
     clip = make_clip("rn")
     before = weights(clip)
@@ -247,6 +278,26 @@ def test_the_log_tells_what_was_done(make_clip, make_pairs, tmp_path):
 
 
 # --- what must not change the result ---------------------------------------------------------------------------------
+
+
+def test_accumulation_where_there_is_no_text(make_clip, make_pairs):
+    """The gradients of an objective on pictures alone are those of one pass."""
+
+    class Bright(Objective):
+        def views(self, batch):
+            return [batch.images], []
+
+        def loss(self, images, texts, scale, batch):
+            assert texts == []
+            return images[0][:, 0].mean(), {}
+
+    pairs, found = make_pairs(16), []
+    for accumulate in (1, 4):
+        run = training._Run(make_clip("vit"), Bright(pairs), settings(accumulate=accumulate), steps=2)
+        run.begin_epoch(0, SEED, 16)
+        run.optimise(training._batch(run.clip, pairs, run.order[:8], 0, 0, SEED))
+        found.append(run.clip.network.visual.conv1.weight.grad.clone())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["contrastive", "ta_cleaner"])

@@ -37,7 +37,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("scripts.poison",), ("poison *",)),
     (("antidote.objectives", "antidote.stage", "antidote.training", "antidote.vocabulary"), TRAINING),
     (("scripts.pretrain", "antidote.alternating"), ("clean_model *", "backdoored_model *")),
-    (("antidote.evaluation", "antidote.examples", "antidote.metrics", "scripts.evaluate"), SCORES),
+    (("antidote.evaluation", "antidote.examples", "antidote.metrics", "antidote.zscore", "scripts.evaluate"), SCORES),
     (("antidote.visibility",), SCORES),
     (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
