@@ -41,6 +41,7 @@ ADAPTERS = {
 
 SOURCES = {
     "scenes": "antidote.data.sources.scenes:Scenes",
+    "shifted_scenes": "antidote.data.sources.shifted_scenes:ShiftedScenes",
     "table": "antidote.data.sources.table:Table",
     "webdataset": "antidote.data.sources.webdataset:WebDataset",
     "folder": "antidote.data.sources.folder:Folder",

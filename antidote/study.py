@@ -24,6 +24,7 @@ from antidote.evaluation import EvaluationSettings
 from antidote.models import ADAPTER, ADAPTER_WEIGHTS, ModelSettings
 from antidote.registry import ATTACKS, DEFENSES, method
 from antidote.settings import Settings
+from antidote.shifts import places
 from antidote.summary.plan import Gate
 from antidote.training import TrainSettings
 
@@ -96,6 +97,9 @@ class Study:
         self.evaluated = self._evaluated()
         self.classes = self._named(class_names, self.evaluated.classes, "evaluation.classes")
         self.templates = self._named(templates, self.evaluated.templates, "evaluation.templates")
+        for name, shift in self.evaluated.shifts.items():
+            key = f"evaluation.shifts.{name}.classes"
+            places(self._named(class_names, shift.classes, key), self.classes, f"{self.where}: {key}")
         if self.file.target not in self.classes:
             raise UserError(
                 f"{where}: target: {self.file.target!r} is not among the {len(self.classes)} classes of "
@@ -143,8 +147,9 @@ class Study:
 
     def splits(self) -> list[tuple[str, str]]:
         """Return every dataset and split that the study reads."""
-        evaluation = (self.file.evaluation.dataset, self.file.evaluation.split)
-        return list(dict.fromkeys([*self.file.pools.splits(), evaluation]))
+        evaluation = self.file.evaluation
+        scored = [(part.dataset, part.split) for part in (evaluation, *evaluation.shifts.values())]
+        return list(dict.fromkeys([*self.file.pools.splits(), *scored]))
 
     def _check_names(self) -> None:
         entries = [("study", self.name)]
@@ -162,7 +167,9 @@ class Study:
         """Return the dataset and split behind each key of the file that names one."""
         pools = self.file.pools
         places = {f"pools.{name}": pools.place(pool) for name, pool in pools.pools().items()}
-        return {**places, "evaluation": (self.file.evaluation.dataset, self.file.evaluation.split)}
+        scored = {"evaluation": self.file.evaluation}
+        scored |= {f"evaluation.shifts.{name}": shift for name, shift in self.file.evaluation.shifts.items()}
+        return {**places, **{key: (part.dataset, part.split) for key, part in scored.items()}}
 
     def _source(self, name: str) -> SourceSettings:
         try:
@@ -184,7 +191,11 @@ class Study:
             raise UserError(
                 f"{self.where}: evaluation.classes: missing; {evaluation.dataset} names no classes of its own"
             )
-        return evaluation.model_copy(update={"classes": classes})
+        named = {
+            name: shift.model_copy(update={"classes": shift.classes or self.sources[shift.dataset].classes or classes})
+            for name, shift in evaluation.shifts.items()
+        }
+        return evaluation.model_copy(update={"classes": classes, "shifts": named})
 
     def _named(self, read, name: str, key: str) -> Any:
         try:

@@ -87,17 +87,21 @@ def option(name, value):
 
 
 def evaluated_split():
-    evaluation = STUDY.file.evaluation
-    return files(
-        f"data/{evaluation.dataset}/{evaluation.split}",
-        ["index.parquet", "manifest.json"],
-    )
+    """What a model is scored on: the evaluation's split, and those of other domains with their class names."""
+    evaluated = STUDY.evaluated
+    shifts = evaluated.shifts.values()
+    names = [file for shift in shifts for file in names_file("classes", shift.classes)]
+    places = [(evaluated.dataset, evaluated.split), *((shift.dataset, shift.split) for shift in shifts)]
+    splits = [f"data/{dataset}/{split}" for dataset, split in dict.fromkeys(places)]
+    return [file for split in splits for file in files(split, ["index.parquet", "manifest.json"])] + [
+        name for name in dict.fromkeys(names) if name not in NAMES
+    ]
 
 
 def source_names(w):
-    """Class names and prompts that captions are made from where a source has none; `scenes` writes its own."""
+    """Class names and prompts that captions are made from where a source has none; drawn scenes come with theirs."""
     source = STUDY.sources[w.dataset]
-    if source.source == "scenes":
+    if source.source in ("scenes", "shifted_scenes"):
         return []
     return names_file("templates", source.templates) + (names_file("classes", source.classes) if source.classes else [])
 

@@ -9,10 +9,11 @@ from antidote.data.names import class_names, templates
 from antidote.data.overlay import read_manifest
 from antidote.data.pairs import Pairs, load_rows
 from antidote.errors import UserError, nearest
-from antidote.evaluation import EvaluationSettings, evaluate
+from antidote.evaluation import EvaluationSettings, Shift, class_weights, evaluate
 from antidote.examples import write_examples
 from antidote.files import read_json, write_json
 from antidote.lazy import torch
+from antidote.shifts import as_floor, score_shifts
 from antidote.triggers import Trigger, load_trigger
 
 
@@ -27,9 +28,23 @@ def run(arguments: argparse.Namespace) -> None:
                         f"{nearest(arguments.target, classes)}")  # fmt: skip
     pictures = _pictures(arguments.data / settings.dataset / settings.split, settings, clip.size, len(classes))
     _check(trigger, clip.size, arguments)
-    scores = evaluate(clip, pictures, trigger, classes.index(arguments.target), classes, prompts, settings)
+    target, embeddings = classes.index(arguments.target), class_weights(clip, trigger, classes, prompts)
+    scores = evaluate(clip, pictures, trigger, target, classes, prompts, settings, embeddings)
     if arguments.poison:
         scores["extra"] = {**scores.get("extra", {}), **finding(arguments.model, arguments.poison)}
+    if arguments.examples:
+        write_examples(arguments.examples, pictures, trigger, target)
+    count = len(pictures)
+    del pictures  # the sets of other domains take their place in memory
+
+    def load(shift: Shift) -> tuple[Pairs, list[str]]:
+        names = class_names(shift.classes) if shift.classes else classes
+        return _pictures(arguments.data / shift.dataset / shift.split, shift, clip.size, len(names)), names
+
+    shifted = score_shifts(clip, load, trigger, target, classes, prompts, settings, embeddings, scores["asr1"])
+    if shifted:
+        shifted = as_floor(shifted) if arguments.defense == "floor" else shifted
+        scores["extra"] = {**scores.get("extra", {}), **shifted}
     write_json(
         arguments.output,
         {
@@ -40,13 +55,11 @@ def run(arguments: argparse.Namespace) -> None:
             **scores,
         },
     )
-    if arguments.examples:
-        write_examples(arguments.examples, pictures, trigger, classes.index(arguments.target))
-    cost.write(arguments.cost, pairs=len(pictures))
+    cost.write(arguments.cost, pairs=count)
 
 
-def _pictures(folder: Path, settings: EvaluationSettings, size: int, classes: int) -> Pairs:
-    """Load the evaluation pictures: all of the split, or every n-th of it."""
+def _pictures(folder: Path, settings: EvaluationSettings | Shift, size: int, classes: int) -> Pairs:
+    """Load the pictures to score on: all of the split, or every n-th of it."""
     pictures = load_rows(folder, None, size)
     if settings.pictures is not None and settings.pictures < len(pictures):
         pictures = pictures.take(torch.linspace(0, len(pictures) - 1, settings.pictures).long())

@@ -57,7 +57,7 @@ def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
             for seed in plan.seeds:
                 scores = _read(results, attack.name, seed, defense.name) if applies else None
                 row = _row(attack.name, defense.name, seed, scores)
-                rows.append({**row, "floor": floors[seed].asr1 if floors[seed] else None})
+                rows.append({**row, **_floors(floors[seed])})
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
     numbers = [*COLUMNS[3:], *extra]
@@ -83,6 +83,13 @@ def _read(results: Path, attack: str, seed: int, defense: str) -> Scores | None:
     if taken:
         raise UserError(f"{path}: extra.{taken[0]}: this is the name of a column that every cell has")
     return scores
+
+
+def _floors(scores: Scores | None) -> dict[str, float | None]:
+    """Return the floor, and those on other domains."""
+    if scores is None:
+        return {"floor": None}
+    return {"floor": scores.asr1, **{name: rate for name, rate in scores.extra.items() if name.startswith("floor_")}}
 
 
 def _row(attack: str, defense: str, seed: int, scores: Scores | None) -> dict:

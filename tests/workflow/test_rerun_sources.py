@@ -37,7 +37,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("scripts.poison",), ("poison *",)),
     (("antidote.objectives", "antidote.stage", "antidote.training", "antidote.vocabulary"), TRAINING),
     (("scripts.pretrain", "antidote.alternating"), ("clean_model *", "backdoored_model *")),
-    (("antidote.evaluation", "antidote.examples", "antidote.metrics", "scripts.evaluate"), SCORES),
+    (("antidote.evaluation", "antidote.examples", "antidote.metrics", "antidote.shifts", "scripts.evaluate"), SCORES),
     (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
     (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry"), ()),
@@ -45,7 +45,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("scripts.check", "scripts.readme", "scripts.schema", "scripts.show"), ()),
     # Methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
-    (("antidote.data.sources.*", "antidote.visibility"), ()),
+    (("antidote.data.sources.*", "antidote.data.styles", "antidote.visibility"), ()),
 ]
 
 
