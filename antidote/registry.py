@@ -15,6 +15,8 @@ ATTACKS = {
     "attention": "antidote.attacks.attention:Attention",
     "trojvqa": "antidote.attacks.trojvqa:TrojVQA",
     "wanet": "antidote.attacks.wanet:WaNet",
+    "maba": "antidote.attacks.maba:MABA",
+    "flba": "antidote.attacks.flba:FLBA",
 }
 
 DEFENSES = {
@@ -35,6 +37,7 @@ DEFENSES = {
 
 ADAPTERS = {
     "classifier_head": "antidote.adapters.classifier_head:ClassifierHead",
+    "few_shot_head": "antidote.adapters.few_shot_head:FewShotHead",
     "visual_prompts": "antidote.adapters.visual_prompts:VisualPrompts",
     "patch_masking": "antidote.adapters.patch_masking:PatchMasking",
 }

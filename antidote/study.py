@@ -134,6 +134,10 @@ class Study:
             f"{self.where}: attacks.{attack}.training",
         )
 
+    def few_shot(self, attack: str) -> bool:
+        """Tell whether an attack is one on a support set, with a clean encoder under it."""
+        return method("attack", self.attacks[attack].method).threat_model == "few-shot"
+
     def extra_files(self, defense: str) -> tuple[str, ...]:
         """Return the files that a defense's model folder has beside those of every model folder."""
         kind = method("defense", self.defenses[defense].method)
@@ -220,6 +224,14 @@ class Study:
             raise UserError(
                 f"{self.where}: pools.inversion: is missing, and the trigger of {name!r} is fitted on its pairs"
             )
+        if method("attack", settings.method).threat_model == "few-shot":
+            self._check_shots("attack", name)
+            if settings.training:
+                raise UserError(
+                    f"{self.where}: attacks.{name}.training: nothing is trained on poisoned pairs here; the recipe of "
+                    f"who trains on the support set is `victim_training`"
+                )
+            return settings
         pool = self.file.pools.poison
         if pool is None:
             raise UserError(f"{self.where}: pools.poison: is missing; attacks choose the pairs they poison from it")
@@ -246,7 +258,7 @@ class Study:
         if kind.access == "clean-pairs" and self.file.pools.defense is None:
             raise UserError(f"{self.where}: pools.defense: is missing, and the defense {name!r} needs clean pairs")
         if kind.access == "few-labelled":
-            self._check_shots(name)
+            self._check_shots("defense", name)
         config = model_config(self.file.model.name)
         if kind.fits(config) is None:
             try:
@@ -255,10 +267,10 @@ class Study:
                 raise UserError(f"{self.where}: defenses.{name}.{error}") from None
         return settings
 
-    def _check_shots(self, defense: str) -> None:
+    def _check_shots(self, kind: str, name: str) -> None:
         pools = self.file.pools
         if pools.shots is None:
-            raise UserError(f"{self.where}: pools.shots: is missing; the defense {defense!r} needs labelled pictures")
+            raise UserError(f"{self.where}: pools.shots: is missing; the {kind} {name!r} needs labelled pictures")
         dataset, _ = pools.place(pools.shots)
         named = self.sources[dataset].classes
         if dataset != self.file.evaluation.dataset and named != self.evaluated.classes:
@@ -272,7 +284,11 @@ class Study:
         config = model_config(self.file.model.name)
         reasons = {name: method("defense", entry.method).fits(config) for name, entry in self.defenses.items()}
         unfit = {name: reason for name, reason in reasons.items() if reason}
-        return [(a, d, f"{self.file.model.name}: {reason}") for a in self.attacks for d, reason in unfit.items()]
+        found = {(a, d): f"{self.file.model.name}: {reason}" for a in self.attacks for d, reason in unfit.items()}
+        for attack in filter(self.few_shot, self.attacks):
+            reason = f"{self.attacks[attack].method}: the backdoor is in a few-shot classifier, not in the CLIP"
+            found |= {(attack, defense): reason for defense in self.defenses if defense != "none"}
+        return [(attack, defense, reason) for (attack, defense), reason in found.items()]
 
     def _entry(self, kind: str, table: Mapping[str, str], name: str, entry: dict[str, Any]) -> Any:
         where = f"{self.where}: {kind}s.{name}"

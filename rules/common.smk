@@ -49,6 +49,14 @@ POISON = ["manifest.parquet", "poisoned.tar"]
 GPU = int(has_gpu())
 
 
+# Files that a defense may add to its model folder, and the user under a few-shot attack to the clean reference's.
+ADAPTER = ["adapter.json", "adapter.safetensors"]
+
+# Attacks on a support set, and those on the training of the model.
+FEW_SHOT = [name for name in STUDY.attacks if STUDY.few_shot(name)]
+ON_TRAINING = [name for name in STUDY.attacks if not STUDY.few_shot(name)]
+
+
 def alternatives(names):
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
@@ -184,7 +192,9 @@ def defenses_with(files):
 
 
 def added_files(w):
-    """What the defense added to the model under test."""
+    """What the defense, or the user under a few-shot attack, added to the model under test."""
+    if w.attack in FEW_SHOT:
+        return files(f"{RESULTS}/{w.attack}/seed{w.seed}/model", ADAPTER)
     return files(f"{RESULTS}/{w.attack}/seed{w.seed}/{w.defense}/model", STUDY.extra_files(w.defense))
 
 
@@ -195,7 +205,7 @@ def found_poison(w):
 
 def model_modules(w):
     """The module that reads the adapter of the model under test."""
-    adapter = defense_kind(w).adapter
+    adapter = "few_shot_head" if w.attack in FEW_SHOT else defense_kind(w).adapter
     return [module("adapter", adapter)] if adapter else []
 
 
