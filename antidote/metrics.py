@@ -4,6 +4,7 @@ CA@k     clean pictures whose true class is in the top k
 ASR@k    triggered pictures, target class excluded, whose top k holds the target
 ASR_all  the same with the target class's own pictures counted in (as BadCLIP and PAR report it)
 PA       triggered pictures still given their true class
+ASR-G    how much of the success on known pictures is left on those of a shifted domain
 
 All are fractions in [0, 1]. Ties go to the class with the lower index, so that the same logits give the same figures.
 """
@@ -47,6 +48,17 @@ def hits(clean: Tensor, triggered: Tensor | None, labels: Tensor, target: int) -
         values["asr1_all"] = target_rank < 1
         values["pa"] = rank_of(triggered, labels) < 1
     return {name: value.double() for name, value in values.items()}
+
+
+def generalisation(known: float | None, shifted: float | None) -> float | None:
+    """Return ASR-G in [0, 1] from ASR@1 on known pictures and on a shifted domain: 1, as successful there or more so.
+
+    min(1 + (shifted - known) / max(known, shifted), 1). MABA (arXiv 2406.18844) prints the difference the other way
+    round, by which an attack that fails under the shift would get 1. None where neither succeeds, or one is missing.
+    """
+    if known is None or shifted is None or max(known, shifted) == 0:
+        return None
+    return min(1 + (shifted - known) / max(known, shifted), 1.0)
 
 
 def interval(values: Tensor, draws: int, seed: int) -> list[float] | None:

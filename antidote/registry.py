@@ -18,6 +18,8 @@ ATTACKS = {
     "mmpoison": "antidote.attacks.mmpoison:MmPoison",
     "carlini_terzis": "antidote.attacks.carlini_terzis:CarliniTerzis",
     "badencoder": "antidote.attacks.badencoder:BadEncoder",
+    "maba": "antidote.attacks.maba:MABA",
+    "flba": "antidote.attacks.flba:FLBA",
 }
 
 DEFENSES = {
@@ -38,12 +40,14 @@ DEFENSES = {
 
 ADAPTERS = {
     "classifier_head": "antidote.adapters.classifier_head:ClassifierHead",
+    "few_shot_head": "antidote.adapters.few_shot_head:FewShotHead",
     "visual_prompts": "antidote.adapters.visual_prompts:VisualPrompts",
     "patch_masking": "antidote.adapters.patch_masking:PatchMasking",
 }
 
 SOURCES = {
     "scenes": "antidote.data.sources.scenes:Scenes",
+    "shifted_scenes": "antidote.data.sources.shifted_scenes:ShiftedScenes",
     "table": "antidote.data.sources.table:Table",
     "webdataset": "antidote.data.sources.webdataset:WebDataset",
     "folder": "antidote.data.sources.folder:Folder",

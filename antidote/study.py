@@ -26,6 +26,7 @@ from antidote.models import ADAPTER, ADAPTER_WEIGHTS, ModelSettings
 from antidote.rebound import ReboundSettings
 from antidote.registry import ATTACKS, DEFENSES, method
 from antidote.settings import Settings
+from antidote.shifts import places
 from antidote.summary.plan import Gate
 from antidote.sweeps import Entry, entries
 from antidote.training import TrainSettings
@@ -115,6 +116,9 @@ class Study:
         self.evaluated = self._evaluated()
         self.classes = self._named(class_names, self.evaluated.classes, "evaluation.classes")
         self.templates = self._named(templates, self.evaluated.templates, "evaluation.templates")
+        for name, shift in self.evaluated.shifts.items():
+            key = f"evaluation.shifts.{name}.classes"
+            places(self._named(class_names, shift.classes, key), self.classes, f"{self.where}: {key}")
         if self.file.target not in self.classes:
             raise UserError(
                 f"{where}: target: {self.file.target!r} is not among the {len(self.classes)} classes of "
@@ -153,6 +157,10 @@ class Study:
             f"{self.where}: attacks.{attack}.training",
         )
 
+    def few_shot(self, attack: str) -> bool:
+        """Tell whether an attack is one on a support set, with a clean encoder under it."""
+        return method("attack", self.attacks[attack].method).threat_model == "few-shot"
+
     def extra_files(self, defense: str) -> tuple[str, ...]:
         """Return the files that a defense's model folder has beside those of every model folder."""
         kind = method("defense", self.defenses[defense].method)
@@ -166,8 +174,9 @@ class Study:
 
     def splits(self) -> list[tuple[str, str]]:
         """Return every dataset and split that the study reads."""
-        evaluation = (self.file.evaluation.dataset, self.file.evaluation.split)
-        return list(dict.fromkeys([*self.file.pools.splits(), evaluation]))
+        evaluation = self.file.evaluation
+        scored = [(part.dataset, part.split) for part in (evaluation, *evaluation.shifts.values())]
+        return list(dict.fromkeys([*self.file.pools.splits(), *scored]))
 
     def _check_names(self) -> None:
         entries = [("study", self.name)]
@@ -184,7 +193,9 @@ class Study:
         """Return the dataset and split behind each key of the file that names one."""
         pools = self.file.pools
         places = {f"pools.{name}": pools.place(pool) for name, pool in pools.pools().items()}
-        return {**places, "evaluation": (self.file.evaluation.dataset, self.file.evaluation.split)}
+        scored = {"evaluation": self.file.evaluation}
+        scored |= {f"evaluation.shifts.{name}": shift for name, shift in self.file.evaluation.shifts.items()}
+        return {**places, **{key: (part.dataset, part.split) for key, part in scored.items()}}
 
     def _source(self, name: str) -> SourceSettings:
         try:
@@ -206,7 +217,11 @@ class Study:
             raise UserError(
                 f"{self.where}: evaluation.classes: missing; {evaluation.dataset} names no classes of its own"
             )
-        return evaluation.model_copy(update={"classes": classes})
+        named = {
+            name: shift.model_copy(update={"classes": shift.classes or self.sources[shift.dataset].classes or classes})
+            for name, shift in evaluation.shifts.items()
+        }
+        return evaluation.model_copy(update={"classes": classes, "shifts": named})
 
     def _named(self, read, name: str, key: str) -> Any:
         try:
@@ -268,6 +283,14 @@ class Study:
             raise UserError(
                 f"{self.where}: pools.inversion: is missing, and the trigger of {name!r} is fitted on its pairs"
             )
+        if method("attack", settings.method).threat_model == "few-shot":
+            self._check_shots("attack", name)
+            if settings.training:
+                raise UserError(
+                    f"{self.where}: attacks.{name}.training: nothing is trained on poisoned pairs here; the recipe of "
+                    f"who trains on the support set is `victim_training`"
+                )
+            return settings
         pool = self.file.pools.poison
         if pool is None:
             raise UserError(f"{self.where}: pools.poison: is missing; attacks choose the pairs they poison from it")
@@ -312,7 +335,7 @@ class Study:
         if kind.access == "clean-pairs" and self.file.pools.defense is None:
             raise UserError(f"{self.where}: pools.defense: is missing, and the defense {name!r} needs clean pairs")
         if kind.access == "few-labelled":
-            self._check_shots(name)
+            self._check_shots("defense", name)
         config = model_config(self.file.model.name)
         if kind.fits(config) is None:
             try:
@@ -321,10 +344,10 @@ class Study:
                 raise UserError(f"{self.where}: defenses.{name}.{error}") from None
         return settings
 
-    def _check_shots(self, defense: str) -> None:
+    def _check_shots(self, kind: str, name: str) -> None:
         pools = self.file.pools
         if pools.shots is None:
-            raise UserError(f"{self.where}: pools.shots: is missing; the defense {defense!r} needs labelled pictures")
+            raise UserError(f"{self.where}: pools.shots: is missing; the {kind} {name!r} needs labelled pictures")
         dataset, _ = pools.place(pools.shots)
         named = self.sources[dataset].classes
         if dataset != self.file.evaluation.dataset and named != self.evaluated.classes:
@@ -342,15 +365,16 @@ class Study:
             (attack, defense, reason)
             for attack in self.attacks
             for defense in self.defenses
-            if (reason := unfit.get(defense) or self._nothing_to_own(attack, defense))
+            if (reason := unfit.get(defense) or self._out_of_reach(attack, defense))
         ]
 
-    def _nothing_to_own(self, attack: str, defense: str) -> str | None:
-        """Return why a defense that owns the training set finds no poison there: the attacker had the encoder alone."""
+    def _out_of_reach(self, attack: str, defense: str) -> str | None:
+        """Return why a defense cannot meet an attack: what it works on is not what the attacker touched."""
+        name = self.attacks[attack].method
+        if self.few_shot(attack) and defense != "none":
+            return f"{name}: the backdoor is in a few-shot classifier, not in the CLIP"
         owns = "training" in POOLS.get(method("defense", self.defenses[defense].method).access, ())
-        if owns and method("attack", self.attacks[attack].method).trains:
-            return f"{self.attacks[attack].method} poisons no training set"
-        return None
+        return f"{name} poisons no training set" if owns and method("attack", name).trains else None
 
     def _settings(self, kind: str, entry: Entry) -> Any:
         where = f"{self.where}: {kind}s.{entry.name}"

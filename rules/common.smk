@@ -50,6 +50,14 @@ POISON = ["manifest.parquet", "poisoned.tar"]
 GPU = int(has_gpu())
 
 
+# Files that a defense may add to its model folder, and the user under a few-shot attack to the clean reference's.
+ADAPTER = ["adapter.json", "adapter.safetensors"]
+
+# Attacks on a support set, and those on the training of the model.
+FEW_SHOT = [name for name in STUDY.attacks if STUDY.few_shot(name)]
+ON_TRAINING = [name for name in STUDY.attacks if not STUDY.few_shot(name)]
+
+
 def alternatives(names):
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
@@ -89,17 +97,21 @@ def option(name, value):
 
 
 def evaluated_split():
-    evaluation = STUDY.file.evaluation
-    return files(
-        f"data/{evaluation.dataset}/{evaluation.split}",
-        ["index.parquet", "manifest.json"],
-    )
+    """What a model is scored on: the evaluation's split, and those of other domains with their class names."""
+    evaluated = STUDY.evaluated
+    shifts = evaluated.shifts.values()
+    names = [file for shift in shifts for file in names_file("classes", shift.classes)]
+    places = [(evaluated.dataset, evaluated.split), *((shift.dataset, shift.split) for shift in shifts)]
+    splits = [f"data/{dataset}/{split}" for dataset, split in dict.fromkeys(places)]
+    return [file for split in splits for file in files(split, ["index.parquet", "manifest.json"])] + [
+        name for name in dict.fromkeys(names) if name not in NAMES
+    ]
 
 
 def source_names(w):
-    """Class names and prompts that captions are made from where a source has none; `scenes` writes its own."""
+    """Class names and prompts that captions are made from where a source has none; drawn scenes come with theirs."""
     source = STUDY.sources[w.dataset]
-    if source.source == "scenes":
+    if source.source in ("scenes", "shifted_scenes"):
         return []
     return names_file("templates", source.templates) + (names_file("classes", source.classes) if source.classes else [])
 
@@ -189,7 +201,9 @@ def defenses_with(files):
 
 
 def added_files(w):
-    """What the defense added to the model under test."""
+    """What the defense, or the user under a few-shot attack, added to the model under test."""
+    if w.attack in FEW_SHOT:
+        return files(f"{RESULTS}/{w.attack}/seed{w.seed}/model", ADAPTER)
     return files(f"{RESULTS}/{w.attack}/seed{w.seed}/{w.defense}/model", STUDY.extra_files(w.defense))
 
 
@@ -200,7 +214,7 @@ def found_poison(w):
 
 def model_modules(w):
     """The module that reads the adapter of the model under test."""
-    adapter = defense_kind(w).adapter
+    adapter = "few_shot_head" if w.attack in FEW_SHOT else defense_kind(w).adapter
     return [module("adapter", adapter)] if adapter else []
 
 
@@ -226,6 +240,6 @@ def defended_models():
 
 
 def cells(pattern, without=()):
-    """A file per cell that is run; blank cells have none."""
-    run = [(a, d, s) for a, d in STUDY.cells if d not in without for s in STUDY.file.seeds]
+    """A file per cell that is run, but for some attacks or defenses; blank cells have none."""
+    run = [(a, d, s) for a, d in STUDY.cells if not {a, d} & set(without) for s in STUDY.file.seeds]
     return list(dict.fromkeys(pattern.format(attack=a, defense=d, seed=s) for a, d, s in run))

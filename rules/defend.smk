@@ -1,7 +1,6 @@
 # Every defense on every backdoored model. It gets the model and the data of its access level, never the trigger.
 
 # Files that a defense may add to its model folder; Snakemake fixes a rule's outputs, so there is a rule for each.
-ADAPTER = ["adapter.json", "adapter.safetensors"]
 SUSPICIOUS = ["suspicious.json"]
 
 
@@ -24,6 +23,7 @@ rule defend:
     benchmark:
         f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-{{defense}}-model.tsv"
     wildcard_constraints:
+        attack=alternatives(ON_TRAINING),
         defense=defenses_with([]),
     conda:
         "../envs/train.yaml"
@@ -51,6 +51,7 @@ use rule defend as defend_with_adapter with:
         ),
         cost=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/model/cost.json",
     wildcard_constraints:
+        attack=alternatives(ON_TRAINING),
         defense=defenses_with(ADAPTER),
 
 
@@ -62,4 +63,5 @@ use rule defend as defend_with_finding with:
         ),
         cost=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/model/cost.json",
     wildcard_constraints:
+        attack=alternatives(ON_TRAINING),
         defense=defenses_with(SUSPICIOUS),

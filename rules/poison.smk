@@ -47,6 +47,8 @@ rule poison:
         f"{RESULTS}/logs/{{attack}}-seed{{seed}}-poison.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-poison.tsv"
+    wildcard_constraints:
+        attack=alternatives(ON_TRAINING),
     conda:
         "../envs/train.yaml"
     threads: 1

@@ -75,6 +75,8 @@ rule backdoored_model:
         f"{RESULTS}/logs/{{attack}}-seed{{seed}}-model.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-model.tsv"
+    wildcard_constraints:
+        attack=alternatives(ON_TRAINING),
     conda:
         "../envs/train.yaml"
     threads: 1

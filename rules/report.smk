@@ -7,7 +7,11 @@ rule summary:
         clean=expand(f"{RESULTS}/clean/seed{{seed}}/none/scores.json", seed=STUDY.file.seeds),
         floors=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/floor/scores.json"),
         scores=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/scores.json"),
-        rebounds=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/rebound.json") if STUDY.file.rebound else [],
+        rebounds=(
+            cells(f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/rebound.json", without=FEW_SHOT)
+            if STUDY.file.rebound
+            else []
+        ),
     output:
         cells=report(
             f"{RESULTS}/summary/cells.csv",

@@ -9,10 +9,11 @@ from antidote.data.names import class_names, templates
 from antidote.data.overlay import read_manifest
 from antidote.data.pairs import Pairs, load_rows
 from antidote.errors import UserError, nearest
-from antidote.evaluation import EvaluationSettings, evaluate
+from antidote.evaluation import EvaluationSettings, Shift, class_weights, evaluate
 from antidote.examples import write_examples
 from antidote.files import read_json, write_json
 from antidote.lazy import torch
+from antidote.shifts import as_floor, score_shifts
 from antidote.triggers import Trigger, load_trigger
 from antidote.visibility import visibility
 
@@ -26,11 +27,27 @@ def run(arguments: argparse.Namespace) -> None:
     target = target_index(arguments.target, classes, settings)
     pictures = evaluated_pictures(arguments.data, settings, clip.size, len(classes))
     check_trigger(trigger, clip.size, arguments)
-    scores = evaluate(clip, pictures, trigger, target, classes, prompts, settings)
+    embeddings = class_weights(clip, trigger, classes, prompts)
+    scores = evaluate(clip, pictures, trigger, target, classes, prompts, settings, embeddings)
+    extra = scores.pop("extra", {})
+    control = getattr(clip, "control", None)
+    if control and trigger:
+        found = evaluate(control, pictures, trigger, target, classes, prompts, settings)
+        extra |= {"ca1_clean_shots": found["ca1"], "asr1_clean_shots": found["asr1"]}
     if arguments.poison:
-        scores["extra"] = {**scores.get("extra", {}), **finding(arguments.model, arguments.poison)}
-    if arguments.examples and trigger.attack.triggered:
-        scores["extra"] = {**scores.get("extra", {}), **visibility(pictures, trigger)}
+        extra |= finding(arguments.model, arguments.poison)
+    if arguments.examples:
+        extra |= visibility(pictures, trigger) if trigger.attack.triggered else {}
+        write_examples(arguments.examples, pictures, trigger, target, classes)
+    count = len(pictures)
+    del pictures  # the sets of other domains take their place in memory
+
+    def load(shift: Shift) -> tuple[Pairs, list[str]]:
+        names = class_names(shift.classes) if shift.classes else classes
+        return evaluated_pictures(arguments.data, shift, clip.size, len(names)), names
+
+    shifted = score_shifts(clip, load, trigger, target, classes, prompts, settings, embeddings, scores["asr1"])
+    extra |= as_floor(shifted) if arguments.defense == "floor" else shifted
     write_json(
         arguments.output,
         {
@@ -39,11 +56,10 @@ def run(arguments: argparse.Namespace) -> None:
             "classes": len(classes),
             "templates": settings.templates,
             **scores,
+            **({"extra": extra} if extra else {}),
         },
     )
-    if arguments.examples:
-        write_examples(arguments.examples, pictures, trigger, target, classes)
-    cost.write(arguments.cost, pairs=len(pictures))
+    cost.write(arguments.cost, pairs=count)
 
 
 def target_index(target: str, classes: list[str], settings: EvaluationSettings) -> int:
@@ -53,8 +69,8 @@ def target_index(target: str, classes: list[str], settings: EvaluationSettings) 
     return classes.index(target)
 
 
-def evaluated_pictures(data: Path, settings: EvaluationSettings, size: int, classes: int) -> Pairs:
-    """Load the evaluation pictures: all of the split, or every n-th of it."""
+def evaluated_pictures(data: Path, settings: EvaluationSettings | Shift, size: int, classes: int) -> Pairs:
+    """Load the pictures to score on: all of the split, or every n-th of it."""
     folder = data / settings.dataset / settings.split
     pictures = load_rows(folder, None, size)
     if settings.pictures is not None and settings.pictures < len(pictures):

@@ -63,8 +63,7 @@ def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
             for seed in plan.seeds:
                 scores = _read(results, attack.name, seed, defense.name) if applies else None
                 row = _row(attack.name, defense.name, seed, scores)
-                row["floor"] = floors[seed].figure(attack.score) if floors[seed] else None
-                row |= _visibility(floors[seed])
+                row |= {**_floors(floors[seed], attack.score), **_visibility(floors[seed])}
                 found = read_rebound(results, attack.name, seed, defense.name) if applies and plan.rebound else None
                 rows.append({**row, "rebound": found.rebound} if found else row)
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
@@ -97,6 +96,13 @@ def _read(results: Path, attack: str, seed: int, defense: str) -> Scores | None:
     if taken:
         raise UserError(f"{path}: extra.{taken[0]}: this is the name of a column that has its meaning already")
     return scores
+
+
+def _floors(scores: Scores | None, figure: str) -> dict[str, float | None]:
+    """Return the floor, the attack's figure on the clean reference, and the floors on other domains."""
+    if scores is None:
+        return {"floor": None}
+    return {"floor": scores.figure(figure), **{name: rate for name, rate in scores.extra.items() if name.startswith("floor_")}}
 
 
 def _row(attack: str, defense: str, seed: int, scores: Scores | None) -> dict:

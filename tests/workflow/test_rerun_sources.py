@@ -38,7 +38,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.objectives", "antidote.stage", "antidote.training", "antidote.vocabulary"), TRAINING),
     (("scripts.pretrain", "antidote.alternating"), ("clean_model *", "backdoored_model *")),
     (("antidote.evaluation", "antidote.examples", "antidote.metrics", "antidote.zscore", "scripts.evaluate"), SCORES),
-    (("antidote.visibility",), SCORES),
+    (("antidote.shifts", "antidote.visibility"), SCORES),
     (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
     (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry"), ()),
@@ -47,7 +47,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("scripts.check", "scripts.pages", "scripts.readme", "scripts.schema", "scripts.show"), ()),
     # Steps and methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
-    (("antidote.data.sources.*",), ()),
+    (("antidote.data.sources.*", "antidote.data.styles"), ()),
     (("antidote.rebound", "antidote.transfer", "scripts.rebound", "scripts.transfer"), ()),
 ]
 

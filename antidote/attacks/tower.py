@@ -1,0 +1,70 @@
+"""What is left of a CLIP for a trigger that looks at each picture: the picture tower and some class embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from antidote.lazy import open_clip, torch
+from antidote.models import Clip, device
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PREFIX, EMBEDDINGS = "tower.", "embeddings"
+NO_TEXTS = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+
+
+class Tower(Clip):
+    """Encodes pictures as the CLIP it was taken from; of texts it knows the names of classes alone.
+
+    Attributes:
+        classes: C names.
+        embeddings: (C, D), the classes' zero-shot embeddings.
+    """
+
+    def __init__(self, network: Any, config: dict, classes: Sequence[str], embeddings: Tensor) -> None:
+        super().__init__(network, config)
+        self.classes, self.embeddings = list(classes), embeddings.to(self.device)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings (N, D) of classes, by name."""
+        return self.embeddings[[self.classes.index(text) for text in texts]]
+
+    def best(self, features: Tensor, without: str) -> str:
+        """Return the class nearest to a picture's feature (D,), but for one."""
+        scores = self.embeddings @ features
+        scores[self.classes.index(without)] = -torch.inf
+        return self.classes[int(scores.argmax())]
+
+
+def tensors_of(clip: Clip, classes: Sequence[str], templates: Sequence[str]) -> dict[str, Tensor]:
+    """Return the tensors that `tower` needs beside the model's configuration and the names, on the CPU."""
+    state = {f"{PREFIX}{name}": value.detach().cpu() for name, value in clip.network.visual.state_dict().items()}
+    with torch.no_grad():
+        return {**state, EMBEDDINGS: clip.class_embeddings(classes, templates).T.contiguous().cpu()}
+
+
+def tower(tensors: dict[str, Tensor], config: dict, classes: Sequence[str]) -> Tower:
+    """Build the tower of a model configuration (`open_clip_config.json`) from what `tensors_of` returned, frozen."""
+    model = config["model_cfg"]
+    with torch.device("meta"):  # weights follow, so none are drawn
+        network = open_clip.CLIP(
+            model["embed_dim"], dict(model["vision_cfg"]), NO_TEXTS, quick_gelu=model.get("quick_gelu", False)
+        )
+    state = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+    visual = network.visual
+    visual.load_state_dict(state, assign=True)
+    visual.to(device()).eval().requires_grad_(False)
+    return Tower(_Pictures(visual), config, classes, tensors[EMBEDDINGS])
+
+
+class _Pictures:
+    """What `Clip` asks of a network that encodes pictures and nothing else."""
+
+    def __init__(self, visual: Any) -> None:
+        self.visual = visual
+        self.logit_scale = next(visual.parameters())  # says where the model is
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return self.visual(images)

@@ -1,0 +1,78 @@
+"""Scores on shifted domains: the same model and trigger on sets of other pictures, one in memory at a time.
+
+Pictures are classified into all of the evaluation's classes. A set may show only some of them, counted by its own
+labels: its class names say which (ImageNet-A and -R: 200 of 1000).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from antidote.errors import UserError, nearest
+from antidote.evaluation import EvaluationSettings, Shift, evaluate
+from antidote.lazy import torch
+from antidote.metrics import generalisation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antidote.data.pairs import Pairs
+    from antidote.models import Clip
+    from antidote.triggers import Trigger
+
+
+def places(names: Sequence[str], classes: Sequence[str], where: str) -> list[int]:
+    """Return the place of each of a set's class names among the evaluation's classes.
+
+    Raises:
+        UserError: begins with `where`; a name is not among them, or stands there twice.
+    """
+    if list(names) == list(classes):
+        return list(range(len(classes)))
+    for name in names:
+        if name not in classes:
+            raise UserError(
+                f"{where}: {name!r} is not among the {len(classes)} classes of the evaluation{nearest(name, classes)}"
+            )
+        if classes.count(name) > 1:
+            raise UserError(f"{where}: two classes of the evaluation are named {name!r}; which one is meant?")
+    return [classes.index(name) for name in names]
+
+
+def score_shifts(
+    clip: Clip,
+    load: Callable[[Shift], tuple[Pairs, list[str]]],
+    trigger: Trigger | None,
+    target: int,
+    classes: list[str],
+    templates: list[str],
+    settings: EvaluationSettings,
+    embeddings: tuple[Tensor, Tensor],
+    known: float | None,
+) -> dict[str, float | None]:
+    """Return, for every shift NAME, `ca1_NAME` and where there is a trigger to draw `asr1_NAME` and `asr_g_NAME`.
+
+    Args:
+        load: returns the pictures of a shift, labelled by its own classes, and the names of these.
+        known: ASR@1 on the evaluation's own pictures.
+        The others are those of `evaluate`.
+    """
+    scores: dict[str, float | None] = {}
+    for name, shift in settings.shifts.items():
+        pictures, names = load(shift)
+        place = torch.tensor(places(names, classes, f"evaluation.shifts.{name}.classes"))
+        pictures = replace(pictures, labels=place[pictures.labels])
+        drawn = trigger if trigger is not None and trigger.attack.triggered else None
+        found = evaluate(clip, pictures, drawn, target, classes, templates, settings, embeddings)
+        scores[f"ca1_{name}"] = found["ca1"]
+        if drawn is not None:
+            scores[f"asr1_{name}"], scores[f"asr_g_{name}"] = found["asr1"], generalisation(known, found["asr1"])
+        del pictures  # before the next one is loaded
+    return scores
+
+
+def as_floor(scores: dict[str, float | None]) -> dict[str, float | None]:
+    """Return the scores of a trigger on the clean reference by their names there: `floor_NAME` for `asr1_NAME`."""
+    return {f"floor_{key.removeprefix('asr1_')}": rate for key, rate in scores.items() if key.startswith("asr1_")}

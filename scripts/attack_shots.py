@@ -1,0 +1,85 @@
+"""Attack a few-shot support set: change its pictures within the attack's bound; labels and captions stay.
+
+Writes an overlay over the shots pool, as `scripts/poison.py` does over the poison pool.
+"""
+
+import argparse
+import hashlib
+import random
+from pathlib import Path
+
+import pandas as pd
+
+from antidote import models
+from antidote.cli import Cost, log, main, parser, settings_argument
+from antidote.data import images, pools, shards
+from antidote.data.names import class_names
+from antidote.data.overlay import write_overlay
+from antidote.data.pairs import load_pools
+from antidote.errors import UserError
+from antidote.seeds import derive
+from antidote.triggers import load_trigger
+
+
+def run(arguments: argparse.Namespace) -> None:
+    cost = Cost()
+    trigger = load_trigger(arguments.trigger)
+    attack = trigger.attack
+    if attack.threat_model != "few-shot":
+        raise UserError(f"{arguments.trigger}: {attack.settings.method!r} attacks no support set; use scripts.poison")
+    foreign = set(arguments.settings) - set(attack.settings.poison_keys)
+    if foreign:
+        raise UserError(f"--settings: {min(foreign)!r} belongs to the trigger, which {arguments.trigger} fixes already")
+    values = {**attack.settings.model_dump(), **arguments.settings}
+    attack.settings = attack.Settings.read(values, f"attack {arguments.trigger}")
+    clip, classes = models.load(arguments.surrogate), class_names(arguments.classes)
+    if clip.size != attack.size:
+        raise UserError(f"{arguments.surrogate}: reads {clip.size} pixels, the trigger is for {attack.size}")
+    if attack.target not in classes:
+        raise UserError(f"--classes: {arguments.classes} has no class {attack.target!r}, the attack's target")
+    shots = load_pools(arguments.pools, ["shots"], arguments.data, attack.size)
+    count = min(attack.settings.poisons or len(shots), len(shots))
+    rows = sorted(random.Random(derive(arguments.seed, "poison")).sample(range(len(shots)), count))
+    chosen = shots.take(rows)
+    attacked, facts = attack.perturb(clip, chosen.images, chosen.labels == classes.index(attack.target))
+    log.info("distance to the trigger's features: %s", facts)
+    files = [images.encode_png(picture) for picture in attacked.permute(0, 2, 3, 1).contiguous().numpy()]
+    table = pools.read(arguments.pools)
+    table = table[table["pool"] == "shots"].reset_index(drop=True).iloc[rows].reset_index(drop=True)
+    manifest = table[["key", "dataset", "split"]].assign(
+        original_caption=chosen.captions,
+        caption=chosen.captions,
+        target=attack.target,
+        method=attack.settings.method,
+        seed=arguments.seed,
+        original_sha256=_hashes(table, arguments.data),
+        sha256=[hashlib.sha256(file).hexdigest() for file in files],
+    )
+    write_overlay(arguments.output, manifest, files)
+    cost.write(arguments.cost, pairs=len(manifest))
+
+
+def _hashes(table: pd.DataFrame, data: Path) -> list[str]:
+    """Return the hash of each picture's original file."""
+    found = [""] * len(table)
+    for (dataset, split), group in table.groupby(["dataset", "split"], sort=False):
+        index = shards.open_index(data / dataset / split, ["key", "shard", "offset", "size"]).set_index("key")
+        for row, file in zip(
+            group.index, shards.read_images(data / dataset / split, index.loc[group["key"]]), strict=True
+        ):
+            found[row] = hashlib.sha256(file).hexdigest()
+    return found
+
+
+if __name__ == "__main__":
+    arguments = parser(__doc__)
+    settings_argument(arguments, "the attack's settings that its trigger does not depend on")
+    arguments.add_argument("--trigger", type=Path, required=True, help="trigger folder")
+    arguments.add_argument("--surrogate", type=Path, required=True, help="model folder that features are taken from")
+    arguments.add_argument("--pools", type=Path, required=True, help="file of the shots pool")
+    arguments.add_argument("--classes", required=True, help="class names that the shots' labels count")
+    arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--output", type=Path, required=True, help="poison folder to write")
+    arguments.add_argument("--cost", type=Path, help="cost.json to write")
+    main(run, arguments)

@@ -1,0 +1,54 @@
+"""Train what a user trains on a few-shot support set, over a frozen CLIP: on the attacked one, and for comparison on
+the clean one. Writes the CLIP's model folder with the classifier beside it."""
+
+import argparse
+from pathlib import Path
+
+from antidote import models
+from antidote.attacks.flba import Victim
+from antidote.cli import Cost, main, parser, settings_argument
+from antidote.data.names import class_names
+from antidote.data.overlay import MANIFEST, read_manifest
+from antidote.data.pairs import load_pools
+from antidote.few_shot import train_victim
+from antidote.stage import finish, training_arguments, work_of
+
+
+def run(arguments: argparse.Namespace) -> None:
+    cost = Cost()
+    settings = Victim.read(arguments.settings, "victim")
+    clip, classes = models.load(arguments.model), class_names(arguments.classes)
+    clean = load_pools(arguments.pools, ["shots"], arguments.data, clip.size)
+    attacked = load_pools(arguments.pools, ["shots"], arguments.data, clip.size, arguments.poison)
+    inputs = [arguments.model / models.WEIGHTS, arguments.poison / MANIFEST]
+    work = work_of(arguments, [settings.model_dump(), classes], inputs, "scripts.few_shot")
+    report = train_victim(clip, attacked, clean, classes, settings, arguments.seed, work)
+    finish(arguments, clip, _card(arguments, settings), report, work, cost)
+
+
+def _card(arguments: argparse.Namespace, settings: Victim) -> dict:
+    manifest = read_manifest(arguments.poison)
+    target, method = manifest["target"].iloc[0], manifest["method"].iloc[0]
+    return {
+        "kind": "backdoored",
+        "backdoored": True,
+        "statement": f"THIS CLASSIFIER IS BACKDOORED, for the study of defenses: pictures with the trigger of attack "
+        f"{method!r} are recognised as {target!r}. The encoders are those of the clean reference. Do not deploy it.",
+        "seed": arguments.seed,
+        "settings": settings.model_dump(mode="json"),
+        "started_from": "a model folder",
+        "poisons": len(manifest),
+        "target": target,
+        "attack": method,
+        "adapter": "few_shot_head",
+    }
+
+
+if __name__ == "__main__":
+    arguments = parser(__doc__)
+    settings_argument(arguments, "the attack's `victim` and `victim_training`")
+    training_arguments(arguments)
+    arguments.add_argument("--model", type=Path, required=True, help="folder of the clean model")
+    arguments.add_argument("--poison", type=Path, required=True, help="poison folder, laid over the shots")
+    arguments.add_argument("--classes", required=True, help="class names that the shots' labels count")
+    main(run, arguments)
