@@ -4,7 +4,7 @@ It claims more cores and memory than the machine has, so that jobs can ask for w
 Debian packages of PACKAGES; no systemd, no database, nothing under /etc. As root, `install` fetches the packages.
 
     python tests/cluster/slurm.py install
-    python tests/cluster/slurm.py start FOLDER      # then: export SLURM_CONF=FOLDER/slurm.conf
+    python tests/cluster/slurm.py start FOLDER      # then: export SLURM_CONF=FOLDER/slurm.conf PATH=FOLDER/bin:$PATH
     python tests/cluster/slurm.py stop FOLDER
 """
 
@@ -60,7 +60,10 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=256000 Gres=gpu:2
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 """
 
 
@@ -74,7 +77,8 @@ class Slurm:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
+        path = os.pathsep.join([str(self.folder / "bin"), SYSTEM])
+        self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": path}
 
     def start(self) -> None:
         """Configure and start everything; return when the node takes jobs.
@@ -88,6 +92,7 @@ class Slurm:
                 "munged", f"--socket={self.folder}/munge.socket", f"--key-file={self.folder}/munge.key",
                 f"--pid-file={self.folder}/munged.pid", f"--log-file={self.folder}/munged.log",
                 f"--seed-file={self.folder}/munge.seed", "--num-threads=2",
+                "--force",  # pytest keeps others out of its folders, which munged takes for a fault
             )  # fmt: skip
             self.start_controller()
             self._daemon("slurmd", "-f", f"{self.folder}/slurm.conf")
@@ -121,7 +126,7 @@ class Slurm:
     def call(self, *command: str, check: bool = True, timeout: float = 60) -> str:
         """Run one of Slurm's commands; return what it printed."""
         done = subprocess.run(
-            command, env={**os.environ, **self.environment, "PATH": SYSTEM}, text=True, timeout=timeout, check=False,
+            command, env={**os.environ, **self.environment}, text=True, timeout=timeout, check=False,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         if check and done.returncode:
@@ -135,7 +140,7 @@ class Slurm:
         return [dict(zip(fields, line.split("|"), strict=True)) for line in output.splitlines()]
 
     def _configure(self) -> None:
-        for name in ("state", "spool"):
+        for name in ("state", "spool", "bin"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
         key = self.folder / "munge.key"
@@ -151,6 +156,10 @@ class Slurm:
         )  # fmt: skip
         devices = [f"NodeName={host} Name=gpu File={device}\n" for device in GPUS]
         (self.folder / "gres.conf").write_text("".join(devices))
+        # Snakemake's plugin takes the environment's SLURM_CONF away from the srun that it starts in a job.
+        srun = self.folder / "bin" / "srun"
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
+        srun.chmod(0o755)
 
     def _daemon(self, name: str, *arguments: str) -> None:
         """Start a daemon, which goes to the background by itself."""
