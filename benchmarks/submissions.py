@@ -30,7 +30,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         copy_project(copy)
-        study = grown(yaml.safe_load((copy / "config.yaml").read_text()), options.attacks, options.defenses, options.seeds)
+        study = grown(
+            yaml.safe_load((copy / "config.yaml").read_text()), options.attacks, options.defenses, options.seeds
+        )
         (copy / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
         say(f"{options.attacks * (options.defenses + 1) * options.seeds} cells")
         profile = yaml.safe_load(PROFILE.read_text())

@@ -21,7 +21,7 @@ def profile_resources():
         value = threads if isinstance(threads, Resource) else Resource("_cores", threads)
         said.setdefault(name, {})["_cores"] = value
     known = {rule.name for rule in workflow.rules} | {*ATTACKS, *DEFENSES}
-    for name in [*said, *workflow.group_settings.overwrite_groups]:
+    for name in said:
         if name not in known:
             sys.exit(f"error: profile: {name!r} is neither a rule nor a method{nearest(name, known)}")
     return said

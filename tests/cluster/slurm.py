@@ -134,10 +134,14 @@ class Slurm:
         return done.stdout
 
     def jobs(self) -> list[dict[str, str]]:
-        """Return every job that the controller knows: id, comment (Snakemake's rule), state, limit, gres."""
-        fields = {"id": "%i", "comment": "%k", "state": "%T", "limit": "%l", "gres": "%b", "cpus": "%C", "memory": "%m"}
-        output = self.call("squeue", "--all", "--states=all", "--noheader", "--format", "|".join(fields.values()))
-        return [dict(zip(fields, line.split("|"), strict=True)) for line in output.splitlines()]
+        """Return every job that the controller knows, with its id, comment (Snakemake's rule), and what it asked for."""
+        fields = {
+            "id": "JobID", "comment": "Comment", "state": "State", "limit": "TimeLimit", "gpus": "tres-per-job",
+            "cpus": "NumCPUs", "memory": "MinMemory",
+        }  # fmt: skip
+        wanted = ",".join(f"{field}:|" for field in fields.values())
+        output = self.call("squeue", "--all", "--states=all", "--noheader", "--Format", wanted)
+        return [dict(zip(fields, line.split("|"), strict=False)) for line in output.splitlines()]
 
     def _configure(self) -> None:
         for name in ("state", "spool", "bin"):

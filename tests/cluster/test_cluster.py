@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,10 @@ import yaml
 pytestmark = pytest.mark.cluster
 PYTHON = harness.ROOT / ".venvs/cluster/bin/python"
 RESULTS = Path("results/tiny")
-LIMIT = 900  # seconds that the run may take; it takes some three minutes on two free cores
+LIMIT = 1500  # seconds that the run may take, on a busy machine
+
+# Three data sets, pools, clean model, its score, summary; per attack trigger with poison, three models, scores.
+SUBMITTED = 7 + 2 * 5
 
 PREEMPTED = "rule_clean_model_wildcards_0"
 CANCELLED = "rule_backdoored_model_wildcards_badnet_0"
@@ -76,16 +80,22 @@ def study() -> str:
 
 
 @pytest.fixture(scope="module")
-def local(study: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which the study has run on this machine alone."""
+def local_run(slurm: tools.Slurm, study: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The same study on this machine alone; it runs while the cluster waits."""
     project = harness.new_project(tmp_path_factory.mktemp("local") / "project")
     (project / harness.STUDY).write_text(study)
-    harness.finish(project)
-    return project
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(lambda: harness.finish(project) or project)
 
 
 @pytest.fixture(scope="module")
-def disturbed(slurm: tools.Slurm, study: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def local(local_run: Future[Path]) -> Path:
+    """A project in which the study has run on this machine alone."""
+    return local_run.result()
+
+
+@pytest.fixture(scope="module")
+def disturbed(slurm: tools.Slurm, study: str, local_run: Future[Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A project in which the study has run on the cluster, with all that can happen there."""
     run = Run(harness.new_project(tmp_path_factory.mktemp("cluster") / "project"))
     (run.project / harness.STUDY).write_text(study)
@@ -131,17 +141,19 @@ def end(process: subprocess.Popen) -> None:
 def disturb(run: Run, slurm: tools.Slurm, process: subprocess.Popen, deadline: float) -> None:
     """Meet three jobs in the middle of their training, each in its own way; return when Snakemake has ended."""
 
-    def until(what: str, found: Callable[[], object]) -> object:
+    def until(what: str, found: Callable[[], object], pause: float = 0.5) -> object:
         while not (value := found()):
             assert process.poll() is None, f"Snakemake ended while the test waited for {what}: {last(run)}"
             assert time.monotonic() < deadline, f"no {what} within {LIMIT} s: {last(run)}"
-            time.sleep(0.02)
+            time.sleep(pause)
         return value
 
     def freeze(script: str, folder: str, comment: str) -> str:
         """Stop the training that writes a folder; return its Slurm job. What Slurm sends to end it also wakes it."""
-        training = until(f"training of {folder}", lambda: in_training(run.project, script, folder))
+        training = until(f"training of {folder}", lambda: in_training(run.project, script, folder), 0.02)
         os.kill(training, signal.SIGSTOP)
+        variables = Path(f"/proc/{training}/environ").read_bytes().decode().split("\0")
+        run.told["visible GPUs"] = dict(v.split("=", 1) for v in variables if "=" in v).get("CUDA_VISIBLE_DEVICES", "")
         return until(comment, lambda: next((j["id"] for j in slurm.jobs() if j["comment"] == comment), None))
 
     def state(job: str) -> str:
@@ -159,11 +171,11 @@ def disturb(run: Run, slurm: tools.Slurm, process: subprocess.Popen, deadline: f
     run.told["cancelled"] = job
 
     job = freeze("defend", f"{RESULTS}/badnet/seed0/finetune/model", TIMED_OUT)
-    slurm.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")
     slurm.kill_controller()
-    time.sleep(5)
+    time.sleep(10)  # Snakemake asks in vain in the meantime
     slurm.start_controller()
     until("controller", lambda: job in slurm.call("squeue", "--noheader", "--format=%i", check=False).split())
+    slurm.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")
     until("time limit", lambda: state(job) in ("TIMEOUT", "COMPLETING"))
     run.told["timed out"] = job
     until_end = max(1, deadline - time.monotonic())
@@ -234,14 +246,16 @@ def test_short_jobs_are_submitted_together(disturbed):
     groups = {job["comment"]: job for job in disturbed.jobs if job["comment"].startswith("rule_scores-")}
     assert set(groups) == {f"rule_scores-{attack}-seed0_evaluate_floor" for attack in harness.ATTACKS}
     for job in groups.values():
-        asked = (job["limit"], job["gres"], job["cpus"], job["memory"])
+        asked = (job["limit"], job["gpus"], job["cpus"], job["memory"])
         assert asked == ("1:00:00", "gres:gpu:1", "4", "16000M"), "four evaluations of 15 minutes, one at a time"
+    assert len({job["comment"] for job in disturbed.jobs} - {"(null)"}) == SUBMITTED
 
 
 def test_jobs_that_train_get_a_gpu_and_drawn_triggers_none(disturbed):
-    gpus = {job["comment"]: job["gres"] for job in disturbed.jobs}
+    gpus = {job["comment"]: job["gpus"] for job in disturbed.jobs}
     assert gpus[PREEMPTED] == gpus[CANCELLED] == gpus[TIMED_OUT] == "gres:gpu:1"
     assert gpus["rule_poison-badnet-seed0_poison_trigger"] == "N/A"
+    assert disturbed.told["visible GPUs"] in ("0", "1")
 
 
 def resumed(run: Run, log: str) -> bool:
