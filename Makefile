@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint format lock schema clean
+.PHONY: demo test test-slow cluster cluster-test lint format lock schema clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -11,10 +11,18 @@ demo: .venv/ready
 	$(BIN)/python scripts/show.py --study default
 
 test: .venv/ready lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not cluster"
 
 test-slow: .venv/ready
 	$(BIN)/pytest -m slow
+
+# Snakemake and its plugin for Slurm, over the packages of .venv: `source .venvs/cluster/bin/activate`.
+cluster: .venvs/cluster/ready
+
+# A real Slurm of one node, on this machine; skipped where its packages can neither be found nor installed.
+cluster-test: .venvs/cluster/ready
+	$(BIN)/python tests/cluster/slurm.py install || true
+	$(BIN)/pytest -m cluster -rs tests/cluster
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -35,12 +43,24 @@ format: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-# Needs uv; the lock holds for Python 3.11 and 3.12.
+# An environment of its own: where Slurm's commands are found, the plugin asks them something at every start.
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
+.venvs/cluster/ready: .venv/ready requirements-cluster.lock
+	$(BIN)/python -m venv --clear .venvs/cluster
+	.venvs/cluster/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-cluster.lock
+	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(SITE)')')" > "$$(.venvs/cluster/bin/python -c '$(SITE)')/antidote.pth"
+	printf '#!/bin/sh\nexec "$${0%%/*}/python" -m snakemake "$$@"\n' > .venvs/cluster/bin/snakemake
+	chmod +x .venvs/cluster/bin/snakemake
+	touch $@
+
+# Needs uv; the locks hold for Python 3.11 and 3.12. That of the cluster holds what the other does not.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header -o requirements.lock
+	uv pip compile pyproject.toml --extra slurm --universal --python-version 3.11 --generate-hashes --no-header -c requirements.lock \
+	  $$(sed -nE 's/^([A-Za-z0-9_.-]+)==.*/--no-emit-package \1/p' requirements.lock) | sed '/^$$/,$$d' > requirements-cluster.lock
 
 schema: .venv/ready
 	$(BIN)/python scripts/schema.py
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .venvs .pytest_cache .ruff_cache

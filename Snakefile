@@ -22,6 +22,7 @@ include: "rules/few_shot.smk"
 include: "rules/defend.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/resources.smk"
 
 
 rule all:

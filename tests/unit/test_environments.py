@@ -20,6 +20,13 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def test_the_lock_of_the_cluster_holds_the_plugin_and_nothing_of_the_other_lock():
+    """Its environment lies over the other one; a second version of a package there would hide the first."""
+    added = {_plain(name) for name, *_ in PIN.findall((ROOT / "requirements-cluster.lock").read_text())}
+    assert "snakemake-executor-plugin-slurm" in added
+    assert not added & set(locked())
+
+
 @pytest.mark.parametrize("file", ["train.yaml", "workflow.yaml"])
 def test_pins_are_those_of_the_lock(file):
     environment = yaml.safe_load((ROOT / "envs" / file).read_text())

@@ -1,0 +1,69 @@
+"""How many jobs a study of 300 cells submits to Slurm: each by itself, with the groups of profiles/slurm, and with
+defenses grouped as well, as docs/cluster.md describes for those that take minutes.
+
+Counts what Snakemake says in a dry run of the whole study; needs no Slurm and no plugin. tests/cluster compares such a
+count with what a real Slurm was given.
+
+    python benchmarks/submissions.py
+"""
+
+import argparse
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import yaml
+from dry_run import ROOT, copy_project, grown, say, snakemake
+
+PROFILE = ROOT / "profiles/slurm/config.yaml"
+DEFENSES = ("defend", "defend_with_adapter", "defend_with_finding")
+CELLS = "scores-{attack}-seed{seed}"  # the group of the evaluations
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--attacks", type=int, default=10)
+    parser.add_argument("--defenses", type=int, default=9, help="beside `none`")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        copy_project(copy)
+        study = grown(
+            yaml.safe_load((copy / "config.yaml").read_text()), options.attacks, options.defenses, options.seeds
+        )
+        (copy / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+        say(f"{options.attacks * (options.defenses + 1) * options.seeds} cells")
+        profile = yaml.safe_load(PROFILE.read_text())
+        for name, groups in (
+            ("each job by itself", {}),
+            ("profiles/slurm", profile["groups"]),
+            ("defenses grouped too", {**profile["groups"], **dict.fromkeys(DEFENSES, CELLS)}),
+        ):
+            report(name, submissions(copy, {**profile, "groups": groups}))
+
+
+def submissions(folder: Path, profile: dict) -> Counter:
+    """Return what a study that has not begun submits, by rule or group."""
+    apart = {key: value for key, value in profile.items() if value and not key.startswith(("executor", "slurm-"))}
+    (folder / "profile").mkdir(exist_ok=True)
+    (folder / "profile/config.yaml").write_text(yaml.safe_dump(apart, sort_keys=False))
+    return count(snakemake(folder, "-n", "--forceall", "--workflow-profile", "profile"))
+
+
+def count(dry_run: str) -> Counter:
+    """Count groups, and jobs that are in none: what is indented belongs to a group, a `localrule` stays at home."""
+    groups = re.findall(r"^\[.*\] Group job (\S+)", dry_run, re.MULTILINE)
+    single = re.findall(r"^rule (\w+):", dry_run, re.MULTILINE)
+    kinds = [f"group {group.split('-attack')[0]}" for group in groups]
+    return Counter(kinds + [rule for rule in single if rule != "all"])
+
+
+def report(name: str, found: Counter) -> None:
+    parts = ", ".join(f"{rule} {number}" for rule, number in found.most_common())
+    say(f"{name}: {found.total()} ({parts})")
+
+
+if __name__ == "__main__":
+    main()

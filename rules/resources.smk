@@ -1,0 +1,46 @@
+# Resources by method. `set-resources` and `set-threads` of a profile speak of rules; where they name a method, that
+# holds for this method's jobs: fitting the trigger of an attack, running a defense.
+from snakemake.resources import Resource, Resources
+
+from antidote.errors import nearest
+from antidote.registry import ATTACKS, DEFENSES
+
+BY_METHOD = {
+    "trigger": lambda w: STUDY.attacks[w.attack].method,
+    "defend": lambda w: STUDY.defenses[w.defense].method,
+    "defend_with_adapter": lambda w: STUDY.defenses[w.defense].method,
+    "defend_with_finding": lambda w: STUDY.defenses[w.defense].method,
+}
+
+
+def profile_resources():
+    """What the profile sets, by rule or method and resource; `_cores` is Snakemake's word for threads."""
+    settings = workflow.resource_settings
+    said = {name: dict(Resources.from_mapping(values)) for name, values in settings.overwrite_resources.items()}
+    for name, threads in settings.overwrite_threads.items():
+        value = threads if isinstance(threads, Resource) else Resource("_cores", threads)
+        said.setdefault(name, {})["_cores"] = value
+    known = {rule.name for rule in workflow.rules} | {*ATTACKS, *DEFENSES}
+    for name in said:
+        if name not in known:
+            sys.exit(f"error: profile: {name!r} is neither a rule nor a method{nearest(name, known)}")
+    return said
+
+
+def chosen(name, method_of, by_method, otherwise):
+    """A resource that is what the profile says of a job's method, else what its rule has."""
+
+    def value(wildcards, **known):
+        resource = by_method.get(method_of(wildcards), {}).get(name, otherwise)
+        evaluable = resource is not None and resource.is_evaluable()
+        return (resource.evaluate(wildcards, **known) if evaluable else resource or Resource(name, None)).value
+
+    return Resource(name, value)
+
+
+for rule, method_of in BY_METHOD.items():
+    resources = workflow.get_rule(rule).resources
+    methods = ATTACKS if rule == "trigger" else DEFENSES
+    by_method = {name: values for name, values in profile_resources().items() if name in methods}
+    for name in sorted({name for values in by_method.values() for name in values}):
+        resources[name] = chosen(name, method_of, by_method, resources.get(name))

@@ -1,0 +1,93 @@
+"""What profiles/slurm asks for, seen in dry runs; the submitting itself is tried in tests/cluster."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from harness import ROOT, STUDY, new_project, snakemake, study
+
+FITTED = {
+    "pools.inversion": {"dataset": "tiny", "split": "train", "pairs": 64},
+    "pools.training": {"dataset": "tiny", "split": "train", "pairs": 256},
+    "attacks.siba": {"method": "siba", "eps": 16, "epochs": 1, "poisons": 24},
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    project = new_project(tmp_path / "project")
+    (project / STUDY).write_text(study(project, FITTED))
+    return project
+
+
+def dry_run(project: Path, changes: dict[str, dict] | None = None, code: int = 0) -> str:
+    """Return what a dry run says with the profile; what needs Slurm's plugin, which this environment lacks, is left out."""
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    profile = {key: value for key, value in profile.items() if not key.startswith(("executor", "slurm-"))}
+    for key, values in (changes or {}).items():
+        profile[key] = {**profile.get(key, {}), **values}
+    (project / "profiles/mine").mkdir()
+    (project / "profiles/mine/config.yaml").write_text(yaml.safe_dump(profile))
+    done = snakemake(project, "-n", "--cores", "8", "--workflow-profile", "profiles/mine")
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def asked(output: str) -> dict[str, dict[str, str]]:
+    """Return the resources of each job, by rule and wildcards."""
+    found = re.findall(r"^ *rule (\w+):\n((?: +.*\n)*?) +resources: (.*)$", output, re.MULTILINE)
+    jobs = {}
+    for rule, details, resources in found:
+        wildcards = re.search(r"wildcards: (.*)", details)
+        values = [part.partition("=")[2] for part in wildcards.group(1).split(", ")] if wildcards else []
+        threads = re.search(r"threads: (\d+)", details)
+        jobs[" ".join([rule, *values])] = {
+            **dict(part.split("=", 1) for part in resources.split(", ")), "threads": threads.group(1) if threads else "1",
+        }  # fmt: skip
+    return jobs
+
+
+def test_every_job_has_time_and_memory_and_what_computes_on_pictures_a_gpu(project):
+    jobs = asked(dry_run(project))
+    assert len(jobs) > 30
+    for name, job in jobs.items():
+        rule = name.split()[0]
+        assert int(job["mem_mb"]) >= 8000 and int(job["runtime"]) > 0, name
+        trains = rule in ("clean_model", "backdoored_model", "defend", "evaluate", "evaluate_clean", "floor")
+        assert int(job.get("gpu", 0)) == (trains or name == "trigger siba 0"), name
+    assert int(jobs["trigger siba 0"]["runtime"]) > int(jobs["trigger badnet 0"]["runtime"])
+
+
+def test_what_is_said_of_a_method_counts_for_its_jobs_alone(project):
+    said = {
+        "finetune": {"mem_mb": "1000 * attempt", "cpus_per_task": 3},
+        "siba": {"runtime": 7, "slurm_extra": "'--x'"},
+    }
+    jobs = asked(dry_run(project, {"set-resources": said, "set-threads": {"siba": 5}}))
+    assert (jobs["defend badnet 0 finetune"]["mem_mb"], jobs["defend badnet 0 finetune"]["cpus_per_task"]) == (
+        "1000",
+        "3",
+    )
+    assert jobs["defend badnet 0 finetune"]["runtime"] == jobs["defend badnet 0 ta_cleaner"]["runtime"] == "240"
+    assert jobs["defend badnet 0 ta_cleaner"]["mem_mb"] == "32000"
+    fitted, drawn = jobs["trigger siba 0"], jobs["trigger badnet 0"]
+    assert (fitted["runtime"], fitted["slurm_extra"], fitted["threads"]) == ("7", "--x", "5")
+    assert (drawn["runtime"], drawn.get("slurm_extra"), drawn["threads"]) == ("20", None, "1")
+
+
+@pytest.mark.parametrize("key,value", [("set-resources", {"mem_mb": 1000}), ("set-threads", 2)])
+def test_a_name_that_is_neither_rule_nor_method_is_one_line(project, key, value):
+    output = dry_run(project, {key: {"finetone": value}}, code=1)
+    assert output.strip().splitlines()[-1].startswith("error: profile: 'finetone' is neither a rule nor a method")
+    assert "finetune" in output and "Traceback" not in output
+
+
+def test_no_method_is_called_as_a_rule_is(project):
+    """Else the profile could not tell them apart."""
+    from antidote.registry import ATTACKS, DEFENSES
+
+    rules = set(re.findall(r"^ *(?:local)?rule (\w+):", dry_run(project), re.MULTILINE))
+    assert not rules & {*ATTACKS, *DEFENSES}
