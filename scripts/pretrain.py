@@ -16,7 +16,8 @@ from antidote.data.pairs import load_pools
 from antidote.models import ModelSettings
 from antidote.objectives import Contrastive
 from antidote.settings import Settings
-from antidote.stage import finish, training_arguments, work_of
+from antidote.shared import Shared
+from antidote.stage import finish, taken, training_arguments, work_of
 from antidote.training import TrainSettings, train
 
 
@@ -32,21 +33,23 @@ def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     settings = PretrainSettings.read(arguments.settings, "pretraining")
     if arguments.start:
-        clip = models.load(arguments.start)
-        inputs = [arguments.start / models.WEIGHTS]
+        inputs = models.model_files(arguments.start)
     else:
-        clip = models.create(settings.model, arguments.seed)
         own = [DATA / "models" / f"{settings.model.name}.json", Path(settings.model.pretrained or "")]
         inputs = [path for path in own if path.is_file()]
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
-    pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison)
     work = work_of(arguments, settings.model_dump(), inputs, "scripts.pretrain")
+    shared = Shared("pretrain", lambda: work.identity)
+    if taken(arguments, work, shared):
+        return
+    clip = models.load(arguments.start) if arguments.start else models.create(settings.model, arguments.seed)
+    pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison)
     objective = Contrastive(pairs)
     if settings.alternate:
         objective = Alternating(pairs, load_pools(arguments.pools, ["poison"], arguments.data, clip.size))
     report = train(clip, objective, settings.training, arguments.seed, work)
-    finish(arguments, clip, _card(arguments, settings), report, work, cost)
+    finish(arguments, clip, _card(arguments, settings), report, work, cost, shared)
 
 
 def _card(arguments: argparse.Namespace, settings: PretrainSettings) -> dict:

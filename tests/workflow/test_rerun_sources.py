@@ -40,7 +40,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.evaluation", "antidote.examples", "antidote.metrics", "scripts.evaluate"), SCORES),
     (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
-    (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry"), ()),
+    (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry", "antidote.shared"), ()),
     (("antidote.artifacts", "antidote.reference", "antidote.schema", "antidote.study", "antidote.workflow"), ()),
     (("scripts.check", "scripts.readme", "scripts.schema", "scripts.show"), ()),
     # Methods that the tiny study does not use.
