@@ -1,7 +1,7 @@
 """Record a finished study with DVC: datasets, models, results, and Snakemake's records of how they were made.
 
-What is not finished is not recorded: `snakemake -n` must have nothing to do. A study that dvc.yaml does not know yet gets
-a stage there. Nothing leaves this machine without --push.
+What is not finished is not recorded: `snakemake -n` must have nothing to do. A study that dvc.yaml does not know yet
+gets a stage there. Nothing leaves this machine without --push.
 """
 
 import argparse
