@@ -106,9 +106,10 @@ def require_finished(name: str, command: str) -> None:
     if done.returncode:
         raise UserError(f"{name}: `{command} --dry-run` fails: {last_line(done.stdout)}")
     if "Nothing to be done" not in done.stdout:
-        jobs = re.search(r"^total\s+(\d+)", done.stdout, re.MULTILINE)
+        counts = dict(re.findall(r"^(\w+)\s+(\d+)$", done.stdout, re.MULTILINE))
+        jobs = int(counts.get("total", 0)) - int(counts.get("all", 0))
         raise UserError(
-            f"{name}: {jobs[1] if jobs else 'some'} jobs have yet to run, and only what is finished is recorded; "
+            f"{name}: {jobs} jobs have yet to run, and only what is finished is recorded; "
             f"first run `{command}`, or take the stage {name} out of {FILE}"
         )
 

@@ -8,10 +8,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,77 @@ def test_a_store_that_goes_away_costs_a_line(origin, tmp_path):
         (tmp_path / "gone" / f"{path.parent.name}{path.name}").rename(path)
     dvc(project, "pull")
     assert scheduled(project) == set()
+
+
+# --- S3 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Iterator[tuple[str, Callable[[], None], Callable[[], None], Callable[[], int]]]:
+    """An S3 server on this machine: its address, what stops and restarts it, and what counts the objects it has."""
+    for module in ("moto", "dvc_s3"):
+        pytest.importorskip(module, reason=f"{module} is not installed: pip install -r requirements-s3.lock")
+    from moto.server import ThreadedMotoServer
+
+    for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1",
+                        "AWS_MAX_ATTEMPTS": "1"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    import boto3
+
+    servers = [ThreadedMotoServer("127.0.0.1", 0, verbose=False)]
+    servers[0].start()
+    port = servers[0].get_host_and_port()[1]
+    address = f"http://127.0.0.1:{port}"
+    client = boto3.client("s3", endpoint_url=address)
+    client.create_bucket(Bucket="antidote")
+
+    def stop() -> None:
+        servers.pop().stop()
+
+    def restart() -> None:
+        servers.append(ThreadedMotoServer("127.0.0.1", port, verbose=False))
+        servers[0].start()
+
+    yield address, stop, restart, lambda: client.list_objects_v2(Bucket="antidote").get("KeyCount", 0)
+    if servers:
+        stop()
+
+
+def add_bucket(project: Path, address: str) -> None:
+    for words in (("add", "--local", "s3", "s3://antidote/store"), ("default", "--local", "s3")):
+        dvc(project, "remote", *words)
+    for key, value in {"endpointurl": address, "connect_timeout": 2, "read_timeout": 5}.items():
+        dvc(project, "remote", "modify", "--local", "s3", key, value)
+
+
+def test_s3_holds_a_snapshot_though_it_goes_away_in_the_middle(origin, tmp_path, bucket):
+    address, stop, restart, count = bucket
+    source = clone(origin, tmp_path / "a", "copy")
+    dvc(source, "pull")
+    add_bucket(source, address)
+    with (tmp_path / "log").open("w") as log:
+        command = [Path(sys.executable).with_name("dvc"), "push", "-j", "1"]
+        push = subprocess.Popen(command, cwd=source, env=environment(**WHO), stdout=log, stderr=log)
+        while push.poll() is None and count() < 20:
+            time.sleep(0.05)
+        stop()
+        assert push.wait() != 0
+    said = (tmp_path / "log").read_text()
+    assert "Traceback" not in said and said.count("ERROR: failed to push data to the cloud") == 1, said
+    restart()
+    assert count() >= 20, "what has arrived is kept"
+    dvc(source, "push")
+    project = clone(origin, tmp_path / "b", "copy")
+    add_bucket(project, address)
+    dvc(project, "pull")
+    assert scheduled(project) == set()
+
+
+def test_an_s3_server_that_does_not_answer_costs_a_line(origin, tmp_path, bucket):
+    project = clone(origin, tmp_path / "b", "copy")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        add_bucket(project, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        dvc(project, "remote", "modify", "--local", "s3", "read_timeout", 1)
+        done = call(project, Path(sys.executable).with_name("dvc"), "pull", f"{RESULTS}/summary")
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert re.search(r"^ERROR: .*(timeout|failed to pull)", done.stdout, re.MULTILINE), done.stdout
