@@ -57,22 +57,23 @@ class Cost:
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
-    def write(self, path: str | Path | None, **more: float | int | None) -> None:
-        """Write seconds (wall), peak memory in bytes (host, and GPU where one is used) and whatever the stage adds."""
-        if path is None:
-            return
+    def write(self, path: str | Path | None, **more: float | int | None) -> dict[str, float | int | None]:
+        """Write seconds (wall), peak memory in bytes (host, and GPU where one is used) and whatever the stage adds.
+
+        Returns what was written; without a path only that.
+        """
         torch = sys.modules.get("torch")
         gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else None
-        write_json(
-            path,
-            {
-                "seconds": round(time.perf_counter() - self._start, 3),
-                "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                "peak_gpu_memory_bytes": gpu,
-                "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count(),
-                **more,
-            },
-        )
+        spent = {
+            "seconds": round(time.perf_counter() - self._start, 3),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_gpu_memory_bytes": gpu,
+            "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count(),
+            **more,
+        }
+        if path is not None:
+            write_json(path, spent)
+        return spent
 
 
 def to_json(value: Any) -> str:

@@ -242,8 +242,8 @@ def _create(name: str, source: str, **more: Any) -> Any:
         raise UserError(f"{source}: cannot be loaded into model {name!r} ({reason})") from None
 
 
-def save(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequence[Path] = ()) -> None:
-    """Write an open_clip model folder, its card and copies of `extra` files; each appears whole."""
+def save(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequence[Path] = ()) -> list[str]:
+    """Write an open_clip model folder, its card and copies of `extra` files, each whole; return the files' names."""
     with whole_folder(folder) as temporary:
         state = {name: tensor.contiguous().cpu() for name, tensor in clip.network.state_dict().items()}
         safetensors_torch.save_file(state, temporary / WEIGHTS)
@@ -252,18 +252,29 @@ def save(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequence[P
         _save_adapter(temporary, Path(folder), clip)
         for file in extra:
             shutil.copyfile(file, temporary / file.name)
+        return sorted(path.name for path in temporary.iterdir())
 
 
 def _save_adapter(temporary: Path, folder: Path, clip: Clip) -> None:
     added = clip.added()
     if added is None:
-        for name in (ADAPTER, ADAPTER_WEIGHTS):
-            (folder / name).unlink(missing_ok=True)  # of an earlier model in this folder
+        remove_adapter(folder)
         return
     description, tensors = added
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     safetensors_torch.save_file(tensors, temporary / ADAPTER_WEIGHTS)
     write_json(temporary / ADAPTER, description)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files that a model is read from."""
+    return [folder / name for name in (CONFIG, WEIGHTS, ADAPTER, ADAPTER_WEIGHTS) if (folder / name).is_file()]
+
+
+def remove_adapter(folder: Path, except_for: Sequence[str] = ()) -> None:
+    """Take away what an earlier model in this folder has left there."""
+    for name in {ADAPTER, ADAPTER_WEIGHTS} - set(except_for):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _versions() -> dict[str, str]:

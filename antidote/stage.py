@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from antidote import models
-from antidote.cli import Cost, to_json
-from antidote.data import pools
-from antidote.files import sha256
-from antidote.fingerprint import fingerprint
+from antidote.cli import Cost
 from antidote.models import Clip
+from antidote.shared import Shared, drawn_from, identity
 from antidote.training import Report, Work
 
 
@@ -31,20 +28,27 @@ def training_arguments(arguments: argparse.ArgumentParser) -> None:
 
 def work_of(arguments: argparse.Namespace, settings: Any, inputs: Iterable[Path], *modules: str) -> Work:
     """Return the run's work folder, bound to settings, seed, the content of its inputs and the code it can reach."""
-    drawn = pools.read(arguments.pools)[["dataset", "split"]].drop_duplicates() if arguments.pools else None
-    splits = [] if drawn is None else sorted(drawn.itertuples(index=False, name=None))
-    manifests = [arguments.data / dataset / split / "manifest.json" for dataset, split in splits]
-    contents = [sha256(path) for path in (*inputs, *arguments.pools, *manifests)]
-    parts = [to_json(settings), arguments.seed, *contents, fingerprint(*modules)]
-    identity = hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
+    made_from = identity([settings, arguments.seed], [*inputs, *drawn_from(arguments.pools, arguments.data)], *modules)
     folder = arguments.work or arguments.output.with_name(arguments.output.name + ".work")
-    return Work(folder, identity, arguments.checkpoint_seconds)
+    return Work(folder, made_from, arguments.checkpoint_seconds)
 
 
-def finish(arguments: argparse.Namespace, clip: Clip, card: dict, report: Report, work: Work, cost: Cost) -> None:
+def taken(arguments: argparse.Namespace, work: Work, shared: Shared) -> bool:
+    """Take the whole model folder and its cost from the shared place, if they are there."""
+    names = shared.take(arguments.output, arguments.cost)
+    if names:
+        models.remove_adapter(arguments.output, except_for=names)
+        shutil.rmtree(work.folder, ignore_errors=True)
+    return bool(names)
+
+
+def finish(
+    arguments: argparse.Namespace, clip: Clip, card: dict, report: Report, work: Work, cost: Cost, shared: Shared
+) -> None:
     """Write the model folder with its training log, then the cost; then the work folder is of no more use."""
     training_log = work.folder / "train.jsonl"  # what does not train leaves none
     kept = [training_log] if training_log.is_file() else []
-    models.save(arguments.output, report.clip or clip, card, extra=[*kept, *report.files])
-    cost.write(arguments.cost, trained_parameters=report.trained_parameters, pairs=report.pairs, steps=report.steps)
+    names = models.save(arguments.output, report.clip or clip, card, extra=[*kept, *report.files])
+    figures = {"trained_parameters": report.trained_parameters, "pairs": report.pairs, "steps": report.steps}
+    shared.put(arguments.output, names, cost.write(arguments.cost, **figures))
     shutil.rmtree(work.folder, ignore_errors=True)

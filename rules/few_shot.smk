@@ -30,7 +30,8 @@ rule attack_shots:
             {k: v for k, v in STUDY.attacks[w.attack].poison_settings().items() if k not in Victim.model_fields}
         ),
         classes=STUDY.evaluated.classes,
-        source=lambda w: fingerprint("scripts.attack_shots", module("attack", STUDY.attacks[w.attack].method)),
+        source=lambda w: fingerprint("scripts.attack_shots", module("attack", STUDY.attacks[w.attack].method))
+        + words(names_file("classes", STUDY.evaluated.classes)),
         trigger=lambda w, input: Path(input.trigger[0]).parent,
         surrogate=lambda w, input: Path(input.surrogate[0]).parent,
         folder=lambda w, output: Path(output.poison[0]).parent,
@@ -68,7 +69,7 @@ rule few_shot_model:
     params:
         settings=lambda w: json_slice(STUDY.attacks[w.attack].model_dump(mode="json", include=set(Victim.model_fields))),
         classes=STUDY.evaluated.classes,
-        source=fingerprint("scripts.few_shot"),
+        source=fingerprint("scripts.few_shot") + words(names_file("classes", STUDY.evaluated.classes)),
         model=lambda w, input: Path(input.model[0]).parent,
         poison=lambda w, input: Path(input.poison[0]).parent,
         folder=lambda w, output: Path(output.model[0]).parent,

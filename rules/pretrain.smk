@@ -22,7 +22,7 @@ rule clean_model:
     params:
         settings=training_slice(STUDY.file.model, STUDY.file.pretraining),
         seed=lambda w: int(w.seed),
-        source=fingerprint("scripts.pretrain"),
+        source=fingerprint("scripts.pretrain") + words(names_file("models", STUDY.file.model.name)),
         folder=lambda w, output: Path(output.model[0]).parent,
         work=lambda w: f"{RESULTS}/work/clean-seed{w.seed}",
     shell:
@@ -52,7 +52,8 @@ use rule clean_model as surrogate_model with:
             STUDY.file.surrogates[w.surrogate].model, STUDY.file.surrogates[w.surrogate].pretraining
         ),
         seed=lambda w: int(w.seed) + STUDY.file.surrogates[w.surrogate].seed,
-        source=fingerprint("scripts.pretrain"),
+        source=lambda w: fingerprint("scripts.pretrain")
+        + words(names_file("models", STUDY.file.surrogates[w.surrogate].model.name)),
         folder=lambda w, output: Path(output.model[0]).parent,
         work=lambda w: f"{RESULTS}/work/surrogate-{w.surrogate}-seed{w.seed}",
 
@@ -86,7 +87,8 @@ rule backdoored_model:
         settings=lambda w: training_slice(STUDY.file.model, STUDY.poisoning(w.attack), STUDY.attacks[w.attack]),
         start=lambda w, input: (f"--start {Path(input.start[0]).parent}" if input.start else ""),
         poison=lambda w, input: Path(input.poison[0]).parent,
-        source=lambda w: fingerprint("scripts.pretrain", *training_modules(w)),
+        source=lambda w: fingerprint("scripts.pretrain", *training_modules(w))
+        + words(names_file("models", STUDY.file.model.name)),
         folder=lambda w, output: Path(output.model[0]).parent,
         work=lambda w: f"{RESULTS}/work/{w.attack}-seed{w.seed}",
     shell:

@@ -11,7 +11,7 @@ from pathlib import Path
 from antidote import models
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data import pools
-from antidote.data.lexicon import load_lexicon
+from antidote.data.lexicon import load_lexicon, wordnet_files
 from antidote.data.names import DATA, class_names, templates
 from antidote.data.overlay import MANIFEST, read_manifest
 from antidote.data.pairs import Pairs, load_pools
@@ -21,7 +21,8 @@ from antidote.lazy import torch
 from antidote.models import Clip
 from antidote.registry import method, module
 from antidote.seeds import derive
-from antidote.stage import finish, training_arguments, work_of
+from antidote.shared import Shared
+from antidote.stage import finish, taken, training_arguments, work_of
 from antidote.training import Report
 
 
@@ -29,18 +30,23 @@ def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     kind = method("defense", arguments.settings.get("method", ""))
     settings = kind.Settings.read(arguments.settings, f"defense {arguments.settings['method']}")
-    clip = models.load(arguments.model)
-    _check(kind, settings, clip)
     lexicon = DATA / "lexicons" / f"{arguments.lexicon}.json"
-    inputs = [arguments.model / models.WEIGHTS, *([lexicon] if lexicon.is_file() else [])]
+    inputs = models.model_files(arguments.model)
+    inputs += [lexicon] if lexicon.is_file() else wordnet_files(arguments.lexicon)
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
     modules = ("scripts.defend", module("defense", settings.method))
-    data = data_of(kind, clip.size, arguments)
-    words = [arguments.lexicon, data.classes, data.templates]
+    words = [arguments.lexicon, arguments.classes and class_names(arguments.classes),
+             arguments.templates and templates(arguments.templates)]  # fmt: skip
     work = work_of(arguments, [settings.model_dump(), words], inputs, *modules)
+    shared = Shared("defend", lambda: work.identity)
+    if taken(arguments, work, shared):
+        return
+    clip = models.load(arguments.model)
+    _check(kind, settings, clip)
+    data = data_of(kind, clip.size, arguments)
     report = kind(settings, arguments.seed).run(clip, data, work)
-    finish(arguments, clip, _card(arguments, settings, report), report, work, cost)
+    finish(arguments, clip, _card(arguments, settings, report), report, work, cost, shared)
 
 
 def _check(kind: type[Defense], settings, clip: Clip) -> None:

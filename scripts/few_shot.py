@@ -11,19 +11,23 @@ from antidote.data.names import class_names
 from antidote.data.overlay import MANIFEST, read_manifest
 from antidote.data.pairs import load_pools
 from antidote.few_shot import train_victim
-from antidote.stage import finish, training_arguments, work_of
+from antidote.shared import Shared
+from antidote.stage import finish, taken, training_arguments, work_of
 
 
 def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
-    settings = Victim.read(arguments.settings, "victim")
-    clip, classes = models.load(arguments.model), class_names(arguments.classes)
+    settings, classes = Victim.read(arguments.settings, "victim"), class_names(arguments.classes)
+    inputs = [*models.model_files(arguments.model), arguments.poison / MANIFEST]
+    work = work_of(arguments, [settings.model_dump(), classes], inputs, "scripts.few_shot")
+    shared = Shared("few_shot", lambda: work.identity)
+    if taken(arguments, work, shared):
+        return
+    clip = models.load(arguments.model)
     clean = load_pools(arguments.pools, ["shots"], arguments.data, clip.size)
     attacked = load_pools(arguments.pools, ["shots"], arguments.data, clip.size, arguments.poison)
-    inputs = [arguments.model / models.WEIGHTS, arguments.poison / MANIFEST]
-    work = work_of(arguments, [settings.model_dump(), classes], inputs, "scripts.few_shot")
     report = train_victim(clip, attacked, clean, classes, settings, arguments.seed, work)
-    finish(arguments, clip, _card(arguments, settings), report, work, cost)
+    finish(arguments, clip, _card(arguments, settings), report, work, cost, shared)
 
 
 def _card(arguments: argparse.Namespace, settings: Victim) -> dict:

@@ -12,15 +12,21 @@ import pandas as pd
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data import images, pools, shards
 from antidote.data.names import templates
-from antidote.data.overlay import write_overlay
+from antidote.data.overlay import MANIFEST, TAR, write_overlay
 from antidote.data.pairs import load_rows
 from antidote.errors import UserError
+from antidote.files import read_json
+from antidote.registry import ATTACKS, module
 from antidote.seeds import derive
-from antidote.triggers import Trigger, load_trigger
+from antidote.shared import Shared, drawn_from, identity
+from antidote.triggers import DESCRIPTION, TENSORS, Trigger, load_trigger
 
 
 def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
+    shared = Shared("poison", lambda: _identity(arguments))
+    if shared.take(arguments.output, arguments.cost):
+        return
     trigger = load_trigger(arguments.trigger)
     attack = trigger.attack
     where = f"attack {arguments.trigger}"
@@ -48,7 +54,16 @@ def run(arguments: argparse.Namespace) -> None:
         sha256=[hashlib.sha256(file).hexdigest() for file in files],
     )
     write_overlay(arguments.output, manifest, files)
-    cost.write(arguments.cost, pairs=len(manifest))
+    shared.put(arguments.output, [TAR, MANIFEST], cost.write(arguments.cost, pairs=len(manifest)))
+
+
+def _identity(arguments: argparse.Namespace) -> str:
+    description = read_json(arguments.trigger / DESCRIPTION)
+    kind = description.get("method") if isinstance(description, dict) else None
+    trigger = [arguments.trigger / DESCRIPTION, arguments.trigger / TENSORS]
+    parts = [arguments.settings, templates(arguments.templates), arguments.seed]
+    inputs = [*trigger, *drawn_from([arguments.pools], arguments.data)]
+    return identity(parts, inputs, "scripts.poison", *([module("attack", kind)] if kind in ATTACKS else []))
 
 
 def _pool(path: Path, data: Path) -> pd.DataFrame:

@@ -21,7 +21,8 @@ from antidote.models import ModelSettings
 from antidote.objectives import Contrastive, Objective
 from antidote.registry import method, module
 from antidote.settings import Settings
-from antidote.stage import finish, training_arguments, work_of
+from antidote.shared import Shared
+from antidote.stage import finish, taken, training_arguments, work_of
 from antidote.training import TrainSettings, train
 
 
@@ -41,19 +42,21 @@ def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     settings = PretrainSettings.read(arguments.settings, "pretraining")
     if arguments.start:
-        clip = models.load(arguments.start)
-        inputs = [arguments.start / models.WEIGHTS]
+        inputs = models.model_files(arguments.start)
     else:
-        clip = models.create(settings.model, arguments.seed)
         own = [DATA / "models" / f"{settings.model.name}.json", Path(settings.model.pretrained or "")]
         inputs = [path for path in own if path.is_file()]
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
-    objective = (_own_objective if settings.attack else _objective)(arguments, settings, clip)
     modules = ["scripts.pretrain", *([module("attack", settings.attack["method"])] if settings.attack else [])]
     work = work_of(arguments, settings.model_dump(), inputs, *modules)
+    shared = Shared("pretrain", lambda: work.identity)
+    if taken(arguments, work, shared):
+        return
+    clip = models.load(arguments.start) if arguments.start else models.create(settings.model, arguments.seed)
+    objective = (_own_objective if settings.attack else _objective)(arguments, settings, clip)
     report = train(clip, objective, settings.training, arguments.seed, work)
-    finish(arguments, clip, _card(arguments, settings), report, work, cost)
+    finish(arguments, clip, _card(arguments, settings), report, work, cost, shared)
 
 
 def _objective(arguments: argparse.Namespace, settings: PretrainSettings, clip: models.Clip) -> Objective:

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         scores = evaluate(model, pictures, trigger, target, classes, prompts, evaluation)
         return {"ca1": scores["ca1"], "score": {**scores, **scores.get("extra", {})}[trigger.attack.score]}
 
-    inputs = [arguments.model / models.WEIGHTS, arguments.trigger / TENSORS]
+    inputs = [*models.model_files(arguments.model), arguments.trigger / TENSORS]
     work = work_of(arguments, settings.model_dump(), inputs, "scripts.rebound")
     curve = rebound(clip, pairs, texts, measure, settings.rebound, arguments.seed, work)
     write_json(arguments.output, {"rebound": max(point["score"] for point in curve), "curve": curve})

@@ -7,26 +7,40 @@ trigger.safetensors and trigger.json.
 import argparse
 from pathlib import Path
 
-from antidote.attacks.base import Attack, FitContext
+from antidote.attacks.base import Attack, AttackSettings, FitContext
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data.names import class_names, templates
 from antidote.data.pairs import Pairs, load_pools
 from antidote.errors import UserError
-from antidote.models import load
-from antidote.registry import method
+from antidote.models import load, model_files
+from antidote.registry import method, module
 from antidote.seeds import derive
-from antidote.triggers import Trigger, save_trigger
+from antidote.shared import Shared, drawn_from, identity
+from antidote.triggers import DESCRIPTION, TENSORS, Trigger, save_trigger
 
 
 def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     kind = method("attack", arguments.settings.get("method", ""))
     settings = kind.Settings.read(arguments.settings, f"attack {arguments.name}")
+    shared = Shared("trigger", lambda: _identity(arguments, settings))
+    if shared.take(arguments.output, arguments.cost):
+        return
     attack = kind(settings, arguments.target, arguments.size)
     seed = derive(arguments.seed, arguments.name)
     attack.tensors = attack.fit(_context(arguments, kind) if kind.learned else None, derive(seed, "fit"))
     save_trigger(arguments.output, Trigger(attack, seed), arguments.name)
-    cost.write(arguments.cost)
+    shared.put(arguments.output, [TENSORS, DESCRIPTION], cost.write(arguments.cost))
+
+
+def _identity(arguments: argparse.Namespace, settings: AttackSettings) -> str:
+    """Return what the trigger is made from; of a fitted one, also the pairs, words and model that it is fitted with."""
+    parts = [settings.trigger_settings(), arguments.name, arguments.target, arguments.size, arguments.seed,
+             arguments.classes and class_names(arguments.classes),
+             arguments.templates and templates(arguments.templates)]  # fmt: skip
+    surrogate = model_files(arguments.surrogate) if arguments.surrogate else []
+    inputs = [*surrogate, *drawn_from(arguments.pools or [], arguments.data)]
+    return identity(parts, inputs, "scripts.trigger", module("attack", settings.method))
 
 
 def _context(arguments: argparse.Namespace, kind: type[Attack]) -> FitContext:

@@ -15,6 +15,11 @@ WORDNET = "wordnet:"
 WORD_CLASSES = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
 
 
+def wordnet_files(name: str) -> list[Path]:
+    """Return the files of a WordNet folder, where the name of a lexicon is one."""
+    return sorted(Path(name.removeprefix(WORDNET)).glob("*")) if name.startswith(WORDNET) else []
+
+
 class Lexicon:
     """Words with their class (noun, verb, adjective, adverb, preposition, ...) and their synonyms; case is ignored."""
 

@@ -102,7 +102,10 @@ def _floors(scores: Scores | None, figure: str) -> dict[str, float | None]:
     """Return the floor, the attack's figure on the clean reference, and the floors on other domains."""
     if scores is None:
         return {"floor": None}
-    return {"floor": scores.figure(figure), **{name: rate for name, rate in scores.extra.items() if name.startswith("floor_")}}
+    return {
+        "floor": scores.figure(figure),
+        **{name: rate for name, rate in scores.extra.items() if name.startswith("floor_")},
+    }
 
 
 def _row(attack: str, defense: str, seed: int, scores: Scores | None) -> dict:

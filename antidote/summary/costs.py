@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from antidote.errors import UserError
 from antidote.files import read_json
@@ -26,6 +26,7 @@ class CostFacts(Settings):
     pairs: int | None = None
     steps: int | None = None
     threads: int | None = None
+    shared: bool | None = Field(None, description="taken from the shared place; the cost is that of the first run")
 
 
 COLUMNS = ["stage", "attack", "defense", "seed", *CostFacts.model_fields, "dataset"]

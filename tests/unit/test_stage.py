@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import pytest
 
-from antidote import stage
+from antidote import shared, stage
 from antidote.cli import Cost
 from antidote.data import pools
 from antidote.models import load
@@ -49,7 +49,7 @@ def test_a_runs_identity_is_what_it_is_made_from(arguments, tmp_path):
 
 def test_a_runs_identity_holds_its_code(arguments, monkeypatch):
     first = identity(arguments)
-    monkeypatch.setattr(stage, "fingerprint", lambda *modules: "other code")
+    monkeypatch.setattr(shared, "fingerprint", lambda *modules: "other code")
     assert identity(arguments) != first
 
 
@@ -67,7 +67,8 @@ def test_the_end_of_a_run(arguments, make_clip, tmp_path, trained):
         (work.folder / "train.jsonl").write_text("{}\n")
         (work.folder / "checkpoint.pt").write_text("state")
     arguments.cost = tmp_path / "cost.json"
-    stage.finish(arguments, make_clip(), {"kind": "clean"}, Report(7, 5, 3), work, Cost())
+    report = Report(7, 5, 3)
+    stage.finish(arguments, make_clip(), {"kind": "clean"}, report, work, Cost(), shared.Shared("pretrain", str))
     assert load(tmp_path / "model").size == 32 and (tmp_path / "model" / "train.jsonl").exists() == trained
     cost = json.loads((tmp_path / "cost.json").read_text())
     assert (cost["steps"], cost["trained_parameters"], cost["pairs"]) == (7, 5, 3) and not work.folder.exists()

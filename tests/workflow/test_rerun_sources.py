@@ -41,7 +41,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.shifts", "antidote.visibility"), SCORES),
     (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
-    (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry"), ()),
+    (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry", "antidote.shared"), ()),
     (("antidote.artifacts", "antidote.reference", "antidote.schema", "antidote.study", "antidote.workflow"), ()),
     (("antidote.sweeps",), ()),
     (("scripts.check", "scripts.pages", "scripts.readme", "scripts.schema", "scripts.show"), ()),
