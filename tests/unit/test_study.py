@@ -17,7 +17,7 @@ from antidote.errors import UserError
 from antidote.fingerprint import ROOT
 from antidote.settings import read_mapping
 from antidote.study import Study, names_file
-from antidote.workflow import pool_slice, pool_target
+from antidote.workflow import pool_slice, pool_target, training_slice
 
 FILE = "tests/studies/tiny.yaml"
 GONE = object()
@@ -229,6 +229,25 @@ def test_later_pools_do_not_count(values):
     for name in ("training", "poison"):
         assert len({pool_slice(study, name) for study in studies}) == 1
     assert len({pool_slice(study, "defense") for study in studies}) == 2
+
+
+def test_a_training_set_that_is_not_poisoned_is_no_cell(values):
+    """Who owns the training set finds nothing there of an attack on the encoder."""
+    pools = values["pools"] | {"poison": {"pairs": 64, "target_pairs": 5}}
+    attacks = {
+        "encoder": {"method": "badencoder", "preset": "cifar10", "poisons": 20, "training": {"epochs": 3}},
+        "badnet": values["attacks"]["badnet"],
+    }
+    defenses = {"finetune": values["defenses"]["finetune"], "ubt": {"method": "ubt"}}
+    study = Study({**values, "pools": pools, "attacks": attacks, "defenses": defenses}, FILE)
+    assert ("encoder", "ubt", "badencoder poisons no training set") in study.blank
+    assert {cell for cell in study.cells if cell[0] == "encoder"} == {("encoder", "none"), ("encoder", "finetune")}
+    assert ("badnet", "ubt") in study.cells
+    recipe = study.poisoning("encoder")
+    assert (recipe.optimizer, recipe.epochs, recipe.lr) == ("sgd", 3, 1e-3), "its own recipe, single keys changed"
+    own = json.loads(training_slice(study, recipe, "encoder"))
+    assert own["attack"]["method"] == "badencoder"
+    assert "attack" not in json.loads(training_slice(study, study.poisoning("badnet"), "badnet"))
 
 
 # --- reading is light -------------------------------------------------------------------------------------------------
