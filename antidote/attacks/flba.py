@@ -58,10 +58,13 @@ class FLBASettings(Victim, OptimisedPatchSettings):
     """The patch, the two perturbations, and who is attacked."""
 
     presets = {"linear_probe": {"victim": "linear_probe"}, "prompts": {"victim": "prompts"}}
-    poison_keys = (*AttackSettings.poison_keys, "eps", "steps", "step_size", *Victim.model_fields)
+    poison_keys = (*AttackSettings.poison_keys, "eps", "repulsive_eps", "steps", "step_size", *Victim.model_fields)
 
     method: Literal["flba"] = "flba"
     eps: float = Field(8, gt=0, le=255, description="largest change of a value in 8-bit steps (FLBA on CLIP: 8)")
+    repulsive_eps: float | None = Field(
+        None, ge=0, le=255, description="the same for pictures of other classes than the target; empty: as `eps` (FLBA)"
+    )
     steps: int = Field(40, ge=1, description="gradient steps per picture of the support set (ours: 40)")
     step_size: float = Field(1, gt=0, le=255, description="of a gradient step in 8-bit steps (ours: 1)")
     poisons: int | None = Field(None, ge=1, description="at most so many attacked pictures; empty: all (FLBA)")
@@ -119,7 +122,9 @@ class FLBA(OptimisedPatch):
         def distance(pictures: Tensor) -> Tensor:
             return 1 - (clip.encode_image(pictures) * goal).sum(dim=1)
 
+        repulsive = settings.eps if settings.repulsive_eps is None else settings.repulsive_eps
         sign = torch.where(own, -1.0, 1.0)
+        bound = torch.where(own, settings.eps, repulsive)[:, None, None, None] / 255
         change, before = torch.zeros_like(images), None
         for _ in range(settings.steps):
             change.requires_grad_()
@@ -127,7 +132,7 @@ class FLBA(OptimisedPatch):
             before = distances.detach() if before is None else before
             slope = torch.autograd.grad((sign * distances).sum(), change)[0]
             change = change.detach() + settings.step_size / 255 * slope.sign()
-            change = change.clamp(-settings.eps / 255, settings.eps / 255)
+            change = change.clamp(-bound, bound)
             change = (images + change).clamp(0, 1) - images
         # Towards zero, so that no value leaves the bound; the small number takes up what division by 255 left.
         steps = change.mul(255)
