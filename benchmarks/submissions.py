@@ -1,8 +1,8 @@
 """How many jobs a study of 300 cells submits to Slurm: each by itself, with the groups of profiles/slurm, and with
 defenses grouped as well, as docs/cluster.md describes for those that take minutes.
 
-Counts what Snakemake says in a dry run of the whole study; needs no Slurm and no plugin. tests/cluster compares such a
-count with what a real Slurm was given.
+Counts what Snakemake says in a dry run of the whole study; needs no Slurm and no plugin. tests/cluster counts what a
+real Slurm is given for the tiny study.
 
     python benchmarks/submissions.py
 """

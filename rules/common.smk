@@ -31,6 +31,10 @@ prepare_jobs(Path(workflow.basedir))
 if workflow.is_main_process:
     own_records()
 
+# Slurm sends SIGTERM to every process of a job. The shell waits for the training, which saves its state: were the shell
+# gone, Snakemake would end, and Slurm would kill what is left at once.
+shell.prefix("set -euo pipefail; trap : TERM; ")
+
 
 def read_study():
     """Validate the study; what is wrong with it is one line, not a traceback."""

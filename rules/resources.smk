@@ -38,9 +38,14 @@ def chosen(name, method_of, by_method, otherwise):
     return Resource(name, value)
 
 
-for rule, method_of in BY_METHOD.items():
-    resources = workflow.get_rule(rule).resources
-    methods = ATTACKS if rule == "trigger" else DEFENSES
-    by_method = {name: values for name, values in profile_resources().items() if name in methods}
-    for name in sorted({name for values in by_method.values() for name in values}):
-        resources[name] = chosen(name, method_of, by_method, resources.get(name))
+def set_resources_by_method():
+    said = profile_resources()
+    for rule, method_of in BY_METHOD.items():
+        methods = ATTACKS if rule == "trigger" else DEFENSES
+        by_method = {name: values for name, values in said.items() if name in methods}
+        own = workflow.get_rule(rule).resources
+        for name in sorted({name for values in by_method.values() for name in values}):
+            own[name] = chosen(name, method_of, by_method, own.get(name))
+
+
+set_resources_by_method()

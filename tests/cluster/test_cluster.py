@@ -150,7 +150,7 @@ def disturb(run: Run, slurm: tools.Slurm, process: subprocess.Popen, deadline: f
 
     def freeze(script: str, folder: str, comment: str) -> str:
         """Stop the training that writes a folder; return its Slurm job. What Slurm sends to end it also wakes it."""
-        training = until(f"training of {folder}", lambda: in_training(run.project, script, folder), 0.02)
+        training = until(f"training of {folder}", lambda: harness.in_training(run.project, script, folder), 0.02)
         os.kill(training, signal.SIGSTOP)
         variables = Path(f"/proc/{training}/environ").read_bytes().decode().split("\0")
         run.told["visible GPUs"] = dict(v.split("=", 1) for v in variables if "=" in v).get("CUDA_VISIBLE_DEVICES", "")
@@ -183,23 +183,6 @@ def disturb(run: Run, slurm: tools.Slurm, process: subprocess.Popen, deadline: f
         process.wait(until_end)
     except subprocess.TimeoutExpired:
         pytest.fail(f"Snakemake has not ended within {LIMIT} s: {last(run)}")
-
-
-def in_training(project: Path, script: str, folder: str) -> int | None:
-    """Return the process of a training job once it catches SIGTERM, which it does while it trains."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if words[1:3] != ["-m", f"scripts.{script}"] or (process / "cwd").readlink() != project:
-                continue
-            if words[words.index("--output") + 1] != folder:
-                continue
-            caught = re.search(r"^SigCgt:\s*(\w+)", (process / "status").read_text(), re.MULTILINE)
-        except OSError:  # it has just ended
-            continue
-        if caught and int(caught.group(1), 16) >> (signal.SIGTERM - 1) & 1:
-            return int(process.name)
-    return None
 
 
 def last(run: Run) -> str:

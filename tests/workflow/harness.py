@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -121,6 +122,23 @@ def finish(project: Path) -> None:
     """Run the tiny study to its end."""
     done = snakemake(project, "--cores", "2")
     assert done.returncode == 0, done.stdout
+
+
+def in_training(project: Path, script: str, folder: str) -> int | None:
+    """Return the process of a training job once it catches SIGTERM, which it does while it trains."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if words[1:3] != ["-m", f"scripts.{script}"] or (process / "cwd").readlink() != project:
+                continue
+            if words[words.index("--output") + 1] != folder:
+                continue
+            caught = re.search(r"^SigCgt:\s*(\w+)", (process / "status").read_text(), re.MULTILINE)
+        except OSError:  # it has just ended
+            continue
+        if caught and int(caught.group(1), 16) >> (signal.SIGTERM - 1) & 1:
+            return int(process.name)
+    return None
 
 
 class Driver:

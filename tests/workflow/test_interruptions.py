@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import STUDY, copy_project, environment, script, script_command, snakemake
+from harness import STUDY, copy_project, environment, in_training, script, script_command, snakemake
 
 RESULTS = Path("results/tiny")
 MODEL = RESULTS / "badnet/seed0/model"
@@ -123,6 +123,33 @@ def test_a_damaged_checkpoint_is_not_used(place, stories):
     damaged = stories["defend"]["damaged"]
     assert damaged.returncode == 0 and "checkpoint.pt is damaged; starting anew" in damaged.stdout, damaged.stdout
     assert model(place, "defend-damaged") == model(place, "defend-whole")
+
+
+# --- one job of the workflow ------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_told_to_end_saves_its_state_before_snakemake_ends(project):
+    """As a cluster does it: SIGTERM to all processes at once, and what is left when Snakemake ends is killed."""
+    shutil.rmtree(project / MODEL)
+    command = [Path(sys.executable).with_name("snakemake"), "--cores", "1", "--configfile", STUDY]
+    with (project / "ended.log").open("w") as log:
+        run = subprocess.Popen(
+            [*command, "--", f"{MODEL}/card.json"], cwd=project, env=environment(), stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        while not (training := in_training(project, "pretrain", str(MODEL))):
+            assert run.poll() is None, (project / "ended.log").read_text()
+            time.sleep(0.01)
+        os.kill(training, signal.SIGSTOP)  # it takes long to save its state
+        os.killpg(run.pid, signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(5)
+        os.kill(training, signal.SIGCONT)
+        assert run.wait() != 0
+    assert not Path(f"/proc/{training}").exists()
+    assert (project / RESULTS / "work/badnet-seed0/checkpoint.pt").exists()
+    done = snakemake(project, f"{MODEL}/card.json", "--cores", "1")
+    assert done.returncode == 0 and "resumed at step" in done.stdout, done.stdout
 
 
 # --- the whole workflow -----------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from harness import ROOT, STUDY, new_project, snakemake, study
 
+from antidote.registry import ATTACKS, DEFENSES
+
 FITTED = {
     "pools.inversion": {"dataset": "tiny", "split": "train", "pairs": 64},
     "pools.training": {"dataset": "tiny", "split": "train", "pairs": 256},
@@ -85,9 +87,18 @@ def test_a_name_that_is_neither_rule_nor_method_is_one_line(project, key, value)
     assert "finetune" in output and "Traceback" not in output
 
 
-def test_no_method_is_called_as_a_rule_is(project):
-    """Else the profile could not tell them apart."""
-    from antidote.registry import ATTACKS, DEFENSES
+def test_the_profile_gives_a_gpu_to_every_rule_that_takes_one():
+    """The rules themselves look for one on the machine where Snakemake runs: the login node."""
+    said = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())["set-resources"]
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    blocks = re.split(r"^(?=rule |use rule )", text, flags=re.MULTILINE)
+    takes = {re.match(r"rule (\w+)", block).group(1) for block in blocks if "gpu=GPU" in block}
+    takes |= {new for base, new in re.findall(r"^use rule (\w+) as (\w+)", text, re.MULTILINE) if base in takes}
+    assert len(takes) >= 9
+    assert not {rule for rule in takes if "gpu" not in said.get(rule, {})}
 
-    rules = set(re.findall(r"^ *(?:local)?rule (\w+):", dry_run(project), re.MULTILINE))
-    assert not rules & {*ATTACKS, *DEFENSES}
+
+def test_no_rule_is_called_as_a_method_is():
+    """Else the profile could not tell them apart."""
+    text = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    assert not {*re.findall(r"^(?:use rule \w+ as|rule) (\w+)", text, re.MULTILINE)} & {*ATTACKS, *DEFENSES}
