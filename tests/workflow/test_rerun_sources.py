@@ -46,6 +46,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     # Methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
     (("antidote.data.sources.*", "antidote.data.styles", "antidote.visibility"), ()),
+    (("antidote.few_shot", "scripts.attack_shots", "scripts.few_shot"), ()),
 ]
 
 
