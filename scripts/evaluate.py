@@ -30,10 +30,11 @@ def run(arguments: argparse.Namespace) -> None:
     _check(trigger, clip.size, arguments)
     target, embeddings = classes.index(arguments.target), class_weights(clip, trigger, classes, prompts)
     scores = evaluate(clip, pictures, trigger, target, classes, prompts, settings, embeddings)
-    control = getattr(clip, "control", None)
+    control = getattr(clip, "control", None)  # a few-shot classifier brings one that was not attacked
     if control and trigger:
         found = evaluate(control, pictures, trigger, target, classes, prompts, settings)
-        scores["extra"] = {"ca1_clean_shots": found["ca1"], "asr1_clean_shots": found["asr1"]}
+        shots = {"ca1_clean_shots": found["ca1"], "asr1_clean_shots": found["asr1"]}
+        scores["extra"] = {**scores.get("extra", {}), **shots}
     if arguments.poison:
         scores["extra"] = {**scores.get("extra", {}), **finding(arguments.model, arguments.poison)}
     if arguments.examples:
