@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from antidote.triggers import Trigger
 
 
-def places(names: Sequence[str], classes: Sequence[str], where: str) -> list[int]:
+def class_places(names: Sequence[str], classes: Sequence[str], where: str) -> list[int]:
     """Return the place of each of a set's class names among the evaluation's classes.
 
     Raises:
@@ -62,7 +62,7 @@ def score_shifts(
     scores: dict[str, float | None] = {}
     for name, shift in settings.shifts.items():
         pictures, names = load(shift)
-        place = torch.tensor(places(names, classes, f"evaluation.shifts.{name}.classes"))
+        place = torch.tensor(class_places(names, classes, f"evaluation.shifts.{name}.classes"))
         pictures = replace(pictures, labels=place[pictures.labels])
         drawn = trigger if trigger is not None and trigger.attack.triggered else None
         found = evaluate(clip, pictures, drawn, target, classes, templates, settings, embeddings)

@@ -26,7 +26,7 @@ from antidote.models import ADAPTER, ADAPTER_WEIGHTS, ModelSettings
 from antidote.rebound import ReboundSettings
 from antidote.registry import ATTACKS, DEFENSES, method
 from antidote.settings import Settings
-from antidote.shifts import places
+from antidote.shifts import class_places
 from antidote.summary.plan import Gate
 from antidote.sweeps import Entry, entries
 from antidote.training import TrainSettings
@@ -118,7 +118,7 @@ class Study:
         self.templates = self._named(templates, self.evaluated.templates, "evaluation.templates")
         for name, shift in self.evaluated.shifts.items():
             key = f"evaluation.shifts.{name}.classes"
-            places(self._named(class_names, shift.classes, key), self.classes, f"{self.where}: {key}")
+            class_places(self._named(class_names, shift.classes, key), self.classes, f"{self.where}: {key}")
         if self.file.target not in self.classes:
             raise UserError(
                 f"{where}: target: {self.file.target!r} is not among the {len(self.classes)} classes of "

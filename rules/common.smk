@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir)))
 
+from antidote.attacks.flba import Victim
 from antidote.defenses.base import POOLS, USES_CLASSES
 from antidote.errors import UserError
 from antidote.files import sha256

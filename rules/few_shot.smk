@@ -1,6 +1,5 @@
 # Attacks on few-shot support sets: the shots take the place of the poisoned pairs, and what a user trains on them over
 # the frozen clean reference that of the backdoored model.
-from antidote.attacks.flba import Victim
 
 
 rule attack_shots:

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     embeddings = class_weights(clip, trigger, classes, prompts)
     scores = evaluate(clip, pictures, trigger, target, classes, prompts, settings, embeddings)
     extra = scores.pop("extra", {})
-    control = getattr(clip, "control", None)
+    control = getattr(clip, "control", None)  # a few-shot classifier brings one that was not attacked
     if control and trigger:
         found = evaluate(control, pictures, trigger, target, classes, prompts, settings)
         extra |= {"ca1_clean_shots": found["ca1"], "asr1_clean_shots": found["asr1"]}

@@ -13,6 +13,9 @@ d* is a patch, found by Adam on the inversion pool; p by 40 signed gradient step
 linear probe or, as CoOp, prompts on the support set, `pools.shots`; what a study calls the backdoored model is then the
 clean encoder with that classifier. `asr1_clean_shots` and `ca1_clean_shots` are those of a classifier of the same
 recipe on the untouched support set: what the patch does without the attack.
+
+Where the encoder is easily moved, one bound for both perturbations spoils the classifier for clean pictures, since the
+others are driven to the far side of the feature space; `repulsive_eps` gives them a bound of their own (ours).
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ where m is at least `threshold` of its maximum. A ViT's rollout is the same for 
 are templates, as for the other attacks; the paper's special symbols before key words are `symbols` before the caption,
 off by default, and then before every prompt at test.
 
-The trigger is one per picture, so its folder holds the surrogate's picture tower (RN50: 150 MB) and drawing it takes
-three passes through that, a picture at a time: on a CPU slower than decoding a JPEG by far at 224 pixels. `place:
-average` draws one ellipse at the pool's mean m on every picture, and needs no tower.
+The trigger is one per picture, so its folder holds the surrogate's picture tower (RN50: 153 MB, ViT-B/32: 351 MB), and
+drawing takes two runs through that, one picture after another: half a second with RN50 on a CPU core, far more than
+decoding a JPEG. `place: average` draws one ellipse at the pool's mean m on every picture, and needs no tower.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class MABA(Attack):
     def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:
         clip = frozen(context.surrogate)
         _, others = split_by_target(context, self.target)
+        saliency(clip, unit(clip, others.images[:1]), others.captions[:1])  # says if it cannot look into this model
         tensors = tensors_of(clip, context.classes, context.templates)
         described = {"surrogate": clip.config, "classes": context.classes}
         looker = tower(tensors, clip.config, context.classes)

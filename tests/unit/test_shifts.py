@@ -18,7 +18,7 @@ from antidote.fingerprint import ROOT
 from antidote.metrics import generalisation
 from antidote.registry import method
 from antidote.settings import read_mapping
-from antidote.shifts import as_floor, places, score_shifts
+from antidote.shifts import as_floor, class_places, score_shifts
 from antidote.study import Study
 from antidote.triggers import Trigger
 from scripts.evaluate import _pictures
@@ -102,14 +102,14 @@ def test_what_is_left_of_an_attack_under_a_shift(known, shifted, expected):
 
 
 def test_a_sets_own_classes_are_found_by_name():
-    assert places(["cup", "banana"], CLASSES, "x") == [2, 0]
-    assert places(["a", "b", "a"], ["a", "b", "a"], "x") == [0, 1, 2], "the same list needs no names to differ"
+    assert class_places(["cup", "banana"], CLASSES, "x") == [2, 0]
+    assert class_places(["a", "b", "a"], ["a", "b", "a"], "x") == [0, 1, 2], "the same list needs no names to differ"
     with pytest.raises(
         UserError, match=r"^x: 'cupp' is not among the 7 classes of the evaluation; did you mean 'cup'\?$"
     ):
-        places(["banana", "cupp"], CLASSES, "x")
+        class_places(["banana", "cupp"], CLASSES, "x")
     with pytest.raises(UserError, match=r"^x: two classes of the evaluation are named 'a'; which one is meant\?$"):
-        places(["a"], ["a", "b", "a"], "x")
+        class_places(["a"], ["a", "b", "a"], "x")
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ def inputs(linked):
             "badnet": {"method": "badnet", "poisons": 20, "location": "center"},
             "siba": {"method": "siba", "poisons": 20},
             "issba": {"method": "issba", "poisons": 20},
+            "few": {"method": "flba"},
         },
         "defenses": {
             "cleanclip": {"method": "cleanclip"},
@@ -69,6 +70,21 @@ def test_training(inputs):
     pairs = pools("training", "poison") | split("train") | {"data/models/tiny-rn.json"}
     assert inputs["clean_model 0"] == pairs
     assert inputs["backdoored_model siba 0"] == pairs | model("clean/seed0") | poison("siba")
+
+
+def test_an_attack_on_the_shots(inputs):
+    """Its encoder is the clean reference; no defense of a CLIP applies to the classifier over it."""
+    shots = pools("shots") | split("test") | {"data/classes/scenes.json"} | model("clean/seed0")
+    trigger = {f"results/tiny/few/seed0/trigger/{file}" for file in ("trigger.json", "trigger.safetensors")}
+    assert inputs["attack_shots few 0"] == shots | trigger
+    assert inputs["few_shot_model few 0"] == shots | poison("few")
+    head = {f"results/tiny/few/seed0/model/adapter.{end}" for end in ("json", "safetensors")}
+    assert inputs["evaluate few 0 none"] == trigger | split("test") | WORDS | model("few/seed0") | head
+    assert inputs["floor few 0"] == trigger | split("test") | WORDS | model("clean/seed0")
+    others = {job for job in inputs if " few " in job} - {
+        f"{rule} few 0" for rule in ("attack_shots", "few_shot_model")
+    }
+    assert others == {"trigger few 0", "floor few 0", "evaluate few 0 none"}
 
 
 def test_a_defense_gets_the_model_and_what_its_access_grants(inputs):

@@ -67,6 +67,8 @@ CASES = [
     one("evaluation.batch_size", 64, *SCORES),
     one("evaluation.bootstrap", 200, *SCORES),
     one("evaluation.split", "defense", *SCORES),
+    one("evaluation.shifts", {"other": {"dataset": "tiny", "split": "defense"}}, *SCORES),
+    one("evaluation.shifts", {}),
     one("evaluation.classes", "scenes"),  # what it is anyway
     one("evaluation.classes", "fewer", *SCORES, files={"data/classes/fewer.json": '["ball", "banana", "boat"]'}),
     one("evaluation.templates", "simple", "poison *", *SCORES),  # poisoned captions are made from them

@@ -49,6 +49,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
     (("antidote.data.sources.*", "antidote.data.styles"), ()),
     (("antidote.rebound", "antidote.transfer", "scripts.rebound", "scripts.transfer"), ()),
+    (("antidote.few_shot", "scripts.attack_shots", "scripts.few_shot"), ()),
 ]
 
 
