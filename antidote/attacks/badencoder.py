@@ -15,11 +15,10 @@ the study's `poisoning`; keys that an entry gives replace single ones.
 `poisons` counts the shadow pictures: pairs of the poison pool that do not name the target. The overlay holds them with
 the trigger and with their own captions; no data set for training is made from it, and defenses that own the poisoned
 training set are not run on this attack. The references are the first pictures of the poison pool whose captions name
-the target; the paper takes one from the web for each target.
+the target; the paper takes one for each target.
 
 Where the sources leave room: r' is a random crop of at least half the area, mirrored half of the time, with changes of
-colour, the same view for f and f0 (the released code augments for f alone). SGD leaves norms and biases undecayed, as
-all training here does.
+colour, the same view for f and f0. SGD leaves norms and biases undecayed, as all training here does.
 """
 
 from __future__ import annotations

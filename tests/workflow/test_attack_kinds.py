@@ -10,8 +10,8 @@ from harness import edited, scheduled, snakemake, study
 
 CHANGES = {
     "pools.poison.target_pairs": 12,
-    "pools.inversion": {"split": "defense", "pairs": 60, "target_pairs": 5},
-    "pools.defense": {"split": "defense", "pairs": 100},
+    "pools.inversion": {"split": "defense", "pairs": 120},
+    "pools.defense": {"split": "defense", "pairs": 40},
     "attacks": {
         "mm": {"method": "mmpoison", "goals": [["banana", "boat"]], "preset": "I", "poisons": 8},
         "targeted": {"method": "carlini_terzis", "caption": "template", "targets": ["boat", "key"], "poisons": 8},
