@@ -26,13 +26,18 @@ RUN = "snakemake --cores all"
 
 def run(arguments: argparse.Namespace) -> None:
     study = Study(read_mapping(arguments.configfile), arguments.configfile)
-    stages = known()
-    own = stage_of(stages, study) or new_stage(stages, study, arguments.configfile)
-    names = committed(stages, own, study)
+    stages = read_mapping(str(FILE)).get("stages", {}) if FILE.is_file() else {}
+    own = owner(stages, wanted(study)[0])
+    new = own is None
+    if own is None:
+        own = new_stage(stages, study, arguments.configfile)
+    missing = [path for path in wanted(study) if owner(stages, path) is None]  # DVC allows each path in one stage
+    stages[own]["outs"] = [*stages[own].get("outs", []), *({path: {"persist": True}} for path in missing)]
+    names = list(dict.fromkeys([own, *(owner(stages, path) for path in wanted(study))]))
     for name in names:
         require_finished(name, stages[name].get("cmd", ""))
-    if own not in known():
-        add(own, stages[own], study)
+    if missing:
+        write(own, stages[own], study, new)
     dvc("commit", "--force", *names)
     cli.log.info("recorded %s; commit dvc.yaml and dvc.lock to Git", ", ".join(names))
     if arguments.push:
@@ -42,56 +47,41 @@ def run(arguments: argparse.Namespace) -> None:
 # --- stages ----------------------------------------------------------------------------------------------------------
 
 
-def known() -> dict[str, Any]:
-    return read_mapping(str(FILE)).get("stages", {}) if FILE.is_file() else {}
-
-
-def paths(stage: dict[str, Any]) -> list[str]:
-    """Return the outputs of a stage, which stand there as text or as a mapping with options."""
-    return [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]
-
-
 def wanted(study: Study) -> list[str]:
-    """Return what a snapshot of a study holds."""
+    """Return what a snapshot of a study holds, its own folder first."""
     return [f"results/{study.name}", *sorted({f"data/{dataset}" for dataset, _ in study.splits()}), RECORDS]
 
 
 def owner(stages: dict[str, Any], path: str) -> str | None:
-    return next((name for name, stage in stages.items() if path in paths(stage)), None)
-
-
-def stage_of(stages: dict[str, Any], study: Study) -> str | None:
-    return owner(stages, wanted(study)[0])
+    """Return the stage that has a path among its outputs, which stand there as text or as a mapping with options."""
+    for name, stage in stages.items():
+        if path in [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]:
+            return name
+    return None
 
 
 def new_stage(stages: dict[str, Any], study: Study, config: str) -> str:
-    """Put a stage for the study among `stages`; what another stage owns already, DVC allows in no second one."""
-    outs = [path for path in wanted(study) if owner(stages, path) is None]
-    stages[study.name] = {
-        "cmd": f"{RUN} --configfile {shlex.quote(config)}",
-        "deps": SOURCES,
-        "params": [{config: None}],
-        "outs": [{path: {"persist": True}} for path in outs],
-    }
-    return study.name
+    """Put a stage for a study among `stages`; return its name."""
+    name = study.name.replace(".", "-")  # DVC takes no dot in a name
+    if name in stages:
+        raise UserError(f"{FILE}: stages.{name}: is there, but results/{study.name} is not among its outs; add it")
+    command = f"{RUN} --configfile {shlex.quote(config)}"
+    stages[name] = {"cmd": command, "deps": SOURCES, "params": [{config: None}]}
+    return name
 
 
-def committed(stages: dict[str, Any], own: str, study: Study) -> list[str]:
-    """Return the stages to record: the study's own, and those that own what it shares with others."""
-    return list(dict.fromkeys([own, *filter(None, (owner(stages, path) for path in wanted(study)))]))
-
-
-def add(name: str, stage: dict[str, Any], study: Study) -> None:
-    """Write a stage, its metrics and its plots into dvc.yaml; the rest of the file stays as it is."""
+def write(name: str, stage: dict[str, Any], study: Study, new: bool) -> None:
+    """Write a stage into dvc.yaml, and the metrics and plots of a new one; the rest of the file stays as it is."""
     from dvc.utils.serialize import modify_yaml
 
     summary = f"results/{study.name}/summary"
     cells = {"template": "scatter", "x": "ca1_mean", "y": {f"{summary}/table.csv": "asr1_mean"}}
     with modify_yaml(str(FILE)) as file:
         file.setdefault("stages", {})[name] = stage
-        file.setdefault("metrics", []).append(f"{summary}/metrics.json")
-        file.setdefault("plots", []).append({f"CA@1 and ASR@1 of {study.name}": cells})
-    cli.log.info("added stage %s to %s", name, FILE)
+        if new:
+            file.setdefault("metrics", []).append(f"{summary}/metrics.json")
+            file.setdefault("plots", []).append({f"CA@1 and ASR@1 of {study.name}": cells})
+    cli.log.info("wrote stage %s into %s", name, FILE)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------

@@ -16,18 +16,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import ROOT, STUDY, affected, chain, copy_project, edited, environment, scheduled, script, snakemake, study
+from harness import (
+    ROOT,
+    STUDY,
+    Driver,
+    affected,
+    chain,
+    copy_project,
+    edited,
+    environment,
+    scheduled,
+    script,
+    snakemake,
+    study,
+)
 
 RESULTS = "results/tiny"
 FINETUNED = {"defend badnet 0 finetune", "defend blended 0 finetune", "evaluate badnet 0 finetune",
              "evaluate blended 0 finetune", "summary"}  # fmt: skip
 WHO = {f"GIT_{role}_{what}": "someone@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as in an activated environment
 
 
 def call(folder: Path, *command: object) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [str(word) for word in command], cwd=folder, env=environment(**WHO, HOME=str(folder.parent)), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        [str(word) for word in command], cwd=folder, env=environment(**WHO, HOME=str(folder.parent), PATH=PATH),
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
 
 
@@ -54,9 +68,10 @@ def clone(origin: Path, folder: Path, link: str) -> Path:
 
 
 def kept(project: Path) -> dict[str, str]:
-    """Return the hash of every file in DVC's cache."""
-    files = [path for path in (project / ".dvc/cache/files").rglob("*") if path.is_file()]
-    return {path.name: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in files}
+    """Return the hash of every file in DVC's cache, by the hash that it is kept under."""
+    files = [path for path in (project / ".dvc/cache/files").rglob("*") if path.is_file() and path.suffix != ".tmp"]
+    name = lambda path: path.parent.name + path.name.removesuffix(".dir")
+    return {name(path): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -97,35 +112,40 @@ def test_a_second_snapshot_changes_nothing(origin):
 @pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
 def test_whoever_pulls_runs_nothing_again(origin, tmp_path, link):
     project = clone(origin, tmp_path / "b", link)
+    driver = Driver(project, "snakemake")
     changed = {"data/templates/scenes.json": '["a {}.", "some {}."]'}
     with edited(project, changed):
         time.sleep(0.01)
         dvc(project, "pull")
-        assert scheduled(project) == affected(chain(), ["poison *", "evaluate*", "floor *"]), "changed before the pull"
+        assert scheduled(project, driver=driver) == affected(chain(), ["poison *", "evaluate*", "floor *"]), (
+            "changed before the pull"
+        )
     weights = project / RESULTS / "badnet/seed0/model/open_clip_model.safetensors"
     assert (weights.is_symlink(), weights.stat().st_nlink > 1) == (link == "symlink", link == "hardlink")
-    assert scheduled(project) == set()
+    assert scheduled(project, driver=driver) == set()
 
     for number, path in enumerate(sorted((project / RESULTS).rglob("*"))):
         if not path.is_symlink():
             os.utime(path, (1.7e9, 1.7e9 + number * 7919 % 100_000))  # in no order of making
     for path in [*(project / "data/classes").iterdir(), *(project / "scripts").iterdir()]:
         os.utime(path)
-    assert scheduled(project) == set()
+    assert scheduled(project, driver=driver) == set()
 
     with edited(project, {STUDY: study(project, {"defenses.finetune.training.lr": 2e-3})}):
-        assert scheduled(project) == FINETUNED
+        assert scheduled(project, driver=driver) == FINETUNED
     with edited(project, {STUDY: study(project, {"attacks.badnet.patch_size": 7})}):
-        assert scheduled(project) == affected(chain(), ["trigger badnet *"])
+        assert scheduled(project, driver=driver) == affected(chain(), ["trigger badnet *"])
     source = "antidote/defenses/finetune.py"
     with edited(project, {source: (project / source).read_text() + "\n_CHANGED = 1\n"}):
-        assert scheduled(project) == FINETUNED
+        assert scheduled(project, driver=driver) == FINETUNED
+
+    driver.close()
 
     before = kept(project)
-    assert before == {name: name for name in before} | {name: name.removesuffix(".dir") for name in before}
+    assert before == {name: name for name in before}
     cell = f"{RESULTS}/badnet/seed0/finetune/scores.json"
     with edited(project, {STUDY: study(project, {"defenses.finetune.training.lr": 2e-3})}):
-        done = snakemake(project, "--cores", "2", "--", cell)
+        done = snakemake(project, cell, "--cores", "2")
     assert done.returncode == 0 and "2 of 2 steps" in done.stdout, done.stdout
     assert kept(project) == before, "DVC's own copies are as they were"
 
@@ -187,7 +207,7 @@ def test_a_killed_push_or_pull_is_taken_up_again(origin, tmp_path):
         killed(project, project / ".dvc/cache/files", "pull", "-j", "1")
     dvc(project, "pull")
     assert scheduled(project) == set()
-    assert [name for name, digest in kept(project).items() if name.removesuffix(".dir") != digest] == []
+    assert kept(project) == {name: name for name in kept(project)}
 
 
 def killed(project: Path, folder: Path, *arguments: str) -> None:
@@ -230,7 +250,7 @@ def test_a_store_that_goes_away_costs_a_line(origin, tmp_path):
 def bucket(monkeypatch) -> Iterator[tuple[str, Callable[[], None], Callable[[], None], Callable[[], int]]]:
     """An S3 server on this machine: its address, what stops and restarts it, and what counts the objects it has."""
     for module in ("moto", "dvc_s3"):
-        pytest.importorskip(module, reason=f"{module} is not installed: pip install -r requirements-s3.lock")
+        pytest.importorskip(module, reason=f"{module} is not installed; pip install dvc-s3 moto[server]")
     from moto.server import ThreadedMotoServer
 
     for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1",

@@ -33,7 +33,7 @@ def checkout(folder: Path, data: Path, **changes: object) -> Path:
 def run(project: Path, place: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple[str, set[str]]:
     """Run a study with a shared place; return what Snakemake said and the stages whose log says that they were taken."""
     done = subprocess.run(
-        [*prefix, Path(sys.executable).with_name("snakemake"), "--cores", "2", "--configfile", "study.yaml", *arguments],
+        [*prefix, Path(sys.executable).with_name("snakemake"), *arguments, "--cores", "2", "--configfile", "study.yaml"],
         cwd=project, env=environment(ANTIDOTE_CACHE=str(place)), text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
