@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any
 
 from antidote.data.pools import Shots
+from antidote.files import whole_file
 from antidote.registry import method
 from antidote.study import Study
 from antidote.training import TrainSettings
@@ -20,6 +22,18 @@ def prepare_jobs(root: Path) -> None:
         os.environ[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
     # Threads that wait for one another busily come to a stand when other work wants their cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def own_records(folder: Path = Path(".snakemake/metadata")) -> None:
+    """Give this checkout its own copy of every record of Snakemake's that DVC has restored as a link into its cache.
+
+    Snakemake writes its records in place; through a link it would change what DVC keeps.
+    """
+    for path in folder.rglob("*"):
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1):
+            with whole_file(path) as own:
+                own.write_bytes(path.read_bytes())
 
 
 def has_gpu() -> bool:

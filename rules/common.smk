@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 
 from antidote.defenses.base import POOLS, USES_CLASSES
 from antidote.errors import UserError
+from antidote.files import sha256
 from antidote.fingerprint import fingerprint
 from antidote.registry import method, module
 from antidote.settings import read_mapping
@@ -17,6 +18,7 @@ from antidote.workflow import (
     dataset_slice,
     has_gpu,
     json_slice,
+    own_records,
     pool_slice,
     pool_target,
     prepare_jobs,
@@ -25,6 +27,8 @@ from antidote.workflow import (
 )
 
 prepare_jobs(Path(workflow.basedir))
+if workflow.is_main_process:
+    own_records()
 
 
 def read_study():
@@ -92,6 +96,15 @@ def evaluated_split():
         f"data/{evaluation.dataset}/{evaluation.split}",
         ["index.parquet", "manifest.json"],
     )
+
+
+def words(names):
+    """Return the content of small files of the project that a job reads, as a part of its source.
+
+    Snakemake looks at an input's content only where it is newer than the outputs; what `dvc pull` or a link restores may
+    be newer than a change made before.
+    """
+    return "".join("+" + sha256(name)[:16] for name in names)
 
 
 def source_names(w):

@@ -17,7 +17,8 @@ rule dataset:
         "../envs/train.yaml"
     params:
         settings=lambda w: dataset_slice(STUDY, w.dataset, w.split),
-        source=lambda w: fingerprint("scripts.dataset", module("source", STUDY.sources[w.dataset].source)),
+        source=lambda w: fingerprint("scripts.dataset", module("source", STUDY.sources[w.dataset].source))
+        + words(source_names(w)),
         folder=lambda w, output: Path(output.manifest).parent,
     shell:
         "python -m scripts.dataset --name {wildcards.dataset} --split {wildcards.split}"

@@ -32,7 +32,8 @@ rule defend:
         gpu=GPU,
     params:
         settings=lambda w: json_slice(STUDY.defenses[w.defense].model_dump(mode="json", exclude={"label"})),
-        source=lambda w: fingerprint("scripts.defend", module("defense", STUDY.defenses[w.defense].method)),
+        source=lambda w: fingerprint("scripts.defend", module("defense", STUDY.defenses[w.defense].method))
+        + words(defense_names(w)),
         suspicious=lambda w, input: Path(input.model[0]).parent,
         data=defense_arguments,
         folder=lambda w, output: Path(output.model[0]).parent,

@@ -30,7 +30,7 @@ rule evaluate_clean:
         settings=STUDY.evaluated.slice(),
         study=STUDY.name,
         target=STUDY.file.target,
-        source=fingerprint("scripts.evaluate"),
+        source=fingerprint("scripts.evaluate") + words(NAMES),
         model=lambda w, input: Path(input.model[0]).parent,
         cell="--attack clean --defense none",
     shell:
@@ -61,7 +61,8 @@ rule floor:
         settings=STUDY.evaluated.slice(),
         study=STUDY.name,
         target=STUDY.file.target,
-        source=lambda w: fingerprint("scripts.evaluate", module("attack", STUDY.attacks[w.attack].method)),
+        source=lambda w: fingerprint("scripts.evaluate", module("attack", STUDY.attacks[w.attack].method))
+        + words(NAMES),
         model=lambda w, input: Path(input.model[0]).parent,
         cell=lambda w, input, output: f"--attack {w.attack} --defense floor --trigger {Path(input.trigger[0]).parent}"
         f" --examples {output.examples}",
@@ -96,7 +97,8 @@ rule evaluate:
         target=STUDY.file.target,
         source=lambda w: fingerprint(
             "scripts.evaluate", module("attack", STUDY.attacks[w.attack].method), *model_modules(w)
-        ),
+        )
+        + words(NAMES),
         model=lambda w, input: Path(input.model[0]).parent,
         cell=lambda w, input: f"--attack {w.attack} --defense {w.defense} --trigger {Path(input.trigger[0]).parent}"
         + (f" --poison {Path(input.found[0]).parent}" if input.found else ""),

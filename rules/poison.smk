@@ -25,7 +25,8 @@ rule trigger:
         target=STUDY.file.target,
         size=STUDY.size,
         fitting=fitting_arguments,
-        source=lambda w: fingerprint("scripts.trigger", module("attack", STUDY.attacks[w.attack].method)),
+        source=lambda w: fingerprint("scripts.trigger", module("attack", STUDY.attacks[w.attack].method))
+        + words(NAMES if fitting_pools(w) else []),
         folder=lambda w, output: Path(output.trigger[0]).parent,
     shell:
         "OMP_NUM_THREADS={threads} python -m scripts.trigger --name {wildcards.attack} --seed {wildcards.seed}"
@@ -53,7 +54,8 @@ rule poison:
     params:
         settings=lambda w: json_slice(STUDY.attacks[w.attack].poison_settings()),
         templates=STUDY.evaluated.templates,
-        source=lambda w: fingerprint("scripts.poison", module("attack", STUDY.attacks[w.attack].method)),
+        source=lambda w: fingerprint("scripts.poison", module("attack", STUDY.attacks[w.attack].method))
+        + words(names_file("templates", STUDY.evaluated.templates)),
         trigger=lambda w, input: Path(input.trigger[0]).parent,
         folder=lambda w, output: Path(output.poison[0]).parent,
     shell:

@@ -21,7 +21,7 @@ rule clean_model:
         gpu=GPU,
     params:
         settings=training_slice(STUDY, STUDY.file.pretraining),
-        source=fingerprint("scripts.pretrain"),
+        source=fingerprint("scripts.pretrain") + words(names_file("models", STUDY.file.model.name)),
         folder=lambda w, output: Path(output.model[0]).parent,
         work=lambda w: f"{RESULTS}/work/clean-seed{w.seed}",
     shell:
@@ -57,7 +57,7 @@ rule backdoored_model:
         settings=lambda w: training_slice(STUDY, STUDY.poisoning(w.attack)),
         start=lambda w, input: (f"--start {Path(input.start[0]).parent}" if input.start else ""),
         poison=lambda w, input: Path(input.poison[0]).parent,
-        source=fingerprint("scripts.pretrain"),
+        source=fingerprint("scripts.pretrain") + words(names_file("models", STUDY.file.model.name)),
         folder=lambda w, output: Path(output.model[0]).parent,
         work=lambda w: f"{RESULTS}/work/{w.attack}-seed{w.seed}",
     shell:
