@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,12 +69,18 @@ def _runs(process: int) -> bool:
 
 @contextmanager
 def _system_errors(path: Path) -> Iterator[None]:
-    """Where the disk takes nothing more, raise the system's own error; safetensors and torch raise various others."""
+    """Where the disk takes nothing more, raise the system's own error; safetensors and torch raise various others.
+
+    safetensors names the system's error in its message, and has taken its part of a file away by then; torch has not.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         probe = path.with_name(f".{path.name}.{os.getpid()}.probe.tmp")
         try:
             probe.write_bytes(bytes(PROBE))

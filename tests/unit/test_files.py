@@ -1,12 +1,16 @@
 """Outputs appear whole or not at all."""
 
+import errno
 import hashlib
 import math
+import subprocess
+import sys
 
 import pytest
 
 from antidote.errors import UserError
 from antidote.files import read_json, sha256, whole_file, whole_folder, write_json
+from antidote.fingerprint import ROOT
 
 
 class Stop(Exception):
@@ -99,3 +103,17 @@ def test_json_that_cannot_be_read(tmp_path, content, text):
     with pytest.raises(UserError) as error:
         read_json(tmp_path / "a.json")
     assert str(error.value).startswith(f"{tmp_path / 'a.json'}: {text}") and "\n" not in str(error.value)
+
+
+def test_a_disk_that_is_full_for_one_file_alone_is_the_systems_error(tmp_path):
+    """safetensors takes its part of the file away, so that there is room for a small one again."""
+    code = (
+        "import resource, signal, torch; from safetensors.torch import save_file; from antidote.files import whole_file\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))\n"
+        "try:\n"
+        f"    with whole_file({str(tmp_path / 'weights')!r}) as path: save_file({{'w': torch.zeros(4 << 20)}}, path)\n"
+        "except OSError as error: print(error.errno, error.filename)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(errno.EFBIG), str(tmp_path / "weights")] and list(tmp_path.iterdir()) == []
