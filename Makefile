@@ -3,12 +3,16 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint format lock schema clean
+.PHONY: demo snapshot test test-slow lint format lock schema clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
 	$(BIN)/snakemake --cores $(CORES)
 	$(BIN)/python scripts/show.py --study default
+
+# Records the finished default study with DVC; what is not finished is not recorded.
+snapshot: .venv/ready
+	$(BIN)/python -m scripts.snapshot
 
 test: .venv/ready lint
 	$(BIN)/pytest -m "not slow"

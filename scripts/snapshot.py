@@ -1,0 +1,132 @@
+"""Record a finished study with DVC: datasets, models, results, and Snakemake's records of how they were made.
+
+What is not finished is not recorded: `snakemake -n` must have nothing to do. A study that dvc.yaml does not know yet
+gets a stage there. Nothing leaves this machine without --push.
+"""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from antidote import cli
+from antidote.errors import UserError
+from antidote.settings import read_mapping
+from antidote.study import Study
+
+FILE = Path("dvc.yaml")
+RECORDS = ".snakemake/metadata"
+SOURCES = ["Snakefile", "antidote", "rules", "scripts"]
+RUN = "snakemake --cores all"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    study = Study(read_mapping(arguments.configfile), arguments.configfile)
+    stages = read_mapping(str(FILE)).get("stages", {}) if FILE.is_file() else {}
+    own = owner(stages, wanted(study)[0])
+    new = own is None
+    if own is None:
+        own = new_stage(stages, study, arguments.configfile)
+    missing = [path for path in wanted(study) if owner(stages, path) is None]  # DVC allows each path in one stage
+    stages[own]["outs"] = [*stages[own].get("outs", []), *({path: {"persist": True}} for path in missing)]
+    names = list(dict.fromkeys([own, *(owner(stages, path) for path in wanted(study))]))
+    for name in names:
+        require_finished(name, stages[name].get("cmd", ""))
+    if missing:
+        write(own, stages[own], study, new)
+    dvc("commit", "--force", *names)
+    cli.log.info("recorded %s; commit dvc.yaml and dvc.lock to Git", ", ".join(names))
+    if arguments.push:
+        dvc("push", *names)
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+def wanted(study: Study) -> list[str]:
+    """Return what a snapshot of a study holds, its own folder first."""
+    return [f"results/{study.name}", *sorted({f"data/{dataset}" for dataset, _ in study.splits()}), RECORDS]
+
+
+def owner(stages: dict[str, Any], path: str) -> str | None:
+    """Return the stage that has a path among its outputs, which stand there as text or as a mapping with options."""
+    for name, stage in stages.items():
+        if path in [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]:
+            return name
+    return None
+
+
+def new_stage(stages: dict[str, Any], study: Study, config: str) -> str:
+    """Put a stage for a study among `stages`; return its name."""
+    name = study.name.replace(".", "-")  # DVC takes no dot in a name
+    if name in stages:
+        raise UserError(f"{FILE}: stages.{name}: is there, but results/{study.name} is not among its outs; add it")
+    command = f"{RUN} --configfile {shlex.quote(config)}"
+    stages[name] = {"cmd": command, "deps": SOURCES, "params": [{config: None}]}
+    return name
+
+
+def write(name: str, stage: dict[str, Any], study: Study, new: bool) -> None:
+    """Write a stage into dvc.yaml, and the metrics and plots of a new one; the rest of the file stays as it is."""
+    from dvc.utils.serialize import modify_yaml
+
+    summary = f"results/{study.name}/summary"
+    cells = {"template": "scatter", "x": "ca1_mean", "y": {f"{summary}/table.csv": "asr1_mean"}}
+    with modify_yaml(str(FILE)) as file:
+        file.setdefault("stages", {})[name] = stage
+        if new:
+            file.setdefault("metrics", []).append(f"{summary}/metrics.json")
+            file.setdefault("plots", []).append({f"CA@1 and ASR@1 of {study.name}": cells})
+    cli.log.info("wrote stage %s into %s", name, FILE)
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def require_finished(name: str, command: str) -> None:
+    """Raise UserError where Snakemake would still run something for a stage."""
+    words = shlex.split(command)
+    if not words or words[0] != "snakemake":
+        return  # a stage that somebody has added; what it makes is theirs to judge
+    done = call([Path(sys.executable).with_name(words[0]), *words[1:], "--dry-run"])
+    if done.returncode:
+        raise UserError(f"{name}: `{command} --dry-run` fails: {last_line(done.stdout)}")
+    if "Nothing to be done" not in done.stdout:
+        counts = dict(re.findall(r"^(\w+)\s+(\d+)$", done.stdout, re.MULTILINE))
+        jobs = int(counts.get("total", 0)) - int(counts.get("all", 0))
+        raise UserError(
+            f"{name}: {jobs} jobs have yet to run, and only what is finished is recorded; "
+            f"first run `{command}`, or take the stage {name} out of {FILE}"
+        )
+
+
+def dvc(*arguments: str) -> None:
+    done = call([sys.executable, "-m", "dvc", *arguments])
+    if done.returncode:
+        raise UserError(f"dvc {arguments[0]} fails: {last_line(done.stdout)}")
+
+
+def call(command: Iterable[str | Path]) -> subprocess.CompletedProcess:
+    return subprocess.run(list(command), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+
+
+def last_line(text: str) -> str:
+    """Return the last line that says something; DVC adds lines on where to ask for help."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "dvc.org" not in line]
+    errors = [line for line in lines if re.match(r"(ERROR|error)\b", line)]
+    return (errors or lines or ["no output"])[-1]
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--configfile", default="config.yaml", help="the study")
+    parser.add_argument("--push", action="store_true", help="send it to DVC's default remote as well")
+    return parser
+
+
+if __name__ == "__main__":
+    cli.main(run, arguments())
