@@ -8,6 +8,7 @@ from pathlib import Path
 # Before torch and huggingface_hub are imported, which read them once.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("ANTIDOTE_CACHE", None)  # no test takes what another run has made
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `scripts`, which are not installed
 

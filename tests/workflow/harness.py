@@ -92,8 +92,8 @@ def study(project: Path, changes: dict[str, Any]) -> str:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return this process's environment without what points at another checkout."""
-    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
+    """Return this process's environment without what points at another checkout or at stages of other runs."""
+    return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "ANTIDOTE_CACHE")} | more
 
 
 def snakemake(project: Path, *arguments: str, config: str | None = STUDY) -> subprocess.CompletedProcess:
