@@ -42,7 +42,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
     (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry", "antidote.shared"), ()),
     (("antidote.artifacts", "antidote.reference", "antidote.schema", "antidote.study", "antidote.workflow"), ()),
-    (("scripts.check", "scripts.readme", "scripts.schema", "scripts.show"), ()),
+    (("scripts.check", "scripts.collect", "scripts.readme", "scripts.schema", "scripts.show", "scripts.snapshot"), ()),
     # Methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
     (("antidote.data.sources.*", "antidote.visibility"), ()),
