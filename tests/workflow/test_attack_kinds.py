@@ -62,7 +62,8 @@ def dry(linked):
 
 def test_an_encoder_attack_has_no_poisoned_training_set(dry):
     jobs = scheduled(dry, "--forceall", config="kinds.yaml")
-    assert "defend mm 0 ubt" in jobs and "defend encoder 0 finetune" in jobs and "defend encoder 0 ubt" not in jobs
+    scored = {job for job in jobs if job.startswith("evaluate ")}
+    assert {"evaluate mm 0 ubt", "evaluate encoder 0 finetune"} <= scored and "evaluate encoder 0 ubt" not in scored
 
 
 def test_what_an_attack_trains_by_is_its_models_own_affair(dry):
