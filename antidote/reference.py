@@ -18,7 +18,7 @@ from antidote.defenses.base import DefenseSettings
 from antidote.registry import ATTACKS, DEFENSES, SOURCES, method, module
 from antidote.schema import group_of, meaning, settings_of
 from antidote.settings import Settings
-from antidote.study import StudyFile
+from antidote.study_file import StudyFile
 
 WRITTEN = "<!-- Written by scripts/schema.py from the settings classes. Do not edit. -->"
 COLUMNS = ["key", "type", "default", "range", "meaning"]

@@ -16,7 +16,8 @@ from antidote.data.names import DATA
 from antidote.data.pools import PoolsSettings
 from antidote.registry import ATTACKS, DEFENSES, SOURCES, method
 from antidote.settings import Settings
-from antidote.study import NAME, RESERVED, PoisoningSettings, StudyFile, model_names
+from antidote.study import NAME, RESERVED, model_names
+from antidote.study_file import PoisoningSettings, StudyFile
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SWEEP, SWEPT = "Sweep", "Swept"

@@ -17,7 +17,8 @@ from antidote.reference import methods_page, settings_page
 from antidote.registry import ATTACKS, DEFENSES, SOURCES, method
 from antidote.schema import group_of, meaning, settings_of, study_schema
 from antidote.settings import read_mapping
-from antidote.study import Study, StudyFile
+from antidote.study import Study
+from antidote.study_file import StudyFile
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("schema_script", ROOT / "scripts" / "schema.py")

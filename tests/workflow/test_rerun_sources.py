@@ -43,7 +43,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
     (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry", "antidote.shared"), ()),
     (("antidote.artifacts", "antidote.reference", "antidote.schema", "antidote.study", "antidote.workflow"), ()),
-    (("antidote.sweeps", "scripts.collect", "scripts.pages", "scripts.snapshot"), ()),
+    (("antidote.study_file", "antidote.sweeps", "scripts.collect", "scripts.pages", "scripts.snapshot"), ()),
     (("scripts.check", "scripts.readme", "scripts.schema", "scripts.show"), ()),
     # Steps and methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
