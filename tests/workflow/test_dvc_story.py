@@ -155,7 +155,7 @@ def test_an_experiment_runs_what_it_changes_and_its_metrics_are_compared(origin,
     dvc(project, "pull")
     before = kept(project)
     said = dvc(project, "exp", "run", "-S", f"{STUDY}:defenses.finetune.training.lr=0.002")
-    assert "5 of 5 steps" in said, said
+    assert "6 of 6 steps" in said, said  # with `all`
     changed = json.loads(dvc(project, "metrics", "diff", "--json"))
     names = {key.rpartition(".")[0] for values in changed.values() for key in flat(values)}
     assert names and all("finetune" in name for name in names), changed
@@ -297,7 +297,9 @@ def test_s3_holds_a_snapshot_though_it_goes_away_in_the_middle(origin, tmp_path,
         stop()
         assert push.wait() != 0
     said = (tmp_path / "log").read_text()
-    assert "Traceback" not in said and said.count("ERROR: failed to push data to the cloud") == 1, said
+    assert "Traceback" not in said and re.search(
+        "^ERROR: .* - Could not connect to the endpoint", said, re.MULTILINE
+    ), said
     restart()
     assert count() >= 20, "what has arrived is kept"
     dvc(source, "push")
