@@ -1,4 +1,4 @@
-"""Fill the measured parts of a page of the documentation from a finished study: docs/attacks.md, docs/defenses.md.
+"""Fill the measured parts of a page of the documentation from a finished study, such as docs/attacks.md.
 
 The page says by two marks where its table goes; the study's gallery or plane is put beside it as a picture.
 """
@@ -18,9 +18,8 @@ from antidote.summary.page import duration, size
 from antidote.summary.plan import SummarySettings
 from antidote.summary.sheets import read_table
 from antidote.summary.tables import percent, score_name, shown
-from antidote.summary.text import RECONSTRUCTION, attack_title, blank_reasons, notes
+from antidote.summary.text import RECONSTRUCTION, attack_title, blank_reasons, filled, notes
 from antidote.workflow import summary_plan
-from scripts.readme import filled
 
 PICTURES = {"attacks": "gallery.png", "defenses": "plane.png"}
 
@@ -35,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     content = attacks(plan, table, cells) if arguments.table == "attacks" else defenses(plan, table, cells, folder)
     old = arguments.page.read_text(encoding="utf-8")
     with whole_file(arguments.page) as temporary:
-        temporary.write_text(filled(old, "results", content), encoding="utf-8")
+        temporary.write_text(filled(old, "results", content, str(arguments.page)), encoding="utf-8")
     picture = PICTURES[arguments.table]
     shutil.copyfile(folder / picture, arguments.page.with_suffix(".png"))
     cli.log.info("wrote %s and %s", arguments.page, arguments.page.with_suffix(".png"))
@@ -45,7 +44,7 @@ def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> 
     """Return one row per attack, undefended: what it takes, how far it comes, how visible it is."""
     rows = [["attack", "entry", "threat model", "poisons", "score", "floor", "CA@1", "PSNR, dB", "SSIM"]]
     rows.append(["---"] * 3 + ["---:"] * 6)
-    undefended = table[table["defense"] == "none"].set_index("attack")
+    undefended = table[table["defense"] == "none"].set_index("attack", drop=False)
     for attack in plan.attacks:
         row = undefended.loc[attack.name]
         mine = cells[(cells["attack"] == attack.name) & (cells["defense"] == "none")]

@@ -17,7 +17,7 @@ from antidote.registry import ATTACKS, DEFENSES, SOURCES, method
 from antidote.summary.page import duration, size
 from antidote.summary.sheets import read_table
 from antidote.summary.tables import percent, shown
-from antidote.summary.text import RECONSTRUCTION, attack_title, blank_reasons, cell_text, notes
+from antidote.summary.text import RECONSTRUCTION, attack_title, blank_reasons, cell_text, filled, notes
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARY = Path("results", "default", "summary")
@@ -37,20 +37,6 @@ def run(arguments: argparse.Namespace) -> None:
     with whole_file(ROOT / "README.md") as temporary:
         temporary.write_text(new, encoding="utf-8")
     cli.log.info("wrote README.md")
-
-
-def filled(text: str, part: str, content: str) -> str:
-    """Return the text with what stands between the marks of a part replaced.
-
-    Raises:
-        UserError: a mark is missing.
-    """
-    start, end = f"<!-- {part}:start -->\n", f"<!-- {part}:end -->"
-    before, _, rest = text.partition(start)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise UserError(f"README.md: {start.strip()} or {end} is missing")
-    return f"{before}{start}{content}{end}{after}"
 
 
 def methods() -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from antidote.errors import UserError
 from antidote.summary.tables import ASR, percent
 
 FAILED, UNKNOWN, RECONSTRUCTION = "†", "?", "‡"
@@ -129,6 +130,20 @@ def _picks(table: pd.DataFrame) -> list[str]:
         which = "; ".join(f"{setting} ({attacks})" for setting, attacks in by_setting.items())
         lines.append(f"{sweep}: swept; shown is the setting with the least CA@1 within the accuracy budget: {which}")
     return lines
+
+
+def filled(text: str, part: str, content: str, where: str = "README.md") -> str:
+    """Return the text with what stands between the marks of a part replaced.
+
+    Raises:
+        UserError: a mark is missing; begins with `where`.
+    """
+    start, end = f"<!-- {part}:start -->\n", f"<!-- {part}:end -->"
+    before, _, rest = text.partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise UserError(f"{where}: {start.strip()} or {end} is missing")
+    return f"{before}{start}{content}{end}{after}"
 
 
 def _aligned(row: list[str], widths: list[int]) -> str:

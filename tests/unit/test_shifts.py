@@ -21,7 +21,7 @@ from antidote.settings import read_mapping
 from antidote.shifts import as_floor, class_places, score_shifts
 from antidote.study import Study
 from antidote.triggers import Trigger
-from scripts.evaluate import _pictures
+from scripts.evaluate import evaluated_pictures
 
 CLASSES = ["banana", "boat", "cup", "key", "moon", "star", "house"]
 TEMPLATES = ["a photo of a {}."]
@@ -182,10 +182,10 @@ def test_one_set_is_in_memory_at_a_time(make_clip, make_pairs):
 def test_labels_outside_a_sets_classes_are_told(tmp_path, make_pairs, monkeypatch):
     monkeypatch.setattr("scripts.evaluate.load_rows", lambda folder, keys, size: make_pairs(6, classes=3))
     shift = settings(a={"dataset": "d", "split": "a", "pictures": 3}).shifts["a"]
-    assert len(_pictures(tmp_path, shift, 32, 5)) == 3
+    assert len(evaluated_pictures(tmp_path, shift, 32, 5)) == 3
     shift = shift.model_copy(update={"pictures": None})
     with pytest.raises(UserError, match="every picture needs a label from 0 to 1"):
-        _pictures(tmp_path, shift, 32, 2)
+        evaluated_pictures(tmp_path, shift, 32, 2)
 
 
 # --- in a study ------------------------------------------------------------------------------------------------------

@@ -245,9 +245,11 @@ def test_a_training_set_that_is_not_poisoned_is_no_cell(values):
     assert ("badnet", "ubt") in study.cells
     recipe = study.poisoning("encoder")
     assert (recipe.optimizer, recipe.epochs, recipe.lr) == ("sgd", 3, 1e-3), "its own recipe, single keys changed"
-    own = json.loads(training_slice(study, recipe, "encoder"))
+    own = json.loads(training_slice(study.file.model, recipe, study.attacks["encoder"]))
     assert own["attack"]["method"] == "badencoder"
-    assert "attack" not in json.loads(training_slice(study, study.poisoning("badnet"), "badnet"))
+    assert "attack" not in json.loads(
+        training_slice(study.file.model, study.poisoning("badnet"), study.attacks["badnet"])
+    )
 
 
 # --- reading is light -------------------------------------------------------------------------------------------------

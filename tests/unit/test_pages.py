@@ -1,0 +1,81 @@
+"""The measured parts of the documentation follow from a study's summary, number by number."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from antidote.fingerprint import ROOT
+from antidote.settings import read_mapping
+from antidote.study import Study
+from antidote.workflow import summary_plan
+
+STUDY = "tests/studies/tiny.yaml"
+ASR = {"floor": 0.01, "none": 0.97, "finetune": 0.412, "ta_cleaner": 0.056}
+
+
+def put(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+def run(*words):
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The tiny study's scores, made up, and the summary that its own script makes of them."""
+    root = tmp_path_factory.mktemp("pages")
+    folder = root / "results" / "tiny"
+    put(folder / "clean/seed0/none/scores.json", {"ca1": 0.9, "asr1": None})
+    for attack in ("badnet", "blended"):
+        for defense, asr in ASR.items():
+            scores = {"ca1": 0.88, "asr1": asr, "pa": 0.25, "extra": {"psnr": 21.26, "ssim": 0.8765}}
+            put(folder / attack / "seed0" / defense / "scores.json", scores)
+            cost = {"seconds": 12.5, "peak_memory_bytes": 2**30, "trained_parameters": 1234567, "pairs": 160}
+            put(folder / attack / "seed0" / defense / "model" / "cost.json", cost)
+    plan = summary_plan(Study(read_mapping(str(ROOT / STUDY)), STUDY))
+    words = ["--settings", plan, "--results", folder, "--data", root, "--output", folder / "summary"]
+    done = run("-m", "scripts.summarise", *words)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def page(results, table, text="before\n<!-- results:start -->\nold\n<!-- results:end -->\nafter\n"):
+    path = results / f"{table}.md"
+    path.write_text(text)
+    words = ["--study", STUDY, "--table", table, "--page", path, "--results", results / "results"]
+    return run("scripts/pages.py", *words), path
+
+
+def test_a_row_per_attack_says_how_far_it_comes_and_how_visible_it_is(results):
+    done, path = page(results, "attacks")
+    assert done.returncode == 0, done.stderr
+    text = path.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| BadNet | `badnet` | data-poisoning | 24 | 97.0 | 1.0 | 88.0 | 21.3 | 0.876 |" in text
+    assert "CA@1 90.0" in text and path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_row_per_defense_says_what_it_leaves_and_what_it_costs(results):
+    done, path = page(results, "defenses")
+    assert done.returncode == 0, done.stderr
+    text = path.read_text()
+    assert "### BadNet" in text and "Floor 1.0." in text
+    assert "| finetune | clean-pairs | 88.0 | 41.2 | 25.0 |  | 12.5 s | 1.0 GiB | 1,234,567 | 160 |" in text
+    assert "| ta_cleaner ‡ | clean-pairs | 88.0 | **5.6** |" in text
+
+
+def test_a_page_without_marks_is_told_in_one_line(results):
+    done, path = page(results, "attacks", "no marks\n")
+    assert done.returncode == 1 and "<!-- results:start -->" in done.stderr and str(path) in done.stderr
+    assert "Traceback" not in done.stderr and path.read_text() == "no marks\n"
+
+
+def test_a_study_that_was_not_run_is_told_in_one_line(tmp_path):
+    done, _ = page(tmp_path, "attacks")
+    assert done.returncode == 1 and "no such file; run tests/studies/tiny.yaml first" in done.stderr
