@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         target=attack.target,
         method=attack.settings.method,
         seed=arguments.seed,
+        picture=table["key"],
         original_sha256=_hashes(table, arguments.data),
         sha256=[hashlib.sha256(file).hexdigest() for file in files],
     )

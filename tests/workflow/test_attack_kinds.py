@@ -25,9 +25,21 @@ CHANGES = {
 }  # fmt: skip
 
 
+# A few-shot attack, with further pictures of another style to score on; and every attack fine-tuned on afterwards.
+FLBA = {"method": "flba", "patch_size": 6, "epochs": 1, "steps": 2, "victim_training": {"epochs": 1}}
+FEW = {
+    "datasets.tiny.splits.shots": {"pairs": 300, "seed": 9},
+    "datasets.drawn": {"source": "shifted_scenes", "splits": {"sketch": {"pairs": 40, "seed": 5, "style": "sketch"}}},
+    "pools.shots": {"split": "shots", "per_class": 2},
+    "evaluation.shifts": {"sketch": {"dataset": "drawn", "split": "sketch"}},
+    "rebound": {"every": 1, "training": {"epochs": 1, "batch_size": 20}},
+}
+
+
 def test_from_data_to_tables(project):
     """Figures of their own in the place of ASR, a floor of the same, and no defense that owns what was not poisoned."""
-    changes = {**CHANGES, "defenses": {"finetune": CHANGES["defenses"]["finetune"]}}
+    changes = {**CHANGES, **FEW, "defenses": {"finetune": CHANGES["defenses"]["finetune"]}}
+    changes["attacks"] = {**CHANGES["attacks"], "few": FLBA}
     (project / "kinds.yaml").write_text(study(project, changes))
     done = snakemake(project, "--cores", "2", config="kinds.yaml")
     assert done.returncode == 0, done.stdout
@@ -41,6 +53,14 @@ def test_from_data_to_tables(project):
         assert (mine["floor"] == clean["extra"][score]).all()
     assert (cells.loc["mm", "min_rank"] >= 1).all()
     assert cells.loc["encoder", ["asr1", "floor", "backdoor_z"]].notna().all(axis=None)
+    few = cells.loc["few"]
+    assert few.loc["none", ["asr1", "floor", "asr1_clean_shots", "asr1_sketch", "psnr", "ssim"]].notna().all()
+    assert few.drop("none")["ca1"].isna().all(), "no defense of the CLIP meets a backdoor in the classifier over it"
+    assert (
+        cells[cells.index.get_level_values("attack") != "few"]["ca1_sketch"].notna().all()
+        and cells.loc["mm", "asr1_sketch"].isna().all()
+    )
+    assert cells.loc[["mm", "targeted", "encoder"], "rebound"].notna().all() and few["rebound"].isna().all()
     table = pd.read_csv(folder / "table.csv", keep_default_na=False)
     assert dict(zip(table["attack"], table["score"], strict=True))["mm"] == "hit10"
     text = (folder / "table.md").read_text()
