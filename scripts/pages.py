@@ -18,7 +18,7 @@ from antidote.summary.page import duration, size
 from antidote.summary.plan import SummarySettings
 from antidote.summary.sheets import read_table
 from antidote.summary.tables import percent, score_name, shown
-from antidote.summary.text import RECONSTRUCTION, attack_title, blank_reasons, filled, notes
+from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, filled, notes
 from antidote.workflow import summary_plan
 
 PICTURES = {"attacks": "gallery.png", "defenses": "plane.png"}
@@ -50,8 +50,9 @@ def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> 
         mine = cells[(cells["attack"] == attack.name) & (cells["defense"] == "none")]
         score = percent(row["score_mean"]) + ("" if row["score"] == "asr1" else f" ({score_name(row['score'])})")
         seen = [_mean(mine, name, digits) for name, digits in (("psnr", 1), ("ssim", 3))]
-        title = attack_title(row).replace(attack.name, attack.label or attack.name, 1)
-        rows.append([title, f"`{attack.name}`", attack.threat_model, str(attack.poisons), score,
+        poisons = "all shots" if attack.poisons is None else str(attack.poisons)
+        title = (attack.label or attack.name) + attack_mark(row["gate"])
+        rows.append([title, f"`{attack.name}`", attack.threat_model, poisons, score,
                      percent(row["floor_mean"]), percent(row["ca1_mean"]), *seen])  # fmt: skip
     clean = percent(table.loc[table["attack"] == "clean", "ca1_mean"].iloc[0])
     head = f"Clean reference: CA@1 {clean}. Rates in percent; the score is ASR@1 where nothing else is said.\n\n"

@@ -19,7 +19,7 @@ from antidote.summary.text import attack_mark
 TILE = 128  # pixels that a small picture is enlarged to, at most
 SHEET = (2, 8)  # rows and columns of an examples sheet
 FACTORS = [100, 50, 20, 10, 5, 2, 1]
-LAID = "no trigger: what captions say, what is laid there"
+LAID = "no trigger: class said, class shown"
 MARGIN, GAP, BETWEEN, HEAD = 24, 6, 22, 44  # pixels
 
 
