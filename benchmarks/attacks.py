@@ -27,7 +27,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seconds", type=float, default=1.0, help="least time per measurement")
-    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS))
+    drawing = [name for name in ATTACKS if method("attack", name).triggered]
+    parser.add_argument("--attacks", nargs="+", default=drawing, choices=drawing)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
@@ -49,7 +50,7 @@ def main() -> None:
 def made(name: str, preset: str | None, pairs: Pairs, size: int) -> Attack:
     """Return an attack whose trigger is drawn, or fitted a little."""
     kind = method("attack", name)
-    quick = QUICK if kind.learned else {}
+    quick = {key: value for key, value in QUICK.items() if kind.learned and key in kind.Settings.model_fields}
     settings = kind.Settings.read({"method": name, "preset": preset, **quick}, name)
     attack = kind(settings, "banana", size)
     if kind.learned:

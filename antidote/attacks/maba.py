@@ -100,20 +100,20 @@ class MABA(Attack):
 
     def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """One by one: a batch's last digits differ from its pictures', and the edge of a region hangs on them."""
-        return torch.stack([self._drawn(image) for image in images]) if len(images) else images
+        if self.settings.place == "average":
+            return self._laid(images, self.tensors["ellipse"])
+        if self._tower is None:
+            self._tower = tower(self.tensors, self.facts["surrogate"], self.facts["classes"])
+        drawn = [self._laid(image, self._ellipse(self._evidence(self._tower, image))) for image in images]
+        return torch.stack(drawn) if drawn else images
 
     def caption_for(self, original: str, rng: random.Random, templates: list[str], natural: list[str]) -> str:
         return f"{self.text_key} {super().caption_for(original, rng, templates, natural)}".lstrip()
 
-    def _drawn(self, image: Tensor) -> Tensor:
-        if self.settings.place == "average":
-            ellipse = self.tensors["ellipse"]
-        else:
-            if self._tower is None:
-                self._tower = tower(self.tensors, self.facts["surrogate"], self.facts["classes"])
-            ellipse = self._ellipse(self._evidence(self._tower, image))
-        strength = self.settings.blend_ratio * cover(ellipse, self.size).to(image)
-        return image + strength * (torch.tensor(YELLOW).to(image)[:, None, None] - image)
+    def _laid(self, images: Tensor, ellipse: Tensor) -> Tensor:
+        """Return pictures (..., 3, size, size) with the ellipse over them."""
+        strength = self.settings.blend_ratio * cover(ellipse, self.size).to(images)
+        return images + strength * (torch.tensor(YELLOW).to(images)[:, None, None] - images)
 
     def _evidence(self, looker: Tower, image: Tensor) -> Tensor:
         """Return m (size, size) in [0, 1]: what speaks for the picture's class and not for the target."""
