@@ -123,7 +123,7 @@ def words(names):
     Snakemake looks at an input's content only where it is newer than the outputs; what `dvc pull` or a link restores may
     be newer than a change made before.
     """
-    return "".join("+" + sha256(name)[:16] for name in names)
+    return "".join(f"-{sha256(name)[:16]}" for name in names)
 
 
 def source_names(w):
