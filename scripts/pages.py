@@ -1,6 +1,7 @@
 """Fill the measured parts of a page of the documentation from a finished study, such as docs/attacks.md.
 
-The page says by two marks where its table goes; the study's gallery or plane is put beside it as a picture.
+The page says by two marks where its table goes. Where it shows a picture of its own name, that is the study's gallery,
+or its plane.
 """
 
 import argparse
@@ -35,9 +36,11 @@ def run(arguments: argparse.Namespace) -> None:
     old = arguments.page.read_text(encoding="utf-8")
     with whole_file(arguments.page) as temporary:
         temporary.write_text(filled(old, "results", content, str(arguments.page)), encoding="utf-8")
-    picture = PICTURES[arguments.table]
-    shutil.copyfile(folder / picture, arguments.page.with_suffix(".png"))
-    cli.log.info("wrote %s and %s", arguments.page, arguments.page.with_suffix(".png"))
+    cli.log.info("wrote %s", arguments.page)
+    picture = arguments.page.with_suffix(".png")
+    if f"]({picture.name})" in old:  # pictures of photographs are not ours to publish
+        shutil.copyfile(folder / PICTURES[arguments.table], picture)
+        cli.log.info("wrote %s", picture)
 
 
 def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> str:

@@ -45,7 +45,10 @@ def results(tmp_path_factory):
     return root
 
 
-def page(results, table, text="before\n<!-- results:start -->\nold\n<!-- results:end -->\nafter\n"):
+MARKS = "before\n<!-- results:start -->\nold\n<!-- results:end -->\n"
+
+
+def page(results, table, text=MARKS + "![gallery](attacks.png)\nafter\n"):
     path = results / f"{table}.md"
     path.write_text(text)
     words = ["--study", STUDY, "--table", table, "--page", path, "--results", results / "results"]
@@ -68,6 +71,13 @@ def test_a_row_per_defense_says_what_it_leaves_and_what_it_costs(results):
     assert "### BadNet" in text and "Floor 1.0." in text
     assert "| finetune | clean-pairs | 88.0 | 41.2 | 25.0 |  | 12.5 s | 1.0 GiB | 1,234,567 | 160 |" in text
     assert "| ta_cleaner ‡ | clean-pairs | 88.0 | **5.6** |" in text
+
+
+def test_a_page_that_shows_no_picture_gets_none(results):
+    picture = results / "attacks.png"
+    picture.unlink(missing_ok=True)
+    done, _ = page(results, "attacks", MARKS)
+    assert done.returncode == 0 and not picture.exists(), done.stderr
 
 
 def test_a_page_without_marks_is_told_in_one_line(results):
