@@ -37,11 +37,9 @@ def entries(name: str, values: Mapping[str, Any], groups: Mapping[str, type[Sett
     Raises:
         ValueError: a list is empty, holds a value twice, or its values have no names; begins with the key.
     """
-    lists = dict(_lists(values, groups))
+    lists = {path: _numbers(".".join(path), options) for path, options in _lists(values, groups)}
     if not lists:
         return [Entry(name, dict(values))]
-    for path, options in lists.items():
-        _check(".".join(path), options)
     found = []
     for chosen in itertools.product(*lists.values()):
         picked = dict(zip(lists, chosen, strict=True))
@@ -75,14 +73,25 @@ def _group(annotation: Any) -> type[Settings] | None:
     return next((part for part in parts if isinstance(part, type) and issubclass(part, Settings)), None)
 
 
-def _check(key: str, options: list) -> None:
+def _numbers(key: str, options: list) -> list[float]:
+    """Return the values as numbers; YAML takes `5e-4`, without a point, for text."""
     if not options:
         raise ValueError(f"{key}: an empty list; a sweep needs values")
-    wrong = [value for value in options if isinstance(value, bool) or not isinstance(value, int | float)]
-    if wrong:
-        raise ValueError(f"{key}: a sweep holds numbers, not {wrong[0]!r}")
-    if len(set(options)) < len(options):
+    numbers = [_number(value) for value in options]
+    if None in numbers:
+        raise ValueError(f"{key}: a sweep holds numbers, not {options[numbers.index(None)]!r}")
+    if len(set(numbers)) < len(numbers):
         raise ValueError(f"{key}: the sweep {options} names a value twice")
+    return numbers
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _short(value: float) -> str:

@@ -105,6 +105,11 @@ def option(name, value):
     return "" if value is None else f"{name} {shlex.quote(str(value))}"
 
 
+def own_split():
+    """The evaluation's own split, without those of other domains."""
+    return files(f"data/{STUDY.evaluated.dataset}/{STUDY.evaluated.split}", ["index.parquet", "manifest.json"])
+
+
 def evaluated_split():
     """What a model is scored on: the evaluation's split, and those of other domains with their class names."""
     evaluated = STUDY.evaluated

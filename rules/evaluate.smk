@@ -113,7 +113,7 @@ rule rebound:
         added=added_files,
         trigger=files(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger", TRIGGER),
         pools=pool_files("defense"),
-        data=[*indexes("defense"), *evaluated_split()],
+        data=[*indexes("defense"), *own_split()],
         names=NAMES,
     output:
         curve=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/rebound.json",

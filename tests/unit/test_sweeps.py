@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import yaml
 
 from antidote.errors import UserError
 from antidote.fingerprint import ROOT
@@ -35,6 +36,14 @@ def test_a_list_stands_for_one_defense_per_value():
     assert list(made.defenses) == ["none", "finetune_lr3e-6", "finetune_lr0.002", "finetune_lr1"]
     assert [made.defenses[name].training.lr for name in list(made.defenses)[1:]] == [3e-6, 0.002, 1]
     assert {made.defenses[name].training.epochs for name in list(made.defenses)[1:]} == {2}
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers():
+    lr = yaml.safe_load("lr: [5e-4, 0.001]")["lr"]
+    assert isinstance(lr[0], str), "else this test shows nothing"
+    made = study({"training": {"lr": lr}})
+    assert list(made.defenses)[1:] == ["finetune_lr0.0005", "finetune_lr0.001"]
+    assert made.defenses["finetune_lr0.0005"].training.lr == 5e-4
 
 
 def test_an_entry_of_a_sweep_is_the_same_job_as_one_written_out():
