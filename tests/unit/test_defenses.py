@@ -180,6 +180,16 @@ def test_cleanclips_loss_equals_the_formula(make_pairs, scenes_lexicon, weights)
     assert abs(turned - self_supervised) > 1e-3, "the other direction is another number"
 
 
+def test_cleanclips_loss_equals_the_published_implementations(make_pairs, scenes_lexicon):
+    """The value was taken from nishadsinghi/CleanCLIP's `get_loss` (src/train.py, in-modal, weights 1), on these."""
+    numbers = torch.arange(8 * 16, dtype=torch.float64)
+    drawn = [(numbers * numbers * 0.37 + shift).sin().reshape(8, 16) for shift in range(4)]
+    image, augmented, text, changed = (values / values.norm(dim=1, keepdim=True) for values in drawn)
+    goal = cleanclip(make_pairs(8), scenes_lexicon)
+    loss, _ = goal.loss([image, augmented], [text, changed], torch.tensor(1 / 0.07, dtype=torch.float64), None)
+    assert loss.item() == pytest.approx(9.464935283620338, abs=1e-6)
+
+
 def test_cleanclips_captions_are_augmented_once_per_run(make_pairs, scenes_lexicon):
     pairs = make_pairs(30)
     one, same_seed, other = (cleanclip(pairs, scenes_lexicon, seed).augmented for seed in (0, 0, 1))
