@@ -12,7 +12,7 @@ from typing import Any
 
 from antidote.attacks.base import AttackSettings
 from antidote.data.datasets import dataset_settings
-from antidote.data.lexicon import WORDNET, load_lexicon
+from antidote.data.lexicon import check_lexicon, lexicon_files
 from antidote.data.names import DATA, class_names, templates
 from antidote.data.sources.base import SourceSettings
 from antidote.defenses.base import POOLS, DefenseSettings
@@ -74,8 +74,7 @@ class Study:
         if self.file.rebound and self.file.pools.defense is None:
             raise UserError(f"{where}: pools.defense: is missing, and `rebound` fine-tunes on its pairs")
         self.blank = self._blank()
-        if not self.lexicon().startswith(WORDNET):
-            self._named(load_lexicon, self.lexicon(), "lexicon")
+        self._named(check_lexicon, self.lexicon(), "lexicon")
 
     @property
     def name(self) -> str:
@@ -350,9 +349,10 @@ def model_config(name: str) -> dict[str, Any] | None:
 
 
 def names_file(kind: str, name: str) -> list[str]:
-    """Return the data file behind a name (kind: models, classes, templates, lexicons) as a job's input.
+    """Return the data files behind a name (kind: models, classes, templates, lexicons) as a job's inputs.
 
-    Names that the project has no file for (open_clip's own lists and models, `none`, a WordNet folder) give [].
+    Names that the project has no file for (open_clip's own lists and models, `none`) give [].
     """
     file = DATA / kind / f"{name}.json"
-    return [str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)] if file.is_file() else []
+    found = lexicon_files(name) if kind == "lexicons" else [file] if file.is_file() else []
+    return [str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path) for path in found]

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 
 from antidote.attacks.flba import Victim
 from antidote.defenses.base import POOLS, USES_CLASSES
+from antidote.data.lexicon import FILES as WORDNET_FILES
 from antidote.errors import UserError
 from antidote.files import sha256
 from antidote.fingerprint import fingerprint

@@ -25,6 +25,21 @@ rule dataset:
         " --settings {params.settings:q} --output {params.folder} --cost {output.cost} 2>&1 | tee {log}"
 
 
+rule wordnet:
+    """Fetch WordNet, for studies whose lexicon it is; it stays, whatever changes."""
+    output:
+        [f"data/wordnet/{name}" for name in WORDNET_FILES],
+    log:
+        "data/logs/wordnet.log",
+    localrule: True
+    conda:
+        "../envs/train.yaml"
+    params:
+        folder=lambda w, output: Path(output[0]).parent,
+    shell:
+        "python -m scripts.wordnet --output {params.folder} 2>&1 | tee {log}"
+
+
 rule pool:
     """Choose the pairs of one pool; no pair serves for two."""
     input:

@@ -11,8 +11,8 @@ from pathlib import Path
 from antidote import models
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data import pools
-from antidote.data.lexicon import load_lexicon, wordnet_files
-from antidote.data.names import DATA, class_names, templates
+from antidote.data.lexicon import lexicon_files, load_lexicon
+from antidote.data.names import class_names, templates
 from antidote.data.overlay import MANIFEST, read_manifest
 from antidote.data.pairs import Pairs, load_pools
 from antidote.defenses.base import POOLS, Defense, DefenseData
@@ -30,9 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     kind = method("defense", arguments.settings.get("method", ""))
     settings = kind.Settings.read(arguments.settings, f"defense {arguments.settings['method']}")
-    lexicon = DATA / "lexicons" / f"{arguments.lexicon}.json"
-    inputs = models.model_files(arguments.model)
-    inputs += [lexicon] if lexicon.is_file() else wordnet_files(arguments.lexicon)
+    inputs = models.model_files(arguments.model) + lexicon_files(arguments.lexicon)
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
     modules = ("scripts.defend", module("defense", settings.method))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from antidote import cli
+from antidote.data.lexicon import SPACY
 from antidote.errors import UserError
 from antidote.settings import read_mapping
 from antidote.study import Study
@@ -49,7 +50,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def wanted(study: Study) -> list[str]:
     """Return what a snapshot of a study holds, its own folder first."""
-    return [f"results/{study.name}", *sorted({f"data/{dataset}" for dataset, _ in study.splits()}), RECORDS]
+    data = {f"data/{dataset}" for dataset, _ in study.splits()}
+    if study.lexicon() == "wordnet" or study.lexicon().startswith(SPACY):
+        data.add("data/wordnet")
+    return [f"results/{study.name}", *sorted(data), RECORDS]
 
 
 def owner(stages: dict[str, Any], path: str) -> str | None:

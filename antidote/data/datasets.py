@@ -43,8 +43,8 @@ def _check_names(settings: SourceSettings, where: str) -> None:
         names.templates(settings.templates)
         if settings.classes is not None:
             names.class_names(settings.classes)
-        if settings.lexicon != "none" and not settings.lexicon.startswith("wordnet:"):  # a folder, maybe made later
-            names.data_file("lexicons", settings.lexicon, ["none"])
+        if settings.lexicon not in ("none", "wordnet") and not settings.lexicon.startswith(("wordnet:", "spacy:")):
+            names.data_file("lexicons", settings.lexicon, ["none", "wordnet"])
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 

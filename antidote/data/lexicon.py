@@ -1,5 +1,8 @@
-"""Synonyms and word classes for methods that change captions: from a file in `data/lexicons`, or from WordNet."""
+"""Synonyms and word classes for methods that change captions: from a file in `data/lexicons`, or from WordNet, with
+spaCy's tags where its pipeline is at hand."""
 
+import importlib.util
+import io
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -11,13 +14,31 @@ from antidote.data.names import DATA
 from antidote.errors import UserError, nearest
 from antidote.files import read_json
 
-WORDNET = "wordnet:"
+FOLDER = DATA / "wordnet"  # where scripts/wordnet.py puts the database
+FILES = (
+    *(f"{kind}.{part}" for kind in ("data", "index") for part in ("noun", "verb", "adj", "adv")),
+    *(f"{part}.exc" for part in ("noun", "verb", "adj", "adv")),
+    "lexnames", "cntlist.rev", "LICENSE",
+)  # fmt: skip
+OPTIONAL = {"index.sense", "lexnames"}  # which only other versions need; which only names the files of senses
+LEXICOGRAPHER_FILES = 45
+WORDNET, SPACY = "wordnet:", "spacy:"
+FUNCTION_WORDS = "function_words"
 WORD_CLASSES = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
+TAGS = {"NOUN": "noun", "PROPN": "noun", "VERB": "verb", "ADJ": "adjective", "ADV": "adverb", "ADP": "preposition"}
 
 
-def wordnet_files(name: str) -> list[Path]:
-    """Return the files of a WordNet folder, where the name of a lexicon is one."""
-    return sorted(Path(name.removeprefix(WORDNET)).glob("*")) if name.startswith(WORDNET) else []
+def lexicon_files(name: str) -> list[Path]:
+    """Return the files that a lexicon is read from; those of the fetched WordNet even before they are there."""
+    if name == "wordnet" or name.startswith(SPACY):
+        return [own_file(FUNCTION_WORDS), *(FOLDER / file for file in FILES)]
+    if name.startswith(WORDNET):
+        return [own_file(FUNCTION_WORDS), *sorted(Path(name.removeprefix(WORDNET)).glob("*"))]
+    return [file] if (file := own_file(name)).is_file() else []
+
+
+def own_file(name: str) -> Path:
+    return DATA / "lexicons" / f"{name}.json"
 
 
 class Lexicon:
@@ -37,34 +58,65 @@ class Lexicon:
         entry = self._words.get(word.lower())
         return entry["pos"] if entry else None
 
+    def word_classes(self, words: list[str]) -> list[str | None]:
+        """Return the class of each word of a text."""
+        return [self.word_class(word) for word in words]
+
     def words(self, word_class: str) -> list[str]:
         """Return the words of a class, sorted."""
         return sorted(word for word, entry in self._words.items() if entry["pos"] == word_class)
 
 
 class WordNet(Lexicon):
-    """Princeton WordNet's database files. Inflected words count as their base form, which their synonyms have too."""
+    """Princeton WordNet's database files. Inflected words count as their base form, which their synonyms have too.
+
+    WordNet holds no function words, but files "a" and "in" as nouns; their classes come from a table of our own.
+    """
 
     def __init__(self, folder: str | Path) -> None:
-        """Raise UserError where the folder lacks database files."""
+        """Raise UserError where the folder lacks database files, or NLTK does not read them."""
         import nltk.data
         from nltk.corpus.reader import WordNetCorpusReader
 
         folder = str(Path(folder).resolve())
         there = {path.name for path in Path(folder).glob("*")}
-        missing = sorted(set(WordNetCorpusReader._FILES) - there - {"index.sense"})  # which only other versions need
+        missing = sorted(set(WordNetCorpusReader._FILES) - there - OPTIONAL)
         if missing:
             raise UserError(f"lexicon: {folder}: holds no WordNet database, {missing[0]} is missing")
         if folder not in nltk.data.path:
             nltk.data.path.append(folder)  # nltk reads only below the folders listed there
+
+        class Reader(WordNetCorpusReader):
+            """NLTK's reader, without other languages, and without the files' names where Debian leaves them out."""
+
+            def map_wn(self, version: str = "wordnet") -> None:
+                """NLTK would map to its own copy of WordNet, for other languages; the copy need not be there."""
+
+            def open(self, file: str) -> Any:
+                if file == "lexnames" and file not in there:
+                    return io.StringIO("".join(f"{number:02d} unknown 0\n" for number in range(LEXICOGRAPHER_FILES)))
+                return super().open(file)
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that other languages are not there
-            # nltk would map to its own copy of WordNet, for other languages; the copy need not be there.
-            reader = type("Reader", (WordNetCorpusReader,), {"map_wn": lambda self, version="wordnet": None})
-            self._reader = reader(folder, None)
+            try:
+                self._reader = Reader(folder, None)
+                if None in self._reader.synsets("dog"):
+                    raise UserError(f"lexicon: {folder}: damaged: data.noun is not where index.noun says; copy it anew")
+            except PermissionError as error:  # NLTK trusts no file that another account can change
+                raise UserError(f"lexicon: {folder}: {error}") from None
+        self._function_words = Lexicon(_checked(own_file(FUNCTION_WORDS)))
+        self._counts = _counts(Path(folder) / "cntlist.rev")
+        self._kinds: dict[str, str | None] = {}
+        self._synonyms: dict[str, list[str]] = {}
 
     def synonyms(self, word: str) -> list[str]:
         """Return the other words of all senses in the word's most frequent class, commonest sense first."""
+        if word not in self._synonyms:
+            self._synonyms[word] = self._looked_up(word)
+        return list(self._synonyms[word])
+
+    def _looked_up(self, word: str) -> list[str]:
         kind = self._kind(word)
         if kind is None:
             return []
@@ -75,28 +127,77 @@ class WordNet(Lexicon):
 
     def word_class(self, word: str) -> str | None:
         kind = self._kind(word)
-        return None if kind is None else WORD_CLASSES[kind]
+        return WORD_CLASSES[kind] if kind else self._function_words.word_class(word)
 
     def words(self, word_class: str) -> list[str]:
         kinds = [kind for kind, name in WORD_CLASSES.items() if name == word_class and kind != "s"]
         return sorted({name.replace("_", " ") for kind in kinds for name in self._reader.all_lemma_names(kind)})
 
     def _kind(self, word: str) -> str | None:
-        """Return the word's most frequent class: by WordNet's counts, then by the number of senses."""
-        weights: Counter[str] = Counter()
-        for kind in "nvar":
-            base = self._reader.morphy(_lemma(word), kind)
-            for sense in self._reader.synsets(base, kind) if base else ():
-                counts = (lemma.count() for lemma in sense.lemmas() if lemma.name().lower() == base)
-                weights[kind] += 1 + 1000 * sum(counts)
-        return weights.most_common(1)[0][0] if weights else None
+        """Return the most frequent class of a content word: by WordNet's counts, then by the number of senses."""
+        if word not in self._kinds:
+            self._kinds[word] = None if self._function_words.word_class(word) else self._commonest(word)
+        return self._kinds[word]
+
+    def _commonest(self, word: str) -> str | None:
+        bases = {kind: base for kind in "nvar" if (base := self._reader.morphy(_lemma(word), kind))}
+        weights = {k: 1000 * self._counts[base, k] + len(self._reader.synsets(base, k)) for k, base in bases.items()}
+        return max(weights, key=weights.get) if weights else None
+
+
+def _counts(path: Path) -> Counter[tuple[str, str]]:
+    """Return how often each base form was seen in each class; a line begins with a sense's key, as `dog%1:05:00::`."""
+    found: Counter[tuple[str, str]] = Counter()
+    for line in path.read_text().splitlines():
+        key, _, count = line.split()
+        base, _, place = key.rpartition("%")
+        found[base, "nvara"[int(place[0]) - 1]] += int(count)
+    return found
+
+
+class Tagged(WordNet):
+    """WordNet's synonyms, and word classes from a spaCy pipeline, which sees a word in its caption."""
+
+    def __init__(self, folder: str | Path, pipeline: str) -> None:
+        """Raise UserError where the pipeline cannot be loaded."""
+        super().__init__(folder)
+        try:
+            import spacy
+
+            self._tag = spacy.load(pipeline)
+        except (ImportError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"lexicon: spacy:{pipeline}: cannot be loaded ({reason}); install it, or take `wordnet`"
+            ) from None
+
+    def word_classes(self, words: list[str]) -> list[str | None]:
+        from spacy.tokens import Doc
+
+        return [TAGS.get(token.pos_) for token in self._tag(Doc(self._tag.vocab, words=words))] if words else []
+
+
+def check_lexicon(name: str) -> None:
+    """Look up a lexicon's name without reading what may be made later.
+
+    Raises:
+        UserError: unknown name, a damaged file of data/lexicons, spaCy is not installed.
+    """
+    if name.startswith(SPACY) and importlib.util.find_spec("spacy") is None:
+        raise UserError(f"lexicon: {name}: spaCy is not installed; pip install spacy, or take `wordnet`")
+    if name != "wordnet" and not name.startswith((WORDNET, SPACY)):
+        load_lexicon(name)
 
 
 def load_lexicon(name: str) -> Lexicon:
-    """Return a lexicon: `none` (empty), a file of data/lexicons, or `wordnet:<folder of the database files>`.
+    """Return a lexicon.
+
+    Args:
+        name: `none` (empty), a file of data/lexicons, `wordnet` (what `scripts/wordnet.py` fetched),
+            `wordnet:<folder of the database files>`, or `spacy:<pipeline>` (tags from there, synonyms from `wordnet`).
 
     Raises:
-        UserError: unknown name, a damaged file, a folder that is not WordNet's.
+        UserError: unknown name, a damaged file, a folder that is not WordNet's, a pipeline that cannot be loaded.
     """
     return _load(name)
 
@@ -107,9 +208,15 @@ def _load(name: str) -> Lexicon:
         return Lexicon({})
     if name.startswith(WORDNET):
         return WordNet(name.removeprefix(WORDNET))
+    if name == "wordnet":
+        return WordNet(FOLDER)
+    if name.startswith(SPACY):
+        return Tagged(FOLDER, name.removeprefix(SPACY))
     known = {path.stem: path for path in (DATA / "lexicons").glob("*.json")}
     if name not in known:
-        raise UserError(f"lexicon: unknown name {name!r}{nearest(name, [*known, 'none', WORDNET + 'FOLDER'])}")
+        raise UserError(
+            f"lexicon: unknown name {name!r}{nearest(name, [*known, 'none', 'wordnet', WORDNET + 'FOLDER'])}"
+        )
     return Lexicon(_checked(known[name]))
 
 

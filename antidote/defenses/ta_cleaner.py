@@ -5,7 +5,8 @@ an adjective or a verb for another of its class. Both are aligned with the pictu
 
 A reconstruction: the paper was not readable in full, and no code is public. Known from its abstract and reviews: the K
 random samples per epoch, positive and negative sub-captions, both directions, on top of CleanCLIP. Ours: the word
-classes come from the study's lexicon instead of a parser; K, the number of negatives, the weight and the loss,
+classes come from the study's lexicon (WordNet, or a tagger's where the study names one); K, the number of negatives,
+the weight and the loss,
 
     L_i2t = -mean_i log e^{s cos(I_i,P_i)} / (sum_j e^{s cos(I_i,P_j)} + sum_{j,l} e^{s cos(I_i,N_jl)})
     L_t2i = -mean_i log e^{s cos(P_i,I_i)} / sum_j e^{s cos(P_i,I_j)}
@@ -149,7 +150,7 @@ def positive(caption: str, lexicon: Lexicon) -> str:
     A caption without a noun of the lexicon is returned whole.
     """
     words = _words(caption)
-    kinds = [lexicon.word_class(word) for word in words]
+    kinds = lexicon.word_classes(words)
     if "noun" not in kinds:
         return caption
     return " ".join(word for word, kind in zip(words, kinds, strict=True) if kind in KEPT)
@@ -162,12 +163,13 @@ def negative(text: str, lexicon: Lexicon, replacements: dict[str, list[str]], rn
     text comes back as it is, and the loss leaves it out.
     """
     words = _words(text)
-    slots = [i for i, word in enumerate(words) if lexicon.word_class(word) in SWAPPED]
+    kinds = lexicon.word_classes(words)
+    slots = [i for i, kind in enumerate(kinds) if kind in SWAPPED]
     rng.shuffle(slots)
     for slot in slots:
         word = words[slot]
         alike = {word, *lexicon.synonyms(word)}
-        others = [w for w in replacements[lexicon.word_class(word)] if w not in alike]
+        others = [w for w in replacements[kinds[slot]] if w not in alike]
         if others:
             return " ".join([*words[:slot], rng.choice(others), *words[slot + 1 :]])
     return text

@@ -1,11 +1,18 @@
 """Lexicons: the project's files, none, and WordNet's database files (a tiny one, made here)."""
 
+import functools
+import http.server
+import importlib.util
 import json
+import threading
+import zipfile
 
 import pytest
 
 from antidote.data import lexicon
+from antidote.data.wordnet import fetch
 from antidote.errors import UserError
+from antidote.files import sha256
 
 SENSES = {  # part of speech: [(words, count of the first word)]
     "noun": [(["dog", "domestic_dog"], 42), (["dog", "hound"], 1), (["run", "streak"], 2)],
@@ -109,3 +116,79 @@ def test_wordnet_does_not_know_every_word(wordnet):
 def test_wordnet_folder_without_its_files(tmp_path):
     with pytest.raises(UserError, match=r"holds no WordNet database, .* is missing"):
         lexicon.load_lexicon(f"wordnet:{tmp_path / 'nowhere'}")
+
+
+def test_wordnets_function_words_are_no_nouns(wordnet):
+    found = lexicon.load_lexicon(f"wordnet:{wordnet}")
+    assert found.word_classes(["the", "dog", "in", "his", "Behind"]) == [
+        "determiner", "noun", "preposition", "pronoun", "preposition",
+    ]  # fmt: skip
+    assert found.synonyms("in") == []
+
+
+def archive(folder, wordnet, without=()):
+    """Zip a WordNet folder as NLTK does; return the archive."""
+    (wordnet / "LICENSE").write_text("terms")
+    with zipfile.ZipFile(folder / "wordnet.zip", "w") as file:
+        for name in set(lexicon.FILES) - set(without):
+            file.write(wordnet / name, f"wordnet/{name}")
+    return folder / "wordnet.zip"
+
+
+@pytest.fixture
+def served(tmp_path_factory):
+    """A web server on this machine; yields its folder and address."""
+    folder = tmp_path_factory.mktemp("web")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_wordnet_is_fetched_by_hash(wordnet, served, tmp_path):
+    file = archive(served[0], wordnet)
+    fetch(tmp_path / "from_web", url=f"{served[1]}/wordnet.zip", digest=sha256(file))
+    fetch(tmp_path / "from_file", archive=file, digest=sha256(file))
+    for folder in ("from_web", "from_file"):
+        assert {path.name for path in (tmp_path / folder).iterdir()} == set(lexicon.FILES)
+        assert lexicon.WordNet(tmp_path / folder).word_class("dog") == "noun"
+
+
+def test_wordnet_that_cannot_be_had_leaves_nothing(wordnet, served, tmp_path):
+    file = archive(served[0], wordnet)
+    for message, use in {
+        "its SHA-256 is": {"archive": file},
+        "cannot be fetched": {"url": f"{served[1]}/none.zip"},
+        "refused": {"url": "http://127.0.0.1:1/wordnet.zip"},
+        "no such file": {"archive": tmp_path / "none.zip"},
+    }.items():
+        with pytest.raises(UserError, match=message) as caught:
+            fetch(tmp_path / "out", **use)
+        assert "wordnet:FOLDER" in str(caught.value)
+    short = archive(served[0], wordnet, without=["data.verb"])
+    with pytest.raises(UserError, match=r"holds no wordnet/data\.verb"):
+        fetch(tmp_path / "out", archive=short, digest=sha256(short))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tagger_that_is_not_there(wordnet):
+    if importlib.util.find_spec("spacy") is None:
+        with pytest.raises(UserError, match="spaCy is not installed"):
+            lexicon.check_lexicon("spacy:nothing")
+    with pytest.raises(UserError, match="spacy:nothing: cannot be loaded"):
+        lexicon.Tagged(wordnet, "nothing")
+
+
+def test_a_tagger_sees_words_in_their_caption(wordnet, tmp_path, monkeypatch):
+    spacy = pytest.importorskip("spacy")
+    pipeline = spacy.blank("en")
+    rules = [{"patterns": [[{"LOWER": "the"}, {"LOWER": "run"}]], "attrs": {"POS": "NOUN"}, "index": 1},
+             {"patterns": [[{"LOWER": "dogs"}, {"LOWER": "run"}]], "attrs": {"POS": "VERB"}, "index": 1}]  # fmt: skip
+    pipeline.add_pipe("attribute_ruler").initialize(lambda: [], patterns=rules)
+    pipeline.to_disk(tmp_path / "pipeline")
+    monkeypatch.setattr(lexicon, "FOLDER", wordnet)
+    found = lexicon.load_lexicon(f"spacy:{tmp_path / 'pipeline'}")
+    assert found.word_classes(["the", "run"])[1] == "noun"
+    assert found.word_classes(["dogs", "run"])[1] == "verb"
+    assert "hound" in found.synonyms("dog")

@@ -48,6 +48,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     # Steps and methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
     (("antidote.data.sources.*", "antidote.data.styles"), ()),
+    (("antidote.data.wordnet", "scripts.wordnet"), ()),
     (("antidote.rebound", "antidote.transfer", "scripts.rebound", "scripts.transfer"), ()),
     (("antidote.few_shot", "scripts.attack_shots", "scripts.few_shot"), ()),
 ]
