@@ -10,6 +10,7 @@ from antidote.summary.costs import read_costs
 from antidote.summary.curves import curves
 from antidote.summary.gallery import gallery
 from antidote.summary.heatmap import heatmap
+from antidote.summary.inverted import inverted
 from antidote.summary.metrics import metrics
 from antidote.summary.page import render
 from antidote.summary.plan import SummarySettings
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
         rebounds(plan, args.results, table, folder / "rebound.png")
         gallery(plan, args.results, table, folder / "gallery.png")
         curves(plan, args.results, folder / "curves.png")
-        page = render(plan, cells, costs, table, pictures(plan, args.results), folder)
+        triggers = inverted(plan, args.results)
+        page = render(plan, cells, costs, table, pictures(plan, args.results), triggers, folder)
         (folder / "report.html").write_text(page, encoding="utf-8")
     run_cells = (cells["ca1"].notna() | cells["asr1"].notna()).sum()
     cli.log.info("%d of %d cells have scores; report: %s", run_cells, len(cells), args.output / "report.html")

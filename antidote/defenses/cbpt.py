@@ -7,15 +7,17 @@ crafted positive and negative samples, then the prompts are tuned with several l
 Step 1, inversion, of a mask m in [0, 1]^(H x W) and a pattern p in [0, 1]^(3 x H x W): x + δ = (1 - m) x + m p,
 z_i = f_I(x_i + δ) pulled towards each other and away from the clean features,
 
-    L_inv = -mean_i log (P_i / (P_i + sum_k e^{cos(z_i, f_I(x_k)) / tau})) + beta 3 |m|_1
-    P_i   = mean over j != i of e^{cos(z_i, z_j) / tau}
+    L_inv = -mean_i log (P_i / (P_i + sum_k e^{cos(z_i, n_k) / tau})) + beta 3 |m|_1
+    P_i   = mean over j != i of e^{cos(z_i, z_j) / tau},   n_k negatives: f_I(x_k)
 
 beta as in DECREE (arXiv 2303.15180): times 5 after more than 5 steps in a row with mean cos(z_i, z_j) above 0.99,
-divided by 5 after more than 5 in a row below.
+divided by 5 after more than 5 in a row below. Many small patterns pull all pictures together, not only the attacker's;
+with `dummy_triggers` above 1 there are further inversions, each with the features of the pictures under every trigger
+found before among its negatives, so that it has to find another place.
 
 Step 2, tuning, of a context V_c per class c in the place of "a photo of a": t_c = f_T(V_c, name of c),
 
-    L = CE(x, y) + trigger_weight CE(x + δ, y) + anchor_weight mean_c (1 - cos(t_c, t_c0))
+    L = CE(x, y) + trigger_weight mean_δ CE(x + δ, y) + anchor_weight mean_c (1 - cos(t_c, t_c0))
 
 t_c0 the class embedding over the templates. A step works on the classes of its batch and some random others. The
 outcome is a classifier head; where the triggered feature is that of clean target pictures, no head can part them.
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -56,7 +59,8 @@ class CBPTSettings(DefenseSettings):
     )
     mask_cell: int = Field(4, ge=1, description="side of the squares that the mask is made of, pixels")
     mask_start: float = Field(0.1, gt=0, lt=1, description="the mask's value at the start, everywhere")
-    inversion_steps: int = Field(1000, ge=1, description="steps of the inversion (open in the paper)")
+    dummy_triggers: int = Field(1, ge=1, description="how many are inverted, one after another (CBPT: one)")
+    inversion_steps: int = Field(1000, ge=1, description="steps of each inversion (open in the paper)")
     inversion: TuneSettings = Field(
         TuneSettings(optimizer="adam", lr=0.01, batch_size=64),
         description="of mask and pattern; its epochs do not count",
@@ -82,11 +86,8 @@ class CBPT(Defense):
             raise UserError("cbpt: needs CLIP's own text encoder, which reads prompts as word embeddings")
         clip.network.eval().requires_grad_(False)
         clean = frozen_features(clip.encode_image, data.shots.images)
-        mask, pattern, steps = invert(clip, data.shots.images, clean, self.settings, self.seed, part(work, "inversion"))
+        masks, patterns, triggered, steps = self._dummy_triggers(clip, data, clean, work)
         labels = data.shots.labels.to(clip.device)
-        triggered = frozen_features(
-            lambda x: clip.encode_image(paste(_floats(clip, x), mask, pattern)), data.shots.images
-        )
         prompts = ClassPrompts(clip, data.classes, self.settings.context)
         anchors = clip.class_embeddings(data.classes, data.templates).T
         scale = clip.network.logit_scale.exp()
@@ -96,29 +97,39 @@ class CBPT(Defense):
             places = {kind: place for place, kind in enumerate(chosen)}
             own = torch.tensor([places[kind] for kind in labels[rows].tolist()], device=clip.device)
             weights = prompts.encode(chosen)
-            return prompt_loss(clean[rows], triggered[rows], own, weights, anchors[chosen], scale, self.settings)
+            return prompt_loss(clean[rows], triggered[:, rows], own, weights, anchors[chosen], scale, self.settings)
 
         task = Task({"contexts": prompts.contexts}, loss, len(labels), {})
         steps += tune(task, self.settings.tuning, self.seed, work)
         with torch.no_grad():
             every = range(len(data.classes))
             weights = torch.cat([prompts.encode(every[i : i + 256]) for i in every[::256]])
-        tensors = {"weights": weights, "mask": mask, "pattern": pattern}
-        head = ClassifierHead(clip.network, clip.config, tensors, self._described(triggered, anchors, mask, data))
+        tensors = {"weights": weights, "masks": masks, "patterns": patterns}
+        head = ClassifierHead(clip.network, clip.config, tensors, self._described(triggered, anchors, masks, data))
         return Report(steps, prompts.contexts.numel(), len(labels), clip=head)
 
-    def _described(self, triggered: Tensor, anchors: Tensor, mask: Tensor, data: DefenseData) -> dict:
-        """Say what the dummy trigger does: the class that most triggered shots get, their share, the mask's area."""
-        votes = (triggered @ anchors.T).argmax(dim=1).bincount(minlength=len(data.classes))
-        return {
-            "classes": data.classes,
-            "cosine": True,
-            "dummy_trigger": {
-                "class": data.classes[int(votes.argmax())],
-                "share": float(votes.max() / votes.sum()),
-                "mask_area": float(mask.mean()),
-            },
-        }
+    def _dummy_triggers(
+        self, clip: Clip, data: DefenseData, clean: Tensor, work: Work
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Return masks (T, H, W), patterns (T, 3, H, W), features (T, N, D) of the shots under them, the steps done."""
+        images, masks, patterns, triggered, steps = data.shots.images, [], [], [], 0
+        for number in range(self.settings.dummy_triggers):
+            negatives, seed = torch.stack([clean, *triggered]), derive(self.seed, "inversion", number)
+            place = part(work, f"inversion{number}")
+            mask, pattern, done = invert(clip, images, negatives, self.settings, seed, place)
+            pasted = partial(_pasted, clip, mask, pattern)
+            masks, patterns, steps = [*masks, mask], [*patterns, pattern], steps + done
+            triggered.append(frozen_features(pasted, images))
+        return torch.stack(masks), torch.stack(patterns), torch.stack(triggered), steps
+
+    def _described(self, triggered: Tensor, anchors: Tensor, masks: Tensor, data: DefenseData) -> dict:
+        """Say what each dummy trigger does: the class that most triggered shots get, their share, the mask's area."""
+        found = []
+        for features, mask in zip(triggered, masks, strict=True):
+            votes = (features @ anchors.T).argmax(dim=1).bincount(minlength=len(data.classes))
+            share = float(votes.max() / votes.sum())
+            found.append({"class": data.classes[int(votes.argmax())], "share": share, "mask_area": float(mask.mean())})
+        return {"classes": data.classes, "cosine": True, "dummy_triggers": found}
 
 
 def paste(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
@@ -127,9 +138,14 @@ def paste(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
 
 
 def invert(
-    clip: Clip, images: Tensor, clean: Tensor, settings: CBPTSettings, seed: int, work: Work
+    clip: Clip, images: Tensor, negatives: Tensor, settings: CBPTSettings, seed: int, work: Work
 ) -> tuple[Tensor, Tensor, int]:
-    """Return mask (H, W), pattern (3, H, W) and the steps done: step 1."""
+    """Return mask (H, W), pattern (3, H, W) and the steps done: step 1.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        negatives: (K, N, D), their features as they are and under each trigger found before.
+    """
     size = images.shape[-1]
     generator = torch.Generator().manual_seed(derive(seed, "dummy trigger"))
     cells = math.ceil(size / settings.mask_cell)
@@ -143,7 +159,7 @@ def invert(
     def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
         mask, pattern = _drawn(tensors, size)
         features = clip.encode_image(paste(_floats(clip, images[rows]), mask, pattern))
-        contrast, likeness = inversion_loss(features, clean[rows], settings.temperature)
+        contrast, likeness = inversion_loss(features, negatives[:, rows].flatten(0, 1), settings.temperature)
         total = contrast + state["beta"] * 3 * mask.sum()
         adapt(state, float(likeness.detach()) > settings.collapsed)
         return total, {"contrast": contrast, "likeness": likeness, "mask_area": mask.mean()}
@@ -162,13 +178,13 @@ def _drawn(tensors: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
     return mask[:size, :size], tensors["pattern"].sigmoid()
 
 
-def inversion_loss(triggered: Tensor, clean: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the contrastive part of L_inv and the mean cosine of triggered features, for features (B, D) each."""
+def inversion_loss(triggered: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the contrastive part of L_inv and the mean cosine of triggered features (B, D); negatives (K, D)."""
     count = len(triggered)
     among = triggered @ triggered.T
     own = torch.eye(count, dtype=torch.bool, device=among.device)
     positives = torch.logsumexp((among / temperature).masked_fill(own, float("-inf")), dim=1) - math.log(count - 1)
-    everything = torch.logsumexp(torch.cat([positives[:, None], triggered @ clean.T / temperature], dim=1), dim=1)
+    everything = torch.logsumexp(torch.cat([positives[:, None], triggered @ negatives.T / temperature], dim=1), dim=1)
     return (everything - positives).mean(), among[~own].mean()
 
 
@@ -224,12 +240,23 @@ def prompt_loss(
     scale: Tensor,
     settings: CBPTSettings,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return step 2's loss, for features (B, D), labels (B,) among the C chosen classes, their texts (C, D) twice."""
+    """Return step 2's loss.
+
+    Args:
+        clean, triggered: features (B, D), and under each dummy trigger (T, B, D).
+        labels: (B,) among the C chosen classes.
+        weights, anchors: their texts, as tuned and as in zero-shot use (C, D).
+    """
     on_clean = F.cross_entropy(scale * clean @ weights.T, labels)
-    on_triggered = F.cross_entropy(scale * triggered @ weights.T, labels)
+    logits = scale * triggered.flatten(0, 1) @ weights.T
+    on_triggered = F.cross_entropy(logits, labels.repeat(len(triggered)))
     anchor = (1 - (weights * anchors).sum(dim=1)).mean()
     total = on_clean + settings.trigger_weight * on_triggered + settings.anchor_weight * anchor
     return total, {"clean": on_clean, "triggered": on_triggered, "anchor": anchor}
+
+
+def _pasted(clip: Clip, mask: Tensor, pattern: Tensor, images: Tensor) -> Tensor:
+    return clip.encode_image(paste(_floats(clip, images), mask, pattern))
 
 
 def _floats(clip: Clip, images: Tensor) -> Tensor:

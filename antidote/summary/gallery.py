@@ -99,11 +99,16 @@ def _draw(rows: list[tuple[str, AttackFacts, np.ndarray]], path: Path) -> None:
         figure.figimage(canvas, zorder=-1)
 
 
+def enlarged(picture: np.ndarray) -> np.ndarray:
+    """Return a picture (height, width, 3) larger by a whole factor, which its height gives, unsmoothed."""
+    by = _enlargement(picture.shape[0])
+    return picture.repeat(by, axis=0).repeat(by, axis=1)
+
+
 def _enlargement(side: int) -> int:
     return max(1, TILE // side)
 
 
 def _paste(canvas: np.ndarray, picture: np.ndarray, x: int, y: int) -> None:
-    by = _enlargement(max(picture.shape[:2]))
-    large = picture.repeat(by, axis=0).repeat(by, axis=1)
+    large = enlarged(picture)
     canvas[y : y + large.shape[0], x : x + large.shape[1]] = large

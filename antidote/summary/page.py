@@ -36,9 +36,10 @@ def render(
     costs: pd.DataFrame,
     table: pd.DataFrame,
     pictures: tuple[int, int],
+    triggers: list[dict],
     folder: Path,
 ) -> str:
-    """Return the page; `folder` holds the plots."""
+    """Return the page; `folder` holds the plots, `triggers` are those that defenses found."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -47,6 +48,7 @@ def render(
     return environment.get_template("page.html.j2").render(
         plan=plan,
         pictures=pictures,
+        triggers=triggers,
         heads=_heads(shown(table)),
         matrix=_matrix(shown(table)),
         notes=notes(shown(table), "frame"),

@@ -149,12 +149,14 @@ def test_cbpts_inversion_loss_equals_the_formula():
 
 
 def test_cbpts_prompt_loss_equals_the_formula():
-    clean, triggered, weights, anchors = unit(6, 8, 0), unit(6, 8, 1), unit(4, 8, 2), unit(4, 8, 3)
+    clean, weights, anchors = unit(6, 8, 0), unit(4, 8, 2), unit(4, 8, 3)
+    triggered = torch.stack([unit(6, 8, 1), unit(6, 8, 4)])
     labels = torch.tensor([0, 1, 2, 3, 0, 2])
     settings = cbpt.CBPTSettings(trigger_weight=0.5, anchor_weight=3.0)
     loss, _ = cbpt.prompt_loss(clean, triggered, labels, weights, anchors, torch.tensor(5.0).double(), settings)
     apart = sum(1 - float(a @ b) for a, b in zip(weights, anchors, strict=True)) / 4
-    wanted = entropy(5 * clean @ weights.T, labels) + 0.5 * entropy(5 * triggered @ weights.T, labels) + 3 * apart
+    on_triggered = sum(entropy(5 * features @ weights.T, labels) for features in triggered) / 2
+    wanted = entropy(5 * clean @ weights.T, labels) + 0.5 * on_triggered + 3 * apart
     assert float(loss) == pytest.approx(wanted, abs=1e-6)
 
 

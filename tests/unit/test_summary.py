@@ -412,8 +412,33 @@ def test_weird_names_can_be_drawn(tmp_path):
     gallery(plan, tmp_path, table, tmp_path / "gallery.png")
     rebounds(plan, tmp_path, table, tmp_path / "rebound.png")
     curves(plan, tmp_path, tmp_path / "curves.png")
-    page = render(plan, cells, costs, table, (0, 0), tmp_path)
+    page = render(plan, cells, costs, table, (0, 0), [], tmp_path)
     assert "<script" not in page and "<b>" not in page and "&lt;b&gt;$\\x" in page
+
+
+def test_triggers_that_a_defense_found_are_shown(tmp_path):
+    from safetensors.numpy import save_file
+
+    from antidote.summary.inverted import inverted, picture
+
+    plan = SummarySettings.read({"study": "x", "attacks": [{"name": "a"}], "defenses": [{"name": "cbpt"}]}, "plan")
+    assert inverted(plan, tmp_path) == []
+    mask, pattern = np.zeros((4, 4), np.float32), np.ones((3, 4, 4), np.float32)
+    mask[0, 0] = 1
+    model = tmp_path / "a/seed0/cbpt/model"
+    put(model / "adapter.json", {"dummy_triggers": [{"class": "cup", "share": 0.5, "mask_area": 1 / 16}]})
+    save_file({"masks": mask[None], "patterns": pattern[None]}, model / "adapter.safetensors")
+    (cell,) = inverted(plan, tmp_path)
+    assert (cell["attack"], cell["defense"]) == ("a", "cbpt") and cell["triggers"][0]["title"] == "cup, 50.0 %"
+    pixels = picture(mask, pattern)
+    assert pixels.shape == (128, 256, 3)
+    assert pixels[0, 0].tolist() == [255] * 3 and pixels[-1, 0].tolist() == [128] * 3, "the pattern shows on grey"
+    assert pixels[0, 128].tolist() == [255] * 3 and pixels[-1, -1].tolist() == [0] * 3, "the mask beside it"
+    cells = read_cells(plan, tmp_path)
+    for name in ("heatmap", "plane", "rebound", "gallery", "curves"):
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+    page = render(plan, cells, read_costs(plan, tmp_path, tmp_path), summarise(cells, plan), (0, 0), [cell], tmp_path)
+    assert cell["triggers"][0]["uri"] in page and "cup, 50.0 %" in page
 
 
 def test_an_empty_study_still_has_a_summary(tmp_path):
