@@ -122,6 +122,18 @@ class Slurm:
                 if not self._gone(pid):
                     os.kill(pid, signal.SIGKILL)
                     self._gone(pid)
+        for pid in self._left():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _left(self) -> list[int]:
+        """Return what jobs left behind: without control groups, Slurm loses sight of some processes that it ends."""
+        found, mark = [], f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if mark in (process / "environ").read_bytes().split(b"\0"):
+                    found.append(int(process.name))
+        return found
 
     def call(self, *command: str, check: bool = True, timeout: float = 60) -> str:
         """Run one of Slurm's commands; return what it printed."""
