@@ -44,7 +44,8 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry", "antidote.shared"), ()),
     (("antidote.artifacts", "antidote.reference", "antidote.schema", "antidote.study", "antidote.workflow"), ()),
     (("antidote.study_file", "antidote.sweeps", "scripts.collect", "scripts.pages", "scripts.snapshot"), ()),
-    (("scripts.check", "scripts.readme", "scripts.schema", "scripts.show"), ()),
+    (("antidote.preflight", "scripts.check", "scripts.preflight", "scripts.readme", "scripts.schema"), ()),
+    (("scripts.show",), ()),
     # Steps and methods that the tiny study does not use.
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
     (("antidote.data.sources.*", "antidote.data.styles"), ()),

@@ -1,0 +1,282 @@
+"""What a study will take before it starts: jobs by stage and what is there of them, work, disk, and what is missing.
+
+Work is counted in pairs that the model is trained on and pictures that it encodes; measured rates turn it into hours.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from antidote.data.names import DATA
+from antidote.defenses.base import POOLS
+from antidote.lazy import torch
+from antidote.models import WEIGHTS, Clip
+from antidote.objectives import Contrastive
+from antidote.registry import method
+from antidote.study import Study
+from antidote.training import TrainSettings, Work, train
+
+JPEG_BYTES_PER_PIXEL = (
+    0.35  # of pictures reduced to a study's size, with captions (measured on photographs of 256 pixels)
+)
+PNG_BYTES_PER_PIXEL = 2.0  # a poisoned picture, lossless
+CHECKPOINT = 3.0  # weights and two moments
+KEPT_CHECKPOINTS = 2  # of jobs that run at the same time
+MEASURED = 3  # steps after the first
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a study.
+
+    Attributes:
+        outputs: the file of each job that tells whether it was done.
+        trained: pairs that all its jobs together train on, repetitions counted.
+        encoded: pictures that they encode besides.
+    """
+
+    name: str
+    outputs: tuple[Path, ...]
+    trained: float = 0
+    encoded: float = 0
+
+    @property
+    def done(self) -> int:
+        return sum(path.is_file() for path in self.outputs)
+
+    @property
+    def left(self) -> float:
+        """Return the share of the stage that is still to do."""
+        return 1 - self.done / len(self.outputs) if self.outputs else 0.0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one device does in a second.
+
+    Attributes:
+        trained: pairs, forward and backward.
+        encoded: pictures.
+        parameters: of the model.
+    """
+
+    trained: float
+    encoded: float
+    parameters: int
+
+    def hours(self, stage: Stage) -> float:
+        """Return the hours of what is left of a stage on one device."""
+        return stage.left * (stage.trained / self.trained + stage.encoded / self.encoded) / 3600
+
+
+def stages(study: Study, results: Path = Path("results")) -> list[Stage]:
+    """Return the stages of a study, in the order in which they run."""
+    root, seeds, sizes = results / study.name, study.file.seeds, _sizes(study)
+    recipe, pairs, pictures = study.file.pretraining, sizes["training set"], sizes["pictures"]
+    models = [root / f"clean/seed{seed}/model" / WEIGHTS for seed in seeds]
+    per_attack = {a: study.poisoning(a).epochs * pairs for a in study.attacks if not study.few_shot(a)}
+    cells = [(a, d, seed) for a, d in study.cells for seed in seeds]
+    defended = [(a, d, s) for a, d, s in cells if d != "none"]
+    found = [
+        Stage("data", tuple(DATA / dataset / split / "manifest.json" for dataset, split in study.splits())),
+        Stage("clean model", tuple(models), trained=len(seeds) * recipe.epochs * pairs),
+        Stage("triggers", tuple(root / f"{a}/seed{s}/trigger/trigger.json" for a in study.attacks for s in seeds),
+              trained=len(seeds) * sum(_fitting(study, a, sizes) for a in study.attacks)),
+        Stage("poisoned pairs",
+              tuple(root / f"{a}/seed{s}/poison/manifest.parquet" for a in per_attack for s in seeds)),
+        Stage("backdoored models", tuple(root / f"{a}/seed{s}/model" / WEIGHTS for a in per_attack for s in seeds),
+              trained=len(seeds) * sum(per_attack.values())),
+        Stage("defended models", tuple(root / f"{a}/seed{s}/{d}/model" / WEIGHTS for a, d, s in defended),
+              trained=sum(work(study, d, sizes)[0] for _, d, _ in defended),
+              encoded=sum(work(study, d, sizes)[1] for _, d, _ in defended)),
+        Stage("scores", tuple(root / f"{a}/seed{s}/{d}/scores.json" for a, d, s in cells),
+              encoded=2 * pictures * (len(cells) + len(study.attacks) * len(seeds))),
+    ]  # fmt: skip
+    if study.file.rebound:
+        files = tuple(root / f"{a}/seed{s}/{d}/rebound.json" for a, d, s in cells if not study.few_shot(a))
+        training, every = study.file.rebound.training, study.file.rebound.every
+        steps = training.epochs * sizes["defense"] / training.batch_size
+        found.append(Stage("rebound", files, trained=len(files) * training.epochs * sizes["defense"],
+                           encoded=len(files) * 2 * sizes["first pictures"] * (steps // every + 1)))  # fmt: skip
+    return found
+
+
+def _sizes(study: Study) -> dict[str, int]:
+    """Return how many pairs each pool holds, and how many pictures a model is scored on."""
+    pools = study.file.pools
+    sizes = {name: getattr(pool, "pairs", 0) for name, pool in pools.pools().items()}
+    sizes["shots"] = pools.shots.per_class * len(study.classes) if pools.shots else 0
+    sizes["training set"] = sum(sizes.get(name, 0) for name in POOLS["poisoned-training-set"])
+    sizes["first pictures"] = _pictures(study, study.evaluated)
+    sizes["pictures"] = sizes["first pictures"] + sum(_pictures(study, s) for s in study.evaluated.shifts.values())
+    return {"defense": 0, "inversion": 0, "poison": 0, **sizes}
+
+
+def _pictures(study: Study, scored: Any) -> int:
+    """Return how many pictures of a split are scored: as set, as the dataset expects, or as it is known to hold."""
+    source = study.sources[scored.dataset]
+    split = source.split(scored.split)
+    known = (source.expected or {}).get(scored.split) or getattr(split, "pairs", None) or 10_000
+    return min(scored.pictures or known, known)
+
+
+def _fitting(study: Study, attack: str, sizes: dict[str, int]) -> float:
+    settings = study.attacks[attack]
+    learned = method("attack", settings.method).learned
+    return getattr(settings, "epochs", 1) * sizes["inversion"] if learned else 0
+
+
+def work(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
+    """Return the pairs that one job of a defense trains on and the pictures that it encodes besides."""
+    settings = study.defenses[name]
+    return WORK[settings.method](settings, sizes)
+
+
+def _epochs(views: float, extra: float = 0) -> Callable[[Any, dict], tuple[float, float]]:
+    """Work of a fine-tuning on the defense pool: `views` trained and `extra` pictures encoded per pair."""
+    return lambda s, n: (views * s.training.epochs * n["defense"], extra * s.training.epochs * n["defense"])
+
+
+def _shots(views: float) -> Callable[[Any, dict], tuple[float, float]]:
+    return lambda s, n: (views * s.tuning.epochs * n["shots"], n["shots"])
+
+
+def _ta_cleaner(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
+    epochs = settings.training.epochs
+    return epochs * (2 * sizes["defense"] + settings.samples_per_epoch), 0
+
+
+def _cbpt(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
+    inverted = settings.dummy_triggers * settings.inversion_steps * settings.inversion.batch_size
+    texts = settings.tuning.epochs * sizes["shots"] / settings.tuning.batch_size * settings.classes_per_step
+    return inverted + texts, (1 + settings.dummy_triggers) * sizes["shots"]
+
+
+def _ubt(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
+    normal, everything = min(settings.normal_pairs, sizes["training set"]), sizes["training set"]
+    forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
+    if settings.method == "ubt_oracle":
+        return forgetting, settings.training.epochs * normal
+    views = settings.crops if settings.scorer == "crops" else 1
+    return settings.overfit.epochs * normal + forgetting, views * everything + settings.training.epochs * normal
+
+
+# Views as each method's loss has them; CleanCLIP's augmented view is a second pair. At test time nothing is trained.
+WORK: dict[str, Callable[[Any, dict], tuple[float, float]]] = {
+    "none": lambda s, n: (0, 0),
+    "finetune": _epochs(1),
+    "cleanclip": _epochs(2),
+    "ta_cleaner": _ta_cleaner,
+    "par": _epochs(1, extra=1),
+    "linear_probe": lambda s, n: (0, n["shots"]),
+    "supervised": lambda s, n: (s.training.epochs * n["shots"], 0),
+    "rvpt": _shots(2),
+    "cbpt": _cbpt,
+    "ubt": _ubt,
+    "ubt_oracle": _ubt,
+    "beear_clip": _epochs(2, extra=1),
+    "imbert_clip": lambda s, n: (0, 0),
+}
+
+
+# --- disk -------------------------------------------------------------------------------------------------------------
+
+
+def disk(study: Study, found: list[Stage], size: int, parameters: int) -> dict[str, float]:
+    """Return the bytes that are still to be written: data, poisoned pictures, models, checkpoints."""
+    weights = 4.0 * parameters
+    done = {stage.name: stage for stage in found}
+    to_do = {name: len(stage.outputs) - stage.done for name, stage in done.items()}
+    models = sum(to_do[name] for name in ("clean model", "backdoored models", "defended models"))
+    poisons = [getattr(a, "poisons", 0) or 0 for a in study.attacks.values()]
+    return {
+        "data": sum(_split_bytes(study, *place) for place in study.splits()),
+        "poisoned pairs": PNG_BYTES_PER_PIXEL * size**2 * len(study.file.seeds) * sum(poisons),
+        "models": models * weights,
+        "checkpoints": CHECKPOINT * KEPT_CHECKPOINTS * weights if models else 0.0,
+    }
+
+
+def _split_bytes(study: Study, dataset: str, split: str) -> float:
+    if (DATA / dataset / split / "manifest.json").is_file():
+        return 0.0
+    source = study.sources[dataset]
+    count = (source.expected or {}).get(split) or (getattr(source, "rows", None) or {}).get(split)
+    count = count or getattr(source.split(split), "pairs", 0) or 0
+    side = source.image_size or getattr(source, "size", 256)
+    return JPEG_BYTES_PER_PIXEL * side**2 * count
+
+
+def free(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder, perhaps still to be made, is on."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+# --- rates ------------------------------------------------------------------------------------------------------------
+
+
+def measured(clip: Clip, settings: TrainSettings) -> Rates:
+    """Measure the rates of a model on its device, by a few steps of its own recipe on pictures of noise."""
+    from antidote.data.pairs import Pairs
+
+    count = settings.batch_size * MEASURED
+    images = torch.randint(0, 256, (count, 3, clip.size, clip.size), dtype=torch.uint8)
+    captions = [f"a photo of {number}" for number in range(count)]
+    pairs = Pairs(captions, images, captions, torch.full((count,), -1))
+    once = settings.model_copy(update={"epochs": 1})
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(2):  # the first warms up
+            place = Work(Path(folder) / str(number), "rate", every=math.inf)
+            seconds = _timed(partial(train, clip, Contrastive(pairs), once, number, place))
+    clip.network.eval()
+
+    def encode() -> None:
+        with torch.no_grad():
+            for chunk in images.split(settings.batch_size):
+                clip.encode_image(chunk)
+        if clip.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    encode()
+    parameters = sum(p.numel() for p in clip.network.parameters())
+    return Rates(count / seconds, count / _timed(encode), parameters)
+
+
+def _timed(action: Callable[[], Any]) -> float:
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start
+
+
+# --- what has to be there ---------------------------------------------------------------------------------------------
+
+
+def missing(study: Study) -> list[str]:
+    """Return a line for every file that the study starts from and that is not there."""
+    lines = []
+    for dataset, split in study.splits():
+        if not (DATA / dataset / split / "manifest.json").is_file():
+            lines += [f"{dataset}/{split}: {path}: not there" for path in _wanted(study.sources[dataset], split)]
+    return lines
+
+
+def _wanted(source: Any, split: str) -> list[Path]:
+    """Return what a split is made from, where that is on this disk by the user's own hand and is not there."""
+    where = source.split(split)
+    if source.source == "folder":
+        paths = [Path(source.root) / where]
+    elif source.source == "torchvision":  # downloads by itself, but for ImageNet
+        paths = [Path(source.root)] if source.dataset == "ImageNet" else []
+    else:
+        paths = [Path(where)] if isinstance(where, str) and "{" not in where and "://" not in where else []
+    return [path for path in paths if not path.exists()]
