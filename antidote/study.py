@@ -277,6 +277,10 @@ class Study:
             raise UserError(f"{self.where}: pools.defense: is missing, and the defense {name!r} needs clean pairs")
         if kind.access == "few-labelled":
             self._check_shots("defense", name)
+        scorer = getattr(settings, "surrogate", None)
+        if scorer and scorer not in self.file.surrogates:
+            wrong = f"surrogates has no {scorer!r}{nearest(scorer, self.file.surrogates)}"
+            raise UserError(f"{self.where}: defenses.{name}.scorer: {wrong}")
         config = model_config(self.file.model.name)
         if kind.fits(config) is None:
             try:

@@ -207,6 +207,12 @@ def defense_poison(w):
     return files(f"{RESULTS}/{w.attack}/seed{w.seed}/poison", POISON) if owns else []
 
 
+def scorer(w):
+    """The study's clean model that a defense has to tell pairs that do not match by, where it names one."""
+    name = getattr(STUDY.defenses[w.defense], "surrogate", None)
+    return files(f"{RESULTS}/surrogates/{name}/seed{w.seed}/model", MODEL) if name else []
+
+
 def defense_arguments(w, input):
     access, evaluated = defense_kind(w).access, STUDY.evaluated
     options = [f"--pools {' '.join(input.pools)}"] if input.pools else []
@@ -216,6 +222,8 @@ def defense_arguments(w, input):
         options += [option("--classes", evaluated.classes), option("--templates", evaluated.templates)]
     if input.poison:
         options.append(f"--poison {Path(input.poison[0]).parent}")
+    if input.scorer:
+        options.append(f"--scorer {Path(input.scorer[0]).parent}")
     return " ".join(options)
 
 

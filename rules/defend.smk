@@ -12,6 +12,7 @@ rule defend:
         data=lambda w: indexes(*defense_pools(w)),
         names=defense_names,
         poison=defense_poison,
+        scorer=scorer,
     output:
         model=files(
             f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/model",

@@ -33,6 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
     inputs = models.model_files(arguments.model) + lexicon_files(arguments.lexicon)
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
+    if arguments.scorer:
+        inputs += models.model_files(arguments.scorer)
     modules = ("scripts.defend", module("defense", settings.method))
     words = [arguments.lexicon, arguments.classes and class_names(arguments.classes),
              arguments.templates and templates(arguments.templates)]  # fmt: skip
@@ -42,6 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     clip = models.load(arguments.model)
     _check(kind, settings, clip)
+    if getattr(settings, "surrogate", None) and not arguments.scorer:
+        raise UserError(f"--scorer: is missing; {settings.method} scores by {settings.scorer}")
     data = data_of(kind, clip.size, arguments)
     report = kind(settings, arguments.seed).run(clip, data, work)
     finish(arguments, clip, _card(arguments, settings, report), report, work, cost, shared)
@@ -81,7 +85,8 @@ def data_of(kind: type[Defense], size: int, arguments: argparse.Namespace) -> De
         return DefenseData(shots=load_pools(arguments.pools, names, arguments.data, size), **use)
     if access in ("poisoned-training-set", "oracle"):
         poisoned = _poisoned(arguments.poison) if access == "oracle" else None
-        return DefenseData(training_set=_training_set(names, size, arguments), poisoned=poisoned)
+        scorer = models.load(arguments.scorer) if arguments.scorer else None
+        return DefenseData(training_set=_training_set(names, size, arguments), poisoned=poisoned, scorer=scorer)
     return DefenseData(**use)
 
 
@@ -123,5 +128,6 @@ if __name__ == "__main__":
     arguments.add_argument("--lexicon", default="none", help="language resource of the text methods")
     arguments.add_argument("--classes", help="class names: a file in data/classes")
     arguments.add_argument("--templates", help="prompts: a file in data/templates or an open_clip set")
+    arguments.add_argument("--scorer", type=Path, help="folder of the clean model that the settings name")
     arguments.add_argument("--poison", type=Path, help="poison folder, laid over the clean pairs of the training set")
     main(run, arguments)

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     disk = ", ".join(f"{name} {size(count)}" for name, count in needed.items())
     lines = [
         *_report(study, found, rates),
-        f"hours: of one device, {rates.trained:,.0f} pairs/s trained, {rates.encoded:,.0f} pictures/s encoded ({source})",
+        f"hours of one device: {rates.trained:,.0f} pairs/s trained, {rates.encoded:,.0f} pictures/s encoded; {source}",
         f"disk: {disk}; free {size(free)}",
         "what is there may be stale: snakemake -n tells",
         *([f"missing: {fault}" for fault in faults] or ["nothing is missing"]),

@@ -64,6 +64,7 @@ class DefenseData:
         training_set: all pairs that the model was trained on, poisoned ones among them, in random order and without
             labels (`poisoned-training-set`, `oracle`).
         poisoned: keys of the poisoned pairs (`oracle`).
+        scorer: a clean model, where the settings name one of the study's (`poisoned-training-set`).
     """
 
     pairs: Pairs | None = None
@@ -73,6 +74,7 @@ class DefenseData:
     templates: list[str] | None = None
     training_set: Pairs | None = None
     poisoned: frozenset[str] | None = None
+    scorer: Clip | None = None
 
 
 class Defense:

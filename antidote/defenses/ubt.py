@@ -18,7 +18,8 @@ weak similarity first, its two-part loss, the ranking with the overfitted model 
 that is local to tokens. Related code of the same author marks the pairs of lowest similarity under a loadable model,
 and holds a loss like that of step 1. Ours: all formulas, numbers, the choice of words, the scorer. To a model that has
 learned the backdoor poisoned pairs are as good as others, so weak similarity only makes sense under another one: a
-public clean CLIP where there is one (`scorer: <open_clip model>/<tag>`), or θ_b itself on random crops
+public clean CLIP where there is one (`scorer: <open_clip model>/<tag>`, or `surrogates.NAME`, a clean model that the
+study trains to stand in for one: it has seen these pairs as they were before the poisoning), or θ_b on random crops
 (`scorer: crops`, the default): an object survives a crop that cuts off or displaces a trigger. `scorer: model` is θ_b
 as it is.
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 SMOOTHING = 0.5  # added to every count of the log-odds
 ENCODED = 256  # pairs at a time
+SURROGATES = "surrogates."
 
 
 class UBTSettings(DefenseSettings):
@@ -63,7 +65,7 @@ class UBTSettings(DefenseSettings):
     method: Literal["ubt"] = "ubt"
     scorer: str = Field(
         "crops",
-        description="whose similarity counts as weak: `crops`, `model`, or an open_clip NAME/TAG",
+        description="whose similarity counts as weak: `crops`, `model`, an open_clip NAME/TAG, or `surrogates.NAME`",
     )
     crops: int = Field(4, ge=1, description="random crops per picture whose cosines are averaged")
     crop_area: tuple[float, float] = Field((0.5, 0.9), description="area of a crop, as a fraction of the picture")
@@ -98,9 +100,17 @@ class UBTSettings(DefenseSettings):
             )
         return self
 
+    @property
+    def surrogate(self) -> str | None:
+        """Name of the study's clean model that scores; None where another one does."""
+        return self.scorer.removeprefix(SURROGATES) if self.scorer.startswith(SURROGATES) else None
+
     def check(self, model: Mapping[str, Any]) -> None:
-        if self.scorer not in ("crops", "model") and "/" not in self.scorer:
-            raise ValueError(f"scorer: {self.scorer!r} is neither 'crops' nor 'model' nor an open_clip NAME/TAG")
+        named = self.surrogate or "/" in self.scorer
+        if self.scorer not in ("crops", "model") and not named:
+            raise ValueError(
+                f"scorer: {self.scorer!r} is neither 'crops' nor 'model' nor an open_clip NAME/TAG nor surrogates.NAME"
+            )
 
 
 class UBT(Defense):
@@ -137,7 +147,7 @@ class UBT(Defense):
     def find(self, clip: Clip, data: DefenseData, work: Work) -> dict[str, Any]:
         """Return keys suspected and forgotten, rows of normal pairs, a text per forgotten pair, the steps done."""
         pairs, settings = data.training_set, self.settings
-        weak = scores(clip, pairs, settings, self.seed)
+        weak = scores(clip, pairs, settings, self.seed, data.scorer)
         order = weak.argsort(stable=True)
         count = math.ceil(settings.suspicious_share * len(pairs))
         rest = order[count:][torch.randperm(len(pairs) - count, generator=_stream(self.seed, "normal"))]
@@ -187,8 +197,10 @@ class UBTOracle(UBT):
         return {"suspected": forgotten.keys, "forgotten": forgotten.keys, "normal": normal, "texts": texts, "steps": 0}
 
 
-def scores(clip: Clip, pairs: Pairs, settings: UBTSettings, seed: int) -> Tensor:
-    """Return the similarity (N,) of each pair under the scorer."""
+def scores(clip: Clip, pairs: Pairs, settings: UBTSettings, seed: int, scorer: Clip | None = None) -> Tensor:
+    """Return the similarity (N,) of each pair under the scorer; `scorer` is the clean model that settings may name."""
+    if settings.surrogate:
+        return similarities(scorer, pairs)
     if settings.scorer == "model":
         return similarities(clip, pairs)
     if settings.scorer == "crops":

@@ -146,3 +146,15 @@ def test_settings_that_contradict():
         settings(suspicious_share=0.05, forget_share=0.1)
     with pytest.raises(ValueError, match="scorer: 'clean' is neither"):
         settings(scorer="clean").check({})
+    settings(scorer="surrogates.other").check({})
+
+
+def test_a_clean_model_of_the_studys_may_score(make_clip, make_pairs):
+    suspicious, clean, pairs = make_clip("vit"), make_clip("vit"), make_pairs(6)
+    with torch.no_grad():
+        clean.network.visual.proj.add_(torch.randn_like(clean.network.visual.proj))
+    named = settings(scorer="surrogates.public")
+    assert named.surrogate == "public" and settings().surrogate is None
+    found = ubt.scores(suspicious, pairs, named, 0, clean)
+    torch.testing.assert_close(found, ubt.similarities(clean, pairs))
+    assert not torch.allclose(found, ubt.similarities(suspicious, pairs))

@@ -133,6 +133,7 @@ def test_every_study_of_the_project_is_valid(file):
         ("defenses.floor", {"method": "finetune"}, "defenses: name 'floor' is taken by the layout of results/"),
         ("pools.poison", GONE, "pools.poison: is missing; attacks choose the pairs they poison from it"),
         ("pools.defense", GONE, "pools.defense: is missing, and the defense 'finetune' needs clean pairs"),
+        ("defenses.finetune", {"method": "ubt", "scorer": "surrogates.x"}, "defenses.finetune.scorer: surrogates has no 'x'"),
         ("datasets.tiny.splits.train.pairs", "many", "datasets.tiny: splits.train.pairs: input should be a valid int"),
     ],
 )  # fmt: skip
