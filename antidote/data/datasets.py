@@ -37,6 +37,13 @@ def dataset_settings(name: str, definitions: Mapping[str, Mapping[str, Any]] | N
     return settings
 
 
+def given_settings(name: str, values: Mapping[str, Any]) -> SourceSettings:
+    """Return a whole definition as it is given; one without a source changes that in `data/datasets.yaml`."""
+    if values.get("source") in SOURCES:
+        return method("source", values["source"]).read(values, f"datasets.{name}")
+    return dataset_settings(name, {name: values} if values else None)
+
+
 def _check_names(settings: SourceSettings, where: str) -> None:
     """Look up the classes, templates and lexicon that a dataset names, so that a wrong one stops a study at once."""
     try:
