@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir)))
 
 from antidote.attacks.flba import Victim
-from antidote.data.ingest import pointers
+from antidote.data.datasets import pointers
 from antidote.defenses.base import POOLS, USES_CLASSES
 from antidote.errors import UserError
 from antidote.files import sha256

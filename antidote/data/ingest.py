@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antidote.data import tars
+from antidote.data.datasets import pointers
 from antidote.data.intake import Intake, Pair
 from antidote.data.sources.base import RawPair, Skipped, SourceSettings
 from antidote.data.subsets import read_subset
@@ -97,11 +98,6 @@ def _downloaded(settings: SourceSettings, folder: Path, report: str | Path | Non
     stored = sum(path.stat().st_size for s in values["shards"] if (path := Path(values["folder"]) / s["name"]).exists())
     check_space(folder, stored, "the split", "or delete downloads that are not needed")
     return settings.downloaded(values)
-
-
-def pointers(folder: Path) -> list[Path]:
-    """Return where DVC's pointer to a split, or to its dataset, would be."""
-    return [folder.with_name(f"{folder.name}.dvc"), folder.parent.with_name(f"{folder.parent.name}.dvc")]
 
 
 class _Writer:
