@@ -66,14 +66,12 @@ SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 	.venvs/download/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-download.lock
 	touch $@
 
-# Needs uv; the locks hold for Python 3.11 and 3.12. That of the cluster holds what the other does not. img2dataset asks
-# for dataclasses, which has been part of Python since 3.7 and cannot be installed into a later one.
+# Needs uv; the locks hold for Python 3.11 and 3.12. That of the cluster holds what the other does not.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header -o requirements.lock
 	uv pip compile pyproject.toml --extra slurm --universal --python-version 3.11 --generate-hashes --no-header -c requirements.lock \
 	  $$(sed -nE 's/^([A-Za-z0-9_.-]+)==.*/--no-emit-package \1/p' requirements.lock) | sed '/^$$/,$$d' > requirements-cluster.lock
-	uv pip compile --group pyproject.toml:download --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-emit-package dataclasses | sed '/^# The following/,$$d' > requirements-download.lock
+	uv pip compile --group pyproject.toml:download --universal --python-version 3.11 --generate-hashes --no-header -o requirements-download.lock
 
 schema: .venv/ready
 	$(BIN)/python scripts/schema.py

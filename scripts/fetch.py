@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import types
 import urllib.request
 
 CHUNK = 1 << 16
@@ -65,7 +66,8 @@ def bounded_open(request: urllib.request.Request, timeout: float) -> Answer:
     return Answer(_open(request, timeout=timeout))
 
 
-urllib.request.urlopen = bounded_open  # also in the processes that img2dataset starts, which import this file
+sys.modules["wandb"] = types.ModuleType("wandb")  # which img2dataset imports and, unasked, does not use
+urllib.request.urlopen = bounded_open  # both also in the processes that img2dataset starts, which import this file
 
 
 def end_with_starter() -> None:

@@ -117,7 +117,6 @@ def run(python: str, settings: UrlTable, part: Round, processes: int, name: str)
         "ANTIDOTE_LARGEST": str(settings.download.largest * 10**6),
         "OPENCV_IO_MAX_IMAGE_PIXELS": str(LARGEST_PIXELS),
         "NO_ALBUMENTATIONS_UPDATE": "1",
-        "WANDB_MODE": "disabled",
         "PYTHONUNBUFFERED": "1",
     }
     with _process([python, str(ROOT / "scripts" / "fetch.py"), json.dumps(options)], environment, part.folder / LOG) as it:

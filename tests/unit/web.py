@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(b"later", 503) if early else self._send(picture(number))
 
     def _silent(self, number: int) -> None:
-        time.sleep(4)
+        time.sleep(2)
 
     def _drip(self, number: int) -> None:
         self.send_response(200)
