@@ -104,7 +104,7 @@ def _json(file: Path, columns: dict[str, str]) -> "pd.DataFrame":
         if "id" not in images or "image_id" not in notes:
             raise ValueError("COCO's images have an id and its annotations an image_id")
         pictures = images.drop_duplicates("id").set_index("id")
-        table = notes.drop(columns="id", errors="ignore").join(pictures, on="image_id", how="inner", rsuffix="_image")
+        table = notes.drop(columns=notes.columns.intersection(images.columns)).join(pictures, on="image_id", how="inner")
     elif isinstance(values, dict):
         lists = {name: column for name, column in values.items() if isinstance(column, list)}
         table = pd.DataFrame({name: lists[name] for name in lists if name in columns.values()})
