@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: demo snapshot test test-slow cluster cluster-test lint format lock schema clean
+.PHONY: demo snapshot test test-slow cluster cluster-test download lint format lock schema clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -14,14 +14,17 @@ demo: .venv/ready
 snapshot: .venv/ready
 	$(BIN)/python -m scripts.snapshot
 
-test: .venv/ready lint
+test: .venv/ready .venvs/download/ready lint
 	$(BIN)/pytest -m "not slow and not cluster"
 
-test-slow: .venv/ready
+test-slow: .venv/ready .venvs/download/ready
 	$(BIN)/pytest -m slow
 
 # Snakemake and its plugin for Slurm, over the packages of .venv: `source .venvs/cluster/bin/activate`.
 cluster: .venvs/cluster/ready
+
+# What datasets from tables of addresses are downloaded with; the jobs find it in .venvs/download.
+download: .venvs/download/ready
 
 # A real Slurm of one node, on this machine; skipped where its packages can neither be found nor installed.
 cluster-test: .venvs/cluster/ready
@@ -57,11 +60,18 @@ SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 	chmod +x .venvs/cluster/bin/snakemake
 	touch $@
 
+# img2dataset, which downloads; in an environment of its own, since its pins would hold the rest back.
+.venvs/download/ready: requirements-download.lock
+	$(PYTHON) -m venv --clear .venvs/download
+	.venvs/download/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-download.lock
+	touch $@
+
 # Needs uv; the locks hold for Python 3.11 and 3.12. That of the cluster holds what the other does not.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header -o requirements.lock
 	uv pip compile pyproject.toml --extra slurm --universal --python-version 3.11 --generate-hashes --no-header -c requirements.lock \
 	  $$(sed -nE 's/^([A-Za-z0-9_.-]+)==.*/--no-emit-package \1/p' requirements.lock) | sed '/^$$/,$$d' > requirements-cluster.lock
+	uv pip compile --group pyproject.toml:download --universal --python-version 3.11 --generate-hashes --no-header -o requirements-download.lock
 
 schema: .venv/ready
 	$(BIN)/python scripts/schema.py

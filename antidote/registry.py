@@ -50,6 +50,7 @@ SOURCES = {
     "shifted_scenes": "antidote.data.sources.shifted_scenes:ShiftedScenes",
     "table": "antidote.data.sources.table:Table",
     "webdataset": "antidote.data.sources.webdataset:WebDataset",
+    "url_table": "antidote.data.sources.url_table:UrlTable",
     "folder": "antidote.data.sources.folder:Folder",
     "torchvision": "antidote.data.sources.torchvision:Torchvision",
 }

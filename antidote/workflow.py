@@ -51,9 +51,19 @@ def json_slice(values: Any) -> str:
 def dataset_slice(study: Study, dataset: str, split: str) -> str:
     """Return the definition of a dataset with one split alone: another split's change is not its business.
 
-    Nor is the lexicon, which text methods look words up in.
+    Nor is the lexicon, which text methods look words up in, or how pictures are fetched.
     """
-    values = study.sources[dataset].model_dump(mode="json", exclude={"lexicon"})
+    return _split_slice(study, dataset, split, {"lexicon", "download"})
+
+
+def download_slice(study: Study, dataset: str, split: str) -> str:
+    """Return the definition of a dataset with one split alone, without what comes after the download."""
+    intake = {"classes", "templates", "terms", "pairs_per_shard", "expected", "accepted_skip_share", "seed"}
+    return _split_slice(study, dataset, split, {"lexicon", *intake})
+
+
+def _split_slice(study: Study, dataset: str, split: str, others: set[str]) -> str:
+    values = study.sources[dataset].model_dump(mode="json", exclude=others)
     return json_slice({**values, "splits": {split: values["splits"][split]}})
 
 

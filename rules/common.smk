@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir)))
 
 from antidote.attacks.flba import Victim
+from antidote.data.datasets import pointers
 from antidote.defenses.base import POOLS, USES_CLASSES
 from antidote.data.lexicon import FILES as WORDNET_FILES
 from antidote.errors import UserError
@@ -18,6 +19,7 @@ from antidote.settings import read_mapping
 from antidote.study import Study, names_file
 from antidote.workflow import (
     dataset_slice,
+    download_slice,
     has_gpu,
     json_slice,
     own_records,
@@ -101,7 +103,7 @@ def indexes(*pools):
     return [f"data/{d}/{s}/{f}" for d, s in places for f in ("index.parquet", "manifest.json")]
 
 
-def option(name, value):
+def option(name, value=None):
     """Return a command line option, or nothing where there is no value."""
     return "" if value is None else f"{name} {shlex.quote(str(value))}"
 
@@ -135,9 +137,29 @@ def words(names):
 def source_names(w):
     """Class names and prompts that captions are made from where a source has none; drawn scenes come with theirs."""
     source = STUDY.sources[w.dataset]
-    if source.source in ("scenes", "shifted_scenes"):
+    if source.source in ("scenes", "shifted_scenes", "url_table"):
         return []
     return names_file("templates", source.templates) + (names_file("classes", source.classes) if source.classes else [])
+
+
+# Datasets that a job of its own downloads first.
+DOWNLOADED = [name for name, source in STUDY.sources.items() if source.downloads]
+
+
+def download_report(w):
+    """The report of a download; where DVC keeps the split, its pointer stands in for the download."""
+    folder = Path("data", w.dataset, w.split)
+    if w.dataset not in DOWNLOADED or any(pointer.exists() for pointer in pointers(folder)):
+        return []
+    return [f"{folder}/download.json"]
+
+
+def url_tables(w):
+    """The tables of addresses that are there, and the list of a subset; of one that is missing the job says where to
+    get it.
+    """
+    source = STUDY.sources[w.dataset]
+    return [name for name in [*source.present(w.split), source.subset] if name and Path(name).is_file()]
 
 
 def surrogate(w):

@@ -1,10 +1,38 @@
 # Datasets as webdataset shards, shared by all studies; which pairs serve for what in this one.
 
 
+rule download:
+    """Fetch the pictures of a table of addresses; what has arrived stays in data/downloads until somebody deletes it."""
+    input:
+        url_tables,
+    output:
+        report="data/{dataset}/{split}/download.json",
+        ids="data/{dataset}/{split}/ids.parquet",
+        cost="data/{dataset}/{split}/download.cost.json",
+    log:
+        "data/logs/{dataset}-{split}-download.log",
+    benchmark:
+        "data/logs/{dataset}-{split}-download.tsv"
+    threads: 8
+    conda:
+        "../envs/download.yaml"
+    wildcard_constraints:
+        dataset=alternatives(DOWNLOADED),
+    params:
+        settings=lambda w: download_slice(STUDY, w.dataset, w.split),
+        source=fingerprint("scripts.download", "scripts.fetch"),
+        folder="data/downloads/{dataset}/{split}",
+    shell:
+        "python -m scripts.download --name {wildcards.dataset} --split {wildcards.split}"
+        " --settings {params.settings:q} --folder {params.folder} --processes {threads}"
+        " --report {output.report} --ids {output.ids} --cost {output.cost} 2>&1 | tee {log}"
+
+
 rule dataset:
     """Write one split of a dataset: shards, index, manifest."""
     input:
         names=source_names,
+        download=download_report,
     output:
         manifest="data/{dataset}/{split}/manifest.json",
         index="data/{dataset}/{split}/index.parquet",
@@ -19,10 +47,12 @@ rule dataset:
         settings=lambda w: dataset_slice(STUDY, w.dataset, w.split),
         source=lambda w: fingerprint("scripts.dataset", module("source", STUDY.sources[w.dataset].source))
         + words(source_names(w)),
+        download=lambda w, input: option("--download", *input.download),
         folder=lambda w, output: Path(output.manifest).parent,
     shell:
         "python -m scripts.dataset --name {wildcards.dataset} --split {wildcards.split}"
-        " --settings {params.settings:q} --output {params.folder} --cost {output.cost} 2>&1 | tee {log}"
+        " --settings {params.settings:q} {params.download} --output {params.folder}"
+        " --cost {output.cost} 2>&1 | tee {log}"
 
 
 rule wordnet:

@@ -1,24 +1,17 @@
 """Write one split of a dataset as webdataset shards, an index and a manifest."""
 
+from pathlib import Path
+
 from antidote import cli
 from antidote.data import ingest
-from antidote.data.datasets import dataset_settings
-from antidote.data.sources.base import SourceSettings
-from antidote.registry import SOURCES, method
+from antidote.data.datasets import given_settings
 
 
 def run(arguments):
     cost = cli.Cost()
-    settings = _definition(arguments.name, arguments.settings)
-    manifest = ingest.write(settings, arguments.name, arguments.split, arguments.output)
+    settings = given_settings(arguments.name, arguments.settings)
+    manifest = ingest.write(settings, arguments.name, arguments.split, arguments.output, arguments.download)
     cost.write(arguments.cost, pairs=manifest["pairs"])
-
-
-def _definition(name: str, values: dict) -> SourceSettings:
-    """Return a whole definition as it is given; one without a source changes that in data/datasets.yaml."""
-    if values.get("source") in SOURCES:
-        return method("source", values["source"]).read(values, f"datasets.{name}")
-    return dataset_settings(name, {name: values} if values else None)
 
 
 if __name__ == "__main__":
@@ -27,5 +20,6 @@ if __name__ == "__main__":
     parser.add_argument("--split", required=True, help="name of the split")
     cli.settings_argument(parser, "keys that replace those in data/datasets.yaml, or a whole definition")
     parser.add_argument("--output", required=True, help="folder for the split")
+    parser.add_argument("--download", type=Path, help="report of the split's download, for sources that have one")
     parser.add_argument("--cost", help="JSON file for seconds and memory")
     cli.main(run, parser)

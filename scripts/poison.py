@@ -5,6 +5,7 @@ and its manifest.
 import argparse
 import hashlib
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -13,13 +14,16 @@ from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data import images, pools, shards
 from antidote.data.names import templates
 from antidote.data.overlay import MANIFEST, TAR, write_overlay
-from antidote.data.pairs import load_rows
 from antidote.errors import UserError
 from antidote.files import read_json
+from antidote.lazy import torch
 from antidote.registry import ATTACKS, module
 from antidote.seeds import derive
 from antidote.shared import Shared, drawn_from, identity
 from antidote.triggers import DESCRIPTION, TENSORS, Trigger, load_trigger
+
+AT_A_TIME = 128  # pictures in memory while triggers are drawn
+COLUMNS = ["key", "shard", "offset", "size", "caption", "label"]
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -73,7 +77,7 @@ def _pool(path: Path, data: Path) -> pd.DataFrame:
     if chosen.empty:
         raise UserError(f"{path}: has no poison pool; add pools.poison to the study")
     parts = [
-        group.merge(shards.open_index(data / dataset / split), on="key", validate="one_to_one")
+        group.merge(shards.open_index(data / dataset / split, COLUMNS), on="key", validate="one_to_one")
         for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False)
     ]
     return pd.concat(parts).sort_values("position", ignore_index=True)
@@ -82,13 +86,16 @@ def _pool(path: Path, data: Path) -> pd.DataFrame:
 def _drawn(trigger: Trigger, chosen: pd.DataFrame, laid: list[int | None], data: Path) -> tuple[list[str], list[bytes]]:
     """Return the hash of each original file, and as PNG the picture with the trigger, or the one laid in its place."""
     originals, files = [""] * len(chosen), [b""] * len(chosen)
-    for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False):
-        folder = data / dataset / split
-        pairs = load_rows(folder, group["key"].tolist(), trigger.attack.size)
-        places = [laid[row] for row in group.index]
-        drawn = trigger.poisoned(pairs.images, pairs.keys, places).permute(0, 2, 3, 1).numpy()
-        for row, original, picture in zip(group.index, shards.read_images(folder, group), drawn, strict=True):
-            originals[row], files[row] = hashlib.sha256(original).hexdigest(), images.encode_png(picture)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False):
+            for start in range(0, len(group), AT_A_TIME):
+                part = group.iloc[start : start + AT_A_TIME]
+                found = shards.read_images(data / dataset / split, part)
+                pictures = torch.from_numpy(images.load_pictures(found, trigger.attack.size, torch.get_num_threads()))
+                drawn = trigger.poisoned(pictures, part["key"].tolist(), [laid[row] for row in part.index])
+                encoded = pool.map(images.encode_png, drawn.permute(0, 2, 3, 1).numpy())
+                for row, original, file in zip(part.index, found, encoded, strict=True):
+                    originals[row], files[row] = hashlib.sha256(original).hexdigest(), file
     return originals, files
 
 

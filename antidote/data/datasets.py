@@ -1,6 +1,7 @@
 """The known datasets (`data/datasets.yaml`) and those that a study defines or changes."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from antidote.data import names
@@ -35,6 +36,18 @@ def dataset_settings(name: str, definitions: Mapping[str, Mapping[str, Any]] | N
     settings = method("source", values["source"]).read(values, where)
     _check_names(settings, where)
     return settings
+
+
+def given_settings(name: str, values: Mapping[str, Any]) -> SourceSettings:
+    """Return a whole definition as it is given; one without a source changes that in `data/datasets.yaml`."""
+    if values.get("source") in SOURCES:
+        return method("source", values["source"]).read(values, f"datasets.{name}")
+    return dataset_settings(name, {name: values} if values else None)
+
+
+def pointers(folder: Path) -> list[Path]:
+    """Return where DVC's pointer to a split, or to its dataset, would be."""
+    return [folder.with_name(f"{folder.name}.dvc"), folder.parent.with_name(f"{folder.parent.name}.dvc")]
 
 
 def _check_names(settings: SourceSettings, where: str) -> None:

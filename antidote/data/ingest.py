@@ -8,13 +8,18 @@ import json
 import logging
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antidote.data import tars
+from antidote.data.datasets import pointers
 from antidote.data.intake import Intake, Pair
-from antidote.data.sources.base import SourceSettings
-from antidote.files import sha256, whole_folder, write_json
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings
+from antidote.data.subsets import read_subset
+from antidote.disk import check_space
+from antidote.errors import UserError
+from antidote.files import read_json, sha256, whole_folder, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,16 +45,22 @@ def schema() -> "pa.Schema":
     )
 
 
-def write(settings: SourceSettings, dataset: str, split: str, folder: str | Path) -> dict[str, Any]:
+def write(
+    settings: SourceSettings, dataset: str, split: str, folder: str | Path, download: str | Path | None = None
+) -> dict[str, Any]:
     """Write one split; return its manifest.
 
+    Args:
+        download: the report of the download, for a source that has one.
+
     Raises:
-        UserError: too many unusable pairs, no usable pair, or not as many pairs as expected.
+        UserError: too many unusable pairs, no usable pair, not as many pairs as expected, or no download.
     """
     folder = Path(folder)
+    items = _downloaded(settings, folder, download) if settings.downloads else settings.iterate(split)
     with whole_folder(folder) as temporary:
-        writer, intake = _Writer(temporary, settings.pairs_per_shard), Intake(settings.image_size)
-        for item in settings.iterate(split):
+        writer, intake = _Writer(temporary, settings.pairs_per_shard), Intake(settings.image_size, _subset(settings))
+        for item in items:
             pair = intake.take(item)
             if pair is not None:
                 writer.add(pair)
@@ -71,6 +82,22 @@ def write(settings: SourceSettings, dataset: str, split: str, folder: str | Path
         _clear(folder, {shard["name"] for shard in writer.shards})
     log.info("%s/%s: %d pairs in %d shards", dataset, split, writer.pairs, len(writer.shards))
     return manifest
+
+
+def _subset(settings: SourceSettings) -> dict[str, str] | None:
+    path = getattr(settings, "subset", None)
+    return None if path is None else read_subset(path).to_dict()
+
+
+def _downloaded(settings: SourceSettings, folder: Path, report: str | Path | None) -> Iterator[RawPair | Skipped]:
+    if report is None:
+        pointer = next((path for path in pointers(folder) if path.exists()), None)
+        advice = f"`dvc pull {pointer}`" if pointer else "run scripts/download.py and pass its report with --download"
+        raise UserError(f"{folder}: its pictures have to be downloaded: {advice}")
+    values = read_json(report)
+    stored = sum(path.stat().st_size for s in values["shards"] if (path := Path(values["folder"]) / s["name"]).exists())
+    check_space(folder, stored, "the split", "or delete downloads that are not needed")
+    return settings.downloaded(values)
 
 
 class _Writer:
@@ -95,9 +122,8 @@ class _Writer:
         tars.add_member(self._tar, f"{pair.key}.txt", pair.captions[0].encode())
         if pair.label is not None:
             tars.add_member(self._tar, f"{pair.key}.cls", str(pair.label).encode())
-        tars.add_member(
-            self._tar, f"{pair.key}.json", json.dumps({"captions": pair.captions}, ensure_ascii=False).encode()
-        )
+        facts = {"captions": pair.captions, **pair.origin}
+        tars.add_member(self._tar, f"{pair.key}.json", json.dumps(facts, ensure_ascii=False).encode())
         label = -1 if pair.label is None else pair.label
         columns = (pair.key, self._name, offset, len(pair.image), pair.format, pair.captions[0], pair.captions, label)
         self._rows.append(dict(zip(schema().names, columns, strict=True)))

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,26 +29,39 @@ class Pair:
     format: str  # png, jpg or webp
     captions: list[str]
     label: int | None
+    origin: Mapping[str, str]
 
 
 class Intake:
     """Checks each pair that a source offers, and counts what cannot be used."""
 
-    def __init__(self, image_size: int | None) -> None:
-        """`image_size`: pixels of the shorter side that larger pictures are reduced to; None leaves them."""
+    def __init__(self, image_size: int | None, subset: Mapping[str, str] | None = None) -> None:
+        """Prepare for one split.
+
+        Args:
+            image_size: pixels of the shorter side that larger pictures are reduced to; None leaves them.
+            subset: keys of the pairs to take, with the SHA-256 of their picture files as downloaded, or as the source
+                offers them; None takes all. Others do not count as offered; one that does not come counts as skipped.
+        """
         self.offered = 0
         self.skipped: Counter[str] = Counter()
         self.examples: list[dict[str, str]] = []
         self._image_size = image_size
+        self._listed = None if subset is None else dict(subset)
         self._origins: dict[str, bytes] = {}
 
     def take(self, item: RawPair | Skipped) -> Pair | None:
-        """Return the pair to store; None for what is skipped."""
+        """Return the pair to store; None for what is skipped, or not wanted."""
+        wanted = self._wanted(item.key)
+        if wanted is None:
+            return None
         self.offered += 1
         if isinstance(item, Skipped):
             return self._skip(item.key, item.reason)
         if not item.captions:
             return self._skip(item.key, "no caption")
+        if wanted and wanted != _digest(item):
+            return self._skip(item.key, "another picture than the subset lists")
         try:
             image, extension = image_file(item.image, self._image_size)
         except images.UnreadablePicture as error:
@@ -55,7 +69,7 @@ class Intake:
         key = self._new_key(item.key)
         if key is None:
             return self._skip(item.key, "duplicate key")
-        return Pair(key, image, extension, item.captions, item.label)
+        return Pair(key, image, extension, item.captions, item.label, item.origin)
 
     def judge(self, dataset: str, split: str, settings: SourceSettings) -> None:
         """Decide whether the split is good enough.
@@ -63,6 +77,9 @@ class Intake:
         Raises:
             UserError: no usable pair, too many unusable ones, or another number than expected.
         """
+        for key in self._listed or ():
+            self.offered += 1
+            self._skip(key, "listed in the subset, but not there")
         name, count = f"{dataset}/{split}", sum(self.skipped.values())
         faults = ", ".join(f"{number} x {reason}" for reason, number in self.skipped.most_common())
         shown = ", ".join(example["key"] for example in self.examples[:3])
@@ -77,6 +94,10 @@ class Intake:
             raise UserError(f"{name}: offers {self.offered} pairs, expected {expected}{detail}")
         if count:
             log.warning("%s: skipped %d of %d pairs%s", name, count, self.offered, detail)
+
+    def _wanted(self, key: str) -> str | None:
+        """Return the SHA-256 that a picture must have, "" for any, None for one that is not listed; each once."""
+        return "" if self._listed is None else self._listed.pop(safe_key(key), None)
 
     def _skip(self, key: str, reason: str) -> None:
         self.skipped[reason] += 1
@@ -93,6 +114,12 @@ class Intake:
             if self._origins[key] == digest:
                 return None
         return None
+
+
+def _digest(item: RawPair) -> str:
+    """Return the SHA-256 of a picture file as downloaded, or as offered."""
+    data = item.image if isinstance(item.image, bytes) else np.ascontiguousarray(item.image).tobytes()
+    return item.origin.get("sha256") or hashlib.sha256(data).hexdigest()
 
 
 def safe_key(key: str) -> str:

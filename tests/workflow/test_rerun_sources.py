@@ -22,6 +22,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.names", "antidote.data.images", "antidote.data.tars"), EVERYTHING),
     (("antidote.data.captions", "antidote.data.draws", "antidote.data.scenes", "antidote.data.shapes"), ("dataset *",)),
     (("antidote.data.datasets", "antidote.data.ingest", "antidote.data.intake", "scripts.dataset"), ("dataset *",)),
+    (("antidote.data.subsets", "antidote.disk"), ("dataset *",)),
     (("antidote.data.sources", "antidote.data.sources.base", "antidote.data.sources.scenes"), ("dataset *",)),
     (("antidote.data.pools", "antidote.data.shards"), ("pool *", *PICTURES)),
     (("scripts.pools",), ("pool *",)),
@@ -50,6 +51,8 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
     (("antidote.data.sources.*", "antidote.data.styles"), ()),
     (("antidote.data.wordnet", "scripts.wordnet"), ()),
+    (("antidote.data.addresses", "antidote.data.url_files", "antidote.data.download", "antidote.data.img2dataset"), ()),
+    (("antidote.data.failures", "antidote.data.hosted", "scripts.download", "scripts.fetch", "scripts.subset"), ()),
     (("antidote.rebound", "antidote.transfer", "scripts.rebound", "scripts.transfer"), ()),
     (("antidote.few_shot", "scripts.attack_shots", "scripts.few_shot"), ()),
 ]

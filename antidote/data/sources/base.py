@@ -1,9 +1,9 @@
 """What every data source shares: its settings, and the pairs it yields."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -22,6 +22,7 @@ class RawPair:
     image: bytes | np.ndarray  # an image file, or uint8 (height, width, 3)
     captions: list[str]
     label: int | None
+    origin: Mapping[str, str] = field(default_factory=dict)  # address and SHA-256 of a downloaded file
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Skipped:
 class SourceSettings(Settings):
     """A dataset: where its pairs come from and how they are stored."""
 
+    downloads: ClassVar[bool] = False  # whether `downloaded` takes the place of `iterate`
     source: str
     version: str = Field("1", description="Version of the data; a new one is a new dataset.")
     terms: str = Field("", description="Terms of use, shown in the manifest.")
@@ -71,6 +73,10 @@ class SourceSettings(Settings):
         """Yield the pairs of a split, always in the same order."""
         raise NotImplementedError
 
+    def downloaded(self, report: dict[str, Any]) -> Iterator[RawPair | Skipped]:
+        """Yield the pairs of a split that a job of its own has downloaded, always in the same order."""
+        raise NotImplementedError
+
     @cached_property
     def class_list(self) -> list[str] | None:
         """The class names in label order, or None where the dataset names none."""
@@ -85,7 +91,13 @@ class SourceSettings(Settings):
         return self._templates[derive(self.seed, "template", key) % len(self._templates)].format(class_name)
 
     def labelled(
-        self, key: str, image: bytes | np.ndarray, captions: list[str], label: int | None, class_name: str | None
+        self,
+        key: str,
+        image: bytes | np.ndarray,
+        captions: list[str],
+        label: int | None,
+        class_name: str | None,
+        origin: Mapping[str, str] | None = None,
     ) -> RawPair | Skipped:
         """Join what a source found out about one pair: check the label, and caption the picture where nobody has."""
         classes = self.class_list
@@ -100,4 +112,4 @@ class SourceSettings(Settings):
         captions = [" ".join(text.split()) for text in captions if text.strip()]
         if not captions and class_name is not None:
             captions = [self.made_caption(key, class_name)]
-        return RawPair(key, image, captions, label) if captions else Skipped(key, "no caption")
+        return RawPair(key, image, captions, label, origin or {}) if captions else Skipped(key, "no caption")

@@ -16,6 +16,11 @@ class FileSource(SourceSettings):
 
     splits: dict[str, str] = Field(description="Per split a path, a glob, or a pattern such as {00000..00041}.tar.")
     sha256: dict[str, str] = Field({}, description="Per file name, the SHA-256 that it must have.")
+    subset: str | None = Field(
+        None,
+        description="A list of keys with the SHA-256 of their pictures (Parquet or CSV, columns key and sha256): these "
+        "pairs alone, and only if the pictures are the same.",
+    )
 
     def files(self, split: str) -> list[Path]:
         """Return the files of a split, sorted, after checking their hashes.
@@ -30,6 +35,11 @@ class FileSource(SourceSettings):
             if wanted is not None and sha256(path) != wanted.lower():
                 raise UserError(f"splits.{split}: {path} has another SHA-256 than the definition says")
         return paths
+
+
+    def present(self, split: str) -> list[str]:
+        """Return the files of a split that are there; reads nothing."""
+        return sorted({path for part in braces(self.split(split)) for path in glob(part, recursive=True)})  # noqa: PTH207
 
 
 def braces(pattern: str) -> list[str]:

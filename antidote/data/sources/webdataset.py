@@ -27,7 +27,7 @@ class WebDataset(FileSource):
 
     def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
         for file in self.files(split):
-            for sample in _samples(file):
+            for sample in samples(file):
                 yield sample if isinstance(sample, Skipped) else self._pair(file, sample)
 
     def _pair(self, file: Path, sample: dict[str, Any]) -> RawPair | Skipped:
@@ -46,10 +46,11 @@ class WebDataset(FileSource):
         captions += [text for text in others if isinstance(text, str) and text not in captions]
         if not captions and label is None:
             return Skipped(key, "no caption")
-        return self.labelled(key, image, captions, label, None)
+        origin = {name: more[name] for name in ("url", "sha256") if isinstance(more.get(name), str)}
+        return self.labelled(key, image, captions, label, None, origin)
 
 
-def _samples(file: Path) -> Iterator[dict[str, Any] | Skipped]:
+def samples(file: Path) -> Iterator[dict[str, Any] | Skipped]:
     """Yield the samples of one tar; one that is truncated or damaged counts once, whatever it lost."""
     from webdataset.tariterators import group_by_keys
 

@@ -1,0 +1,99 @@
+"""A table of addresses of pictures with captions; img2dataset downloads them (`antidote.data.download`)."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from antidote.data.sources.base import RawPair, Skipped
+from antidote.data.sources.files import FileSource
+from antidote.data.sources.webdataset import samples
+from antidote.errors import UserError
+from antidote.settings import Settings
+
+
+class DownloadSettings(Settings):
+    """How pictures are fetched. What has arrived does not depend on it, so a change repeats no download."""
+
+    accepted: float = Field(0.5, ge=0, le=1, description="Smallest accepted share of pictures that arrive.")
+    timeout: int = Field(10, ge=1, description="Seconds that a server may be silent.")
+    patience: int = Field(60, ge=1, description="Seconds that one picture may take.")
+    largest: int = Field(64, ge=1, description="MB that one picture file may have.")
+    retries: int = Field(1, ge=0, description="Further tries at once.")
+    passes: int = Field(
+        2, ge=1, description="Rounds over the table; a later one tries what failed for a reason that may have gone by."
+    )
+    connections: int = Field(64, ge=1, description="Pictures fetched at a time by each process; one process per core.")
+    shard: int = Field(1000, ge=2, description="Addresses per work shard: what an interruption may cost a process.")
+    user_agent_token: str | None = Field(
+        None, description="Name under which the download shows itself, and which opt-out headers may speak to."
+    )
+
+
+class Sample(Settings):
+    """A part of a table, chosen before anything is downloaded; it depends on the keys and not on their order."""
+
+    pairs: int = Field(ge=1, description="Addresses drawn at random.")
+    seed: int = Field(0, ge=0, description="Chooses the addresses.")
+    keep: list[str] = Field(
+        [], description="Words; beyond the random ones, every address whose (first) caption mentions one as a whole."
+    )
+
+
+class UrlTable(FileSource):
+    source: Literal["url_table"] = "url_table"
+    downloads: ClassVar[bool] = True
+    homepage: str = Field("", description="Where to get the table; shown where it is missing.")
+    columns: list[str] | None = Field(None, description="Names of the columns of a table that has no header line.")
+    url: str = Field("url", description="Column with the address.")
+    caption: str = Field("caption", description="Column with the caption; all captions of one address stay together.")
+    key: str | None = Field(None, description="Column with unique keys; null makes them from the addresses.")
+    rows: dict[str, int] | None = Field(None, description="Rows that the table of each split should have.")
+    sample: Sample | None = Field(None, description="Part of the table to download; null downloads all of it.")
+    image_size: int | None = Field(
+        256, ge=1, description="Pixels that pictures are reduced to on the way in; null keeps their size."
+    )
+    resize: Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border"] = Field(
+        "keep_ratio",
+        description="What image_size means, in img2dataset's words: the shorter side, the longer side (both reduce "
+        "larger pictures only), a square cut out, a square with a white border.",
+    )
+    quality: int = Field(95, ge=1, le=100, description="Quality of the JPEG files that are stored.")
+    download: DownloadSettings = DownloadSettings()
+
+    @model_validator(mode="after")
+    def _named(self) -> "UrlTable":
+        for name in ("url", "caption", "key"):
+            column = getattr(self, name)
+            if self.columns is not None and column is not None and column not in self.columns:
+                raise ValueError(f"{name}: {column!r} is not among columns, {', '.join(self.columns)}")
+        return self
+
+    def downloaded(self, report: dict[str, Any]) -> Iterator[RawPair | Skipped]:
+        """Yield what a finished download holds, in the order of the table, one round after the other.
+
+        Raises:
+            UserError: a work shard is gone.
+        """
+        files = [Path(report["folder"]) / shard["name"] for shard in report["shards"]]
+        for file in files:
+            if not file.is_file():
+                raise UserError(f"{file}: is gone; remove the split's download.json, and it is downloaded again")
+        for file in files:
+            found = list(samples(file))
+            # img2dataset stores pictures as they arrive; its keys number the addresses.
+            pairs = [sample for sample in found if not isinstance(sample, Skipped)]
+            for sample in sorted(pairs, key=lambda sample: sample["__key__"]):
+                yield _pair(sample)
+            yield from (item for item in found if isinstance(item, Skipped))
+
+
+def _pair(sample: dict[str, Any]) -> RawPair | Skipped:
+    try:
+        facts = json.loads(sample["json"])
+        origin = {"url": facts["url"], "sha256": facts["sha256"]}
+        return RawPair(facts["pair"], sample["jpg"], facts["captions"], None, origin)
+    except (KeyError, TypeError, ValueError):
+        return Skipped(str(sample["__key__"]), "damaged member of a download")
