@@ -79,6 +79,11 @@ class Clip:
         """Encode pictures (N, 3, size, size), uint8 or float in [0, 1]; return normalised features (N, D)."""
         return F.normalize(self.network.encode_image(self.normalise(images)).float(), dim=-1)
 
+    def autocast(self, precision: str) -> torch.autocast:
+        """Return a context in which the network computes in `fp32`, `bf16` or `fp16` where autocast allows it."""
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=kind, enabled=precision != "fp32")
+
     def normalise(self, images: Tensor) -> Tensor:
         """Return pictures, uint8 or float in [0, 1], as the network reads them: mean and deviation of its training."""
         mean, std = self._normalisation

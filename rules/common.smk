@@ -79,6 +79,7 @@ wildcard_constraints:
     defense=alternatives(STUDY.defenses),
     surrogate=alternatives(STUDY.file.surrogates),
     seed="[0-9]+",
+    fit="[0-9]+(-[0-9]+)?",
 
 
 def files(folder, names):
@@ -105,21 +106,18 @@ def option(name, value):
     return "" if value is None else f"{name} {shlex.quote(str(value))}"
 
 
-def own_split():
-    """The evaluation's own split, without those of other domains."""
-    return files(f"data/{STUDY.evaluated.dataset}/{STUDY.evaluated.split}", ["index.parquet", "manifest.json"])
+def scored_split(scored):
+    """What is read of the evaluation's own split, or of one of another domain."""
+    fit = STUDY.fit(scored)
+    names = ["index.parquet", "manifest.json", f"pictures-{fit}.npy", f"pictures-{fit}.json"]
+    return files(f"data/{scored.dataset}/{scored.split}", names)
 
 
 def evaluated_split():
     """What a model is scored on: the evaluation's split, and those of other domains with their class names."""
-    evaluated = STUDY.evaluated
-    shifts = evaluated.shifts.values()
-    names = [file for shift in shifts for file in names_file("classes", shift.classes)]
-    places = [(evaluated.dataset, evaluated.split), *((shift.dataset, shift.split) for shift in shifts)]
-    splits = [f"data/{dataset}/{split}" for dataset, split in dict.fromkeys(places)]
-    return [file for split in splits for file in files(split, ["index.parquet", "manifest.json"])] + [
-        name for name in dict.fromkeys(names) if name not in NAMES
-    ]
+    names = [file for scored in STUDY.scored()[1:] for file in names_file("classes", scored.classes)]
+    splits = [file for scored in STUDY.scored() for file in scored_split(scored)]
+    return [*dict.fromkeys(splits)] + [name for name in dict.fromkeys(names) if name not in NAMES]
 
 
 def words(names):

@@ -180,7 +180,7 @@ def test_one_set_is_in_memory_at_a_time(make_clip, make_pairs):
 
 
 def test_labels_outside_a_sets_classes_are_told(tmp_path, make_pairs, monkeypatch):
-    monkeypatch.setattr("scripts.evaluate.load_rows", lambda folder, keys, size: make_pairs(6, classes=3))
+    monkeypatch.setattr("antidote.data.fitted.load", lambda folder, size, count: make_pairs(count or 6, classes=3))
     shift = settings(a={"dataset": "d", "split": "a", "pictures": 3}).shifts["a"]
     assert len(evaluated_pictures(tmp_path, shift, 32, 5)) == 3
     shift = shift.model_copy(update={"pictures": None})

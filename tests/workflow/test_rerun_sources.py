@@ -12,7 +12,7 @@ import pytest
 from harness import ROOT, Case, edited, scheduled
 
 EVERYTHING = ("dataset *", "trigger *")
-PICTURES = ("trigger *", "clean_model *")  # whatever loads pictures or models, and what follows
+PICTURES = ("trigger *", "clean_model *", "pictures *")  # whatever loads pictures or models, and what follows
 TRAINING = ("clean_model *", "backdoored_model *", "defend *")
 SCORES = ("evaluate_clean *", "floor *", "evaluate *")
 
@@ -39,6 +39,8 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("scripts.pretrain", "antidote.alternating"), ("clean_model *", "backdoored_model *")),
     (("antidote.evaluation", "antidote.examples", "antidote.metrics", "antidote.zscore", "scripts.evaluate"), SCORES),
     (("antidote.shifts", "antidote.visibility"), SCORES),
+    (("antidote.data.fitted",), ("pictures *", "evaluate_clean *", "floor *", "evaluate *")),
+    (("scripts.pictures",), ("pictures *",)),
     (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
     (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry", "antidote.shared"), ()),
