@@ -39,6 +39,11 @@ class Shift(Settings):
         description="names of the classes that its labels count, all among the evaluation's; the dataset's own by "
         "default, and where it has none the evaluation's",
     )
+    among: Literal["all", "own"] = Field(
+        "all",
+        description="classified among all classes of the evaluation, or among those that its labels show (ImageNet-A "
+        "and -R: 1000-way or 200-way)",
+    )
 
 
 class EvaluationSettings(Settings):

@@ -361,7 +361,7 @@ def model_config(name: str) -> dict[str, Any] | None:
 
 
 def names_file(kind: str, name: str) -> list[str]:
-    """Return the data file behind a name (kind: models, classes, templates, lexicons) as a job's input.
+    """Return the data file behind a name (kind: models, classes, folders, templates, lexicons) as a job's input.
 
     Names that the project has no file for (open_clip's own lists and models, `none`, a WordNet folder) give [].
     """

@@ -134,7 +134,12 @@ def source_names(w):
     source = STUDY.sources[w.dataset]
     if source.source in ("scenes", "shifted_scenes"):
         return []
-    return names_file("templates", source.templates) + (names_file("classes", source.classes) if source.classes else [])
+    lists = {getattr(source, key, None) for key in ("folders", "only")} - {None}
+    return [
+        *names_file("templates", source.templates),
+        *(names_file("classes", source.classes) if source.classes else []),
+        *(file for name in sorted(lists) for file in names_file("folders", name)),
+    ]
 
 
 def surrogate(w):
