@@ -15,6 +15,7 @@ from antidote.fingerprint import fingerprint
 from antidote.registry import method, module
 from antidote.settings import read_mapping
 from antidote.study import Study, names_file
+from antidote.weights import files as weight_files
 from antidote.workflow import (
     dataset_slice,
     has_gpu,
@@ -170,8 +171,7 @@ def fitting_arguments(w, input):
 
 def initial_model(model=STUDY.file.model):
     """The file of a model's architecture, and that of its weights, where the study names files and not open_clip's."""
-    weights = model.pretrained
-    return names_file("models", model.name) + ([weights] if weights and Path(weights).is_file() else [])
+    return names_file("models", model.name) + weight_files(model.pretrained)
 
 
 def start(w):

@@ -12,7 +12,8 @@ import pytest
 from harness import ROOT, Case, edited, scheduled
 
 EVERYTHING = ("dataset *", "trigger *")
-PICTURES = ("trigger *", "clean_model *", "pictures *")  # whatever loads pictures or models, and what follows
+MODELS = ("trigger *", "clean_model *")  # whatever loads models, and what follows
+PICTURES = (*MODELS, "pictures *")  # whatever loads pictures
 TRAINING = ("clean_model *", "backdoored_model *", "defend *")
 SCORES = ("evaluate_clean *", "floor *", "evaluate *")
 
@@ -25,7 +26,8 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.sources", "antidote.data.sources.base", "antidote.data.sources.scenes"), ("dataset *",)),
     (("antidote.data.pools", "antidote.data.shards"), ("pool *", *PICTURES)),
     (("scripts.pools",), ("pool *",)),
-    (("antidote.data.pairs", "antidote.data.overlay", "antidote.lazy", "antidote.models"), PICTURES),
+    (("antidote.data.pairs", "antidote.data.overlay", "antidote.lazy"), PICTURES),
+    (("antidote.models", "antidote.torchscript", "antidote.weights"), MODELS),
     (("antidote.data.lexicon",), ("defend *",)),
     (("antidote.data.eda", "antidote.defenses.cleanclip", "antidote.defenses.ta_cleaner"), ("defend * ta_cleaner",)),
     (("antidote.defenses", "antidote.defenses.base", "scripts.defend"), ("defend *",)),
