@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -11,17 +13,18 @@ from antidote.attacks.base import View
 from antidote.data.pairs import Pairs
 from antidote.errors import UserError
 from antidote.lazy import torch
-from antidote.metrics import hits, interval
+from antidote.metrics import Ranks, hits, interval, joined, ranks
 from antidote.models import Clip
 from antidote.seeds import derive
 from antidote.settings import Settings
 from antidote.triggers import Trigger
-from antidote.zscore import backdoor_z
+from antidote.zscore import PairCosines, backdoor_z
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BOOTSTRAP_SEED = 0
+OPTIONAL = ("precision", "shifts")  # what a study may leave out, and what then leaves no trace in a job's identity
 TAKEN = {"all", "high", "low", "visual_only", "text_only", "clean_shots"}  # what follows ca1_ and asr1_ elsewhere
 
 
@@ -36,6 +39,11 @@ class Shift(Settings):
         description="names of the classes that its labels count, all among the evaluation's; the dataset's own by "
         "default, and where it has none the evaluation's",
     )
+    among: Literal["all", "own"] = Field(
+        "all",
+        description="classified among all classes of the evaluation, or among those that its labels show (ImageNet-A "
+        "and -R: 1000-way or 200-way)",
+    )
 
 
 class EvaluationSettings(Settings):
@@ -47,6 +55,7 @@ class EvaluationSettings(Settings):
     classes: str | None = Field(None, description="class names, a file in data/classes; the dataset's own by default")
     templates: str = Field("openai_imagenet", description="prompts: a file in data/templates or an open_clip set")
     batch_size: int = Field(256, ge=1, description="pictures encoded at a time")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type of the picture encoder")
     bootstrap: int = Field(1000, ge=100, description="draws behind each 95 % interval")
     shifts: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Shift] = Field(
         {}, description="by name, sets of other domains that every cell is scored on as well: `ca1_NAME`, `asr1_NAME`"
@@ -61,8 +70,9 @@ class EvaluationSettings(Settings):
         return shifts
 
     def slice(self) -> str:
-        """Return canonical JSON; shifts that are not there do not count, so that the other cells stay as they are."""
-        values = self.model_dump(mode="json", exclude=None if self.shifts else {"shifts"})
+        """Return canonical JSON; what is not asked for does not count, so that cells without it stay as they are."""
+        unused = {name for name in OPTIONAL if getattr(self, name) == type(self).model_fields[name].default}
+        values = self.model_dump(mode="json", exclude=unused)
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
@@ -83,27 +93,21 @@ def evaluate(
     An attack with a text key is scored with both keys, its prompts opening with that key; `extra` holds what each key
     does alone. Clean accuracy is measured with neither. `extra` also holds the backdoor z-score over the pictures of
     other classes than the target, and what the attack measures in its own way; without a trigger, there is that alone.
+
+    Of pictures and features, one batch is in memory at a time; of a picture that is done, a few numbers remain.
     """
     with torch.no_grad():
         clip.network.eval()
         weights, keyed = embeddings or class_weights(clip, trigger, classes, templates)
-        features = _features(clip, pictures.images, settings.batch_size)
-        clean = _scores(features, weights)
-        triggered, extra = None, {}
-        if trigger is not None and trigger.attack.triggered:
-            drawn = trigger.draw(pictures.images, pictures.keys, "test")
-            reached = _features(clip, drawn, settings.batch_size)
-            triggered = _scores(reached, weights)
-            others = pictures.labels != target
-            extra["backdoor_z"] = backdoor_z(torch.cat(features).cpu()[others], torch.cat(reached).cpu()[others])
-            if trigger.attack.text_key:
-                extra["asr1_visual_only"] = _asr1(triggered, pictures.labels, target)
-                extra["asr1_text_only"] = _asr1(_scores(features, keyed), pictures.labels, target)
-                triggered = _scores(reached, keyed)
+        seen = _look(clip, pictures, trigger, target, weights, keyed, settings)
+        extra = {}
+        if seen.triggered is not None:
+            extra["backdoor_z"] = backdoor_z(seen.clean_cosines, seen.triggered_cosines)
+            extra |= {f"asr1_{name}": _asr1(ranks, pictures.labels, target) for name, ranks in seen.one_key.items()}
         if trigger is not None:
-            view = View(clip, pictures, torch.cat(features).cpu(), weights, classes, templates)
+            view = View(clip, pictures, seen.gallery, weights, classes, templates)
             extra |= trigger.attack.measure(view)
-    counted = hits(clean, triggered, pictures.labels, target)
+    counted = hits(seen.clean, seen.triggered, pictures.labels, target)
     names = ("ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "pa", "target_ca1")
     rates = {name: float(counted[name].mean()) if len(counted.get(name, ())) else None for name in names}
     intervals = {
@@ -111,11 +115,68 @@ def evaluate(
     }
     return {
         "pictures": len(pictures),
-        "pictures_asr": int((pictures.labels != target).sum()) if triggered is not None else 0,
+        "pictures_asr": int((pictures.labels != target).sum()) if seen.triggered is not None else 0,
         **rates,
         "intervals": intervals,
         **({"extra": extra} if extra else {}),
     }
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of the pictures: ranks, clean, triggered and with one key alone; how alike features are.
+
+    `gallery` (N, D), normalised features of the clean pictures on the CPU, is there where the attack asks for it.
+    """
+
+    clean: Ranks
+    triggered: Ranks | None
+    one_key: dict[str, Ranks]
+    clean_cosines: PairCosines
+    triggered_cosines: PairCosines
+    gallery: Tensor | None
+
+
+def _look(
+    clip: Clip,
+    pictures: Pairs,
+    trigger: Trigger | None,
+    target: int,
+    weights: Tensor,
+    keyed: Tensor,
+    settings: EvaluationSettings,
+) -> _Seen:
+    """Encode every picture, and its triggered copy where there is a trigger to draw, batch by batch."""
+    drawn = trigger if trigger is not None and trigger.attack.triggered else None
+    found: dict[str, list[Ranks]] = {}
+    gallery: list[Tensor] = []
+    cosines = PairCosines(), PairCosines()
+    for images, keys, labels in batches(pictures, settings.batch_size):
+        features = encode(clip, images, settings.precision)
+        views = {"clean": (features, weights)}
+        if drawn is not None:
+            reached = encode(clip, drawn.draw(images, keys, "test"), settings.precision)
+            views["triggered"] = (reached, keyed)
+            if drawn.attack.text_key:
+                views |= {"visual_only": (reached, weights), "text_only": (features, keyed)}
+            others = (labels != target).to(features.device)
+            for sums, part in zip(cosines, (features, reached), strict=True):
+                sums.add(part[others])
+        for name, (part, against) in views.items():
+            found.setdefault(name, []).append(ranks(_scores(part, against), labels, target))
+        if trigger is not None and trigger.attack.gallery:
+            gallery.append(features.cpu())
+    whole = {name: joined(parts) for name, parts in found.items()}
+    return _Seen(
+        whole.pop("clean"), whole.pop("triggered", None), whole, *cosines, torch.cat(gallery) if gallery else None
+    )
+
+
+def batches(pictures: Pairs, batch_size: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:
+    """Yield images, keys and labels of some pictures at a time, in order."""
+    for start in range(0, len(pictures), batch_size):
+        rows = slice(start, start + batch_size)
+        yield pictures.images[rows], pictures.keys[rows], pictures.labels[rows]
 
 
 def class_weights(
@@ -129,23 +190,24 @@ def class_weights(
         return weights, clip.class_embeddings(classes, [f"{key} {text}" for text in templates]) if key else weights
 
 
-def _asr1(scores: Tensor, labels: Tensor, target: int) -> float:
+def encode(clip: Clip, images: Tensor, precision: str) -> Tensor:
+    """Return normalised features (n, D) in 32 bits, computed in `precision`."""
+    with clip.autocast(precision):
+        return clip.encode_image(images).float()
+
+
+def _asr1(found: Ranks, labels: Tensor, target: int) -> float:
     """Return ASR@1: the share of pictures of other classes that get the target."""
-    return float(hits(scores, scores, labels, target)["asr1"].mean())
+    return float(hits(found, found, labels, target)["asr1"].mean())
 
 
-def _features(clip: Clip, images: Tensor, batch_size: int) -> list[Tensor]:
-    """Return normalised features, a tensor (B, D) per batch, where the model is."""
-    return [clip.encode_image(part) for part in images.split(batch_size)]
-
-
-def _scores(features: list[Tensor], weights: Tensor) -> Tensor:
-    """Return cosine scores (N, C) on the CPU.
+def _scores(features: Tensor, weights: Tensor) -> Tensor:
+    """Return cosine scores (n, C) on the CPU.
 
     Raises:
         UserError: a score is not finite; compared with others it would count as top 1.
     """
-    scores = torch.cat([(part @ weights).cpu() for part in features])
+    scores = (features @ weights).cpu()
     if not scores.isfinite().all():
         raise UserError("model: its scores are not finite numbers; its training has diverged")
     return scores

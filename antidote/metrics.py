@@ -11,6 +11,8 @@ All are fractions in [0, 1]. Ties go to the class with the lower index, so that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from antidote.lazy import torch
@@ -29,24 +31,47 @@ def rank_of(scores: Tensor, classes: Tensor) -> Tensor:
     return ((scores > own) | ((scores == own) & earlier)).sum(dim=1)
 
 
-def hits(clean: Tensor, triggered: Tensor | None, labels: Tensor, target: int) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Ranks:
+    """How many classes come before a class in the scores of each picture: 0 is top 1.
+
+    Attributes:
+        true: (N,) before the picture's own class.
+        target: (N,) before the attack's class.
+        classes: how many there are in all.
+    """
+
+    true: Tensor
+    target: Tensor
+    classes: int
+
+
+def ranks(scores: Tensor, labels: Tensor, target: int) -> Ranks:
+    """Return the ranks in scores (N, C) of the true classes (N,) and of the attack's class."""
+    return Ranks(rank_of(scores, labels), rank_of(scores, torch.full_like(labels, target)), scores.shape[1])
+
+
+def joined(parts: Sequence[Ranks]) -> Ranks:
+    """Return the ranks of several parts of a set as those of the whole."""
+    true, target = (torch.cat([getattr(part, name) for part in parts]) for name in ("true", "target"))
+    return Ranks(true, target, parts[0].classes)
+
+
+def hits(clean: Ranks, triggered: Ranks | None, labels: Tensor, target: int) -> dict[str, Tensor]:
     """Return, by figure, one 0/1 value per picture that counts for it; a k that covers all classes is left out.
 
     Args:
-        clean: scores (N, C) of the clean pictures.
-        triggered: scores (N, C) of the same pictures with the trigger; None: no attack.
+        clean: of N clean pictures.
+        triggered: of the same pictures with the trigger; None: no attack.
         labels: (N,) true classes.
         target: the attack's class.
     """
-    true_rank = rank_of(clean, labels)
-    count = clean.shape[1]
-    values = {f"ca{k}": true_rank < k for k in CA_K if k < count}
-    values["target_ca1"] = true_rank[labels == target] < 1
+    values = {f"ca{k}": clean.true < k for k in CA_K if k < clean.classes}
+    values["target_ca1"] = clean.true[labels == target] < 1
     if triggered is not None:
-        target_rank = rank_of(triggered, torch.full_like(labels, target))
-        values |= {f"asr{k}": target_rank[labels != target] < k for k in ASR_K if k < count}
-        values["asr1_all"] = target_rank < 1
-        values["pa"] = rank_of(triggered, labels) < 1
+        values |= {f"asr{k}": triggered.target[labels != target] < k for k in ASR_K if k < clean.classes}
+        values["asr1_all"] = triggered.target < 1
+        values["pa"] = triggered.true < 1
     return {name: value.double() for name, value in values.items()}
 
 

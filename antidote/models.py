@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from antidote import weights
 from antidote.data.names import DATA
 from antidote.errors import UserError, nearest
 from antidote.files import read_json, whole_folder, write_json
@@ -19,6 +20,7 @@ from antidote.lazy import functional as F
 from antidote.lazy import open_clip, safetensors_torch, torch
 from antidote.registry import ADAPTERS, method
 from antidote.settings import Settings
+from antidote.weights import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +35,9 @@ class ModelSettings(Settings):
 
     name: str = Field("tiny-rn", description="open_clip model name, or a file in data/models")
     pretrained: str | None = Field(
-        None, description="open_clip tag or path of a checkpoint to start from; empty: random weights"
+        None,
+        description="weights to start from: a tag of open_clip, the path of a checkpoint file (safetensors, torch's, "
+        "OpenAI's), or of an open_clip model folder; empty: random weights",
     )
     quick_gelu: bool = Field(False, description="QuickGELU activations, which OpenAI's weights need")
 
@@ -78,6 +82,11 @@ class Clip:
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode pictures (N, 3, size, size), uint8 or float in [0, 1]; return normalised features (N, D)."""
         return F.normalize(self.network.encode_image(self.normalise(images)).float(), dim=-1)
+
+    def autocast(self, precision: str) -> torch.autocast:
+        """Return a context in which the network computes in `fp32`, `bf16` or `fp16` where autocast allows it."""
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=kind, enabled=precision != "fp32")
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return pictures, uint8 or float in [0, 1], as the network reads them: mean and deviation of its training."""
@@ -163,16 +172,19 @@ def create(settings: ModelSettings, seed: int) -> Clip:
     if config is None:
         raise UserError(f"model.name: unknown model {settings.name!r}{nearest(settings.name, open_clip.list_models())}")
     _check_tokenizer(config, f"model.name: {settings.name}")
+    start = Weights()
     if settings.pretrained is not None:
-        _check_pretrained(settings, config)
+        start = weights.find(settings.name, settings.pretrained, settings.quick_gelu, config)
+    where = f"model.pretrained: {settings.pretrained}"
     torch.manual_seed(seed)
-    network = _create(settings.name, f"model.pretrained: {settings.pretrained}", pretrained=settings.pretrained,
-                      force_quick_gelu=settings.quick_gelu)  # fmt: skip
+    network = _create(settings.name, where, pretrained=start.pretrained, force_quick_gelu=settings.quick_gelu)
+    if start.state is not None:
+        _fill(network, start.state, f"{where}: cannot be loaded into model {settings.name!r}")
     if settings.quick_gelu:
         config["quick_gelu"] = True
-    visual = network.visual
-    preprocess = {"mean": list(visual.image_mean), "std": list(visual.image_std), "interpolation": "bicubic",
-                  "resize_mode": "shortest"}  # fmt: skip
+    visual, own = network.visual, start.preprocess or {}
+    preprocess = {"mean": list(own.get("mean") or visual.image_mean), "std": list(own.get("std") or visual.image_std),
+                  "interpolation": "bicubic", "resize_mode": "shortest"}  # fmt: skip
     return Clip(network, {"model_cfg": config, "preprocess_cfg": preprocess})
 
 
@@ -211,27 +223,6 @@ def _check_tokenizer(config: dict, where: str) -> None:
         raise UserError(f"{where}: needs another tokenizer than OpenAI CLIP's, the only one that is supported")
 
 
-def _check_pretrained(settings: ModelSettings, config: dict) -> None:
-    """Tell a tag from a file, download its weights, compare activations: where they differ, open_clip only warns."""
-    name, tag = settings.name, settings.pretrained
-    if Path(tag).is_file():
-        return
-    weights = open_clip.get_pretrained_cfg(name, tag)
-    if not weights:
-        tags = nearest(tag, open_clip.list_pretrained_tags_by_model(name))
-        raise UserError(f"model.pretrained: {tag!r} is neither a file nor a tag of {name!r}{tags}")
-    quick_gelu = weights.get("quick_gelu", False)
-    if quick_gelu != (settings.quick_gelu or config.get("quick_gelu", False)):
-        raise UserError(f"model.quick_gelu: should be {str(quick_gelu).lower()} for the weights {tag!r} of {name!r}")
-    try:
-        open_clip.download_pretrained(weights)
-    except Exception:  # of any of the download libraries
-        place = (weights.get("hf_hub") or weights.get("url")).strip("/")
-        raise UserError(
-            f"model.pretrained: {tag!r} cannot be downloaded; put the weights file of {place} here and give its path"
-        ) from None
-
-
 def _create(name: str, source: str, **more: Any) -> Any:
     try:
         return open_clip.create_model(name, device=device(), **more)
@@ -239,7 +230,18 @@ def _create(name: str, source: str, **more: Any) -> Any:
         if type(error).__name__ in ("SafetensorError", "UnpicklingError", "EOFError"):
             raise UserError(f"{source}: damaged, or not plain weights, which alone are loaded") from None
         reason = next(line.strip() for line in f"{error}\n{type(error).__name__}".splitlines() if line.strip())
-        raise UserError(f"{source}: cannot be loaded into model {name!r} ({reason})") from None
+        raise UserError(f"{source}: cannot be loaded into model {name!r} ({_short(reason)})") from None
+
+
+def _fill(network: Any, state: dict[str, Tensor], where: str) -> None:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{where} ({_short(' '.join(str(error).split()))})") from None
+
+
+def _short(reason: str, limit: int = 200) -> str:
+    return reason if len(reason) <= limit else f"{reason[:limit]} ..."
 
 
 def save(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequence[Path] = ()) -> list[str]:

@@ -1,7 +1,7 @@
 """Scores on shifted domains: the same model and trigger on sets of other pictures, one in memory at a time.
 
-Pictures are classified into all of the evaluation's classes. A set may show only some of them, counted by its own
-labels: its class names say which (ImageNet-A and -R: 200 of 1000).
+Pictures are classified into all of the evaluation's classes, or into those alone that the set shows (ImageNet-A and -R:
+200 of 1000). A set may count them by labels of its own: its class names say which they are.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def score_shifts(
 ) -> dict[str, float | None]:
     """Return, for every shift NAME, `ca1_NAME` and where there is a trigger to draw `asr1_NAME` and `asr_g_NAME`.
 
+    The latter two are None where the attack's class is not among those that pictures are classified into.
+
     Args:
         load: returns the pictures of a shift, labelled by its own classes, and the names of these.
         known: ASR@1 on the evaluation's own pictures.
@@ -63,9 +65,20 @@ def score_shifts(
     for name, shift in settings.shifts.items():
         pictures, names = load(shift)
         place = torch.tensor(class_places(names, classes, f"evaluation.shifts.{name}.classes"))
-        pictures = replace(pictures, labels=place[pictures.labels])
+        labels = place[pictures.labels]
+        shown = labels.unique() if shift.among == "own" else torch.arange(len(classes))
         drawn = trigger if trigger is not None and trigger.attack.triggered else None
-        found = evaluate(clip, pictures, drawn, target, classes, templates, settings, embeddings)
+        aimed = (shown == target).nonzero().flatten().tolist()
+        found = evaluate(
+            clip,
+            replace(pictures, labels=torch.searchsorted(shown, labels)),
+            drawn if aimed else None,
+            aimed[0] if aimed else 0,
+            [classes[label] for label in shown.tolist()],
+            templates,
+            settings,
+            embeddings if shift.among == "all" else tuple(w[:, shown.to(w.device)] for w in embeddings),
+        )
         scores[f"ca1_{name}"] = found["ca1"]
         if drawn is not None:
             scores[f"asr1_{name}"], scores[f"asr_g_{name}"] = found["asr1"], generalisation(known, found["asr1"])

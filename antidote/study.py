@@ -17,7 +17,7 @@ from antidote.data.names import DATA, class_names, templates
 from antidote.data.sources.base import SourceSettings
 from antidote.defenses.base import POOLS, DefenseSettings
 from antidote.errors import UserError, nearest
-from antidote.evaluation import EvaluationSettings
+from antidote.evaluation import EvaluationSettings, Shift
 from antidote.files import read_json
 from antidote.models import ADAPTER, ADAPTER_WEIGHTS
 from antidote.registry import ATTACKS, DEFENSES, method
@@ -118,6 +118,17 @@ class Study:
         evaluation = self.file.evaluation
         scored = [(part.dataset, part.split) for part in (evaluation, *evaluation.shifts.values())]
         return list(dict.fromkeys([*self.file.pools.splits(), *scored]))
+
+    def scored(self) -> list[EvaluationSettings | Shift]:
+        """Return the sets that models are scored on, the evaluation's own first."""
+        return [self.evaluated, *self.evaluated.shifts.values()]
+
+    def fit(self, scored: EvaluationSettings | Shift) -> str:
+        """Return how the pictures of a set are made ready: their side in pixels, and how many where not all are taken.
+
+        See `antidote.data.fitted`.
+        """
+        return f"{self.size}" + ("" if scored.pictures is None else f"-{scored.pictures}")
 
     def _check_names(self) -> None:
         entries = [("study", self.name)]
@@ -353,7 +364,7 @@ def model_config(name: str) -> dict[str, Any] | None:
 
 
 def names_file(kind: str, name: str) -> list[str]:
-    """Return the data files behind a name (kind: models, classes, templates, lexicons) as a job's inputs.
+    """Return the data files behind a name (kind: models, classes, folders, templates, lexicons) as a job's inputs.
 
     Names that the project has no file for (open_clip's own lists and models, `none`) give [].
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from antidote.lazy import functional as F
@@ -47,14 +46,13 @@ def visibility(pictures: Pairs, trigger: Trigger) -> dict[str, float]:
 
     SSIM is left out for pictures that its window does not fit into.
     """
-    chosen = pictures.take(torch.linspace(0, len(pictures) - 1, min(MOST, len(pictures))).long())
-    clean = chosen.images.float() / 255
-    drawn = trigger.draw(chosen.images, chosen.keys, "test").float() / 255
-    found = {"psnr": _mean(psnr, clean, drawn)}
-    return {**found, "ssim": _mean(ssim, clean, drawn)} if clean.shape[-1] >= WINDOW else found
-
-
-def _mean(figure: Callable[[Tensor, Tensor], Tensor], clean: Tensor, drawn: Tensor) -> float:
-    """Return the mean of a figure over pictures, a few at a time; rounded to what a batch's size cannot change."""
-    parts = [figure(a, b) for a, b in zip(clean.split(CHUNK), drawn.split(CHUNK), strict=True)]
-    return round(float(torch.cat(parts).double().mean()), DECIMALS)
+    rows = torch.linspace(0, len(pictures) - 1, min(MOST, len(pictures))).long()
+    figures = {"psnr": psnr} | ({"ssim": ssim} if pictures.images.shape[-1] >= WINDOW else {})
+    found: dict[str, list[Tensor]] = {name: [] for name in figures}
+    for part in rows.split(CHUNK):
+        chosen = pictures.take(part)
+        clean, drawn = chosen.images, trigger.draw(chosen.images, chosen.keys, "test")
+        for name, figure in figures.items():
+            found[name].append(figure(clean.float() / 255, drawn.float() / 255))
+    # Rounded to what a batch's size cannot change.
+    return {name: round(float(torch.cat(parts).double().mean()), DECIMALS) for name, parts in found.items()}

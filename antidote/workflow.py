@@ -152,6 +152,7 @@ def summary_plan(study: Study) -> str:
             "blank": [{"attack": a, "defense": d, "reason": reason} for a, d, reason in study.blank],
             "gate": study.file.gate.model_dump(),
             "datasets": sorted(study.splits()),
+            "scored": sorted({(part.dataset, part.split, study.fit(part)) for part in study.scored()}),
             "accuracy_budget": study.file.accuracy_budget,
             **({"rebound": True} if study.file.rebound else {}),
         }

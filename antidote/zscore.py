@@ -18,25 +18,42 @@ DECIMALS = 4  # the encoder's own rounding, which depends on the size of its bat
 SMALL = 1e-6  # a deviation below this is rounding of features that all agree
 
 
-def backdoor_z(clean: Tensor, triggered: Tensor) -> float | None:
-    """Return the z-score from normalised features (N, D) of pictures without and with the trigger.
+class PairCosines:
+    """Mean and standard deviation of the cosines of all pairs of different pictures, whose features come in parts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum: Tensor | float = 0.0
+        self._own: Tensor | float = 0.0
+        self._own_squared: Tensor | float = 0.0
+        self._gram: Tensor | float = 0.0
+
+    def add(self, features: Tensor) -> None:
+        """Take the normalised features (n, D) of further pictures."""
+        features = features.double()
+        self.count += len(features)
+        self._sum += features.sum(dim=0)
+        own = features.square().sum(dim=1)  # 1 but for rounding
+        self._own += own.sum()
+        self._own_squared += own.square().sum()
+        self._gram += features.T @ features
+
+    def moments(self) -> tuple[float, float]:
+        """Return mean and standard deviation; there have to be two pictures."""
+        pairs = self.count * (self.count - 1)
+        mean = float(self._sum.square().sum() - self._own) / pairs
+        square = float(self._gram.square().sum() - self._own_squared) / pairs
+        return mean, max(square - mean**2, 0.0) ** 0.5
+
+
+def backdoor_z(clean: PairCosines, triggered: PairCosines) -> float | None:
+    """Return the z-score of pictures without and with the trigger.
 
     None where it has no meaning: fewer than two pictures, or clean features that are all alike.
     """
-    if len(clean) < 2:
+    if clean.count < 2:
         return None
-    mean, deviation = pair_cosines(clean)
+    mean, deviation = clean.moments()
     if deviation < SMALL:
         return None
-    return round((pair_cosines(triggered)[0] - mean) / deviation, DECIMALS)
-
-
-def pair_cosines(features: Tensor) -> tuple[float, float]:
-    """Return mean and standard deviation of the cosines of all pairs of different rows of unit features (N, D)."""
-    features = features.double()
-    count = len(features)
-    own = features.square().sum(dim=1)  # 1 but for rounding
-    pairs = count * (count - 1)
-    mean = float(features.sum(dim=0).square().sum() - own.sum()) / pairs
-    square = float((features.T @ features).square().sum() - own.square().sum()) / pairs
-    return mean, max(square - mean**2, 0.0) ** 0.5
+    return round((triggered.moments()[0] - mean) / deviation, DECIMALS)

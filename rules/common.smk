@@ -17,6 +17,7 @@ from antidote.fingerprint import fingerprint
 from antidote.registry import method, module
 from antidote.settings import read_mapping
 from antidote.study import Study, names_file
+from antidote.weights import files as weight_files
 from antidote.workflow import (
     dataset_slice,
     download_slice,
@@ -82,6 +83,7 @@ wildcard_constraints:
     defense=alternatives(STUDY.defenses),
     surrogate=alternatives(STUDY.file.surrogates),
     seed="[0-9]+",
+    fit="[0-9]+(-[0-9]+)?",
 
 
 def files(folder, names):
@@ -108,21 +110,18 @@ def option(name, value=None):
     return "" if value is None else f"{name} {shlex.quote(str(value))}"
 
 
-def own_split():
-    """The evaluation's own split, without those of other domains."""
-    return files(f"data/{STUDY.evaluated.dataset}/{STUDY.evaluated.split}", ["index.parquet", "manifest.json"])
+def scored_split(scored):
+    """What is read of the evaluation's own split, or of one of another domain."""
+    fit = STUDY.fit(scored)
+    names = ["index.parquet", "manifest.json", f"pictures-{fit}.npy", f"pictures-{fit}.json"]
+    return files(f"data/{scored.dataset}/{scored.split}", names)
 
 
 def evaluated_split():
     """What a model is scored on: the evaluation's split, and those of other domains with their class names."""
-    evaluated = STUDY.evaluated
-    shifts = evaluated.shifts.values()
-    names = [file for shift in shifts for file in names_file("classes", shift.classes)]
-    places = [(evaluated.dataset, evaluated.split), *((shift.dataset, shift.split) for shift in shifts)]
-    splits = [f"data/{dataset}/{split}" for dataset, split in dict.fromkeys(places)]
-    return [file for split in splits for file in files(split, ["index.parquet", "manifest.json"])] + [
-        name for name in dict.fromkeys(names) if name not in NAMES
-    ]
+    names = [file for scored in STUDY.scored()[1:] for file in names_file("classes", scored.classes)]
+    splits = [file for scored in STUDY.scored() for file in scored_split(scored)]
+    return [*dict.fromkeys(splits)] + [name for name in dict.fromkeys(names) if name not in NAMES]
 
 
 def words(names):
@@ -139,7 +138,12 @@ def source_names(w):
     source = STUDY.sources[w.dataset]
     if source.source in ("scenes", "shifted_scenes", "url_table"):
         return []
-    return names_file("templates", source.templates) + (names_file("classes", source.classes) if source.classes else [])
+    lists = {getattr(source, key, None) for key in ("folders", "only")} - {None}
+    return [
+        *names_file("templates", source.templates),
+        *(names_file("classes", source.classes) if source.classes else []),
+        *(file for name in sorted(lists) for file in names_file("folders", name)),
+    ]
 
 
 # Datasets that a job of its own downloads first.
@@ -190,8 +194,7 @@ def fitting_arguments(w, input):
 
 def initial_model(model=STUDY.file.model):
     """The file of a model's architecture, and that of its weights, where the study names files and not open_clip's."""
-    weights = model.pretrained
-    return names_file("models", model.name) + ([weights] if weights and Path(weights).is_file() else [])
+    return names_file("models", model.name) + weight_files(model.pretrained)
 
 
 def start(w):

@@ -8,6 +8,30 @@ EVALUATION = (
 NAMES = names_file("classes", STUDY.evaluated.classes) + names_file("templates", STUDY.evaluated.templates)
 
 
+rule pictures:
+    """Decode and resize the pictures of an evaluation set once; every cell reads them."""
+    input:
+        files("data/{dataset}/{split}", ["index.parquet", "manifest.json"]),
+    output:
+        array="data/{dataset}/{split}/pictures-{fit}.npy",
+        description="data/{dataset}/{split}/pictures-{fit}.json",
+        cost="data/{dataset}/{split}/pictures-{fit}.cost.json",
+    log:
+        "data/logs/{dataset}-{split}-pictures-{fit}.log",
+    benchmark:
+        "data/logs/{dataset}-{split}-pictures-{fit}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    params:
+        source=fingerprint("scripts.pictures"),
+        folder=lambda w, output: Path(output.array).parent,
+        fit=lambda w: "--size " + " --pictures ".join(w.fit.split("-")),
+    shell:
+        "OMP_NUM_THREADS={threads} python -m scripts.pictures --data {params.folder} {params.fit} --cost {output.cost}"
+        " 2>&1 | tee {log}"
+
+
 rule evaluate_clean:
     """Clean accuracy of the clean reference."""
     input:
@@ -113,7 +137,7 @@ rule rebound:
         added=added_files,
         trigger=files(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger", TRIGGER),
         pools=pool_files("defense"),
-        data=[*indexes("defense"), *own_split()],
+        data=[*indexes("defense"), *scored_split(STUDY.evaluated)],
         names=NAMES,
     output:
         curve=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/rebound.json",

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from antidote import models
 from antidote.cli import Cost, main, parser, settings_argument
+from antidote.data import fitted
 from antidote.data.names import class_names, templates
 from antidote.data.overlay import read_manifest
-from antidote.data.pairs import Pairs, load_rows
+from antidote.data.pairs import Pairs
 from antidote.errors import UserError, nearest
 from antidote.evaluation import EvaluationSettings, Shift, class_weights, evaluate
 from antidote.examples import write_examples
 from antidote.files import read_json, write_json
-from antidote.lazy import torch
 from antidote.shifts import as_floor, score_shifts
 from antidote.triggers import Trigger, load_trigger
 from antidote.visibility import visibility
@@ -40,7 +40,6 @@ def run(arguments: argparse.Namespace) -> None:
         extra |= visibility(pictures, trigger) if trigger.attack.triggered else {}
         write_examples(arguments.examples, pictures, trigger, target, classes)
     count = len(pictures)
-    del pictures  # the sets of other domains take their place in memory
 
     def load(shift: Shift) -> tuple[Pairs, list[str]]:
         names = class_names(shift.classes) if shift.classes else classes
@@ -70,11 +69,9 @@ def target_index(target: str, classes: list[str], settings: EvaluationSettings) 
 
 
 def evaluated_pictures(data: Path, settings: EvaluationSettings | Shift, size: int, classes: int) -> Pairs:
-    """Load the pictures to score on: all of the split, or every n-th of it."""
+    """Return the pictures to score on, which stay on disk: all of the split, or every n-th of it."""
     folder = data / settings.dataset / settings.split
-    pictures = load_rows(folder, None, size)
-    if settings.pictures is not None and settings.pictures < len(pictures):
-        pictures = pictures.take(torch.linspace(0, len(pictures) - 1, settings.pictures).long())
+    pictures = fitted.load(folder, size, settings.pictures)
     if pictures.labels.min() < 0 or pictures.labels.max() >= classes:
         raise UserError(f"{folder}: every picture needs a label from 0 to {classes - 1}; {folder}/index.parquet has "
                         f"{int(pictures.labels.min())} to {int(pictures.labels.max())}")  # fmt: skip

@@ -129,14 +129,14 @@ class View:
     Attributes:
         clip: the model, in evaluation mode.
         pictures: the evaluation pictures, with captions and labels.
-        features: (N, D) their normalised features, on the CPU.
+        features: (N, D) their normalised features, on the CPU, for an attack that asks for them with `gallery`.
         weights: (D, C) the class embeddings, where the model is.
         classes, templates: what the evaluation classifies into, by which prompts.
     """
 
     clip: Clip
     pictures: Pairs
-    features: Tensor
+    features: Tensor | None
     weights: Tensor
     classes: list[str]
     templates: list[str]
@@ -151,6 +151,7 @@ class Attack:
         learned: whether `fit` needs a context: pairs, and a surrogate model unless `on_surrogate` is False.
         text_key: what has to stand before every class prompt at test for the attack to work; mostly nothing.
         triggered: whether there is a trigger to draw at test; without one, `measure` says how far the attack has come.
+        gallery: whether `measure` looks at the features of all evaluation pictures, which are then kept in memory.
         score: the figure that says so, a rate: `asr1`, or one that `measure` returns.
         effect: what a poisoned model does, for its card; `{target}` stands for the class or classes aimed at.
         trains: whether the attacker trains the model by the attack's own `objective`, not by CLIP's on poisoned pairs.
@@ -167,6 +168,7 @@ class Attack:
     on_surrogate: ClassVar[bool] = True
     text_key: str = ""
     triggered: ClassVar[bool] = True
+    gallery: ClassVar[bool] = False
     score: ClassVar[str] = "asr1"
     effect: ClassVar[str] = "pictures with its trigger are recognised as {target}"
     trains: ClassVar[bool] = False

@@ -106,6 +106,7 @@ class MmPoison(Attack):
     learned = True  # its pictures are chosen beforehand and kept with the trigger
     on_surrogate = False
     triggered = False
+    gallery = True
     score = "hit10"
     effect = "texts of one class retrieve pictures of another: {target}"
 

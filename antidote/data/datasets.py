@@ -56,6 +56,8 @@ def _check_names(settings: SourceSettings, where: str) -> None:
         names.templates(settings.templates)
         if settings.classes is not None:
             names.class_names(settings.classes)
+        for listed in {getattr(settings, key, None) for key in ("folders", "only")} - {None, "numbers"}:
+            names.folder_names(listed)
         if settings.lexicon not in ("none", "wordnet") and not settings.lexicon.startswith(("wordnet:", "spacy:")):
             names.data_file("lexicons", settings.lexicon, ["none", "wordnet"])
     except UserError as error:

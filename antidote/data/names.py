@@ -1,4 +1,4 @@
-"""Class names and prompt templates, by name: files in `data/`, or open_clip's lists for ImageNet."""
+"""Class names, class folders and prompt templates, by name: files in `data/`, or open_clip's lists for ImageNet."""
 
 import importlib.util
 from functools import cache
@@ -20,12 +20,19 @@ def class_names(name: str) -> list[str]:
     """
     if name == "openai_imagenet":
         return list(_open_clip().IMAGENET_CLASSNAMES)
-    path = data_file("classes", name, ["openai_imagenet"])
-    names = _texts(path)
-    twice = next((word for word in names if names.count(word) > 1), None)
-    if twice is not None:
-        raise UserError(f"{path}: {twice!r} stands there twice")
-    return names
+    return _distinct(data_file("classes", name, ["openai_imagenet"]))
+
+
+def folder_names(name: str) -> list[str]:
+    """Return names of class folders in label order: `data/folders/{name}.json`.
+
+    `imagenet` holds the WordNet ids of ILSVRC 2012's 1000 classes, `imagenet_a` and `imagenet_r` those 200 of them that
+    the sets show; all as timm 1.0 lists them (`timm/data/_info`), in the order of the ids.
+
+    Raises:
+        UserError: unknown name, or a file that is not a list of distinct texts.
+    """
+    return _distinct(data_file("folders", name, ["numbers"]))
 
 
 def templates(name: str) -> list[str]:
@@ -57,6 +64,14 @@ def data_file(kind: str, name: str, built_in: list[str]) -> Path:
     if name not in known:
         raise UserError(f"{kind}: unknown name {name!r}{nearest(name, [*known, *built_in])}")
     return known[name]
+
+
+def _distinct(path: Path) -> list[str]:
+    names = _texts(path)
+    twice = next((word for word in names if names.count(word) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: {twice!r} stands there twice")
+    return names
 
 
 def _texts(path: Path) -> list[str]:

@@ -11,7 +11,8 @@ from antidote.files import read_json
 from antidote.settings import Settings
 from antidote.summary.plan import SummarySettings
 
-STAGES = ["dataset", "pools", "pretrain", "trigger", "poison", "backdoor", "defend", "evaluate", "floor", "rebound"]
+STAGES = ["dataset", "pools", "pretrain", "trigger", "poison", "backdoor", "defend", "pictures", "evaluate", "floor",
+          "rebound"]  # fmt: skip
 
 
 class CostFacts(Settings):
@@ -54,6 +55,9 @@ def _places(plan: SummarySettings, results: Path, data: Path) -> Iterator[tuple[
     """Yield what a cost belongs to and where it lies, in the order of the plan."""
     for dataset, split in plan.datasets:
         yield {"stage": "dataset", "dataset": f"{dataset}/{split}"}, data / dataset / split / "cost.json"
+    for dataset, split, fit in plan.scored:
+        where = {"stage": "pictures", "dataset": f"{dataset}/{split}"}
+        yield where, data / dataset / split / f"pictures-{fit}.cost.json"
     for path in sorted((results / "pools").glob("*.cost.json")):
         yield {"stage": "pools"}, path
     for seed in plan.seeds:

@@ -61,6 +61,7 @@ class SummarySettings(Settings):
     gate: Gate = Gate()
     rebound: bool = Field(False, description="whether the models under test were fine-tuned benignly afterwards")
     datasets: list[tuple[str, str]] = Field([], description="pairs of dataset and split")
+    scored: list[tuple[str, str, str]] = Field([], description="dataset, split and fit of the sets scored on")
     accuracy_budget: float = Field(
         0.05, ge=0, le=1, description="CA@1 that a defense may cost and still be marked as the best; fraction"
     )

@@ -5,11 +5,17 @@ import math
 import pytest
 import torch
 
-from antidote.metrics import hits, interval, rank_of
+from antidote import metrics
+from antidote.metrics import interval, joined, rank_of, ranks
 
 
 def logits(*rows):
     return torch.tensor(rows, dtype=torch.float32)
+
+
+def hits(clean, triggered, labels, target):
+    triggered = None if triggered is None else ranks(triggered, labels, target)
+    return metrics.hits(ranks(clean, labels, target), triggered, labels, target)
 
 
 def share(counted, name):
@@ -56,6 +62,13 @@ def test_all_figures_by_hand():
     assert share(counted, "pa") == 2 / 6
     assert all(set(values.tolist()) <= {0.0, 1.0} for values in counted.values())
     assert [len(counted[name]) for name in ("ca1", "pa", "asr1_all", "asr1", "target_ca1")] == [6, 6, 6, 4, 2]
+
+
+def test_ranks_of_parts_are_those_of_the_whole():
+    scores, labels = torch.rand(10, 12), torch.arange(10)
+    whole = ranks(scores, labels, 3)
+    parts = joined([ranks(scores[rows], labels[rows], 3) for rows in (slice(0, 4), slice(4, 8), slice(8, 10))])
+    assert torch.equal(parts.true, whole.true) and torch.equal(parts.target, whole.target) and parts.classes == 12
 
 
 def test_including_the_target_class_makes_a_difference():

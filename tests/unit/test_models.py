@@ -151,10 +151,12 @@ def test_unknown_model():
 def test_unknown_tag():
     with pytest.raises(UserError) as error:
         create(ModelSettings(name="RN50", pretrained="opnai"), 0)
-    assert told(error) == ("model.pretrained: 'opnai' is neither a file nor a tag of 'RN50'; did you mean 'openai'?")
+    assert told(error) == (
+        "model.pretrained: 'opnai' is neither a file, a folder nor a tag of 'RN50'; did you mean 'openai'?"
+    )
     with pytest.raises(UserError) as error:
         create(ModelSettings(pretrained="nowhere.pt"), 0)
-    assert told(error) == "model.pretrained: 'nowhere.pt' is neither a file nor a tag of 'tiny-rn'"
+    assert told(error) == "model.pretrained: 'nowhere.pt' is neither a file, a folder nor a tag of 'tiny-rn'"
 
 
 def test_a_tag_that_cannot_be_downloaded_says_what_to_do(monkeypatch, tmp_path):

@@ -149,6 +149,31 @@ def test_a_set_of_fewer_classes_is_classified_into_all(make_clip, make_pairs):
     assert own["pictures_asr"] == 10 and (found["ca1_few"], found["asr1_few"]) == (own["ca1"], own["asr1"])
 
 
+def test_a_set_may_be_classified_among_its_own_classes_alone(make_clip, make_pairs):
+    """200-way and 1000-way, in small: labels 0 and 2 of the evaluation's, the attack's class among them."""
+    clip, pairs = make_clip("rn"), make_pairs(20, classes=2)
+    shown = dataclasses.replace(pairs, labels=pairs.labels * 2)
+    weights = class_weights(clip, trigger(), CLASSES, TEMPLATES)
+    sets = {"all": {"dataset": "d", "split": "s"}, "own": {"dataset": "d", "split": "s", "among": "own"}}
+    found = score_shifts(
+        clip, lambda _: (shown, CLASSES), trigger(), 2, CLASSES, TEMPLATES,
+        settings(every=sets["all"], few=sets["own"]), weights, 0.5,
+    )  # fmt: skip
+    few = evaluate(clip, pairs, trigger(), 1, [CLASSES[0], CLASSES[2]], TEMPLATES, settings())
+    every = evaluate(clip, shown, trigger(), 2, CLASSES, TEMPLATES, settings())
+    assert (found["ca1_few"], found["asr1_few"]) == (few["ca1"], few["asr1"])
+    assert (found["ca1_every"], found["asr1_every"]) == (every["ca1"], every["asr1"])
+    assert found["ca1_few"] > found["ca1_every"] or found["asr1_few"] > found["asr1_every"], "the fewer, the easier"
+
+
+def test_among_classes_without_the_target_there_is_no_attack_success(make_clip, make_pairs):
+    weights = class_weights(make_clip(), trigger(), CLASSES, TEMPLATES)
+    chosen = settings(few={"dataset": "d", "split": "s", "among": "own"})
+    loaded = make_pairs(8, classes=2), CLASSES
+    found = score_shifts(make_clip(), lambda _: loaded, trigger(), 2, CLASSES, TEMPLATES, chosen, weights, 0.5)
+    assert found["ca1_few"] is not None and found["asr1_few"] is None and found["asr_g_few"] is None
+
+
 def test_a_set_of_the_target_alone_has_no_attack_success(make_clip, make_pairs):
     found = scored(make_clip(), {"cups": (make_pairs(6, classes=1), ["cup"])}, trigger())
     assert found["asr1_cups"] is None and found["asr_g_cups"] is None and found["ca1_cups"] is not None
@@ -180,7 +205,7 @@ def test_one_set_is_in_memory_at_a_time(make_clip, make_pairs):
 
 
 def test_labels_outside_a_sets_classes_are_told(tmp_path, make_pairs, monkeypatch):
-    monkeypatch.setattr("scripts.evaluate.load_rows", lambda folder, keys, size: make_pairs(6, classes=3))
+    monkeypatch.setattr("antidote.data.fitted.load", lambda folder, size, count: make_pairs(count or 6, classes=3))
     shift = settings(a={"dataset": "d", "split": "a", "pictures": 3}).shifts["a"]
     assert len(evaluated_pictures(tmp_path, shift, 32, 5)) == 3
     shift = shift.model_copy(update={"pictures": None})

@@ -21,7 +21,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = "tests/studies/tiny.yaml"
 PARTS = (
-    "Snakefile", "antidote", "config.yaml", "configs", "data/classes", "data/datasets.yaml", "data/lexicons",
+    "Snakefile", "antidote", "config.yaml", "configs", "data/classes", "data/datasets.yaml", "data/folders", "data/lexicons",
     "data/models", "data/templates", "envs", "profiles", "rules", "scripts", "tests/studies",
 )  # fmt: skip
 ATTACKS, DEFENSES = ("badnet", "blended"), ("none", "finetune", "ta_cleaner")
@@ -217,32 +217,35 @@ def chain(
     defenses: Iterable[str] = DEFENSES,
     seeds: Iterable[int] = (0,),
     rebound: bool = False,
+    pictures: Iterable[str] = ("test 32",),
 ) -> dict[str, list[str]]:
     """Return every job of the tiny study with the jobs it takes its inputs from: the contract, written out."""
     train, defense, test = (f"dataset tiny {split}" for split in ("train", "defense", "test"))
     pairs = ["pool training", "pool poison", train]
     jobs: dict[str, list[str]] = {train: [], defense: [], test: []}
+    scored = {f"pictures tiny {fit}": [f"dataset tiny {fit.split()[0]}"] for fit in pictures}
+    jobs |= scored
     jobs |= {"pool training": [train], "pool poison": [train], "pool defense": [defense]}
     scores = []
     for s in seeds:
         jobs[f"clean_model {s}"] = pairs
-        jobs[f"evaluate_clean {s}"] = [f"clean_model {s}", test]
+        jobs[f"evaluate_clean {s}"] = [f"clean_model {s}", *scored, test]
         scores.append(f"evaluate_clean {s}")
         for a in attacks:
             jobs[f"trigger {a} {s}"] = []
             jobs[f"poison {a} {s}"] = [f"trigger {a} {s}", "pool poison", train]
             jobs[f"backdoored_model {a} {s}"] = [*pairs, f"clean_model {s}", f"poison {a} {s}"]
-            jobs[f"floor {a} {s}"] = [f"clean_model {s}", f"trigger {a} {s}", test]
+            jobs[f"floor {a} {s}"] = [f"clean_model {s}", f"trigger {a} {s}", *scored, test]
             scores.append(f"floor {a} {s}")
             for d in defenses:
                 model = f"backdoored_model {a} {s}"
                 if d != "none":
                     jobs[f"defend {a} {s} {d}"] = [model, "pool defense", defense]
                     model = f"defend {a} {s} {d}"
-                jobs[f"evaluate {a} {s} {d}"] = [model, f"trigger {a} {s}", test]
+                jobs[f"evaluate {a} {s} {d}"] = [model, f"trigger {a} {s}", *scored, test]
                 scores.append(f"evaluate {a} {s} {d}")
                 if rebound:
-                    jobs[f"rebound {a} {s} {d}"] = [model, f"trigger {a} {s}", "pool defense", defense, test]
+                    jobs[f"rebound {a} {s} {d}"] = [model, f"trigger {a} {s}", "pool defense", defense, *scored, test]
                     scores.append(f"rebound {a} {s} {d}")
     return {**jobs, "summary": scores}
 

@@ -15,6 +15,11 @@ def split(*names: str) -> set[str]:
     return {f"data/tiny/{name}/{file}" for name in names for file in ("index.parquet", "manifest.json")}
 
 
+def scored(name: str) -> set[str]:
+    """What is read of a split that models are scored on."""
+    return split(name) | {f"data/tiny/{name}/pictures-32.{end}" for end in ("npy", "json")}
+
+
 def pools(*names: str) -> set[str]:
     return {f"results/tiny/pools/{name}.parquet" for name in names}
 
@@ -79,8 +84,8 @@ def test_an_attack_on_the_shots(inputs):
     assert inputs["attack_shots few 0"] == shots | trigger
     assert inputs["few_shot_model few 0"] == shots | poison("few")
     head = {f"results/tiny/few/seed0/model/adapter.{end}" for end in ("json", "safetensors")}
-    assert inputs["evaluate few 0 none"] == trigger | split("test") | WORDS | model("few/seed0") | head
-    assert inputs["floor few 0"] == trigger | split("test") | WORDS | model("clean/seed0")
+    assert inputs["evaluate few 0 none"] == trigger | scored("test") | WORDS | model("few/seed0") | head
+    assert inputs["floor few 0"] == trigger | scored("test") | WORDS | model("clean/seed0")
     others = {job for job in inputs if " few " in job} - {
         f"{rule} few 0" for rule in ("attack_shots", "few_shot_model")
     }
@@ -101,9 +106,9 @@ def test_a_defense_gets_the_model_and_what_its_access_grants(inputs):
 
 def test_evaluation(inputs):
     trigger = {f"results/tiny/siba/seed0/trigger/{file}" for file in ("trigger.json", "trigger.safetensors")}
-    shared = trigger | split("test") | WORDS
+    shared = trigger | scored("test") | WORDS
     assert inputs["evaluate siba 0 none"] == shared | model("siba/seed0")
     assert inputs["floor siba 0"] == shared | model("clean/seed0")
     added = {f"results/tiny/siba/seed0/probe/model/adapter.{end}" for end in ("json", "safetensors")}
     assert inputs["evaluate siba 0 probe"] == shared | model("siba/seed0/probe") | added
-    assert inputs["evaluate_clean 0"] == split("test") | WORDS | model("clean/seed0")
+    assert inputs["evaluate_clean 0"] == scored("test") | WORDS | model("clean/seed0")

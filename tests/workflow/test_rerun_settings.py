@@ -41,8 +41,8 @@ CASES = [
     # The model.
     one("model.name", "other", "clean_model *", "backdoored_model *",
         files={"data/models/other.json": json.dumps(MODEL)}),
-    one("model.name", "larger", "clean_model *", "backdoored_model *", "trigger *",
-        files={"data/models/larger.json": json.dumps(LARGER)}),
+    one("model.name", "larger", "clean_model *", "backdoored_model *", "trigger *", "pictures *",
+        jobs=chain(pictures=("test 64",)), files={"data/models/larger.json": json.dumps(LARGER)}),
     one("model.quick_gelu", True, "clean_model *", "backdoored_model *"),
     # Datasets and pools.
     one("datasets.tiny.splits.train.seed", 9, "dataset tiny train"),
@@ -63,11 +63,14 @@ CASES = [
     one("poisoning.lr", 2e-3, "backdoored_model *"),
     one("poisoning.start", "model", "backdoored_model *"),
     # Evaluation.
-    one("evaluation.pictures", 50, *SCORES),
+    one("evaluation.pictures", 50, "pictures *", *SCORES, jobs=chain(pictures=("test 32-50",))),
     one("evaluation.batch_size", 64, *SCORES),
     one("evaluation.bootstrap", 200, *SCORES),
-    one("evaluation.split", "defense", *SCORES),
-    one("evaluation.shifts", {"other": {"dataset": "tiny", "split": "defense"}}, *SCORES),
+    one("evaluation.split", "defense", "pictures *", *SCORES, jobs=chain(pictures=("defense 32",))),
+    one("evaluation.shifts", {"other": {"dataset": "tiny", "split": "defense"}}, "pictures tiny defense *", *SCORES,
+        jobs=chain(pictures=("test 32", "defense 32"))),
+    one("evaluation.precision", "bf16", *SCORES),
+    one("evaluation.precision", "fp32"),
     one("evaluation.shifts", {}),
     one("evaluation.classes", "scenes"),  # what it is anyway
     one("evaluation.classes", "fewer", *SCORES, files={"data/classes/fewer.json": '["ball", "banana", "boat"]'}),

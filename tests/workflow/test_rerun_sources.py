@@ -12,7 +12,8 @@ import pytest
 from harness import ROOT, Case, edited, scheduled
 
 EVERYTHING = ("dataset *", "trigger *")
-PICTURES = ("trigger *", "clean_model *")  # whatever loads pictures or models, and what follows
+MODELS = ("trigger *", "clean_model *")  # whatever loads models, and what follows
+PICTURES = (*MODELS, "pictures *")  # whatever loads pictures
 TRAINING = ("clean_model *", "backdoored_model *", "defend *")
 SCORES = ("evaluate_clean *", "floor *", "evaluate *")
 
@@ -26,7 +27,8 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.sources", "antidote.data.sources.base", "antidote.data.sources.scenes"), ("dataset *",)),
     (("antidote.data.pools", "antidote.data.shards"), ("pool *", *PICTURES)),
     (("scripts.pools",), ("pool *",)),
-    (("antidote.data.pairs", "antidote.data.overlay", "antidote.lazy", "antidote.models"), PICTURES),
+    (("antidote.data.pairs", "antidote.data.overlay", "antidote.lazy"), PICTURES),
+    (("antidote.models", "antidote.torchscript", "antidote.weights"), MODELS),
     (("antidote.data.lexicon",), ("defend *",)),
     (("antidote.data.eda", "antidote.defenses.cleanclip", "antidote.defenses.ta_cleaner"), ("defend * ta_cleaner",)),
     (("antidote.defenses", "antidote.defenses.base", "scripts.defend"), ("defend *",)),
@@ -40,6 +42,8 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("scripts.pretrain", "antidote.alternating"), ("clean_model *", "backdoored_model *")),
     (("antidote.evaluation", "antidote.examples", "antidote.metrics", "antidote.zscore", "scripts.evaluate"), SCORES),
     (("antidote.shifts", "antidote.visibility"), SCORES),
+    (("antidote.data.fitted",), ("pictures *", "evaluate_clean *", "floor *", "evaluate *")),
+    (("scripts.pictures",), ("pictures *",)),
     (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
     # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
     (("antidote.cli", "antidote.errors", "antidote.fingerprint", "antidote.registry", "antidote.shared"), ()),

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from antidote.data.names import folder_names
 from antidote.data.sources.base import RawPair, Skipped, SourceSettings
 from antidote.errors import UserError, nearest
 from antidote.settings import read_mapping
@@ -21,17 +22,60 @@ class Folder(SourceSettings):
         None, description="Class name of each class folder, such as n01440764: tench, or a file of that; null: its own."
     )
 
+    folders: str | None = Field(
+        None,
+        description="Class folders in label order, a list of data/folders such as imagenet (WordNet ids), or `numbers` "
+        "where a folder's name is its label (ImageNet-V2); null: by their class names.",
+    )
+    only: str | None = Field(
+        None, description="Those of them that the set shows, a list of data/folders such as imagenet_a; null: all."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Folder":
+        if self.only is not None and self.folders is None:
+            raise ValueError("only: says which of `folders` there are, and folders is missing")
+        if self.folders is not None and (self.names is not None or self.classes is None):
+            raise ValueError("folders: needs `classes`, which name the labels, and no `names`")
+        return self
+
     def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
         root = Path(self.root) / self.split(split)
-        folders = sorted(path for path in root.glob("*") if path.is_dir())
+        folders = sorted(path for path in root.glob("[!.]*") if path.is_dir())
         if not folders:
             raise UserError(f"splits.{split}: {root}: no such folder, or no class folders in it")
-        for number, (folder, class_name) in enumerate((folder, self._class_name(folder.name)) for folder in folders):
-            # Without a list of classes the label is the folder's position, as in torchvision's ImageFolder.
-            label = None if self.class_list else number
+        classes = self._listed(root, folders) if self.folders else self._named(folders)
+        for folder, (label, class_name) in zip(folders, classes, strict=True):
             for path in sorted(folder.rglob("*")):
                 if path.suffix.lower() in EXTENSIONS:
                     yield self._pair(path, root, label, class_name)
+
+    def _named(self, folders: list[Path]) -> list[tuple[int | None, str | None]]:
+        """Return label and class name of each folder, by its name.
+
+        Without a list of classes the label is the folder's position, as in torchvision's ImageFolder.
+        """
+        names = [self._class_name(folder.name) for folder in folders]
+        return [(None if self.class_list else number, name) for number, name in enumerate(names)]
+
+    def _listed(self, root: Path, folders: list[Path]) -> list[tuple[int | None, str | None]]:
+        """Return label and class name of each folder, by its place in the list of folders; all have to be there."""
+        count = len(self.class_list)
+        listed = [str(n) for n in range(count)] if self.folders == "numbers" else folder_names(self.folders)
+        if len(listed) != count:
+            raise UserError(f"folders: {self.folders!r} lists {len(listed)} folders, classes {self.classes!r} {count}")
+        wanted = folder_names(self.only) if self.only else listed
+        foreign = next((folder.name for folder in folders if folder.name not in wanted), None)
+        if foreign is not None:
+            raise UserError(
+                f"{root}: the folder {foreign!r} is none of the {len(wanted)} of {self.only or self.folders!r}"
+            )
+        missing = sorted(set(wanted) - {folder.name for folder in folders})
+        if missing:
+            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise UserError(f"{root}: misses {len(missing)} of {len(wanted)} class folders ({shown})")
+        labels = {name: label for label, name in enumerate(listed)}
+        return [(labels[folder.name], None) for folder in folders]
 
     def _class_name(self, folder: str) -> str:
         names = self._names()
@@ -45,7 +89,7 @@ class Folder(SourceSettings):
     def _names(self) -> dict[str, str]:
         return read_mapping(self.names) if isinstance(self.names, str) else self.names or {}
 
-    def _pair(self, path: Path, root: Path, label: int | None, class_name: str) -> RawPair | Skipped:
+    def _pair(self, path: Path, root: Path, label: int | None, class_name: str | None) -> RawPair | Skipped:
         key = str(path.relative_to(root))
         try:
             return self.labelled(key, path.read_bytes(), [], label, class_name)

@@ -61,6 +61,11 @@ class Torchvision(SourceSettings):
         Path(self.root).mkdir(parents=True, exist_ok=True)
         try:
             return kind(**given)
+        except ImportError as error:
+            raise UserError(
+                f"splits.{split}: {self.dataset}: torchvision needs the package {error.name!r} for it; install it with "
+                f"`pip install {error.name}`"
+            ) from None
         except (RuntimeError, ValueError, TypeError, OSError) as error:
             raise UserError(f"splits.{split}: {self.dataset}: {' '.join(str(error).split())}") from None
 

@@ -1,0 +1,148 @@
+"""Pictures of a split decoded and resized once, for all that is scored on them, and read as they are needed.
+
+pictures-{fit}.npy    uint8 (N, 3, size, size), an array that numpy reads
+pictures-{fit}.json   which version of the split they are from; written last
+
+`fit` is the side in pixels, and where not all pictures are taken how many: `224`, `224-1000`. They lie beside the
+shards, as several studies may use them. Where they were not made, pictures are decoded from the shards each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from antidote.data import images, shards
+from antidote.data.pairs import Pairs
+from antidote.errors import UserError
+from antidote.files import read_json, whole_file, write_json
+from antidote.lazy import torch
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+COLUMNS = ["key", "shard", "offset", "size", "caption", "label"]
+CHUNK_BYTES = 2**24  # decoded pictures written at a time
+HEADER_BYTES = 256  # of a .npy file, at most
+
+
+class StoredPictures:
+    """Pictures (N, 3, size, size) uint8 of which only those asked for are in memory; indexed like a tensor.
+
+    Attributes:
+        shape: that of all pictures together.
+    """
+
+    def __init__(self, count: int, size: int, read: Callable[[Sequence[int]], np.ndarray]) -> None:
+        """`read` returns the pictures of some rows, uint8 (n, 3, size, size)."""
+        self.shape = (count, 3, size, size)
+        self._read = read
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Tensor:
+        chosen = torch.arange(len(self))[rows]
+        found = torch.from_numpy(self._read(chosen.reshape(-1).tolist()))
+        return found if chosen.dim() else found[0]
+
+    def split(self, count: int) -> Iterator[Tensor]:
+        """Yield the pictures in order, `count` at a time."""
+        for start in range(0, len(self), count):
+            yield self[start : start + count]
+
+
+def write(folder: Path, size: int, pictures: int | None, threads: int = 1) -> int:
+    """Decode and resize the pictures of a split (`pictures`: how many, evenly over it; None: all); return their number.
+
+    Raises:
+        UserError: the split is missing or incomplete, or a picture cannot be read.
+    """
+    index = _taken(shards.open_index(folder, COLUMNS), pictures)
+    array, description = _paths(folder, size, pictures)
+    read, shape = _decoder(folder, index, size, threads), (len(index), 3, size, size)
+    step = max(1, CHUNK_BYTES // (3 * size**2))
+    description.unlink(missing_ok=True)  # it stands for the pictures of before
+    with whole_file(array) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for start in range(0, len(index), step):
+            file.write(read(range(start, min(start + step, len(index)))))
+    write_json(description, _identity(folder, shape))
+    return len(index)
+
+
+def load(folder: Path, size: int, pictures: int | None) -> Pairs:
+    """Return pairs of a split, as `write` chooses them, whose pictures stay on disk: at `size`, as they are asked for.
+
+    Raises:
+        UserError: the split is missing or incomplete; its pictures were made from another version of it, or are
+            damaged.
+    """
+    index = _taken(shards.open_index(folder, COLUMNS), pictures)
+    array, description = _paths(folder, size, pictures)
+    if description.is_file():
+        read = _reader(array, description, _identity(folder, (len(index), 3, size, size)))
+    else:
+        read = _decoder(folder, index, size, torch.get_num_threads())
+    return Pairs(
+        keys=index["key"].tolist(),
+        images=StoredPictures(len(index), size, read),
+        captions=index["caption"].tolist(),
+        labels=torch.tensor(index["label"].to_numpy()),
+    )
+
+
+def _paths(folder: Path, size: int, pictures: int | None) -> tuple[Path, Path]:
+    name = f"pictures-{size}" + ("" if pictures is None else f"-{pictures}")
+    return folder / f"{name}.npy", folder / f"{name}.json"
+
+
+def _taken(index: pd.DataFrame, pictures: int | None) -> pd.DataFrame:
+    """Return the rows to take: all of them, or some evenly over the split."""
+    if pictures is None or pictures >= len(index):
+        return index
+    return index.iloc[torch.linspace(0, len(index) - 1, pictures).long().numpy()].reset_index(drop=True)
+
+
+def _identity(folder: Path, shape: Sequence[int]) -> dict[str, Any]:
+    return {"index_sha256": read_json(folder / "manifest.json")["index_sha256"], "shape": list(shape)}
+
+
+def _decoder(folder: Path, index: pd.DataFrame, size: int, threads: int) -> Callable[[Sequence[int]], np.ndarray]:
+    """Return what decodes the pictures of rows from the shards."""
+    return lambda rows: images.load_pictures(shards.read_images(folder, index.iloc[rows]), size, threads)
+
+
+def _reader(array: Path, description: Path, wanted: dict[str, Any]) -> Callable[[Sequence[int]], np.ndarray]:
+    """Return what reads the pictures of rows from the file; rows that follow one another at once."""
+    if read_json(description) != wanted:
+        raise UserError(f"{description}: its pictures are of another version of this split; delete it")
+    shape = tuple(wanted["shape"])
+    picture = math.prod(shape[1:])
+    first = array.stat().st_size - shape[0] * picture if array.is_file() else 0
+    if not 0 < first <= HEADER_BYTES:
+        raise UserError(f"{array}: is missing or truncated; delete {description}")
+
+    def read(rows: Sequence[int]) -> np.ndarray:
+        found = np.empty((len(rows), *shape[1:]), np.uint8)
+        with array.open("rb", buffering=0) as file:
+            for place, row, count in _runs(rows):
+                file.seek(first + row * picture)
+                found[place : place + count] = np.fromfile(file, np.uint8, count * picture).reshape(-1, *shape[1:])
+        return found
+
+    return read
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield the runs of rows that follow one another: place among `rows`, first row, count."""
+    start = 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or rows[end] != rows[end - 1] + 1:
+            yield start, rows[start], end - start
+            start = end

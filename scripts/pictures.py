@@ -1,0 +1,24 @@
+"""Decode and resize the pictures of a split once, for all models that are scored on them."""
+
+import argparse
+import os
+from pathlib import Path
+
+from antidote import cli
+from antidote.data import fitted
+
+
+def run(arguments: argparse.Namespace) -> None:
+    cost = cli.Cost()
+    threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count()
+    count = fitted.write(arguments.data, arguments.size, arguments.pictures, threads)
+    cost.write(arguments.cost, pairs=count)
+
+
+if __name__ == "__main__":
+    parser = cli.parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the split; the pictures are put there")
+    parser.add_argument("--size", type=int, required=True, help="side of the pictures in pixels")
+    parser.add_argument("--pictures", type=int, help="how many, evenly over the split; all by default")
+    parser.add_argument("--cost", type=Path, help="cost.json to write")
+    cli.main(run, parser)
