@@ -10,6 +10,8 @@ from typing import Any
 
 from antidote import models
 from antidote.cli import Cost
+from antidote.data.streaming import Reading
+from antidote.errors import UserError
 from antidote.models import Clip
 from antidote.shared import Shared, drawn_from, identity
 from antidote.training import Report, Work
@@ -24,6 +26,27 @@ def training_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--work", type=Path, help="folder for checkpoints; OUTPUT.work by default")
     arguments.add_argument("--checkpoint-seconds", type=float, default=120.0, help="time between checkpoints")
     arguments.add_argument("--cost", type=Path, help="cost.json to write")
+    reading_arguments(arguments)
+
+
+def reading_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Add how pictures are read, which changes no result."""
+    usual = Reading()
+    arguments.add_argument("--in-memory-mb", type=int, default=usual.in_memory >> 20,
+                           help="pictures that take more are streamed from their shards")  # fmt: skip
+    arguments.add_argument("--workers", type=int, default=usual.workers, help="processes that read what is streamed")
+
+
+def reading_of(arguments: argparse.Namespace) -> Reading:
+    """Return how pictures are read.
+
+    Raises:
+        UserError: a negative number.
+    """
+    for name in ("in_memory_mb", "workers"):
+        if getattr(arguments, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')}: {getattr(arguments, name)} should be 0 or more")
+    return Reading(arguments.in_memory_mb << 20, arguments.workers)
 
 
 def work_of(arguments: argparse.Namespace, settings: Any, inputs: Iterable[Path], *modules: str) -> Work:

@@ -9,6 +9,8 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 from tqdm import tqdm
 
+from antidote.data.streaming import KILLED, Ahead, Pictures
 from antidote.errors import UserError
 from antidote.files import whole_file
 from antidote.lazy import torch
@@ -27,6 +30,8 @@ from antidote.vocabulary import CompactVocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from antidote.data.pairs import Pairs
 
 log = logging.getLogger("antidote")
 
@@ -99,15 +104,21 @@ def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, 
     """Train `clip` in place. The same seed and settings give the same weights, also when killed and resumed.
 
     Raises:
-        UserError: fewer pairs than one batch; a loss that is not finite.
+        UserError: fewer pairs than one batch; a loss that is not finite; a picture that cannot be read; no memory.
     """
+    with _mendable():
+        return _train(clip, objective, settings, seed, work)
+
+
+def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, work: Work) -> Report:
     pairs = objective.pairs
     per_epoch = len(pairs) // settings.batch_size
     if settings.epochs and not per_epoch:
         raise UserError(f"batch_size: {settings.batch_size} is more than the {len(pairs)} pairs there are to train on")
     run = _Run(clip, objective, settings, steps=settings.epochs * per_epoch)
     run.resume(work)
-    with Interrupt() as interrupt, Progress(run.steps, run.step, settings.batch_size) as progress:
+    reading = _read_ahead(clip, pairs, settings, seed, range(run.step, run.steps))
+    with Interrupt() as interrupt, Progress(run.steps, run.step, settings.batch_size) as progress, reading as ahead:
         clip.network.train()
         last_checkpoint = time.monotonic()
         while run.step < run.steps:
@@ -115,7 +126,7 @@ def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, 
             if position == 0 or run.order is None:
                 run.begin_epoch(epoch, seed, len(pairs))
             rows = run.order[position * settings.batch_size : (position + 1) * settings.batch_size]
-            loss, terms = run.optimise(_batch(clip, pairs, rows, epoch, run.step, seed))
+            loss, terms = run.optimise(_batch(clip, pairs, rows, epoch, run.step, seed, ahead))
             if run.step % LOG_EVERY == 0 or run.step == run.steps:
                 run.record(epoch, loss, terms, progress.rate(run.step))
             progress.update(run.step, loss)
@@ -189,8 +200,7 @@ class _Run:
         return sum(parameter.numel() for parameter in trained.values())
 
     def begin_epoch(self, epoch: int, seed: int, count: int) -> None:
-        generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
-        self.order = torch.randperm(count, generator=generator)
+        self.order = _order(seed, epoch, count)
         self.objective.begin_epoch(epoch)
 
     def optimise(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -317,12 +327,41 @@ class _Run:
         return Report(self.steps, self.trained_parameters, len(self.objective.pairs))
 
 
-def _batch(clip: Clip, pairs, rows: Tensor, epoch: int, step: int, seed: int) -> Batch:
+def _order(seed: int, epoch: int, count: int) -> Tensor:
+    """Return the order (count,) in which an epoch takes the pairs."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
+
+
+def _read_ahead(clip: Clip, pairs: Pairs, settings: TrainSettings, seed: int, steps: range) -> Ahead | nullcontext:
+    """Let loader processes read the pictures of these steps; nothing where they are in memory."""
+    if not isinstance(pairs.images, Pictures) or not steps:
+        return nullcontext()
+    size, per_epoch = settings.batch_size, len(pairs) // settings.batch_size
+
+    def rows() -> Iterator[list[int]]:
+        order = None
+        for step in steps:
+            epoch, position = divmod(step, per_epoch)
+            if position == 0 or order is None:
+                order = _order(seed, epoch, len(pairs))
+            yield order[position * size : (position + 1) * size].tolist()
+
+    return Ahead(pairs.images, pairs.captions, rows(), clip.tokenizer)
+
+
+def _batch(
+    clip: Clip, pairs: Pairs, rows: Tensor, epoch: int, step: int, seed: int, ahead: Ahead | None = None
+) -> Batch:
     """Gather a batch; every random draw of the step, torch's global stream included, follows from seed and step."""
+    captions = [pairs.captions[i] for i in rows.tolist()]
+    if ahead is None:
+        images = pairs.images[rows]
+    else:
+        images, tokens = next(ahead)
+        clip.remember(captions, tokens.clone())  # out of the shared memory that loaders write to
     step_seed = derive(seed, "step", step)
     torch.manual_seed(step_seed)
-    images = pairs.images[rows].to(clip.device, non_blocking=True)
-    captions = [pairs.captions[i] for i in rows.tolist()]
+    images = images.to(clip.device, non_blocking=True)
     return Batch(images, captions, rows, epoch, step, random.Random(step_seed))
 
 
@@ -343,6 +382,24 @@ def _leaf(parts: list[Tensor]) -> Tensor | None:
 
 def _split(features: Tensor | None, views: list) -> list[Tensor]:
     return [] if features is None else list(features.split([len(view) for view in views]))
+
+
+@contextmanager
+def _mendable() -> Iterator[None]:
+    """Turn what torch says of memory into advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if KILLED in str(error):
+            reason = "a loader process was killed, mostly for want of (shared) memory; fewer of them need less"
+            raise UserError(f"--workers: {reason}") from None
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            where = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+            raise UserError(
+                f"batch_size: a step needs more than {where}; the same result in less: a higher `accumulate`, or "
+                "`checkpointing: true`; else a smaller batch"
+            ) from None
+        raise
 
 
 class Interrupt:

@@ -22,7 +22,7 @@ from antidote.models import Clip
 from antidote.registry import method, module
 from antidote.seeds import derive
 from antidote.shared import Shared
-from antidote.stage import finish, taken, training_arguments, work_of
+from antidote.stage import finish, reading_of, taken, training_arguments, work_of
 from antidote.training import Report
 
 
@@ -74,7 +74,7 @@ def data_of(kind: type[Defense], size: int, arguments: argparse.Namespace) -> De
         if not getattr(arguments, name):
             raise UserError(f"--{name}: is missing; a defense of access {access!r} needs it")
     if access == "clean-pairs":
-        pairs = load_pools(arguments.pools, names, arguments.data, size)
+        pairs = load_pools(arguments.pools, names, arguments.data, size, reading=reading_of(arguments))
         return DefenseData(pairs=pairs, lexicon=load_lexicon(arguments.lexicon))
     use = {"classes": class_names(arguments.classes), "templates": templates(arguments.templates)} if (
         access in ("few-labelled", "test-time")
@@ -89,7 +89,7 @@ def data_of(kind: type[Defense], size: int, arguments: argparse.Namespace) -> De
 
 def _training_set(names: tuple[str, ...], size: int, arguments: argparse.Namespace) -> Pairs:
     """Return the pairs that the model was trained on; neither their order nor a label tells which are poisoned."""
-    pairs = load_pools(arguments.pools, names, arguments.data, size, arguments.poison)
+    pairs = load_pools(arguments.pools, names, arguments.data, size, arguments.poison, reading_of(arguments))
     chosen = pools.read(arguments.pools)
     chosen = chosen[chosen["pool"].isin(names)]
     keys = [f"{row.dataset}/{row.split}/{row.key}" for row in chosen.itertuples()]

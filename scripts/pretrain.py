@@ -22,7 +22,7 @@ from antidote.objectives import Contrastive, Objective
 from antidote.registry import method, module
 from antidote.settings import Settings
 from antidote.shared import Shared
-from antidote.stage import finish, taken, training_arguments, work_of
+from antidote.stage import finish, reading_of, taken, training_arguments, work_of
 from antidote.training import TrainSettings, train
 
 
@@ -61,7 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _objective(arguments: argparse.Namespace, settings: PretrainSettings, clip: models.Clip) -> Objective:
     """Return CLIP's loss on all pairs, the poisoned ones among them."""
-    pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison)
+    reading = reading_of(arguments)
+    pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison, reading)
     if settings.alternate:
         return Alternating(pairs, load_pools(arguments.pools, ["poison"], arguments.data, clip.size))
     return Contrastive(pairs)
