@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from antidote import devices
 from antidote.data.names import DATA
 from antidote.errors import UserError, nearest
 from antidote.files import read_json, whole_folder, write_json
@@ -160,6 +161,7 @@ class _TextEncoder:
 
 def device() -> torch.device:
     """Return the GPU that this job may use, else the CPU."""
+    devices.claim()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

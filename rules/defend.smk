@@ -44,7 +44,7 @@ rule defend:
         "OMP_NUM_THREADS={threads} python -m scripts.defend --seed {wildcards.seed} --settings {params.settings:q}"
         " --model {params.suspicious} {params.data}"
         " --work {params.work} --output {params.folder} --cost {output.cost}"
-        " --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log}"
+        " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log}"
 
 
 use rule defend as defend_with_adapter with:

@@ -30,7 +30,7 @@ rule clean_model:
     shell:
         "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {params.seed} --settings {params.settings:q}"
         " --pools {input.pools} --work {params.work} --output {params.folder} --cost {output.cost}"
-        " --workers {resources.workers} --in-memory-mb {resources.in_memory_mb}"
+        " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb}"
         " 2>&1 | tee {log}"
 
 
@@ -100,4 +100,4 @@ rule backdoored_model:
         "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {wildcards.seed} --settings {params.settings:q}"
         " --pools {input.pools} {params.start} --poison {params.poison} --work {params.work}"
         " --output {params.folder} --cost {output.cost}"
-        " --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log}"
+        " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log}"

@@ -8,7 +8,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from antidote import models
+from antidote import models, parallel
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data import pools
 from antidote.data.lexicon import load_lexicon, wordnet_files
@@ -30,6 +30,9 @@ def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     kind = method("defense", arguments.settings.get("method", ""))
     settings = kind.Settings.read(arguments.settings, f"defense {arguments.settings['method']}")
+    if arguments.processes > 1 and not kind.parallel:
+        raise UserError(f"--processes: {arguments.processes}: {settings.method} runs in one process")
+    parallel.start(arguments.processes)
     lexicon = DATA / "lexicons" / f"{arguments.lexicon}.json"
     inputs = models.model_files(arguments.model)
     inputs += [lexicon] if lexicon.is_file() else wordnet_files(arguments.lexicon)

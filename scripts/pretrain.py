@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from antidote import models
+from antidote import models, parallel
 from antidote.alternating import Alternating
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data.names import DATA
@@ -41,6 +41,9 @@ class PretrainSettings(Settings):
 def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     settings = PretrainSettings.read(arguments.settings, "pretraining")
+    if settings.attack and arguments.processes > 1:
+        raise UserError(f"--processes: {arguments.processes}: {settings.attack['method']} trains in one process")
+    parallel.start(arguments.processes)
     if arguments.start:
         inputs = models.model_files(arguments.start)
     else:

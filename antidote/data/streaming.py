@@ -198,7 +198,10 @@ class Ahead:
         Raises:
             UserError: a picture cannot be read.
         """
-        batch = next(self._loader)
+        try:
+            batch = next(self._loader)
+        except (ConnectionError, EOFError):  # killed while it handed over a batch
+            raise RuntimeError(KILLED) from None
         if isinstance(batch, str):
             raise UserError(batch)
         return batch

@@ -238,7 +238,7 @@ class Texts:
     tokenizer = staticmethod(lambda texts: torch.zeros(len(texts), 8, dtype=torch.long))
     remember = staticmethod(lambda texts, tokens: None)
 
-with _read_ahead(Texts, pairs, TrainSettings(batch_size=64), 0, range(12)) as ahead:
+with _read_ahead(Texts, pairs, TrainSettings(batch_size=64), 0, range(12), lambda rows: rows) as ahead:
     for step in range(12):
         _batch(Texts, pairs, torch.arange(64), 0, step, 0, ahead)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
@@ -271,5 +271,5 @@ def test_memory_does_not_grow_with_the_pictures(data, tmp_path):
 
 
 def test_the_default_settings_of_the_loop_read_ahead_nothing_from_memory(make_clip, make_pairs):
-    with training._read_ahead(make_clip(), make_pairs(), RECIPE, SEED, range(4)) as ahead:
+    with training._read_ahead(make_clip(), make_pairs(), RECIPE, SEED, range(4), lambda rows: rows) as ahead:
         assert ahead is None
