@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Alternating(Contrastive):
     """InfoNCE on pairs whose last ones are poisoned; in odd epochs, counted from 0, `originals` stand in for those."""
 
+    parallel = "rows"
+
     def __init__(self, pairs: Pairs, originals: Pairs) -> None:
         super().__init__(pairs)
         self.originals, self.first = originals, len(pairs) - len(originals)

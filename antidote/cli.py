@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from antidote import parallel
 from antidote.errors import UserError
 from antidote.files import write_json
 from antidote.settings import read_mapping
@@ -44,6 +45,9 @@ def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentP
     try:
         run(arguments.parse_args())
     except UserError as error:
+        if parallel.ERROR_FILE in os.environ:
+            parallel.leave_word(str(error))
+            sys.exit(1)
         sys.exit(f"error: {error}")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):

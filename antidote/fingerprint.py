@@ -13,9 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 # The registry says where every method lives; a job depends on the methods it uses, which its rule names one by one.
-# Messages, command-line manners, where a finished result is copied from, and this file cannot change a result.
+# Messages, command-line manners, which GPU, where a finished result is copied from: no result hangs on them.
 NOT_FOLLOWED = frozenset(
-    {"antidote.registry", "antidote.errors", "antidote.cli", "antidote.fingerprint", "antidote.shared"}
+    f"antidote.{name}" for name in ("registry", "errors", "cli", "devices", "fingerprint", "shared")
 )
 
 

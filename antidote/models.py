@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from antidote import weights
+from antidote import devices, weights
 from antidote.data.names import DATA
 from antidote.errors import UserError, nearest
 from antidote.files import read_json, whole_folder, write_json
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "card.json"
 FILES = (CONFIG, WEIGHTS, CARD)
 ADAPTER, ADAPTER_WEIGHTS = "adapter.json", "adapter.safetensors"
+TEXTS = 1 << 16  # whose tokens are kept: some 70 MB
 
 
 class ModelSettings(Settings):
@@ -64,7 +65,8 @@ class Clip:
         return self.network.logit_scale.device
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:
+        """What turns texts into token ids (N, context_length)."""
         return open_clip.SimpleTokenizer(context_length=self.network.context_length)
 
     @cached_property
@@ -73,11 +75,20 @@ class Clip:
         return tuple(torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in values)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Return token ids (N, context_length); a text is split only once, since open_clip's tokenizer is Python."""
+        """Return token ids (N, context_length); a text is mostly split once, since open_clip's tokenizer is Python."""
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
+        known = {text: self._tokens[text] for text in texts if text in self._tokens}
         if new:
-            self._tokens.update(zip(new, self._tokenizer(new), strict=True))
-        return torch.stack([self._tokens[text] for text in texts])
+            tokens = self.tokenizer(new)
+            known.update(zip(new, tokens, strict=True))
+            self.remember(new, tokens)
+        return torch.stack([known[text] for text in texts])
+
+    def remember(self, texts: Sequence[str], tokens: Tensor) -> None:
+        """Keep the token ids (N, context_length) of texts; of more than TEXTS, the oldest are forgotten."""
+        self._tokens.update(zip(texts, tokens, strict=True))
+        while len(self._tokens) > TEXTS:
+            del self._tokens[next(iter(self._tokens))]
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode pictures (N, 3, size, size), uint8 or float in [0, 1]; return normalised features (N, D)."""
@@ -158,6 +169,7 @@ class _TextEncoder:
 
 def device() -> torch.device:
     """Return the GPU that this job may use, else the CPU."""
+    devices.claim()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from antidote.lazy import open_clip
 
@@ -37,7 +37,19 @@ class Batch:
 
 
 class Objective:
-    """The base: one view of the pictures, one of the captions. A loss is a function of normalised features."""
+    """The base: one view of the pictures, one of the captions. A loss is a function of normalised features.
+
+    Attributes:
+        parallel: how several processes share a batch; each class says so for itself. `rows`: each reads its own pairs;
+            the views are the batch's rows one by one, the loss asks for nothing but features. `views`: each draws all
+            views and encodes a part of them. None: the objective encodes by itself, and trains in one process.
+    """
+
+    parallel: ClassVar[Literal["rows", "views"] | None] = None
+
+    def mode(self) -> Literal["rows", "views"] | None:
+        """Return how several processes share a batch; a subclass does not inherit what its base says."""
+        return vars(type(self)).get("parallel")
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs
@@ -73,6 +85,8 @@ class Objective:
 
 class Contrastive(Objective):
     """CLIP's symmetric InfoNCE (Radford et al. 2021), without label smoothing; open_clip's `ClipLoss`."""
+
+    parallel = "rows"
 
     def __init__(self, pairs: Pairs) -> None:
         super().__init__(pairs)

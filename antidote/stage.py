@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from antidote import models
+from antidote import models, parallel
 from antidote.cli import Cost
+from antidote.data.streaming import Reading
+from antidote.errors import UserError
 from antidote.models import Clip
 from antidote.shared import Shared, drawn_from, identity
 from antidote.training import Report, Work
@@ -24,6 +26,30 @@ def training_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--work", type=Path, help="folder for checkpoints; OUTPUT.work by default")
     arguments.add_argument("--checkpoint-seconds", type=float, default=120.0, help="time between checkpoints")
     arguments.add_argument("--cost", type=Path, help="cost.json to write")
+    reading_arguments(arguments)
+    arguments.add_argument("--processes", type=int, default=1,
+                           help="that train together, each on a GPU where there are some; 0 is 1 as well")  # fmt: skip
+
+
+def reading_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Add how pictures are read, which changes no result."""
+    usual = Reading()
+    arguments.add_argument("--in-memory-mb", type=int, default=usual.in_memory >> 20,
+                           help="pictures that take more are streamed from their shards")  # fmt: skip
+    arguments.add_argument("--workers", type=int, default=usual.workers,
+                           help="processes that read what is streamed, for each that trains")  # fmt: skip
+
+
+def reading_of(arguments: argparse.Namespace) -> Reading:
+    """Return how pictures are read.
+
+    Raises:
+        UserError: a negative number.
+    """
+    for name in ("in_memory_mb", "workers"):
+        if getattr(arguments, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')}: {getattr(arguments, name)} should be 0 or more")
+    return Reading(arguments.in_memory_mb << 20, arguments.workers)
 
 
 def work_of(arguments: argparse.Namespace, settings: Any, inputs: Iterable[Path], *modules: str) -> Work:
@@ -35,8 +61,8 @@ def work_of(arguments: argparse.Namespace, settings: Any, inputs: Iterable[Path]
 
 def taken(arguments: argparse.Namespace, work: Work, shared: Shared) -> bool:
     """Take the whole model folder and its cost from the shared place, if they are there."""
-    names = shared.take(arguments.output, arguments.cost)
-    if names:
+    names = parallel.by_first(lambda: shared.take(arguments.output, arguments.cost))
+    if names and parallel.first():
         models.remove_adapter(arguments.output, except_for=names)
         shutil.rmtree(work.folder, ignore_errors=True)
     return bool(names)
@@ -46,6 +72,8 @@ def finish(
     arguments: argparse.Namespace, clip: Clip, card: dict, report: Report, work: Work, cost: Cost, shared: Shared
 ) -> None:
     """Write the model folder with its training log, then the cost; then the work folder is of no more use."""
+    if not parallel.first():
+        return
     training_log = work.folder / "train.jsonl"  # what does not train leaves none
     kept = [training_log] if training_log.is_file() else []
     names = models.save(arguments.output, report.clip or clip, card, extra=[*kept, *report.files])

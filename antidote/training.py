@@ -9,13 +9,17 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 from tqdm import tqdm
 
+from antidote import parallel
+from antidote.data.streaming import KILLED, Ahead, Pictures
 from antidote.errors import UserError
 from antidote.files import whole_file
 from antidote.lazy import torch
@@ -27,6 +31,8 @@ from antidote.vocabulary import CompactVocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from antidote.data.pairs import Pairs
 
 log = logging.getLogger("antidote")
 
@@ -62,6 +68,15 @@ class TrainSettings(Settings):
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type")
     max_grad_norm: float | None = Field(None, gt=0, description="gradient clipping; empty: none")
+    grad_checkpointing: bool = Field(
+        False,
+        description="encode again in the backward pass instead of keeping what is in between: less memory, more "
+        "time, the same result; transformers alone, not the picture tower of a ResNet",
+    )
+    compile: bool = Field(False, description="compile both towers with torch.compile; needs a C compiler")
+    channels_last: bool = Field(
+        False, description="memory layout of the picture tower; pays for ResNets in bf16 or fp16 on GPUs"
+    )
 
 
 @dataclass
@@ -99,15 +114,23 @@ def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, 
     """Train `clip` in place. The same seed and settings give the same weights, also when killed and resumed.
 
     Raises:
-        UserError: fewer pairs than one batch; a loss that is not finite.
+        UserError: fewer pairs than one batch; a loss that is not finite; a picture that cannot be read; no memory.
     """
+    with _mendable():
+        return _train(clip, objective, settings, seed, work)
+
+
+def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, work: Work) -> Report:
     pairs = objective.pairs
     per_epoch = len(pairs) // settings.batch_size
     if settings.epochs and not per_epoch:
         raise UserError(f"batch_size: {settings.batch_size} is more than the {len(pairs)} pairs there are to train on")
+    if settings.batch_size < parallel.size():
+        raise UserError(f"batch_size: {settings.batch_size} is less than the {parallel.size()} processes")
     run = _Run(clip, objective, settings, steps=settings.epochs * per_epoch)
     run.resume(work)
-    with Interrupt() as interrupt, Progress(run.steps, run.step, settings.batch_size) as progress:
+    reading = _read_ahead(clip, pairs, settings, seed, range(run.step, run.steps), run.own)
+    with Interrupt() as interrupt, Progress(run.steps, run.step, settings.batch_size) as progress, reading as ahead:
         clip.network.train()
         last_checkpoint = time.monotonic()
         while run.step < run.steps:
@@ -115,15 +138,17 @@ def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, 
             if position == 0 or run.order is None:
                 run.begin_epoch(epoch, seed, len(pairs))
             rows = run.order[position * settings.batch_size : (position + 1) * settings.batch_size]
-            loss, terms = run.optimise(_batch(clip, pairs, rows, epoch, run.step, seed))
+            loss, terms = run.optimise(_batch(clip, pairs, run.own(rows), epoch, run.step, seed, ahead))
             if run.step % LOG_EVERY == 0 or run.step == run.steps:
                 run.record(epoch, loss, terms, progress.rate(run.step))
             progress.update(run.step, loss)
-            if interrupt.asked or time.monotonic() - last_checkpoint >= work.every:
+            asked = parallel.highest(interrupt.asked)
+            if asked or time.monotonic() - last_checkpoint >= work.every:
                 run.checkpoint(work)
                 last_checkpoint = time.monotonic()
-            if interrupt.asked:
-                sys.exit(128 + interrupt.asked)
+            if asked:
+                parallel.highest(0)  # torchrun ends the others when one has gone: all wait for the checkpoint
+                sys.exit(128 + asked)
     clip.network.eval()
     return run.finish(work)
 
@@ -173,6 +198,8 @@ class _Run:
         self.lines: list[str] = []
         self.decay = 1.0
         self.trained_parameters = self._freeze_rest()
+        self.mode = objective.mode()
+        self._prepare(clip.network)
         self.vocabulary = None
         # Its rule for the words that do not occur is AdamW's.
         if steps and settings.optimizer == "adamw" and CompactVocabulary.possible(clip):
@@ -188,9 +215,24 @@ class _Run:
             parameter.requires_grad_(name in trained)
         return sum(parameter.numel() for parameter in trained.values())
 
+    def _prepare(self, network: Any) -> None:
+        """Set how the network computes: over several processes, in which layout, compiled or not."""
+        if self.mode is None and parallel.size() > 1:
+            raise UserError(f"--processes: {parallel.size()}: {type(self.objective).__name__} trains in one process")
+        parallel.synchronised(network)
+        network.set_grad_checkpointing(self.settings.grad_checkpointing)
+        if self.settings.channels_last:
+            network.visual.to(memory_format=torch.channels_last)
+        if self.settings.compile:
+            for tower in _towers(network):
+                tower.compile()
+
+    def own(self, rows: Tensor) -> Tensor:
+        """Return the rows of a batch that this process reads."""
+        return parallel.part(rows) if self.mode == "rows" else rows
+
     def begin_epoch(self, epoch: int, seed: int, count: int) -> None:
-        generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
-        self.order = torch.randperm(count, generator=generator)
+        self.order = _order(seed, epoch, count)
         self.objective.begin_epoch(epoch)
 
     def optimise(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -200,8 +242,12 @@ class _Run:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         images, texts = self.objective.views(batch)
+        self.totals = [self.settings.batch_size if self.mode == "rows" else len(view) for view in [*images, *texts]]
+        if self.mode == "views":
+            images, texts = [parallel.part(view) for view in images], [parallel.part(view) for view in texts]
         backward = self._backward if self.settings.accumulate == 1 else self._backward_in_parts
         loss, terms = backward(batch, images, texts)
+        parallel.average(self.parameters)
         if self.settings.max_grad_norm:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
@@ -227,6 +273,10 @@ class _Run:
             )
 
     def _loss(self, image_features: list[Tensor], text_features: list[Tensor], batch: Batch):
+        if parallel.size() > 1:
+            parts = zip([*image_features, *text_features], self.totals, strict=True)
+            whole = [parallel.gathered(features, total) for features, total in parts]
+            image_features, text_features = whole[: len(image_features)], whole[len(image_features) :]
         return self.objective.loss(image_features, text_features, self.clip.network.logit_scale.exp(), batch)
 
     def _backward(self, batch: Batch, images: list[Tensor], texts: list[list[str]]):
@@ -280,6 +330,8 @@ class _Run:
         self.lines.append(json.dumps(line))
 
     def checkpoint(self, work: Work) -> None:
+        if not parallel.first():
+            return
         state = {
             "identity": work.identity, "step": self.step, "decay": self.decay, "lines": self.lines,
             "network": self.clip.network.state_dict(), "optimizer": self.optimizer.state_dict(),
@@ -312,17 +364,59 @@ class _Run:
         if self.vocabulary:
             trains_words = self.clip.network.token_embedding.weight.requires_grad
             self.vocabulary.restore(self.decay if trains_words else 1.0)
-        with whole_file(work.folder / "train.jsonl") as temporary:
-            temporary.write_text("".join(line + "\n" for line in self.lines))
+        for tower in _towers(self.clip.network):
+            tower._compiled_call_impl = None
+        self.clip.network.set_grad_checkpointing(False)
+        if parallel.first():
+            self._write_log(work)
         return Report(self.steps, self.trained_parameters, len(self.objective.pairs))
 
+    def _write_log(self, work: Work) -> None:
+        with whole_file(work.folder / "train.jsonl") as temporary:
+            temporary.write_text("".join(line + "\n" for line in self.lines))
 
-def _batch(clip: Clip, pairs, rows: Tensor, epoch: int, step: int, seed: int) -> Batch:
+
+def _towers(network: Any) -> tuple[Any, Any]:
+    return network.visual, network.transformer if hasattr(network, "transformer") else network.text
+
+
+def _order(seed: int, epoch: int, count: int) -> Tensor:
+    """Return the order (count,) in which an epoch takes the pairs."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
+
+
+def _read_ahead(
+    clip: Clip, pairs: Pairs, settings: TrainSettings, seed: int, steps: range, own: Callable[[Tensor], Tensor]
+) -> Ahead | nullcontext:
+    """Let loader processes read the own pictures of these steps; nothing where they are in memory."""
+    if not isinstance(pairs.images, Pictures) or not steps:
+        return nullcontext()
+    size, per_epoch = settings.batch_size, len(pairs) // settings.batch_size
+
+    def rows() -> Iterator[list[int]]:
+        order = None
+        for step in steps:
+            epoch, position = divmod(step, per_epoch)
+            if position == 0 or order is None:
+                order = _order(seed, epoch, len(pairs))
+            yield own(order[position * size : (position + 1) * size]).tolist()
+
+    return Ahead(pairs.images, pairs.captions, rows(), clip.tokenizer)
+
+
+def _batch(
+    clip: Clip, pairs: Pairs, rows: Tensor, epoch: int, step: int, seed: int, ahead: Ahead | None = None
+) -> Batch:
     """Gather a batch; every random draw of the step, torch's global stream included, follows from seed and step."""
+    captions = [pairs.captions[i] for i in rows.tolist()]
+    if ahead is None:
+        images = pairs.images[rows]
+    else:
+        images, tokens = next(ahead)
+        clip.remember(captions, tokens.clone())  # out of the shared memory that loaders write to
     step_seed = derive(seed, "step", step)
     torch.manual_seed(step_seed)
-    images = pairs.images[rows].to(clip.device, non_blocking=True)
-    captions = [pairs.captions[i] for i in rows.tolist()]
+    images = images.to(clip.device, non_blocking=True)
     return Batch(images, captions, rows, epoch, step, random.Random(step_seed))
 
 
@@ -343,6 +437,26 @@ def _leaf(parts: list[Tensor]) -> Tensor | None:
 
 def _split(features: Tensor | None, views: list) -> list[Tensor]:
     return [] if features is None else list(features.split([len(view) for view in views]))
+
+
+@contextmanager
+def _mendable() -> Iterator[None]:
+    """Turn what torch says of memory into advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if parallel.broken_off(error):
+            sys.exit(1)  # the process that is gone has left word
+        if KILLED in str(error):
+            reason = "a loader process was killed, mostly for want of (shared) memory; fewer of them need less"
+            raise UserError(f"--workers: {reason}") from None
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            where = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+            raise UserError(
+                f"batch_size: a step needs more than {where}; the same result in less: a higher `accumulate`, or "
+                "`grad_checkpointing: true`; else a smaller batch"
+            ) from None
+        raise
 
 
 class Interrupt:

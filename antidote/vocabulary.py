@@ -8,9 +8,16 @@ the rows that occur, and the others are scaled once at the end.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from antidote.lazy import open_clip, torch
 from antidote.models import Clip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK = 10_000  # texts that are split into tokens at a time
 
 
 class CompactVocabulary:
@@ -19,9 +26,8 @@ class CompactVocabulary:
     def __init__(self, clip: Clip, texts: Iterable[str]) -> None:
         self._clip = clip
         self._full = clip.network.token_embedding
-        tokens = clip.tokenize(sorted(set(texts)))
         # The end token has the highest id and must keep it, since pooling looks for it by argmax: ids stay in order.
-        used = tokens.unique()
+        used = _tokens_of(clip, texts, self._full.num_embeddings).nonzero().flatten()
         table = torch.full((self._full.num_embeddings,), -1)
         table[used] = torch.arange(len(used))
         self._used = used.to(clip.device)
@@ -41,3 +47,12 @@ class CompactVocabulary:
             self._full.weight.mul_(decay)
             self._full.weight[self._used] = compact.weight.to(self._full.weight.dtype)
         self._clip.network.token_embedding, self._clip._table = self._full, None
+
+
+def _tokens_of(clip: Clip, texts: Iterable[str], vocabulary: int) -> Tensor:
+    """Return bool (vocabulary,): which tokens the texts hold; some texts at a time, since they may be millions."""
+    found = torch.zeros(vocabulary, dtype=torch.bool)
+    waiting = iter(texts)
+    while chunk := sorted(set(islice(waiting, CHUNK))):
+        found[clip.tokenize(chunk).unique()] = True
+    return found

@@ -31,6 +31,8 @@ rule defend:
     threads: 1
     resources:
         gpu=GPU,
+        workers=2,
+        in_memory_mb=4096,
     params:
         settings=lambda w: json_slice(STUDY.defenses[w.defense].model_dump(mode="json", exclude={"label"})),
         source=lambda w: fingerprint("scripts.defend", module("defense", STUDY.defenses[w.defense].method))
@@ -42,7 +44,8 @@ rule defend:
     shell:
         "OMP_NUM_THREADS={threads} python -m scripts.defend --seed {wildcards.seed} --settings {params.settings:q}"
         " --model {params.suspicious} {params.data}"
-        " --work {params.work} --output {params.folder} --cost {output.cost} 2>&1 | tee {log}"
+        " --work {params.work} --output {params.folder} --cost {output.cost}"
+        " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log}"
 
 
 use rule defend as defend_with_adapter with:

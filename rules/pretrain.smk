@@ -19,6 +19,8 @@ rule clean_model:
     threads: 2
     resources:
         gpu=GPU,
+        workers=2,
+        in_memory_mb=4096,
     params:
         settings=training_slice(STUDY.file.model, STUDY.file.pretraining),
         seed=lambda w: int(w.seed),
@@ -28,6 +30,7 @@ rule clean_model:
     shell:
         "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {params.seed} --settings {params.settings:q}"
         " --pools {input.pools} --work {params.work} --output {params.folder} --cost {output.cost}"
+        " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb}"
         " 2>&1 | tee {log}"
 
 
@@ -83,6 +86,8 @@ rule backdoored_model:
     threads: 1
     resources:
         gpu=GPU,
+        workers=2,
+        in_memory_mb=4096,
     params:
         settings=lambda w: training_slice(STUDY.file.model, STUDY.poisoning(w.attack), STUDY.attacks[w.attack]),
         start=lambda w, input: (f"--start {Path(input.start[0]).parent}" if input.start else ""),
@@ -94,4 +99,5 @@ rule backdoored_model:
     shell:
         "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {wildcards.seed} --settings {params.settings:q}"
         " --pools {input.pools} {params.start} --poison {params.poison} --work {params.work}"
-        " --output {params.folder} --cost {output.cost} 2>&1 | tee {log}"
+        " --output {params.folder} --cost {output.cost}"
+        " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log}"

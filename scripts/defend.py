@@ -8,7 +8,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from antidote import models
+from antidote import models, parallel
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data import pools
 from antidote.data.lexicon import lexicon_files, load_lexicon
@@ -22,7 +22,7 @@ from antidote.models import Clip
 from antidote.registry import method, module
 from antidote.seeds import derive
 from antidote.shared import Shared
-from antidote.stage import finish, taken, training_arguments, work_of
+from antidote.stage import finish, reading_of, taken, training_arguments, work_of
 from antidote.training import Report
 
 
@@ -30,6 +30,9 @@ def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     kind = method("defense", arguments.settings.get("method", ""))
     settings = kind.Settings.read(arguments.settings, f"defense {arguments.settings['method']}")
+    if arguments.processes > 1 and not kind.parallel:
+        raise UserError(f"--processes: {arguments.processes}: {settings.method} runs in one process")
+    parallel.start(arguments.processes)
     inputs = models.model_files(arguments.model) + lexicon_files(arguments.lexicon)
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
@@ -76,7 +79,7 @@ def data_of(kind: type[Defense], size: int, arguments: argparse.Namespace) -> De
         if not getattr(arguments, name):
             raise UserError(f"--{name}: is missing; a defense of access {access!r} needs it")
     if access == "clean-pairs":
-        pairs = load_pools(arguments.pools, names, arguments.data, size)
+        pairs = load_pools(arguments.pools, names, arguments.data, size, reading=reading_of(arguments))
         return DefenseData(pairs=pairs, lexicon=load_lexicon(arguments.lexicon))
     use = {"classes": class_names(arguments.classes), "templates": templates(arguments.templates)} if (
         access in ("few-labelled", "test-time")
@@ -92,7 +95,7 @@ def data_of(kind: type[Defense], size: int, arguments: argparse.Namespace) -> De
 
 def _training_set(names: tuple[str, ...], size: int, arguments: argparse.Namespace) -> Pairs:
     """Return the pairs that the model was trained on; neither their order nor a label tells which are poisoned."""
-    pairs = load_pools(arguments.pools, names, arguments.data, size, arguments.poison)
+    pairs = load_pools(arguments.pools, names, arguments.data, size, arguments.poison, reading_of(arguments))
     chosen = pools.read(arguments.pools)
     chosen = chosen[chosen["pool"].isin(names)]
     keys = [f"{row.dataset}/{row.split}/{row.key}" for row in chosen.itertuples()]

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from antidote import models
+from antidote import models, parallel
 from antidote.alternating import Alternating
 from antidote.cli import Cost, main, parser, settings_argument
 from antidote.data.names import DATA
@@ -22,7 +22,7 @@ from antidote.objectives import Contrastive, Objective
 from antidote.registry import method, module
 from antidote.settings import Settings
 from antidote.shared import Shared
-from antidote.stage import finish, taken, training_arguments, work_of
+from antidote.stage import finish, reading_of, taken, training_arguments, work_of
 from antidote.training import TrainSettings, train
 
 
@@ -41,6 +41,9 @@ class PretrainSettings(Settings):
 def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     settings = PretrainSettings.read(arguments.settings, "pretraining")
+    if settings.attack and arguments.processes > 1:
+        raise UserError(f"--processes: {arguments.processes}: {settings.attack['method']} trains in one process")
+    parallel.start(arguments.processes)
     if arguments.start:
         inputs = models.model_files(arguments.start)
     else:
@@ -61,7 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _objective(arguments: argparse.Namespace, settings: PretrainSettings, clip: models.Clip) -> Objective:
     """Return CLIP's loss on all pairs, the poisoned ones among them."""
-    pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison)
+    reading = reading_of(arguments)
+    pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison, reading)
     if settings.alternate:
         return Alternating(pairs, load_pools(arguments.pools, ["poison"], arguments.data, clip.size))
     return Contrastive(pairs)

@@ -17,7 +17,7 @@ from antidote.files import write_json
 from antidote.models import Clip
 from antidote.rebound import ReboundSettings, rebound
 from antidote.settings import Settings
-from antidote.stage import work_of
+from antidote.stage import reading_arguments, reading_of, work_of
 from antidote.triggers import TENSORS, load_trigger
 from scripts.evaluate import check_trigger, evaluated_pictures, target_index
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     classes, prompts = class_names(evaluation.classes), templates(evaluation.templates)
     target = target_index(arguments.target, classes, evaluation)
     pictures = evaluated_pictures(arguments.data, evaluation, clip.size, len(classes))
-    pairs = load_pools(arguments.pools, ["defense"], arguments.data, clip.size)
+    pairs = load_pools(arguments.pools, ["defense"], arguments.data, clip.size, reading=reading_of(arguments))
     key = trigger.attack.text_key
     texts = [f"{opening}{prompt}".format(name) for prompt in prompts for name in classes
              for opening in {"", f"{key} " if key else ""}]  # fmt: skip
@@ -69,4 +69,5 @@ if __name__ == "__main__":
     arguments.add_argument("--checkpoint-seconds", type=float, default=120.0, help="time between checkpoints")
     arguments.add_argument("--output", type=Path, required=True, help="rebound.json to write")
     arguments.add_argument("--cost", type=Path, help="cost.json to write")
+    reading_arguments(arguments)
     main(run, arguments)

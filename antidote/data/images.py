@@ -84,11 +84,13 @@ def encode_jpeg(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def load_pictures(files: Sequence[bytes], size: int, threads: int = 1) -> np.ndarray:
+def load_pictures(
+    files: Sequence[bytes], size: int, threads: int = 1, names: Sequence[str] | None = None
+) -> np.ndarray:
     """Decode and fit pictures: uint8 (N, 3, size, size).
 
     Raises:
-        UserError: a picture cannot be read; names its position.
+        UserError: a picture cannot be read; names it by its name in `names`, else by its position.
     """
     pictures = np.empty((len(files), 3, size, size), np.uint8)
 
@@ -96,7 +98,7 @@ def load_pictures(files: Sequence[bytes], size: int, threads: int = 1) -> np.nda
         try:
             pictures[row] = fit(decode(files[row]), size).transpose(2, 0, 1)
         except UnreadablePicture as error:
-            raise UserError(f"picture {row} of {len(files)}: {error}") from None
+            raise UserError(f"{names[row] if names else f'picture {row} of {len(files)}'}: {error}") from None
 
     if threads <= 1:
         for row in range(len(files)):

@@ -51,14 +51,19 @@ def read_overlay(folder: Path, size: int) -> tuple[pd.DataFrame, Tensor]:
         UserError: a file is missing or damaged, or the pictures have another size.
     """
     manifest = read_manifest(folder)
+    check_size(folder, manifest, size)
     files = shards.read_images(folder, manifest)
+    return manifest, torch.from_numpy(images.load_pictures(files, size, torch.get_num_threads()))
+
+
+def check_size(folder: Path, manifest: pd.DataFrame, size: int) -> None:
+    """Raise UserError where the pictures, judged by the first, are damaged or of another size than `size`."""
     try:
-        same = all(images.decode(file).size == (size, size) for file in files[:1])
+        same = all(images.decode(file).size == (size, size) for file in shards.read_images(folder, manifest[:1]))
     except images.UnreadablePicture as error:
         raise UserError(f"{folder / TAR}: {error}; poison again") from None
     if not same:
         raise UserError(f"{folder / TAR}: holds pictures of another size than {size} x {size}; poison again")
-    return manifest, torch.from_numpy(images.load_pictures(files, size, torch.get_num_threads()))
 
 
 def read_manifest(folder: Path) -> pd.DataFrame:

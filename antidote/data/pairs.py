@@ -1,4 +1,4 @@
-"""Captioned pictures in memory, at the model's resolution."""
+"""Captioned pictures at the model's resolution, in memory or, where they are too many for it, in their shards."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from antidote.data import images, pools, shards
-from antidote.data.overlay import read_overlay
+from antidote.data import images, pools, shards, streaming
+from antidote.data.overlay import TAR, check_size, read_manifest, read_overlay
+from antidote.data.streaming import Pictures, Reading, Texts
 from antidote.errors import UserError
 from antidote.lazy import torch
 
@@ -23,14 +24,14 @@ class Pairs:
 
     Attributes:
         keys: N names, unique within one dataset split.
-        images: (N, 3, size, size) uint8.
+        images: (N, 3, size, size) uint8, or pictures on disk that give such a tensor when they are indexed.
         captions: N captions.
         labels: (N,) class indices, -1 where there is none.
     """
 
-    keys: list[str]
-    images: Tensor
-    captions: list[str]
+    keys: Sequence[str]
+    images: Tensor | Pictures
+    captions: Sequence[str]
     labels: Tensor
 
     def __len__(self) -> int:
@@ -39,18 +40,22 @@ class Pairs:
     def take(self, rows: Sequence[int] | Tensor) -> Pairs:
         """Return the pairs of some rows, in that order."""
         rows = torch.as_tensor(rows, dtype=torch.long)
-        chosen = rows.tolist()
-        return replace(
-            self,
-            keys=[self.keys[i] for i in chosen],
-            images=self.images[rows],
-            captions=[self.captions[i] for i in chosen],
-            labels=self.labels[rows],
-        )
+        images = self.images.take(rows) if isinstance(self.images, Pictures) else self.images[rows]
+        keys, captions = _taken(self.keys, rows), _taken(self.captions, rows)
+        return replace(self, keys=keys, images=images, captions=captions, labels=self.labels[rows])
+
+
+def _taken(texts: Sequence[str], rows: Tensor) -> Sequence[str]:
+    return texts.take(rows.numpy()) if isinstance(texts, Texts) else [texts[i] for i in rows.tolist()]
 
 
 def load_pools(
-    paths: Path | Sequence[Path], names: Sequence[str], data: Path, size: int, overlay: Path | None = None
+    paths: Path | Sequence[Path],
+    names: Sequence[str],
+    data: Path,
+    size: int,
+    overlay: Path | None = None,
+    reading: Reading | None = None,
 ) -> Pairs:
     """Load the pairs of some pools, in the order of files and positions, resized and cropped to `size`.
 
@@ -60,14 +65,18 @@ def load_pools(
         data: the folder of the datasets.
         size: side of the pictures in pixels.
         overlay: a poison folder; its pairs take the place of those of the same name.
+        reading: pictures that are too many for memory stay in their shards; None: all are loaded.
 
     Raises:
         UserError: a file is missing or damaged.
     """
     chosen = pools.read(paths)
     chosen = chosen[chosen["pool"].isin(names)].reset_index(drop=True)
+    on_disk = reading is not None and not reading.fits(len(chosen), size)
     parts = [
-        load_rows(data / dataset / split, group["key"].tolist(), size)
+        _on_disk(data / dataset / split, group["key"], size, reading)
+        if on_disk
+        else load_rows(data / dataset / split, group["key"].tolist(), size)
         for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False)
     ]
     if not parts:
@@ -79,7 +88,9 @@ def load_pools(
         # Grouping by split keeps the order inside each; the stable order of the pools' file is restored over them.
         order = [i for _, group in chosen.groupby(["dataset", "split"], sort=False) for i in group.index]
         pairs = _joined(parts).take(torch.as_tensor(order).argsort())
-    return pairs if overlay is None else _overlaid(pairs, chosen, overlay, size)
+    if overlay is None:
+        return pairs
+    return (_overlaid_on_disk if on_disk else _overlaid)(pairs, chosen, overlay, size)
 
 
 def load_rows(folder: Path, keys: Sequence[str] | None, size: int) -> Pairs:
@@ -89,7 +100,7 @@ def load_rows(folder: Path, keys: Sequence[str] | None, size: int) -> Pairs:
         found = index.set_index("key").index.get_indexer(list(keys))
         if (found < 0).any():
             missing = keys[int((found < 0).argmax())]
-            raise UserError(f"{folder}: holds no pair {missing!r}; the pools were drawn from another version of it")
+            raise UserError(f"{folder}: holds no pair {missing!r}; {shards.OTHER_VERSION}")
         index = index.iloc[found].reset_index(drop=True)
     pictures = images.load_pictures(shards.read_images(folder, index), size, torch.get_num_threads())
     return Pairs(
@@ -100,11 +111,24 @@ def load_rows(folder: Path, keys: Sequence[str] | None, size: int) -> Pairs:
     )
 
 
-def _joined(parts: list[Pairs]) -> Pairs:
+def _on_disk(folder: Path, keys: pd.Series, size: int, reading: Reading) -> Pairs:
+    """Return the pairs with these keys of one dataset split, whose pictures stay where they are."""
+    rows = shards.find_rows(folder, keys, ["shard", "offset", "size", "caption", "label"])
     return Pairs(
-        keys=[key for part in parts for key in part.keys],
-        images=torch.cat([part.images for part in parts]),
-        captions=[caption for part in parts for caption in part.captions],
+        keys=Texts(rows["key"].combine_chunks()),
+        images=streaming.pictures(folder, rows, size, reading),
+        captions=Texts(rows["caption"].combine_chunks()),
+        labels=torch.tensor(rows["label"].to_numpy()),
+    )
+
+
+def _joined(parts: list[Pairs]) -> Pairs:
+    on_disk = isinstance(parts[0].images, Pictures)
+    text = streaming.joined_texts if on_disk else lambda texts: [text for part in texts for text in part]
+    return Pairs(
+        keys=text([part.keys for part in parts]),
+        images=(streaming.joined if on_disk else torch.cat)([part.images for part in parts]),
+        captions=text([part.captions for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
     )
 
@@ -112,11 +136,27 @@ def _joined(parts: list[Pairs]) -> Pairs:
 def _overlaid(pairs: Pairs, chosen: pd.DataFrame, overlay: Path, size: int) -> Pairs:
     """Put the poisoned pairs in the place of the pairs they were made from; `pairs` is used up."""
     manifest, pictures = read_overlay(overlay, size)
-    rows = {place: row for row, place in enumerate(zip(chosen["dataset"], chosen["split"], pairs.keys, strict=True))}
     captions = list(pairs.captions)
-    for poisoned, picture in zip(manifest.itertuples(), pictures, strict=True):
-        row = rows.get((poisoned.dataset, poisoned.split, poisoned.key))
-        if row is None:
-            raise UserError(f"{overlay}: poisons {poisoned.key!r}, which is not in the pools; poison again")
-        pairs.images[row], captions[row] = picture, poisoned.caption
+    for row, caption, picture in zip(_rows(manifest, chosen, overlay), manifest["caption"], pictures, strict=True):
+        pairs.images[row], captions[row] = picture, caption
     return replace(pairs, captions=captions)
+
+
+def _overlaid_on_disk(pairs: Pairs, chosen: pd.DataFrame, overlay: Path, size: int) -> Pairs:
+    """Let the pictures and captions of poisoned pairs be those of the overlay."""
+    manifest = read_manifest(overlay)
+    check_size(overlay, manifest, size)
+    rows = _rows(manifest, chosen, overlay)
+    pictures = pairs.images.replaced(rows, overlay / TAR, manifest["offset"], manifest["size"])
+    return replace(pairs, images=pictures, captions=pairs.captions.replaced(rows, manifest["caption"].tolist()))
+
+
+def _rows(manifest: pd.DataFrame, chosen: pd.DataFrame, overlay: Path) -> list[int]:
+    """Return the row of each poisoned pair among the pairs of the pools."""
+    names = ["dataset", "split", "key"]
+    where = chosen[names].reset_index(names="row").merge(manifest[names].reset_index(names="poison"), on=names)
+    where = where.set_index("poison")["row"].reindex(range(len(manifest)))
+    if where.isna().any():
+        key = manifest["key"].iloc[int(where.isna().argmax())]
+        raise UserError(f"{overlay}: poisons {key!r}, which is not in the pools; poison again")
+    return where.astype(int).tolist()

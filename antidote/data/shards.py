@@ -6,6 +6,7 @@ manifest.json               what was offered, kept and skipped, with hashes; wri
 """
 
 import os
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -16,8 +17,10 @@ from antidote.files import read_json, sha256
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 REBUILD = "build the dataset again"
+OTHER_VERSION = "the pools were drawn from another version of it"
 
 
 def open_index(folder: str | Path, columns: list[str] | None = None) -> "pd.DataFrame":
@@ -28,7 +31,30 @@ def open_index(folder: str | Path, columns: list[str] | None = None) -> "pd.Data
     """
     import pandas as pd
 
-    folder = Path(folder)
+    return _read_index(Path(folder), lambda path: pd.read_parquet(path, columns=columns))
+
+
+def find_rows(folder: str | Path, keys: Sequence[str], columns: list[str]) -> "pa.Table":
+    """Return the rows of the index with these keys, in their order, without a Python object for each.
+
+    Raises:
+        UserError: the split is missing or incomplete; a key is not in it.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    index = _read_index(Path(folder), lambda path: pq.read_table(path, columns=["key", *columns]))
+    wanted = pa.array(keys, index.schema.field("key").type)
+    found = pc.index_in(wanted, index["key"].combine_chunks())
+    if found.null_count:
+        missing = wanted[found.is_null().index(True).as_py()]
+        raise UserError(f"{folder}: holds no pair {missing.as_py()!r}; {OTHER_VERSION}")
+    return index.take(found)
+
+
+def _read_index(folder: Path, read: Callable[[Path], Any]) -> Any:
+    """Read the index after checking that every shard is there in its recorded size."""
     for shard in _manifest(folder)["shards"]:
         path = folder / shard["name"]
         size = path.stat().st_size if path.is_file() else None
@@ -37,7 +63,7 @@ def open_index(folder: str | Path, columns: list[str] | None = None) -> "pd.Data
             raise UserError(f"{path}: {fault}; {REBUILD}")
     path = folder / "index.parquet"
     try:
-        return pd.read_parquet(path, columns=columns)
+        return read(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); {REBUILD}") from None
 
@@ -48,10 +74,18 @@ def read_images(folder: str | Path, rows: "pd.DataFrame") -> list[bytes]:
     Raises:
         UserError: a shard is missing or truncated.
     """
-    files: list[bytes] = [b""] * len(rows)
-    places = enumerate(zip(rows["shard"], rows["offset"], rows["size"], strict=True))
-    for shard, members in groupby(sorted(places, key=itemgetter(1)), key=lambda place: place[1][0]):
-        path = Path(folder) / shard
+    places = zip(rows["shard"], rows["offset"], rows["size"], strict=True)
+    return read_members([(Path(folder) / shard, offset, size) for shard, offset, size in places])
+
+
+def read_members(places: Sequence[tuple[Path, int, int]]) -> list[bytes]:
+    """Read parts of files, each given by file, offset and size in bytes; return them in that order.
+
+    Raises:
+        UserError: a file is missing or truncated.
+    """
+    files: list[bytes] = [b""] * len(places)
+    for path, members in groupby(sorted(enumerate(places), key=itemgetter(1)), key=lambda place: place[1][0]):
         if not path.is_file():
             raise UserError(f"{path}: is missing; {REBUILD}")
         with path.open("rb", buffering=0) as file:

@@ -87,6 +87,7 @@ class Defense:
         uses_lexicon: whether it looks up words; one that does not is not run again when the lexicon changes.
         adapter: name of the adapter that the model folder gets, if any.
         files: names of further files that the model folder gets.
+        parallel: whether several processes can train it together; its objective then says how.
     """
 
     Settings: ClassVar[type[DefenseSettings]]
@@ -95,6 +96,7 @@ class Defense:
     uses_lexicon: ClassVar[bool] = False
     adapter: ClassVar[str | None] = None
     files: ClassVar[tuple[str, ...]] = ()
+    parallel: ClassVar[bool] = False
 
     def __init__(self, settings: Any, seed: int) -> None:
         self.settings, self.seed = settings, seed

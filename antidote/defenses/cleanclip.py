@@ -42,6 +42,7 @@ class CleanCLIP(FineTuningDefense):
     """All parameters; clean pairs."""
 
     Settings = CleanCLIPSettings
+    parallel = True
     uses_lexicon = True
 
     def objective(self, clip: Clip, data: DefenseData) -> SelfSupervised:
@@ -50,6 +51,8 @@ class CleanCLIP(FineTuningDefense):
 
 class SelfSupervised(Contrastive):
     """CleanCLIP's loss on originals and augmented views."""
+
+    parallel = "views"
 
     def __init__(self, data: DefenseData, settings: CleanCLIPSettings, seed: int) -> None:
         super().__init__(data.pairs)

@@ -19,6 +19,7 @@ class FineTune(FineTuningDefense):
     """All parameters, L_CLIP, no augmented views."""
 
     Settings = FineTuneSettings
+    parallel = True
 
     def objective(self, clip: Clip, data: DefenseData) -> Objective:
         return Contrastive(data.pairs)

@@ -49,6 +49,7 @@ class PAR(FineTuningDefense):
     """All parameters but the logit scale; clean pairs."""
 
     Settings = PARSettings
+    parallel = True
 
     def objective(self, clip: Clip, data: DefenseData) -> PerturbAndRecover:
         return PerturbAndRecover(clip, data, self.settings)
@@ -56,6 +57,8 @@ class PAR(FineTuningDefense):
 
 class PerturbAndRecover(Contrastive):
     """PAR's loss."""
+
+    parallel = "views"
 
     def __init__(self, clip: Clip, data: DefenseData, settings: PARSettings) -> None:
         super().__init__(data.pairs)

@@ -40,6 +40,7 @@ class Supervised(Defense):
     """Trains the picture encoder; labelled shots."""
 
     Settings = SupervisedSettings
+    parallel = True
     access = "few-labelled"
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
@@ -49,6 +50,8 @@ class Supervised(Defense):
 
 class ZeroShotCrossEntropy(Objective):
     """Cross-entropy of CLIP's zero-shot classifier."""
+
+    parallel = "views"
 
     def __init__(self, clip: Clip, data: DefenseData) -> None:
         super().__init__(data.shots)

@@ -69,6 +69,8 @@ class TACleaner(CleanCLIP):
 class SubCaptions(SelfSupervised):
     """CleanCLIP's loss and the sub-caption term."""
 
+    parallel = "views"
+
     def __init__(self, data: DefenseData, settings: TACleanerSettings, seed: int) -> None:
         super().__init__(data, settings, seed)
         self.lexicon, self.seed = data.lexicon, seed

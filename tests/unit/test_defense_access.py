@@ -42,7 +42,7 @@ def arguments(make_pairs, monkeypatch, tmp_path):
     frame = pd.DataFrame(rows, columns=["key", "dataset", "split", "pool"])
     asked = []
 
-    def load_pools(paths, names, data, size, overlay=None):
+    def load_pools(paths, names, data, size, overlay=None, reading=None):
         asked.append((tuple(names), overlay))
         return pairs
 
@@ -51,6 +51,7 @@ def arguments(make_pairs, monkeypatch, tmp_path):
     manifest = pd.DataFrame({"key": ["pair16"], "dataset": "d", "split": "train"})
     monkeypatch.setattr(defend, "read_manifest", lambda folder: manifest)
     values = {"pools": [tmp_path / "p"], "data": tmp_path, "lexicon": "scenes", "classes": "scenes", "seed": 0}
+    values |= {"in_memory_mb": 1, "workers": 0}
     return argparse.Namespace(**values, templates="simple", poison=tmp_path / "poison", asked=asked)
 
 

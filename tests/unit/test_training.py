@@ -512,3 +512,72 @@ def test_a_checkpoint_of_another_run_is_not_used(make_clip, make_pairs, tmp_path
         train(clip, Contrastive(pairs), settings(lr=0.001), SEED, work(folder, "this"))
         ends.append(weights(clip))
     assert equal(*ends)
+
+
+# --- how the networks compute ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["grad_checkpointing", "channels_last"])
+@pytest.mark.parametrize("kind", ["vit", "rn"])
+def test_checkpointing_and_layout_change_no_more_than_rounding(make_clip, make_pairs, tmp_path, kind, change):
+    ends = []
+    for name, changes in (("plain", {}), ("changed", {change: True})):
+        clip = make_clip(kind)
+        train(clip, Contrastive(make_pairs()), settings(eps=1e-3, **changes), SEED, work(tmp_path / name))
+        ends.append(weights(clip))
+    assert largest_difference(*ends) < (1e-6 if change == "grad_checkpointing" else 1e-4)
+    assert not clip.network.transformer.grad_checkpointing, "the model is handed on as it came"
+
+
+def test_checkpointing_encodes_again(make_clip, make_pairs):
+    clip, calls = make_clip("vit"), []
+    clip.network.visual.transformer.resblocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    pairs = make_pairs()
+    run = training._Run(clip, Contrastive(pairs), settings(grad_checkpointing=True), steps=2)
+    clip.network.train()
+    run.optimise(training._batch(clip, pairs, torch.arange(8), 0, 0, SEED))
+    assert len(calls) == 2
+
+
+def test_compiling_trains_and_leaves_no_trace(make_clip, make_pairs, tmp_path, monkeypatch):
+    """With a back end that needs no C compiler."""
+    compiled = []
+    original = torch.nn.Module.compile
+
+    def compile(module, **more):
+        compiled.append(type(module).__name__)
+        original(module, backend="eager", **more)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile)
+    ends = []
+    for name in ("plain", "compile"):
+        clip = make_clip("vit")
+        train(clip, Contrastive(make_pairs()), settings(eps=1e-3, compile=name == "compile"), SEED,
+              work(tmp_path / name))  # fmt: skip
+        ends.append(weights(clip))
+    assert compiled == ["VisionTransformer", "Transformer"]
+    assert largest_difference(*ends) < 1e-5 and clip.network.visual._compiled_call_impl is None
+
+
+@pytest.mark.parametrize(
+    "error,where",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the GPU's memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "memory"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_of_advice(make_clip, make_pairs, tmp_path, error, where):
+    def fail():
+        raise error
+
+    with pytest.raises(UserError, match=f"^batch_size: a step needs more than {where}; the same result in less") as told:
+        train(make_clip(), acting(Contrastive(make_pairs()), 1, fail), settings(), SEED, work(tmp_path))
+    assert "accumulate" in str(told.value) and "grad_checkpointing" in str(told.value)
+
+
+def test_other_faults_stay_what_they_are(make_clip, make_pairs, tmp_path):
+    def fail():
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="^shapes differ$"):
+        train(make_clip(), acting(Contrastive(make_pairs()), 1, fail), settings(), SEED, work(tmp_path))

@@ -1,0 +1,231 @@
+"""Pictures that stay in their shards: indexed like a tensor, read and decoded when they are asked for.
+
+Where a picture lies is known from the index, so any order can be read; a poisoned pair just lies in another tar. Loader
+processes read ahead the batches of an order that seed and step alone determine: neither their number nor the step that
+a run is resumed at changes what is trained on.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from antidote.data import images, shards
+from antidote.errors import UserError
+from antidote.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KILLED = "DataLoader worker (pid"
+AHEAD = 2  # batches that a loader process prepares; they lie in shared memory
+PLACE = np.dtype([("file", np.int32), ("size", np.int32), ("offset", np.int64)])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How training reads its pictures; it changes no result.
+
+    Attributes:
+        in_memory: bytes of pictures, at the model's resolution, up to which they are held in memory.
+        workers: loader processes where they are not; 0: the training process reads, between its steps.
+    """
+
+    in_memory: int = 4 << 30
+    workers: int = 2
+
+    def fits(self, count: int, size: int) -> bool:
+        """Tell whether pictures (count, 3, size, size) may lie in memory."""
+        return count * 3 * size * size <= self.in_memory
+
+
+class Texts(Sequence):
+    """Strings in one piece of memory, which loader processes share: some ten bytes more than their characters each."""
+
+    def __init__(self, column: Any) -> None:
+        """`column`: a pyarrow array of strings."""
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return self._column.take(list(range(*place.indices(len(self))))).to_pylist()
+        return self._column[int(place)].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        return (value.as_py() for value in self._column)
+
+    def take(self, rows: np.ndarray) -> Texts:
+        """Return the texts of some rows (n,)."""
+        return Texts(self._column.take(rows))
+
+    def replaced(self, rows: Sequence[int], texts: Sequence[str]) -> Texts:
+        """Return these texts, with others in some rows."""
+        import pyarrow as pa
+
+        order = np.arange(len(self))
+        order[list(rows)] = len(self) + np.arange(len(rows))
+        return joined_texts([self, Texts(pa.array(texts, self._column.type))]).take(order)
+
+
+def joined_texts(parts: Sequence[Texts]) -> Texts:
+    """Return the texts of all parts, one after the other."""
+    import pyarrow as pa
+
+    return Texts(pa.concat_arrays([part._column for part in parts]))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N pictures on disk.
+
+    Attributes:
+        files: tars.
+        places: (N,) PLACE; where each picture lies.
+        size: side in pixels that they are resized and cropped to.
+        reading: how much may be held in memory, how many processes read.
+    """
+
+    files: tuple[Path, ...]
+    places: np.ndarray
+    size: int
+    reading: Reading
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        """Return pictures (n, 3, size, size) uint8 of a slice, a list or a tensor of rows.
+
+        Raises:
+            UserError: a picture cannot be read; names its shard and place.
+        """
+        return self._read(rows, torch.get_num_threads())
+
+    def _read(self, rows: Any, threads: int) -> Tensor:
+        chosen = self.places[rows if isinstance(rows, slice) else np.asarray(rows, np.int64)]
+        members = [(self.files[file], int(offset), int(size)) for file, size, offset in chosen]
+        names = [f"{path}: picture at byte {offset}" for path, offset, _ in members]
+        return torch.from_numpy(images.load_pictures(shards.read_members(members), self.size, threads, names))
+
+    def take(self, rows: Tensor) -> Tensor | Pictures:
+        """Return the pictures of some rows: in memory where so many may lie there."""
+        if self.reading.fits(len(rows), self.size):
+            return self[rows]
+        return replace(self, places=self.places[rows.numpy()])
+
+    def replaced(self, rows: Sequence[int], file: Path, offsets: Sequence[int], sizes: Sequence[int]) -> Pictures:
+        """Return these pictures, with those of some rows from another tar."""
+        places = self.places.copy()
+        places[list(rows)] = _places(len(self.files), offsets, sizes)
+        return replace(self, files=(*self.files, file), places=places)
+
+
+def pictures(folder: Path, rows: Any, size: int, reading: Reading) -> Pictures:
+    """Return the pictures of rows of a split's index: a pyarrow table with `shard`, `offset`, `size`."""
+    names = rows["shard"].combine_chunks().dictionary_encode()
+    files = tuple(folder / name for name in names.dictionary.to_pylist())
+    columns = (rows[name].to_numpy() for name in ("offset", "size"))
+    return Pictures(files, _places(names.indices.to_numpy(zero_copy_only=False), *columns), size, reading)
+
+
+def _places(file: Any, offsets: Any, sizes: Any) -> np.ndarray:
+    places = np.empty(len(offsets), PLACE)
+    places["file"], places["offset"], places["size"] = file, offsets, sizes
+    return places
+
+
+def joined(parts: Sequence[Pictures]) -> Pictures:
+    """Return the pictures of all parts, one after the other."""
+    files, places = [], []
+    for part in parts:
+        moved = part.places.copy()
+        moved["file"] += len(files)
+        files.extend(part.files)
+        places.append(moved)
+    return replace(parts[0], files=tuple(files), places=np.concatenate(places))
+
+
+class Ahead:
+    """Batches, read and decoded by loader processes while the model trains.
+
+    A context manager. `next` gives pictures (n, 3, size, size) uint8, and the tokens (n, context_length) of their
+    captions. Where the system has killed a loader process, torch may raise a RuntimeError of KILLED at any time.
+    """
+
+    def __init__(self, source: Pictures, captions: Sequence[str], order: Iterable[list[int]], tokenizer: Any) -> None:
+        """Start the loader processes.
+
+        Args:
+            order: the rows of each batch.
+            tokenizer: turns captions into tokens; open_clip's is slow, in Python.
+        """
+        workers = source.reading.workers
+        self._loader = iter(
+            torch.utils.data.DataLoader(
+                _Batches(source, captions, tokenizer),
+                batch_sampler=order,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                pin_memory=torch.cuda.is_available(),
+                prefetch_factor=AHEAD if workers else None,
+                worker_init_fn=_leave_signals,
+                multiprocessing_context="fork" if workers else None,
+                generator=torch.Generator(),  # not torch's global stream, which the steps draw from
+            )
+        )
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the loader processes, which no signal but this ends."""
+        for process in getattr(self._loader, "_workers", ()):
+            process.kill()
+            process.join()
+        del self._loader
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        """Return the next batch.
+
+        Raises:
+            UserError: a picture cannot be read.
+        """
+        try:
+            batch = next(self._loader)
+        except (ConnectionError, EOFError):  # killed while it handed over a batch
+            raise RuntimeError(KILLED) from None
+        if isinstance(batch, str):
+            raise UserError(batch)
+        return batch
+
+
+class _Batches:
+    """What a loader process asks for batches; a user's mistake comes back as its text."""
+
+    def __init__(self, source: Pictures, captions: Sequence[str], tokenizer: Any) -> None:
+        self._source, self._captions, self._tokenizer = source, captions, tokenizer
+
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor] | str:
+        threads = 1 if self._source.reading.workers else torch.get_num_threads()
+        try:
+            return self._source._read(rows, threads), self._tokenizer([self._captions[row] for row in rows])
+        except UserError as error:
+            return str(error)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _leave_signals(_: int) -> None:
+    """A cluster tells every process of a job to stop; the loaders go on until the training has saved its state."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,188 @@
+"""What each defense costs at full size beside plain fine-tuning: seconds per step, and peak memory.
+
+Random weights and random pictures of 224 pixels, on the GPU if there is one, else on the CPU. Each defense runs in a
+process of its own, so that its peak memory is its own; the first step of each is left out. What a defense does beside
+its steps (scans of the pairs, features, inner problems, the first step) is a column of its own, for as few pairs as
+there are here. Prints a table in Markdown.
+
+    python benchmarks/defense_costs.py --models RN50 ViT-B-32 --batch-size 8
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BASELINE = "finetune"
+CLASSES = ["banana", "boat", "cactus", "ball"]
+CAPTIONS = ["a red banana lies on the table", "a small blue boat near the beach", "a large cactus", "two green balls"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["RN50", "ViT-B-32"], help="open_clip names")
+    parser.add_argument("--methods", nargs="*", help="defenses; all by default")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=2, help="at least 2")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--one", nargs=2, metavar=("MODEL", "METHOD"), help="run one and print its figures as JSON")
+    options = parser.parse_args()
+    if options.one:
+        say(json.dumps(measured(*options.one, options)))
+        return
+    from antidote.registry import DEFENSES
+
+    methods = options.methods or [name for name in DEFENSES if name != "none"]
+    say(f"{machine(options)}; batch {options.batch_size}, {options.precision}, {options.steps - 1} timed steps.\n")
+    say("| model | defense | seconds per step | times fine-tuning | seconds beside the steps | peak memory, GB |")
+    say("| --- | --- | ---: | ---: | ---: | ---: |")
+    for model in options.models:
+        usual = None
+        for name in [BASELINE, *(name for name in methods if name != BASELINE)]:
+            found = run(model, name, options)
+            usual = usual or found["step"]
+            say(row(model, name, found, usual))
+
+
+def run(model: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one defense in a process of its own."""
+    command = [
+        sys.executable, __file__, "--one", model, name, "--batch-size", options.batch_size, "--steps", options.steps,
+        "--precision", options.precision, "--threads", options.threads,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"{model}, {name}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(model: str, name: str, found: dict[str, Any], usual: float) -> str:
+    if "unfit" in found:
+        return f"| {model} | {name} | {found['unfit']} | | | |"
+    step, factor = (f"{found['step']:.3g}", f"{found['step'] / usual:.2f}") if found["step"] else ("trains nothing", "")
+    return f"| {model} | {name} | {step} | {factor} | {found['beside']:.1f} | {found['memory'] / 1e9:.2f} |"
+
+
+def measured(model: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run a defense; return seconds per step and beside the steps, and peak memory in bytes."""
+    import resource
+
+    import torch
+
+    from antidote import models
+    from antidote.models import ModelSettings
+    from antidote.registry import method
+    from antidote.training import Work
+
+    clip = models.create(ModelSettings(name=model), seed=0)
+    kind = method("defense", name)
+    unfit = kind.fits(clip.config["model_cfg"])
+    if unfit:
+        return {"unfit": unfit}
+    settings = kind.Settings.read({"method": name, **small(kind.Settings, options)}, name)
+    steps = timed_steps(name)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        kind(settings, 0).run(clip, data(clip.size, options), Work(Path(folder), "a measurement", 1e9))
+        seconds = time.perf_counter() - start
+    gpu = torch.cuda.is_available()
+    memory = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    usual = sorted(steps[1:])[len(steps[1:]) // 2] if steps[1:] else None
+    return {"step": usual, "beside": seconds - len(steps) * (usual or 0), "memory": memory}
+
+
+def small(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Return settings for one pass over few pairs; what a step itself does stays as the method has it."""
+    values = {
+        "epochs": 1, "batch_size": options.batch_size, "precision": options.precision, "warmup": 0, "crops": 1,
+        "samples_per_epoch": options.batch_size, "inversion_steps": options.steps, "forget_batch": options.batch_size,
+        "inner_batch": options.batch_size, "steps": 2, "suspicious_share": 0.4, "forget_share": 0.2,
+    }  # fmt: skip
+    found = {name: value for name, value in values.items() if name in kind.model_fields}
+    for name, field in kind.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            found[name] = small(field.annotation, options)
+    return found
+
+
+def data(size: int, options: argparse.Namespace) -> Any:
+    """Return random pairs for every access level."""
+    import torch
+
+    from antidote.data.lexicon import load_lexicon
+    from antidote.data.pairs import Pairs
+    from antidote.defenses.base import DefenseData
+
+    count = options.batch_size * options.steps
+    pairs = Pairs(
+        keys=[f"pair{number}" for number in range(count)],
+        images=torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8),
+        captions=[CAPTIONS[number % len(CAPTIONS)] for number in range(count)],
+        labels=torch.arange(count) % len(CLASSES),
+    )
+    return DefenseData(
+        pairs=pairs, lexicon=load_lexicon("scenes"), shots=pairs, classes=CLASSES, templates=["a photo of a {}."],
+        training_set=twice(pairs), poisoned=frozenset(pairs.keys[: count // 4]),
+    )  # fmt: skip
+
+
+def twice(pairs: Any) -> Any:
+    """Return so many pairs that as many steps are left when a defense has set some aside."""
+    from dataclasses import replace
+
+    more = pairs.take([*range(len(pairs)), *range(len(pairs))])
+    return replace(more, keys=[f"pair{number}" for number in range(len(more))])
+
+
+def timed_steps(name: str) -> list[float]:
+    """Return a list that the seconds of each step of a method come to stand in."""
+    import torch
+
+    from antidote import training
+    from antidote.registry import module
+
+    steps: list[float] = []
+
+    def timed(act: Callable[..., Any], count: Callable[[Any], int]) -> Callable[..., Any]:
+        def run(*given: Any) -> Any:
+            start = time.perf_counter()
+            result = act(*given)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            steps.extend([(time.perf_counter() - start) / count(result)] * count(result))
+            return result
+
+        return run
+
+    training._Run.optimise = timed(training._Run.optimise, lambda _: 1)
+    own = sys.modules[module("defense", name)]
+    if hasattr(own, "tune"):
+        own.tune = timed(own.tune, lambda done: done)
+    return steps
+
+
+def machine(options: argparse.Namespace) -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{options.threads} thread{'s' * (options.threads > 1)} of a CPU ({platform.machine()})"
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
