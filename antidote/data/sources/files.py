@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from antidote.data.hosted import hosted
 from antidote.data.sources.base import SourceSettings
 from antidote.errors import UserError
 from antidote.files import sha256
@@ -14,7 +15,9 @@ from antidote.files import sha256
 class FileSource(SourceSettings):
     """A source that reads files named by the user."""
 
-    splits: dict[str, str] = Field(description="Per split a path, a glob, or a pattern such as {00000..00041}.tar.")
+    splits: dict[str, str] = Field(
+        description="Per split a path, a glob, or a pattern such as {00000..00041}.tar; also of hosted files, https://..."
+    )
     sha256: dict[str, str] = Field({}, description="Per file name, the SHA-256 that it must have.")
     subset: str | None = Field(
         None,
@@ -23,13 +26,15 @@ class FileSource(SourceSettings):
     )
 
     def files(self, split: str) -> list[Path]:
-        """Return the files of a split, sorted, after checking their hashes.
+        """Return the files of a split, sorted, after checking their hashes; hosted ones are fetched, in their order.
 
         Raises:
             UserError: a file is missing or has another hash.
         """
-        pattern = self.split(split)
-        paths = sorted({path for part in braces(pattern) for path in _matches(part)})
+        patterns = braces(self.split(split))
+        if is_hosted(patterns[0]):
+            return [hosted(url, self.sha256.get(url.rpartition("/")[2])) for url in patterns]
+        paths = sorted({path for part in patterns for path in _matches(part)})
         for path in paths:
             wanted = self.sha256.get(path.name)
             if wanted is not None and sha256(path) != wanted.lower():
@@ -39,7 +44,13 @@ class FileSource(SourceSettings):
 
     def present(self, split: str) -> list[str]:
         """Return the files of a split that are there; reads nothing."""
-        return sorted({path for part in braces(self.split(split)) for path in glob(part, recursive=True)})  # noqa: PTH207
+        patterns = [part for part in braces(self.split(split)) if not is_hosted(part)]
+        return sorted({path for part in patterns for path in glob(part, recursive=True)})  # noqa: PTH207
+
+
+def is_hosted(pattern: str) -> bool:
+    """Tell whether a pattern names files of the web."""
+    return pattern.startswith(("http://", "https://"))
 
 
 def braces(pattern: str) -> list[str]:

@@ -15,6 +15,7 @@ from antidote.data.sources.base import RawPair, Skipped
 from antidote.data.sources.files import FileSource
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "img")
+LARGEST = 256 * 10**6  # bytes of a member: what claims to be more is made to fill memory
 META = r"__[^/]*__($|/)"  # members that hold no sample
 FAULTS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
@@ -68,6 +69,8 @@ def _members(file: Path, faults: list[Exception]) -> Iterator[dict[str, Any]]:
     try:
         with tarfile.open(file) as tar:
             while (member := tar.next()) is not None:
+                if member.size > LARGEST:
+                    raise tarfile.ReadError("member too large")
                 if member.isreg() and not re.match(META, member.name):
                     yield {"fname": member.name, "data": tar.extractfile(member).read(), "__url__": str(file)}
                 tar.members = []  # or the whole table of contents stays in memory

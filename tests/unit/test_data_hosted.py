@@ -1,0 +1,153 @@
+"""Hosted shards, subsets of any source, and archives that are made to do harm."""
+
+import hashlib
+import io
+import tarfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from web import bomb
+
+from antidote.data import ingest, shards
+from antidote.errors import UserError
+from antidote.registry import method
+
+
+def picture(seed):
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def member(name, data=b"", **values):
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for key, value in values.items():
+        setattr(info, key, value)
+    return info, io.BytesIO(data)
+
+
+def tar(path, members):
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as file:
+        for info, data in members:
+            file.addfile(info, data)
+    return path
+
+
+def pairs(*numbers):
+    return [member(f"{n}.{kind}", data) for n in numbers for kind, data in (("png", picture(n)), ("txt", b"a cat"))]
+
+
+def source(pattern, **values):
+    return method("source", "webdataset").read({"source": "webdataset", "splits": {"train": str(pattern)}, **values}, "datasets.x")
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder; understands `Range: bytes=N-`, and breaks off once where it is told to."""
+
+    asked: list = []
+    breaks: dict = {}
+
+    def do_GET(self):
+        data = (Path(self.directory) / self.path.strip("/")).read_bytes() if "gone" not in self.path else None
+        first = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        self.asked.append((self.path, first))
+        if data is None:
+            return self.send_error(404)
+        self.send_response(206 if first else 200)
+        self.send_header("Content-Length", str(len(data) - first))
+        self.end_headers()
+        self.wfile.write(data[first : self.breaks.pop(self.path, None)])
+        self.close_connection = True
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    (tmp_path / "host").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Handler, "asked", [])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: Handler(*a, directory=str(tmp_path / "host")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_hosted_shards_are_fetched_once_and_taken_up_where_they_broke(host, tmp_path):
+    for number in (0, 1):
+        tar(tmp_path / "host" / f"0000{number}.tar", pairs(number * 2, number * 2 + 1))
+    Handler.breaks["/00001.tar"] = 1500
+    settings = source(f"{host}/{{00000..00001}}.tar")
+    with pytest.raises(UserError, match=r"00001\.tar: cannot be fetched \(\d+ bytes are missing\); what has come is kept"):
+        ingest.write(settings, "x", "train", tmp_path / "out")
+    ingest.write(settings, "x", "train", tmp_path / "out")
+    assert shards.open_index(tmp_path / "out")["key"].tolist() == ["0", "1", "2", "3"]
+    assert Handler.asked == [("/00000.tar", 0), ("/00001.tar", 0), ("/00001.tar", 1500)]
+
+
+def test_hosted_faults_are_one_line(host, tmp_path):
+    tar(tmp_path / "host" / "a.tar", pairs(1))
+    for settings, text in (
+        (source(f"{host}/gone.tar"), r"gone\.tar: the server says 404"),
+        (source(f"{host}/a.tar", sha256={"a.tar": "0" * 64}), "has another SHA-256"),
+        (source("http://127.0.0.1:9/a.tar"), r"cannot be fetched \(.*refused"),
+        (source(f"{host}/"), "names no file"),
+    ):
+        with pytest.raises(UserError, match=text) as error:
+            list(settings.iterate("train"))
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("data/downloads/**/a.tar"))
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_subset_keeps_the_listed_pictures_alone(tmp_path):
+    file = tar(tmp_path / "a.tar", pairs(1, 2, 3, 4))
+    listed = {"key": ["4", "2"], "sha256": [digest(picture(4)), digest(picture(2))]}
+    pd.DataFrame(listed).to_csv(tmp_path / "list.csv", index=False)
+    settings = source(file, subset=str(tmp_path / "list.csv"))
+    manifest = ingest.write(settings, "x", "train", tmp_path / "out")
+    assert (manifest["offered"], manifest["pairs"], manifest["skipped"]) == (2, 2, {})
+    assert shards.open_index(tmp_path / "out")["key"].tolist() == ["2", "4"]
+    listed = {"key": ["4", "2", "9"], "sha256": [digest(picture(4)), digest(picture(3)), digest(picture(9))]}
+    pd.DataFrame(listed).to_csv(tmp_path / "list.csv", index=False)
+    with pytest.raises(UserError, match="2 of 3 pairs cannot be used") as error:
+        ingest.write(settings, "x", "train", tmp_path / "out")
+    assert "1 x another picture than the subset lists, 1 x listed in the subset, but not there" in str(error.value)
+
+
+def test_paths_links_and_bombs_in_a_tar_do_no_harm(tmp_path):
+    outside = tmp_path / "outside.txt"
+    members = [
+        *pairs(1),
+        member("../../evil.png", picture(2)), member("../../evil.txt", b"up"),
+        member("/etc/evil2.png", picture(3)), member("/etc/evil2.txt", b"root"),
+        member("link.png", type=tarfile.SYMTYPE, linkname=str(outside)), member("link.txt", b"linked"),
+        member("hard.png", type=tarfile.LNKTYPE, linkname="1.png"), member("hard.txt", b"linked"),
+        member("pipe.png", type=tarfile.FIFOTYPE), member("pipe.txt", b"piped"),
+        member("bomb.png", bomb()), member("bomb.txt", b"bomb"),
+    ]  # fmt: skip
+    outside.write_text("secret")
+    settings = source(tar(tmp_path / "a.tar", members), accepted_skip_share=0.9)
+    manifest = ingest.write(settings, "x", "train", tmp_path / "deep" / "er" / "out")
+    assert manifest["skipped"] == {"no picture member": 3, "picture of more than 89478485 pixels": 1}
+    keys = shards.open_index(tmp_path / "deep" / "er" / "out")["key"].tolist()
+    assert keys == ["1", "evil", "etc_evil2"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tar", "deep", "outside.txt"}
+
+
+def test_a_member_that_would_fill_memory_ends_the_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr("antidote.data.sources.webdataset.LARGEST", 10_000)
+    file = tar(tmp_path / "a.tar.gz", [*pairs(1), member("2.png", bytes(20_000)), member("2.txt", b"x")])
+    manifest = ingest.write(source(file, accepted_skip_share=0.9), "x", "train", tmp_path / "out")
+    assert manifest["pairs"] == 1 and manifest["skipped"] == {"truncated or damaged shard": 1}
