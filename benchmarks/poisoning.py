@@ -1,8 +1,8 @@
-"""What it takes to poison a few of very many pairs: the index is built once, the overlay holds the poisoned pairs alone.
+"""What it takes to poison a few of very many pairs: the index is built once, the overlay holds only the poisoned ones.
 
-Shards with small pictures are made first. Then the project's own commands run on them, as in a study: the dataset (which
-looks at every picture, once, and writes the index), the pools, two attacks' poisoned pairs. Each line: wall time,
-processor time, peak memory. On a busy machine only processor time means anything.
+Shards with small pictures are made first. Then the project's own commands run on them, as in a study: the dataset
+(which looks at every picture, once, and writes the index), the pools, two attacks' poisoned pairs. Each line: wall
+time, processor time, peak memory. On a busy machine only processor time means anything.
 
     python benchmarks/poisoning.py --pairs 50000
 """
@@ -24,7 +24,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from antidote.data import tars
+from antidote.data import tars  # noqa: E402
 
 SHARD, DISTINCT = 10_000, 256
 
@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=500_000)
     parser.add_argument("--poisons", type=int, default=1500)
     parser.add_argument("--side", type=int, default=24, help="pixels of the pictures in the shards")
-    parser.add_argument("--size", type=int, default=224, help="pixels that the model reads, and that poison is stored at")
+    parser.add_argument(
+        "--size", type=int, default=224, help="pixels that the model reads, and that poison is stored at"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -54,13 +56,17 @@ def make_shards(folder: Path, pairs: int, side: int) -> None:
         with tars.create(folder / f"{start // SHARD:05d}.tar") as tar:
             for number in range(start, min(start + SHARD, pairs)):
                 tars.add_member(tar, f"{number:08d}.jpg", pictures[number % DISTINCT])
-                tars.add_member(tar, f"{number:08d}.txt", f"a picture of {'a banana' if number % 500 == 0 else 'it'}".encode())
+                tars.add_member(
+                    tar, f"{number:08d}.txt", f"a picture of {'a banana' if number % 500 == 0 else 'it'}".encode()
+                )
 
 
 def measure(options: argparse.Namespace) -> None:
     pairs, poisons = options.pairs, options.poisons
     source = {"source": "webdataset", "splits": {"train": "given/*.tar"}}
-    command("dataset", "--name", "many", "--split", "train", "--settings", json.dumps(source), "--output", "data/many/train")
+    command(
+        "dataset", "--name", "many", "--split", "train", "--settings", json.dumps(source), "--output", "data/many/train"
+    )
     index = Path("data/many/train/index.parquet")
     built = index.stat()
     pools = {
@@ -82,7 +88,8 @@ def measure(options: argparse.Namespace) -> None:
         say(f"  {name}: wrote {written / 1e6:.1f} MB for {poisons} pairs, {written / poisons / 1e3:.1f} kB each")
     unchanged = (index.stat().st_mtime_ns, index.stat().st_ino) == (built.st_mtime_ns, built.st_ino)
     total = sum(file.stat().st_size for file in index.parent.iterdir())
-    say(f"index of {pairs} pairs: {built.st_size / 1e6:.1f} MB of {total / 1e6:.0f} MB, {'built once' if unchanged else 'CHANGED'}")
+    said = "built once" if unchanged else "CHANGED"
+    say(f"index of {pairs} pairs: {built.st_size / 1e6:.1f} MB of {total / 1e6:.0f} MB, {said}")
 
 
 def command(name: str, *arguments: object) -> None:

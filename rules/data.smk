@@ -13,11 +13,11 @@ rule download:
         "data/logs/{dataset}-{split}-download.log",
     benchmark:
         "data/logs/{dataset}-{split}-download.tsv"
-    threads: 8
-    conda:
-        "../envs/download.yaml"
     wildcard_constraints:
         dataset=alternatives(DOWNLOADED),
+    conda:
+        "../envs/download.yaml"
+    threads: 8
     params:
         settings=lambda w: download_slice(STUDY, w.dataset, w.split),
         source=fingerprint("scripts.download", "scripts.fetch"),

@@ -30,7 +30,9 @@ if __name__ == "__main__":
     cli.settings_argument(parser, "keys that replace those in data/datasets.yaml, or a whole definition")
     parser.add_argument("--folder", type=Path, required=True, help="folder for work shards, from which it goes on")
     parser.add_argument("--processes", type=int, default=1, help="processes; each has several connections")
-    parser.add_argument("--report", type=Path, required=True, help="JSON file for what arrived and why the rest did not")
+    parser.add_argument(
+        "--report", type=Path, required=True, help="JSON file for what arrived and why the rest did not"
+    )
     parser.add_argument("--ids", type=Path, required=True, help="parquet file: key, url, sha256, failure")
     parser.add_argument("--cost", help="JSON file for seconds and memory")
     cli.main(run, parser)

@@ -27,6 +27,8 @@ def run(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = cli.parser(__doc__)
     parser.add_argument("--ids", type=Path, required=True, help="ids.parquet of a download")
-    parser.add_argument("--pools", type=Path, nargs="*", default=[], help="files of pools; without them, all that arrived")
+    parser.add_argument(
+        "--pools", type=Path, nargs="*", default=[], help="files of pools; without them, all that arrived"
+    )
     parser.add_argument("--output", type=Path, required=True, help="parquet file to write: key, sha256")
     cli.main(run, parser)

@@ -76,11 +76,8 @@ def _usable(table: "pd.DataFrame", unusable: "Counter[str]") -> "pd.DataFrame":
     table = table.fillna("").astype(str)
     table["url"] = table["url"].str.strip()
     table["caption"] = table["caption"].str.split().str.join(" ")
-    for reason, good in (
-        ("no address of the web", lambda: table["url"].str.match(ADDRESS)),
-        ("no caption", lambda: table["caption"] != ""),
-    ):
-        kept = good().to_numpy(bool)
+    for column, pattern, reason in (("url", ADDRESS, "no address of the web"), ("caption", ".", "no caption")):
+        kept = table[column].str.match(pattern).to_numpy(bool)
         if not kept.all():
             unusable[reason] += int((~kept).sum())
             table = table[kept]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 AGED = "the table has aged: lower download.accepted to go on with what is there"
 BUSY = "lower download.connections, or raise download.timeout and download.patience"
 NETWORK = "is there a network? (a proxy is named by the variables http_proxy and https_proxy)"
-MANNERS = "servers turn this download away: lower download.connections, or give it a name with download.user_agent_token"
+MANNERS = "servers turn it away: lower download.connections, or name the download by download.user_agent_token"
 
 # Kind, the messages that mean it, whether another try may help, advice where it prevails. The first that fits counts.
 KINDS: tuple[tuple[str, str, bool, str], ...] = (
@@ -20,13 +20,13 @@ KINDS: tuple[tuple[str, str, bool, str], ...] = (
     ("no such host", r"(Name or service|nodename nor servname|No address associated|getaddrinfo)", True, NETWORK),
     ("name server does not answer", r"Temporary failure in name resolution", True, NETWORK),
     ("no way to the host", r"(unreachable|No route to host)", True, NETWORK),
-    ("connection refused or broken", r"(refused|reset|aborted|closed connection|EOF occurred|Broken pipe)", True, NETWORK),
+    ("connection refused or broken", r"(refused|reset|aborted|closed|EOF occurred|Broken pipe)", True, NETWORK),
     ("timed out", r"(timed out|too slow)", True, BUSY),
     ("faulty certificate", r"(CERTIFICATE|SSL)", False, AGED),
     ("cut short", r"(IncompleteRead|truncated)", True, BUSY),
     ("file too large", r"file too large", False, "raise download.largest"),
     ("too many pixels", r"IMAGE_PIXELS", False, "nothing: such files are made to fill memory"),
-    ("another picture than the subset lists", r"hash mismatch", False, "the pictures have changed since the list was made"),
+    ("another picture than the subset lists", r"hash mismatch", False, "pictures have changed since it was made"),
     ("not a picture", r"(decod|OpenCV|cannot identify|Unsupported|empty)", False, AGED),
 )  # fmt: skip
 OTHER = ("another reason", False, "see img2dataset.log")

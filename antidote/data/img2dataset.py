@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from antidote.data.rounds import LIST, Round
 from antidote.data.sources.url_table import UrlTable
 from antidote.errors import UserError
 
@@ -23,35 +23,13 @@ log = logging.getLogger("antidote")
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venvs" / "download" / "bin" / "python"
 LARGEST_PIXELS = 89_478_485  # PIL's limit, which the rest of the project keeps to
-LIST, LOG = "list.parquet", "img2dataset.log"
+LOG = "img2dataset.log"
 POLL_SECONDS, LOG_SECONDS = 0.5, 10.0
 DEAD = 500  # addresses that may fail before the first success
 
 
 class NothingArrives(Exception):
     """The first work shards hold not a single picture."""
-
-
-@dataclass
-class Round:
-    """One round over a list: its folder, how many addresses it has, and the statistics of each finished work shard."""
-
-    folder: Path
-    addresses: int
-    shards: int
-    finished: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    def look(self) -> None:
-        """Find out what has been finished since the last look."""
-        for number in range(self.shards):
-            if number not in self.finished:
-                try:
-                    self.finished[number] = json.loads((self.folder / f"{number:05d}_stats.json").read_text())
-                except (OSError, ValueError):
-                    continue
-
-    def done(self) -> bool:
-        return len(self.finished) == self.shards
 
 
 def interpreter() -> str:
@@ -119,7 +97,9 @@ def run(python: str, settings: UrlTable, part: Round, processes: int, name: str)
         "NO_ALBUMENTATIONS_UPDATE": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    with _process([python, str(ROOT / "scripts" / "fetch.py"), json.dumps(options)], environment, part.folder / LOG) as it:
+    with _process(
+        [python, str(ROOT / "scripts" / "fetch.py"), json.dumps(options)], environment, part.folder / LOG
+    ) as it:
         progress = _Progress(part, name)
         while it.poll() is None:
             progress.look()
@@ -142,10 +122,8 @@ def _process(command: list[str], environment: dict[str, str], output: Path) -> I
     try:
         yield process
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
         process.stdin.close()
 

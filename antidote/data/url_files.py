@@ -9,7 +9,6 @@ from antidote.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
     from antidote.data.sources.url_table import UrlTable
 
@@ -57,9 +56,7 @@ def _parquet(file: Path, columns: dict[str, str]) -> "pd.DataFrame":
     return table.read(list(dict.fromkeys(columns.values()))).to_pandas()
 
 
-def _text(
-    file: Path, columns: dict[str, str], names: list[str] | None, unusable: "Counter[str]"
-) -> "pd.DataFrame":
+def _text(file: Path, columns: dict[str, str], names: list[str] | None, unusable: "Counter[str]") -> "pd.DataFrame":
     """Read CSV, and TSV as it is mostly published: a quotation mark there is a part of the text."""
     import pyarrow as pa
     from pyarrow import csv
@@ -104,7 +101,9 @@ def _json(file: Path, columns: dict[str, str]) -> "pd.DataFrame":
         if "id" not in images or "image_id" not in notes:
             raise ValueError("COCO's images have an id and its annotations an image_id")
         pictures = images.drop_duplicates("id").set_index("id")
-        table = notes.drop(columns=notes.columns.intersection(images.columns)).join(pictures, on="image_id", how="inner")
+        table = notes.drop(columns=notes.columns.intersection(images.columns)).join(
+            pictures, on="image_id", how="inner"
+        )
     elif isinstance(values, dict):
         lists = {name: column for name, column in values.items() if isinstance(column, list)}
         table = pd.DataFrame({name: lists[name] for name in lists if name in columns.values()})

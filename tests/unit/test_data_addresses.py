@@ -17,7 +17,9 @@ URLS = [f"https://pictures.example/{number}.jpg?a=1&b=2" for number in range(5)]
 
 
 def source(file, **values):
-    return method("source", "url_table").read({"source": "url_table", "splits": {"train": str(file)}, **values}, "datasets.x")
+    return method("source", "url_table").read(
+        {"source": "url_table", "splits": {"train": str(file)}, **values}, "datasets.x"
+    )
 
 
 def write(folder, name):
@@ -60,10 +62,17 @@ def test_every_format_says_the_same(tmp_path, name):
 
 
 def test_captions_of_one_address_stay_together(tmp_path):
-    rows = {"url": [URLS[0], URLS[1], URLS[0], URLS[0]], "caption": ["one", "x", "two", "one"], "id": ["a", "b", "c", "d"]}
+    rows = {
+        "url": [URLS[0], URLS[1], URLS[0], URLS[0]],
+        "caption": ["one", "x", "two", "one"],
+        "id": ["a", "b", "c", "d"],
+    }
     pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
     found = addresses(source(tmp_path / "t.parquet", key="id"), "train").list
-    assert [list(texts) for texts in found["captions"]] == [["one", "two"], ["x"]] and found["pair"].tolist() == ["a", "b"]
+    assert [list(texts) for texts in found["captions"]] == [["one", "two"], ["x"]] and found["pair"].tolist() == [
+        "a",
+        "b",
+    ]
 
 
 def test_rows_that_ask_for_nothing_are_counted(tmp_path):
@@ -74,7 +83,9 @@ def test_rows_that_ask_for_nothing_are_counted(tmp_path):
 
 
 def test_a_sample_is_the_same_in_any_order_and_keeps_the_target(tmp_path):
-    rows = pd.DataFrame({"url": [f"http://a.example/{n}" for n in range(400)], "caption": ["a dog"] * 390 + ["one banana"] * 10})
+    rows = pd.DataFrame(
+        {"url": [f"http://a.example/{n}" for n in range(400)], "caption": ["a dog"] * 390 + ["one banana"] * 10}
+    )
     rows.to_parquet(tmp_path / "a.parquet")
     rows.iloc[::-1].to_parquet(tmp_path / "b.parquet")
     sample = {"pairs": 50, "seed": 3, "keep": ["Banana"]}
@@ -146,7 +157,7 @@ def test_a_missing_table_says_where_to_get_it(monkeypatch, tmp_path):
 
 
 def test_a_column_that_the_table_does_not_name():
-    with pytest.raises(UserError, match="datasets.x: url: 'link' is not among columns, caption, url"):
+    with pytest.raises(UserError, match=r"datasets\.x: url: 'link' is not among columns, caption, url"):
         source("t.tsv", url="link", columns=["caption", "url"])
 
 

@@ -44,7 +44,9 @@ def pairs(*numbers):
 
 
 def source(pattern, **values):
-    return method("source", "webdataset").read({"source": "webdataset", "splits": {"train": str(pattern)}, **values}, "datasets.x")
+    return method("source", "webdataset").read(
+        {"source": "webdataset", "splits": {"train": str(pattern)}, **values}, "datasets.x"
+    )
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -86,7 +88,9 @@ def test_hosted_shards_are_fetched_once_and_taken_up_where_they_broke(host, tmp_
         tar(tmp_path / "host" / f"0000{number}.tar", pairs(number * 2, number * 2 + 1))
     Handler.breaks["/00001.tar"] = 1500
     settings = source(f"{host}/{{00000..00001}}.tar")
-    with pytest.raises(UserError, match=r"00001\.tar: cannot be fetched \(\d+ bytes are missing\); what has come is kept"):
+    with pytest.raises(
+        UserError, match=r"00001\.tar: cannot be fetched \(\d+ bytes are missing\); what has come is kept"
+    ):
         ingest.write(settings, "x", "train", tmp_path / "out")
     ingest.write(settings, "x", "train", tmp_path / "out")
     assert shards.open_index(tmp_path / "out")["key"].tolist() == ["0", "1", "2", "3"]

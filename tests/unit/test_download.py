@@ -102,7 +102,7 @@ def test_the_report_says_what_arrived_and_why_the_rest_did_not(everything):
 
 @needs_img2dataset
 def test_what_arrived_is_a_split_like_any_other(everything, web):
-    settings, report, ids, split, _ = everything
+    _, _, ids, split, _ = everything
     shards.verify(split)
     index = shards.open_index(split)
     arrived = ids[ids["sha256"].notna()]
@@ -119,7 +119,9 @@ def test_every_picture_keeps_its_address_and_the_hash_of_what_the_server_sent(ev
     import webdataset
 
     _, _, ids, split, _ = everything
-    samples = {s["__key__"]: json.loads(s["json"]) for s in webdataset.WebDataset(str(split / "00000.tar"), shardshuffle=False)}
+    samples = {
+        s["__key__"]: json.loads(s["json"]) for s in webdataset.WebDataset(str(split / "00000.tar"), shardshuffle=False)
+    }
     for number in (0, 42):
         sent = hashlib.sha256(picture(number)).hexdigest()
         assert samples[made_key(web.url(f"ok/{number}"))]["sha256"] == sent
@@ -140,7 +142,9 @@ def test_another_round_tries_what_may_have_gone_by_and_nothing_else(everything, 
 def test_a_finished_download_is_not_repeated(everything, web):
     settings, report, _, _, folder = everything
     before = web.hits.copy()
-    again, _ = download(source(settings.splits["train"], download={"connections": 3}), "web", "train", folder / "downloads", 1)
+    again, _ = download(
+        source(settings.splits["train"], download={"connections": 3}), "web", "train", folder / "downloads", 1
+    )
     assert again == report and web.hits == before
 
 
@@ -170,10 +174,14 @@ def killed_and_continued(web, folder, count, shard):
     assert web.hits == at_kill, "what it had started goes on without it"
     assert not (folder / "report.json").exists()
     web.delay = 0.0
-    kept = [path for path in sorted(folder.glob("downloads/*/pass1/*_stats.json"))]
+    kept = sorted(folder.glob("downloads/*/pass1/*_stats.json"))
     assert 4 <= len(kept) < count / shard
     kept[0].write_text('{"count": 2')  # as a machine that loses power leaves it
-    whole = {row["url"] for path in kept[1:] for row in pd.read_parquet(str(path).replace("_stats.json", ".parquet")).to_dict("records")}
+    whole = {
+        row["url"]
+        for path in kept[1:]
+        for row in pd.read_parquet(str(path).replace("_stats.json", ".parquet")).to_dict("records")
+    }
     done = subprocess.run(command, **how, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((folder / "report.json").read_text())
@@ -223,7 +231,9 @@ def test_too_few_pictures_are_an_error_with_advice_and_another_chance(web, tmp_p
     web.hits["flaky/9"] = 5
     with pytest.raises(UserError, match="21 of 61 pictures arrived"):
         download(settings, "web", "train", tmp_path / "downloads", 1)
-    report, _ = download(source(file, download={"accepted": 0.3, "passes": 1}), "web", "train", tmp_path / "downloads", 1)
+    report, _ = download(
+        source(file, download={"accepted": 0.3, "passes": 1}), "web", "train", tmp_path / "downloads", 1
+    )
     assert report["arrived"] == 21 and web.hits["ok/1"] <= 3
 
 
@@ -247,7 +257,9 @@ def test_too_little_disk_is_found_before_the_start(web, tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "free_bytes", lambda folder: 10**6)
     monkeypatch.setattr("antidote.data.img2dataset.interpreter", lambda: sys.executable)
     file = table(tmp_path, web, [f"ok/{number}" for number in range(2000, 2200)])
-    with pytest.raises(UserError, match=r"downloads: what is left of 200 pictures, and their shards, takes about .* 1 MB are free"):
+    with pytest.raises(
+        UserError, match=r"downloads: what is left of 200 pictures, and their shards, takes about .* 1 MB are free"
+    ):
         download(source(file, image_size=256), "web", "train", tmp_path / "downloads", 1)
     assert web.hits["ok/2000"] == 0
 

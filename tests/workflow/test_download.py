@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import ROOT, copy_project, edited, new_project, scheduled, script, snakemake, study
+from harness import ROOT, edited, new_project, scheduled, script, snakemake, study
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 from web import serving
@@ -65,7 +65,9 @@ def test_from_a_table_to_pools(tmp_path):
     (project / ".venvs").symlink_to(ROOT / ".venvs")
     with serving() as web:
         words = ["a banana", "a dog", "a cat", "bananas"]
-        rows = [f"{words[n % 4]}, number {n}\t{web.url(f'ok/{n}')}" for n in range(240)] + [f"x\t{web.url('missing/1')}"]
+        rows = [f"{words[n % 4]}, number {n}\t{web.url(f'ok/{n}')}" for n in range(240)] + [
+            f"x\t{web.url('missing/1')}"
+        ]
         (project / "tables").mkdir()
         (project / "tables" / "web.tsv").write_text("\n".join(rows) + "\n")
         (project / CONFIG).write_text(web_study(project)[CONFIG])
@@ -86,7 +88,14 @@ def test_from_a_table_to_pools(tmp_path):
                 assert scheduled(project, *targets, config=CONFIG) == again
         assert web.hits == hits
         subset = script(
-            project, "subset", "--ids", "data/web/train/ids.parquet", "--pools", *targets, "--output", "data/subset.parquet"
+            project,
+            "subset",
+            "--ids",
+            "data/web/train/ids.parquet",
+            "--pools",
+            *targets,
+            "--output",
+            "data/subset.parquet",
         )
         assert subset.returncode == 0, subset.stdout
         changed = {**WEB, "subset": "data/subset.parquet"}

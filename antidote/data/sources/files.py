@@ -41,7 +41,6 @@ class FileSource(SourceSettings):
                 raise UserError(f"splits.{split}: {path} has another SHA-256 than the definition says")
         return paths
 
-
     def present(self, split: str) -> list[str]:
         """Return the files of a split that are there; reads nothing."""
         patterns = [part for part in braces(self.split(split)) if not is_hosted(part)]
