@@ -51,6 +51,7 @@ SOURCES = {
     "table": "antidote.data.sources.table:Table",
     "webdataset": "antidote.data.sources.webdataset:WebDataset",
     "folder": "antidote.data.sources.folder:Folder",
+    "karpathy": "antidote.data.sources.karpathy:Karpathy",
     "torchvision": "antidote.data.sources.torchvision:Torchvision",
 }
 

@@ -40,7 +40,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.objectives", "antidote.stage", "antidote.training", "antidote.vocabulary"), TRAINING),
     (("scripts.pretrain", "antidote.alternating"), ("clean_model *", "backdoored_model *")),
     (("antidote.evaluation", "antidote.examples", "antidote.metrics", "antidote.zscore", "scripts.evaluate"), SCORES),
-    (("antidote.shifts", "antidote.visibility"), SCORES),
+    (("antidote.probe", "antidote.retrieval", "antidote.shifts", "antidote.visibility"), SCORES),
     (("antidote.data.fitted",), ("pictures *", "evaluate_clean *", "floor *", "evaluate *")),
     (("scripts.pictures",), ("pictures *",)),
     (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
