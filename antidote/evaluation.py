@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BOOTSTRAP_SEED = 0
-OPTIONAL = ("precision", "shifts")  # what a study may leave out, and what then leaves no trace in a job's identity
-TAKEN = {"all", "high", "low", "visual_only", "text_only", "clean_shots"}  # what follows ca1_ and asr1_ elsewhere
+OPTIONAL = ("precision", "shifts", "retrieval", "probe")  # not a part of a job's identity where they are left out
+# What follows ca1_, asr1_ and floor_ elsewhere.
+TAKEN = {"all", "high", "low", "visual_only", "text_only", "clean_shots", "probe", "word1", "word5", "word10"}
 
 
 class Shift(Settings):
@@ -46,6 +47,30 @@ class Shift(Settings):
     )
 
 
+class Retrieval(Settings):
+    """Pictures with captions that every cell is asked to find for one another."""
+
+    dataset: str = Field(description="a dataset with captions")
+    split: str = Field(description="one of its splits")
+    pictures: int | None = Field(None, ge=1, description="how many, evenly over the set; empty: all")
+    captions: int = Field(5, ge=1, description="captions of a picture that count, the first ones (COCO, Flickr: 5)")
+
+
+class Probe(Settings):
+    """Clean labelled pictures, of the evaluation's classes, that a linear probe is fitted on for every cell."""
+
+    dataset: str = Field(description="a labelled dataset")
+    split: str = Field(description="one of its splits, not that of the evaluation")
+    pictures: int | None = Field(None, ge=1, description="how many, evenly over the set; empty: all")
+    c: float = Field(
+        31.6,
+        gt=0,
+        description="inverse strength of the L2 penalty, as scikit-learn's C, for features of length 1 (CLIP's "
+        "example: 0.316 for features of length about 10)",
+    )
+    steps: int = Field(1000, ge=1, description="of L-BFGS, at most (CLIP's example)")
+
+
 class EvaluationSettings(Settings):
     """What is classified, into which classes, by which prompts."""
 
@@ -59,6 +84,13 @@ class EvaluationSettings(Settings):
     bootstrap: int = Field(1000, ge=100, description="draws behind each 95 % interval")
     shifts: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Shift] = Field(
         {}, description="by name, sets of other domains that every cell is scored on as well: `ca1_NAME`, `asr1_NAME`"
+    )
+
+    retrieval: Retrieval | None = Field(
+        None, description="recall of captions and pictures, `i2t_r1`, ..., and `target_word1`, ...; empty: not measured"
+    )
+    probe: Probe | None = Field(
+        None, description="a linear probe of each cell's picture encoder, `ca1_probe`, `asr1_probe`; empty: none"
     )
 
     @field_validator("shifts")
@@ -85,10 +117,12 @@ def evaluate(
     templates: list[str],
     settings: EvaluationSettings,
     embeddings: tuple[Tensor, Tensor] | None = None,
+    probe: Tensor | None = None,
 ) -> dict:
     """Return the scores of a model: counts, rates as fractions (None where there is no attack), intervals.
 
-    `embeddings` is what `class_weights` returns, for who scores several sets.
+    `embeddings` is what `class_weights` returns, for who scores several sets; `probe`, class weights (D, C) of another
+    classifier over the same features, whose CA@1 and ASR@1 are then returned under `probe`.
 
     An attack with a text key is scored with both keys, its prompts opening with that key; `extra` holds what each key
     does alone. Clean accuracy is measured with neither. `extra` also holds the backdoor z-score over the pictures of
@@ -99,7 +133,7 @@ def evaluate(
     with torch.no_grad():
         clip.network.eval()
         weights, keyed = embeddings or class_weights(clip, trigger, classes, templates)
-        seen = _look(clip, pictures, trigger, target, weights, keyed, settings)
+        seen = _look(clip, pictures, trigger, target, weights, keyed, settings, probe)
         extra = {}
         if seen.triggered is not None:
             extra["backdoor_z"] = backdoor_z(seen.clean_cosines, seen.triggered_cosines)
@@ -119,7 +153,13 @@ def evaluate(
         **rates,
         "intervals": intervals,
         **({"extra": extra} if extra else {}),
+        **({"probe": _of_probe(seen, pictures.labels, target)} if probe is not None else {}),
     }
+
+
+def _of_probe(seen: _Seen, labels: Tensor, target: int) -> dict[str, float | None]:
+    counted = hits(seen.probe, seen.probe_triggered, labels, target)
+    return {f"{name}_probe": float(counted[name].mean()) for name in ("ca1", "asr1") if len(counted.get(name, ()))}
 
 
 @dataclass(frozen=True)
@@ -135,6 +175,8 @@ class _Seen:
     clean_cosines: PairCosines
     triggered_cosines: PairCosines
     gallery: Tensor | None
+    probe: Ranks | None
+    probe_triggered: Ranks | None
 
 
 def _look(
@@ -145,6 +187,7 @@ def _look(
     weights: Tensor,
     keyed: Tensor,
     settings: EvaluationSettings,
+    probe: Tensor | None,
 ) -> _Seen:
     """Encode every picture, and its triggered copy where there is a trigger to draw, batch by batch."""
     drawn = trigger if trigger is not None and trigger.attack.triggered else None
@@ -153,10 +196,11 @@ def _look(
     cosines = PairCosines(), PairCosines()
     for images, keys, labels in batches(pictures, settings.batch_size):
         features = encode(clip, images, settings.precision)
-        views = {"clean": (features, weights)}
+        views = {"clean": (features, weights)} | ({} if probe is None else {"probe": (features, probe)})
         if drawn is not None:
             reached = encode(clip, drawn.draw(images, keys, "test"), settings.precision)
             views["triggered"] = (reached, keyed)
+            views |= {} if probe is None else {"probe_triggered": (reached, probe)}
             if drawn.attack.text_key:
                 views |= {"visual_only": (reached, weights), "text_only": (features, keyed)}
             others = (labels != target).to(features.device)
@@ -167,9 +211,8 @@ def _look(
         if trigger is not None and trigger.attack.gallery:
             gallery.append(features.cpu())
     whole = {name: joined(parts) for name, parts in found.items()}
-    return _Seen(
-        whole.pop("clean"), whole.pop("triggered", None), whole, *cosines, torch.cat(gallery) if gallery else None
-    )
+    clean, *others = (whole.pop(name, None) for name in ("clean", "triggered", "probe", "probe_triggered"))
+    return _Seen(clean, others[0], whole, *cosines, torch.cat(gallery) if gallery else None, *others[1:])
 
 
 def batches(pictures: Pairs, batch_size: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:

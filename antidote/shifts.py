@@ -87,5 +87,7 @@ def score_shifts(
 
 
 def as_floor(scores: dict[str, float | None]) -> dict[str, float | None]:
-    """Return the scores of a trigger on the clean reference by their names there: `floor_NAME` for `asr1_NAME`."""
-    return {f"floor_{key.removeprefix('asr1_')}": rate for key, rate in scores.items() if key.startswith("asr1_")}
+    """Return the scores of a trigger on the clean reference by their names there: `floor_NAME` for `asr1_NAME`, and
+    `floor_wordK` for `target_wordK`."""
+    marks = ("asr1_", "target_")
+    return {f"floor_{key.partition('_')[2]}": rate for key, rate in scores.items() if key.startswith(marks)}

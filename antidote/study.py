@@ -17,7 +17,7 @@ from antidote.data.names import DATA, class_names, templates
 from antidote.data.sources.base import SourceSettings
 from antidote.defenses.base import POOLS, DefenseSettings
 from antidote.errors import UserError, nearest
-from antidote.evaluation import EvaluationSettings, Shift
+from antidote.evaluation import EvaluationSettings, Probe, Retrieval, Shift
 from antidote.files import read_json
 from antidote.models import ADAPTER, ADAPTER_WEIGHTS
 from antidote.registry import ATTACKS, DEFENSES, method
@@ -61,6 +61,7 @@ class Study:
         for name, shift in self.evaluated.shifts.items():
             key = f"evaluation.shifts.{name}.classes"
             class_places(self._named(class_names, shift.classes, key), self.classes, f"{self.where}: {key}")
+        self._check_probe()
         if self.file.target not in self.classes:
             raise UserError(
                 f"{where}: target: {self.file.target!r} is not among the {len(self.classes)} classes of "
@@ -116,14 +117,14 @@ class Study:
     def splits(self) -> list[tuple[str, str]]:
         """Return every dataset and split that the study reads."""
         evaluation = self.file.evaluation
-        scored = [(part.dataset, part.split) for part in (evaluation, *evaluation.shifts.values())]
+        scored = [(part.dataset, part.split) for part in _parts(evaluation).values()]
         return list(dict.fromkeys([*self.file.pools.splits(), *scored]))
 
-    def scored(self) -> list[EvaluationSettings | Shift]:
-        """Return the sets that models are scored on, the evaluation's own first."""
-        return [self.evaluated, *self.evaluated.shifts.values()]
+    def scored(self) -> list[EvaluationSettings | Shift | Retrieval | Probe]:
+        """Return the sets that models are scored on or probed with, the evaluation's own first."""
+        return [*_parts(self.evaluated).values()]
 
-    def fit(self, scored: EvaluationSettings | Shift) -> str:
+    def fit(self, scored: EvaluationSettings | Shift | Retrieval | Probe) -> str:
         """Return how the pictures of a set are made ready: their side in pixels, and how many where not all are taken.
 
         See `antidote.data.fitted`.
@@ -145,9 +146,7 @@ class Study:
         """Return the dataset and split behind each key of the file that names one."""
         pools = self.file.pools
         places = {f"pools.{name}": pools.place(pool) for name, pool in pools.pools().items()}
-        scored = {"evaluation": self.file.evaluation}
-        scored |= {f"evaluation.shifts.{name}": shift for name, shift in self.file.evaluation.shifts.items()}
-        return {**places, **{key: (part.dataset, part.split) for key, part in scored.items()}}
+        return {**places, **{key: (part.dataset, part.split) for key, part in _parts(self.file.evaluation).items()}}
 
     def _source(self, name: str) -> SourceSettings:
         try:
@@ -300,6 +299,20 @@ class Study:
                 raise UserError(f"{self.where}: defenses.{name}.{error}") from None
         return settings
 
+    def _check_probe(self) -> None:
+        probe, own = self.file.evaluation.probe, self.file.evaluation
+        if probe is None:
+            return
+        key = f"{self.where}: evaluation.probe"
+        if (probe.dataset, probe.split) == (own.dataset, own.split):
+            raise UserError(f"{key}.split: {probe.split!r} is what the probe is scored on; it needs other pictures")
+        named = self.sources[probe.dataset].classes
+        if probe.dataset != own.dataset and named != self.evaluated.classes:
+            raise UserError(
+                f"{key}.dataset: the classes of {probe.dataset} are {named!r}, the evaluation's are "
+                f"{self.evaluated.classes!r}"
+            )
+
     def _check_shots(self, kind: str, name: str) -> None:
         pools = self.file.pools
         if pools.shots is None:
@@ -335,6 +348,16 @@ class Study:
     def _settings(self, kind: str, entry: Entry) -> Any:
         where = f"{self.where}: {kind}s.{entry.name}"
         return method(kind, entry.values["method"]).Settings.read(entry.values, where)
+
+
+def _parts(evaluation: EvaluationSettings) -> dict[str, EvaluationSettings | Shift | Retrieval | Probe]:
+    """Return the parts of an evaluation that name a dataset and a split, by their key in a study file."""
+    optional = {f"evaluation.{name}": getattr(evaluation, name) for name in ("retrieval", "probe")}
+    return {
+        "evaluation": evaluation,
+        **{f"evaluation.shifts.{name}": shift for name, shift in evaluation.shifts.items()},
+        **{key: part for key, part in optional.items() if part is not None},
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -111,15 +111,15 @@ def option(name, value=None):
 
 
 def scored_split(scored):
-    """What is read of the evaluation's own split, or of one of another domain."""
+    """What is read of the evaluation's own split, or of a further one."""
     fit = STUDY.fit(scored)
     names = ["index.parquet", "manifest.json", f"pictures-{fit}.npy", f"pictures-{fit}.json"]
     return files(f"data/{scored.dataset}/{scored.split}", names)
 
 
 def evaluated_split():
-    """What a model is scored on: the evaluation's split, and those of other domains with their class names."""
-    names = [file for scored in STUDY.scored()[1:] for file in names_file("classes", scored.classes)]
+    """What a model is scored on: the evaluation's split, and the further ones with their class names."""
+    names = [file for scored in STUDY.scored()[1:] for file in names_file("classes", getattr(scored, "classes", None))]
     splits = [file for scored in STUDY.scored() for file in scored_split(scored)]
     return [*dict.fromkeys(splits)] + [name for name in dict.fromkeys(names) if name not in NAMES]
 

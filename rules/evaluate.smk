@@ -22,7 +22,7 @@ rule pictures:
         "data/logs/{dataset}-{split}-pictures-{fit}.tsv"
     conda:
         "../envs/train.yaml"
-    threads: 1
+    threads: 4
     params:
         source=fingerprint("scripts.pictures"),
         folder=lambda w, output: Path(output.array).parent,

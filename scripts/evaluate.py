@@ -10,9 +10,11 @@ from antidote.data.names import class_names, templates
 from antidote.data.overlay import read_manifest
 from antidote.data.pairs import Pairs
 from antidote.errors import UserError, nearest
-from antidote.evaluation import EvaluationSettings, Shift, class_weights, evaluate
+from antidote.evaluation import EvaluationSettings, Probe, Retrieval, Shift, class_weights, evaluate
 from antidote.examples import write_examples
 from antidote.files import read_json, write_json
+from antidote.probe import fit_probe
+from antidote.retrieval import retrieve
 from antidote.shifts import as_floor, score_shifts
 from antidote.triggers import Trigger, load_trigger
 from antidote.visibility import visibility
@@ -28,8 +30,12 @@ def run(arguments: argparse.Namespace) -> None:
     pictures = evaluated_pictures(arguments.data, settings, clip.size, len(classes))
     check_trigger(trigger, clip.size, arguments)
     embeddings = class_weights(clip, trigger, classes, prompts)
-    scores = evaluate(clip, pictures, trigger, target, classes, prompts, settings, embeddings)
-    extra = scores.pop("extra", {})
+    probe = None
+    if settings.probe:
+        shown = evaluated_pictures(arguments.data, settings.probe, clip.size, len(classes))
+        probe = fit_probe(clip, shown, classes, settings)
+    scores = evaluate(clip, pictures, trigger, target, classes, prompts, settings, embeddings, probe)
+    extra, further = scores.pop("extra", {}), scores.pop("probe", {})
     control = getattr(clip, "control", None)  # a few-shot classifier brings one that was not attacked
     if control and trigger:
         found = evaluate(control, pictures, trigger, target, classes, prompts, settings)
@@ -45,8 +51,11 @@ def run(arguments: argparse.Namespace) -> None:
         names = class_names(shift.classes) if shift.classes else classes
         return evaluated_pictures(arguments.data, shift, clip.size, len(names)), names
 
-    shifted = score_shifts(clip, load, trigger, target, classes, prompts, settings, embeddings, scores["asr1"])
-    extra |= as_floor(shifted) if arguments.defense == "floor" else shifted
+    further |= score_shifts(clip, load, trigger, target, classes, prompts, settings, embeddings, scores["asr1"])
+    if settings.retrieval:
+        found, captions = captioned_pictures(arguments.data, settings.retrieval, clip.size)
+        further |= retrieve(clip, found, captions, trigger, arguments.target, settings)
+    extra |= as_floor(further) if arguments.defense == "floor" else further
     write_json(
         arguments.output,
         {
@@ -68,7 +77,7 @@ def target_index(target: str, classes: list[str], settings: EvaluationSettings) 
     return classes.index(target)
 
 
-def evaluated_pictures(data: Path, settings: EvaluationSettings | Shift, size: int, classes: int) -> Pairs:
+def evaluated_pictures(data: Path, settings: EvaluationSettings | Shift | Probe, size: int, classes: int) -> Pairs:
     """Return the pictures to score on, which stay on disk: all of the split, or every n-th of it."""
     folder = data / settings.dataset / settings.split
     pictures = fitted.load(folder, size, settings.pictures)
@@ -76,6 +85,13 @@ def evaluated_pictures(data: Path, settings: EvaluationSettings | Shift, size: i
         raise UserError(f"{folder}: every picture needs a label from 0 to {classes - 1}; {folder}/index.parquet has "
                         f"{int(pictures.labels.min())} to {int(pictures.labels.max())}")  # fmt: skip
     return pictures
+
+
+def captioned_pictures(data: Path, settings: Retrieval, size: int) -> tuple[Pairs, list[list[str]]]:
+    """Return the pictures for retrieval, and of each its captions."""
+    folder = data / settings.dataset / settings.split
+    pictures = fitted.load(folder, size, settings.pictures)
+    return pictures, fitted.captions(folder, settings.pictures, settings.captions)
 
 
 def check_trigger(trigger: Trigger | None, size: int, arguments: argparse.Namespace) -> None:

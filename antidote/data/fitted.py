@@ -97,6 +97,12 @@ def load(folder: Path, size: int, pictures: int | None) -> Pairs:
     )
 
 
+def captions(folder: Path, pictures: int | None, most: int) -> list[list[str]]:
+    """Return of each picture that `load` returns its captions, the first `most` of them."""
+    index = _taken(shards.open_index(folder, ["captions"]), pictures)
+    return [[str(text) for text in own[:most]] for own in index["captions"]]
+
+
 def _paths(folder: Path, size: int, pictures: int | None) -> tuple[Path, Path]:
     name = f"pictures-{size}" + ("" if pictures is None else f"-{pictures}")
     return folder / f"{name}.npy", folder / f"{name}.json"

@@ -1,0 +1,49 @@
+"""Captioned pictures by a file of Karpathy's splits: COCO's 5K, Flickr30K's 1K (Karpathy and Fei-Fei 2015)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings
+from antidote.errors import UserError, nearest
+from antidote.files import read_json
+
+
+class Karpathy(SourceSettings):
+    source: Literal["karpathy"] = "karpathy"
+    file: str = Field(description="JSON file of the splits and captions, such as dataset_coco.json.")
+    root: str = Field(description="Folder of the pictures.")
+    splits: dict[str, list[str]] = Field(description="Per split the words of the file that make it: [train, restval].")
+
+    def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
+        words, rows = self.split(split), self._rows()
+        known = sorted({str(row.get("split")) for row in rows})
+        for word in words:
+            if word not in known:
+                raise UserError(f"splits.{split}: {self.file} has no split {word!r}{nearest(word, known)}")
+        for row in rows:
+            if row["split"] in words:
+                yield self._pair(row)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        values = read_json(self.file)
+        rows = values.get("images") if isinstance(values, dict) else None
+        if not rows or not all(
+            isinstance(row, dict) and {"filename", "split", "sentences"} <= set(row) for row in rows
+        ):
+            raise UserError(f"file: {self.file} should hold `images` with filename, split and sentences, as Karpathy's")
+        return rows
+
+    def _pair(self, row: dict[str, Any]) -> RawPair | Skipped:
+        key = str(Path(row.get("filepath", ""), row["filename"]))
+        path = (Path(self.root) / key).resolve()
+        if not path.is_relative_to(Path(self.root).resolve()):
+            return Skipped(key, "path leads out of root")
+        try:
+            return self.labelled(key, path.read_bytes(), [sentence["raw"] for sentence in row["sentences"]], None, None)
+        except OSError:
+            return Skipped(key, "picture file cannot be read")
+        except (KeyError, TypeError):
+            return Skipped(key, "sentences without raw text")
