@@ -14,12 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES, SIZE, BATCH = 300, 224, 64
-WORDS = ("photo", "red", "banana", "table", "near", "boat", "small", "blue", "cactus", "ball", "front", "the")
 
 
 def main() -> None:
@@ -32,11 +30,14 @@ def main() -> None:
     if options.one:
         say(json.dumps(read(options.one, options)))
         return
+    sys.path.insert(0, str(ROOT))
+    from waves import write
+
     say("| pairs | pictures in memory would take | peak memory | of a loader | opened in | pairs/s |")
     say("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for count in options.pairs:
         with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder), count)
+            write(Path(folder), PICTURES, count)
             command = [sys.executable, __file__, "--one", folder, "--steps", options.steps, "--workers"]
             done = subprocess.run(
                 [str(part) for part in [*command, options.workers]], capture_output=True, text=True,
@@ -49,42 +50,6 @@ def main() -> None:
             f"| {count:,} | {count * 3 * SIZE**2 / 1e9:.1f} GB | {found['peak'] / 1e9:.2f} GB | "
             f"{found['loader'] / 1e9:.2f} GB | {found['opened']:.1f} s | {found['rate']:.0f} |"
         )
-
-
-def write(folder: Path, count: int) -> None:
-    """Write a few pictures, and an index and a pool of `count` pairs that share them."""
-    sys.path.insert(0, str(ROOT))
-    import numpy as np
-    import pandas as pd
-
-    from antidote.data import ingest, pools, shards
-    from antidote.data.images import encode_jpeg
-    from antidote.data.sources.base import RawPair, SourceSettings
-
-    class Waves(SourceSettings):
-        """Smooth pictures, about as large as photographs when they are encoded."""
-
-        source: str = "waves"
-        splits: dict[str, None] = {"train": None}
-
-        def iterate(self, split: str) -> Iterator:
-            rng = np.random.default_rng(0)
-            x, y = np.meshgrid(np.arange(340), np.arange(256))
-            for number in range(PICTURES):
-                waves = [np.sin(x * a + y * b + c) for a, b, c in rng.uniform(0, 0.3, (3, 3))]
-                picture = 127 + 90 * np.stack(waves, axis=-1) + rng.normal(0, 4, (256, 340, 3))
-                yield RawPair(f"k{number}", encode_jpeg(picture.clip(0, 255).astype(np.uint8)), ["a photo"], None)
-
-    split = folder / "waves" / "train"
-    ingest.write(Waves.read({}, "waves"), "waves", "train", split)
-    index = shards.open_index(split)
-    keys = [f"{number:09d}" for number in range(count)]
-    rng = np.random.default_rng(1)
-    captions = [" ".join(rng.choice(WORDS, 10)) + f" {number}" for number in range(count)]
-    many = index.iloc[np.arange(count) % len(index)].assign(key=keys, caption=captions)
-    many.to_parquet(split / "index.parquet")
-    table = pd.DataFrame({"key": keys, "dataset": "waves", "split": "train", "pool": "training"})
-    pools.write(folder / "pools.parquet", table.assign(position=range(count))[pools.COLUMNS])
 
 
 def read(folder: Path, options: argparse.Namespace) -> dict[str, float]:
