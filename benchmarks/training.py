@@ -118,7 +118,8 @@ def open_clips(options: argparse.Namespace, workers: int) -> float:
             "--dataset-type", "webdataset", "--train-num-samples", str(pairs), "--batch-size", str(options.batch_size),
             "--epochs", str(options.epochs), "--lr", str(LR), "--warmup", str(WARMUP), "--wd", "0.1",
             "--beta2", "0.999", "--eps", "1e-8", "--workers", str(workers), "--model", options.model,
-            "--precision", precision, "--device", device, "--logs", folder, "--log-every-n-steps", "5", "--save-frequency", "0", "--name", "run",
+            "--precision", precision, "--device", device,
+            "--logs", folder, "--log-every-n-steps", "5", "--save-frequency", "0", "--name", "run",
         ]  # fmt: skip
         run([sys.executable, "-c", OPEN_CLIP, ROOT / "data/models", *arguments], options)
         text = Path(folder, "run/out.log").read_text()
