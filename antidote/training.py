@@ -480,7 +480,8 @@ class Progress:
     """A bar on a terminal; in a log file, a line every few seconds."""
 
     def __init__(self, steps: int, done: int, batch_size: int) -> None:
-        self._bar = tqdm(total=steps, initial=done, unit="step", disable=not sys.stderr.isatty(), leave=False)
+        shown = sys.stderr.isatty() and parallel.first()
+        self._bar = tqdm(total=steps, initial=done, unit="step", disable=not shown, leave=False)
         self._steps, self._done, self._batch_size = steps, done, batch_size
         self._start = self._last = time.monotonic()
 

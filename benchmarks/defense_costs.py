@@ -2,17 +2,16 @@
 
 Random weights and random pictures of 224 pixels, on the GPU if there is one, else on the CPU. Each defense runs in a
 process of its own, so that its peak memory is its own; the first step of each is left out. What a defense does beside
-its steps (scans of the pairs, features, inner problems, the first step) is a column of its own, for as few pairs as
-there are here. Prints a table in Markdown.
+its steps (scans of the pairs, features, inner problems) is a column of its own, for as few pairs as there are here. On
+the CPU, seconds are processor seconds, so that a busy machine counts less. Prints a table in Markdown.
 
     python benchmarks/defense_costs.py --models RN50 ViT-B-32 --batch-size 8
 """
 
 import argparse
-import json
+import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,11 +33,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="at least 2")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--one", nargs=2, metavar=("MODEL", "METHOD"), help="run one and print its figures as JSON")
     options = parser.parse_args()
-    if options.one:
-        say(json.dumps(measured(*options.one, options)))
-        return
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    sys.path.insert(0, str(ROOT))
+    import open_clip  # noqa: F401  once, for all that follows
+
     from antidote.registry import DEFENSES
 
     methods = options.methods or [name for name in DEFENSES if name != "none"]
@@ -54,16 +53,16 @@ def main() -> None:
 
 
 def run(model: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure one defense in a process of its own."""
-    command = [
-        sys.executable, __file__, "--one", model, name, "--batch-size", options.batch_size, "--steps", options.steps,
-        "--precision", options.precision, "--threads", options.threads,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        sys.exit(f"{model}, {name}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    """Measure one defense in a process of its own; this one must not touch the GPU."""
+    context = multiprocessing.get_context("fork")
+    answer, given = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: given.send(measured(model, name, options)))
+    child.start()
+    given.close()
+    try:
+        return answer.recv()
+    except EOFError:
+        sys.exit(f"{model}, {name}: failed")
 
 
 def row(model: str, name: str, found: dict[str, Any], usual: float) -> str:
@@ -92,13 +91,19 @@ def measured(model: str, name: str, options: argparse.Namespace) -> dict[str, An
     settings = kind.Settings.read({"method": name, **small(kind.Settings, options)}, name)
     steps = timed_steps(name)
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        start = clock()
         kind(settings, 0).run(clip, data(clip.size, options), Work(Path(folder), "a measurement", 1e9))
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
     gpu = torch.cuda.is_available()
     memory = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     usual = sorted(steps[1:])[len(steps[1:]) // 2] if steps[1:] else None
-    return {"step": usual, "beside": seconds - len(steps) * (usual or 0), "memory": memory}
+    return {"step": usual, "beside": seconds - sum(steps), "memory": memory}
+
+
+def clock() -> float:
+    import torch
+
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 def small(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -155,11 +160,11 @@ def timed_steps(name: str) -> list[float]:
 
     def timed(act: Callable[..., Any], count: Callable[[Any], int]) -> Callable[..., Any]:
         def run(*given: Any) -> Any:
-            start = time.perf_counter()
+            start = clock()
             result = act(*given)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            steps.extend([(time.perf_counter() - start) / count(result)] * count(result))
+            steps.extend([(clock() - start) / count(result)] * count(result))
             return result
 
         return run
@@ -172,11 +177,7 @@ def timed_steps(name: str) -> list[float]:
 
 
 def machine(options: argparse.Namespace) -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{options.threads} thread{'s' * (options.threads > 1)} of a CPU ({platform.machine()})"
+    return f"{options.threads} thread{'s' * (options.threads > 1)} of a CPU ({platform.machine()}), or the GPU if any"
 
 
 def say(line: str) -> None:

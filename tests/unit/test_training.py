@@ -570,7 +570,9 @@ def test_a_lack_of_memory_is_one_line_of_advice(make_clip, make_pairs, tmp_path,
     def fail():
         raise error
 
-    with pytest.raises(UserError, match=f"^batch_size: a step needs more than {where}; the same result in less") as told:
+    with pytest.raises(
+        UserError, match=f"^batch_size: a step needs more than {where}; the same result in less"
+    ) as told:
         train(make_clip(), acting(Contrastive(make_pairs()), 1, fail), settings(), SEED, work(tmp_path))
     assert "accumulate" in str(told.value) and "grad_checkpointing" in str(told.value)
 
@@ -579,5 +581,5 @@ def test_other_faults_stay_what_they_are(make_clip, make_pairs, tmp_path):
     def fail():
         raise RuntimeError("shapes differ")
 
-    with pytest.raises(RuntimeError, match="^shapes differ$"):
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"):
         train(make_clip(), acting(Contrastive(make_pairs()), 1, fail), settings(), SEED, work(tmp_path))
