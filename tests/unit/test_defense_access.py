@@ -51,7 +51,7 @@ def arguments(make_pairs, monkeypatch, tmp_path):
     manifest = pd.DataFrame({"key": ["pair16"], "dataset": "d", "split": "train"})
     monkeypatch.setattr(defend, "read_manifest", lambda folder: manifest)
     values = {"pools": [tmp_path / "p"], "data": tmp_path, "lexicon": "scenes", "classes": "scenes", "seed": 0}
-    values |= {"in_memory_mb": 1, "workers": 0}
+    values |= {"in_memory_mb": 1, "workers": 0, "scorer": None}
     return argparse.Namespace(**values, templates="simple", poison=tmp_path / "poison", asked=asked)
 
 
@@ -114,6 +114,6 @@ def test_a_setting_that_does_not_fit_the_model_is_one_line():
 
 def test_which_files_a_model_folder_gets():
     found = Study(read_mapping(str(ROOT / "configs/defenses.yaml")), "d")
-    assert found.extra_files("finetune") == ()
+    assert found.extra_files("par") == ()
     assert found.extra_files("linear_probe") == ("adapter.json", "adapter.safetensors")
     assert found.extra_files("ubt") == ("suspicious.json",)
