@@ -54,8 +54,8 @@ def download(
     Raises:
         UserError: no img2dataset, a faulty table, too little disk, no network, fewer pictures than accepted.
     """
-    python, name = img2dataset.interpreter(), f"{dataset}/{split}"
-    wanted = addresses(settings, split)
+    wanted, name = addresses(settings, split), f"{dataset}/{split}"
+    python = img2dataset.interpreter()
     log.info("%s: %d addresses in %d rows", name, len(wanted.list), wanted.rows)
     work = folder / _identity(settings, wanted)
     with _alone(folder):
