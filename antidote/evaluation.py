@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -194,11 +195,11 @@ def _look(
     found: dict[str, list[Ranks]] = {}
     gallery: list[Tensor] = []
     cosines = PairCosines(), PairCosines()
-    for images, keys, labels in batches(pictures, settings.batch_size):
+    for images, triggered, labels in batches(pictures, settings.batch_size, drawn, clip.device.type == "cuda"):
         features = encode(clip, images, settings.precision)
         views = {"clean": (features, weights)} | ({} if probe is None else {"probe": (features, probe)})
         if drawn is not None:
-            reached = encode(clip, drawn.draw(images, keys, "test"), settings.precision)
+            reached = encode(clip, triggered, settings.precision)
             views["triggered"] = (reached, keyed)
             views |= {} if probe is None else {"probe_triggered": (reached, probe)}
             if drawn.attack.text_key:
@@ -215,11 +216,31 @@ def _look(
     return _Seen(clean, others[0], whole, *cosines, torch.cat(gallery) if gallery else None, *others[1:])
 
 
-def batches(pictures: Pairs, batch_size: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:
-    """Yield images, keys and labels of some pictures at a time, in order."""
-    for start in range(0, len(pictures), batch_size):
+def batches(
+    pictures: Pairs, batch_size: int, drawn: Trigger | None, ahead: bool
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    """Yield images, the same with a trigger, and labels of some pictures at a time, in order.
+
+    `ahead`: the next ones are read and drawn on while the caller, who has them encoded on a GPU, waits for these.
+    """
+
+    def ready(start: int) -> tuple[Tensor, Tensor | None, Tensor]:
         rows = slice(start, start + batch_size)
-        yield pictures.images[rows], pictures.keys[rows], pictures.labels[rows]
+        images = pictures.images[rows]
+        with torch.no_grad():
+            triggered = None if drawn is None else drawn.draw(images, pictures.keys[rows], "test")
+        return images, triggered, pictures.labels[rows]
+
+    starts = range(0, len(pictures), batch_size)
+    if not ahead:
+        yield from map(ready, starts)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        waiting = [reader.submit(ready, start) for start in starts[:1]]
+        for start in starts[1:]:
+            waiting.append(reader.submit(ready, start))
+            yield waiting.pop(0).result()
+        yield from (last.result() for last in waiting)
 
 
 def class_weights(

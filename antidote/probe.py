@@ -38,7 +38,9 @@ def fit_probe(clip: Clip, pictures: Pairs, classes: list[str], settings: Evaluat
         raise UserError(f"evaluation.probe: its pictures show no {classes[missing[0]]!r}{more}")
     with torch.no_grad():
         clip.network.eval()
-        parts = [encode(clip, images, settings.precision) for images, *_ in batches(pictures, settings.batch_size)]
+        ahead = clip.device.type == "cuda"
+        shown = batches(pictures, settings.batch_size, None, ahead)
+        parts = [encode(clip, images, settings.precision) for images, *_ in shown]
     features, labels = torch.cat(parts), pictures.labels.to(clip.device)
     return logistic_regression(features, labels, len(classes), settings.probe.c, settings.probe.steps)
 

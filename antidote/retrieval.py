@@ -76,10 +76,10 @@ def _looked_at(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the features (N, D) of the pictures, and of the same with the trigger."""
     clean, triggered = [], []
-    for images, keys, _ in batches(pictures, settings.batch_size):
+    for images, reached, _ in batches(pictures, settings.batch_size, drawn, clip.device.type == "cuda"):
         clean.append(encode(clip, images, settings.precision))
         if drawn is not None:
-            triggered.append(encode(clip, drawn.draw(images, keys, "test"), settings.precision))
+            triggered.append(encode(clip, reached, settings.precision))
     return torch.cat(clean), torch.cat(triggered) if triggered else None
 
 

@@ -136,10 +136,10 @@ def _reader(array: Path, description: Path, wanted: dict[str, Any]) -> Callable[
 
     def read(rows: Sequence[int]) -> np.ndarray:
         found = np.empty((len(rows), *shape[1:]), np.uint8)
-        with array.open("rb", buffering=0) as file:
+        with array.open("rb") as file:
             for place, row, count in _runs(rows):
                 file.seek(first + row * picture)
-                found[place : place + count] = np.fromfile(file, np.uint8, count * picture).reshape(-1, *shape[1:])
+                file.readinto(memoryview(found[place : place + count]).cast("B"))
         return found
 
     return read

@@ -1,6 +1,7 @@
 """Evaluation sets: decoded and resized once, read in parts, the same pictures as from the shards."""
 
 import json
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,8 @@ from antidote.data import fitted, ingest
 from antidote.data.datasets import dataset_settings
 from antidote.data.pairs import load_rows
 from antidote.errors import UserError
-from antidote.evaluation import EvaluationSettings, evaluate
+from antidote.evaluation import EvaluationSettings, batches, evaluate
+from antidote.models import ModelSettings, create
 from antidote.registry import method
 from antidote.triggers import Trigger
 
@@ -33,6 +35,11 @@ def made(split):
     yield split
     for path in split.glob("pictures-*"):
         path.unlink()
+
+
+def badnet(size=32):
+    kind = method("attack", "badnet")
+    return Trigger(kind(kind.Settings.read({"method": "badnet", "preset": "cleanclip"}, "x"), "cup", size), 5)
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -123,10 +130,33 @@ def test_each_picture_is_read_once_and_a_batch_at_a_time(count, make_clip, make_
         asked.append(list(rows))
         return whole.images[rows].numpy()
 
-    kind = method("attack", "badnet")
-    trigger = Trigger(kind(kind.Settings.read({"method": "badnet", "preset": "cleanclip"}, "x"), "cup", 32), 5)
+    trigger = badnet()
     pairs = replace(whole, images=fitted.StoredPictures(count, 32, read))
     settings = EvaluationSettings(dataset="d", split="s", batch_size=8)
     found = evaluate(make_clip(), pairs, trigger, 2, list("abcdefg"), ["{}"], settings)
     assert found == evaluate(make_clip(), whole, trigger, 2, list("abcdefg"), ["{}"], settings)
     assert [row for rows in asked for row in rows] == list(range(count)) and max(map(len, asked)) == 8
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 20])
+def test_reading_ahead_changes_nothing(make_pairs, count):
+    """As it is done for a GPU."""
+    pairs, drawn = make_pairs(count), badnet()
+    for trigger in (None, drawn):
+        here, ahead = (list(batches(pairs, 4, trigger, ahead)) for ahead in (False, True))
+        assert len(here) == len(ahead) == -(-count // 4)
+        for one, other in zip(here, ahead, strict=True):
+            assert torch.equal(one[0], other[0]) and torch.equal(one[2], other[2])
+            assert (one[1] is other[1] is None) if trigger is None else torch.equal(one[1], other[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "most"), [("RN50", 3.0), ("ViT-B-32", 3.0)])
+def test_a_batch_through_a_model_of_full_size(name, most, make_pairs):
+    """Random weights at 224 px, clean and triggered; `most` GiB of memory beside the model's own."""
+    clip = create(ModelSettings(name=name), 0)
+    pairs, settings = make_pairs(16, size=224), EvaluationSettings(dataset="d", split="s", batch_size=16)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = evaluate(clip, pairs, badnet(224), 2, list("abcde"), ["a photo of a {}."], settings)
+    assert 0 <= found["asr1"] <= 1 and found["pictures"] == 16
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < most * 2**20
