@@ -51,7 +51,7 @@ before = clip.network.text_projection.detach().clone()
 report = train(clip, Contrastive(pairs), TrainSettings(epochs=1, batch_size=8, warmup=0), 0, Work(folder, "x", 1e9))
 assert report.steps == 1 and not before.equal(clip.network.text_projection)
 held = load_pools(folder / "pools.parquet", ["training"], folder, clip.size)
-settings = EvaluationSettings(dataset="noise", split="train", bootstrap=10)
+settings = EvaluationSettings(dataset="noise", split="train", bootstrap=100)
 scores = evaluate(clip, held, None, 0, ["cup", "boat"], ["a photo of a {}."], settings)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"peak": peak, "ca1": scores["ca1"], "log": (folder / "train.jsonl").read_text()}))

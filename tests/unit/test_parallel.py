@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from antidote import parallel
+from antidote.errors import UserError
 from antidote.objectives import Contrastive
 from antidote.registry import DEFENSES, method
 
@@ -189,3 +190,15 @@ def test_parts_are_equal_but_for_one(monkeypatch):
         monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
         found.append((parallel.part(list(range(8))), parallel.part(torch.arange(2)).tolist()))
     assert found == [([0, 1, 2], [0]), ([3, 4, 5], [1]), ([6, 7], [])]
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"^--processes: 4 need as many GPUs; this job sees 2$"):
+        parallel.start(4)
+
+
+def test_one_process_is_not_started_anew():
+    assert parallel.start(0) is None and parallel.start(1) is None
+    assert (parallel.size(), parallel.rank(), parallel.first()) == (1, 0, True)
+    assert parallel.highest(7) == 7 and parallel.by_first(lambda: "mine") == "mine"

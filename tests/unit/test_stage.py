@@ -9,6 +9,8 @@ import pytest
 from antidote import shared, stage
 from antidote.cli import Cost
 from antidote.data import pools
+from antidote.data.streaming import Reading
+from antidote.errors import UserError
 from antidote.models import load
 from antidote.training import Report
 
@@ -72,3 +74,12 @@ def test_the_end_of_a_run(arguments, make_clip, tmp_path, trained):
     assert load(tmp_path / "model").size == 32 and (tmp_path / "model" / "train.jsonl").exists() == trained
     cost = json.loads((tmp_path / "cost.json").read_text())
     assert (cost["steps"], cost["trained_parameters"], cost["pairs"]) == (7, 5, 3) and not work.folder.exists()
+
+
+def test_how_pictures_are_read(arguments):
+    """Changes no result, so the run's identity does not know it."""
+    assert stage.reading_of(arguments) == Reading(4 << 30, 2)
+    changed = argparse.Namespace(**{**vars(arguments), "in_memory_mb": 0, "workers": 0, "processes": 4})
+    assert stage.reading_of(changed) == Reading(0, 0) and identity(changed) == identity(arguments)
+    with pytest.raises(UserError, match=r"^--in-memory-mb: -1 should be 0 or more$"):
+        stage.reading_of(argparse.Namespace(**{**vars(arguments), "in_memory_mb": -1}))
