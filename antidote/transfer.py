@@ -67,5 +67,5 @@ def matrix(table: pd.DataFrame) -> str:
         for surrogate, row in mine.groupby("surrogate", sort=False):
             cells = {r.victim: f"{100 * r.T:.1f} / {100 * r.U:.1f}" for r in row.itertuples()}
             lines.append([surrogate, *(cells.get(victim, "") for victim in victims)])
-        parts.append(f"## {method}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append(f"### {method}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 from antidote import cli
+from antidote.files import whole_file
 from antidote.summary.sheets import write_csv
+from antidote.summary.text import filled
 from antidote.transfer import matrix, transfer
 
 
@@ -17,6 +19,10 @@ def run(arguments: argparse.Namespace) -> None:
     table = transfer([arguments.results / study for study in arguments.study])
     if arguments.output:
         write_csv(table, arguments.output)
+    if arguments.page:
+        old = arguments.page.read_text(encoding="utf-8")
+        with whole_file(arguments.page) as temporary:
+            temporary.write_text(filled(old, "transfer", matrix(table), str(arguments.page)), encoding="utf-8")
     sys.stdout.write(matrix(table))
 
 
@@ -25,4 +31,5 @@ if __name__ == "__main__":
     parser.add_argument("--study", nargs="+", required=True, help="names of the studies")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
     parser.add_argument("--output", type=Path, help="CSV file to write")
+    parser.add_argument("--page", type=Path, help="page to fill, between its `transfer` marks")
     cli.main(run, parser)

@@ -101,9 +101,13 @@ def run(results, *arguments):
 
 
 def test_the_command_prints_it_and_writes_a_table(results):
-    done = run(results, "a", "b", "--output", results / "transfer.csv")
+    page = results / "page.md"
+    page.write_text("before\n<!-- transfer:start -->\nold\n<!-- transfer:end -->\nafter\n")
+    done = run(results, "a", "b", "--output", results / "transfer.csv", "--page", page)
     assert done.returncode == 0 and "60.0 / 0.0" in done.stdout, done.stderr
     assert (results / "transfer.csv").read_text().splitlines()[1] == "patch,badclip,RN,RN,2,0.8,0.1,0.7"
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "60.0 / 0.0" in text and "old" not in text
 
 
 def test_a_study_that_was_not_run_is_told_in_one_line(results):
