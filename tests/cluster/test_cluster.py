@@ -25,6 +25,7 @@ pytestmark = pytest.mark.cluster
 PYTHON = harness.ROOT / ".venvs/cluster/bin/python"
 RESULTS = Path("results/tiny")
 LIMIT = 1500  # seconds that the run may take, on a busy machine
+QUIET = 15  # seconds without another job, after which Snakemake has nothing more to submit
 
 # Three data sets, pools, clean model, its score, summary; per attack trigger with poison, three models, scores.
 SUBMITTED = 7 + 2 * 5
@@ -170,7 +171,17 @@ def disturb(run: Run, slurm: tools.Slurm, process: subprocess.Popen, deadline: f
     slurm.call("scancel", job)
     run.told["cancelled"] = job
 
+    def alone(job: str) -> bool:
+        """Tell whether nothing else has run or waited for a while: a controller that is killed forgets the last second,
+        and a step that ended in it blocks the next one of its job."""
+        for _ in range(QUIET):
+            if any(j["id"] != job and j["state"] in ("RUNNING", "PENDING", "COMPLETING") for j in slurm.jobs()):
+                return False
+            time.sleep(1)
+        return True
+
     job = freeze("defend", f"{RESULTS}/badnet/seed0/finetune/model", TIMED_OUT)
+    until("end of all other jobs", lambda: alone(job))
     slurm.kill_controller()
     time.sleep(10)  # Snakemake asks in vain in the meantime
     slurm.start_controller()
