@@ -27,8 +27,9 @@ RESULTS = Path("results/tiny")
 LIMIT = 1500  # seconds that the run may take, on a busy machine
 QUIET = 15  # seconds without another job, after which Snakemake has nothing more to submit
 
-# Three data sets, pools, clean model, its score, summary; per attack trigger with poison, three models, scores.
-SUBMITTED = 7 + 2 * 5
+# Three data sets, stored pictures, pools, clean model, its score, summary; per attack trigger with poison, three models,
+# scores.
+SUBMITTED = 8 + 2 * 5
 
 PREEMPTED = "rule_clean_model_wildcards_0"
 CANCELLED = "rule_backdoored_model_wildcards_badnet_0"
