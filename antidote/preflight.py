@@ -88,6 +88,7 @@ def stages(study: Study, results: Path = Path("results")) -> list[Stage]:
     found = [
         Stage("data", tuple(DATA / dataset / split / "manifest.json" for dataset, split in study.splits())),
         Stage("clean model", tuple(models), trained=len(seeds) * recipe.epochs * pairs),
+        *_surrogates(study, root, pairs),
         Stage("triggers", tuple(root / f"{a}/seed{s}/trigger/trigger.json" for a in study.attacks for s in seeds),
               trained=len(seeds) * sum(_fitting(study, a, sizes) for a in study.attacks)),
         Stage("poisoned pairs",
@@ -109,6 +110,14 @@ def stages(study: Study, results: Path = Path("results")) -> list[Stage]:
     return found
 
 
+def _surrogates(study: Study, root: Path, pairs: int) -> list[Stage]:
+    """Return the stage of the further clean models, where the study has some."""
+    seeds, further = study.file.seeds, study.file.surrogates
+    models = tuple(root / f"surrogates/{name}/seed{seed}/model" / WEIGHTS for name in further for seed in seeds)
+    trained = len(seeds) * pairs * sum(model.pretraining.epochs for model in further.values())
+    return [Stage("surrogate models", models, trained=trained)] if models else []
+
+
 def _sizes(study: Study) -> dict[str, int]:
     """Return how many pairs each pool holds, and how many pictures a model is scored on."""
     pools = study.file.pools
@@ -116,7 +125,7 @@ def _sizes(study: Study) -> dict[str, int]:
     sizes["shots"] = pools.shots.per_class * len(study.classes) if pools.shots else 0
     sizes["training set"] = sum(sizes.get(name, 0) for name in POOLS["poisoned-training-set"])
     sizes["first pictures"] = _pictures(study, study.evaluated)
-    sizes["pictures"] = sizes["first pictures"] + sum(_pictures(study, s) for s in study.evaluated.shifts.values())
+    sizes["pictures"] = sum(_pictures(study, scored) for scored in study.scored())
     return {"defense": 0, "inversion": 0, "poison": 0, **sizes}
 
 
@@ -195,7 +204,7 @@ def disk(study: Study, found: list[Stage], size: int, parameters: int) -> dict[s
     weights = 4.0 * parameters
     done = {stage.name: stage for stage in found}
     to_do = {name: len(stage.outputs) - stage.done for name, stage in done.items()}
-    models = sum(to_do[name] for name in ("clean model", "backdoored models", "defended models"))
+    models = sum(left for name, left in to_do.items() if name.endswith(("model", "models")))
     poisons = [getattr(a, "poisons", 0) or 0 for a in study.attacks.values()]
     return {
         "data": sum(_split_bytes(study, *place) for place in study.splits()),
@@ -275,6 +284,8 @@ def _wanted(source: Any, split: str) -> list[Path]:
     where = source.split(split)
     if source.source == "folder":
         paths = [Path(source.root) / where]
+    elif source.source == "karpathy":
+        paths = [Path(source.file), Path(source.root)]
     elif source.source == "torchvision":  # downloads by itself, but for ImageNet
         paths = [Path(source.root)] if source.dataset == "ImageNet" else []
     else:

@@ -76,6 +76,24 @@ def test_what_a_study_starts_from_has_to_be_there(tmp_path):
     assert preflight.missing(changed) == []
 
 
+def test_further_models_and_sets_count(tmp_path):
+    further = {"other": {"model": {"name": "tiny-rn"}, "pretraining": {"epochs": 3, "batch_size": 64}}}
+    pictures = {"dataset": "scenes", "split": "defense", "pictures": 100}
+    evaluation = {**read_mapping("config.yaml")["evaluation"], "probe": pictures, "retrieval": pictures}
+    plan = study(surrogates=further, evaluation=evaluation)
+    found = by_name(preflight.stages(plan, tmp_path))
+    assert len(found["surrogate models"].outputs) == 1 and found["surrogate models"].trained == 3 * 8000
+    assert found["scores"].encoded == 2 * (2000 + 100 + 100) * (8 + 2)
+    assert preflight.disk(plan, list(found.values()), size=32, parameters=1000)["models"] == 4 * 1000 * (1 + 1 + 2 + 6)
+
+
+def test_pictures_of_karpathys_splits_have_to_be_there(tmp_path):
+    place = {"source": "karpathy", "file": str(tmp_path / "none.json"), "root": str(tmp_path / "none")}
+    evaluation = {**read_mapping("config.yaml")["evaluation"], "retrieval": {"dataset": "mine", "split": "test"}}
+    plan = study(datasets={"mine": {**place, "splits": {"test": ["test"]}}}, evaluation=evaluation)
+    assert preflight.missing(plan) == [f"mine/test: {tmp_path / name}: not there" for name in ("none.json", "none")]
+
+
 def test_rates_are_measured(make_clip):
     rates = preflight.measured(make_clip("rn"), TrainSettings(batch_size=4, epochs=3))
     assert rates.parameters > 0
