@@ -107,7 +107,7 @@ def test_a_defense_that_does_not_fit_is_a_blank_cell():
 
 def test_a_setting_that_does_not_fit_the_model_is_one_line():
     values = read_mapping(str(ROOT / "configs/vit.yaml"))
-    values["defenses"]["rvpt"]["depth"] = 4
+    values["defenses"] = {"rvpt": {"method": "rvpt", "depth": 4}}
     with pytest.raises(UserError, match=r"^v: defenses.rvpt.depth: 4 leaves none of the 4 blocks of the model"):
         Study(values, "v")
 
