@@ -52,12 +52,13 @@ format: .venv/ready
 
 # An environment of its own: where Slurm's commands are found, the plugin asks them something at every start.
 SITE := import sysconfig; print(sysconfig.get_path("purelib"))
-.venvs/cluster/ready: .venv/ready requirements-cluster.lock
+.venvs/cluster/ready: .venv/ready requirements-cluster.lock profiles/slurm/sacct
 	$(BIN)/python -m venv --clear .venvs/cluster
 	.venvs/cluster/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-cluster.lock
 	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(SITE)')')" > "$$(.venvs/cluster/bin/python -c '$(SITE)')/antidote.pth"
 	printf '#!/bin/sh\nexec "$${0%%/*}/python" -m snakemake "$$@"\n' > .venvs/cluster/bin/snakemake
 	chmod +x .venvs/cluster/bin/snakemake
+	cp profiles/slurm/sacct .venvs/cluster/bin/sacct
 	touch $@
 
 # img2dataset, which downloads; in an environment of its own, since its pins would hold the rest back.

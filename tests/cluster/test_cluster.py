@@ -102,19 +102,20 @@ def disturbed(slurm: tools.Slurm, study: str, local_run: Future[Path], tmp_path_
     run = Run(harness.new_project(tmp_path_factory.mktemp("cluster") / "project"))
     (run.project / harness.STUDY).write_text(study)
     shorten_waits(run.project)
-    log = run.project / "snakemake.log"
-    with log.open("w") as output:
+    path = os.pathsep.join([str(PYTHON.parent), slurm.environment["PATH"]])  # as activating the environment does
+    written = run.project / "snakemake.log"
+    with written.open("w") as output:
         process = subprocess.Popen(
             [PYTHON, "-m", "snakemake", "--workflow-profile", "profiles/slurm", "--configfile", harness.STUDY],
-            cwd=run.project, env=harness.environment(**slurm.environment), stdout=output, stderr=output,
+            cwd=run.project, env=harness.environment(**slurm.environment | {"PATH": path}), stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
         try:
             disturb(run, slurm, process, time.monotonic() + LIMIT)
         finally:
-            run.output = log.read_text()
+            run.output = log(run)
             end(process)
-    run.output, run.code, run.jobs = log.read_text(), process.returncode, slurm.jobs()
+    run.output, run.code, run.jobs = log(run), process.returncode, slurm.jobs()
     return run
 
 
@@ -184,7 +185,8 @@ def disturb(run: Run, slurm: tools.Slurm, process: subprocess.Popen, deadline: f
     job = freeze("defend", f"{RESULTS}/badnet/seed0/finetune/model", TIMED_OUT)
     until("end of all other jobs", lambda: alone(job))
     slurm.kill_controller()
-    time.sleep(10)  # Snakemake asks in vain in the meantime
+    until("question that nobody answers", lambda: "Falling back to 'sacct'" in log(run))
+    time.sleep(5)  # Snakemake goes on asking
     slurm.start_controller()
     until("controller", lambda: job in slurm.call("squeue", "--noheader", "--format=%i", check=False).split())
     slurm.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")
@@ -197,8 +199,12 @@ def disturb(run: Run, slurm: tools.Slurm, process: subprocess.Popen, deadline: f
         pytest.fail(f"Snakemake has not ended within {LIMIT} s: {last(run)}")
 
 
+def log(run: Run) -> str:
+    return (run.project / "snakemake.log").read_text()
+
+
 def last(run: Run) -> str:
-    return (run.project / "snakemake.log").read_text()[-3000:]
+    return log(run)[-3000:]
 
 
 # --- tests ------------------------------------------------------------------------------------------------------------
