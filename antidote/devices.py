@@ -43,11 +43,14 @@ def claim(count: int = 1) -> list[str]:
 
 
 def devices() -> list[str]:
-    """Return the GPUs that this process may use: those named by the environment, else the machine's."""
+    """Return the GPUs that this process may use: those named by the environment, else the machine's, from 0.
+
+    CUDA counts those that it sees; the numbers under /dev are the host's, of which a container may have any.
+    """
     for name in (VISIBLE, NAMED):
         if name in os.environ:
             return [device.strip() for device in os.environ[name].split(",") if device.strip()]
-    return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
 
 
 def _lock(device: str, jobs: int) -> bool:

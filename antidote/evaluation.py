@@ -195,7 +195,7 @@ def _look(
     found: dict[str, list[Ranks]] = {}
     gallery: list[Tensor] = []
     cosines = PairCosines(), PairCosines()
-    for images, triggered, labels in batches(pictures, settings.batch_size, drawn, clip.device.type == "cuda"):
+    for images, triggered, labels in batches(pictures, settings.batch_size, drawn, clip.device):
         features = encode(clip, images, settings.precision)
         views = {"clean": (features, weights)} | ({} if probe is None else {"probe": (features, probe)})
         if drawn is not None:
@@ -217,16 +217,18 @@ def _look(
 
 
 def batches(
-    pictures: Pairs, batch_size: int, drawn: Trigger | None, ahead: bool
+    pictures: Pairs, batch_size: int, drawn: Trigger | None, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-    """Yield images, the same with a trigger, and labels of some pictures at a time, in order.
+    """Yield images and the same with a trigger, on the device, and labels of some pictures at a time, in order.
 
-    `ahead`: the next ones are read and drawn on while the caller, who has them encoded on a GPU, waits for these.
+    A GPU draws the trigger, which on one core takes longer than the model; and while it computes, the next pictures are
+    read.
     """
+    ahead = device.type == "cuda"
 
     def ready(start: int) -> tuple[Tensor, Tensor | None, Tensor]:
         rows = slice(start, start + batch_size)
-        images = pictures.images[rows]
+        images = pictures.images[rows].to(device)
         with torch.no_grad():
             triggered = None if drawn is None else drawn.draw(images, pictures.keys[rows], "test")
         return images, triggered, pictures.labels[rows]

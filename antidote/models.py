@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -57,7 +58,7 @@ class Clip:
         self.network = network
         self.config = config
         self.size = int(config["model_cfg"]["vision_cfg"]["image_size"])
-        self._tokens: dict[str, Tensor] = {}
+        self._tokens: OrderedDict[str, Tensor] = OrderedDict()  # of which the first is found at once
         self._table: Tensor | None = None
 
     @property
@@ -88,7 +89,7 @@ class Clip:
         """Keep the token ids (N, context_length) of texts; of more than TEXTS, the oldest are forgotten."""
         self._tokens.update(zip(texts, tokens, strict=True))
         while len(self._tokens) > TEXTS:
-            del self._tokens[next(iter(self._tokens))]
+            self._tokens.popitem(last=False)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Encode pictures (N, 3, size, size), uint8 or float in [0, 1]; return normalised features (N, D)."""
@@ -118,7 +119,7 @@ class Clip:
         """
         network = self.network
         if self._table is not None:
-            tokens = self._table[tokens]
+            tokens = self._table[tokens.cpu()]
             if tokens.min() < 0:
                 raise KeyError("a text holds words that the objective did not announce")
         if not self.causal:
@@ -168,8 +169,17 @@ class _TextEncoder:
 
 
 def device() -> torch.device:
-    """Return the GPU that this job may use, else the CPU."""
-    devices.claim()
+    """Return the GPU that this job may use, else the CPU.
+
+    Raises:
+        UserError: the GPU that it was given cannot be used; training on the CPU unnoticed would take weeks.
+    """
+    claimed = devices.claim()
+    if claimed and not torch.cuda.is_available():
+        raise UserError(
+            f"GPU {', '.join(claimed)}: torch cannot use it; see `nvidia-smi -L`, or name this machine's GPUs in "
+            f"{devices.NAMED}, as 0,1"
+        )
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

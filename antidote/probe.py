@@ -38,8 +38,7 @@ def fit_probe(clip: Clip, pictures: Pairs, classes: list[str], settings: Evaluat
         raise UserError(f"evaluation.probe: its pictures show no {classes[missing[0]]!r}{more}")
     with torch.no_grad():
         clip.network.eval()
-        ahead = clip.device.type == "cuda"
-        shown = batches(pictures, settings.batch_size, None, ahead)
+        shown = batches(pictures, settings.batch_size, None, clip.device)
         parts = [encode(clip, images, settings.precision) for images, *_ in shown]
     features, labels = torch.cat(parts), pictures.labels.to(clip.device)
     return logistic_regression(features, labels, len(classes), settings.probe.c, settings.probe.steps)

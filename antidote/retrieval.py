@@ -76,7 +76,7 @@ def _looked_at(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the features (N, D) of the pictures, and of the same with the trigger."""
     clean, triggered = [], []
-    for images, reached, _ in batches(pictures, settings.batch_size, drawn, clip.device.type == "cuda"):
+    for images, reached, _ in batches(pictures, settings.batch_size, drawn, clip.device):
         clean.append(encode(clip, images, settings.precision))
         if drawn is not None:
             triggered.append(encode(clip, reached, settings.precision))

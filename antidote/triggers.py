@@ -32,12 +32,12 @@ class Trigger:
         self.attack, self.seed = attack, seed
 
     def draw(self, images: Tensor, keys: Sequence[str], use: str) -> Tensor:
-        """Return triggered pictures for pictures (N, 3, size, size) uint8: 8 bits, clipped.
+        """Return triggered pictures for pictures (N, 3, size, size) uint8, where those are: 8 bits, clipped.
 
         `use` ("train", "test") and a picture's key make its seed, so that a redrawn trigger never repeats between
         training and test, and a picture gets the same one in every batch and every stage.
         """
-        step = pictures_at_a_time(images.shape[-1])
+        step = pictures_at_a_time(images.shape[-1]) if images.device.type == "cpu" else max(1, len(images))
         done = [self._draw(images[i : i + step], keys[i : i + step], use) for i in range(0, len(keys), step)]
         return torch.cat(done) if done else images
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from antidote import devices
 from antidote.attacks.base import AttackSettings
 from antidote.data.pools import Shots
 from antidote.files import whole_file
@@ -39,8 +40,8 @@ def own_records(folder: Path = Path(".snakemake/metadata")) -> None:
 
 
 def has_gpu() -> bool:
-    """Tell whether this machine has an NVIDIA GPU, without importing torch."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
+    """Tell whether jobs on this machine may use an NVIDIA GPU, without importing torch."""
+    return bool(devices.devices())
 
 
 def json_slice(values: Any) -> str:

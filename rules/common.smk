@@ -111,9 +111,11 @@ def option(name, value=None):
 
 
 def scored_split(scored):
-    """What is read of the evaluation's own split, or of a further one."""
-    fit = STUDY.fit(scored)
-    names = ["index.parquet", "manifest.json", f"pictures-{fit}.npy", f"pictures-{fit}.json"]
+    """What is read of the evaluation's own split, or of a further one.
+
+    The description, written last, stands for its array of pictures: gigabytes, which Snakemake would hash for each cell.
+    """
+    names = ["index.parquet", "manifest.json", f"pictures-{STUDY.fit(scored)}.json"]
     return files(f"data/{scored.dataset}/{scored.split}", names)
 
 

@@ -151,6 +151,8 @@ rule rebound:
     threads: 1
     resources:
         gpu=GPU,
+        workers=2,
+        in_memory_mb=4096,
     params:
         settings=rebound_slice(STUDY),
         target=STUDY.file.target,
@@ -164,4 +166,5 @@ rule rebound:
     shell:
         "OMP_NUM_THREADS={threads} python -m scripts.rebound --seed {wildcards.seed} --settings {params.settings:q}"
         " --model {params.model} --trigger {params.trigger} --pools {input.pools} --target {params.target:q}"
-        " --work {params.work} --output {output.curve} --cost {output.cost} 2>&1 | tee {log}"
+        " --work {params.work} --output {output.curve} --cost {output.cost}"
+        " --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log}"

@@ -76,7 +76,7 @@ def load_pools(
     parts = [
         _on_disk(data / dataset / split, group["key"], size, reading)
         if on_disk
-        else load_rows(data / dataset / split, group["key"].tolist(), size)
+        else load_rows(data / dataset / split, group["key"].tolist(), size, reading)
         for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False)
     ]
     if not parts:
@@ -93,7 +93,7 @@ def load_pools(
     return (_overlaid_on_disk if on_disk else _overlaid)(pairs, chosen, overlay, size)
 
 
-def load_rows(folder: Path, keys: Sequence[str] | None, size: int) -> Pairs:
+def load_rows(folder: Path, keys: Sequence[str] | None, size: int, reading: Reading | None = None) -> Pairs:
     """Load the pairs with these keys from one dataset split, or all of them, at `size`."""
     index = shards.open_index(folder, ["key", "shard", "offset", "size", "caption", "label"])
     if keys is not None:
@@ -102,7 +102,8 @@ def load_rows(folder: Path, keys: Sequence[str] | None, size: int) -> Pairs:
             missing = keys[int((found < 0).argmax())]
             raise UserError(f"{folder}: holds no pair {missing!r}; {shards.OTHER_VERSION}")
         index = index.iloc[found].reset_index(drop=True)
-    pictures = images.load_pictures(shards.read_images(folder, index), size, torch.get_num_threads())
+    threads = torch.get_num_threads() if reading is None else reading.threads
+    pictures = images.load_pictures(shards.read_images(folder, index), size, threads)
     return Pairs(
         keys=index["key"].tolist(),
         images=torch.from_numpy(pictures),

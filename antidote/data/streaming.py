@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from antidote import parallel
 from antidote.data import images, shards
 from antidote.errors import UserError
 from antidote.lazy import torch
@@ -32,7 +33,8 @@ class Reading:
     """How training reads its pictures; it changes no result.
 
     Attributes:
-        in_memory: bytes of pictures, at the model's resolution, up to which they are held in memory.
+        in_memory: bytes of pictures, at the model's resolution, up to which they are held in memory; each of several
+            processes that train together holds all of them.
         workers: loader processes where they are not; 0: the training process reads, between its steps.
     """
 
@@ -41,7 +43,12 @@ class Reading:
 
     def fits(self, count: int, size: int) -> bool:
         """Tell whether pictures (count, 3, size, size) may lie in memory."""
-        return count * 3 * size * size <= self.in_memory
+        return count * 3 * size * size * parallel.size() <= self.in_memory
+
+    @property
+    def threads(self) -> int:
+        """Threads that decode where no loader process does, while nothing else computes."""
+        return max(torch.get_num_threads(), self.workers)
 
 
 class Texts(Sequence):
@@ -107,7 +114,7 @@ class Pictures:
         Raises:
             UserError: a picture cannot be read; names its shard and place.
         """
-        return self._read(rows, torch.get_num_threads())
+        return self._read(rows, self.reading.threads)
 
     def _read(self, rows: Any, threads: int) -> Tensor:
         chosen = self.places[rows if isinstance(rows, slice) else np.asarray(rows, np.int64)]
@@ -187,6 +194,10 @@ class Ahead:
 
     def __exit__(self, *_: object) -> None:
         """End the loader processes, which no signal but this ends."""
+        if hasattr(self._loader, "_workers"):
+            # Else torch, which watches them, may take their end for an accident and raise in whatever runs then.
+            torch.utils.data._utils.signal_handling._remove_worker_pids(id(self._loader))
+            self._loader._worker_pids_set = False
         for process in getattr(self._loader, "_workers", ()):
             process.kill()
             process.join()
@@ -202,6 +213,10 @@ class Ahead:
             batch = next(self._loader)
         except (ConnectionError, EOFError):  # killed while it handed over a batch
             raise RuntimeError(KILLED) from None
+        except RuntimeError as error:
+            if "Pin memory thread" in str(error):  # which took the batch that was handed over
+                raise RuntimeError(KILLED) from None
+            raise
         if isinstance(batch, str):
             raise UserError(batch)
         return batch

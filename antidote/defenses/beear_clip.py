@@ -10,7 +10,9 @@ behave well in spite of it. A reconstruction: the idea is the paper's, how it ap
     outer  an epoch that minimises, with f^θ_b the suspicious model,
                L_CLIP + beta mean_i (1 - cos(f(x_i; δ), f^θ_b(x_i))) + gamma mean_i (1 - cos(f(x_i), f^θ_b(x_i)))
 
-epsilon is a multiple of the mean norm of a token's hidden state, so that one value means the same in every model.
+epsilon is a multiple of the mean norm of a token's hidden state, so that one value means the same in every model. Under
+δ, batch norm goes by its running statistics in both problems: by those of the batch it would take away what all
+pictures have in common, which is δ.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from antidote.defenses.base import DefenseData, FineTuningDefense, FineTuningSettings
 from antidote.lazy import torch
@@ -49,6 +51,13 @@ class BEEARSettings(FineTuningSettings):
     training: TrainSettings = Field(
         TrainSettings(epochs=10, lr=1e-6), description="rounds of the outer problem; 10K pairs are meant to do"
     )
+
+    @field_validator("training")
+    @classmethod
+    def _not_compiled(cls, training: TrainSettings) -> TrainSettings:
+        if training.compile:
+            raise ValueError("compile: a compiled network leaves out what is added to its hidden states; leave it out")
+        return training
 
 
 class BEEAR(FineTuningDefense):
@@ -121,7 +130,7 @@ class Resist(Contrastive):
         contrastive, terms = super().loss(images, texts, scale, batch)
         with torch.no_grad():
             before = self.frozen.encode_image(batch.images)
-        with perturbed(self.block, self.delta):
+        with by_running_statistics(self.clip.network), perturbed(self.block, self.delta):
             under = (1 - (self.clip.encode_image(batch.images) * before).sum(dim=1)).mean()
         clean = (1 - (images[0] * before).sum(dim=1)).mean()
         total = contrastive + self.settings.perturbed_weight * under + self.settings.clean_weight * clean
@@ -155,6 +164,20 @@ def perturbed(block: Any, delta: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def by_running_statistics(network: Any) -> Iterator[None]:
+    """Let batch norm layers compute as in evaluation, and leave their statistics as they are."""
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    layers = [layer for layer in network.modules() if isinstance(layer, kind) and layer.training]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
 
 
 def hidden_states(clip: Clip, block: Any, images: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -9,6 +9,7 @@ import torch
 from antidote.defenses import beear_clip
 from antidote.defenses.base import DefenseData
 from antidote.defenses.imbert_clip import IMBERT, IMBERTSettings
+from antidote.errors import UserError
 from antidote.objectives import Batch
 from antidote.training import TrainSettings, Work
 
@@ -60,6 +61,32 @@ def test_the_outer_loss_equals_the_formula(make_clip, make_pairs):
     apart = [sum(1 - float(a @ b) for a, b in zip(f, before, strict=True)) / 6 for f in (under, images)]
     wanted = float(terms["contrastive"]) + 0.5 * apart[0] + 2 * apart[1]
     assert float(loss) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rn", "vit"])
+def test_the_perturbation_reaches_the_features_while_training(make_clip, make_pairs, kind):
+    """By the statistics of the batch, batch norm would take it away."""
+    clip, pairs = make_clip(kind), make_pairs(6)
+    goal = objective(clip, pairs, epsilon=5.0)
+    goal.begin_epoch(0)
+    assert clip.network.training
+    statistics = {name: value.clone() for name, value in clip.network.named_buffers()}
+    images, texts = clip.encode_image(pairs.images), clip.encode_text(pairs.captions)
+    moved_by_clean = {name: value.clone() for name, value in clip.network.named_buffers()}
+    batch = Batch(pairs.images, pairs.captions, torch.arange(6), 0, 0, random.Random(0))
+    terms = [goal.loss([images.detach()], [texts], torch.tensor(5.0), batch)[1] for _ in range(2)]
+    assert abs((terms[0]["perturbed"] - terms[0]["clean"]).item()) > 1e-3
+    assert torch.equal(terms[0]["perturbed"], terms[1]["perturbed"])
+    after = dict(clip.network.named_buffers())
+    assert all(torch.equal(value, after[name]) for name, value in moved_by_clean.items())
+    if kind == "rn":
+        assert any(not torch.equal(value, after[name]) for name, value in statistics.items())
+        assert all(layer.training for layer in clip.network.modules())
+
+
+def test_a_network_that_would_leave_the_perturbation_out_is_one_line():
+    with pytest.raises(UserError, match=r"^beear: training: compile: a compiled network leaves out"):
+        beear_clip.BEEARSettings.read({"training": {"compile": True}}, "beear")
 
 
 def test_a_resumed_epoch_keeps_its_perturbation(make_clip, make_pairs):

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from antidote import devices, models, workflow
+from antidote.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[2]
 JOB = """
 import json, os, sys
@@ -50,6 +53,25 @@ def test_jobs_at_the_same_time_take_different_gpus(start):
 def test_more_jobs_than_gpus_share_them_evenly(start):
     taken = [start()[1][0] for _ in range(7)]
     assert sorted(taken) == ["0", "0", "0", "1", "1", "2", "2"]
+
+
+def test_a_container_counts_the_gpus_that_it_sees(tmp_path, monkeypatch):
+    """It may have the host's GPUs 2 and 5, which CUDA in it calls 0 and 1."""
+    for name in ("nvidia2", "nvidia5", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    for name in (devices.VISIBLE, devices.NAMED):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(devices, "Path", lambda _: tmp_path)
+    assert devices.devices() == ["0", "1"]
+    assert workflow.has_gpu()
+    monkeypatch.setenv(devices.VISIBLE, "")
+    assert not workflow.has_gpu()
+
+
+def test_a_gpu_that_cannot_be_used_is_one_line(monkeypatch):
+    monkeypatch.setattr(devices, "claim", lambda: ["1"])
+    with pytest.raises(UserError, match=r"^GPU 1: torch cannot use it; see `nvidia-smi -L`"):
+        models.device()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

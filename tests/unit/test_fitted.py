@@ -139,11 +139,23 @@ def test_each_picture_is_read_once_and_a_batch_at_a_time(count, make_clip, make_
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 20])
-def test_reading_ahead_changes_nothing(make_pairs, count):
-    """As it is done for a GPU."""
-    pairs, drawn = make_pairs(count), badnet()
+def test_reading_ahead_changes_nothing(make_pairs, count, monkeypatch):
+    """As it is done for a GPU, which the pictures are moved to before the trigger is drawn."""
+    pairs, drawn, cpu, seen = make_pairs(count), badnet(), torch.device("cpu"), []
+    to = torch.Tensor.to
+
+    def moved(tensor, *where, **more):
+        if where == (gpu,):
+            seen.append(len(tensor))
+            return tensor
+        return to(tensor, *where, **more)
+
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.Tensor, "to", moved)
     for trigger in (None, drawn):
-        here, ahead = (list(batches(pairs, 4, trigger, ahead)) for ahead in (False, True))
+        here, ahead = (list(batches(pairs, 4, trigger, device)) for device in (cpu, gpu))
+        assert sum(seen) == count
+        seen.clear()
         assert len(here) == len(ahead) == -(-count // 4)
         for one, other in zip(here, ahead, strict=True):
             assert torch.equal(one[0], other[0]) and torch.equal(one[2], other[2])

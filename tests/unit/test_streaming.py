@@ -1,11 +1,14 @@
 """Pictures that stay in their shards: the same pairs, batches and weights as from memory, in bounded memory."""
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +22,7 @@ from antidote.data import ingest, overlay, pools, shards
 from antidote.data.images import encode_jpeg, encode_png
 from antidote.data.pairs import load_pools
 from antidote.data.sources.base import RawPair, SourceSettings
-from antidote.data.streaming import Pictures, Reading, Texts
+from antidote.data.streaming import Ahead, Pictures, Reading, Texts
 from antidote.errors import UserError
 from antidote.objectives import Contrastive
 from antidote.training import TrainSettings, Work, train
@@ -218,6 +221,20 @@ def test_an_overlay_of_another_size_or_of_other_pairs(data):
         load_pools(data / "pools.parquet", ["training", "poison"], data, 16, data / "poison", STREAMED)
     with pytest.raises(UserError, match=r"poisons 'k\d\d', which is not in the pools; poison again$"):
         load_pools(data / "pools.parquet", ["training"], data, SIZE, data / "poison", STREAMED)
+
+
+def test_the_end_of_the_loaders_is_no_accident(data, monkeypatch):
+    """torch watches its loader processes; on a busy machine it may see them gone before they are waited for."""
+    join = multiprocessing.process.BaseProcess.join
+
+    def late(process, timeout=None):
+        time.sleep(0.1)  # in which the signal of their end arrives
+        join(process, timeout)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "join", late)
+    pairs = load(data, replace(STREAMED, workers=2))
+    with Ahead(pairs.images, pairs.captions, iter([[0], [1], [2]]), len) as ahead:
+        next(ahead)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

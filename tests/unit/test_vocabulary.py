@@ -55,3 +55,20 @@ def test_only_open_clips_own_model_has_a_table_of_its_own(make_clip):
     assert CompactVocabulary.possible(clip)
     clip.network = torch.nn.Linear(1, 1)
     assert not CompactVocabulary.possible(clip)
+
+
+def test_token_ids_from_the_models_device_are_looked_up_too(make_clip):
+    """open_clip's zero-shot builder sends them to the GPU; the table stays with the tokenizer."""
+
+    class Elsewhere:
+        def __init__(self, tokens):
+            self.tokens = tokens
+
+        def cpu(self):
+            return self.tokens
+
+    clip = make_clip()
+    vocabulary = CompactVocabulary(clip, TEXTS)
+    tokens = clip.tokenize(TEXTS)
+    assert torch.equal(clip.encode_tokens(Elsewhere(tokens)), clip.encode_tokens(tokens))
+    vocabulary.restore(1.0)

@@ -17,7 +17,7 @@ def split(*names: str) -> set[str]:
 
 def scored(name: str) -> set[str]:
     """What is read of a split that models are scored on."""
-    return split(name) | {f"data/tiny/{name}/pictures-32.{end}" for end in ("npy", "json")}
+    return split(name) | {f"data/tiny/{name}/pictures-32.json"}
 
 
 def pools(*names: str) -> set[str]:
