@@ -441,7 +441,7 @@ def _split(features: Tensor | None, views: list) -> list[Tensor]:
 
 @contextmanager
 def _mendable() -> Iterator[None]:
-    """Turn what torch says of memory into advice."""
+    """Turn what torch says of memory, and of its compiler, into advice."""
     try:
         yield
     except RuntimeError as error:
@@ -456,6 +456,9 @@ def _mendable() -> Iterator[None]:
                 f"batch_size: a step needs more than {where}; the same result in less: a higher `accumulate`, or "
                 "`grad_checkpointing: true`; else a smaller batch"
             ) from None
+        if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"compile: torch.compile cannot do it here ({reason}); leave it out, or mend that") from None
         raise
 
 

@@ -577,6 +577,13 @@ def test_a_lack_of_memory_is_one_line_of_advice(make_clip, make_pairs, tmp_path,
     assert "accumulate" in str(told.value) and "grad_checkpointing" in str(told.value)
 
 
+def test_a_compiler_that_is_missing_is_one_line(make_clip, make_pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/nowhere/g++"))
+    with pytest.raises(UserError, match=r"^compile: torch.compile cannot do it here \(.*No working C\+\+ compiler"):
+        train(make_clip("vit"), Contrastive(make_pairs()), settings(compile=True), SEED, work(tmp_path))
+
+
 def test_other_faults_stay_what_they_are(make_clip, make_pairs, tmp_path):
     def fail():
         raise RuntimeError("shapes differ")
