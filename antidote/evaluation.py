@@ -25,9 +25,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BOOTSTRAP_SEED = 0
-OPTIONAL = ("precision", "shifts", "retrieval", "probe")  # not a part of a job's identity where they are left out
+# Not a part of a job's identity where they are left out.
+OPTIONAL = ("precision", "shifts", "retrieval", "probe", "resistance")
 # What follows ca1_, asr1_ and floor_ elsewhere.
-TAKEN = {"all", "high", "low", "visual_only", "text_only", "clean_shots", "probe", "word1", "word5", "word10"}
+TAKEN = {
+    "all",
+    "high",
+    "low",
+    "visual_only",
+    "text_only",
+    "clean_shots",
+    "probe",
+    "word1",
+    "word5",
+    "word10",
+    "resistance",
+}
 
 
 class Shift(Settings):
@@ -72,6 +85,32 @@ class Probe(Settings):
     steps: int = Field(1000, ge=1, description="of L-BFGS, at most (CLIP's example)")
 
 
+class Resistance(Settings):
+    """Perturbations of the evaluation's pictures, under which every cell's features are compared with those before."""
+
+    pictures: int | None = Field(
+        500, ge=1, description="how many of the evaluation's, evenly over them (ours, for time); empty: all"
+    )
+    layers: bool = Field(
+        True, description="class tokens after every block as well, of vision transformers, in `scores.json` (RVPT)"
+    )
+    noise: float = Field(0.001, ge=0, description="deviation of Gaussian noise, for pictures in [0, 1] (RVPT)")
+    blur_kernel: int = Field(3, ge=1, description="side of the Gaussian blur's kernel, pixels, odd (RVPT)")
+    blur_sigma: float = Field(5.0, gt=0, description="deviation of the Gaussian blur, pixels (RVPT)")
+    brightness: float = Field(
+        0.5, ge=0, description="of colour jitter: b draws factors from 1 - b, at least 0, to 1 + b (RVPT)"
+    )
+    hue: float = Field(0.3, ge=0, le=0.5, description="of colour jitter: h draws turns from -h to h (RVPT)")
+    seed: int = Field(0, ge=0, description="of noise and jitter, for all cells the same (ours)")
+
+    @field_validator("blur_kernel")
+    @classmethod
+    def _odd(cls, side: int) -> int:
+        if side % 2 == 0:
+            raise ValueError(f"should be odd, not {side}")
+        return side
+
+
 class EvaluationSettings(Settings):
     """What is classified, into which classes, by which prompts."""
 
@@ -92,6 +131,12 @@ class EvaluationSettings(Settings):
     )
     probe: Probe | None = Field(
         None, description="a linear probe of each cell's picture encoder, `ca1_probe`, `asr1_probe`; empty: none"
+    )
+
+    resistance: Resistance | None = Field(
+        None,
+        description="how little perturbations and the trigger move features, `resistance_trigger`, "
+        "`resistance_noise`, ...; empty: not measured",
     )
 
     @field_validator("shifts")

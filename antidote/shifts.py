@@ -87,7 +87,9 @@ def score_shifts(
 
 
 def as_floor(scores: dict[str, float | None]) -> dict[str, float | None]:
-    """Return the scores of a trigger on the clean reference by their names there: `floor_NAME` for `asr1_NAME`, and
-    `floor_wordK` for `target_wordK`."""
+    """Return the scores of a trigger on the clean reference by their names there: `floor_NAME` for `asr1_NAME`,
+    `floor_wordK` for `target_wordK`, and `floor_resistance` for `resistance_trigger`."""
     marks = ("asr1_", "target_")
-    return {f"floor_{key.partition('_')[2]}": rate for key, rate in scores.items() if key.startswith(marks)}
+    floors = {f"floor_{key.partition('_')[2]}": rate for key, rate in scores.items() if key.startswith(marks)}
+    own = "resistance_trigger"
+    return {**floors, "floor_resistance": scores[own]} if own in scores else floors

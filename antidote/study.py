@@ -68,6 +68,7 @@ class Study:
                 f"{self.evaluated.classes!r}{nearest(self.file.target, self.classes)}"
             )
         self.size = self._picture_size(self.file.model.name, "model.name")
+        self._check_resistance()
         self._check_surrogates()
         self.entries = {kind: self._entries(kind) for kind in KINDS}
         self.attacks = {entry.name: self._attack(entry) for entry in self.entries["attack"]}
@@ -311,6 +312,15 @@ class Study:
             raise UserError(
                 f"{key}.dataset: the classes of {probe.dataset} are {named!r}, the evaluation's are "
                 f"{self.evaluated.classes!r}"
+            )
+
+    def _check_resistance(self) -> None:
+        resistance = self.file.evaluation.resistance
+        most = 2 * self.size - 1  # the blur mirrors pictures at their edges
+        if resistance is not None and resistance.blur_kernel > most:
+            raise UserError(
+                f"{self.where}: evaluation.resistance.blur_kernel: {resistance.blur_kernel} is too large for pictures "
+                f"of {self.size} pixels, which allow {most}"
             )
 
     def _check_shots(self, kind: str, name: str) -> None:

@@ -14,6 +14,7 @@ from antidote.evaluation import EvaluationSettings, Probe, Retrieval, Shift, cla
 from antidote.examples import write_examples
 from antidote.files import read_json, write_json
 from antidote.probe import fit_probe
+from antidote.resistance import resistance
 from antidote.retrieval import retrieve
 from antidote.shifts import as_floor, score_shifts
 from antidote.triggers import Trigger, load_trigger
@@ -55,6 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
     if settings.retrieval:
         found, captions = captioned_pictures(arguments.data, settings.retrieval, clip.size)
         further |= retrieve(clip, found, captions, trigger, arguments.target, settings)
+    found = resistance(clip, pictures, trigger, settings) if settings.resistance else {}
+    further |= {f"resistance_{name}": whole for name, (whole, _) in found.items()}
+    layers = {name: parts for name, (_, parts) in found.items() if parts}
     extra |= as_floor(further) if arguments.defense == "floor" else further
     write_json(
         arguments.output,
@@ -65,6 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
             "templates": settings.templates,
             **scores,
             **({"extra": extra} if extra else {}),
+            **({"resistance_layers": layers} if layers else {}),
         },
     )
     cost.write(arguments.cost, pairs=count)

@@ -1,7 +1,7 @@
 """Fill the measured parts of a page of the documentation from a finished study, such as docs/attacks.md.
 
-The page says by two marks where its table goes. Where it shows a picture of its own name, that is the study's gallery,
-or its plane.
+The page says by two marks where its table goes: `results`, or `resistance` for that table. Where it shows a picture of
+its own name, that is the study's gallery, or its plane.
 """
 
 import argparse
@@ -12,17 +12,18 @@ import pandas as pd
 
 from antidote import cli
 from antidote.errors import UserError
-from antidote.files import whole_file
+from antidote.files import read_json, whole_file
 from antidote.settings import read_mapping
 from antidote.study import Study
 from antidote.summary.page import duration, size
-from antidote.summary.plan import SummarySettings
+from antidote.summary.plan import DefenseFacts, SummarySettings
 from antidote.summary.sheets import read_table
 from antidote.summary.tables import percent, score_name, shown
 from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, filled, notes
 from antidote.workflow import summary_plan
 
 PICTURES = {"attacks": "gallery.png", "defenses": "plane.png"}
+PERTURBATIONS = ("noise", "blur", "jitter", "flip")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -32,13 +33,17 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"{folder / 'table.csv'}: no such file; run {arguments.study} first")
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
     table, cells = read_table(folder / "table.csv"), pd.read_csv(folder / "cells.csv", keep_default_na=False)
-    content = attacks(plan, table, cells) if arguments.table == "attacks" else defenses(plan, table, cells, folder)
+    part = "resistance" if arguments.table == "resistance" else "results"
+    if part == "resistance":
+        content = resistance(plan, table, cells, folder)
+    else:
+        content = attacks(plan, table, cells) if arguments.table == "attacks" else defenses(plan, table, cells, folder)
     old = arguments.page.read_text(encoding="utf-8")
     with whole_file(arguments.page) as temporary:
-        temporary.write_text(filled(old, "results", content, str(arguments.page)), encoding="utf-8")
+        temporary.write_text(filled(old, part, content, str(arguments.page)), encoding="utf-8")
     cli.log.info("wrote %s", arguments.page)
     picture = arguments.page.with_suffix(".png")
-    if f"]({picture.name})" in old:  # pictures of photographs are not ours to publish
+    if arguments.table in PICTURES and f"]({picture.name})" in old:  # pictures of photographs are not ours to publish
         shutil.copyfile(folder / PICTURES[arguments.table], picture)
         cli.log.info("wrote %s", picture)
 
@@ -62,6 +67,40 @@ def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> 
     return head + _markdown(rows) + _notes(table[table["defense"] == "none"])
 
 
+def resistance(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
+    """Return one row per attack and model: how little the trigger and other perturbations move picture features.
+
+    Raises:
+        UserError: the study did not measure it.
+    """
+    if "resistance_noise" not in cells:
+        raise UserError(
+            f"{folder / 'cells.csv'}: has no perturbation resistance; the study needs evaluation.resistance"
+        )
+    facts = {defense.name: defense for defense in plan.defenses}
+    clean = [_mean(cells[cells["attack"] == "clean"], f"resistance_{name}", 3) for name in PERTURBATIONS]
+    rows = [["attack", "model", "trigger", *PERTURBATIONS, "trigger, after each block"]]
+    rows.append(["---"] * 2 + ["---:"] * (1 + len(PERTURBATIONS)) + ["---"])
+    for attack in plan.attacks:
+        mine, title = cells[cells["attack"] == attack.name], attack.label or attack.name
+        floor = _mean(mine, "floor_resistance", 3)
+        rows.append([title, "clean reference", floor, *clean, _layers(plan, folder, attack.name, "floor")])
+        picked = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
+        for name in picked["defense"]:
+            found = mine[mine["defense"] == name]
+            means = [_mean(found, f"resistance_{perturbation}", 3) for perturbation in ("trigger", *PERTURBATIONS)]
+            if any(means):  # not of a cell that was not run
+                rows.append([title, _title(facts[name]), *means, _layers(plan, folder, attack.name, name)])
+    return _markdown(rows) + "\n"
+
+
+def _layers(plan: SummarySettings, folder: Path, attack: str, defense: str) -> str:
+    """Return the trigger's resistance after each block, means over seeds; empty for models without class tokens."""
+    paths = [folder.parent / attack / f"seed{seed}" / defense / "scores.json" for seed in plan.seeds]
+    found = [read_json(path).get("resistance_layers", {}).get("trigger", []) for path in paths if path.is_file()]
+    return ", ".join(f"{sum(values) / len(values):.3f}" for values in zip(*found, strict=True))
+
+
 def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
     """Return a table per attack, one row per defense: accuracy, attack success, rebound, and what it costs."""
     costs, parts = pd.read_csv(folder / "costs.csv", keep_default_na=False), []
@@ -72,13 +111,11 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, fo
         rows.append(["---"] * 2 + ["---:"] * 8)
         for _, row in mine.iterrows():
             defense = facts[row["defense"]]
-            name = defense.label or defense.name
-            name += f", {defense.setting}" if defense.setting else ""
-            name += f" {RECONSTRUCTION}" if defense.reconstruction else ""
             asr = percent(row["score_mean"])
             if row["note"] in blank_reasons(table):
                 asr = f"[{blank_reasons(table).index(row['note']) + 1}]"
             pa = _mean(cells[(cells["attack"] == attack.name) & (cells["defense"] == row["defense"])], "pa", 1, 100)
+            name = _title(defense)
             rows.append([name, defense.access, percent(row["ca1_mean"]), f"**{asr}**" if row["best"] else asr, pa,
                          percent(row["rebound_mean"]), *_cost(costs, attack.name, row["defense"])])  # fmt: skip
         floor = percent(mine.iloc[0]["floor_mean"])
@@ -97,6 +134,12 @@ def _cost(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:
     return [duration(numbers["seconds"].mean()), size(numbers["peak_memory_bytes"].max()), *whole]
 
 
+def _title(defense: DefenseFacts) -> str:
+    """Return a defense's name for readers: with its setting in a sweep, and its mark where it is a reconstruction."""
+    setting = f", {defense.setting}" if defense.setting else ""
+    return (defense.label or defense.name) + setting + (f" {RECONSTRUCTION}" if defense.reconstruction else "")
+
+
 def _mean(cells: pd.DataFrame, column: str, digits: int, factor: float = 1) -> str:
     values = pd.to_numeric(cells[column], errors="coerce") if column in cells else pd.Series(dtype=float)
     return "" if values.isna().all() else f"{factor * values.mean():.{digits}f}"
@@ -113,7 +156,7 @@ def _notes(table: pd.DataFrame) -> str:
 if __name__ == "__main__":
     parser = cli.parser(__doc__)
     parser.add_argument("--study", type=Path, required=True, help="study file")
-    parser.add_argument("--table", choices=list(PICTURES), required=True, help="what the table is about")
-    parser.add_argument("--page", type=Path, required=True, help="page to fill, between its `results` marks")
+    parser.add_argument("--table", choices=[*PICTURES, "resistance"], required=True, help="what the table is about")
+    parser.add_argument("--page", type=Path, required=True, help="page to fill, between its marks")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
     cli.main(run, parser)

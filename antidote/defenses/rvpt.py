@@ -11,7 +11,7 @@ Everything is the paper's, but for two things that it does not spell out: a bloc
 thrown away and replaced by the next block's own prompts (deep VPT), and the deviation of the prompts' Gaussian start,
 for which VPT's fan rule stands in: that of a uniform draw from ±sqrt(6 / (3 p² + width)), p the patch size.
 
-`perturbation_resistance` is the paper's metric: PR(x) = cos(f(x), f(x + δ)).
+The paper's metric, perturbation resistance, is in `antidote/resistance.py`.
 """
 
 from __future__ import annotations
@@ -106,16 +106,3 @@ def likeness(after: list[Tensor], before: list[Tensor], depth: int) -> Tensor:
     """Return L_FR from the class tokens after every block, with and without prompts (L, each (N, width))."""
     layers = [F.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in zip(after, before, strict=True)]
     return torch.stack(layers[depth:]).mean()
-
-
-def perturbation_resistance(clip: Clip, images: Tensor, perturbed: Tensor, batch_size: int = 256) -> Tensor:
-    """Return PR (N,): the cosine of each picture's feature with that of its perturbed version.
-
-    Args:
-        clip: the model; as RVPT found, one that is backdoored has an abnormally low PR against its trigger.
-        images, perturbed: (N, 3, size, size), uint8 or float in [0, 1].
-        batch_size: pictures encoded at a time.
-    """
-    with torch.no_grad():
-        parts = zip(images.split(batch_size), perturbed.split(batch_size), strict=True)
-        return torch.cat([(clip.encode_image(a) * clip.encode_image(b)).sum(dim=1) for a, b in parts])

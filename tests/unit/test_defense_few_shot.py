@@ -115,17 +115,6 @@ def test_rvpt_has_the_papers_size():
     assert (layers - settings.depth) * settings.prompts * width == 345_600
 
 
-def test_perturbation_resistance(make_clip, make_pairs):
-    clip, images = make_clip("vit"), make_pairs(5).images
-    same = rvpt.perturbation_resistance(clip, images, images, batch_size=2)
-    torch.testing.assert_close(same, torch.ones(5))
-    turned = images.flip(3)
-    with torch.no_grad():
-        both = zip(clip.encode_image(images), clip.encode_image(turned), strict=True)
-        wanted = [float(a @ b) for a, b in both]
-    assert rvpt.perturbation_resistance(clip, images, turned).tolist() == pytest.approx(wanted, abs=1e-5)
-
-
 def test_which_models_fit_rvpt():
     kind = method("defense", "rvpt")
     assert kind.fits(model_config("ViT-B-32")) is None

@@ -69,6 +69,7 @@ CASES = [
     one("evaluation.split", "defense", "pictures *", *SCORES, jobs=chain(pictures=("defense 32",))),
     one("evaluation.shifts", {"other": {"dataset": "tiny", "split": "defense"}}, "pictures tiny defense *", *SCORES,
         jobs=chain(pictures=("test 32", "defense 32"))),
+    one("evaluation.resistance", {"pictures": 20}, *SCORES),
     one("evaluation.precision", "bf16", *SCORES),
     one("evaluation.precision", "fp32"),
     one("evaluation.shifts", {}),

@@ -42,7 +42,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.parallel",), TRAINING),
     (("scripts.pretrain", "antidote.alternating"), ("clean_model *", "backdoored_model *")),
     (("antidote.evaluation", "antidote.examples", "antidote.metrics", "antidote.zscore", "scripts.evaluate"), SCORES),
-    (("antidote.probe", "antidote.retrieval", "antidote.shifts", "antidote.visibility"), SCORES),
+    (("antidote.probe", "antidote.resistance", "antidote.retrieval", "antidote.shifts", "antidote.visibility"), SCORES),
     (("antidote.data.fitted",), ("pictures *", "evaluate_clean *", "floor *", "evaluate *")),
     (("scripts.pictures",), ("pictures *",)),
     (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
