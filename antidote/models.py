@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import shutil
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,7 +193,7 @@ def create(settings: ModelSettings, seed: int) -> Clip:
     config = open_clip.get_model_config(settings.name)
     if config is None:
         raise UserError(f"model.name: unknown model {settings.name!r}{nearest(settings.name, open_clip.list_models())}")
-    _check_tokenizer(config, f"model.name: {settings.name}")
+    check_tokenizer(config, f"model.name: {settings.name}")
     start = Weights()
     if settings.pretrained is not None:
         start = weights.find(settings.name, settings.pretrained, settings.quick_gelu, config)
@@ -222,7 +222,7 @@ def load(folder: str | Path) -> Clip:
         raise UserError(f"{folder / CONFIG}: should hold model_cfg and preprocess_cfg, as open_clip writes them")
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder / WEIGHTS}: no such file; a model folder holds {CONFIG} and {WEIGHTS}")
-    _check_tokenizer(config["model_cfg"], str(folder / CONFIG))
+    check_tokenizer(config["model_cfg"], str(folder / CONFIG))
     clip = Clip(_create(f"local-dir:{folder}", str(folder / WEIGHTS)), config)
     return _adapted(clip, folder) if (folder / ADAPTER).is_file() else clip
 
@@ -239,10 +239,18 @@ def _adapted(clip: Clip, folder: Path) -> Clip:
         raise UserError(f"{folder / ADAPTER_WEIGHTS}: cannot be read ({' '.join(str(error).split())})") from None
 
 
-def _check_tokenizer(config: dict, where: str) -> None:
+def check_tokenizer(config: Mapping[str, Any], where: str) -> None:
+    """Raise UserError, which begins with `where`, where a model configuration needs another tokenizer than CLIP's."""
     text = config.get("text_cfg", {})
     if "hf_tokenizer_name" in text or "tokenizer_kwargs" in text:
         raise UserError(f"{where}: needs another tokenizer than OpenAI CLIP's, the only one that is supported")
+
+
+def causal(config: Mapping[str, Any]) -> bool:
+    """Tell whether a model configuration is one of CLIP's own text encoder, as `Clip.causal` tells of a model."""
+    text = config.get("text_cfg", {})
+    own = not config.get("custom_text") and "hf_model_name" not in text
+    return own and not text.get("no_causal_mask") and text.get("pool_type", "argmax") == "argmax"
 
 
 def _create(name: str, source: str, **more: Any) -> Any:

@@ -17,12 +17,14 @@ from typing import Any
 
 from antidote.data.names import DATA
 from antidote.defenses.base import POOLS
+from antidote.errors import UserError
 from antidote.lazy import torch
-from antidote.models import WEIGHTS, Clip
+from antidote.models import WEIGHTS, Clip, ModelSettings
 from antidote.objectives import Contrastive
 from antidote.registry import method
-from antidote.study import Study
+from antidote.study import Study, model_config
 from antidote.training import TrainSettings, Work, train
+from antidote.weights import find as find_weights
 
 JPEG_BYTES_PER_PIXEL = (
     0.35  # of pictures reduced to a study's size, with captions (measured on photographs of 256 pixels)
@@ -277,6 +279,25 @@ def missing(study: Study) -> list[str]:
         if not (DATA / dataset / split / "manifest.json").is_file():
             lines += [f"{dataset}/{split}: {path}: not there" for path in _wanted(study.sources[dataset], split)]
     return lines
+
+
+def further_weights(study: Study) -> list[str]:
+    """Fetch the weights of every model but the study's own that a job starts from; return a line for each not had.
+
+    What open_clip fetches stays in its cache, so that jobs without network find it there.
+    """
+    wanted = {f"surrogates.{name}": further.model for name, further in study.file.surrogates.items()}
+    wanted |= {f"defenses.{name}.scorer": getattr(one, "public", None) for name, one in study.defenses.items()}
+    faults: dict[ModelSettings, str] = {}
+    for key, model in wanted.items():
+        if model is None or model.pretrained is None or model in faults:
+            continue
+        try:
+            find_weights(model.name, model.pretrained, model.quick_gelu, model_config(model.name))
+            faults[model] = ""
+        except UserError as error:
+            faults[model] = f"{key}: {str(error).removeprefix('model.pretrained: ')}"
+    return [fault for fault in faults.values() if fault]
 
 
 def _wanted(source: Any, split: str) -> list[Path]:

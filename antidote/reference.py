@@ -42,7 +42,8 @@ def settings_page() -> str:
         "A study is one YAML file. An unknown key, a wrong value or an unknown name stops it at once with one line. "
         "Editors complete the keys from `config.schema.json`.",
         "Words in brackets name the source of a number. A key marked *needed* has no default.",
-        "Any number in an entry of `attacks` or `defenses` may be a list; the entry then stands for one per value: see "
+        "Any number in an entry of `attacks` or `defenses` may be a list; the entry then stands for one per value, "
+        "and those of a defense are listed from the weakest to the strongest: see "
         "[protocol](protocol.md#comparing-at-matched-accuracy).",
         "## The study",
         page.table(StudyFile),

@@ -87,7 +87,7 @@ def _bodies() -> tuple[dict[str, Any], dict[str, Any], dict[type, str]]:
             own = names[settings_of(kind, name)]
             definitions[own] = _sweepable(definitions[own], definitions)
     definitions[SWEEP] = {
-        "description": "a sweep: one entry for each of these values",
+        "description": "a sweep: one entry per value, those of a defense from the weakest to the strongest",
         **{"type": "array", "items": {"type": "number"}, "minItems": 1, "uniqueItems": True},
     }
     return definitions.pop(names[StudyFile]), definitions, names

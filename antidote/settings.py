@@ -3,14 +3,24 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from antidote.errors import UserError, one_line
 
 T = TypeVar("T", bound="Settings")
+
+
+def _ordered(span: tuple[float, float]) -> tuple[float, float]:
+    low, high = span
+    if not 0 < low <= high <= 1:
+        raise ValueError(f"should be two fractions, 0 < lowest <= highest <= 1, not [{low:g}, {high:g}]")
+    return span
+
+
+Span = Annotated[tuple[float, float], AfterValidator(_ordered)]  # from the lowest to the highest of a share
 
 
 class Settings(BaseModel):

@@ -19,11 +19,12 @@ from antidote.defenses.base import POOLS, DefenseSettings
 from antidote.errors import UserError, nearest
 from antidote.evaluation import EvaluationSettings, Probe, Retrieval, Shift
 from antidote.files import read_json
-from antidote.models import ADAPTER, ADAPTER_WEIGHTS
+from antidote.models import ADAPTER, ADAPTER_WEIGHTS, ModelSettings, check_tokenizer
 from antidote.registry import ATTACKS, DEFENSES, method
 from antidote.shifts import class_places
 from antidote.study_file import PoisoningSettings, StudyFile
 from antidote.sweeps import Entry, entries
+from antidote.tags import tag, tags
 
 KINDS = {"attack": ATTACKS, "defense": DEFENSES}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -185,6 +186,7 @@ class Study:
         config = model_config(name)
         if config is None:
             raise UserError(f"{self.where}: {key}: unknown model {name!r}{nearest(name, model_names())}")
+        check_tokenizer(config, f"{self.where}: {key}: {name}")
         return int(config["vision_cfg"]["image_size"])
 
     def _check_surrogates(self) -> None:
@@ -292,6 +294,7 @@ class Study:
         if scorer and scorer not in self.file.surrogates:
             wrong = f"surrogates has no {scorer!r}{nearest(scorer, self.file.surrogates)}"
             raise UserError(f"{self.where}: defenses.{name}.scorer: {wrong}")
+        self._check_public(getattr(settings, "public", None), f"defenses.{name}.scorer")
         config = model_config(self.file.model.name)
         if kind.fits(config) is None:
             try:
@@ -299,6 +302,16 @@ class Study:
             except ValueError as error:
                 raise UserError(f"{self.where}: defenses.{name}.{error}") from None
         return settings
+
+    def _check_public(self, model: ModelSettings | None, key: str) -> None:
+        """Raise UserError where a public model has an unknown name, or weights that are neither here nor a tag."""
+        if model is None:
+            return
+        self._picture_size(model.name, key)
+        known = Path(model.pretrained).exists() or tag(model.name, model.pretrained)
+        if not model.pretrained or not known:
+            wrong = f"{model.pretrained!r} is neither a file, a folder nor a tag of {model.name!r}"
+            raise UserError(f"{self.where}: {key}: {wrong}{nearest(model.pretrained, tags(model.name))}")
 
     def _check_probe(self) -> None:
         probe, own = self.file.evaluation.probe, self.file.evaluation

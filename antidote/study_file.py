@@ -63,5 +63,6 @@ class StudyFile(Settings):
     )
     attacks: dict[str, dict[str, Any]] = Field(description="by name of entry, a `method` and its settings")
     defenses: dict[str, dict[str, Any]] = Field(
-        description="by name of entry, a `method` and its settings; `none`, the undefended model, is always among them"
+        description="by name of entry, a `method` and its settings; `none`, the undefended model, is always among "
+        "them; the values of a sweep from the weakest to the strongest"
     )

@@ -1,4 +1,8 @@
-"""Sweeps: where a numeric setting of an entry is a list, the entry stands for one entry per value."""
+"""Sweeps: where a numeric setting of an entry is a list, the entry stands for one entry per value.
+
+The values of a defense are listed from the weakest to the strongest: of those within the accuracy budget, the tables
+show the last.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,8 @@ class Entry:
 
 
 def entries(name: str, values: Mapping[str, Any], groups: Mapping[str, type[Settings]]) -> list[Entry]:
-    """Return the entries that one entry of a study file stands for: all combinations of its lists.
+    """Return the entries that one entry of a study file stands for: all combinations of its lists, the last changing
+    fastest.
 
     Args:
         groups: for the entry itself (key "") and for those of its keys that hold a mapping, the settings class.

@@ -458,7 +458,7 @@ def _mendable() -> Iterator[None]:
             ) from None
         if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"compile: torch.compile cannot do it here ({reason}); leave it out, or mend that") from None
+            raise UserError(f"compile: torch.compile cannot do it ({reason}); leave it out, or mend that") from None
         raise
 
 

@@ -1,9 +1,11 @@
 """What each defense costs at full size beside plain fine-tuning: seconds per step, and peak memory.
 
 Random weights and random pictures of 224 pixels, on the GPU if there is one, else on the CPU. Each defense runs in a
-process of its own, so that its peak memory is its own; the first step of each is left out. What a defense does beside
-its steps (scans of the pairs, features, inner problems) is a column of its own, for as few pairs as there are here. On
-the CPU, seconds are processor seconds, so that a busy machine counts less. Prints a table in Markdown.
+process of its own, so that its peak memory is its own; the first step of each is left out. A method with steps of two
+kinds has a row for each: TA-Cleaner's with and without sub-captions, and their mean over an epoch of its defaults;
+CBPT's of the prompts, which encode the texts of 100 classes, and of the inversion. What a defense does beside its steps
+(scans of the pairs, features, inner problems) is a column of its own, for as few pairs as there are here. On the CPU,
+seconds are processor seconds, so that a busy machine counts less. Prints a table in Markdown.
 
     python benchmarks/defense_costs.py --models RN50 ViT-B-32 --batch-size 8
 """
@@ -21,7 +23,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = "finetune"
-CLASSES = ["banana", "boat", "cactus", "ball"]
+CLASSES = [f"{kind} {number}" for number in range(25) for kind in ("banana", "boat", "cactus", "ball")]
+SHOTS = len(CLASSES)  # one of each
+PAIRS = 100_000  # of the papers' defense pool, for the share of steps that are of one kind
 CAPTIONS = ["a red banana lies on the table", "a small blue boat near the beach", "a large cactus", "two green balls"]
 
 
@@ -49,7 +53,8 @@ def main() -> None:
         for name in [BASELINE, *(name for name in methods if name != BASELINE)]:
             found = run(model, name, options)
             usual = usual or found["step"]
-            say(row(model, name, found, usual))
+            for line in rows(model, name, found, usual):
+                say(line)
 
 
 def run(model: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -63,6 +68,13 @@ def run(model: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
         return answer.recv()
     except EOFError:
         sys.exit(f"{model}, {name}: failed")
+
+
+def rows(model: str, name: str, found: dict[str, Any], usual: float) -> list[str]:
+    """Return a row for each kind of step, or for the one there is."""
+    kinds = found.get("kinds", {"": found.get("step")})
+    named = {f"{name}, {kind}" if kind else name: seconds for kind, seconds in kinds.items()}
+    return [row(model, title, {**found, "step": seconds}, usual) for title, seconds in named.items()]
 
 
 def row(model: str, name: str, found: dict[str, Any], usual: float) -> str:
@@ -88,7 +100,10 @@ def measured(model: str, name: str, options: argparse.Namespace) -> dict[str, An
     unfit = kind.fits(clip.config["model_cfg"])
     if unfit:
         return {"unfit": unfit}
-    settings = kind.Settings.read({"method": name, **small(kind.Settings, options)}, name)
+    values = small(kind.Settings, options)
+    if name == "cbpt":
+        values["tuning"] = {"epochs": 1}  # its own batch: pictures are features by then
+    settings = kind.Settings.read({"method": name, **values}, name)
     steps = timed_steps(name)
     with tempfile.TemporaryDirectory() as folder:
         start = clock()
@@ -96,8 +111,31 @@ def measured(model: str, name: str, options: argparse.Namespace) -> dict[str, An
         seconds = clock() - start
     gpu = torch.cuda.is_available()
     memory = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    usual = sorted(steps[1:])[len(steps[1:]) // 2] if steps[1:] else None
-    return {"step": usual, "beside": seconds - sum(steps), "memory": memory}
+    found = {"step": middle(steps[1:]), "beside": seconds - sum(steps), "memory": memory}
+    if name == "ta_cleaner":  # every step here carries sub-captions; by default only K of the epoch's pairs do
+        share, plain = kind.Settings().samples_per_epoch / PAIRS, plain_step(kind, settings, clip, options)
+        mean = share * found["step"] + (1 - share) * plain
+        found["kinds"] = {"with sub-captions": found["step"], "without": plain, f"mean, {100 * share:g} % with": mean}
+    if name == "cbpt":
+        tuned = SHOTS // settings.tuning.batch_size
+        found["kinds"] = {"prompts": middle(steps[-tuned:]), "inversion": middle(steps[1:-tuned])}
+    return found
+
+
+def middle(steps: list[float]) -> float | None:
+    return sorted(steps)[len(steps) // 2] if steps else None
+
+
+def plain_step(kind: Any, settings: Any, clip: Any, options: argparse.Namespace) -> float | None:
+    """Return the seconds of a step of TA-Cleaner without sub-captions; changes the class for good."""
+    from antidote.training import Work
+
+    own = sys.modules[kind.__module__]
+    own.SubCaptions.rows = lambda objective, batch: []
+    steps = timed_steps("ta_cleaner")
+    with tempfile.TemporaryDirectory() as folder:
+        kind(settings, 0).run(clip, data(clip.size, options), Work(Path(folder), "a measurement", 1e9))
+    return middle(steps[1:])
 
 
 def clock() -> float:
@@ -110,8 +148,9 @@ def small(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Return settings for one pass over few pairs; what a step itself does stays as the method has it."""
     values = {
         "epochs": 1, "batch_size": options.batch_size, "precision": options.precision, "warmup": 0, "crops": 1,
-        "samples_per_epoch": options.batch_size, "inversion_steps": options.steps, "forget_batch": options.batch_size,
-        "inner_batch": options.batch_size, "steps": 2, "suspicious_share": 0.4, "forget_share": 0.2,
+        "samples_per_epoch": options.batch_size * options.steps, "inversion_steps": options.steps,
+        "forget_batch": options.batch_size, "inner_batch": options.batch_size, "steps": 2,
+        "suspicious_share": 0.4, "forget_share": 0.2,
     }  # fmt: skip
     found = {name: value for name, value in values.items() if name in kind.model_fields}
     for name, field in kind.model_fields.items():
@@ -122,23 +161,28 @@ def small(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 def data(size: int, options: argparse.Namespace) -> Any:
     """Return random pairs for every access level."""
-    import torch
-
     from antidote.data.lexicon import load_lexicon
-    from antidote.data.pairs import Pairs
     from antidote.defenses.base import DefenseData
 
     count = options.batch_size * options.steps
-    pairs = Pairs(
+    pairs = random_pairs(count, size)
+    return DefenseData(
+        pairs=pairs, lexicon=load_lexicon("scenes"), shots=random_pairs(SHOTS, size), classes=CLASSES,
+        templates=["a photo of a {}."], training_set=twice(pairs), poisoned=frozenset(pairs.keys[: count // 4]),
+    )  # fmt: skip
+
+
+def random_pairs(count: int, size: int) -> Any:
+    import torch
+
+    from antidote.data.pairs import Pairs
+
+    return Pairs(
         keys=[f"pair{number}" for number in range(count)],
         images=torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8),
         captions=[CAPTIONS[number % len(CAPTIONS)] for number in range(count)],
         labels=torch.arange(count) % len(CLASSES),
     )
-    return DefenseData(
-        pairs=pairs, lexicon=load_lexicon("scenes"), shots=pairs, classes=CLASSES, templates=["a photo of a {}."],
-        training_set=twice(pairs), poisoned=frozenset(pairs.keys[: count // 4]),
-    )  # fmt: skip
 
 
 def twice(pairs: Any) -> Any:

@@ -102,7 +102,10 @@ def _layers(plan: SummarySettings, folder: Path, attack: str, defense: str) -> s
 
 
 def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
-    """Return a table per attack, one row per defense: accuracy, attack success, rebound, and what it costs."""
+    """Return a table per attack, one row per defense: accuracy, attack success, rebound, and what it costs.
+
+    Of a sweep these tables show the picked setting; one more table has all of them.
+    """
     costs, parts = pd.read_csv(folder / "costs.csv", keep_default_na=False), []
     facts = {defense.name: defense for defense in plan.defenses}
     for attack in plan.attacks:
@@ -120,7 +123,32 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, fo
                          percent(row["rebound_mean"]), *_cost(costs, attack.name, row["defense"])])  # fmt: skip
         floor = percent(mine.iloc[0]["floor_mean"])
         parts.append(f"### {attack.label or attack.name}\n\nFloor {floor}.\n\n{_markdown(rows)}")
-    return "\n\n".join(parts) + _notes(shown(table))
+    return "\n\n".join([*parts, *_sweeps(plan, table)]) + _notes(shown(table))
+
+
+def _sweeps(plan: SummarySettings, table: pd.DataFrame) -> list[str]:
+    """Return a table with every setting of each sweep, as the study lists them; nothing where nothing is swept."""
+    swept = [defense for defense in plan.defenses if defense.sweep]
+    if not swept:
+        return []
+    cells = {(row["attack"], row["defense"]): row for _, row in table.iterrows()}
+    rows = [["setting", *(attack.label or attack.name for attack in plan.attacks)]]
+    rows.append(["---", *("---:" for _ in plan.attacks)])
+    for defense in swept:
+        found = [_both(cells[attack.name, defense.name], blank_reasons(table)) for attack in plan.attacks]
+        mark = f" {RECONSTRUCTION}" if defense.reconstruction else ""
+        rows.append([f"{defense.label or defense.sweep}, {defense.setting}{mark}", *found])
+    head = "CA@1 / ASR@1 in percent, settings from weak to strong; *: the one that the tables above show."
+    return [f"### Every setting of the sweeps\n\n{head}\n\n{_markdown(rows)}"]
+
+
+def _both(row: pd.Series, reasons: list[str]) -> str:
+    """Return CA@1 and ASR@1 of a cell, starred where it was picked; the number of a blank's reason; or nothing."""
+    if row["note"] in reasons:
+        return f"[{reasons.index(row['note']) + 1}]"
+    if pd.isna(row["ca1_mean"]):
+        return ""
+    return f"{percent(row['ca1_mean'])} / {percent(row['score_mean'])}" + (" \\*" if row["picked"] else "")
 
 
 def _cost(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:

@@ -21,6 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write to standard output: this text is the script's result."""
     study = Study(read_mapping(arguments.file), arguments.file)
     found, faults = preflight.stages(study, arguments.results), preflight.missing(study)
+    faults += preflight.further_weights(study)
     clip = _model(study, faults)
     recipe = study.file.poisoning
     recipe = recipe.model_copy(update={"batch_size": arguments.batch_size or recipe.batch_size})

@@ -62,6 +62,14 @@ class Lexicon:
         """Return the class of each word of a text."""
         return [self.word_class(word) for word in words]
 
+    def meanings(self, word: str, word_class: str) -> tuple[frozenset, frozenset]:
+        """Return what a word means in a class, and all that is true of it: its synonyms and more general words too.
+
+        Two words are related where what one means is true of the other.
+        """
+        own = frozenset([word.lower()])
+        return own, own.union(synonym.lower() for synonym in self.synonyms(word))
+
     def words(self, word_class: str) -> list[str]:
         """Return the words of a class, sorted."""
         return sorted(word for word, entry in self._words.items() if entry["pos"] == word_class)
@@ -109,6 +117,7 @@ class WordNet(Lexicon):
         self._counts = _counts(Path(folder) / "cntlist.rev")
         self._kinds: dict[str, str | None] = {}
         self._synonyms: dict[str, list[str]] = {}
+        self._general: dict[Any, frozenset] = {}
 
     def synonyms(self, word: str) -> list[str]:
         """Return the other words of all senses in the word's most frequent class, commonest sense first."""
@@ -124,6 +133,20 @@ class WordNet(Lexicon):
         base = self._reader.morphy(_lemma(word), kind)
         found = dict.fromkeys(name.replace("_", " ") for name in names)
         return [name for name in found if name.lower() not in (word.lower(), base.replace("_", " "))]
+
+    def meanings(self, word: str, word_class: str) -> tuple[frozenset, frozenset]:
+        """See `Lexicon`: the word and its senses in all their forms' base; what is more general, by any of them."""
+        kind = next(kind for kind, name in WORD_CLASSES.items() if name == word_class)
+        senses = self._reader.synsets(_lemma(word), kind)
+        own = frozenset([word.lower(), *senses])
+        return own, own.union(*(self._more_general(sense) for sense in senses))
+
+    def _more_general(self, sense: Any) -> frozenset:
+        """Return a sense and all above it; each is looked up once, since most words share what stands high up."""
+        if sense not in self._general:
+            above = [*sense.hypernyms(), *sense.instance_hypernyms()]
+            self._general[sense] = frozenset([sense]).union(*(self._more_general(one) for one in above))
+        return self._general[sense]
 
     def word_class(self, word: str) -> str | None:
         kind = self._kind(word)

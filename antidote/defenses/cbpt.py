@@ -27,8 +27,10 @@ from __future__ import annotations
 
 import math
 import random
+import re
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -38,7 +40,7 @@ from antidote.defenses.tuning import Task, TuneSettings, frozen_features, part, 
 from antidote.errors import UserError
 from antidote.lazy import functional as F
 from antidote.lazy import torch
-from antidote.models import Clip
+from antidote.models import Clip, causal
 from antidote.seeds import derive
 from antidote.training import Report, Work
 
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PATIENCE, FACTOR, LOWEST = 5, 5.0, 1e-7  # DECREE's rule for beta
+PARTS = re.compile(r"[^\W\d_]+|\d|[^\w\s]+|_+")  # what makes at least one token each
+AROUND = 4  # tokens around the words of a context: start, a class name, full stop, end
 
 
 class CBPTSettings(DefenseSettings):
@@ -71,6 +75,14 @@ class CBPTSettings(DefenseSettings):
     classes_per_step: int = Field(100, ge=2, description="classes in a step: the batch's own and random others")
     tuning: TuneSettings = Field(TuneSettings(), description="of the contexts: SGD 0.002, cosine, batch 32 (CoOp)")
 
+    def check(self, model: Mapping[str, Any]) -> None:
+        window, words = model["text_cfg"].get("context_length", 77), len(PARTS.findall(self.context))
+        if words + AROUND > window:
+            raise ValueError(
+                f"context: {words} words and punctuation marks leave no room for a class name among the {window} "
+                f"tokens that the model reads; {window - AROUND} at most"
+            )
+
 
 class CBPT(Defense):
     """Trains class-wise prompts; labelled shots."""
@@ -80,10 +92,12 @@ class CBPT(Defense):
     reconstruction = True
     adapter = "classifier_head"
 
+    @classmethod
+    def fits(cls, model: Mapping[str, Any]) -> str | None:
+        return None if causal(model) else "needs CLIP's own text encoder, which reads prompts as word embeddings"
+
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "cbpt")
-        if not clip.causal:
-            raise UserError("cbpt: needs CLIP's own text encoder, which reads prompts as word embeddings")
         clip.network.eval().requires_grad_(False)
         clean = frozen_features(clip.encode_image, data.shots.images)
         masks, patterns, triggered, steps = self._dummy_triggers(clip, data, clean, work)
@@ -203,11 +217,18 @@ class ClassPrompts:
 
     Attributes:
         contexts: (C, M, width), the word embeddings that are learned.
+
+    Raises:
+        UserError: a text has more tokens than the model reads.
     """
 
     def __init__(self, clip: Clip, classes: list[str], context: str) -> None:
         self.clip = clip
-        self.tokens = clip.tokenize([f"{context} {name}." for name in classes])
+        texts, window = [f"{context} {name}." for name in classes], clip.network.context_length
+        count, longest = max((len(clip.tokenizer.encode(text)) + 2, text) for text in texts)
+        if count > window:
+            raise UserError(f"context: {longest!r} has {count} tokens, and the model reads {window}; shorten it")
+        self.tokens = clip.tokenize(texts)
         self.ends = self.tokens.argmax(dim=1)
         self.words = int(clip.tokenize([context])[0].argmax()) - 1  # without the start token
         with torch.no_grad():

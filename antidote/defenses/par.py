@@ -24,6 +24,7 @@ from antidote.defenses.base import DefenseData, FineTuningDefense, FineTuningSet
 from antidote.lazy import torch
 from antidote.models import Clip
 from antidote.objectives import Batch, Contrastive
+from antidote.settings import Span
 from antidote.training import TrainSettings
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class PARSettings(FineTuningSettings):
     method: Literal["par"] = "par"
     threshold: float = Field(2.15, ge=0, le=4, description="tau, squared distance of unit vectors (PAR: 2.15)")
     noise: float = Field(0.2, ge=0, description="deviation of the added noise, of a range of 0 to 1 (PAR's code: 0.2)")
-    square: tuple[float, float] = Field(
+    square: Span = Field(
         (0.005, 0.01), description="area of the square that is set to 0, as a fraction of the picture (PAR's code)"
     )
     training: TrainSettings = Field(

@@ -7,9 +7,10 @@ token of picture i after block d with prompts, and o_i^d the same of the suspici
     L_CE = mean_i CE(s f_I(x_i; P) t, y_i),   t the frozen text features of "a photo of a <class>."
     L    = L_CE + alpha L_FR
 
-Everything is the paper's, but for two things that it does not spell out: a block's outputs at the prompts' places are
-thrown away and replaced by the next block's own prompts (deep VPT), and the deviation of the prompts' Gaussian start,
-for which VPT's fan rule stands in: that of a uniform draw from ±sqrt(6 / (3 p² + width)), p the patch size.
+Everything is the paper's, but for what it does not spell out: a block's outputs at the prompts' places are thrown away
+and replaced by the next block's own prompts (deep VPT); for the deviation of the prompts' Gaussian start VPT's fan rule
+stands in, that of a uniform draw from ±sqrt(6 / (3 p² + width)), p the patch size; SGD has momentum 0.9, as in CoOp's
+code, and no weight decay. The paper trains in half precision; here that is a setting, full precision the default.
 
 The paper's metric, perturbation resistance, is in `antidote/resistance.py`.
 """

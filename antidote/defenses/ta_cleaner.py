@@ -1,7 +1,8 @@
 """TA-Cleaner (Xun et al. 2024, arXiv 2409.17601; later CleanerCLIP): CleanCLIP plus aligned sub-captions.
 
 Each epoch draws K captions. A positive sub-caption keeps the main nouns and the relation; a negative one swaps a noun,
-an adjective or a verb for another of its class. Both are aligned with the picture in both directions.
+an adjective or a verb for an unrelated one of its class: no other form of it, no synonym, nothing more general or more
+special, as far as the lexicon knows. Both are aligned with the picture in both directions.
 
 A reconstruction: the paper was not readable in full, and no code is public. Known from its abstract and reviews: the K
 random samples per epoch, positive and negative sub-captions, both directions, on top of CleanCLIP. Ours: the word
@@ -21,8 +22,9 @@ from __future__ import annotations
 
 import random
 import re
+from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -75,8 +77,8 @@ class SubCaptions(SelfSupervised):
         super().__init__(data, settings, seed)
         self.lexicon, self.seed = data.lexicon, seed
         self.words = sorted({word for caption in data.pairs.captions for word in _words(caption)})
-        self.replacements = {kind: [w for w in self.words if data.lexicon.word_class(w) == kind] for kind in SWAPPED}
-        if not self.replacements["noun"]:
+        self.replacements = Replacements(self.words, data.lexicon)
+        if not self.replacements.words["noun"]:
             raise UserError(
                 "ta_cleaner: no caption word is a noun of the study's lexicon; name one that knows the captions' words"
             )
@@ -158,22 +160,58 @@ def positive(caption: str, lexicon: Lexicon) -> str:
     return " ".join(word for word, kind in zip(words, kinds, strict=True) if kind in KEPT)
 
 
-def negative(text: str, lexicon: Lexicon, replacements: dict[str, list[str]], rng: random.Random) -> str:
+class Replacements:
+    """Words that may stand in the place of another one: of its class, and not related to it.
+
+    Not used are what the lexicon knows for another form of the word, a synonym, or a more general or more special word:
+    the caption may be true of the picture with that as well.
+
+    Attributes:
+        words: by class of SWAPPED, the words of the captions.
+    """
+
+    def __init__(self, words: list[str], lexicon: Lexicon) -> None:
+        self.lexicon = lexicon
+        self.words = {kind: [word for word in words if lexicon.word_class(word) == kind] for kind in SWAPPED}
+        # By class and meaning, the places in `words` of those that mean it, and of those that it is true of.
+        self._means: dict[str, dict[Any, set[int]]] = {kind: defaultdict(set) for kind in SWAPPED}
+        self._holds: dict[str, dict[Any, set[int]]] = {kind: defaultdict(set) for kind in SWAPPED}
+        for kind, known in self.words.items():
+            for place, word in enumerate(known):
+                own, true = lexicon.meanings(word, kind)
+                for index, meanings in ((self._means[kind], own), (self._holds[kind], true)):
+                    for meaning in meanings:
+                        index[meaning].add(place)
+
+    def pick(self, word: str, kind: str, rng: random.Random) -> str | None:
+        """Return one of the unrelated words of a class, each as likely; None where there is none."""
+        own, true = self.lexicon.meanings(word, kind)
+        related = set().union(
+            *(self._means[kind].get(meaning, ()) for meaning in true),
+            *(self._holds[kind].get(meaning, ()) for meaning in own),
+        )
+        left = len(self.words[kind]) - len(related)
+        if not left:
+            return None
+        place = rng.randrange(left)
+        for taken in sorted(related):  # the place among those left becomes that among all
+            place += taken <= place
+        return self.words[kind][place]
+
+
+def negative(text: str, lexicon: Lexicon, replacements: Replacements, rng: random.Random) -> str:
     """Return the text with one noun, adjective or verb, chosen at random, replaced by an unrelated word of its class.
 
-    A word of the same class that is a synonym is no counterfactual and is not used. Where no word can be replaced, the
-    text comes back as it is, and the loss leaves it out.
+    Where no word can be replaced, the text comes back as it is, and the loss leaves it out.
     """
     words = _words(text)
     kinds = lexicon.word_classes(words)
     slots = [i for i, kind in enumerate(kinds) if kind in SWAPPED]
     rng.shuffle(slots)
     for slot in slots:
-        word = words[slot]
-        alike = {word, *lexicon.synonyms(word)}
-        others = [w for w in replacements[kinds[slot]] if w not in alike]
-        if others:
-            return " ".join([*words[:slot], rng.choice(others), *words[slot + 1 :]])
+        other = replacements.pick(words[slot], kinds[slot], rng)
+        if other is not None:
+            return " ".join([*words[:slot], other, *words[slot + 1 :]])
     return text
 
 

@@ -18,10 +18,10 @@ weak similarity first, its two-part loss, the ranking with the overfitted model 
 that is local to tokens. Related code of the same author marks the pairs of lowest similarity under a loadable model,
 and holds a loss like that of step 1. Ours: all formulas, numbers, the choice of words, the scorer. To a model that has
 learned the backdoor poisoned pairs are as good as others, so weak similarity only makes sense under another one: a
-public clean CLIP where there is one (`scorer: <open_clip model>/<tag>`, or `surrogates.NAME`, a clean model that the
-study trains to stand in for one: it has seen these pairs as they were before the poisoning), or θ_b on random crops
-(`scorer: crops`, the default): an object survives a crop that cuts off or displaces a trigger. `scorer: model` is θ_b
-as it is.
+public clean CLIP where there is one (`scorer: <open_clip model>/<tag>`, or a weights file in the tag's place; or
+`surrogates.NAME`, a clean model that the study trains to stand in for one: it has seen these pairs as they were before
+the poisoning), or θ_b on random crops (`scorer: crops`, the default): an object survives a crop that cuts off or
+displaces a trigger. `scorer: model` is θ_b as it is.
 
 `variant: caption` forgets whole captions (an ablation). `ubt_oracle` is a control, no defense: it is told which pairs
 are poisoned, so that its result separates what forgetting achieves from what finding misses.
@@ -49,6 +49,8 @@ from antidote.lazy import torch, transforms
 from antidote.models import Clip, ModelSettings, create
 from antidote.objectives import Batch, Contrastive
 from antidote.seeds import derive
+from antidote.settings import Span
+from antidote.tags import tag
 from antidote.training import Report, TrainSettings, Work, train
 
 if TYPE_CHECKING:
@@ -65,10 +67,11 @@ class UBTSettings(DefenseSettings):
     method: Literal["ubt"] = "ubt"
     scorer: str = Field(
         "crops",
-        description="whose similarity counts as weak: `crops`, `model`, an open_clip NAME/TAG, or `surrogates.NAME`",
+        description="whose similarity counts as weak: `crops`, `model`, an open_clip NAME/TAG or NAME/FILE, or "
+        "`surrogates.NAME`",
     )
     crops: int = Field(4, ge=1, description="random crops per picture whose cosines are averaged")
-    crop_area: tuple[float, float] = Field((0.5, 0.9), description="area of a crop, as a fraction of the picture")
+    crop_area: Span = Field((0.5, 0.9), description="area of a crop, as a fraction of the picture")
     suspicious_share: float = Field(
         0.004, gt=0, lt=0.5, description="D_susp as a fraction of the training set (related code: 2,000 of 500K)"
     )
@@ -105,9 +108,17 @@ class UBTSettings(DefenseSettings):
         """Name of the study's clean model that scores; None where another one does."""
         return self.scorer.removeprefix(SURROGATES) if self.scorer.startswith(SURROGATES) else None
 
+    @property
+    def public(self) -> ModelSettings | None:
+        """The public clean model that scores, with the activations of its weights; None where another one does."""
+        name, slash, weights = self.scorer.partition("/")
+        if not name or not slash or self.surrogate:
+            return None
+        known = tag(name, weights) or {}
+        return ModelSettings(name=name, pretrained=weights, quick_gelu=bool(known.get("quick_gelu")))
+
     def check(self, model: Mapping[str, Any]) -> None:
-        named = self.surrogate or "/" in self.scorer
-        if self.scorer not in ("crops", "model") and not named:
+        if self.scorer not in ("crops", "model") and not self.surrogate and not self.public:
             raise ValueError(
                 f"scorer: {self.scorer!r} is neither 'crops' nor 'model' nor an open_clip NAME/TAG nor surrogates.NAME"
             )
@@ -208,8 +219,7 @@ def scores(clip: Clip, pairs: Pairs, settings: UBTSettings, seed: int, scorer: C
         torch.manual_seed(derive(seed, "crops"))
         views = [similarities(clip, pairs, lambda x: torch.stack([crop(i) for i in x])) for _ in range(settings.crops)]
         return torch.stack(views).mean(dim=0)
-    name, _, tag = settings.scorer.partition("/")
-    clean = create(ModelSettings(name=name, pretrained=tag, quick_gelu=tag == "openai"), seed)
+    clean = create(settings.public, seed)
     return similarities(clean, pairs, lambda x: resized(x, clean.size))
 
 

@@ -16,10 +16,10 @@ from antidote.summary.text import FAILED, RECONSTRUCTION, attack_title, blank_re
 
 PLOTS = {
     "heatmap.png": "ASR@1 and CA@1 of every attack against every defense, mean over seeds. A frame marks the lowest "
-    "ASR@1 within the accuracy budget; hatched cells do not apply; empty cells were not run.",
-    "plane.png": "What a defense gains (down) against what it costs (left). Lines start at the undefended model and "
-    "join the entries of one method, or the values of a sweep, of which the table shows the framed one; the dotted "
-    "line is the floor; the tinted band is the accuracy budget; grey dots are the cells of the other attacks.",
+    "ASR@1 within the accuracy budget, controls left out; hatched cells do not apply; empty cells were not run.",
+    "plane.png": "What a defense gains (down) against what it costs (left). Lines start at the undefended model; one "
+    "joins the settings of a sweep, of which the table shows the framed one; the dotted line is the floor; the tinted "
+    "band is the accuracy budget; grey dots are the cells of the other attacks.",
     "rebound.png": "ASR@1 while every model is fine-tuned on clean pairs for a little while, from the model as "
     "defended (step 0) on: a backdoor that was hidden and not removed comes back.",
     "gallery.png": "Pictures of the evaluation set without and with each trigger, and the amplified difference. "

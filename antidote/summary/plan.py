@@ -18,7 +18,7 @@ class AttackFacts(Settings):
 
 
 class DefenseFacts(Settings):
-    """One entry of the study's defenses."""
+    """One entry of the study's defenses; the settings of a sweep stand from weak to strong."""
 
     name: str
     method: str = ""

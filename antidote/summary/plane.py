@@ -1,7 +1,7 @@
 """The clean-accuracy/ASR plane: what a defense gains against what it costs, one panel per attack.
 
-A point is one cell, its number is the defense. A line leads from the undefended model to each defense and on through
-the entries of one method, so that a sweep shows as a curve. Grey dots are the same defenses against other attacks.
+A point is one cell, its number is the defense. A line leads from the undefended model to each defense; through the
+settings of a sweep it goes on in their order, as a curve. Grey dots are the same defenses against other attacks.
 """
 
 import itertools
@@ -83,18 +83,12 @@ def _points(cells: pd.DataFrame, attack: str) -> dict[str, tuple[float, float]]:
 
 
 def _lines(points: dict[str, tuple], plan: SummarySettings) -> list[tuple[list[tuple], int]]:
-    """Return the line of each method or sweep (from the undefended point, then by falling CA), and its colour."""
-    numbers = style.numbers(plan)
-    methods: dict[str, list[str]] = {}
+    """Return the line of each entry or sweep (from the undefended point, as the plan lists it), and its colour."""
+    start, lines = [points["none"]] if "none" in points else [], {}
     for defense in plan.defenses:
         if defense.name in points and defense.name != "none":
-            methods.setdefault(defense.sweep or defense.method or defense.name, []).append(defense.name)
-    start = [points["none"]] if "none" in points else []
-    found = []
-    for names in methods.values():
-        through = sorted((points[name] for name in names), reverse=True)
-        found.append((start + through, numbers[names[0]] - 1))
-    return found
+            lines.setdefault(style.numbers(plan)[defense.name] - 1, list(start)).append(points[defense.name])
+    return [(line, index) for index, line in lines.items()]
 
 
 def _number(axes: Axes, points: dict[str, tuple], plan: SummarySettings) -> None:

@@ -40,7 +40,11 @@ def read_table(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    missing = [name for name in ("attack", "score_mean", "note", "sweep", "rebound_mean") if name not in table.columns]
+    missing = [
+        name
+        for name in ("attack", "score_mean", "note", "sweep", "rebound_mean", "access", "within")
+        if name not in table.columns
+    ]
     if missing:
         raise UserError(f"{path}: column {missing[0]} is missing; run the summary again")
     numbers = [name for name in table.columns if name.endswith(("_mean", "_std", "_n", "_low", "_high"))]

@@ -5,6 +5,8 @@ import pandas as pd
 from antidote.summary.plan import DefenseFacts, SummarySettings
 
 ASR = "asr1"
+CONTROL = "oracle"  # the access of a control, which is no defense
+ROUNDING = 1e-9  # a mean exactly at the limit is within
 FIGURES = ["ca1", ASR, "score"]  # score: ASR@1, or what stands in its place for an attack that has none
 COLUMNS = [
     *("attack", "defense", "score"),
@@ -20,6 +22,8 @@ COLUMNS = [
         "sweep",
         "setting",
         "picked",
+        "access",
+        "within",
     ),
 ]
 
@@ -29,8 +33,9 @@ def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
 
     `score` names the figure that the attack is judged by: ASR@1, or one of its own. `gate` is `passed`, `failed` or
     `not measured`, with its reason; `best` and `reconstruction` are `yes` or empty; `note` says why a cell is empty or
-    rests on fewer seeds than planned. Of a swept defense (`sweep`, `setting`) one row per attack is `picked`, by clean
-    accuracy alone: the one that spends the most of the accuracy budget.
+    rests on fewer seeds than planned. `within` is `yes` where CA@1 is within the accuracy budget. Of a swept defense
+    (`sweep`, `setting`) one row per attack is `picked`, by clean accuracy alone: the strongest setting within the
+    budget, by the order in which the study lists them. A control (`access` oracle) is never `best`.
     """
     matrix = [("clean", "none")] + [(a.name, d.name) for a in plan.attacks for d in plan.defenses]
     groups = dict(tuple(cells.groupby(["attack", "defense"])))
@@ -39,10 +44,12 @@ def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
         mine = table["attack"] == attack.name
         gate, reason = _gate(table[mine].iloc[0], plan)
         table.loc[mine, "gate"], table.loc[mine, "gate_reason"] = gate, reason
+        limit = table[mine].iloc[0]["ca1_mean"] - plan.accuracy_budget - ROUNDING
+        table.loc[mine & (table["ca1_mean"] >= limit), "within"] = "yes"
         for _, swept in table[mine & (table["sweep"] != "")].groupby("sweep", sort=False):
-            table.loc[_picked(swept, table[mine].iloc[0], plan.accuracy_budget), "picked"] = "yes"
-        compared = mine & ((table["sweep"] == "") | (table["picked"] == "yes"))
-        table.loc[_best(table[compared], plan.accuracy_budget), "best"] = "yes"
+            table.loc[_picked(swept), "picked"] = "yes"
+        compared = mine & ((table["sweep"] == "") | (table["picked"] == "yes")) & (table["access"] != CONTROL)
+        table.loc[_best(table[compared]), "best"] = "yes"
     return table[COLUMNS]
 
 
@@ -57,7 +64,7 @@ def _row(cells: pd.DataFrame, cell: tuple[str, str], plan: SummarySettings) -> d
     score = next((attack.score for attack in plan.attacks if attack.name == cell[0]), ASR)
     facts = next((d for d in plan.defenses if d.name == cell[1]), DefenseFacts(name=cell[1]))
     row = {"attack": cell[0], "defense": cell[1], "score": score, "gate": "", "gate_reason": "", "best": ""}
-    row |= {"sweep": facts.sweep, "setting": facts.setting, "picked": ""}
+    row |= {"sweep": facts.sweep, "setting": facts.setting, "picked": "", "access": facts.access, "within": ""}
     unmeasured = pd.Series(float("nan"), cells.index)
     for figure in FIGURES:
         column = score if figure == "score" else figure
@@ -95,25 +102,23 @@ def _gate(undefended: pd.Series, plan: SummarySettings) -> tuple[str, str]:
     return "passed", f"{score} without a defense {percent(asr)} %, floor {percent(floor)} %"
 
 
-def _best(rows: pd.DataFrame, budget: float) -> list[int]:
+def _best(rows: pd.DataFrame) -> list[int]:
     """Return the index of the lowest score (every one of a tie) below the undefended one and within the budget."""
-    none = rows.iloc[0]
-    kept = rows["ca1_mean"] >= none["ca1_mean"] - budget - 1e-9
-    better = rows["score_mean"] < none["score_mean"]
-    asr = rows.loc[kept & better, "score_mean"]
+    better = rows["score_mean"] < rows.iloc[0]["score_mean"]
+    asr = rows.loc[(rows["within"] == "yes") & better, "score_mean"]
     return list(asr.index[asr == asr.min()])
 
 
-def _picked(rows: pd.DataFrame, none: pd.Series, budget: float) -> int:
-    """Return the index of a sweep's row with the least CA@1 within the budget; where none is within, the most CA@1.
+def _picked(rows: pd.DataFrame) -> int:
+    """Return the index of a sweep's last row within the budget; where none is within, of the most CA@1.
 
-    A setting moves a defense along a curve from accuracy to ASR, so that defenses compare where they cost the same.
+    The study lists the settings from weak to strong. CA@1 cannot stand in for that order: it need not fall with it.
     """
+    within = rows.index[rows["within"] == "yes"]
+    if len(within):
+        return within[-1]
     measured = rows["ca1_mean"].dropna()
-    if measured.empty:
-        return rows.index[0]
-    within = measured[measured >= none["ca1_mean"] - budget - 1e-9]
-    return within.idxmin() if len(within) else measured.idxmax()
+    return rows.index[0] if measured.empty else measured.idxmax()
 
 
 def score_name(score: str) -> str:

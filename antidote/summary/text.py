@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from antidote.errors import UserError
-from antidote.summary.tables import ASR, percent
+from antidote.summary.tables import ASR, CONTROL, percent
 
 FAILED, UNKNOWN, RECONSTRUCTION = "†", "?", "‡"
 TITLES = {
@@ -108,6 +108,7 @@ def notes(table: pd.DataFrame, best: str) -> list[str]:
         lines.append(f"{RECONSTRUCTION} reconstruction: parts that the paper leaves open are built from what is known")
     if (table["best"] == "yes").any():
         lines.append(f"{best}: lowest ASR@1 among the defenses whose CA@1 stays within the accuracy budget")
+        lines += [f"{name}: a control, no defense; left out of the comparison" for name in _controls(table)]
     if table["ca1_std"].notna().any():
         lines.append("±: standard deviation over seeds; n: seeds run, where fewer than planned")
     lines += _picks(table)
@@ -122,14 +123,28 @@ def notes(table: pd.DataFrame, best: str) -> list[str]:
 
 
 def _picks(table: pd.DataFrame) -> list[str]:
-    """Return for each swept defense which setting stands in the table, in a line that says how it was picked."""
+    """Return for each swept defense which setting stands in the table, in lines that say how it was picked."""
     swept = table[(table["picked"] == "yes") & table["ca1_mean"].notna()]
     lines = []
     for sweep, rows in swept.groupby("sweep", sort=False):
-        by_setting = {s: ", ".join(r["attack"]) for s, r in rows.groupby("setting", sort=False)}
-        which = "; ".join(f"{setting} ({attacks})" for setting, attacks in by_setting.items())
-        lines.append(f"{sweep}: swept; shown is the setting with the least CA@1 within the accuracy budget: {which}")
+        within, beyond = (rows[(rows["within"] == "yes") == yes] for yes in (True, False))
+        if len(within):
+            lines.append(f"{sweep}: swept; shown is the strongest setting within the accuracy budget: {_which(within)}")
+        if len(beyond):
+            lines.append(
+                f"{sweep}: swept; no setting is within the accuracy budget; shown is the one with the most CA@1: "
+                f"{_which(beyond)}"
+            )
     return lines
+
+
+def _which(rows: pd.DataFrame) -> str:
+    by_setting = {s: ", ".join(r["attack"]) for s, r in rows.groupby("setting", sort=False)}
+    return "; ".join(f"{setting} ({attacks})" for setting, attacks in by_setting.items())
+
+
+def _controls(table: pd.DataFrame) -> list[str]:
+    return list(table.loc[table["access"] == CONTROL, "defense"].unique())
 
 
 def filled(text: str, part: str, content: str, where: str = "README.md") -> str:

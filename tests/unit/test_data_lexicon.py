@@ -15,11 +15,18 @@ from antidote.errors import UserError
 from antidote.files import sha256
 
 SENSES = {  # part of speech: [(words, count of the first word)]
-    "noun": [(["dog", "domestic_dog"], 42), (["dog", "hound"], 1), (["run", "streak"], 2)],
+    "noun": [
+        (["thing"], 9),
+        (["animal"], 8),
+        (["dog", "domestic_dog"], 42),
+        (["dog", "hound"], 1),
+        (["run", "streak"], 2),
+    ],
     "verb": [(["run", "sprint"], 90), (["walk"], 5)],
     "adj": [(["big", "large"], 30)],
     "adv": [(["quickly", "rapidly", "big"], 3)],
 }
+ABOVE = [("thing", "animal"), ("animal", "dog")]  # a noun and one more special, in its first sense
 NUMBERS = {"noun": (1, "n"), "verb": (2, "v"), "adj": (3, "a"), "adv": (4, "r")}
 
 
@@ -34,7 +41,12 @@ def wordnet(tmp_path):
             offset = len(data)
             members = " ".join(f"{word} 0" for word in words)
             frames = " 01 + 02 00" if kind == "verb" else ""
-            data += f"{offset:08d} {number - 1:02d} {letter} {len(words):02x} {members} 000{frames} | meaning\n"
+            above = [places[word][0] for word, below in ABOVE if below == words[0] and count != 1]
+            pointers = "".join(f" @ {place:08d} {letter} 0000" for place in above)
+            data += (
+                f"{offset:08d} {number - 1:02d} {letter} {len(words):02x} {members} {len(above):03d}{pointers}{frames}"
+            )
+            data += " | meaning\n"
             for word in words:
                 places.setdefault(word, []).append(offset)
             counts.append(f"{words[0]}%{number}:{number - 1:02d}:00:: 1 {count}")
@@ -106,6 +118,16 @@ def test_wordnet_takes_inflected_words_for_their_base(wordnet):
     words = lexicon.load_lexicon(f"wordnet:{wordnet}")
     assert words.word_class("Dogs") == "noun" and words.synonyms("dogs") == ["domestic dog", "hound"]
     assert words.word_class("ran") == "verb" and words.synonyms("ran") == ["sprint"]
+
+
+def test_wordnet_knows_what_is_true_of_a_word(wordnet):
+    words = lexicon.load_lexicon(f"wordnet:{wordnet}")
+    (dog, true), (animal, _), (thing, of_things) = (words.meanings(w, "noun") for w in ("Dogs", "animal", "thing"))
+    assert words.meanings("dog", "noun")[0] - {"dog"} == dog - {"dogs"} and len(dog) == 3, "two senses and itself"
+    assert animal & true and thing & true and not dog & of_things
+    assert words.meanings("hound", "noun")[0] & true, "a synonym"
+    assert not words.meanings("run", "noun")[0] & true and words.meanings("xyzzy", "verb") == ({"xyzzy"}, {"xyzzy"})
+    assert not words.meanings("run", "noun")[1] & words.meanings("run", "verb")[1] - {"run"}, "classes are apart"
 
 
 def test_wordnet_does_not_know_every_word(wordnet):

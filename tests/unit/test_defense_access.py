@@ -1,16 +1,19 @@
 """Access levels: a defense is handed the data of its level and no more, and a study without that data stops at once."""
 
 import argparse
+import copy
 from dataclasses import fields
 from pathlib import Path
 from typing import ClassVar
 
+import open_clip
 import pandas as pd
 import pytest
 import torch
 
 from antidote.defenses.base import Defense
 from antidote.errors import UserError
+from antidote.models import Clip, causal
 from antidote.settings import read_mapping
 from antidote.study import Study
 from antidote.workflow import summary_plan
@@ -103,6 +106,33 @@ def test_a_defense_that_does_not_fit_is_a_blank_cell():
     assert found.blank == [(attack, "rvpt", reason) for attack in found.attacks]
     assert {d for _, d in found.cells} == {"none", "lp"}
     assert f'{{"attack":"badnet","defense":"rvpt","reason":"{reason}"}}' in summary_plan(found)
+
+
+def test_prompts_need_clips_own_text_encoder():
+    values = {**read_mapping(str(ROOT / "configs/vit.yaml")), "defenses": {"cbpt": {"method": "cbpt"}}}
+    assert Study(values, "v").blank == []
+    found = Study({**values, "model": {"name": "coca_ViT-B-32"}}, "v")
+    reason = "coca_ViT-B-32: needs CLIP's own text encoder, which reads prompts as word embeddings"
+    assert found.blank == [(attack, "cbpt", reason) for attack in found.attacks]
+
+
+@pytest.mark.parametrize("changes", [{}, {"no_causal_mask": True}, {"pool_type": "last"}])
+def test_the_configuration_tells_what_the_model_is(make_clip, changes):
+    """What is read before anything runs is what a job would find."""
+    config = make_clip("vit").config["model_cfg"]
+    config = {**config, "text_cfg": {**config["text_cfg"], **changes}}
+    network = open_clip.CLIP(**copy.deepcopy(config))
+    assert causal(config) == Clip(network, {"model_cfg": config}).causal == (not changes)
+
+
+def test_a_context_that_leaves_no_room_is_one_line():
+    values = read_mapping(str(ROOT / "configs/vit.yaml"))
+    fits = {**values, "defenses": {"cbpt": {"method": "cbpt", "context": "a" + ", a" * 9}}}
+    assert Study(fits, "v").defenses["cbpt"].context.count(",") == 9
+    values["defenses"] = {"cbpt": {"method": "cbpt", "context": "a" + ", a" * 10}}
+    with pytest.raises(UserError, match=r"^v: defenses.cbpt.context: 21 words and punctuation marks leave no room for a "
+                                        r"class name among the 24 tokens that the model reads; 20 at most$"):  # fmt: skip
+        Study(values, "v")
 
 
 def test_a_setting_that_does_not_fit_the_model_is_one_line():

@@ -158,6 +158,14 @@ def test_cbpts_prompts_start_as_the_words_they_stand_for(make_clip):
     assert prompts.contexts.shape == (5, 4, 16)
 
 
+def test_a_context_whose_texts_would_be_cut_is_one_line(make_clip):
+    """A word may be several tokens, which only the tokenizer knows; of a cut text the class name would be lost."""
+    clip = make_clip("vit")
+    with pytest.raises(UserError, match=r"^context: 'a a .*\.' has 25 tokens, and the model reads 24; shorten it$"):
+        cbpt.ClassPrompts(clip, CLASSES, " ".join(["a"] * 21))
+    assert cbpt.ClassPrompts(clip, CLASSES, " ".join(["a"] * 20)).words == 20
+
+
 def test_cbpts_trigger_and_beta():
     images, mask, pattern = torch.rand(2, 3, 4, 4), torch.zeros(4, 4), torch.ones(3, 4, 4)
     mask[1, 2] = 0.25

@@ -3,8 +3,11 @@
 import json
 import math
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
+import open_clip
 import pandas as pd
 import pytest
 import torch
@@ -13,6 +16,7 @@ from antidote.defenses import ubt
 from antidote.defenses.base import DefenseData
 from antidote.errors import UserError
 from antidote.objectives import Batch
+from antidote.tags import tag, tags
 from antidote.training import TrainSettings, Work
 from scripts.evaluate import finding
 
@@ -147,6 +151,28 @@ def test_settings_that_contradict():
     with pytest.raises(ValueError, match="scorer: 'clean' is neither"):
         settings(scorer="clean").check({})
     settings(scorer="surrogates.other").check({})
+
+
+def test_a_public_model_has_the_activations_of_its_weights():
+    found = settings(scorer="RN101/openai").public
+    assert (found.name, found.pretrained, found.quick_gelu) == ("RN101", "openai", True)
+    assert settings(scorer="ViT-B-32/metaclip_400m").public.quick_gelu
+    assert not settings(scorer="ViT-B-32/laion2b_s34b_b79k").public.quick_gelu
+    for other in ("crops", "model", "surrogates.public"):
+        assert settings(scorer=other).public is None
+
+
+def test_open_clips_tags_are_read_without_torch():
+    code = "import sys; from antidote.tags import tag; assert tag('RN50', 'openai'); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "open_clip", "safetensors.torch", "huggingface_hub"} & set(done.stdout.split())
+
+
+def test_open_clips_tags_are_its_own():
+    assert tags("RN50") == open_clip.list_pretrained_tags_by_model("RN50") and tags("tiny-rn") == []
+    for name, known in (("RN50", "openai"), ("ViT-B-32", "laion400m-e32"), ("ViT-B-32-quickgelu", "openai")):
+        assert tag(name, known) == open_clip.get_pretrained_cfg(name, known)
+    assert tag("RN50", "x") is None and tag("x", "openai") is None
 
 
 def test_a_clean_model_of_the_studys_may_score(make_clip, make_pairs):

@@ -48,10 +48,10 @@ def results(tmp_path_factory):
 MARKS = "before\n<!-- results:start -->\nold\n<!-- results:end -->\n"
 
 
-def page(results, table, text=MARKS + "![gallery](attacks.png)\nafter\n"):
+def page(results, table, text=MARKS + "![gallery](attacks.png)\nafter\n", study=STUDY):
     path = results / f"{table}.md"
     path.write_text(text)
-    words = ["--study", STUDY, "--table", table, "--page", path, "--results", results / "results"]
+    words = ["--study", study, "--table", table, "--page", path, "--results", results / "results"]
     return run("scripts/pages.py", *words), path
 
 
@@ -71,6 +71,34 @@ def test_a_row_per_defense_says_what_it_leaves_and_what_it_costs(results):
     assert "### BadNet" in text and "Floor 1.0." in text
     assert "| finetune | clean-pairs | 88.0 | 41.2 | 25.0 |  | 12.5 s | 1.0 GiB | 1,234,567 | 160 |" in text
     assert "| ta_cleaner ‡ | clean-pairs | 88.0 | **5.6** |" in text
+    assert "Every setting" not in text, "nothing is swept"
+
+
+def test_every_setting_of_a_sweep_is_on_the_page(tmp_path):
+    """The tables show one setting; a further one has all of them, also those that were not run."""
+    values = read_mapping(str(ROOT / STUDY)) | {"study": "swept"}
+    values["defenses"] = {"finetune": {"method": "finetune", "label": "Tuning", "training": {"lr": [0.1, 0.2, 0.3]}}}
+    path, folder = tmp_path / "swept.yaml", tmp_path / "results/swept"
+    put(path, values)
+    put(folder / "clean/seed0/none/scores.json", {"ca1": 0.9, "asr1": None})
+    rates = {"floor": (0.9, 0), "none": (0.9, 1), "finetune_lr0.1": (0.86, 0.5), "finetune_lr0.2": (0.87, 0.25)}
+    for attack in ("badnet", "blended"):
+        for defense, (ca1, asr1) in rates.items():
+            put(folder / attack / "seed0" / defense / "scores.json", {"ca1": ca1, "asr1": asr1})
+    plan = summary_plan(Study(values, "swept.yaml"))
+    words = ["--settings", plan, "--results", folder, "--data", tmp_path, "--output", folder / "summary"]
+    assert run("-m", "scripts.summarise", *words).returncode == 0
+    done, path = page(tmp_path, "defenses", MARKS, path)
+    assert done.returncode == 0, done.stderr
+    text = path.read_text()
+    assert "| Tuning, lr 0.2 | clean-pairs | 87.0 | **25.0** |" in text and "lr 0.1 | clean-pairs" not in text
+    assert "| setting | BadNet | blended |" in text
+    rows = [line for line in text.splitlines() if line.startswith("| Tuning, lr") and "clean-pairs" not in line]
+    assert rows == [
+        "| Tuning, lr 0.1 | 86.0 / 50.0 | 86.0 / 50.0 |",
+        "| Tuning, lr 0.2 | 87.0 / 25.0 \\* | 87.0 / 25.0 \\* |",
+        "| Tuning, lr 0.3 |  |  |",
+    ]
 
 
 def test_a_page_that_shows_no_picture_gets_none(results):

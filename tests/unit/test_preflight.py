@@ -5,6 +5,7 @@ import math
 import pytest
 
 from antidote import preflight
+from antidote.errors import UserError
 from antidote.preflight import Rates, Stage
 from antidote.registry import DEFENSES
 from antidote.settings import read_mapping
@@ -92,6 +93,26 @@ def test_pictures_of_karpathys_splits_have_to_be_there(tmp_path):
     evaluation = {**read_mapping("config.yaml")["evaluation"], "retrieval": {"dataset": "mine", "split": "test"}}
     plan = study(datasets={"mine": {**place, "splits": {"test": ["test"]}}}, evaluation=evaluation)
     assert preflight.missing(plan) == [f"mine/test: {tmp_path / name}: not there" for name in ("none.json", "none")]
+
+
+def test_weights_of_further_models_are_fetched_beforehand(monkeypatch, tmp_path):
+    """The public scorer of two defenses once, that of a surrogate too; one line for what cannot be had."""
+    asked = []
+
+    def find(name, pretrained, quick_gelu, config):
+        asked.append((name, pretrained, quick_gelu, config["embed_dim"]))
+        raise UserError("model.pretrained: 'openai' cannot be downloaded")
+
+    monkeypatch.setattr(preflight, "find_weights", find)
+    further = {"public": {"model": {"name": "tiny-rn", "pretrained": "w.pt"}}, "own": {}}
+    scored = {"method": "ubt", "scorer": "RN101/openai"}
+    plan = study(surrogates=further, defenses={"a": scored, "b": scored, "c": {"method": "ubt"}})
+    assert preflight.further_weights(plan) == [
+        "surrogates.public: 'openai' cannot be downloaded", "defenses.a.scorer: 'openai' cannot be downloaded",
+    ]  # fmt: skip
+    assert [entry[:3] for entry in asked] == [("tiny-rn", "w.pt", False), ("RN101", "openai", True)]
+    monkeypatch.setattr(preflight, "find_weights", lambda *_: None)
+    assert preflight.further_weights(plan) == []
 
 
 def test_rates_are_measured(make_clip):

@@ -134,6 +134,24 @@ def test_every_study_of_the_project_is_valid(file):
         ("pools.poison", GONE, "pools.poison: is missing; attacks choose the pairs they poison from it"),
         ("pools.defense", GONE, "pools.defense: is missing, and the defense 'finetune' needs clean pairs"),
         ("defenses.finetune", {"method": "ubt", "scorer": "surrogates.x"}, "defenses.finetune.scorer: surrogates has no 'x'"),
+        ("defenses.finetune", {"method": "ubt", "scorer": "RN500/openai"},
+         "defenses.finetune.scorer: unknown model 'RN500'; did you mean 'RN50'?"),
+        ("defenses.finetune", {"method": "ubt", "scorer": "RN50/opnai"},
+         "defenses.finetune.scorer: 'opnai' is neither a file, a folder nor a tag of 'RN50'; did you mean 'openai'?"),
+        ("defenses.finetune", {"method": "ubt", "scorer": "RN50/"},
+         "defenses.finetune.scorer: '' is neither a file, a folder nor a tag of 'RN50'; known: "),
+        ("defenses.finetune", {"method": "ubt", "scorer": "/openai"}, "defenses.finetune.scorer: '/openai' is neither 'crops'"),
+        ("defenses.finetune", {"method": "ubt", "scorer": "roberta-ViT-B-32/laion2b_s12b_b32k"},
+         "defenses.finetune.scorer: roberta-ViT-B-32: needs another tokenizer than OpenAI CLIP's"),
+        ("defenses.finetune", {"method": "ubt", "crop_area": [-1, 0.5]},
+         "defenses.finetune: crop_area: should be two fractions, 0 < lowest <= highest <= 1, not [-1, 0.5]"),
+        ("defenses.finetune", {"method": "ubt", "crop_area": [0.9, 0.5]}, "defenses.finetune: crop_area: should be two"),
+        ("defenses.finetune", {"method": "ubt", "crop_area": [2, 3]}, "defenses.finetune: crop_area: should be two"),
+        ("defenses.finetune", {"method": "par", "square": [-0.5, 0.1]}, "defenses.finetune: square: should be two"),
+        ("defenses.finetune", {"method": "par", "square": [2, 3]}, "defenses.finetune: square: should be two"),
+        ("model.name", "roberta-ViT-B-32", "model.name: roberta-ViT-B-32: needs another tokenizer than OpenAI CLIP's"),
+        ("surrogates", {"s": {"model": {"name": "roberta-ViT-B-32"}}},
+         "surrogates.s.model.name: roberta-ViT-B-32: needs another tokenizer than OpenAI CLIP's"),
         ("datasets.tiny.splits.train.pairs", "many", "datasets.tiny: splits.train.pairs: input should be a valid int"),
     ],
 )  # fmt: skip
@@ -290,3 +308,9 @@ def test_check_a_study_without_running_it(tmp_path):
         assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path / 's.yaml'}{wrong}"), done.stderr
         assert done.stderr.count("\n") == 1
     assert check("nowhere.yaml").stderr == "error: nowhere.yaml: cannot be read (No such file or directory)\n"
+
+
+def test_spans_that_are_right(values):
+    for method, key in (("ubt", "crop_area"), ("par", "square")):
+        found = Study(change(values, "defenses.finetune", {"method": method, key: [0.5, 1]}), FILE)
+        assert getattr(found.defenses["finetune"], key) == (0.5, 1.0)

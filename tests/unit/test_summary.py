@@ -270,6 +270,23 @@ def test_best_is_the_lowest_asr_within_the_accuracy_budget(table, plan, results)
     assert list(table.loc[table["best"] == "yes", "defense"]) == ["harsh"]
 
 
+def test_a_control_is_never_the_best(plan, results):
+    """What is told which pairs are poisoned is no defense; it stays in the table, and a note says why it is not marked."""
+    control = {"name": "told", "method": "ubt_oracle", "access": "oracle"}
+    plan = SummarySettings.read({**PLAN, "defenses": [*PLAN["defenses"], control]}, "plan")
+    for seed in (0, 1):
+        put(results / f"patch/seed{seed}/told/scores.json", {"ca1": 0.6, "asr1": 0.0})
+    table = summarise(read_cells(plan, results), plan)
+    assert list(table.loc[table["best"] == "yes", "defense"]) == ["tune"]
+    assert cell(table, "patch", "told")["within"] == "yes" and cell(table, "patch", "told")["asr1_mean"] == 0
+    assert "- told: a control, no defense; left out of the comparison" in markdown(table, "tiny").splitlines()
+    costs, folder = read_costs(plan, results, results), results / "plots"
+    for name in ("heatmap", "plane", "rebound", "gallery", "curves"):
+        put(folder / f"{name}.png", "")
+    page = render(plan, read_cells(plan, results), costs, table, (0, 0), [], folder)
+    assert "told: a control, no defense; left out of the comparison" in page
+
+
 def test_notes_tell_not_applicable_from_not_run(table):
     assert cell(table, "weak", "filter")["note"].startswith("not applicable: no poisoned pairs")
     assert cell(table, "weak", "harsh")["note"] == "not run"

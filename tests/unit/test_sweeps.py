@@ -126,10 +126,11 @@ PLAN = {
     ],
     "accuracy_budget": 0.05,
 }
-# CA@1 and ASR@1. On `patch` lr 3 costs too much and lr 2 is within the budget; on `noise` nothing is within it.
+# CA@1 and ASR@1. On `patch` lr 3 costs too much and lr 2 is within the budget, though it keeps more accuracy than lr 1;
+# on `noise` nothing is within it.
 CELLS = {
     ("clean", "none"): (0.90, None),
-    ("patch", "none"): (0.90, 0.99), ("patch", "tune_lr1"): (0.89, 0.10), ("patch", "tune_lr2"): (0.86, 0.30),
+    ("patch", "none"): (0.90, 0.99), ("patch", "tune_lr1"): (0.86, 0.10), ("patch", "tune_lr2"): (0.89, 0.30),
     ("patch", "tune_lr3"): (0.80, 0.00), ("patch", "probe"): (0.90, 0.20),
     ("noise", "none"): (0.90, 0.99), ("noise", "tune_lr1"): (0.80, 0.50), ("noise", "tune_lr2"): (0.70, 0.40),
     ("noise", "tune_lr3"): (0.60, 0.00), ("noise", "probe"): (0.90, 0.20),
@@ -151,9 +152,39 @@ def table(plan) -> pd.DataFrame:
     return summarise(pd.DataFrame(rows), plan)
 
 
-def test_the_picked_setting_spends_the_most_of_the_accuracy_budget(table):
+def test_the_picked_setting_is_the_strongest_within_the_accuracy_budget(table):
+    """The last listed; where none is within the budget, that of the most CA@1; never lr 3, whose ASR is the lowest."""
     picked = table[table["picked"] == "yes"].set_index("attack")["defense"].to_dict()
-    assert picked == {"patch": "tune_lr2", "noise": "tune_lr1"}  # never lr 3, whose ASR is the lowest
+    assert picked == {"patch": "tune_lr2", "noise": "tune_lr1"}
+
+
+def test_strength_is_the_order_of_the_study_and_not_the_accuracy(plan):
+    """Measured: a higher rate may keep more accuracy and leave less of the backdoor; so of all three, lr 3 is shown."""
+    cells = {"none": (0.97, 1.0), "tune_lr1": (0.96, 0.9), "tune_lr2": (0.957, 0.517), "tune_lr3": (0.958, 0.01)}
+    assert picked_of(cells, plan) == "tune_lr3"
+    assert picked_of({**cells, "tune_lr3": (0.91, 0.01)}, plan) == "tune_lr2"
+    assert picked_of({name: cells[name] for name in ("none", "tune_lr1")}, plan) == "tune_lr1", "others were not run"
+    assert picked_of({"none": (0.97, 1.0)}, plan) == "tune_lr1"
+
+
+def picked_of(cells, plan):
+    given = [(a, d, *cells.get(d, (None, None))) for a in ("clean", "patch", "noise") for d in ROWS[a]]
+    frame = pd.DataFrame(given, columns=["attack", "defense", "ca1", "asr1"]).assign(floor=0.0)
+    found = summarise(frame.astype({"ca1": float, "asr1": float}), plan)
+    return found[(found["attack"] == "patch") & (found["picked"] == "yes")]["defense"].item()
+
+
+DEFENSES = ["none", "tune_lr1", "tune_lr2", "tune_lr3", "probe"]
+ROWS = {"clean": ["none"], "patch": DEFENSES, "noise": DEFENSES}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_sweeps_are_listed_from_weak_to_strong(path):
+    """Every rate here is stronger the higher it is; a sweep of another kind belongs into its own line."""
+    swept = [entry for entry in Study(read_mapping(str(path)), path.name).entries["defense"] if entry.sweep]
+    for name in {entry.sweep for entry in swept}:
+        rates = [float(entry.setting.removeprefix("lr ")) for entry in swept if entry.sweep == name]
+        assert rates == sorted(rates), f"{path.name}: {name}"
 
 
 def test_a_setting_that_was_not_picked_is_not_the_best(table):
@@ -167,14 +198,24 @@ def test_the_table_shows_the_picked_setting_under_the_name_of_the_defense(table)
     assert list(patch.index) == ["none", "tune", "probe"]
     assert patch.loc["tune", "asr1_mean"] == 0.30
     text = plain(rows)
-    assert "tune: swept; shown is the setting with the least CA@1 within the accuracy budget" in text
-    assert "lr 2 (patch)" in text and "lr 1 (noise)" in text
+    assert "tune: swept; shown is the strongest setting within the accuracy budget: lr 2 (patch)\n" in text
+    most = "tune: swept; no setting is within the accuracy budget; shown is the one with the most CA@1: lr 1 (noise)"
+    assert most in text
 
 
 def test_the_values_of_a_sweep_are_one_line_of_the_plane(table, plan, tmp_path):
     points = {row.defense: (row.ca1_mean, row.asr1_mean) for row in table[table["attack"] == "patch"].itertuples()}
     lines = _lines(points, plan)
     assert [len(line) for line, _ in lines] == [4, 2] and [index for _, index in lines] == [0, 1]
+    assert lines[0][0] == [points[name] for name in ("none", "tune_lr1", "tune_lr2", "tune_lr3")]
     assert style.numbers(plan) == {"none": 0, "tune_lr1": 1, "tune_lr2": 1, "tune_lr3": 1, "probe": 2}
     plane(table, plan, tmp_path / "plane.png")
     assert (tmp_path / "plane.png").stat().st_size > 10_000
+
+
+def test_two_entries_of_one_method_are_no_curve():
+    """UBT with two scorers, or CBPT with one and with six triggers, are not settings of a sweep."""
+    entries = [{"name": "none"}, {"name": "ubt", "method": "ubt"}, {"name": "ubt_model", "method": "ubt"}]
+    plan = SummarySettings.read({"study": "s", "attacks": [{"name": "a"}], "defenses": entries}, "plan")
+    points = {"none": (90.0, 100.0), "ubt": (89.0, 20.0), "ubt_model": (88.0, 90.0)}
+    assert _lines(points, plan) == [([points["none"], points["ubt"]], 0), ([points["none"], points["ubt_model"]], 1)]

@@ -2,13 +2,21 @@
 
 import math
 import random
+from typing import ClassVar
 
 import pytest
 import torch
 
 from antidote.data.lexicon import Lexicon
 from antidote.defenses.base import DefenseData
-from antidote.defenses.ta_cleaner import TACleaner, TACleanerSettings, negative, positive, sub_caption_loss
+from antidote.defenses.ta_cleaner import (
+    Replacements,
+    TACleaner,
+    TACleanerSettings,
+    negative,
+    positive,
+    sub_caption_loss,
+)
 from antidote.errors import UserError
 from antidote.objectives import Batch
 
@@ -54,7 +62,7 @@ SMALL = Lexicon(
         "large": {"pos": "adjective", "synonyms": ["big"]},
     }
 )
-REPLACEMENTS = {"noun": ["cat", "dog", "hound"], "adjective": ["big", "large"], "verb": ["runs"]}
+REPLACEMENTS = Replacements(["big", "cat", "dog", "hound", "large", "runs"], SMALL)
 
 
 def negatives(text, draws=30):
@@ -84,6 +92,49 @@ def test_a_seed_decides_negatives(scenes_lexicon, make_pairs):
         ((old, new),) = changed
         assert scenes_lexicon.word_class(old) == scenes_lexicon.word_class(new) in ("noun", "verb")
         assert new not in scenes_lexicon.synonyms(old)
+
+
+class Animals(Lexicon):
+    """Nouns with their base form, and what stands above it."""
+
+    ABOVE: ClassVar = {
+        "dog": {"animal", "thing"},
+        "cat": {"animal", "thing"},
+        "animal": {"thing"},
+        "pup": {"dog", "animal"},
+    }
+
+    def word_class(self, word):
+        return "noun"
+
+    def meanings(self, word, word_class):
+        base = word.removesuffix("s")
+        return frozenset({word, base}), frozenset({word, base, *self.ABOVE.get(base, ())})
+
+
+@pytest.mark.parametrize(
+    ("word", "unrelated"),
+    [("dog", {"cat", "cats", "key"}), ("dogs", {"cat", "cats", "key"}), ("animal", {"key"}), ("cat", {"dog", "pup", "key"}),
+     ("key", {"animal", "cat", "cats", "dog", "pup"}), ("pup", {"cat", "cats", "key"})],
+)  # fmt: skip
+def test_no_other_form_nor_a_more_general_or_special_word_is_a_negative(word, unrelated):
+    choices = Replacements(["animal", "cat", "cats", "dog", "key", "pup"], Animals({}))
+    drawn = [choices.pick(word, "noun", random.Random(seed)) for seed in range(200)]
+    assert set(drawn) == unrelated
+    assert min(map(drawn.count, unrelated)) > 100 / len(unrelated), "each as likely"
+
+
+def test_where_every_word_is_related_nothing_is_picked():
+    assert Replacements(["animal", "dogs"], Animals({})).pick("dog", "noun", random.Random(0)) is None
+
+
+def test_picks_are_the_same_as_from_a_list(scenes_lexicon):
+    """Quick as it is, a seed draws what a choice from the list of unrelated words would."""
+    words = scenes_lexicon.words("noun")
+    choices = Replacements(words, scenes_lexicon)
+    for seed, word in enumerate(words):
+        others = [w for w in words if w not in {word, *scenes_lexicon.synonyms(word)}]
+        assert choices.pick(word, "noun", random.Random(seed)) == random.Random(seed).choice(others)
 
 
 # --- loss ------------------------------------------------------------------------------------------------------------

@@ -580,7 +580,7 @@ def test_a_lack_of_memory_is_one_line_of_advice(make_clip, make_pairs, tmp_path,
 def test_a_compiler_that_is_missing_is_one_line(make_clip, make_pairs, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/nowhere/g++"))
-    with pytest.raises(UserError, match=r"^compile: torch.compile cannot do it here \(.*No working C\+\+ compiler"):
+    with pytest.raises(UserError, match=r"^compile: torch.compile cannot do it \(.*No working C\+\+ compiler"):
         train(make_clip("vit"), Contrastive(make_pairs()), settings(compile=True), SEED, work(tmp_path))
 
 

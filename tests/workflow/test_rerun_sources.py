@@ -60,6 +60,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.addresses", "antidote.data.url_files", "antidote.data.download", "antidote.data.img2dataset"), ()),
     (("antidote.data.arrivals", "antidote.data.failures", "antidote.data.hosted", "antidote.data.rounds"), ()),
     (("scripts.download", "scripts.fetch", "scripts.subset"), ()),
+    (("antidote.tags",), ()),
     (("antidote.rebound", "antidote.transfer", "scripts.rebound", "scripts.transfer"), ()),
     (("antidote.few_shot", "scripts.attack_shots", "scripts.few_shot"), ()),
 ]
