@@ -38,6 +38,7 @@ FAULTS = {
     "circle": "another HTTP answer",
     "noai": "opted out (X-Robots-Tag)",
     "bomb": "too many pixels",
+    "thin": "too long and thin",
     "endless": "file too large",
 }
 KINDS = [*FAULTS, "flaky", "moved", "png"]
@@ -89,13 +90,13 @@ def everything(web, tmp_path_factory):
 @needs_img2dataset
 def test_the_report_says_what_arrived_and_why_the_rest_did_not(everything):
     _, report, ids, _, folder = everything
-    assert (report["rows"], report["addresses"], report["arrived"]) == (134, 130, 106)
+    assert (report["rows"], report["addresses"], report["arrived"]) == (136, 132, 106)
     assert report["unusable"] == {"another number of columns": 1, "no address of the web": 1, "no caption": 1}
     assert report["failures"] == {kind: 2 * count for kind, count in Counter(FAULTS.values()).items()}
-    assert report["share"] == round(106 / 130, 4) and report["img2dataset"] == "1.47.0"
+    assert report["share"] == round(106 / 132, 4) and report["img2dataset"] == "1.47.0"
     assert json.loads((folder / "downloads" / REPORT).read_text()) == report
     failed = ids[ids["failure"].notna()]
-    assert failed["sha256"].isna().all() and len(failed) == 24
+    assert failed["sha256"].isna().all() and len(failed) == 26
     for url, failure in zip(failed["url"], failed["failure"], strict=True):
         assert FAULTS[url.split("/")[3]] == failure
 
@@ -255,6 +256,7 @@ def test_a_subset_is_the_same_pictures_or_an_error(everything, web, tmp_path):
 
 def test_too_little_disk_is_found_before_the_start(web, tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "free_bytes", lambda folder: 10**6)
+    web.hits.clear()
     monkeypatch.setattr("antidote.data.img2dataset.interpreter", lambda: sys.executable)
     file = table(tmp_path, web, [f"ok/{number}" for number in range(2000, 2200)])
     with pytest.raises(

@@ -118,6 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _bomb(self, number: int) -> None:
         self._send(self.server.bomb)
 
+    def _thin(self, number: int) -> None:
+        self._send(picture(number, (3000, 8)))
+
     def _endless(self, number: int) -> None:
         self._send(bytes(3_000_000))
 
