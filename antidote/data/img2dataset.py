@@ -78,7 +78,7 @@ def run(python: str, settings: UrlTable, part: Round, processes: int, name: str)
         "save_additional_columns": ["pair", "captions"],
         "output_folder": str(part.folder),
         "output_format": "webdataset",
-        "number_sample_per_shard": settings.download.shard,
+        "number_sample_per_shard": part.per_shard,
         "processes_count": processes,
         "thread_count": settings.download.connections,
         "timeout": settings.download.timeout,

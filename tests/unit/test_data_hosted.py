@@ -153,5 +153,28 @@ def test_paths_links_and_bombs_in_a_tar_do_no_harm(tmp_path):
 def test_a_member_that_would_fill_memory_ends_the_shard(tmp_path, monkeypatch):
     monkeypatch.setattr("antidote.data.sources.webdataset.LARGEST", 10_000)
     file = tar(tmp_path / "a.tar.gz", [*pairs(1), member("2.png", bytes(20_000)), member("2.txt", b"x")])
-    manifest = ingest.write(source(file, accepted_skip_share=0.9), "x", "train", tmp_path / "out")
-    assert manifest["pairs"] == 1 and manifest["skipped"] == {"truncated or damaged shard": 1}
+    settings = source(file, accepted_skip_share=0.9, expected={"train": 2})
+    manifest = ingest.write(settings, "x", "train", tmp_path / "out")
+    assert manifest["pairs"] == 1 and manifest["skipped"] == {"lost in a damaged file": 1}
+
+
+def test_a_shard_cut_short_is_an_error_unless_what_it_lost_is_known_and_accepted(tmp_path):
+    tar(tmp_path / "0.tar", pairs(1, 2, 3, 4))
+    cut = tar(tmp_path / "1.tar", pairs(5, 6, 7, 8))
+    cut.write_bytes(cut.read_bytes()[:1500])
+    lost = {"accepted_skip_share": 0.5, "expected": {"train": 8}}
+    for values, text in (
+        (
+            {"accepted_skip_share": 0.9},
+            rf"x/train: {cut}: truncated or damaged; fetch again what is damaged, or say by",
+        ),
+        ({**lost, "accepted_skip_share": 0.3}, r"4 of 8 pairs cannot be used \(3 x lost in a damaged file, 1 x no"),
+    ):
+        with pytest.raises(UserError, match=text):
+            ingest.write(source(tmp_path / "*.tar", **values), "x", "train", tmp_path / "out")
+    manifest = ingest.write(source(tmp_path / "*.tar", **lost), "x", "train", tmp_path / "out")
+    assert (manifest["offered"], manifest["pairs"]) == (8, 4)
+    listed = {"key": ["2", "3"], "sha256": [digest(picture(2)), digest(picture(3))]}
+    pd.DataFrame(listed).to_csv(tmp_path / "list.csv", index=False)
+    subset = source(tmp_path / "*.tar", subset=str(tmp_path / "list.csv"))
+    assert ingest.write(subset, "x", "train", tmp_path / "out")["pairs"] == 2, "nothing of the subset was lost"

@@ -19,7 +19,7 @@ from torchvision.datasets import imagenet
 from antidote.data import images
 from antidote.data.datasets import dataset_settings
 from antidote.data.names import class_names, folder_names
-from antidote.data.sources.base import RawPair, Skipped
+from antidote.data.sources.base import Damaged, RawPair, Skipped
 from antidote.errors import UserError
 from antidote.registry import method
 
@@ -222,7 +222,7 @@ def test_webdataset_with_labels_makes_captions(tmp_path):
     assert got == [RawPair("a", picture(), ["a photo of a golf ball."], 8)]
 
 
-def test_truncated_and_empty_shards_are_counted(tmp_path):
+def test_truncated_and_empty_shards_are_named(tmp_path):
     members = [
         (f"{number}.{kind}", data) for number in range(6) for kind, data in (("png", picture(number)), ("txt", b"x"))
     ]
@@ -231,19 +231,17 @@ def test_truncated_and_empty_shards_are_counted(tmp_path):
         (tmp_path / "cut.tar").write_bytes(whole[:length])
         got = pairs(source("webdataset", splits={"train": str(tmp_path / "{cut,whole}.tar")}))
         kept = [item for item in got if isinstance(item, RawPair)]
-        assert Skipped("cut.tar", "truncated or damaged shard") in got, length
+        assert Damaged(str(tmp_path / "cut.tar"), "truncated or damaged") in got, length
         assert kept[-6:] == [RawPair(str(number), picture(number), ["x"], None) for number in range(6)]
         assert all(item.image == picture(int(item.key)) for item in kept)
 
 
-def test_shard_with_a_damaged_header_is_counted(tmp_path):
+def test_shard_with_a_damaged_header_is_named(tmp_path):
     path = Path(tar(tmp_path / "0.tar", [(f"{n}.{kind}", picture(n)) for n in range(3) for kind in ("png", "cls")]))
     damaged = bytearray(path.read_bytes())
     damaged[4 * 1024 : 4 * 1024 + 512] = b"x" * 512
     path.write_bytes(damaged)
-    assert pairs(source("webdataset", splits={"train": str(path)}))[-1] == Skipped(
-        "0.tar", "truncated or damaged shard"
-    )
+    assert pairs(source("webdataset", splits={"train": str(path)}))[-1] == Damaged(str(path), "truncated or damaged")
 
 
 def test_compressed_and_duplicate_members(tmp_path):
@@ -252,9 +250,9 @@ def test_compressed_and_duplicate_members(tmp_path):
     (tmp_path / "1.tar.gz").write_bytes(packed)
     (tmp_path / "2.tar.gz").write_bytes(packed[: len(packed) // 2])
     got = pairs(source("webdataset", splits={"train": str(tmp_path / "1.tar.gz")}))
-    damaged = "truncated or damaged shard"
-    assert got == [RawPair("a", picture(), ["x"], None), Skipped("b", "no caption"), Skipped("1.tar.gz", damaged)]
-    assert Skipped("2.tar.gz", damaged) in pairs(source("webdataset", splits={"train": str(tmp_path / "2.tar.gz")}))
+    damaged = [Damaged(str(tmp_path / f"{n}.tar.gz"), "truncated or damaged") for n in (1, 2)]
+    assert got == [RawPair("a", picture(), ["x"], None), Skipped("b", "no caption"), damaged[0]]
+    assert damaged[1] in pairs(source("webdataset", splits={"train": str(tmp_path / "2.tar.gz")}))
 
 
 def test_webdataset_never_runs_a_command(tmp_path, monkeypatch):

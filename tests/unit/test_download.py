@@ -199,6 +199,38 @@ def test_a_killed_download_goes_on_where_it_was(web, tmp_path):
     assert "web/train: 300 addresses in 300 rows" in log and "work shards, 300 of 300 pictures (100%)" in log
 
 
+def breaks_down(folder, keep):
+    """Leave of a finished download what a breakdown would: the first work shards."""
+    for path in folder.glob("downloads/*/pass1/[0-9]*"):
+        if int(path.name[:5]) >= keep:
+            path.unlink()
+
+
+@needs_img2dataset
+@pytest.mark.parametrize("shard", [7, 30])
+def test_another_size_of_work_shards_does_not_disturb_a_round_that_has_begun(web, tmp_path, shard):
+    file = table(tmp_path, web, [f"ok/{number}" for number in range(40)])
+    download(source(file), "web", "train", tmp_path / "downloads", 1)
+    breaks_down(tmp_path, 1)
+    web.hits.clear()
+    report, _ = download(source(file, download={"shard": shard}), "web", "train", tmp_path / "downloads", 1)
+    assert report["arrived"] == 40 and set(web.hits) == {f"ok/{number}" for number in range(20, 40)}
+
+
+@needs_img2dataset
+def test_a_work_shard_cut_short_is_fetched_again(web, tmp_path):
+    file = table(tmp_path, web, [f"ok/{number}" for number in range(40)])
+    report, _ = download(source(file), "web", "train", tmp_path / "downloads", 1)
+    cut = tmp_path / "downloads" / report["shards"][1]["name"]
+    cut.write_bytes(cut.read_bytes()[:3000])
+    with pytest.raises(UserError, match=rf"{cut}: is damaged, holds \d of 20 pairs; remove it and the split's"):
+        write(source(file), report, tmp_path)
+    web.hits.clear()
+    report, _ = download(source(file), "web", "train", tmp_path / "downloads", 1)
+    assert set(web.hits) == {f"ok/{number}" for number in range(20, 40)}
+    assert len(shards.open_index(write(source(file), report, tmp_path))) == 40
+
+
 @needs_img2dataset
 @pytest.mark.slow
 def test_thousands_of_pictures(web, tmp_path):

@@ -33,6 +33,11 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Damaged(Skipped):
+    """A file that has lost pairs, nobody knows which and how many; `key` is its path."""
+
+
 class SourceSettings(Settings):
     """A dataset: where its pairs come from and how they are stored."""
 

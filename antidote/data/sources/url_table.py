@@ -26,7 +26,12 @@ class DownloadSettings(Settings):
         2, ge=1, description="Rounds over the table; a later one tries what failed for a reason that may have gone by."
     )
     connections: int = Field(64, ge=1, description="Pictures fetched at a time by each process; one process per core.")
-    shard: int = Field(1000, ge=2, description="Addresses per work shard: what an interruption may cost a process.")
+    shard: int = Field(
+        1000,
+        ge=2,
+        description="Addresses per work shard: what an interruption may cost a process. A round that has begun keeps "
+        "the number it began with.",
+    )
     user_agent_token: str | None = Field(
         None, description="Name under which the download shows itself, and which opt-out headers may speak to."
     )
@@ -75,19 +80,22 @@ class UrlTable(FileSource):
         """Yield what a finished download holds, in the order of the table, one round after the other.
 
         Raises:
-            UserError: a work shard is gone.
+            UserError: a work shard is gone, or holds fewer pairs than have arrived.
         """
-        files = [Path(report["folder"]) / shard["name"] for shard in report["shards"]]
-        for file in files:
+        pairs_of = {Path(report["folder"]) / shard["name"]: shard["pairs"] for shard in report["shards"]}
+        for file in pairs_of:
             if not file.is_file():
                 raise UserError(f"{file}: is gone; remove the split's download.json, and it is downloaded again")
-        for file in files:
-            found = list(samples(file))
+        for file, arrived in pairs_of.items():
+            pairs = [sample for sample in samples(file) if not isinstance(sample, Skipped)]
+            if len(pairs) != arrived:
+                raise UserError(
+                    f"{file}: is damaged, holds {len(pairs)} of {arrived} pairs; remove it and the split's "
+                    "download.json, and it is downloaded again"
+                )
             # img2dataset stores pictures as they arrive; its keys number the addresses.
-            pairs = [sample for sample in found if not isinstance(sample, Skipped)]
             for sample in sorted(pairs, key=lambda sample: sample["__key__"]):
                 yield _pair(sample)
-            yield from (item for item in found if isinstance(item, Skipped))
 
 
 def _pair(sample: dict[str, Any]) -> RawPair | Skipped:
