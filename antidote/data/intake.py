@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from antidote.data import images
+from antidote.data.keys import Keys, safe_key
 from antidote.data.sources.base import Damaged, RawPair, Skipped, SourceSettings
 from antidote.errors import UserError
 
 log = logging.getLogger(__name__)
 
 EXAMPLES = 20
-KEY_LENGTH = 64
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 
 
@@ -49,7 +48,7 @@ class Intake:
         self.damaged: list[str] = []
         self._image_size = image_size
         self._listed = None if subset is None else dict(subset)
-        self._origins: dict[str, bytes] = {}
+        self._keys = Keys()
 
     def take(self, item: RawPair | Skipped) -> Pair | None:
         """Return the pair to store; None for what is skipped, or not wanted."""
@@ -70,7 +69,7 @@ class Intake:
             image, extension = image_file(item.image, self._image_size)
         except images.UnreadablePicture as error:
             return self._skip(item.key, str(error))
-        key = self._new_key(item.key)
+        key = self._keys.new(item.key)
         if key is None:
             return self._skip(item.key, "duplicate key")
         return Pair(key, image, extension, item.captions, item.label, item.origin)
@@ -121,37 +120,13 @@ class Intake:
     def _skip(self, key: str, reason: str, count: int = 1) -> None:
         self.skipped[reason] += count
         if len(self.examples) < EXAMPLES:
-            self.examples.append({"key": key, "reason": reason})
-
-    def _new_key(self, origin: str) -> str | None:
-        """Return a safe key that no earlier pair has; None where an earlier pair came under the same key."""
-        digest = hashlib.sha256(origin.encode()).digest()[:8]
-        for key in (safe_key(origin), f"{safe_key(origin)}-{digest.hex()}"):
-            if key not in self._origins:
-                self._origins[key] = digest
-                return key
-            if self._origins[key] == digest:
-                return None
-        return None
+            self.examples.append({"key": key.encode(errors="backslashreplace").decode(), "reason": reason})
 
 
 def _digest(item: RawPair) -> str:
     """Return the SHA-256 of a picture file as downloaded, or as offered."""
     data = item.image if isinstance(item.image, bytes) else np.ascontiguousarray(item.image).tobytes()
     return item.origin.get("sha256") or hashlib.sha256(data).hexdigest()
-
-
-def safe_key(key: str) -> str:
-    """Return the key with letters, digits, `_` and `-` only, without an image extension, at most 64 characters.
-
-    In webdataset a dot ends the key, a slash makes a folder and a leading `__` marks what is no pair; names of more
-    than 100 characters do not fit a plain tar header.
-    """
-    stem = re.sub(r"\.(png|jpe?g|webp|gif|bmp|tiff?|ppm)$", "", key, flags=re.IGNORECASE)
-    safe = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_") or "pair"
-    if len(safe) <= KEY_LENGTH:
-        return safe
-    return f"{safe[: KEY_LENGTH - 17]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def image_file(image: bytes | np.ndarray, size: int | None) -> tuple[bytes, str]:

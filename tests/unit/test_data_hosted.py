@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import tarfile
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -128,6 +129,28 @@ def test_a_subset_keeps_the_listed_pictures_alone(tmp_path):
     with pytest.raises(UserError, match="2 of 3 pairs cannot be used") as error:
         ingest.write(settings, "x", "train", tmp_path / "out")
     assert "1 x another picture than the subset lists, 1 x listed in the subset, but not there" in str(error.value)
+
+
+def test_names_and_texts_that_are_no_utf8_do_no_harm(tmp_path):
+    caption = b'{"caption": "smile \\ud83d", "url": "http://x/\\ud83d"}'
+    with tarfile.open(tmp_path / "a.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as file:
+        for name, data in (("caf\xe9.png", picture(1)), ("caf\xe9.txt", b"a cat"),
+                           ("b.png", picture(2)), ("b.json", caption), ("c\xe9.png", b"x"), ("c\xe9.txt", b"x"),
+                           ("d.png", picture(3)), ("d.json", caption), ("d.txt", b"kept")):  # fmt: skip
+            file.addfile(*member(name, data))
+    manifest = ingest.write(source(tmp_path / "a.tar", accepted_skip_share=0.9), "x", "train", tmp_path / "out")
+    assert manifest["skipped"] == {"caption that is no text, or no valid Unicode": 1, "not a picture": 1}
+    index = shards.open_index(tmp_path / "out")
+    assert index["key"].tolist() == ["caf", "d"] and index["caption"].tolist() == ["a cat", "kept"]
+
+
+def test_a_folder_of_pictures_with_names_that_are_no_utf8(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/train/cat/caf\xe9.png")).write_bytes(picture(1))
+    values = {"source": "folder", "root": str(tmp_path), "splits": {"train": "train"}}
+    settings = method("source", "folder").read(values, "datasets.x")
+    assert ingest.write(settings, "x", "train", tmp_path / "out")["pairs"] == 1
+    assert shards.open_index(tmp_path / "out")["key"].tolist() == ["cat_caf"]
 
 
 def test_paths_links_and_bombs_in_a_tar_do_no_harm(tmp_path):

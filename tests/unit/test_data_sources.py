@@ -120,6 +120,33 @@ def test_csv_with_paths(tmp_path, ending, separator):
     assert got[0].label == 1
 
 
+def test_tsv_takes_a_quotation_mark_for_text(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    rows = ["a cat", '"quoted start of a dog', "a horse", 'end of quote" here']
+    (tmp_path / "t.tsv").write_text("file\ttext\n" + "".join(f"a.png\t{text}\n" for text in rows))
+    got = pairs(source("table", splits={"train": str(tmp_path / "t.tsv")}, path="file", caption="text"))
+    assert [pair.captions for pair in got] == [[text] for text in rows]
+
+
+@pytest.mark.parametrize(
+    "captions,held",
+    [([1, 2], "int64"), ([[1], [2]], "list<.*int64>"), ([{"a": "x"}, {"a": "y"}], "struct<a: .*>"), ([b"a", b"b"], "binary")],
+)  # fmt: skip
+def test_captions_of_another_type_are_one_line(tmp_path, captions, held):
+    pd.DataFrame({"image": [picture(1), picture(2)], "text": captions}).to_parquet(tmp_path / "t.parquet")
+    settings = source("table", splits={"train": str(tmp_path / "t.parquet")}, image="image", caption="text")
+    text = rf"^caption: .*t\.parquet: column 'text' holds {held}, and should hold texts or lists of texts$"
+    with pytest.raises(UserError, match=text):
+        pairs(settings)
+
+
+def test_categories_are_texts(tmp_path):
+    values = pd.DataFrame({"image": [picture(1), picture(2)], "text": pd.Categorical(["a", "b"])})
+    values.to_parquet(tmp_path / "t.parquet")
+    got = pairs(source("table", splits={"train": str(tmp_path / "t.parquet")}, image="image", caption="text"))
+    assert [pair.captions for pair in got] == [["a"], ["b"]]
+
+
 def test_csv_label_that_is_no_number(tmp_path):
     (tmp_path / "a.png").write_bytes(picture())
     pd.DataFrame({"file": ["a.png"], "text": ["x"], "n": ["one"]}).to_csv(tmp_path / "t.csv", index=False)
@@ -335,10 +362,15 @@ def test_karpathys_splits(tmp_path):
 
 
 def test_karpathy_faults(tmp_path):
-    rows = [row("test", "gone.jpg"), row("test", "../out.jpg"), {**row("test", "b.jpg"), "sentences": [{}]}]
+    rows = [row("test", "gone.jpg"), row("test", "../out.jpg"), {**row("test", "b.jpg"), "sentences": [{}]},
+            row("test", 7), row("test", "b.jpg", [None]), row("test", "b.jpg", ["half \ud83d"])]  # fmt: skip
+    no_text = "caption that is no text, or no valid Unicode"
     assert [pair.reason for pair in pairs(karpathy_file(tmp_path, rows), "test")] == [
-        "picture file cannot be read", "path leads out of root", "sentences without raw text"
+        "picture file cannot be read", "path leads out of root", "sentences without raw text",
+        "file name that is no text", no_text, no_text,
     ]  # fmt: skip
+    got = pairs(karpathy_file(tmp_path, [row("test", "b.jpg", [None, "a cat", "half \ud83d"])]), "test")
+    assert got[0].captions == ["a cat"]
     with pytest.raises(UserError, match=r"splits\.train: .*dataset\.json has no split 'train'; known: test"):
         pairs(karpathy_file(tmp_path, rows))
     with pytest.raises(UserError, match="should hold `images` with filename, split and sentences, as Karpathy's"):

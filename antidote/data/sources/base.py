@@ -38,6 +38,17 @@ class Damaged(Skipped):
     """A file that has lost pairs, nobody knows which and how many; `key` is its path."""
 
 
+def is_text(value: Any) -> bool:
+    """Tell whether a value is text that a file can hold: JSON and Python know halves of characters, UTF-8 does not."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class SourceSettings(Settings):
     """A dataset: where its pairs come from and how they are stored."""
 
@@ -99,12 +110,15 @@ class SourceSettings(Settings):
         self,
         key: str,
         image: bytes | np.ndarray,
-        captions: list[str],
+        captions: list[Any],
         label: int | None,
         class_name: str | None,
         origin: Mapping[str, str] | None = None,
     ) -> RawPair | Skipped:
-        """Join what a source found out about one pair: check the label, and caption the picture where nobody has."""
+        """Join what a source found out about one pair: check the label, and caption the picture where nobody has.
+
+        A caption that is no text counts for nothing; a pair that has such captions alone is skipped.
+        """
         classes = self.class_list
         if label is None and class_name is not None and classes is not None:
             if class_name not in classes:
@@ -114,7 +128,12 @@ class SourceSettings(Settings):
             return Skipped(key, "label out of range")
         if class_name is None and label is not None and classes is not None:
             class_name = classes[label]
-        captions = [" ".join(text.split()) for text in captions if text.strip()]
+        texts = [text for text in captions if is_text(text)]
+        if captions and not texts:
+            return Skipped(key, "caption that is no text, or no valid Unicode")
+        captions = [" ".join(text.split()) for text in texts if text.strip()]
         if not captions and class_name is not None:
             captions = [self.made_caption(key, class_name)]
-        return RawPair(key, image, captions, label, origin or {}) if captions else Skipped(key, "no caption")
+        if not captions:
+            return Skipped(key, "no caption")
+        return RawPair(key, image, captions, label, {k: text for k, text in (origin or {}).items() if is_text(text)})

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from antidote.data.sources.base import RawPair, Skipped, SourceSettings
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings, is_text
 from antidote.errors import UserError, nearest
 from antidote.files import read_json
 
@@ -37,7 +37,10 @@ class Karpathy(SourceSettings):
         return rows
 
     def _pair(self, row: dict[str, Any]) -> RawPair | Skipped:
-        key = str(Path(row.get("filepath", ""), row["filename"]))
+        names = (row.get("filepath", ""), row["filename"])
+        if not all(map(is_text, names)):
+            return Skipped(str(names[1]), "file name that is no text")
+        key = str(Path(*names))
         path = (Path(self.root) / key).resolve()
         if not path.is_relative_to(Path(self.root).resolve()):
             return Skipped(key, "path leads out of root")

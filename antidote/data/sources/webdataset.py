@@ -47,7 +47,7 @@ class WebDataset(FileSource):
         captions += [text for text in others if isinstance(text, str) and text not in captions]
         if not captions and label is None:
             return Skipped(key, "no caption")
-        origin = {name: more[name] for name in ("url", "sha256") if isinstance(more.get(name), str)}
+        origin = {name: more.get(name) for name in ("url", "sha256")}
         return self.labelled(key, image, captions, label, None, origin)
 
 
