@@ -51,19 +51,26 @@ def source(pattern, **values):
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder; understands `Range: bytes=N-`, and breaks off once where it is told to."""
+    """Serves a folder; understands `Range: bytes=N-` and If-Range, and breaks off once where it is told to."""
 
     asked: list = []
     breaks: dict = {}
+    tags = False  # whether it names the version of a file
 
     def do_GET(self):
-        data = (Path(self.directory) / self.path.strip("/")).read_bytes() if "gone" not in self.path else None
+        name = self.path.partition("?")[0].strip("/")
+        data = (Path(self.directory) / name).read_bytes() if "gone" not in self.path else None
         first = int(self.headers.get("Range", "bytes=0-")[6:-1])
         self.asked.append((self.path, first))
+        tag = f'"{hashlib.sha256(data or b"").hexdigest()}"'
+        if self.tags and first:
+            first = first if self.headers["If-Range"] == tag else 0
         if data is None:
             return self.send_error(404)
         self.send_response(206 if first else 200)
         self.send_header("Content-Length", str(len(data) - first))
+        if self.tags:
+            self.send_header("ETag", tag)
         self.end_headers()
         self.wfile.write(data[first : self.breaks.pop(self.path, None)])
         self.close_connection = True
@@ -96,6 +103,37 @@ def test_hosted_shards_are_fetched_once_and_taken_up_where_they_broke(host, tmp_
     ingest.write(settings, "x", "train", tmp_path / "out")
     assert shards.open_index(tmp_path / "out")["key"].tolist() == ["0", "1", "2", "3"]
     assert Handler.asked == [("/00000.tar", 0), ("/00001.tar", 0), ("/00001.tar", 1500)]
+
+
+@pytest.mark.parametrize("tags", [True, False])
+def test_a_file_that_changes_while_it_is_fetched_is_fetched_anew(host, tmp_path, monkeypatch, tags):
+    """A version is told by the ETag; where the server has none, by its size."""
+    monkeypatch.setattr(Handler, "tags", tags)
+    tar(tmp_path / "host" / "a.tar", pairs(1, 2))
+    Handler.breaks["/a.tar"] = 1500
+    settings = source(f"{host}/a.tar")
+    with pytest.raises(UserError, match="what has come is kept"):
+        settings.files("train")
+    changed = pairs(5, 6) if tags else pairs(5, 6, 7, 8, 9, 10, 11, 12)
+    tar(tmp_path / "host" / "a.tar", changed)
+    ingest.write(settings, "x", "train", tmp_path / "out")
+    assert shards.open_index(tmp_path / "out")["key"].tolist() == [info.name[:-4] for info, _ in changed[::2]]
+    assert [path.name for path in tmp_path.glob("data/downloads/hosted/*/*")] == ["a.tar"]
+
+
+def test_the_hash_holds_for_a_copy_that_is_there_and_for_an_address_with_a_query(host, tmp_path):
+    tar(tmp_path / "host" / "a.tar", pairs(1))
+    for url in (f"{host}/a.tar", f"{host}/a.tar?download=true"):
+        copy = source(url).files("train")[0]
+        right = {"a.tar": digest(copy.read_bytes())}
+        assert source(url, sha256=right).files("train") == [copy]
+        copy.write_bytes(copy.read_bytes()[:700])
+        with pytest.raises(UserError, match=rf"^{copy}: has another SHA-256 .*; remove it, and it is fetched again"):
+            source(url, sha256=right).files("train")
+        copy.unlink()
+        with pytest.raises(UserError, match=r"^splits: .*a\.tar.*: has another SHA-256"):
+            source(url, sha256={"a.tar": "0" * 64}).files("train")
+        assert source(url, sha256=right).files("train") == [copy]
 
 
 def test_hosted_faults_are_one_line(host, tmp_path):

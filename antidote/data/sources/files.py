@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from antidote.data.hosted import hosted
+from antidote.data.hosted import hosted, hosted_name
 from antidote.data.sources.base import SourceSettings
 from antidote.errors import UserError
 from antidote.files import sha256
@@ -33,7 +33,7 @@ class FileSource(SourceSettings):
         """
         patterns = braces(self.split(split))
         if is_hosted(patterns[0]):
-            return [hosted(url, self.sha256.get(url.rpartition("/")[2])) for url in patterns]
+            return [hosted(url, self.sha256.get(hosted_name(url))) for url in patterns]
         paths = sorted({path for part in patterns for path in _matches(part)})
         for path in paths:
             wanted = self.sha256.get(path.name)

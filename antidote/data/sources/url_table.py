@@ -53,8 +53,12 @@ class UrlTable(FileSource):
     homepage: str = Field("", description="Where to get the table; shown where it is missing.")
     columns: list[str] | None = Field(None, description="Names of the columns of a table that has no header line.")
     url: str = Field("url", description="Column with the address.")
-    caption: str = Field("caption", description="Column with a caption or a list of them; all of one address stay together.")
-    key: str | None = Field(None, description="Column with unique keys, made safe as file names; null makes them from the addresses.")
+    caption: str = Field(
+        "caption", description="Column with a caption or a list of them; all of one address stay together."
+    )
+    key: str | None = Field(
+        None, description="Column with unique keys, made safe as file names; null makes them from the addresses."
+    )
     rows: dict[str, int] | None = Field(None, description="Rows that the table of each split should have.")
     sample: Sample | None = Field(None, description="Part of the table to download; null downloads all of it.")
     image_size: int | None = Field(
