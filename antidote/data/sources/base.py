@@ -89,6 +89,17 @@ class SourceSettings(Settings):
         """Yield the pairs of a split, always in the same order."""
         raise NotImplementedError
 
+    def absent(self, split: str) -> list[str]:
+        """Return a line for each thing that a split is made from and that has to be on this disk and is not.
+
+        Downloads nothing, and reads a little: it does not find what is wrong inside.
+        """
+        return []
+
+    def fetched(self, split: str) -> str | None:
+        """Return in a few words what a job will fetch from the network for a split, or None."""
+        return None
+
     def downloaded(self, report: dict[str, Any]) -> Iterator[RawPair | Skipped]:
         """Yield the pairs of a split that a job of its own has downloaded, always in the same order."""
         raise NotImplementedError

@@ -27,6 +27,17 @@ class Karpathy(SourceSettings):
             if row["split"] in words:
                 yield self._pair(row)
 
+    def absent(self, split: str) -> list[str]:
+        if not Path(self.file).is_file():
+            return [f"{path}: not there" for path in (self.file, self.root) if not Path(path).exists()]
+        try:
+            rows = [row for row in self._rows() if row["split"] in self.split(split)]
+        except UserError as error:
+            return [str(error)]
+        firsts = {row.get("filepath", ""): row for row in reversed(rows)}  # of each folder of pictures
+        paths = [Path(self.root, str(folder), str(row["filename"])) for folder, row in sorted(firsts.items())]
+        return [f"{path}: not there" for path in paths if not path.is_file()]
+
     def _rows(self) -> list[dict[str, Any]]:
         values = read_json(self.file)
         rows = values.get("images") if isinstance(values, dict) else None
