@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -128,6 +129,16 @@ def test_every_picture_keeps_its_address_and_the_hash_of_what_the_server_sent(ev
         assert samples[made_key(web.url(f"ok/{number}"))]["sha256"] == sent
         assert ids.set_index("url")["sha256"][web.url(f"ok/{number}")] == sent
         assert samples[made_key(web.url(f"ok/{number}"))]["url"] == web.url(f"ok/{number}")
+
+
+@needs_img2dataset
+def test_sixteen_bits_become_eight(web, tmp_path):
+    """img2dataset alone would store white where a value is above 255 of 65,535."""
+    settings = source(table(tmp_path, web, ["deep/1"]), image_size=None)
+    report, _ = download(settings, "web", "train", tmp_path / "downloads", 1)
+    split = write(settings, report, tmp_path)
+    stored = np.asarray(Image.open(io.BytesIO(shards.read_images(split, shards.open_index(split))[0])).convert("L"))
+    assert np.abs(stored - np.linspace(0, 255, 64 * 64).reshape(64, 64)).max() < 8
 
 
 @needs_img2dataset

@@ -75,6 +75,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _png(self, number: int) -> None:
         self._send(picture(number, kind="PNG"))
 
+    def _deep(self, number: int) -> None:
+        """A picture of 16 bits: from black to white."""
+        stream = io.BytesIO()
+        Image.fromarray(np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)).save(stream, "PNG")
+        self._send(stream.getvalue())
+
     def _missing(self, number: int) -> None:
         self._send(b"not here", 404)
 
