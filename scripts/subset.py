@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from antidote import cli
 from antidote.data import pools
@@ -36,16 +37,22 @@ def _keys(given: list[Path], known: pd.Index, ids: Path) -> pd.Index:
     unknown = keys[~keys.isin(known)]
     if len(unknown):
         raise UserError(f"{ids}: has no picture {unknown[0]!r}, which the pools hold; they are of another download")
-    beside = {file for path in files for file in path.parent.glob("*.parquet")} - set(files)
+    beside = {file for path in files for file in path.parent.glob("*.parquet") if _holds_pools(file)} - set(files)
     further = sorted(str(file) for file in beside if len(_of_split(file, known)))
     if further:
         cli.log.warning("left out: %s; a study that draws these pools too needs them in the subset", ", ".join(further))
     return keys
 
 
+def _holds_pools(file: Path) -> bool:
+    return set(pools.COLUMNS) <= set(pq.read_schema(file).names)
+
+
 def _of_split(file: Path, known: pd.Index) -> pd.DataFrame:
     """Return the rows of a file of pools that lie in a split of which something is known."""
     table = pools.read(file)
+    if not _holds_pools(file):
+        raise UserError(f"--pools: {file}: is no file of pools, which has the columns {', '.join(pools.COLUMNS)}")
     places = table.loc[table["key"].isin(known), ["dataset", "split"]].drop_duplicates()
     return table.merge(places)
 

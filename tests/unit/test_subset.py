@@ -68,6 +68,13 @@ def test_pools_that_are_not_named_are_told(tmp_path, drawn, caplog):
     assert "shots" not in caplog.text
 
 
+def test_other_tables_beside_the_pools_are_passed_over(tmp_path, drawn):
+    (tmp_path / "pools/training.parquet").rename(tmp_path / "training.parquet")
+    assert len(write(tmp_path, "training.parquet")) == 100
+    with pytest.raises(UserError, match=r"^--pools: .*ids\.parquet: is no file of pools, which has the columns key, "):
+        write(tmp_path, "ids.parquet")
+
+
 def test_pools_of_another_download_are_an_error(tmp_path, drawn):
     with pytest.raises(
         UserError, match=r"--pools: .*shots\.parquet: no pool there is drawn from the split of .*ids\.par"
