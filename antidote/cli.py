@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from antidote import parallel
-from antidote.errors import UserError
+from antidote.errors import UserError, out_of_memory
 from antidote.files import write_json
 from antidote.settings import read_mapping
 
@@ -45,14 +45,26 @@ def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentP
     try:
         run(arguments.parse_args())
     except UserError as error:
-        if parallel.ERROR_FILE in os.environ:
-            parallel.leave_word(str(error))
-            sys.exit(1)
-        sys.exit(f"error: {error}")
+        _give_up(str(error))
+    except (RuntimeError, MemoryError) as error:
+        where = out_of_memory(error)
+        if where is None:
+            raise
+        _give_up(
+            f"batch_size: the job needs more than {where}; lower evaluation.batch_size where it scores and the "
+            "batch_size of the training or tuning where it trains, or give it a larger device"
+        )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         sys.exit(f"error: {error.filename or 'output'}: {error.strerror}; free or allow space there and run again")
+
+
+def _give_up(reason: str) -> NoReturn:
+    if parallel.ERROR_FILE in os.environ:
+        parallel.leave_word(reason)
+        sys.exit(1)
+    sys.exit(f"error: {reason}")
 
 
 class Cost:

@@ -27,5 +27,7 @@ def check_space(folder: Path, needed: int, what: str, advice: str) -> None:
 
 
 def gigabytes(count: float) -> str:
-    """Return a number of bytes for people: `12 GB`, `0.3 GB`, `40 MB`."""
+    """Return a number of bytes for people: `1,024 GB`, `12 GB`, `0.3 GB`, `40 MB`."""
+    if count >= 1e11:
+        return f"{count / 1e9:,.0f} GB"
     return f"{count / 1e9:.3g} GB" if count >= 1e8 else f"{count / 1e6:.2g} MB"

@@ -1,6 +1,7 @@
 """Errors that a user can mend, each as one line: what was named, what is wrong, what would be right."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 from typing import Any, get_args, get_origin
 
@@ -9,6 +10,16 @@ from pydantic import ValidationError
 
 class UserError(Exception):
     """Something the user can mend; shown as one line without a traceback."""
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return which memory an error says there is too little of; None for another error. Imports no torch."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory"
+    if isinstance(error, RuntimeError) and "CUDA error: out of memory" in str(error):
+        return "the GPU's memory"
+    return "memory" if isinstance(error, MemoryError) or "can't allocate memory" in str(error) else None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

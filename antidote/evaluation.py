@@ -56,8 +56,8 @@ class Shift(Settings):
     )
     among: Literal["all", "own"] = Field(
         "all",
-        description="classified among all classes of the evaluation, or among those that its labels show (ImageNet-A "
-        "and -R: 1000-way or 200-way)",
+        description="classified among all classes of the evaluation, or among those that the whole set shows "
+        "(ImageNet-A and -R: 1000-way or 200-way)",
     )
 
 

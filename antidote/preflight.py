@@ -15,8 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from antidote.data import img2dataset
+from antidote.data.datasets import pointers
+from antidote.data.lexicon import FILES
 from antidote.data.names import DATA
+from antidote.data.sizes import LOSSLESS_PER_PIXEL, picture_bytes
+from antidote.data.sources.base import SourceSettings
 from antidote.defenses.base import POOLS
+from antidote.disk import gigabytes
 from antidote.errors import UserError
 from antidote.lazy import torch
 from antidote.models import WEIGHTS, Clip, ModelSettings
@@ -26,10 +32,6 @@ from antidote.study import Study, model_config
 from antidote.training import TrainSettings, Work, train
 from antidote.weights import find as find_weights
 
-JPEG_BYTES_PER_PIXEL = (
-    0.35  # of pictures reduced to a study's size, with captions (measured on photographs of 256 pixels)
-)
-PNG_BYTES_PER_PIXEL = 2.0  # a poisoned picture, lossless
 CHECKPOINT = 3.0  # weights and two moments
 KEPT_CHECKPOINTS = 2  # of jobs that run at the same time
 MEASURED = 3  # steps after the first
@@ -202,35 +204,85 @@ WORK: dict[str, Callable[[Any, dict], tuple[float, float]]] = {
 
 
 def disk(study: Study, found: list[Stage], size: int, parameters: int) -> dict[str, float]:
-    """Return the bytes that are still to be written: data, poisoned pictures, models, checkpoints."""
+    """Return the bytes that are still to be written, by what they are; `place` tells where.
+
+    Args:
+        found: what `stages` returns.
+        size: side of the model's pictures in pixels.
+        parameters: of the model.
+    """
     weights = 4.0 * parameters
     done = {stage.name: stage for stage in found}
     to_do = {name: len(stage.outputs) - stage.done for name, stage in done.items()}
     models = sum(left for name, left in to_do.items() if name.endswith(("model", "models")))
     poisons = [getattr(a, "poisons", 0) or 0 for a in study.attacks.values()]
     return {
-        "data": sum(_split_bytes(study, *place) for place in study.splits()),
-        "poisoned pairs": PNG_BYTES_PER_PIXEL * size**2 * len(study.file.seeds) * sum(poisons),
+        "downloads": sum(_left_to_download(study, *place) for place in _downloads(study)),
+        "data": sum(_split_bytes(study, *place) for place in _to_write(study)),
+        "pictures made ready": sum(_ready_bytes(study, scored, size) for scored in study.scored()),
+        "poisoned pairs": LOSSLESS_PER_PIXEL * size**2 * len(study.file.seeds) * sum(poisons),
         "models": models * weights,
         "checkpoints": CHECKPOINT * KEPT_CHECKPOINTS * weights if models else 0.0,
     }
 
 
+def place(what: str, results: Path) -> Path:
+    """Return the folder that one of the parts of `disk` is written to."""
+    return {"downloads": DATA / "downloads", "data": DATA, "pictures made ready": DATA}.get(what, results)
+
+
+def too_full(needed: dict[str, float], results: Path) -> list[str]:
+    """Return a line for each disk that has too little space for what is to be written to it."""
+    by_disk: dict[int, list[str]] = {}
+    for what in needed:
+        by_disk.setdefault(_disk_of(place(what, results)), []).append(what)
+    lines = []
+    for parts in by_disk.values():
+        total, left = sum(needed[what] for what in parts), free(place(parts[0], results))
+        if total > left:
+            lines.append(f"disk: {', '.join(parts)}: {gigabytes(total)} are needed, {gigabytes(left)} are free")
+    return lines
+
+
 def _split_bytes(study: Study, dataset: str, split: str) -> float:
-    if (DATA / dataset / split / "manifest.json").is_file():
-        return 0.0
     source = study.sources[dataset]
-    count = (source.expected or {}).get(split) or (getattr(source, "rows", None) or {}).get(split)
-    count = count or getattr(source.split(split), "pairs", 0) or 0
-    side = source.image_size or getattr(source, "size", 256)
-    return JPEG_BYTES_PER_PIXEL * side**2 * count
+    return _count(source, split) * picture_bytes(source, split)
+
+
+def _left_to_download(study: Study, dataset: str, split: str) -> float:
+    """Return the bytes of work shards, which lie beside the split until somebody deletes them."""
+    folder = DATA / "downloads" / dataset / split
+    there = sum(path.stat().st_size for path in folder.rglob("*.tar"))
+    return max(_split_bytes(study, dataset, split) - there, 0.0)
+
+
+def _ready_bytes(study: Study, scored: Any, size: int) -> float:
+    array = DATA / scored.dataset / scored.split / f"pictures-{study.fit(scored)}.npy"
+    return 0.0 if array.is_file() else 3.0 * size**2 * _pictures(study, scored)
+
+
+def _count(source: SourceSettings, split: str) -> int:
+    """Return how many pictures a split will hold at most, as far as anything says so."""
+    rows = (source.expected or {}).get(split) or (getattr(source, "rows", None) or {}).get(split) or 0
+    sample = getattr(source, "sample", None)
+    if sample is not None:
+        return min(sample.pairs, rows) if rows else sample.pairs
+    return rows or getattr(source.split(split), "pairs", 0) or 0
+
+
+def _disk_of(folder: Path) -> int:
+    return _there(folder).stat().st_dev
+
+
+def _there(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
 
 
 def free(folder: Path) -> int:
     """Return the free bytes of the disk that a folder, perhaps still to be made, is on."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(_there(folder)).free
 
 
 # --- rates ------------------------------------------------------------------------------------------------------------
@@ -259,8 +311,12 @@ def measured(clip: Clip, settings: TrainSettings) -> Rates:
             torch.cuda.synchronize()
 
     encode()
-    parameters = sum(p.numel() for p in clip.network.parameters())
-    return Rates(count / seconds, count / _timed(encode), parameters)
+    return Rates(count / seconds, count / _timed(encode), parameter_count(clip))
+
+
+def parameter_count(clip: Clip) -> int:
+    """Return how many parameters a model has."""
+    return sum(p.numel() for p in clip.network.parameters())
 
 
 def _timed(action: Callable[[], Any]) -> float:
@@ -273,11 +329,17 @@ def _timed(action: Callable[[], Any]) -> float:
 
 
 def missing(study: Study) -> list[str]:
-    """Return a line for every file that the study starts from and that is not there."""
+    """Return a line for everything that the study starts from and that is not there, nor fetched by a job."""
     lines = []
-    for dataset, split in study.splits():
-        if not (DATA / dataset / split / "manifest.json").is_file():
-            lines += [f"{dataset}/{split}: {path}: not there" for path in _wanted(study.sources[dataset], split)]
+    for dataset, split in _to_write(study):
+        pointer = next((path for path in pointers(DATA / dataset / split) if path.is_file()), None)
+        absent = [f"`dvc pull {pointer}` brings it"] if pointer else study.sources[dataset].absent(split)
+        lines += [f"{dataset}/{split}: {line}" for line in absent]
+    if _downloads(study):
+        try:
+            img2dataset.interpreter()
+        except UserError as error:
+            lines.append(str(error))
     return lines
 
 
@@ -300,15 +362,31 @@ def further_weights(study: Study) -> list[str]:
     return [fault for fault in faults.values() if fault]
 
 
-def _wanted(source: Any, split: str) -> list[Path]:
-    """Return what a split is made from, where that is on this disk by the user's own hand and is not there."""
-    where = source.split(split)
-    if source.source == "folder":
-        paths = [Path(source.root) / where]
-    elif source.source == "karpathy":
-        paths = [Path(source.file), Path(source.root)]
-    elif source.source == "torchvision":  # downloads by itself, but for ImageNet
-        paths = [Path(source.root)] if source.dataset == "ImageNet" else []
-    else:
-        paths = [Path(where)] if isinstance(where, str) and "{" not in where and "://" not in where else []
-    return [path for path in paths if not path.exists()]
+def fetched(study: Study) -> list[str]:
+    """Return in a few words each thing that a job of the study will fetch from the network."""
+    words = {
+        f"{dataset} ({what})": None
+        for dataset, split in _to_write(study)
+        if (what := study.sources[dataset].fetched(split))
+        and not any(path.is_file() for path in pointers(DATA / dataset / split))
+    }
+    uses_words = any(method("defense", settings.method).uses_lexicon for settings in study.defenses.values())
+    if uses_words and study.lexicon() == "wordnet" and not all((DATA / "wordnet" / name).is_file() for name in FILES):
+        words["WordNet"] = None
+    return list(words)
+
+
+def _to_write(study: Study) -> list[tuple[str, str]]:
+    """Return every dataset and split that the study reads and that is still to be written."""
+    return [place for place in study.splits() if not DATA.joinpath(*place, "manifest.json").is_file()]
+
+
+def _downloads(study: Study) -> list[tuple[str, str]]:
+    """Return those of them whose pictures are still to be downloaded from the addresses of a table."""
+    return [
+        (dataset, split)
+        for dataset, split in _to_write(study)
+        if study.sources[dataset].downloads
+        and not (DATA / dataset / split / "download.json").is_file()
+        and not any(path.is_file() for path in pointers(DATA / dataset / split))
+    ]

@@ -43,7 +43,7 @@ def class_places(names: Sequence[str], classes: Sequence[str], where: str) -> li
 
 def score_shifts(
     clip: Clip,
-    load: Callable[[Shift], tuple[Pairs, list[str]]],
+    load: Callable[[Shift], tuple[Pairs, list[str], Sequence[int]]],
     trigger: Trigger | None,
     target: int,
     classes: list[str],
@@ -57,16 +57,17 @@ def score_shifts(
     The latter two are None where the attack's class is not among those that pictures are classified into.
 
     Args:
-        load: returns the pictures of a shift, labelled by its own classes, and the names of these.
+        load: returns the pictures of a shift, labelled by its own classes, the names of these, and the labels that the
+            whole set shows, also where only some of its pictures are taken.
         known: ASR@1 on the evaluation's own pictures.
         The others are those of `evaluate`.
     """
     scores: dict[str, float | None] = {}
     for name, shift in settings.shifts.items():
-        pictures, names = load(shift)
+        pictures, names, own = load(shift)
         place = torch.tensor(class_places(names, classes, f"evaluation.shifts.{name}.classes"))
         labels = place[pictures.labels]
-        shown = labels.unique() if shift.among == "own" else torch.arange(len(classes))
+        shown = place[torch.as_tensor(own)].unique() if shift.among == "own" else torch.arange(len(classes))
         drawn = trigger if trigger is not None and trigger.attack.triggered else None
         aimed = (shown == target).nonzero().flatten().tolist()
         found = evaluate(

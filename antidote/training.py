@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from antidote import parallel
 from antidote.data.streaming import KILLED, Ahead, Pictures
-from antidote.errors import UserError
+from antidote.errors import UserError, out_of_memory
 from antidote.files import whole_file
 from antidote.lazy import torch
 from antidote.models import Clip
@@ -450,8 +450,7 @@ def _mendable() -> Iterator[None]:
         if KILLED in str(error):
             reason = "a loader process was killed, mostly for want of (shared) memory; fewer of them need less"
             raise UserError(f"--workers: {reason}") from None
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            where = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+        if where := out_of_memory(error):
             raise UserError(
                 f"batch_size: a step needs more than {where}; the same result in less: a higher `accumulate`, or "
                 "`grad_checkpointing: true`; else a smaller batch"

@@ -48,9 +48,11 @@ def run(arguments: argparse.Namespace) -> None:
         write_examples(arguments.examples, pictures, trigger, target, classes)
     count = len(pictures)
 
-    def load(shift: Shift) -> tuple[Pairs, list[str]]:
+    def load(shift: Shift) -> tuple[Pairs, list[str], list[int]]:
         names = class_names(shift.classes) if shift.classes else classes
-        return evaluated_pictures(arguments.data, shift, clip.size, len(names)), names
+        labels = fitted.labels(arguments.data / shift.dataset / shift.split)
+        shown = [label for label in labels if label < len(names)]
+        return evaluated_pictures(arguments.data, shift, clip.size, len(names)), names, shown
 
     further |= score_shifts(clip, load, trigger, target, classes, prompts, settings, embeddings, scores["asr1"])
     if settings.retrieval:

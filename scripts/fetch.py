@@ -14,11 +14,14 @@ import threading
 import time
 import types
 import urllib.request
+from typing import Any
+
+import cv2
 
 CHUNK = 1 << 16
 LIMITS = {name: float(os.environ.get(f"ANTIDOTE_{name}", "inf")) for name in ("PATIENCE", "LARGEST")}
 
-_open = urllib.request.urlopen
+_open, _decode = urllib.request.urlopen, cv2.imdecode
 
 
 class Answer:
@@ -66,8 +69,15 @@ def bounded_open(request: urllib.request.Request, timeout: float) -> Answer:
     return Answer(_open(request, timeout=timeout))
 
 
+def decode_to_8_bits(data: Any, flags: int) -> Any:
+    """Decode a picture as cv2 does, 16 bits as 8: as JPEG, which has no more, it would be white otherwise."""
+    picture = _decode(data, flags)
+    return (picture >> 8).astype("uint8") if picture is not None and picture.dtype == "uint16" else picture
+
+
 sys.modules["wandb"] = types.ModuleType("wandb")  # which img2dataset imports and, unasked, does not use
-urllib.request.urlopen = bounded_open  # both also in the processes that img2dataset starts, which import this file
+urllib.request.urlopen, cv2.imdecode = bounded_open, decode_to_8_bits
+# All of it also in the processes that img2dataset starts, which import this file.
 
 
 def end_with_starter() -> None:

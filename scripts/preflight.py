@@ -4,17 +4,21 @@ Ends with status 1 where something is missing. On a CPU, measure a large model w
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 from antidote import cli, preflight
-from antidote.errors import UserError
+from antidote.data.names import DATA
+from antidote.disk import gigabytes
+from antidote.errors import UserError, out_of_memory
 from antidote.lazy import torch
 from antidote.models import Clip, create
 from antidote.preflight import Rates, Stage
 from antidote.settings import read_mapping
 from antidote.study import Study
 from antidote.summary.page import size
+from antidote.training import TrainSettings
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -25,18 +29,17 @@ def run(arguments: argparse.Namespace) -> None:
     clip = _model(study, faults)
     recipe = study.file.poisoning
     recipe = recipe.model_copy(update={"batch_size": arguments.batch_size or recipe.batch_size})
-    rates = preflight.measured(clip, recipe)
-    if arguments.rates:
-        rates = Rates(*arguments.rates, rates.parameters)
-    needed, free = preflight.disk(study, found, clip.size, rates.parameters), preflight.free(arguments.results)
-    if (total := sum(needed.values())) > free:
-        faults.append(f"disk: {size(total)} are needed, {size(free)} are free")
-    source = "given" if arguments.rates else f"measured: {_device(clip)}, batch {recipe.batch_size}"
-    disk = ", ".join(f"{name} {size(count)}" for name, count in needed.items())
+    rates, source = _rates(clip, recipe, arguments.rates, faults)
+    needed = preflight.disk(study, found, clip.size, rates.parameters)
+    faults += preflight.too_full(needed, arguments.results)
+    disk = ", ".join(f"{name} {gigabytes(count)}" for name, count in needed.items() if count)
+    free = ", ".join(f"{gigabytes(preflight.free(folder))} at {folder}/" for folder in (DATA, arguments.results))
     lines = [
         *_report(study, found, rates),
-        f"hours of one device: {rates.trained:,.0f} pairs/s trained, {rates.encoded:,.0f} pictures/s encoded; {source}",
-        f"disk: {disk}; free {size(free)}",
+        f"hours of one device: {_rate(rates.trained)} pairs/s trained, {_rate(rates.encoded)} pictures/s encoded; "
+        f"{source}",
+        f"disk: {disk or 'nothing more'}; in all {gigabytes(sum(needed.values()))}; free {free}",
+        *(f"to be fetched by jobs: {what}" for what in preflight.fetched(study)),
         "what is there may be stale: snakemake -n tells",
         *([f"missing: {fault}" for fault in faults] or ["nothing is missing"]),
     ]
@@ -54,6 +57,25 @@ def _model(study: Study, faults: list[str]) -> Clip:
         return create(study.file.model.model_copy(update={"pretrained": None}), 0)
 
 
+def _rates(clip: Clip, recipe: TrainSettings, given: list[float] | None, faults: list[str]) -> tuple[Rates, str]:
+    """Return the rates, and in words where they are from; unknown ones where the device is too small for a step."""
+    if given:
+        return Rates(*given, preflight.parameter_count(clip)), f"given; this machine: {_device(clip)}"
+    try:
+        return preflight.measured(clip, recipe), f"measured: {_device(clip)}, batch {recipe.batch_size}"
+    except (UserError, RuntimeError, MemoryError) as error:
+        where = out_of_memory(error)
+        if where is None and not isinstance(error, UserError):
+            raise
+        reason = f"a step with batch {recipe.batch_size} needs more than {where}" if where else str(error)
+        faults.append(f"device: {_device(clip)}: {reason}")
+        return Rates(math.nan, math.nan, preflight.parameter_count(clip)), "not measured"
+
+
+def _rate(number: float) -> str:
+    return "-" if math.isnan(number) else f"{number:,.0f}"
+
+
 def _report(study: Study, found: list[Stage], rates: Rates) -> list[str]:
     """Return a line per stage: how many jobs, how many of them are there, what is left to do and how long it takes."""
     seeds = len(study.file.seeds)
@@ -63,9 +85,13 @@ def _report(study: Study, found: list[Stage], rates: Rates) -> list[str]:
     for stage in found:
         trained, encoded = (f"{stage.left * amount:,.0f}" for amount in (stage.trained, stage.encoded))
         jobs = f"{stage.name:18}{len(stage.outputs):8,}{stage.done:8,}"
-        lines.append(f"{jobs}{trained:>18}{encoded:>18}{rates.hours(stage):10,.1f}")
+        lines.append(f"{jobs}{trained:>18}{encoded:>18}{_hours(rates.hours(stage)):>10}")
     jobs, done = (sum(count(stage) for stage in found) for count in (lambda s: len(s.outputs), lambda s: s.done))
-    return [*lines, f"{'total':18}{jobs:8,}{done:8,}{sum(map(rates.hours, found)):46,.1f}", ""]
+    return [*lines, f"{'total':18}{jobs:8,}{done:8,}{_hours(sum(map(rates.hours, found))):>46}", ""]
+
+
+def _hours(number: float) -> str:
+    return "-" if math.isnan(number) else f"{number:,.1f}"
 
 
 def _device(clip: Clip) -> str:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from antidote import cli
 from antidote.data import pools
@@ -14,21 +15,54 @@ from antidote.files import whole_file
 
 def run(arguments: argparse.Namespace) -> None:
     known = read_subset(arguments.ids)
-    keys = pd.Index(pools.read(arguments.pools)["key"].unique()).sort_values() if arguments.pools else known.index
-    unknown = keys[~keys.isin(known.index)]
-    if len(unknown):
-        raise UserError(f"{arguments.ids}: has no picture {unknown[0]!r}; name pools of this split alone")
+    keys = _keys(arguments.pools, known.index, arguments.ids) if arguments.pools else known.index
     listed = pd.DataFrame({"key": keys, "sha256": known.loc[keys].to_numpy()})
     with whole_file(arguments.output) as temporary:
         listed.to_parquet(temporary, index=False)
     cli.log.info("%s: %d pairs", arguments.output, len(listed))
 
 
+def _keys(given: list[Path], known: pd.Index, ids: Path) -> pd.Index:
+    """Return the sorted keys of the pools that are drawn from the split of the download; others are left out.
+
+    Raises:
+        UserError: none is; or one holds a pair that did not arrive.
+    """
+    files = [file for path in given for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
+    tables = {file: _of_split(file, known) for file in files}
+    chosen = [table for table in tables.values() if len(table)]
+    if not chosen:
+        raise UserError(f"--pools: {', '.join(map(str, given))}: no pool there is drawn from the split of {ids}")
+    keys = pd.Index(pd.concat(chosen)["key"].unique()).sort_values()
+    unknown = keys[~keys.isin(known)]
+    if len(unknown):
+        raise UserError(f"{ids}: has no picture {unknown[0]!r}, which the pools hold; they are of another download")
+    beside = {file for path in files for file in path.parent.glob("*.parquet") if _holds_pools(file)} - set(files)
+    further = sorted(str(file) for file in beside if len(_of_split(file, known)))
+    if further:
+        cli.log.warning("left out: %s; a study that draws these pools too needs them in the subset", ", ".join(further))
+    return keys
+
+
+def _holds_pools(file: Path) -> bool:
+    return set(pools.COLUMNS) <= set(pq.read_schema(file).names)
+
+
+def _of_split(file: Path, known: pd.Index) -> pd.DataFrame:
+    """Return the rows of a file of pools that lie in a split of which something is known."""
+    table = pools.read(file)
+    if not _holds_pools(file):
+        raise UserError(f"--pools: {file}: is no file of pools, which has the columns {', '.join(pools.COLUMNS)}")
+    places = table.loc[table["key"].isin(known), ["dataset", "split"]].drop_duplicates()
+    return table.merge(places)
+
+
 if __name__ == "__main__":
     parser = cli.parser(__doc__)
     parser.add_argument("--ids", type=Path, required=True, help="ids.parquet of a download")
     parser.add_argument(
-        "--pools", type=Path, nargs="*", default=[], help="files of pools; without them, all that arrived"
-    )
+        "--pools", type=Path, nargs="*", default=[],
+        help="folder of a study's pools, or some of its files; without them, all that arrived",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="parquet file to write: key, sha256")
     cli.main(run, parser)

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from antidote.data.keys import Keys
 from antidote.data.pools import mentions
 from antidote.data.sources.url_table import Sample, UrlTable
 from antidote.data.subsets import read_subset
@@ -57,7 +58,7 @@ def addresses(settings: UrlTable, split: str) -> Addresses:
     expected = (settings.rows or {}).get(split, rows)
     if rows != expected:
         raise UserError(f"splits.{split}: {names}: holds {rows} rows, expected {expected}")
-    wanted = _one_per_address(_usable(table, unusable))
+    wanted = _one_per_address(_usable(table.explode("caption", ignore_index=True), unusable), unusable)
     if settings.sample:
         wanted = wanted[_sampled(wanted, settings.sample)]
     if settings.subset:
@@ -84,8 +85,12 @@ def _usable(table: "pd.DataFrame", unusable: "Counter[str]") -> "pd.DataFrame":
     return table
 
 
-def _one_per_address(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Join the captions of each address; the first row gives the place in the order and the key."""
+def _one_per_address(table: "pd.DataFrame", unusable: "Counter[str]") -> "pd.DataFrame":
+    """Join the captions of each address; the first row gives the place in the order and the key.
+
+    Args:
+        unusable: gets the number of addresses whose key an earlier one has.
+    """
     further = table["url"].duplicated().to_numpy()
     first = table[~further].reset_index(drop=True)
     captions = [[caption] for caption in first["caption"]]
@@ -94,9 +99,19 @@ def _one_per_address(table: "pd.DataFrame") -> "pd.DataFrame":
         for url, caption in zip(table["url"][further], table["caption"][further], strict=True):
             if caption not in captions[row_of[url]]:
                 captions[row_of[url]].append(caption)
-    keys = first["key"] if "key" in first else [made_key(url) for url in first["url"]]
-    first = first.assign(pair=keys, captions=captions)[["pair", "url", "caption", "captions"]]
-    return first[~first["pair"].duplicated()]
+    first = first.assign(
+        pair=_own_keys(first["key"]) if "key" in first else first["url"].map(made_key), captions=captions
+    )
+    kept = first["pair"].notna().to_numpy()
+    if not kept.all():
+        unusable["key of another address"] += int((~kept).sum())
+    return first.loc[kept, ["pair", "url", "caption", "captions"]]
+
+
+def _own_keys(given: "pd.Series") -> list[str | None]:
+    """Return a safe key for each given one, as ingestion makes it; None for one that has been there."""
+    keys = Keys()
+    return [keys.new(key) for key in given]
 
 
 def made_key(url: str) -> str:

@@ -23,6 +23,7 @@ from antidote.data.addresses import Addresses, addresses
 from antidote.data.arrivals import LOST, REPORT, judge, outcome, report, why
 from antidote.data.img2dataset import NothingArrives
 from antidote.data.rounds import Round, begin, rounds
+from antidote.data.sizes import picture_bytes
 from antidote.data.sources.url_table import UrlTable
 from antidote.disk import check_space, gigabytes
 from antidote.errors import UserError
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger("antidote")
-
-BYTES_PER_PIXEL = 0.4  # of photographs as JPEG of quality 95
-ASPECT = {"keep_ratio": 1.4, "keep_ratio_largest": 1 / 1.4, "center_crop": 1.0, "border": 1.0}
-ORIGINAL_BYTES = 150_000  # of a picture of the web that is not reduced
 
 
 def download(
@@ -62,7 +59,7 @@ def download(
         _mention_others(folder, work)
         ran = False
         while (part := _next_round(settings, work, wanted, ran)) is not None:
-            _check_space(settings, part, len(wanted.list), folder)
+            _check_space(settings, split, part, len(wanted.list), folder)
             try:
                 img2dataset.run(python, settings, part, processes, name)
             except NothingArrives:
@@ -120,13 +117,11 @@ def _next_round(settings: UrlTable, work: Path, wanted: Addresses, ran: bool) ->
     return begin(work / f"pass{len(begun) + 1}", todo, settings.download.shard)
 
 
-def _check_space(settings: UrlTable, part: Round, addresses: int, folder: Path) -> None:
+def _check_space(settings: UrlTable, split: str, part: Round, addresses: int, folder: Path) -> None:
     """Compare what is free with what this round, and then the dataset's shards, will take."""
     got = sum(stats["successes"] for stats in part.finished.values())
     stored = sum((part.folder / f"{number:05d}.tar").stat().st_size for number in part.finished)
-    size = settings.image_size
-    guess = BYTES_PER_PIXEL * size**2 * ASPECT[settings.resize] if size else ORIGINAL_BYTES
-    each = stored / got if got else guess
+    each = stored / got if got else picture_bytes(settings, split)
     left = part.addresses - sum(stats["count"] for stats in part.finished.values())
     advice = "take a `sample` of the table, or make image_size smaller"
     check_space(

@@ -26,6 +26,7 @@ KINDS: tuple[tuple[str, str, bool, str], ...] = (
     ("cut short", r"(IncompleteRead|truncated)", True, BUSY),
     ("file too large", r"file too large", False, "raise download.largest"),
     ("too many pixels", r"IMAGE_PIXELS", False, "nothing: such files are made to fill memory"),
+    ("too long and thin", r"aspect ratio too large", False, "nothing: such files are made to fill memory"),
     ("another picture than the subset lists", r"hash mismatch", False, "pictures have changed since it was made"),
     ("not a picture", r"(decod|OpenCV|cannot identify|Unsupported|empty)", False, AGED),
 )  # fmt: skip

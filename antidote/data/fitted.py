@@ -103,6 +103,12 @@ def captions(folder: Path, pictures: int | None, most: int) -> list[list[str]]:
     return [[str(text) for text in own[:most]] for own in index["captions"]]
 
 
+def labels(folder: Path) -> list[int]:
+    """Return the labels that a split holds, whichever of its pictures are taken."""
+    found = shards.open_index(folder, ["label"])["label"].unique().tolist()
+    return sorted(label for label in found if label >= 0)
+
+
 def _paths(folder: Path, size: int, pictures: int | None) -> tuple[Path, Path]:
     name = f"pictures-{size}" + ("" if pictures is None else f"-{pictures}")
     return folder / f"{name}.npy", folder / f"{name}.json"

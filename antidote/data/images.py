@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from antidote.data.limits import LARGEST_PIXELS, LONGEST
 from antidote.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -24,15 +25,17 @@ def decode(data: bytes) -> Image.Image:
     """Decode a whole picture; its mode stays as stored and `format` tells the file format.
 
     Raises:
-        UnreadablePicture: empty, not a picture, truncated or damaged, or more pixels than PIL's MAX_IMAGE_PIXELS.
+        UnreadablePicture: empty, not a picture, truncated or damaged, or beyond one of `antidote.data.limits`.
     """
     if not data:
         raise UnreadablePicture("empty picture")
-    too_large = UnreadablePicture(f"picture of more than {Image.MAX_IMAGE_PIXELS} pixels")
+    too_large = UnreadablePicture(f"picture of more than {LARGEST_PIXELS} pixels")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        if image.width * image.height > LARGEST_PIXELS:
             raise too_large
+        if max(image.size) > LONGEST * min(image.size):
+            raise UnreadablePicture(f"picture more than {LONGEST} times as long as wide")
         image.load()
     except Image.DecompressionBombError:
         raise too_large from None

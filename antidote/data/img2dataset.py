@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from antidote.data.limits import LARGEST_PIXELS, LONGEST
 from antidote.data.rounds import LIST, Round
 from antidote.data.sources.url_table import UrlTable
 from antidote.errors import UserError
@@ -22,7 +23,6 @@ log = logging.getLogger("antidote")
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venvs" / "download" / "bin" / "python"
-LARGEST_PIXELS = 89_478_485  # PIL's limit, which the rest of the project keeps to
 LOG = "img2dataset.log"
 POLL_SECONDS, LOG_SECONDS = 0.5, 10.0
 DEAD = 500  # addresses that may fail before the first success
@@ -78,12 +78,13 @@ def run(python: str, settings: UrlTable, part: Round, processes: int, name: str)
         "save_additional_columns": ["pair", "captions"],
         "output_folder": str(part.folder),
         "output_format": "webdataset",
-        "number_sample_per_shard": settings.download.shard,
+        "number_sample_per_shard": part.per_shard,
         "processes_count": processes,
         "thread_count": settings.download.connections,
         "timeout": settings.download.timeout,
         "retries": settings.download.retries,
         "user_agent_token": settings.download.user_agent_token,
+        "max_aspect_ratio": LONGEST,
         "extract_exif": False,
         "compute_hash": "sha256",
         "verify_hash": ["sha256", "sha256"] if settings.subset else None,

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from antidote.data import images
-from antidote.data.sources.base import RawPair, Skipped, SourceSettings
+from antidote.data.keys import Keys, safe_key
+from antidote.data.sources.base import Damaged, RawPair, Skipped, SourceSettings
 from antidote.errors import UserError
 
 log = logging.getLogger(__name__)
 
 EXAMPLES = 20
-KEY_LENGTH = 64
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 
 
@@ -46,12 +45,16 @@ class Intake:
         self.offered = 0
         self.skipped: Counter[str] = Counter()
         self.examples: list[dict[str, str]] = []
+        self.damaged: list[str] = []
         self._image_size = image_size
         self._listed = None if subset is None else dict(subset)
-        self._origins: dict[str, bytes] = {}
+        self._keys = Keys()
 
     def take(self, item: RawPair | Skipped) -> Pair | None:
         """Return the pair to store; None for what is skipped, or not wanted."""
+        if isinstance(item, Damaged):
+            self.damaged.append(f"{item.key}: {item.reason}")
+            return None
         wanted = self._wanted(item.key)
         if wanted is None:
             return None
@@ -66,7 +69,7 @@ class Intake:
             image, extension = image_file(item.image, self._image_size)
         except images.UnreadablePicture as error:
             return self._skip(item.key, str(error))
-        key = self._new_key(item.key)
+        key = self._keys.new(item.key)
         if key is None:
             return self._skip(item.key, "duplicate key")
         return Pair(key, image, extension, item.captions, item.label, item.origin)
@@ -75,12 +78,16 @@ class Intake:
         """Decide whether the split is good enough.
 
         Raises:
-            UserError: no usable pair, too many unusable ones, or another number than expected.
+            UserError: no usable pair, too many unusable ones, or another number than expected; a file is damaged, and
+                neither `expected` nor a subset says how many pairs it has lost.
         """
         for key in self._listed or ():
             self.offered += 1
             self._skip(key, "listed in the subset, but not there")
-        name, count = f"{dataset}/{split}", sum(self.skipped.values())
+        name, expected = f"{dataset}/{split}", (settings.expected or {}).get(split)
+        if self.damaged:
+            self._count_lost(name, expected)
+        count = sum(self.skipped.values())
         faults = ", ".join(f"{number} x {reason}" for reason, number in self.skipped.most_common())
         shown = ", ".join(example["key"] for example in self.examples[:3])
         detail = f" ({faults}; such as {shown})" if count else ""
@@ -89,50 +96,37 @@ class Intake:
         if count > settings.accepted_skip_share * self.offered:
             accepted = f"accepted_skip_share is {settings.accepted_skip_share:g}"
             raise UserError(f"{name}: {count} of {self.offered} pairs cannot be used{detail}; {accepted}")
-        expected = (settings.expected or {}).get(split, self.offered)
-        if expected != self.offered:
+        if expected not in (None, self.offered):
             raise UserError(f"{name}: offers {self.offered} pairs, expected {expected}{detail}")
         if count:
             log.warning("%s: skipped %d of %d pairs%s", name, count, self.offered, detail)
+
+    def _count_lost(self, name: str, expected: int | None) -> None:
+        """Count what damaged files have lost as skipped, by the number of pairs that the split should have."""
+        shown = "; ".join(self.damaged[:3]) + (f"; and {len(self.damaged) - 3} more" if len(self.damaged) > 3 else "")
+        if expected is None and self._listed is None:
+            advice = "fetch again what is damaged, or say by `expected` how many pairs to count"
+            raise UserError(f"{name}: {shown}; {advice}")
+        log.warning("%s: %s", name, shown)
+        lost = max((expected or 0) - self.offered, 0)
+        if lost:
+            self.offered += lost
+            self._skip(shown, "lost in a damaged file", lost)
 
     def _wanted(self, key: str) -> str | None:
         """Return the SHA-256 that a picture must have, "" for any, None for one that is not listed; each once."""
         return "" if self._listed is None else self._listed.pop(safe_key(key), None)
 
-    def _skip(self, key: str, reason: str) -> None:
-        self.skipped[reason] += 1
+    def _skip(self, key: str, reason: str, count: int = 1) -> None:
+        self.skipped[reason] += count
         if len(self.examples) < EXAMPLES:
-            self.examples.append({"key": key, "reason": reason})
-
-    def _new_key(self, origin: str) -> str | None:
-        """Return a safe key that no earlier pair has; None where an earlier pair came under the same key."""
-        digest = hashlib.sha256(origin.encode()).digest()[:8]
-        for key in (safe_key(origin), f"{safe_key(origin)}-{digest.hex()}"):
-            if key not in self._origins:
-                self._origins[key] = digest
-                return key
-            if self._origins[key] == digest:
-                return None
-        return None
+            self.examples.append({"key": key.encode(errors="backslashreplace").decode(), "reason": reason})
 
 
 def _digest(item: RawPair) -> str:
     """Return the SHA-256 of a picture file as downloaded, or as offered."""
     data = item.image if isinstance(item.image, bytes) else np.ascontiguousarray(item.image).tobytes()
     return item.origin.get("sha256") or hashlib.sha256(data).hexdigest()
-
-
-def safe_key(key: str) -> str:
-    """Return the key with letters, digits, `_` and `-` only, without an image extension, at most 64 characters.
-
-    In webdataset a dot ends the key, a slash makes a folder and a leading `__` marks what is no pair; names of more
-    than 100 characters do not fit a plain tar header.
-    """
-    stem = re.sub(r"\.(png|jpe?g|webp|gif|bmp|tiff?|ppm)$", "", key, flags=re.IGNORECASE)
-    safe = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_") or "pair"
-    if len(safe) <= KEY_LENGTH:
-        return safe
-    return f"{safe[: KEY_LENGTH - 17]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def image_file(image: bytes | np.ndarray, size: int | None) -> tuple[bytes, str]:

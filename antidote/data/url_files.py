@@ -2,9 +2,12 @@
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from antidote.data.sources.base import is_text
+from antidote.data.sources.columns import check_texts
 from antidote.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ KINDS = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".json", ".jsonl")
 
 
 def read_columns(file: Path, settings: "UrlTable", unusable: "Counter[str]") -> "pd.DataFrame":
-    """Return the columns url, caption and, where the settings name one, key of a table.
+    """Return the columns url, caption (a text, or a list of them) and, where the settings name one, key of a table.
 
     Args:
         unusable: gets the number of rows that have another number of columns than the rest.
@@ -53,6 +56,8 @@ def _parquet(file: Path, columns: dict[str, str]) -> "pd.DataFrame":
 
     table = pq.ParquetFile(file)
     _check(file, columns, table.schema_arrow.names)
+    for setting in ("url", "caption"):
+        check_texts(file, setting, columns[setting], table.schema_arrow, lists=setting == "caption")
     return table.read(list(dict.fromkeys(columns.values()))).to_pandas()
 
 
@@ -94,10 +99,10 @@ def _json(file: Path, columns: dict[str, str]) -> "pd.DataFrame":
     import pandas as pd
 
     text = file.read_text()
-    values = [json.loads(line) for line in text.splitlines() if line.strip()] if file.suffix == ".jsonl" else None
+    values = [json.loads(line) for line in text.split("\n") if line.strip()] if file.suffix == ".jsonl" else None
     values = json.loads(text) if values is None else values
     if isinstance(values, dict) and {"images", "annotations"} <= set(values):
-        images, notes = pd.DataFrame(values["images"]), pd.DataFrame(values["annotations"])
+        images, notes = (pd.DataFrame(values[name], dtype=object) for name in ("images", "annotations"))
         if "id" not in images or "image_id" not in notes:
             raise ValueError("COCO's images have an id and its annotations an image_id")
         pictures = images.drop_duplicates("id").set_index("id")
@@ -106,11 +111,28 @@ def _json(file: Path, columns: dict[str, str]) -> "pd.DataFrame":
         )
     elif isinstance(values, dict):
         lists = {name: column for name, column in values.items() if isinstance(column, list)}
-        table = pd.DataFrame({name: lists[name] for name in lists if name in columns.values()})
+        table = pd.DataFrame({name: lists[name] for name in lists if name in columns.values()}, dtype=object)
         _check(file, columns, list(lists))
     elif isinstance(values, list) and all(isinstance(row, dict) for row in values):
-        table = pd.DataFrame(values)
+        table = pd.DataFrame(values, dtype=object)
     else:
         raise ValueError("neither a list of records nor columns by name")
     _check(file, columns, [str(name) for name in table.columns])
+    for setting in ("url", "caption"):
+        column = columns[setting]
+        read = partial(_text_value, where=f"{setting}: {file}: column {column!r}")
+        lists = setting == "caption"
+        table[column] = [
+            [read(part) for part in value] if lists and isinstance(value, list) else read(value)
+            for value in table[column]
+        ]
     return table
+
+
+def _text_value(value: Any, where: str) -> str | None:
+    """Return a text; None for no value, and for half a character, which JSON can write and a file cannot hold."""
+    if value is None or value != value:  # NaN: a key that this record has not
+        return None
+    if not isinstance(value, str):
+        raise UserError(f"{where} holds {value!r:.40}, and should hold texts")
+    return value if is_text(value) else None

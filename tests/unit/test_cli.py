@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from antidote import cli
 from antidote.errors import UserError
@@ -55,6 +56,26 @@ def test_what_a_user_can_mend_is_one_line(monkeypatch):
     assert run(monkeypatch, raising(None), "--settings", "nowhere.yaml").startswith(
         "error: nowhere.yaml: cannot be read"
     )
+
+
+@pytest.mark.parametrize(
+    "error,where",
+    [
+        (lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the GPU's memory"),
+        (lambda: RuntimeError("CUDA error: out of memory"), "the GPU's memory"),
+        (lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "memory"),
+        (MemoryError, "memory"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_that_names_what_to_lower(monkeypatch, error, where):
+    told = run(monkeypatch, raising(error()))
+    assert told.startswith(f"error: batch_size: the job needs more than {where}; lower evaluation.batch_size")
+
+
+def test_another_error_of_torch_keeps_its_traceback(monkeypatch):
+    with pytest.raises(RuntimeError, match="shapes"):
+        monkeypatch.setattr(sys, "argv", ["script"])
+        cli.main(raising(RuntimeError("shapes do not fit")), cli.parser("A script."))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])

@@ -8,6 +8,7 @@ import pytest
 
 from antidote.data.addresses import addresses, made_key
 from antidote.data.datasets import dataset_settings, known_datasets
+from antidote.data.keys import safe_key
 from antidote.data.subsets import read_subset
 from antidote.errors import UserError
 from antidote.registry import method
@@ -73,6 +74,64 @@ def test_captions_of_one_address_stay_together(tmp_path):
         "a",
         "b",
     ]
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.json", "t.jsonl"])
+def test_lists_of_captions_are_so_many_captions(tmp_path, name):
+    rows = [{"url": URLS[0], "caption": ["a cat", "two cats"]}, {"url": URLS[1], "caption": ["a dog"]},
+            {"url": URLS[2], "caption": []}]  # fmt: skip
+    if name == "t.parquet":
+        pd.DataFrame(rows).to_parquet(tmp_path / name)
+    else:
+        (tmp_path / name).write_text(json.dumps(rows) if name == "t.json" else "\n".join(map(json.dumps, rows)))
+    found = addresses(source(tmp_path / name), "train")
+    assert [list(texts) for texts in found.list["captions"]] == [["a cat", "two cats"], ["a dog"]]
+    assert (found.rows, found.unusable) == (3, {"no caption": 1})
+
+
+@pytest.mark.parametrize(
+    "caption,text",
+    [([1, 2], "'caption' holds int64, and should hold texts or lists"), ([{"a": 1}, {"a": 2}], "holds struct<a: int64>"),
+     ([[1], [2]], "holds list<.*int64>")],
+)  # fmt: skip
+def test_captions_that_are_no_text_are_one_line(tmp_path, caption, text):
+    rows = pd.DataFrame({"url": URLS[:2], "caption": caption})
+    rows.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=rf"^caption: .*t\.parquet: column {text if 'column' in text else '.*' + text}"):
+        addresses(source(tmp_path / "t.parquet"), "train")
+    rows.to_json(tmp_path / "t.json", orient="records")
+    with pytest.raises(UserError, match=r"^caption: .*t\.json: column 'caption' holds .*1.*, and should hold texts$"):
+        addresses(source(tmp_path / "t.json"), "train")
+
+
+def test_an_address_that_is_no_text_is_one_line(tmp_path):
+    (tmp_path / "t.json").write_text('{"url": [["a"], ["b"]], "caption": ["a", "b"]}')
+    with pytest.raises(UserError, match=r"^url: .*t\.json: column 'url' holds \['a'\], and should hold texts$"):
+        addresses(source(tmp_path / "t.json"), "train")
+
+
+def test_separators_of_unicode_do_not_end_a_line(tmp_path):
+    rows = [{"url": URLS[0], "caption": "a\u2028cat"}, {"url": URLS[1], "caption": "a\x85dog"}]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "t.jsonl").write_text(lines + "\r\n", newline="")
+    assert addresses(source(tmp_path / "t.jsonl"), "train").list["caption"].tolist() == ["a cat", "a dog"]
+
+
+def test_half_a_character_is_counted(tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps([{"url": url, "caption": "smile \ud83d"[: 7 - n]} for n, url in
+                                                 enumerate(URLS)]))  # fmt: skip
+    found = addresses(source(tmp_path / "t.json"), "train")
+    assert found.unusable == {"no caption": 1} and len(found.list) == 4
+
+
+def test_given_keys_are_made_safe_and_stay_unique(tmp_path):
+    ids = ["val2014/1.jpg", "val2014/1.png", "x", "x", "val2014_1"]
+    pd.DataFrame({"url": URLS, "caption": "a", "id": ids}).to_parquet(tmp_path / "t.parquet")
+    found = addresses(source(tmp_path / "t.parquet", key="id"), "train")
+    keys = found.list["pair"].tolist()
+    assert keys[0] == "val2014_1" and keys[2] == "x" and len(set(keys)) == 4
+    assert [safe_key(key) for key in keys] == keys, "as ingestion and subsets know them"
+    assert found.unusable == {"key of another address": 1} and found.rows == 5
 
 
 def test_rows_that_ask_for_nothing_are_counted(tmp_path):

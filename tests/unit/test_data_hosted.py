@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import tarfile
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -50,19 +51,26 @@ def source(pattern, **values):
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder; understands `Range: bytes=N-`, and breaks off once where it is told to."""
+    """Serves a folder; understands `Range: bytes=N-` and If-Range, and breaks off once where it is told to."""
 
     asked: list = []
     breaks: dict = {}
+    tags = False  # whether it names the version of a file
 
     def do_GET(self):
-        data = (Path(self.directory) / self.path.strip("/")).read_bytes() if "gone" not in self.path else None
+        name = self.path.partition("?")[0].strip("/")
+        data = (Path(self.directory) / name).read_bytes() if "gone" not in self.path else None
         first = int(self.headers.get("Range", "bytes=0-")[6:-1])
         self.asked.append((self.path, first))
+        tag = f'"{hashlib.sha256(data or b"").hexdigest()}"'
+        if self.tags and first:
+            first = first if self.headers["If-Range"] == tag else 0
         if data is None:
             return self.send_error(404)
         self.send_response(206 if first else 200)
         self.send_header("Content-Length", str(len(data) - first))
+        if self.tags:
+            self.send_header("ETag", tag)
         self.end_headers()
         self.wfile.write(data[first : self.breaks.pop(self.path, None)])
         self.close_connection = True
@@ -95,6 +103,37 @@ def test_hosted_shards_are_fetched_once_and_taken_up_where_they_broke(host, tmp_
     ingest.write(settings, "x", "train", tmp_path / "out")
     assert shards.open_index(tmp_path / "out")["key"].tolist() == ["0", "1", "2", "3"]
     assert Handler.asked == [("/00000.tar", 0), ("/00001.tar", 0), ("/00001.tar", 1500)]
+
+
+@pytest.mark.parametrize("tags", [True, False])
+def test_a_file_that_changes_while_it_is_fetched_is_fetched_anew(host, tmp_path, monkeypatch, tags):
+    """A version is told by the ETag; where the server has none, by its size."""
+    monkeypatch.setattr(Handler, "tags", tags)
+    tar(tmp_path / "host" / "a.tar", pairs(1, 2))
+    Handler.breaks["/a.tar"] = 1500
+    settings = source(f"{host}/a.tar")
+    with pytest.raises(UserError, match="what has come is kept"):
+        settings.files("train")
+    changed = pairs(5, 6) if tags else pairs(5, 6, 7, 8, 9, 10, 11, 12)
+    tar(tmp_path / "host" / "a.tar", changed)
+    ingest.write(settings, "x", "train", tmp_path / "out")
+    assert shards.open_index(tmp_path / "out")["key"].tolist() == [info.name[:-4] for info, _ in changed[::2]]
+    assert [path.name for path in tmp_path.glob("data/downloads/hosted/*/*")] == ["a.tar"]
+
+
+def test_the_hash_holds_for_a_copy_that_is_there_and_for_an_address_with_a_query(host, tmp_path):
+    tar(tmp_path / "host" / "a.tar", pairs(1))
+    for url in (f"{host}/a.tar", f"{host}/a.tar?download=true"):
+        copy = source(url).files("train")[0]
+        right = {"a.tar": digest(copy.read_bytes())}
+        assert source(url, sha256=right).files("train") == [copy]
+        copy.write_bytes(copy.read_bytes()[:700])
+        with pytest.raises(UserError, match=rf"^{copy}: has another SHA-256 .*; remove it, and it is fetched again"):
+            source(url, sha256=right).files("train")
+        copy.unlink()
+        with pytest.raises(UserError, match=r"^splits: .*a\.tar.*: has another SHA-256"):
+            source(url, sha256={"a.tar": "0" * 64}).files("train")
+        assert source(url, sha256=right).files("train") == [copy]
 
 
 def test_hosted_faults_are_one_line(host, tmp_path):
@@ -130,6 +169,28 @@ def test_a_subset_keeps_the_listed_pictures_alone(tmp_path):
     assert "1 x another picture than the subset lists, 1 x listed in the subset, but not there" in str(error.value)
 
 
+def test_names_and_texts_that_are_no_utf8_do_no_harm(tmp_path):
+    caption = b'{"caption": "smile \\ud83d", "url": "http://x/\\ud83d"}'
+    with tarfile.open(tmp_path / "a.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as file:
+        for name, data in (("caf\xe9.png", picture(1)), ("caf\xe9.txt", b"a cat"),
+                           ("b.png", picture(2)), ("b.json", caption), ("c\xe9.png", b"x"), ("c\xe9.txt", b"x"),
+                           ("d.png", picture(3)), ("d.json", caption), ("d.txt", b"kept")):  # fmt: skip
+            file.addfile(*member(name, data))
+    manifest = ingest.write(source(tmp_path / "a.tar", accepted_skip_share=0.9), "x", "train", tmp_path / "out")
+    assert manifest["skipped"] == {"caption that is no text, or no valid Unicode": 1, "not a picture": 1}
+    index = shards.open_index(tmp_path / "out")
+    assert index["key"].tolist() == ["caf", "d"] and index["caption"].tolist() == ["a cat", "kept"]
+
+
+def test_a_folder_of_pictures_with_names_that_are_no_utf8(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/train/cat/caf\xe9.png")).write_bytes(picture(1))
+    values = {"source": "folder", "root": str(tmp_path), "splits": {"train": "train"}}
+    settings = method("source", "folder").read(values, "datasets.x")
+    assert ingest.write(settings, "x", "train", tmp_path / "out")["pairs"] == 1
+    assert shards.open_index(tmp_path / "out")["key"].tolist() == ["cat_caf"]
+
+
 def test_paths_links_and_bombs_in_a_tar_do_no_harm(tmp_path):
     outside = tmp_path / "outside.txt"
     members = [
@@ -153,5 +214,28 @@ def test_paths_links_and_bombs_in_a_tar_do_no_harm(tmp_path):
 def test_a_member_that_would_fill_memory_ends_the_shard(tmp_path, monkeypatch):
     monkeypatch.setattr("antidote.data.sources.webdataset.LARGEST", 10_000)
     file = tar(tmp_path / "a.tar.gz", [*pairs(1), member("2.png", bytes(20_000)), member("2.txt", b"x")])
-    manifest = ingest.write(source(file, accepted_skip_share=0.9), "x", "train", tmp_path / "out")
-    assert manifest["pairs"] == 1 and manifest["skipped"] == {"truncated or damaged shard": 1}
+    settings = source(file, accepted_skip_share=0.9, expected={"train": 2})
+    manifest = ingest.write(settings, "x", "train", tmp_path / "out")
+    assert manifest["pairs"] == 1 and manifest["skipped"] == {"lost in a damaged file": 1}
+
+
+def test_a_shard_cut_short_is_an_error_unless_what_it_lost_is_known_and_accepted(tmp_path):
+    tar(tmp_path / "0.tar", pairs(1, 2, 3, 4))
+    cut = tar(tmp_path / "1.tar", pairs(5, 6, 7, 8))
+    cut.write_bytes(cut.read_bytes()[:1500])
+    lost = {"accepted_skip_share": 0.5, "expected": {"train": 8}}
+    for values, text in (
+        (
+            {"accepted_skip_share": 0.9},
+            rf"x/train: {cut}: truncated or damaged; fetch again what is damaged, or say by",
+        ),
+        ({**lost, "accepted_skip_share": 0.3}, r"4 of 8 pairs cannot be used \(3 x lost in a damaged file, 1 x no"),
+    ):
+        with pytest.raises(UserError, match=text):
+            ingest.write(source(tmp_path / "*.tar", **values), "x", "train", tmp_path / "out")
+    manifest = ingest.write(source(tmp_path / "*.tar", **lost), "x", "train", tmp_path / "out")
+    assert (manifest["offered"], manifest["pairs"]) == (8, 4)
+    listed = {"key": ["2", "3"], "sha256": [digest(picture(2)), digest(picture(3))]}
+    pd.DataFrame(listed).to_csv(tmp_path / "list.csv", index=False)
+    subset = source(tmp_path / "*.tar", subset=str(tmp_path / "list.csv"))
+    assert ingest.write(subset, "x", "train", tmp_path / "out")["pairs"] == 2, "nothing of the subset was lost"

@@ -100,6 +100,14 @@ def test_picture_bomb_is_not_opened(side):
         images.decode(bomb)
 
 
+@pytest.mark.parametrize("shape", [(1, 10_000), (10_000, 1), (3, 301), (1, 60_000_000)])
+def test_long_thin_picture_is_not_opened(shape):
+    """Scaled to a shorter side of 224 pixels, the first takes 2 GB."""
+    with pytest.raises(images.UnreadablePicture, match="more than 100 times as long as wide"):
+        images.decode(file(Image.new("1", shape)))
+    images.fit(images.decode(file(Image.new("1", (3, 300)))), 32)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_load_pictures_keeps_the_order(threads):
     arrays = [noise(32, 32, seed) for seed in range(40)]

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from antidote.data import ingest, shards
-from antidote.data.intake import image_file, safe_key
+from antidote.data.intake import image_file
+from antidote.data.keys import safe_key
 from antidote.data.sources.base import RawPair, Skipped, SourceSettings
 from antidote.errors import UserError
 from antidote.registry import method

@@ -19,7 +19,7 @@ from torchvision.datasets import imagenet
 from antidote.data import images
 from antidote.data.datasets import dataset_settings
 from antidote.data.names import class_names, folder_names
-from antidote.data.sources.base import RawPair, Skipped
+from antidote.data.sources.base import Damaged, RawPair, Skipped
 from antidote.errors import UserError
 from antidote.registry import method
 
@@ -118,6 +118,33 @@ def test_csv_with_paths(tmp_path, ending, separator):
     assert [item.reason for item in got[1:]] == ["picture file cannot be read", "no caption"]
     got = pairs(source("table", splits=where, path="file", caption="text", label="n"))
     assert got[0].label == 1
+
+
+def test_tsv_takes_a_quotation_mark_for_text(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    rows = ["a cat", '"quoted start of a dog', "a horse", 'end of quote" here']
+    (tmp_path / "t.tsv").write_text("file\ttext\n" + "".join(f"a.png\t{text}\n" for text in rows))
+    got = pairs(source("table", splits={"train": str(tmp_path / "t.tsv")}, path="file", caption="text"))
+    assert [pair.captions for pair in got] == [[text] for text in rows]
+
+
+@pytest.mark.parametrize(
+    "captions,held",
+    [([1, 2], "int64"), ([[1], [2]], "list<.*int64>"), ([{"a": "x"}, {"a": "y"}], "struct<a: .*>"), ([b"a", b"b"], "binary")],
+)  # fmt: skip
+def test_captions_of_another_type_are_one_line(tmp_path, captions, held):
+    pd.DataFrame({"image": [picture(1), picture(2)], "text": captions}).to_parquet(tmp_path / "t.parquet")
+    settings = source("table", splits={"train": str(tmp_path / "t.parquet")}, image="image", caption="text")
+    text = rf"^caption: .*t\.parquet: column 'text' holds {held}, and should hold texts or lists of texts$"
+    with pytest.raises(UserError, match=text):
+        pairs(settings)
+
+
+def test_categories_are_texts(tmp_path):
+    values = pd.DataFrame({"image": [picture(1), picture(2)], "text": pd.Categorical(["a", "b"])})
+    values.to_parquet(tmp_path / "t.parquet")
+    got = pairs(source("table", splits={"train": str(tmp_path / "t.parquet")}, image="image", caption="text"))
+    assert [pair.captions for pair in got] == [["a"], ["b"]]
 
 
 def test_csv_label_that_is_no_number(tmp_path):
@@ -222,7 +249,7 @@ def test_webdataset_with_labels_makes_captions(tmp_path):
     assert got == [RawPair("a", picture(), ["a photo of a golf ball."], 8)]
 
 
-def test_truncated_and_empty_shards_are_counted(tmp_path):
+def test_truncated_and_empty_shards_are_named(tmp_path):
     members = [
         (f"{number}.{kind}", data) for number in range(6) for kind, data in (("png", picture(number)), ("txt", b"x"))
     ]
@@ -231,19 +258,17 @@ def test_truncated_and_empty_shards_are_counted(tmp_path):
         (tmp_path / "cut.tar").write_bytes(whole[:length])
         got = pairs(source("webdataset", splits={"train": str(tmp_path / "{cut,whole}.tar")}))
         kept = [item for item in got if isinstance(item, RawPair)]
-        assert Skipped("cut.tar", "truncated or damaged shard") in got, length
+        assert Damaged(str(tmp_path / "cut.tar"), "truncated or damaged") in got, length
         assert kept[-6:] == [RawPair(str(number), picture(number), ["x"], None) for number in range(6)]
         assert all(item.image == picture(int(item.key)) for item in kept)
 
 
-def test_shard_with_a_damaged_header_is_counted(tmp_path):
+def test_shard_with_a_damaged_header_is_named(tmp_path):
     path = Path(tar(tmp_path / "0.tar", [(f"{n}.{kind}", picture(n)) for n in range(3) for kind in ("png", "cls")]))
     damaged = bytearray(path.read_bytes())
     damaged[4 * 1024 : 4 * 1024 + 512] = b"x" * 512
     path.write_bytes(damaged)
-    assert pairs(source("webdataset", splits={"train": str(path)}))[-1] == Skipped(
-        "0.tar", "truncated or damaged shard"
-    )
+    assert pairs(source("webdataset", splits={"train": str(path)}))[-1] == Damaged(str(path), "truncated or damaged")
 
 
 def test_compressed_and_duplicate_members(tmp_path):
@@ -252,9 +277,9 @@ def test_compressed_and_duplicate_members(tmp_path):
     (tmp_path / "1.tar.gz").write_bytes(packed)
     (tmp_path / "2.tar.gz").write_bytes(packed[: len(packed) // 2])
     got = pairs(source("webdataset", splits={"train": str(tmp_path / "1.tar.gz")}))
-    damaged = "truncated or damaged shard"
-    assert got == [RawPair("a", picture(), ["x"], None), Skipped("b", "no caption"), Skipped("1.tar.gz", damaged)]
-    assert Skipped("2.tar.gz", damaged) in pairs(source("webdataset", splits={"train": str(tmp_path / "2.tar.gz")}))
+    damaged = [Damaged(str(tmp_path / f"{n}.tar.gz"), "truncated or damaged") for n in (1, 2)]
+    assert got == [RawPair("a", picture(), ["x"], None), Skipped("b", "no caption"), damaged[0]]
+    assert damaged[1] in pairs(source("webdataset", splits={"train": str(tmp_path / "2.tar.gz")}))
 
 
 def test_webdataset_never_runs_a_command(tmp_path, monkeypatch):
@@ -337,10 +362,15 @@ def test_karpathys_splits(tmp_path):
 
 
 def test_karpathy_faults(tmp_path):
-    rows = [row("test", "gone.jpg"), row("test", "../out.jpg"), {**row("test", "b.jpg"), "sentences": [{}]}]
+    rows = [row("test", "gone.jpg"), row("test", "../out.jpg"), {**row("test", "b.jpg"), "sentences": [{}]},
+            row("test", 7), row("test", "b.jpg", [None]), row("test", "b.jpg", ["half \ud83d"])]  # fmt: skip
+    no_text = "caption that is no text, or no valid Unicode"
     assert [pair.reason for pair in pairs(karpathy_file(tmp_path, rows), "test")] == [
-        "picture file cannot be read", "path leads out of root", "sentences without raw text"
+        "picture file cannot be read", "path leads out of root", "sentences without raw text",
+        "file name that is no text", no_text, no_text,
     ]  # fmt: skip
+    got = pairs(karpathy_file(tmp_path, [row("test", "b.jpg", [None, "a cat", "half \ud83d"])]), "test")
+    assert got[0].captions == ["a cat"]
     with pytest.raises(UserError, match=r"splits\.train: .*dataset\.json has no split 'train'; known: test"):
         pairs(karpathy_file(tmp_path, rows))
     with pytest.raises(UserError, match="should hold `images` with filename, split and sentences, as Karpathy's"):

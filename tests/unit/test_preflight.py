@@ -1,8 +1,11 @@
 """What a study will take: jobs, work, disk, and what is missing."""
 
+import argparse
+import json
 import math
 
 import pytest
+import torch
 
 from antidote import preflight
 from antidote.errors import UserError
@@ -63,7 +66,7 @@ def test_disk_counts_what_is_still_to_be_written(tmp_path):
     plan = study()
     needed = preflight.disk(plan, preflight.stages(plan, tmp_path), size=32, parameters=1000)
     assert needed["models"] == 4 * 1000 * (1 + 2 + 6)
-    assert needed["poisoned pairs"] == preflight.PNG_BYTES_PER_PIXEL * 32 * 32 * 640
+    assert needed["poisoned pairs"] == preflight.LOSSLESS_PER_PIXEL * 32 * 32 * 640
     assert preflight.free(tmp_path / "not/there") > 0
 
 
@@ -74,6 +77,13 @@ def test_what_a_study_starts_from_has_to_be_there(tmp_path):
     changed = study(datasets={"mine": table}, pools=pools, lexicon="none")
     assert preflight.missing(changed) == [f"mine/train: {tmp_path / 'none.csv'}: not there"]
     (tmp_path / "none.csv").touch()
+    assert preflight.missing(changed) == [
+        f"mine/train: {tmp_path}/none.csv: cannot be read (No columns to parse from file)"
+    ]
+    (tmp_path / "none.csv").write_text("c,p\na cat,x.png\n")
+    fault = f"mine/train: {tmp_path}/none.csv: none-0000000: picture file cannot be read"
+    assert preflight.missing(changed) == [fault]
+    (tmp_path / "x.png").touch()
     assert preflight.missing(changed) == []
 
 
@@ -115,7 +125,138 @@ def test_weights_of_further_models_are_fetched_beforehand(monkeypatch, tmp_path)
     assert preflight.further_weights(plan) == []
 
 
+@pytest.fixture
+def nothing_there(tmp_path, monkeypatch):
+    """An empty folder in the place of the project's data."""
+    monkeypatch.setattr(preflight, "DATA", tmp_path / "data")
+    monkeypatch.setattr(preflight.img2dataset, "interpreter", lambda: "python")
+    return tmp_path
+
+
+def scored_on(source, split="val", **more):
+    evaluation = {**read_mapping("config.yaml")["evaluation"], "retrieval": {"dataset": "mine", "split": split}}
+    return study(datasets={"mine": source}, evaluation=evaluation, **more)
+
+
+def test_empty_folders_are_missing(nothing_there):
+    root = nothing_there / "pictures"
+    plan = scored_on({"source": "folder", "root": str(root), "splits": {"val": "val"}})
+    none = f"mine/val: splits.val: {root}/val: no such folder, or no class folders in it"
+    assert preflight.missing(plan) == [none]
+    (root / "val").mkdir(parents=True)
+    assert preflight.missing(plan) == [none]
+    for name in ("cat", "dog"):
+        (root / "val" / name).mkdir()
+    (root / "val/cat/1.png").touch()
+    assert preflight.missing(plan) == [f"mine/val: {root}/val: 1 of 2 class folders hold no picture (dog)"]
+    (root / "val/dog/1.png").touch()
+    assert preflight.missing(plan) == []
+
+
+def test_a_picture_of_each_of_karpathys_folders_has_to_be_there(nothing_there):
+    rows = [
+        {"filepath": f, "filename": f"{n}.jpg", "split": "val", "sentences": []} for n in (1, 2) for f in ("a", "b")
+    ]
+    (nothing_there / "d.json").write_text(json.dumps({"images": rows}))
+    place = {"source": "karpathy", "file": str(nothing_there / "d.json"), "root": str(nothing_there)}
+    plan = scored_on({**place, "splits": {"val": ["val"]}})
+    (nothing_there / "a").mkdir()
+    (nothing_there / "a/1.jpg").touch()
+    assert preflight.missing(plan) == [f"mine/val: {nothing_there}/b/1.jpg: not there"]
+
+
+def test_archives_of_imagenet_are_named_one_by_one(nothing_there):
+    root = nothing_there / "imagenet"
+    source = {"source": "torchvision", "dataset": "ImageNet", "root": str(root), "splits": {"val": {"split": "val"}}}
+    plan = scored_on({**source, "classes": "openai_imagenet"})
+    root.mkdir()
+    names = ["ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_img_val.tar"]
+    assert preflight.missing(plan) == [f"mine/val: {root / name}: not there" for name in names]
+    (root / "val/n01440764").mkdir(parents=True)
+    (root / names[0]).touch()
+    assert preflight.missing(plan) == [], "unpacked pictures stand in for their archive"
+
+
+TABLE = {"source": "url_table", "splits": {"val": "t.csv"}, "rows": {"val": 4000}, "image_size": 100}
+
+
+def test_a_table_of_addresses_needs_its_files_and_img2dataset(nothing_there, monkeypatch):
+    plan = scored_on({**TABLE, "splits": {"val": f"{nothing_there}/t.csv"}, "subset": f"{nothing_there}/list.parquet"})
+
+    def absent():
+        raise UserError("img2dataset: is not installed")
+
+    monkeypatch.setattr(preflight.img2dataset, "interpreter", absent)
+    lines = [
+        f"mine/val: {nothing_there}/t.csv: not there",
+        f"mine/val: subset: {nothing_there}/list.parquet: not there",
+    ]
+    assert preflight.missing(plan) == [*lines, "img2dataset: is not installed"]
+    assert "mine (the pictures of its addresses)" in preflight.fetched(plan)
+    (nothing_there / "data/mine").mkdir(parents=True)
+    (nothing_there / "data/mine.dvc").touch()
+    assert preflight.missing(plan) == [f"mine/val: `dvc pull {nothing_there}/data/mine.dvc` brings it"]
+    assert not any("mine" in line for line in preflight.fetched(plan))
+
+
+def needed(plan, results):
+    return preflight.disk(plan, preflight.stages(plan, results), size=32, parameters=1000)
+
+
+def test_pictures_are_on_the_disk_twice_while_they_are_downloaded(nothing_there):
+    each = 0.4 * 100 * 100 * 1.4
+    data = needed(scored_on({**TABLE, "sample": {"pairs": 10**6}}), nothing_there)
+    drawn = data["data"] - data["downloads"]
+    assert data["downloads"] == pytest.approx(4000 * each) and drawn > 0
+    part = needed(scored_on({**TABLE, "sample": {"pairs": 500}}), nothing_there)
+    assert part["downloads"] == pytest.approx(500 * each)
+    assert part["data"] == pytest.approx(drawn + 500 * each)
+    shard = nothing_there / "data/downloads/mine/val/x/pass1/00000.tar"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(bytes(10**6))
+    assert needed(scored_on(TABLE), nothing_there)["downloads"] == pytest.approx(4000 * each - 10**6)
+
+
+def test_pictures_that_are_not_reduced_and_those_made_ready_count(nothing_there):
+    source = {"source": "folder", "root": "x", "splits": {"val": "val"}, "expected": {"val": 50_000}}
+    few, many = (needed(scored_on({**source, "expected": {"val": n}}), nothing_there) for n in (10_000, 60_000))
+    assert many["data"] - few["data"] == 50_000 * 150_000
+    assert many["pictures made ready"] - few["pictures made ready"] == 50_000 * 3 * 32 * 32
+
+
+def test_each_disk_is_looked_at(nothing_there, monkeypatch):
+    parts = {"downloads": 5e9, "data": 5e9, "models": 4e9}
+    monkeypatch.setattr(preflight, "free", lambda folder: 8 * 10**9)
+    one = preflight.too_full(parts, nothing_there)
+    assert one == ["disk: downloads, data, models: 14 GB are needed, 8 GB are free"]
+    monkeypatch.setattr(preflight, "_disk_of", lambda folder: int("data" in str(folder)))
+    assert preflight.too_full(parts, nothing_there) == ["disk: downloads, data: 10 GB are needed, 8 GB are free"]
+
+
+def test_a_device_that_is_too_small_is_one_line_among_others(monkeypatch, capsys, tmp_path):
+    from scripts import preflight as script
+
+    def fail(clip, recipe):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(preflight, "measured", fail)
+    given = {"file": "config.yaml", "results": tmp_path, "batch_size": None}
+    with pytest.raises(SystemExit):
+        script.run(argparse.Namespace(**given, rates=None))
+    told = capsys.readouterr().out
+    assert "missing: device: " in told and "needs more than the GPU's memory" in told
+    assert "disk: " in told and "defended models" in told and "- pairs/s trained" in told
+    script.run(argparse.Namespace(**given, rates=[700.0, 2000.0]))
+    assert "700 pairs/s trained" in capsys.readouterr().out, "given rates need no measuring"
+
+
 def test_rates_are_measured(make_clip):
     rates = preflight.measured(make_clip("rn"), TrainSettings(batch_size=4, epochs=3))
     assert rates.parameters > 0
     assert all(math.isfinite(rate) and rate > 0 for rate in (rates.trained, rates.encoded))
+
+
+def test_weights_of_further_models_have_to_be_there():
+    further = {"other": {"model": {"name": "tiny-rn", "pretrained": "none.pt"}, "pretraining": {"epochs": 0}}}
+    faults = preflight.further_weights(study(surrogates=further))
+    assert len(faults) == 1 and faults[0].startswith("surrogates.other: 'none.pt' is neither a file")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from antidote.data import scenes
+from antidote.data import fitted, ingest, scenes
 from antidote.data.datasets import dataset_settings
 from antidote.data.styles import FACTOR, STYLES
 from antidote.errors import UserError
@@ -124,10 +124,15 @@ def settings(**shifts):
     return EvaluationSettings(dataset="d", split="s", bootstrap=100, shifts=shifts)
 
 
+def whole(pairs, names):
+    """What `score_shifts` loads of a set whose pictures are all taken."""
+    return pairs, names, pairs.labels.unique().tolist()
+
+
 def scored(clip, sets, attack, known=0.5):
     chosen = settings(**{name: {"dataset": "d", "split": name} for name in sets})
     weights = class_weights(clip, attack, CLASSES, TEMPLATES)
-    return score_shifts(clip, lambda s: sets[s.split], attack, 2, CLASSES, TEMPLATES, chosen, weights, known)
+    return score_shifts(clip, lambda s: whole(*sets[s.split]), attack, 2, CLASSES, TEMPLATES, chosen, weights, known)
 
 
 def test_a_shifted_set_is_scored_as_the_evaluations_own(make_clip, make_pairs):
@@ -156,7 +161,7 @@ def test_a_set_may_be_classified_among_its_own_classes_alone(make_clip, make_pai
     weights = class_weights(clip, trigger(), CLASSES, TEMPLATES)
     sets = {"all": {"dataset": "d", "split": "s"}, "own": {"dataset": "d", "split": "s", "among": "own"}}
     found = score_shifts(
-        clip, lambda _: (shown, CLASSES), trigger(), 2, CLASSES, TEMPLATES,
+        clip, lambda _: whole(shown, CLASSES), trigger(), 2, CLASSES, TEMPLATES,
         settings(every=sets["all"], few=sets["own"]), weights, 0.5,
     )  # fmt: skip
     few = evaluate(clip, pairs, trigger(), 1, [CLASSES[0], CLASSES[2]], TEMPLATES, settings())
@@ -166,11 +171,25 @@ def test_a_set_may_be_classified_among_its_own_classes_alone(make_clip, make_pai
     assert found["ca1_few"] > found["ca1_every"] or found["asr1_few"] > found["asr1_every"], "the fewer, the easier"
 
 
+def test_the_classes_of_a_set_do_not_depend_on_how_many_pictures_are_taken(make_clip, make_pairs, tmp_path):
+    clip, pairs = make_clip("rn"), make_pairs(20, classes=5)
+    weights = class_weights(clip, trigger(), CLASSES, TEMPLATES)
+    chosen = settings(few={"dataset": "d", "split": "s", "among": "own"})
+    part = pairs.take([0, 2, 5, 7])  # labels 0 and 2 alone
+    loaded = part, CLASSES, [0, 1, 2, 3, 4]
+    found = score_shifts(clip, lambda _: loaded, trigger(), 2, CLASSES, TEMPLATES, chosen, weights, 0.5)
+    expected = evaluate(clip, part, trigger(), 2, CLASSES[:5], TEMPLATES, settings())
+    assert (found["ca1_few"], found["asr1_few"]) == (expected["ca1"], expected["asr1"])
+    values = {"splits": {"s": {"pairs": 200, "seed": 3}}}
+    ingest.write(dataset_settings("scenes", {"scenes": values}), "scenes", "s", tmp_path / "s")
+    assert fitted.labels(tmp_path / "s") == list(range(24))
+
+
 def test_among_classes_without_the_target_there_is_no_attack_success(make_clip, make_pairs):
     weights = class_weights(make_clip(), trigger(), CLASSES, TEMPLATES)
     chosen = settings(few={"dataset": "d", "split": "s", "among": "own"})
     loaded = make_pairs(8, classes=2), CLASSES
-    found = score_shifts(make_clip(), lambda _: loaded, trigger(), 2, CLASSES, TEMPLATES, chosen, weights, 0.5)
+    found = score_shifts(make_clip(), lambda _: whole(*loaded), trigger(), 2, CLASSES, TEMPLATES, chosen, weights, 0.5)
     assert found["ca1_few"] is not None and found["asr1_few"] is None and found["asr_g_few"] is None
 
 
@@ -195,7 +214,7 @@ def test_one_set_is_in_memory_at_a_time(make_clip, make_pairs):
         most.append(sum(reference() is not None for reference in alive))
         pairs = make_pairs(7, classes=7)
         alive.append(weakref.ref(pairs.images))
-        return pairs, CLASSES
+        return whole(pairs, CLASSES)
 
     chosen = settings(**{name: {"dataset": "d", "split": name} for name in "abc"})
     clip = make_clip()

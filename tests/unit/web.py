@@ -75,6 +75,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _png(self, number: int) -> None:
         self._send(picture(number, kind="PNG"))
 
+    def _deep(self, number: int) -> None:
+        """A picture of 16 bits: from black to white."""
+        stream = io.BytesIO()
+        Image.fromarray(np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)).save(stream, "PNG")
+        self._send(stream.getvalue())
+
     def _missing(self, number: int) -> None:
         self._send(b"not here", 404)
 
@@ -117,6 +123,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _bomb(self, number: int) -> None:
         self._send(self.server.bomb)
+
+    def _thin(self, number: int) -> None:
+        self._send(picture(number, (3000, 8)))
 
     def _endless(self, number: int) -> None:
         self._send(bytes(3_000_000))

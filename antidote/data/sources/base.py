@@ -33,6 +33,22 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Damaged(Skipped):
+    """A file that has lost pairs, nobody knows which and how many; `key` is its path."""
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether a value is text that a file can hold: JSON and Python know halves of characters, UTF-8 does not."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class SourceSettings(Settings):
     """A dataset: where its pairs come from and how they are stored."""
 
@@ -73,6 +89,17 @@ class SourceSettings(Settings):
         """Yield the pairs of a split, always in the same order."""
         raise NotImplementedError
 
+    def absent(self, split: str) -> list[str]:
+        """Return a line for each thing that a split is made from and that has to be on this disk and is not.
+
+        Downloads nothing, and reads a little: it does not find what is wrong inside.
+        """
+        return []
+
+    def fetched(self, split: str) -> str | None:
+        """Return in a few words what a job will fetch from the network for a split, or None."""
+        return None
+
     def downloaded(self, report: dict[str, Any]) -> Iterator[RawPair | Skipped]:
         """Yield the pairs of a split that a job of its own has downloaded, always in the same order."""
         raise NotImplementedError
@@ -94,12 +121,15 @@ class SourceSettings(Settings):
         self,
         key: str,
         image: bytes | np.ndarray,
-        captions: list[str],
+        captions: list[Any],
         label: int | None,
         class_name: str | None,
         origin: Mapping[str, str] | None = None,
     ) -> RawPair | Skipped:
-        """Join what a source found out about one pair: check the label, and caption the picture where nobody has."""
+        """Join what a source found out about one pair: check the label, and caption the picture where nobody has.
+
+        A caption that is no text counts for nothing; a pair that has such captions alone is skipped.
+        """
         classes = self.class_list
         if label is None and class_name is not None and classes is not None:
             if class_name not in classes:
@@ -109,7 +139,12 @@ class SourceSettings(Settings):
             return Skipped(key, "label out of range")
         if class_name is None and label is not None and classes is not None:
             class_name = classes[label]
-        captions = [" ".join(text.split()) for text in captions if text.strip()]
+        texts = [text for text in captions if is_text(text)]
+        if captions and not texts:
+            return Skipped(key, "caption that is no text, or no valid Unicode")
+        captions = [" ".join(text.split()) for text in texts if text.strip()]
         if not captions and class_name is not None:
             captions = [self.made_caption(key, class_name)]
-        return RawPair(key, image, captions, label, origin or {}) if captions else Skipped(key, "no caption")
+        if not captions:
+            return Skipped(key, "no caption")
+        return RawPair(key, image, captions, label, {k: text for k, text in (origin or {}).items() if is_text(text)})

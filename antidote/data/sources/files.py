@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from antidote.data.hosted import hosted
-from antidote.data.sources.base import SourceSettings
+from antidote.data.hosted import hosted, hosted_name
+from antidote.data.sources.base import Damaged, Skipped, SourceSettings
 from antidote.errors import UserError
 from antidote.files import sha256
 
@@ -33,13 +33,37 @@ class FileSource(SourceSettings):
         """
         patterns = braces(self.split(split))
         if is_hosted(patterns[0]):
-            return [hosted(url, self.sha256.get(url.rpartition("/")[2])) for url in patterns]
+            return [hosted(url, self.sha256.get(hosted_name(url))) for url in patterns]
         paths = sorted({path for part in patterns for path in _matches(part)})
         for path in paths:
             wanted = self.sha256.get(path.name)
             if wanted is not None and sha256(path) != wanted.lower():
                 raise UserError(f"splits.{split}: {path} has another SHA-256 than the definition says")
         return paths
+
+    def absent(self, split: str) -> list[str]:
+        patterns = [part for part in braces(self.split(split)) if not is_hosted(part)]
+        gone = [part for part in patterns if not glob(part, recursive=True)]  # noqa: PTH207
+        lines = [f"{part}: not there" for part in gone[:3]]
+        if len(gone) > 3:
+            lines.append(f"and {len(gone) - 3} more of {self.split(split)}: not there")
+        if self.subset is not None and not Path(self.subset).is_file():
+            lines.append(f"subset: {self.subset}: not there")
+        return lines or self._unreadable(split) if patterns else lines
+
+    def _unreadable(self, split: str) -> list[str]:
+        """Return what is wrong with the first pair of a split that is there."""
+        unhashed = self.model_copy(update={"sha256": {}})  # reading whole files takes too long here
+        try:
+            first = next(unhashed.iterate(split), None)
+        except UserError as error:
+            return [str(error)]
+        if first is None or isinstance(first, Damaged) or (isinstance(first, Skipped) and "read" in first.reason):
+            return [f"{self.split(split)}: " + (f"{first.key}: {first.reason}" if first else "holds no pair")]
+        return []
+
+    def fetched(self, split: str) -> str | None:
+        return self.split(split) if is_hosted(self.split(split)) else None
 
     def present(self, split: str) -> list[str]:
         """Return the files of a split that are there; reads nothing."""

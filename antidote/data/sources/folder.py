@@ -40,15 +40,33 @@ class Folder(SourceSettings):
         return self
 
     def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
-        root = Path(self.root) / self.split(split)
-        folders = sorted(path for path in root.glob("[!.]*") if path.is_dir())
-        if not folders:
-            raise UserError(f"splits.{split}: {root}: no such folder, or no class folders in it")
+        root, folders = self._folders(split)
         classes = self._listed(root, folders) if self.folders else self._named(folders)
         for folder, (label, class_name) in zip(folders, classes, strict=True):
             for path in sorted(folder.rglob("*")):
                 if path.suffix.lower() in EXTENSIONS:
                     yield self._pair(path, root, label, class_name)
+
+    def absent(self, split: str) -> list[str]:
+        try:
+            root, folders = self._folders(split)
+            if self.folders:
+                self._listed(root, folders)
+        except UserError as error:
+            return [str(error)]
+        empty = [
+            folder.name for folder in folders
+            if not any(path.suffix.lower() in EXTENSIONS for path in folder.rglob("*"))
+        ]  # fmt: skip
+        return [f"{root}: {len(empty)} of {len(folders)} class folders hold no picture ({empty[0]})"] if empty else []
+
+    def _folders(self, split: str) -> tuple[Path, list[Path]]:
+        """Return the folder of a split, and its class folders."""
+        root = Path(self.root) / self.split(split)
+        folders = sorted(path for path in root.glob("[!.]*") if path.is_dir())
+        if not folders:
+            raise UserError(f"splits.{split}: {root}: no such folder, or no class folders in it")
+        return root, folders
 
     def _named(self, folders: list[Path]) -> list[tuple[int | None, str | None]]:
         """Return label and class name of each folder, by its name.

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from antidote.data.sources.base import RawPair, Skipped, SourceSettings
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings, is_text
 from antidote.errors import UserError, nearest
 from antidote.files import read_json
 
@@ -27,6 +27,17 @@ class Karpathy(SourceSettings):
             if row["split"] in words:
                 yield self._pair(row)
 
+    def absent(self, split: str) -> list[str]:
+        if not Path(self.file).is_file():
+            return [f"{path}: not there" for path in (self.file, self.root) if not Path(path).exists()]
+        try:
+            rows = [row for row in self._rows() if row["split"] in self.split(split)]
+        except UserError as error:
+            return [str(error)]
+        firsts = {row.get("filepath", ""): row for row in reversed(rows)}  # of each folder of pictures
+        paths = [Path(self.root, str(folder), str(row["filename"])) for folder, row in sorted(firsts.items())]
+        return [f"{path}: not there" for path in paths if not path.is_file()]
+
     def _rows(self) -> list[dict[str, Any]]:
         values = read_json(self.file)
         rows = values.get("images") if isinstance(values, dict) else None
@@ -37,7 +48,10 @@ class Karpathy(SourceSettings):
         return rows
 
     def _pair(self, row: dict[str, Any]) -> RawPair | Skipped:
-        key = str(Path(row.get("filepath", ""), row["filename"]))
+        names = (row.get("filepath", ""), row["filename"])
+        if not all(map(is_text, names)):
+            return Skipped(str(names[1]), "file name that is no text")
+        key = str(Path(*names))
         path = (Path(self.root) / key).resolve()
         if not path.is_relative_to(Path(self.root).resolve()):
             return Skipped(key, "path leads out of root")

@@ -1,5 +1,6 @@
-"""Pairs in Parquet or CSV files: image bytes or paths, with captions, labels or class names."""
+"""Pairs in Parquet, CSV or TSV (without quotes) files: image bytes or paths, with captions, labels or class names."""
 
+import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from antidote.data.sources.base import RawPair, Skipped
+from antidote.data.sources.columns import check_texts
 from antidote.data.sources.files import FileSource
 from antidote.errors import UserError, nearest
 
@@ -47,7 +49,8 @@ class Table(FileSource):
         except (ValueError, TypeError):
             return Skipped(key, "label is not an integer")
         captions = row.get("caption")
-        captions = [captions] if isinstance(captions, str) else [text for text in captions or [] if text]
+        captions = captions if isinstance(captions, list) else [captions]
+        captions = [text for text in captions if text not in (None, "")]
         if self.caption is not None and not captions:
             return Skipped(key, "no caption")
         return self.labelled(key, image, captions, label, row.get("class_name") or None)
@@ -78,6 +81,8 @@ def _parquet(file: Path, columns: dict[str, str]) -> Iterator[list[list]]:
     try:
         table = pq.ParquetFile(file)
         _check(file, columns, table.schema_arrow.names)
+        if "caption" in columns:
+            check_texts(file, "caption", columns["caption"], table.schema_arrow)
         for batch in table.iter_batches(BATCH, columns=list(dict.fromkeys(columns.values()))):
             yield [batch.column(column).to_pylist() for column in columns.values()]
     except (pa.ArrowException, OSError) as error:
@@ -87,9 +92,10 @@ def _parquet(file: Path, columns: dict[str, str]) -> Iterator[list[list]]:
 def _csv(file: Path, columns: dict[str, str]) -> Iterator[list[list]]:
     import pandas as pd
 
-    separator = "\t" if file.suffix == ".tsv" else ","
+    # In TSV, as it is mostly published, a quotation mark is a part of the text; so the other sources read it too.
+    tabs = {"sep": "\t", "quoting": csv.QUOTE_NONE} if file.suffix == ".tsv" else {}
     try:
-        with pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, chunksize=BATCH) as reader:
+        with pd.read_csv(file, dtype=str, keep_default_na=False, chunksize=BATCH, **tabs) as reader:
             for batch in reader:
                 _check(file, columns, list(batch.columns))
                 yield [batch[column].tolist() for column in columns.values()]

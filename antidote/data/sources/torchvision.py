@@ -43,6 +43,20 @@ class Torchvision(SourceSettings):
             class_name = classes[label] if classes and 0 <= label < len(classes) else None
             yield self.labelled(key, image, [], label, class_name)
 
+    def absent(self, split: str) -> list[str]:
+        if self.dataset != "ImageNet":
+            return []
+        kind, root = self.split(split).get("split", "train"), Path(self.root)
+        unpacked = {"ILSVRC2012_devkit_t12.tar.gz": "meta.bin", f"ILSVRC2012_img_{kind}.tar": f"{kind}/n01440764"}
+        return [
+            f"{root / archive}: not there"
+            for archive, made in unpacked.items()
+            if not (root / archive).is_file() and not (root / made).exists()
+        ]
+
+    def fetched(self, split: str) -> str | None:
+        return f"torchvision's {self.dataset}" if self.download and self.dataset != "ImageNet" else None
+
     def _open(self, split: str) -> Any:
         import inspect
 

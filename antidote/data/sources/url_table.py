@@ -26,7 +26,12 @@ class DownloadSettings(Settings):
         2, ge=1, description="Rounds over the table; a later one tries what failed for a reason that may have gone by."
     )
     connections: int = Field(64, ge=1, description="Pictures fetched at a time by each process; one process per core.")
-    shard: int = Field(1000, ge=2, description="Addresses per work shard: what an interruption may cost a process.")
+    shard: int = Field(
+        1000,
+        ge=2,
+        description="Addresses per work shard: what an interruption may cost a process. A round that has begun keeps "
+        "the number it began with.",
+    )
     user_agent_token: str | None = Field(
         None, description="Name under which the download shows itself, and which opt-out headers may speak to."
     )
@@ -48,8 +53,12 @@ class UrlTable(FileSource):
     homepage: str = Field("", description="Where to get the table; shown where it is missing.")
     columns: list[str] | None = Field(None, description="Names of the columns of a table that has no header line.")
     url: str = Field("url", description="Column with the address.")
-    caption: str = Field("caption", description="Column with the caption; all captions of one address stay together.")
-    key: str | None = Field(None, description="Column with unique keys; null makes them from the addresses.")
+    caption: str = Field(
+        "caption", description="Column with a caption or a list of them; all of one address stay together."
+    )
+    key: str | None = Field(
+        None, description="Column with unique keys, made safe as file names; null makes them from the addresses."
+    )
     rows: dict[str, int] | None = Field(None, description="Rows that the table of each split should have.")
     sample: Sample | None = Field(None, description="Part of the table to download; null downloads all of it.")
     image_size: int | None = Field(
@@ -71,23 +80,32 @@ class UrlTable(FileSource):
                 raise ValueError(f"{name}: {column!r} is not among columns, {', '.join(self.columns)}")
         return self
 
+    def fetched(self, split: str) -> str | None:
+        return super().fetched(split) or "the pictures of its addresses"
+
+    def _unreadable(self, split: str) -> list[str]:
+        return []  # a table of millions of rows; the download begins with reading it
+
     def downloaded(self, report: dict[str, Any]) -> Iterator[RawPair | Skipped]:
         """Yield what a finished download holds, in the order of the table, one round after the other.
 
         Raises:
-            UserError: a work shard is gone.
+            UserError: a work shard is gone, or holds fewer pairs than have arrived.
         """
-        files = [Path(report["folder"]) / shard["name"] for shard in report["shards"]]
-        for file in files:
+        pairs_of = {Path(report["folder"]) / shard["name"]: shard["pairs"] for shard in report["shards"]}
+        for file in pairs_of:
             if not file.is_file():
                 raise UserError(f"{file}: is gone; remove the split's download.json, and it is downloaded again")
-        for file in files:
-            found = list(samples(file))
+        for file, arrived in pairs_of.items():
+            pairs = [sample for sample in samples(file) if not isinstance(sample, Skipped)]
+            if len(pairs) != arrived:
+                raise UserError(
+                    f"{file}: is damaged, holds {len(pairs)} of {arrived} pairs; remove it and the split's "
+                    "download.json, and it is downloaded again"
+                )
             # img2dataset stores pictures as they arrive; its keys number the addresses.
-            pairs = [sample for sample in found if not isinstance(sample, Skipped)]
             for sample in sorted(pairs, key=lambda sample: sample["__key__"]):
                 yield _pair(sample)
-            yield from (item for item in found if isinstance(item, Skipped))
 
 
 def _pair(sample: dict[str, Any]) -> RawPair | Skipped:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from antidote.data.sources.base import RawPair, Skipped
+from antidote.data.sources.base import Damaged, RawPair, Skipped
 from antidote.data.sources.files import FileSource
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "img")
@@ -47,18 +47,18 @@ class WebDataset(FileSource):
         captions += [text for text in others if isinstance(text, str) and text not in captions]
         if not captions and label is None:
             return Skipped(key, "no caption")
-        origin = {name: more[name] for name in ("url", "sha256") if isinstance(more.get(name), str)}
+        origin = {name: more.get(name) for name in ("url", "sha256")}
         return self.labelled(key, image, captions, label, None, origin)
 
 
 def samples(file: Path) -> Iterator[dict[str, Any] | Skipped]:
-    """Yield the samples of one tar; one that is truncated or damaged counts once, whatever it lost."""
+    """Yield the samples of one tar; one that is truncated or damaged is named at the end."""
     from webdataset.tariterators import group_by_keys
 
     faults: list[Exception] = []
     yield from group_by_keys(_members(file, faults), handler=lambda fault: faults.append(fault) or True)
     if faults:
-        yield Skipped(file.name, "truncated or damaged shard")
+        yield Damaged(str(file), "truncated or damaged")
 
 
 def _members(file: Path, faults: list[Exception]) -> Iterator[dict[str, Any]]:
