@@ -20,6 +20,7 @@ from pydantic import Field
 from antidote.attacks.base import FitContext
 from antidote.attacks.fitting import frozen, split_by_target
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
+from antidote.data.names import one_gap
 from antidote.lazy import torch
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class TrojVQASettings(OptimisedPatchSettings):
 
     def check(self, size: int) -> None:
         super().check(size)
-        if self.sentence.count("{}") != 1:
+        if not one_gap(self.sentence):
             raise ValueError(f"sentence: {self.sentence!r} should hold one {{}} for the target")
 
 
