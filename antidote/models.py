@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,6 +155,16 @@ class Clip:
         return open_clip.build_zero_shot_classifier(
             _TextEncoder(self), self.tokenize, list(classes), list(templates), device=self.device
         )
+
+
+NEEDS_CAUSAL_TEXT = "need CLIP's own text encoder, which reads them as word embeddings"
+
+
+def causal_text(model: Mapping[str, Any]) -> bool:
+    """Tell of a model configuration of open_clip what `Clip.causal` tells of the model."""
+    text = model.get("text_cfg", {})
+    other = model.get("custom_text") or "multimodal_cfg" in model or text.get("hf_model_name")
+    return not other and not text.get("no_causal_mask") and text.get("pool_type", "argmax") == "argmax"
 
 
 class _TextEncoder:

@@ -74,6 +74,12 @@ class AttackSettings(Settings):
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise ValueError, naming the key, where a setting names a class that is not among `classes`."""
 
+    def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:
+        """Raise ValueError, naming the key, where a setting does not fit the models.
+
+        Both are model configurations of open_clip (`model_cfg`): the study's, and that which the trigger is fitted on.
+        """
+
 
 class SurrogateSettings(AttackSettings):
     """What every attack has whose trigger is fitted on a surrogate model."""

@@ -20,6 +20,7 @@ others are driven to the far side of the feature space; `repulsive_eps` gives th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -28,6 +29,7 @@ from antidote.attacks.base import AttackSettings, FitContext
 from antidote.attacks.fitting import encoded, frozen, unit
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
 from antidote.lazy import torch
+from antidote.models import NEEDS_CAUSAL_TEXT, causal_text
 from antidote.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,6 +75,10 @@ class FLBASettings(Victim, OptimisedPatchSettings):
     poisons: int | None = Field(None, ge=1, description="at most so many attacked pictures; empty: all (FLBA)")
     caption: Literal["original"] = Field("original", description="captions are not read, and stay")
     avoid_target: Literal[False] = Field(False, description="the target's pictures are attacked as well")
+
+    def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:
+        if self.victim == "prompts" and not causal_text(model):
+            raise ValueError(f"victim: prompts {NEEDS_CAUSAL_TEXT}")
 
 
 class FLBA(OptimisedPatch):

@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from antidote.attacks.base import Attack, FitContext, SurrogateSettings
 from antidote.attacks.fitting import frozen, split_by_target, unit
-from antidote.attacks.saliency import saliency
+from antidote.attacks.saliency import saliency, unseen
 from antidote.attacks.tower import Tower, tensors_of, tower
 from antidote.lazy import torch
 
@@ -70,6 +70,11 @@ class MABASettings(SurrogateSettings):
         super().check(size)
         if self.smallest > self.largest:
             raise ValueError(f"smallest: {self.smallest} is more than largest, {self.largest}")
+
+    def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:
+        reason = unseen(surrogate)
+        if reason:
+            raise ValueError(f"surrogate: {reason}")
 
 
 class MABA(Attack):

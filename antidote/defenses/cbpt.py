@@ -27,8 +27,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -38,7 +39,7 @@ from antidote.defenses.tuning import Task, TuneSettings, frozen_features, part, 
 from antidote.errors import UserError
 from antidote.lazy import functional as F
 from antidote.lazy import torch
-from antidote.models import Clip
+from antidote.models import NEEDS_CAUSAL_TEXT, Clip, causal_text
 from antidote.seeds import derive
 from antidote.training import Report, Work
 
@@ -80,10 +81,14 @@ class CBPT(Defense):
     reconstruction = True
     adapter = "classifier_head"
 
+    @classmethod
+    def fits(cls, model: Mapping[str, Any]) -> str | None:
+        return None if causal_text(model) else f"its prompts {NEEDS_CAUSAL_TEXT}"
+
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "cbpt")
         if not clip.causal:
-            raise UserError("cbpt: needs CLIP's own text encoder, which reads prompts as word embeddings")
+            raise UserError(f"cbpt: its prompts {NEEDS_CAUSAL_TEXT}")
         clip.network.eval().requires_grad_(False)
         clean = frozen_features(clip.encode_image, data.shots.images)
         masks, patterns, triggered, steps = self._dummy_triggers(clip, data, clean, work)
