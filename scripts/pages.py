@@ -1,7 +1,7 @@
 """Fill the measured parts of a page of the documentation from a finished study, such as docs/attacks.md.
 
-The page says by two marks where its table goes. Where it shows a picture of its own name, that is the study's gallery,
-or its plane.
+The page says by two marks where its table goes: `results`, or `figures` for the figures of single attacks. Where it
+shows a picture of its own name, that is the study's gallery, or its plane.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from antidote.errors import UserError
 from antidote.files import whole_file
 from antidote.settings import read_mapping
 from antidote.study import Study
+from antidote.summary.figures import figures
 from antidote.summary.page import duration, size
 from antidote.summary.plan import SummarySettings
 from antidote.summary.sheets import read_table
@@ -32,13 +33,17 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"{folder / 'table.csv'}: no such file; run {arguments.study} first")
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
     table, cells = read_table(folder / "table.csv"), pd.read_csv(folder / "cells.csv", keep_default_na=False)
-    content = attacks(plan, table, cells) if arguments.table == "attacks" else defenses(plan, table, cells, folder)
+    if arguments.table == "figures":
+        content = single(figures(plan, cells, folder.parent))
+    else:
+        content = attacks(plan, table, cells) if arguments.table == "attacks" else defenses(plan, table, cells, folder)
+    part = "figures" if arguments.table == "figures" else "results"
     old = arguments.page.read_text(encoding="utf-8")
     with whole_file(arguments.page) as temporary:
-        temporary.write_text(filled(old, "results", content, str(arguments.page)), encoding="utf-8")
+        temporary.write_text(filled(old, part, content, str(arguments.page)), encoding="utf-8")
     cli.log.info("wrote %s", arguments.page)
     picture = arguments.page.with_suffix(".png")
-    if f"]({picture.name})" in old:  # pictures of photographs are not ours to publish
+    if arguments.table in PICTURES and f"]({picture.name})" in old:  # pictures of photographs are not ours to publish
         shutil.copyfile(folder / PICTURES[arguments.table], picture)
         cli.log.info("wrote %s", picture)
 
@@ -60,6 +65,13 @@ def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> 
     clean = percent(table.loc[table["attack"] == "clean", "ca1_mean"].iloc[0])
     head = f"Clean reference: CA@1 {clean}. Rates in percent; the score is ASR@1 where nothing else is said.\n\n"
     return head + _markdown(rows) + _notes(table[table["defense"] == "none"])
+
+
+def single(rows: list[dict[str, str]]) -> str:
+    """Return one row per figure that only some attacks have."""
+    lines = [["attack", "score", "figure", "value", "what it says"], ["---", "---:", "---", "---:", "---"]]
+    lines += [[r["label"], r["score"], f"`{r['figure']}`", r["value"], r["meaning"]] for r in rows]
+    return _markdown(lines) + "\n"
 
 
 def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
@@ -113,7 +125,7 @@ def _notes(table: pd.DataFrame) -> str:
 if __name__ == "__main__":
     parser = cli.parser(__doc__)
     parser.add_argument("--study", type=Path, required=True, help="study file")
-    parser.add_argument("--table", choices=list(PICTURES), required=True, help="what the table is about")
-    parser.add_argument("--page", type=Path, required=True, help="page to fill, between its `results` marks")
+    parser.add_argument("--table", choices=[*PICTURES, "figures"], required=True, help="what the table is about")
+    parser.add_argument("--page", type=Path, required=True, help="page to fill, between its marks")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
     cli.main(run, parser)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import AttackSettings, FitContext
+from antidote.attacks.base import AttackSettings, Figure, FitContext
 from antidote.attacks.fitting import encoded, frozen, unit
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
 from antidote.lazy import torch
@@ -86,6 +86,11 @@ class FLBA(OptimisedPatch):
 
     Settings = FLBASettings
     threat_model = "few-shot"
+    figures = {
+        "asr1_clean_shots": Figure("ASR@1 of the same patch on a classifier of the untouched support set"),
+        "ca1_clean_shots": Figure("CA@1 of that classifier"),
+        "feature_gap": Figure("1 - cos between the features of pictures with and without the patch, mean", rate=False),
+    }
 
     def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:
         clip, pairs = frozen(context.surrogate), context.pairs

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, FitContext, SurrogateSettings
+from antidote.attacks.base import Attack, Figure, FitContext, SurrogateSettings
 from antidote.attacks.fitting import frozen, split_by_target, unit
 from antidote.attacks.saliency import saliency, unseen
 from antidote.attacks.tower import Tower, tensors_of, tower
@@ -82,6 +82,10 @@ class MABA(Attack):
 
     Settings = MABASettings
     learned = True
+    figures = {
+        "asr_g_*": Figure("ASR-G: how much of ASR@1 is left on the set of shifted pictures that the name ends in"),
+        "area": Figure("share of a picture that the ellipse covers, mean"),
+    }
     _tower: Tower | None = None
 
     @property
