@@ -84,6 +84,7 @@ class MABA(Attack):
     learned = True
     figures = {
         "asr_g_*": Figure("ASR-G: how much of ASR@1 is left on the set of shifted pictures that the name ends in"),
+        "floor_*": Figure("ASR@1 of the same trigger on the clean model, on that set"),
         "area": Figure("share of a picture that the ellipse covers, mean"),
     }
     _tower: Tower | None = None

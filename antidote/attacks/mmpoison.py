@@ -109,8 +109,8 @@ class MmPoison(Attack):
     gallery = True
     score = "hit10"
     figures = {
-        **{f"hit{k}": Figure(f"queries whose first {k} pictures hold one that is aimed at") for k in HIT_K[:-1]},
-        "hit10_goal*": Figure("queries of the goal of this number whose first 10 pictures hold one that is aimed at"),
+        **{f"hit{k}": Figure(f"queries with a picture that is aimed at among the first {k}") for k in HIT_K[:-1]},
+        "hit10_goal*": Figure("the same among the first 10, for the goal of this number"),
         "min_rank": Figure("rank, from 1, of the first picture that is aimed at, mean over queries", rate=False),
         "cosine_distance": Figure("1 - cos between queries and pictures that are aimed at, mean", rate=False),
     }

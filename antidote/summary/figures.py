@@ -8,7 +8,7 @@ import pandas as pd
 
 from antidote.files import read_json
 from antidote.summary.plan import SummarySettings
-from antidote.summary.tables import percent
+from antidote.summary.tables import ASR, percent, score_name
 
 
 def figures(plan: SummarySettings, cells: pd.DataFrame, results: Path) -> list[dict[str, str]]:
@@ -21,7 +21,8 @@ def figures(plan: SummarySettings, cells: pd.DataFrame, results: Path) -> list[d
     for attack in plan.attacks:
         mine = cells[(cells["attack"] == attack.name) & (cells["defense"] == "none")]
         facts = pd.DataFrame([_facts(results / attack.name / f"seed{seed}") for seed in plan.seeds])
-        score = pd.to_numeric(mine[attack.score], errors="coerce").mean() if attack.score in mine else None
+        score = percent(pd.to_numeric(mine[attack.score], errors="coerce").mean()) if attack.score in mine else ""
+        score += "" if attack.score == ASR else f" ({score_name(attack.score)})"
         for wanted in attack.figures:
             for frame in (mine, facts):
                 names = [name for name in frame.columns if fnmatchcase(name, wanted.name)]
@@ -30,7 +31,7 @@ def figures(plan: SummarySettings, cells: pd.DataFrame, results: Path) -> list[d
                 for name, value in known.items():
                     text = percent(value) if wanted.rate else f"{value:.3f}"
                     title = attack.label or attack.name
-                    found = {"attack": attack.name, "label": title, "score": percent(score), "figure": name}
+                    found = {"attack": attack.name, "label": title, "score": score, "figure": name}
                     rows.append({**found, "value": text, "meaning": wanted.meaning})
                 if known:
                     break

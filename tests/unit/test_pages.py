@@ -89,7 +89,9 @@ def test_a_row_per_figure_that_only_some_attacks_have(tmp_path):
         for attack in values["attacks"]:
             for defense in ASR:
                 more = {name: value and value + seed / 10 for name, value in extra.get(attack, {}).items()}
-                scores = {"ca1": 0.88, "asr1": 0.9, "extra": more if defense == "none" else {}}
+                more = more if defense == "none" else {}
+                more |= {"floor_night": 0.2} if (attack, defense) == ("ellipse", "floor") else {}
+                scores = {"ca1": 0.88, "asr1": 0.9, "extra": more if defense in ("none", "floor") else {}}
                 put(folder / attack / f"seed{seed}" / defense / "scores.json", scores)
         put(folder / f"stega/seed{seed}/trigger/trigger.json", {"facts": {"bit_accuracy": 0.96 + seed / 50}})
     plan = summary_plan(Study(values, "study"))
@@ -108,6 +110,7 @@ def test_a_row_per_figure_that_only_some_attacks_have(tmp_path):
         ["| keys", "90.0", "`asr1_visual_only`", "55.0"],
         ["| keys", "90.0", "`asr1_text_only`", "30.0"],
         ["| ellipse", "90.0", "`asr_g_night`", "95.0"],
+        ["| ellipse", "90.0", "`floor_night`", "20.0"],
     ]
     assert text.startswith(MARKS) and not (tmp_path / "page.png").exists(), "the other table stays, and no picture"
     report = (folder / "summary/report.html").read_text()
