@@ -3,7 +3,7 @@
 Decoding is measured again before each trigger, since a machine that does other work runs at changing speed; shown is
 the median of several rounds. With `--page`, the table goes into a page, between its `throughput` marks.
 
-    python benchmarks/attacks.py --page docs/costs.md
+    python benchmarks/attacks.py --page docs/attacks.md
 """
 
 import argparse
