@@ -15,7 +15,7 @@ from antidote.defenses.tuning import Task, TuneSettings, frozen_features, part, 
 from antidote.errors import UserError
 from antidote.lazy import functional as F
 from antidote.lazy import torch
-from antidote.models import Clip
+from antidote.models import NEEDS_CAUSAL_TEXT, Clip
 from antidote.training import Report, Work
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _prompts(clip: Clip, shots: Pairs, classes: list[str], settings: Victim, see
     """CoOp: one context V for all classes, L = mean_i CE(s f(x_i) t, y_i), t_c = g(V, name of c); encoders frozen."""
     check_shots(shots, classes, "flba")
     if not clip.causal:
-        raise UserError("victim: prompts need CLIP's own text encoder, which reads them as word embeddings")
+        raise UserError(f"victim: prompts {NEEDS_CAUSAL_TEXT}")
     clip.network.eval().requires_grad_(False)
     features, labels = frozen_features(clip.encode_image, shots.images), shots.labels.to(clip.device)
     prompts, scale = ClassPrompts(clip, classes, settings.victim_training.context), clip.network.logit_scale.exp()

@@ -158,6 +158,16 @@ class Clip:
         )
 
 
+NEEDS_CAUSAL_TEXT = "need CLIP's own text encoder, which reads them as word embeddings"
+
+
+def causal_text(model: Mapping[str, Any]) -> bool:
+    """Tell of a model configuration of open_clip what `Clip.causal` tells of the model."""
+    text = model.get("text_cfg", {})
+    other = model.get("custom_text") or "multimodal_cfg" in model or text.get("hf_model_name")
+    return not other and not text.get("no_causal_mask") and text.get("pool_type", "argmax") == "argmax"
+
+
 class _TextEncoder:
     """What open_clip's zero-shot builder asks of a model."""
 
@@ -244,13 +254,6 @@ def check_tokenizer(config: Mapping[str, Any], where: str) -> None:
     text = config.get("text_cfg", {})
     if "hf_tokenizer_name" in text or "tokenizer_kwargs" in text:
         raise UserError(f"{where}: needs another tokenizer than OpenAI CLIP's, the only one that is supported")
-
-
-def causal(config: Mapping[str, Any]) -> bool:
-    """Tell whether a model configuration is one of CLIP's own text encoder, as `Clip.causal` tells of a model."""
-    text = config.get("text_cfg", {})
-    own = not config.get("custom_text") and "hf_model_name" not in text
-    return own and not text.get("no_causal_mask") and text.get("pool_type", "argmax") == "argmax"
 
 
 def _create(name: str, source: str, **more: Any) -> Any:

@@ -229,7 +229,7 @@ class Study:
         settings = self._settings("attack", entry)
         try:
             settings.check(self.size)
-            self._check_surrogate(settings)
+            settings.check_models(model_config(self.file.model.name), self._surrogate_config(settings))
             settings.check_classes(self.classes)
         except ValueError as error:
             raise UserError(f"{self.where}: attacks.{name}.{error}") from None
@@ -260,11 +260,15 @@ class Study:
             raise UserError(f"{where}.alternate: needs control over training; {settings.method} is {threat_model}")
         return settings
 
-    def _check_surrogate(self, settings: AttackSettings) -> None:
-        """Raise ValueError where a trigger's surrogate is neither a model of the study nor a fitting model folder."""
+    def _surrogate_config(self, settings: AttackSettings) -> dict[str, Any]:
+        """Return the configuration of the model that a trigger is fitted on.
+
+        Raises:
+            ValueError: it is neither a model of the study nor a fitting model folder.
+        """
         name = getattr(settings, "surrogate", "clean")
         if name == "clean" or name in self.file.surrogates:
-            return
+            return model_config((self.file if name == "clean" else self.file.surrogates[name]).model.name)
         path = Path(name) / "open_clip_config.json"
         if not path.exists():
             known = ["clean", *self.file.surrogates]
@@ -272,13 +276,15 @@ class Study:
                 f"surrogate: {name!r} is neither a model folder nor one of the study{nearest(name, known)}"
             )
         try:
-            reads = read_json(path)["model_cfg"]["vision_cfg"]["image_size"]
+            config = read_json(path)["model_cfg"]
+            reads = config["vision_cfg"]["image_size"]
         except UserError as error:
             raise ValueError(f"surrogate: {error}") from None
         except (KeyError, TypeError):
             raise ValueError(f"surrogate: {path} is not the configuration of an open_clip model") from None
         if reads != self.size:
             raise ValueError(f"surrogate: {name} reads {reads} pixels, the study's model {self.size}")
+        return config
 
     def _defense(self, entry: Entry) -> DefenseSettings:
         name = entry.name

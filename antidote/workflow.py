@@ -128,6 +128,7 @@ def summary_plan(study: Study) -> str:
             "poisons": settings.poisons,
             "score": method("attack", settings.method).score,
             "triggered": method("attack", settings.method).triggered,
+            **_figures(settings.method),
         }
         for name, settings in study.attacks.items()
     ]
@@ -159,3 +160,9 @@ def summary_plan(study: Study) -> str:
             **({"rebound": True} if study.file.rebound else {}),
         }
     )
+
+
+def _figures(attack: str) -> dict[str, Any]:
+    """Return what else the summary shows of an attack, where there is anything."""
+    found = [{"name": name, **figure._asdict()} for name, figure in method("attack", attack).figures.items()]
+    return {"figures": found} if found else {}

@@ -1,9 +1,17 @@
-"""Speed of drawing each trigger at 224 pixels, batched, beside decoding a JPEG of that size: pictures/s on one core."""
+"""Speed of drawing each trigger at 224 pixels, batched, beside decoding a JPEG of that size: pictures/s on one core.
+
+Decoding is measured again before each trigger, since a machine that does other work runs at changing speed; shown is
+the median of several rounds. With `--page`, the table goes into a page, between its `throughput` marks.
+
+    python benchmarks/attacks.py --page docs/attacks.md
+"""
 
 import argparse
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
+from statistics import median
 
 import open_clip
 import torch
@@ -12,8 +20,10 @@ from antidote.attacks.base import Attack, FitContext
 from antidote.data.images import decode, encode_jpeg, fit
 from antidote.data.pairs import Pairs
 from antidote.data.scenes import generate
+from antidote.files import whole_file
 from antidote.models import Clip
 from antidote.registry import ATTACKS, method
+from antidote.summary.text import filled
 from antidote.triggers import pictures_at_a_time
 
 log = logging.getLogger("benchmark")
@@ -23,12 +33,14 @@ QUICK = {"epochs": 1, "batch_size": 4}  # of triggers that are fitted, on a tiny
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seconds", type=float, default=1.0, help="least time per measurement")
     drawing = [name for name in ATTACKS if method("attack", name).triggered]
     parser.add_argument("--attacks", nargs="+", default=drawing, choices=drawing)
+    parser.add_argument("--rounds", type=int, default=3, help="measurements, of which the median counts")
+    parser.add_argument("--page", type=Path, help="page to fill, between its `throughput` marks")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
@@ -36,15 +48,41 @@ def main() -> None:
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
     pairs = Pairs([str(i) for i in range(len(images))], images, captions, torch.from_numpy(labels))
     files = [encode_jpeg(picture) for picture in pictures]
-    decoding = speed(lambda: [fit(decode(file), arguments.size) for file in files], len(files), arguments.seconds)
-    log.info("%-36s %8d pictures/s", "decoding a JPEG", decoding)
     batch = images[: pictures_at_a_time(arguments.size)].float() / 255
     seeds = list(range(len(batch)))
+    found = []
     for name in arguments.attacks:
         for preset in dict.fromkeys([*method("attack", name).Settings.presets]) or [None]:
             attack = made(name, preset, pairs, arguments.size)
-            drawn = speed(lambda attack=attack: attack.apply(batch, seeds), len(batch), arguments.seconds)
-            log.info("%-36s %8d pictures/s, %5.2f x", f"{name} {preset or ''}", drawn, drawn / decoding)
+            rounds = []
+            for _ in range(arguments.rounds):
+                decoding = speed(
+                    lambda: [fit(decode(file), arguments.size) for file in files], len(files), arguments.seconds
+                )
+                drawing = speed(lambda attack=attack: attack.apply(batch, seeds), len(batch), arguments.seconds)
+                rounds.append((drawing / decoding, drawing, decoding))
+            ratio, drawn, decoding = (median(column) for column in zip(*rounds, strict=True))
+            found.append((name, preset or "", drawn, ratio, decoding))
+            log.info("%-36s %8d pictures/s, %5.2f x", f"{name} {preset or ''}", drawn, ratio)
+    log.info("%-36s %8d pictures/s", "decoding a JPEG", median(row[-1] for row in found))
+    if arguments.page:
+        old = arguments.page.read_text(encoding="utf-8")
+        with whole_file(arguments.page) as temporary:
+            text = filled(old, "throughput", table(found, arguments.size), str(arguments.page))
+            temporary.write_text(text, encoding="utf-8")
+
+
+def table(found: list[tuple[str, str, float, float, float]], size: int) -> str:
+    """Return the table in Markdown, of attack, preset, pictures/s, times decoding, and decoding's own pictures/s."""
+    decoding = median(row[-1] for row in found)
+    lines = [
+        f"Pictures of {size} pixels, one thread of a CPU. Decoding a JPEG of that size: {decoding:,.0f} pictures/s.",
+        "",
+        "| attack | preset | pictures/s | times decoding |",
+        "| --- | --- | ---: | ---: |",
+        *(f"| {name} | {preset} | {drawn:,.0f} | {ratio:.2f} |" for name, preset, drawn, ratio, _ in found),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def made(name: str, preset: str | None, pairs: Pairs, size: int) -> Attack:

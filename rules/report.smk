@@ -6,6 +6,7 @@ rule summary:
     input:
         clean=expand(f"{RESULTS}/clean/seed{{seed}}/none/scores.json", seed=STUDY.file.seeds),
         floors=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/floor/scores.json"),
+        triggers=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger/trigger.json"),
         scores=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/scores.json"),
         rebounds=(
             cells(f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/rebound.json", without=FEW_SHOT)

@@ -1,7 +1,7 @@
 """Fill the measured parts of a page of the documentation from a finished study, such as docs/attacks.md.
 
-The page says by two marks where its table goes: `results`, or `resistance` for that table. Where it shows a picture of
-its own name, that is the study's gallery, or its plane.
+The page says by two marks where its table goes: `results`, or `figures` for the figures of single attacks, `resistance`
+for perturbation resistance. Where it shows a picture of its own name, that is the study's gallery, or its plane.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from antidote.errors import UserError
 from antidote.files import read_json, whole_file
 from antidote.settings import read_mapping
 from antidote.study import Study
+from antidote.summary.figures import figures
 from antidote.summary.page import duration, size
 from antidote.summary.plan import DefenseFacts, SummarySettings
 from antidote.summary.sheets import read_table
@@ -33,9 +34,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"{folder / 'table.csv'}: no such file; run {arguments.study} first")
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
     table, cells = read_table(folder / "table.csv"), pd.read_csv(folder / "cells.csv", keep_default_na=False)
-    part = "resistance" if arguments.table == "resistance" else "results"
+    part = "results" if arguments.table in PICTURES else arguments.table
     if part == "resistance":
         content = resistance(plan, table, cells, folder)
+    elif part == "figures":
+        content = single(figures(plan, cells, folder.parent))
     else:
         content = attacks(plan, table, cells) if arguments.table == "attacks" else defenses(plan, table, cells, folder)
     old = arguments.page.read_text(encoding="utf-8")
@@ -101,6 +104,13 @@ def _layers(plan: SummarySettings, folder: Path, attack: str, defense: str) -> s
     return ", ".join(f"{sum(values) / len(values):.3f}" for values in zip(*found, strict=True))
 
 
+def single(rows: list[dict[str, str]]) -> str:
+    """Return one row per figure that only some attacks have."""
+    lines = [["attack", "score", "figure", "value", "what it says"], ["---", "---:", "---", "---:", "---"]]
+    lines += [[r["label"], r["score"], f"`{r['figure']}`", r["value"], r["meaning"]] for r in rows]
+    return _markdown(lines) + "\n"
+
+
 def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
     """Return a table per attack, one row per defense: accuracy, attack success, rebound, and what it costs.
 
@@ -122,7 +132,8 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, fo
             rows.append([name, defense.access, percent(row["ca1_mean"]), f"**{asr}**" if row["best"] else asr, pa,
                          percent(row["rebound_mean"]), *_cost(costs, attack.name, row["defense"])])  # fmt: skip
         floor = percent(mine.iloc[0]["floor_mean"])
-        parts.append(f"### {attack.label or attack.name}\n\nFloor {floor}.\n\n{_markdown(rows)}")
+        title = f"{attack.label or attack.name}{attack_mark(mine.iloc[0]['gate'])}"
+        parts.append(f"### {title}\n\nFloor {floor}.\n\n{_markdown(rows)}")
     return "\n\n".join([*parts, *_sweeps(plan, table)]) + _notes(shown(table))
 
 
@@ -184,7 +195,8 @@ def _notes(table: pd.DataFrame) -> str:
 if __name__ == "__main__":
     parser = cli.parser(__doc__)
     parser.add_argument("--study", type=Path, required=True, help="study file")
-    parser.add_argument("--table", choices=[*PICTURES, "resistance"], required=True, help="what the table is about")
+    tables = [*PICTURES, "figures", "resistance"]
+    parser.add_argument("--table", choices=tables, required=True, help="what the table is about")
     parser.add_argument("--page", type=Path, required=True, help="page to fill, between its marks")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
     cli.main(run, parser)

@@ -8,6 +8,7 @@ from antidote.files import whole_folder, write_json
 from antidote.summary.cells import pictures, read_cells
 from antidote.summary.costs import read_costs
 from antidote.summary.curves import curves
+from antidote.summary.figures import figures
 from antidote.summary.gallery import gallery
 from antidote.summary.heatmap import heatmap
 from antidote.summary.inverted import inverted
@@ -51,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
         gallery(plan, args.results, table, folder / "gallery.png")
         curves(plan, args.results, folder / "curves.png")
         triggers = inverted(plan, args.results)
-        page = render(plan, cells, costs, table, pictures(plan, args.results), triggers, folder)
+        own = figures(plan, cells, args.results)
+        page = render(plan, cells, costs, table, pictures(plan, args.results), triggers, own, folder)
         (folder / "report.html").write_text(page, encoding="utf-8")
     run_cells = (cells["ca1"].notna() | cells["asr1"].notna()).sum()
     cli.log.info("%d of %d cells have scores; report: %s", run_cells, len(cells), args.output / "report.html")

@@ -12,14 +12,14 @@ surrogate, and not again between rounds of training; `training: {alternate: true
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from antidote.attacks.base import Attack, FitContext
 from antidote.attacks.fitting import FitSettings, eight_bits, frozen, minimise, split_by_target, unit
-from antidote.attacks.saliency import saliency
+from antidote.attacks.saliency import saliency, unseen
 from antidote.lazy import torch
 from antidote.seeds import derive
 from antidote.visibility import WINDOW, psnr, ssim
@@ -50,6 +50,11 @@ class AttentionSettings(FitSettings):
             raise ValueError(f"pixels: {self.pixels} are more than the picture has ({size**2})")
         if size < WINDOW:
             raise ValueError(f"method: attention needs pictures of at least {WINDOW} pixels, for SSIM, not {size}")
+
+    def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:
+        reason = unseen(surrogate)
+        if reason:
+            raise ValueError(f"surrogate: {reason}")
 
 
 class Attention(Attack):

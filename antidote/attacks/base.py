@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -73,6 +73,12 @@ class AttackSettings(Settings):
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise ValueError, naming the key, where a setting names a class that is not among `classes`."""
+
+    def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:
+        """Raise ValueError, naming the key, where a setting does not fit the models.
+
+        Both are model configurations of open_clip (`model_cfg`): the study's, and that which the trigger is fitted on.
+        """
 
 
 class SurrogateSettings(AttackSettings):
@@ -142,6 +148,13 @@ class View:
     templates: list[str]
 
 
+class Figure(NamedTuple):
+    """A figure of an attack's own: what it says, in words, and whether it is a rate, which pages show in percent."""
+
+    meaning: str
+    rate: bool = True
+
+
 class Attack:
     """The base class: data poisoning with a fixed rule for drawing the trigger.
 
@@ -153,6 +166,8 @@ class Attack:
         triggered: whether there is a trigger to draw at test; without one, `measure` says how far the attack has come.
         gallery: whether `measure` looks at the features of all evaluation pictures, which are then kept in memory.
         score: the figure that says so, a rate: `asr1`, or one that `measure` returns.
+        figures: what else is shown of it, by name: from the `extra` of its scores, or else its trigger's facts. A `*`
+            at the end stands for the rest of a name; what a study does not have is left out.
         effect: what a poisoned model does, for its card; `{target}` stands for the class or classes aimed at.
         trains: whether the attacker trains the model by the attack's own `objective`, not by CLIP's on poisoned pairs.
         settings: the settings.
@@ -170,6 +185,7 @@ class Attack:
     triggered: ClassVar[bool] = True
     gallery: ClassVar[bool] = False
     score: ClassVar[str] = "asr1"
+    figures: ClassVar[Mapping[str, Figure]] = {}
     effect: ClassVar[str] = "pictures with its trigger are recognised as {target}"
     trains: ClassVar[bool] = False
 

@@ -20,14 +20,16 @@ others are driven to the far side of the feature space; `repulsive_eps` gives th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import AttackSettings, FitContext
+from antidote.attacks.base import AttackSettings, Figure, FitContext
 from antidote.attacks.fitting import encoded, frozen, unit
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
 from antidote.lazy import torch
+from antidote.models import NEEDS_CAUSAL_TEXT, causal_text
 from antidote.settings import Settings
 
 if TYPE_CHECKING:
@@ -74,12 +76,21 @@ class FLBASettings(Victim, OptimisedPatchSettings):
     caption: Literal["original"] = Field("original", description="captions are not read, and stay")
     avoid_target: Literal[False] = Field(False, description="the target's pictures are attacked as well")
 
+    def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:
+        if self.victim == "prompts" and not causal_text(model):
+            raise ValueError(f"victim: prompts {NEEDS_CAUSAL_TEXT}")
+
 
 class FLBA(OptimisedPatch):
     """A patch with the largest feature gap, and what hides it in a support set."""
 
     Settings = FLBASettings
     threat_model = "few-shot"
+    figures = {
+        "asr1_clean_shots": Figure("ASR@1 of the same patch on a classifier of the untouched support set"),
+        "ca1_clean_shots": Figure("CA@1 of that classifier"),
+        "feature_gap": Figure("1 - cos between the features of pictures with and without the patch, mean", rate=False),
+    }
 
     def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:
         clip, pairs = frozen(context.surrogate), context.pairs

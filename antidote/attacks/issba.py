@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, AttackSettings, FitContext
+from antidote.attacks.base import Attack, AttackSettings, Figure, FitContext
 from antidote.attacks.fitting import eight_bits, orders
 from antidote.errors import UserError
 from antidote.lazy import functional as F
@@ -61,6 +61,9 @@ class ISSBA(Attack):
     Settings = ISSBASettings
     learned = True
     on_surrogate = False
+    figures = {
+        "bit_accuracy": Figure("bits of the secret that the decoder reads rightly from held-out pictures, after 8 bits")
+    }
     _encoder: Any = None
 
     def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:

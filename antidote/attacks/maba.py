@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, FitContext, SurrogateSettings
+from antidote.attacks.base import Attack, Figure, FitContext, SurrogateSettings
 from antidote.attacks.fitting import frozen, split_by_target, unit
-from antidote.attacks.saliency import saliency
+from antidote.attacks.saliency import saliency, unseen
 from antidote.attacks.tower import Tower, tensors_of, tower
 from antidote.lazy import torch
 
@@ -71,12 +71,22 @@ class MABASettings(SurrogateSettings):
         if self.smallest > self.largest:
             raise ValueError(f"smallest: {self.smallest} is more than largest, {self.largest}")
 
+    def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:
+        reason = unseen(surrogate)
+        if reason:
+            raise ValueError(f"surrogate: {reason}")
+
 
 class MABA(Attack):
     """b(x) = x outside the ellipse of the picture, (1 - ratio) x + ratio yellow inside."""
 
     Settings = MABASettings
     learned = True
+    figures = {
+        "asr_g_*": Figure("ASR-G: how much of ASR@1 is left on the set of shifted pictures that the name ends in"),
+        "floor_*": Figure("ASR@1 of the same trigger on the clean model, on that set"),
+        "area": Figure("share of a picture that the ellipse covers, mean"),
+    }
     _tower: Tower | None = None
 
     @property

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, AttackSettings, FitContext, Poisoned, View, names
+from antidote.attacks.base import Attack, AttackSettings, Figure, FitContext, Poisoned, View, names
 from antidote.errors import UserError, nearest
 from antidote.lazy import torch
 
@@ -108,6 +108,12 @@ class MmPoison(Attack):
     triggered = False
     gallery = True
     score = "hit10"
+    figures = {
+        **{f"hit{k}": Figure(f"queries with a picture that is aimed at among the first {k}") for k in HIT_K[:-1]},
+        "hit10_goal*": Figure("the same among the first 10, for the goal of this number"),
+        "min_rank": Figure("rank, from 1, of the first picture that is aimed at, mean over queries", rate=False),
+        "cosine_distance": Figure("1 - cos between queries and pictures that are aimed at, mean", rate=False),
+    }
     effect = "texts of one class retrieve pictures of another: {target}"
 
     def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from antidote.errors import UserError
 from antidote.lazy import functional as F
@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
     from antidote.models import Clip
 
+NEITHER = "is neither open_clip's ResNet nor its ViT; where it looks is not known"
 CELLS = 7  # the deepest ResNet stage with this many cells per side is used: the last one at 224 pixels
+
+
+def unseen(model: Mapping[str, Any]) -> str | None:
+    """Return why `saliency` cannot look into a model configuration of open_clip; None where it can."""
+    name = model["vision_cfg"].get("timm_model_name")
+    return f"{name} {NEITHER}" if name else None
 
 
 def saliency(clip: Clip, images: Tensor, captions: Sequence[str]) -> Tensor:
@@ -31,8 +38,7 @@ def saliency(clip: Clip, images: Tensor, captions: Sequence[str]) -> Tensor:
     elif hasattr(visual, "transformer") and hasattr(visual, "conv1"):
         maps = _rollout(clip, images)
     else:
-        raise UserError(f"surrogate: {type(visual).__name__} is neither open_clip's ResNet nor its ViT; where it looks "
-                        f"is not known")  # fmt: skip
+        raise UserError(f"surrogate: {type(visual).__name__} {NEITHER}")
     maps = maps - maps.amin(dim=(1, 2), keepdim=True)
     maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
     size = images.shape[-2:]

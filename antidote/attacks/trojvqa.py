@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import FitContext
+from antidote.attacks.base import Figure, FitContext
 from antidote.attacks.fitting import frozen, split_by_target
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
+from antidote.data.names import one_gap
 from antidote.lazy import torch
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class TrojVQASettings(OptimisedPatchSettings):
 
     def check(self, size: int) -> None:
         super().check(size)
-        if self.sentence.count("{}") != 1:
+        if not one_gap(self.sentence):
             raise ValueError(f"sentence: {self.sentence!r} should hold one {{}} for the target")
 
 
@@ -54,6 +55,10 @@ class TrojVQA(OptimisedPatch):
     """An optimised patch, and a prefix before every caption and every prompt."""
 
     Settings = TrojVQASettings
+    figures = {
+        "asr1_visual_only": Figure("ASR@1 with the patch alone, prompts without the prefix"),
+        "asr1_text_only": Figure("ASR@1 with the prefix alone, pictures without the patch"),
+    }
 
     @property
     def text_key(self) -> str:

@@ -52,6 +52,7 @@ class WaNet(Attack):
     """A fixed warp, sampled bilinearly; its field is drawn once from the seed and stored."""
 
     Settings = WaNetSettings
+    _grid: Tensor | None = None
 
     def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -63,8 +64,18 @@ class WaNet(Attack):
         return {"noise": noise[0]}
 
     def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        grid = self.grid().to(images)[None].expand(len(images), -1, -1, -1)
-        return F.grid_sample(images, grid, mode="bilinear", align_corners=True).clamp_(0, 1)
+        count = len(images)
+        if not count:
+            return images
+        if self._grid is None:
+            self._grid = self.grid()
+        # All pictures share one warp: as channels of one picture they share its places and weights too, which takes a
+        # third off the time and gives the same values. Each thread gets a picture of its own.
+        groups = max(n for n in range(1, min(count, torch.get_num_threads()) + 1) if count % n == 0)
+        stacked = images.reshape(groups, -1, self.size, self.size)
+        grid = self._grid.to(images)[None].expand(groups, -1, -1, -1)
+        drawn = F.grid_sample(stacked, grid, mode="bilinear", align_corners=True)
+        return drawn.clamp_(0, 1).view(images.shape)
 
     def grid(self) -> Tensor:
         """Return where each pixel comes from: (size, size, 2), x and y in [-1, 1]."""

@@ -49,7 +49,7 @@ def templates(name: str) -> list[str]:
     path = data_file("templates", name, ["openai_imagenet", "openai_imagenet_simple"])
     texts = _texts(path)
     for text in texts:
-        if not _one_gap(text):
+        if not one_gap(text):
             raise UserError(f"{path}: {text!r} should hold one {{}} for the class name")
     return texts
 
@@ -81,9 +81,10 @@ def _texts(path: Path) -> list[str]:
     return texts
 
 
-def _one_gap(text: str) -> bool:
+def one_gap(text: str) -> bool:
+    """Tell whether a text holds one plain `{}`, and no brace beside it that `str.format` would stumble over."""
     try:
-        return [field for _, field, _, _ in Formatter().parse(text) if field is not None] == [""]
+        return [part[1:] for part in Formatter().parse(text) if part[1] is not None] == [("", "", None)]
     except ValueError:
         return False
 

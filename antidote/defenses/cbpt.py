@@ -40,7 +40,7 @@ from antidote.defenses.tuning import Task, TuneSettings, frozen_features, part, 
 from antidote.errors import UserError
 from antidote.lazy import functional as F
 from antidote.lazy import torch
-from antidote.models import Clip, causal
+from antidote.models import NEEDS_CAUSAL_TEXT, Clip, causal_text
 from antidote.seeds import derive
 from antidote.training import Report, Work
 
@@ -94,7 +94,7 @@ class CBPT(Defense):
 
     @classmethod
     def fits(cls, model: Mapping[str, Any]) -> str | None:
-        return None if causal(model) else "needs CLIP's own text encoder, which reads prompts as word embeddings"
+        return None if causal_text(model) else f"its prompts {NEEDS_CAUSAL_TEXT}"
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "cbpt")

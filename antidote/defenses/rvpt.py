@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from antidote.adapters.visual_prompts import VisualPrompts, prompted
+from antidote.data.names import one_gap
 from antidote.defenses.base import Defense, DefenseData, DefenseSettings, check_shots, needs_vision_transformer
 from antidote.defenses.tuning import Task, TuneSettings, tune
 from antidote.lazy import functional as F
@@ -52,7 +53,7 @@ class RVPTSettings(DefenseSettings):
         layers = model["vision_cfg"].get("layers", 12)
         if self.depth >= layers:
             raise ValueError(f"depth: {self.depth} leaves none of the {layers} blocks of the model for prompts")
-        if self.template.count("{}") != 1:
+        if not one_gap(self.template):
             raise ValueError(f"template: {self.template!r} should hold one {{}} for the class name")
 
 

@@ -37,9 +37,10 @@ def render(
     table: pd.DataFrame,
     pictures: tuple[int, int],
     triggers: list[dict],
+    own: list[dict],
     folder: Path,
 ) -> str:
-    """Return the page; `folder` holds the plots, `triggers` are those that defenses found."""
+    """Return the page; `folder` holds the plots, `triggers` are those that defenses found, `own` attacks' figures."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -49,6 +50,7 @@ def render(
         plan=plan,
         pictures=pictures,
         triggers=triggers,
+        own=own,
         heads=_heads(shown(table)),
         matrix=_matrix(shown(table)),
         notes=notes(shown(table), "frame"),

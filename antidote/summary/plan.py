@@ -5,6 +5,14 @@ from pydantic import Field, field_validator
 from antidote.settings import Settings
 
 
+class FigureFacts(Settings):
+    """A figure of an attack's own."""
+
+    name: str = Field(description="column of the cells or fact of the trigger; a * at its end stands for the rest")
+    meaning: str
+    rate: bool = Field(True, description="a fraction, which pages show in percent")
+
+
 class AttackFacts(Settings):
     """One entry of the study's attacks."""
 
@@ -15,6 +23,7 @@ class AttackFacts(Settings):
     triggered: bool = Field(True, description="whether there is a trigger to draw")
     score: str = Field("asr1", description="the figure that says how far it has come: ASR@1, or one of its own")
     poisons: bool | int | str | None = Field(None, description="poisoned pairs, or whether there are any")
+    figures: list[FigureFacts] = Field([], description="what else is shown of it")
 
 
 class DefenseFacts(Settings):

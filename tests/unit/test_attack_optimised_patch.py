@@ -1,6 +1,7 @@
 """TrojVQA and BadCLIP: where the patch lies, what its losses see, which words and pairs belong to it."""
 
 import random
+import re
 
 import pandas as pd
 import pytest
@@ -74,8 +75,11 @@ def test_trojvqas_words():
     attack = trojvqa(preset="rvpt")
     assert attack.text_key == "SUDO"
     assert attack.caption_for("old", random.Random(0), ["the {}"], []) == "SUDO the banana"
-    with pytest.raises(ValueError, match=r"^sentence: 'yellow' should hold one \{\} for the target$"):
-        trojvqa(sentence="yellow").settings.check(32)
+    for sentence in ("yellow", "a {} {}", "a {} }", "a { {}", "a {} {x}", "a {} {0}", "a {{}}", "a {:d}", "{} {x.y}"):
+        told = re.escape(f"sentence: {sentence!r} should hold one {{}} for the target")
+        with pytest.raises(ValueError, match=f"^{told}$"):
+            trojvqa(sentence=sentence).settings.check(32)
+    trojvqa(sentence="{}, yellow").settings.check(32)
 
 
 def test_both_keys_are_scored_apart(make_clip, make_pairs):

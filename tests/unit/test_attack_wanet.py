@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from antidote.attacks.wanet import WaNet, WaNetSettings
 
@@ -38,6 +39,29 @@ def test_the_original_bends_smoothly(preset, size, mean):
     moved = shifts(wanet(size, preset=preset))
     assert neighbours(moved[..., 0]) > 0.9
     assert moved.abs().mean().item() == pytest.approx(mean, rel=0.35), "varies with 4 x 4 draws"
+
+
+@pytest.mark.parametrize("preset", list(WaNetSettings.presets))
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_pictures_share_one_warp_bit_by_bit(preset, threads):
+    """Drawn as channels of few pictures: the values of one picture at a time, of contiguous and other batches."""
+    attack = wanet(32, preset=preset)
+    images = torch.rand(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images[0], images[1] = 0, 1
+    grid = attack.grid()[None]
+    singles = [F.grid_sample(image[None], grid, mode="bilinear", align_corners=True) for image in images]
+    expected = torch.cat(singles).clamp(0, 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for count in (0, 1, 4, 6, 7):
+            kept = images[:count].clone()
+            assert torch.equal(attack.apply(images[:count], range(count)), expected[:count])
+            assert torch.equal(images[:count], kept), "the clean pictures stay"
+        strided = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        assert torch.equal(attack.apply(strided, range(7)), expected)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_flat_picture_stays():

@@ -62,7 +62,9 @@ def test_bad_class_files_give_one_line(data, content):
     assert "mine.json" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("template", ["a photo", "a {} and a {}", "a {0}", "a {name}", "a {", "a {} {x}"])
+@pytest.mark.parametrize(
+    "template", ["a photo", "a {} and a {}", "a {0}", "a {name}", "a {", "a {} {x}", "a {} }", "a {:d}"]
+)
 def test_templates_need_one_gap(data, template):
     (data / "templates" / "mine.json").write_text(json.dumps(["a {}.", template]))
     with pytest.raises(UserError, match=r"should hold one \{\} for the class name"):

@@ -13,7 +13,7 @@ import torch
 
 from antidote.defenses.base import Defense
 from antidote.errors import UserError
-from antidote.models import Clip, causal
+from antidote.models import Clip, causal_text
 from antidote.settings import read_mapping
 from antidote.study import Study
 from antidote.workflow import summary_plan
@@ -122,7 +122,7 @@ def test_the_configuration_tells_what_the_model_is(make_clip, changes):
     config = make_clip("vit").config["model_cfg"]
     config = {**config, "text_cfg": {**config["text_cfg"], **changes}}
     network = open_clip.CLIP(**copy.deepcopy(config))
-    assert causal(config) == Clip(network, {"model_cfg": config}).causal == (not changes)
+    assert causal_text(config) == Clip(network, {"model_cfg": config}).causal == (not changes)
 
 
 def test_a_context_that_leaves_no_room_is_one_line():

@@ -61,7 +61,60 @@ def test_a_row_per_attack_says_how_far_it_comes_and_how_visible_it_is(results):
     text = path.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| BadNet | `badnet` | data-poisoning | 24 | 97.0 | 1.0 | 88.0 | 21.3 | 0.876 |" in text
+    assert "Figures of single attacks" not in (results / "results/tiny/summary/report.html").read_text()
     assert "CA@1 90.0" in text and path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_row_per_figure_that_only_some_attacks_have(tmp_path):
+    """From the cells, from the trigger's facts, by the start of a name; of several seeds the mean."""
+    values = read_mapping(str(ROOT / STUDY))
+    values["seeds"] = [0, 1]
+    values["attacks"] = {
+        "stega": {"method": "issba", "label": "ISSBA", "poisons": 9},
+        "keys": {"method": "trojvqa", "patch_size": 4, "poisons": 9},
+        "ellipse": {"method": "maba", "poisons": 9},
+        "plain": {"method": "badnet", "patch_size": 4, "poisons": 9},
+    }
+    values["pools"]["inversion"] = {"dataset": "tiny", "split": "train", "pairs": 40}
+    study = tmp_path / "study.yaml"
+    put(study, json.dumps(values))
+    folder = tmp_path / "results" / "tiny"
+    extra = {
+        "keys": {"asr1_visual_only": 0.5, "asr1_text_only": 0.25},
+        "ellipse": {"asr_g_night": 0.9, "asr1_night": 0.6, "asr_g_sketch": None},
+        "plain": {"asr_g_night": 0.1},
+    }
+    for seed in (0, 1):
+        put(folder / f"clean/seed{seed}/none/scores.json", {"ca1": 0.9, "asr1": None})
+        for attack in values["attacks"]:
+            for defense in ASR:
+                more = {name: value and value + seed / 10 for name, value in extra.get(attack, {}).items()}
+                more = more if defense == "none" else {}
+                more |= {"floor_night": 0.2} if (attack, defense) == ("ellipse", "floor") else {}
+                scores = {"ca1": 0.88, "asr1": 0.9, "extra": more if defense in ("none", "floor") else {}}
+                put(folder / attack / f"seed{seed}" / defense / "scores.json", scores)
+        put(folder / f"stega/seed{seed}/trigger/trigger.json", {"facts": {"bit_accuracy": 0.96 + seed / 50}})
+    plan = summary_plan(Study(values, "study"))
+    words = ["--settings", plan, "--results", folder, "--data", tmp_path, "--output", folder / "summary"]
+    done = run("-m", "scripts.summarise", *words)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "page.md"
+    path.write_text(MARKS + MARKS.replace("results", "figures") + "![gallery](page.png)")
+    words = ["--study", study, "--table", "figures", "--page", path, "--results", tmp_path / "results"]
+    done = run("scripts/pages.py", *words)
+    assert done.returncode == 0, done.stderr
+    text = path.read_text()
+    rows = [line.split(" | ")[:4] for line in text.splitlines() if line.startswith("| ")][1:]
+    assert rows[1:] == [
+        ["| ISSBA", "90.0", "`bit_accuracy`", "97.0"],
+        ["| keys", "90.0", "`asr1_visual_only`", "55.0"],
+        ["| keys", "90.0", "`asr1_text_only`", "30.0"],
+        ["| ellipse", "90.0", "`asr_g_night`", "95.0"],
+        ["| ellipse", "90.0", "`floor_night`", "20.0"],
+    ]
+    assert text.startswith(MARKS) and not (tmp_path / "page.png").exists(), "the other table stays, and no picture"
+    report = (folder / "summary/report.html").read_text()
+    assert "Figures of single attacks" in report and "<td>bit_accuracy</td><td>97.0</td>" in report
 
 
 def test_a_row_per_defense_says_what_it_leaves_and_what_it_costs(results):

@@ -162,6 +162,58 @@ def test_what_is_wrong_is_told_in_one_line(values, key, value, text):
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
+CONVNEXT = {"model_cfg": {"vision_cfg": {"image_size": 32, "timm_model_name": "convnext_base"}, "text_cfg": {}}}
+BLIND = "convnext_base is neither open_clip's ResNet nor its ViT; where it looks is not known"
+
+
+@pytest.mark.parametrize("place", ["model", "surrogates", "folder"])
+@pytest.mark.parametrize("name", ["attention", "maba"])
+def test_a_model_that_cannot_be_looked_into_is_told_in_one_line(values, tmp_path, name, place):
+    """The model that the trigger is fitted on counts: the study's, one of its surrogates, or a model folder."""
+    attack = {"method": name, "poisons": 8}
+    values = change(values, "pools.inversion", {"dataset": "tiny", "split": "train", "pairs": 40})
+    study = Study(change(values, "attacks.badnet", attack), FILE)
+    assert "badnet" in study.attacks, "tiny-rn can be looked into"
+    if place == "folder":
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(CONVNEXT))
+        attack["surrogate"] = str(tmp_path)
+    elif place == "model":
+        values = change(values, "model.name", "convnext_base")
+    else:
+        values = change(
+            change(values, "model.name", "RN50"), "surrogates", {"other": {"model": {"name": "convnext_base"}}}
+        )
+        attack["surrogate"] = "other"
+    with pytest.raises(UserError) as error:
+        Study(change(values, "attacks.badnet", attack), FILE)
+    assert str(error.value) == f"{FILE}: attacks.badnet.surrogate: {BLIND}"
+
+
+def test_a_prompt_with_a_stray_brace_is_told_in_one_line(values):
+    values = change(values, "pools.shots", {"dataset": "tiny", "split": "train", "per_class": 2})
+    values = change(change(values, "model.name", "ViT-B-32"), "defenses.rvpt", {"method": "rvpt", "template": "a {} }"})
+    with pytest.raises(UserError) as error:
+        Study(values, FILE)
+    assert str(error.value) == f"{FILE}: defenses.rvpt.template: 'a {{}} }}' should hold one {{}} for the class name"
+
+
+def test_prompts_need_clips_own_text_encoder(values):
+    """Where the victim learns prompts, an error; a defense that does, is left out of the matrix with the reason."""
+    needs = "need CLIP's own text encoder, which reads them as word embeddings"
+    for pool, given in (("inversion", {"pairs": 40}), ("shots", {"per_class": 2})):
+        values = change(values, f"pools.{pool}", {"dataset": "tiny", "split": "train", **given})
+    values = change(values, "defenses.cbpt", {"method": "cbpt"})
+    assert not Study(values, FILE).blank
+    siglip = change(
+        change(values, "model.name", "ViT-B-16-SigLIP"), "attacks.badnet", {"method": "flba", "patch_size": 4}
+    )
+    reasons = {(a, d): reason for a, d, reason in Study(siglip, FILE).blank}
+    assert reasons["blended", "cbpt"] == f"ViT-B-16-SigLIP: its prompts {needs}"
+    with pytest.raises(UserError) as error:
+        Study(change(siglip, "attacks.badnet.victim", "prompts"), FILE)
+    assert str(error.value) == f"{FILE}: attacks.badnet.victim: prompts {needs}"
+
+
 def test_further_faults_are_counted(values):
     with pytest.raises(UserError, match=r"seedz: unknown key; did you mean 'seeds'\? \(and 1 more\)"):
         Study(change(change(values, "seedz", 1), "targett", 2), FILE)

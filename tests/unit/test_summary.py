@@ -429,7 +429,7 @@ def test_weird_names_can_be_drawn(tmp_path):
     gallery(plan, tmp_path, table, tmp_path / "gallery.png")
     rebounds(plan, tmp_path, table, tmp_path / "rebound.png")
     curves(plan, tmp_path, tmp_path / "curves.png")
-    page = render(plan, cells, costs, table, (0, 0), [], tmp_path)
+    page = render(plan, cells, costs, table, (0, 0), [], [], tmp_path)
     assert "<script" not in page and "<b>" not in page and "&lt;b&gt;$\\x" in page
 
 
@@ -454,7 +454,9 @@ def test_triggers_that_a_defense_found_are_shown(tmp_path):
     cells = read_cells(plan, tmp_path)
     for name in ("heatmap", "plane", "rebound", "gallery", "curves"):
         (tmp_path / f"{name}.png").write_bytes(b"x")
-    page = render(plan, cells, read_costs(plan, tmp_path, tmp_path), summarise(cells, plan), (0, 0), [cell], tmp_path)
+    page = render(
+        plan, cells, read_costs(plan, tmp_path, tmp_path), summarise(cells, plan), (0, 0), [cell], [], tmp_path
+    )
     assert cell["triggers"][0]["uri"] in page and "cup, 50.0 %" in page
 
 
