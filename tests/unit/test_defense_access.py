@@ -112,7 +112,7 @@ def test_prompts_need_clips_own_text_encoder():
     values = {**read_mapping(str(ROOT / "configs/vit.yaml")), "defenses": {"cbpt": {"method": "cbpt"}}}
     assert Study(values, "v").blank == []
     found = Study({**values, "model": {"name": "coca_ViT-B-32"}}, "v")
-    reason = "coca_ViT-B-32: needs CLIP's own text encoder, which reads prompts as word embeddings"
+    reason = "coca_ViT-B-32: its prompts need CLIP's own text encoder, which reads them as word embeddings"
     assert found.blank == [(attack, "cbpt", reason) for attack in found.attacks]
 
 

@@ -204,13 +204,11 @@ def test_prompts_need_clips_own_text_encoder(values):
         values = change(values, f"pools.{pool}", {"dataset": "tiny", "split": "train", **given})
     values = change(values, "defenses.cbpt", {"method": "cbpt"})
     assert not Study(values, FILE).blank
-    siglip = change(
-        change(values, "model.name", "ViT-B-16-SigLIP"), "attacks.badnet", {"method": "flba", "patch_size": 4}
-    )
-    reasons = {(a, d): reason for a, d, reason in Study(siglip, FILE).blank}
-    assert reasons["blended", "cbpt"] == f"ViT-B-16-SigLIP: its prompts {needs}"
+    coca = change(change(values, "model.name", "coca_ViT-B-32"), "attacks.badnet", {"method": "flba", "patch_size": 4})
+    reasons = {(a, d): reason for a, d, reason in Study(coca, FILE).blank}
+    assert reasons["blended", "cbpt"] == f"coca_ViT-B-32: its prompts {needs}"
     with pytest.raises(UserError) as error:
-        Study(change(siglip, "attacks.badnet.victim", "prompts"), FILE)
+        Study(change(coca, "attacks.badnet.victim", "prompts"), FILE)
     assert str(error.value) == f"{FILE}: attacks.badnet.victim: prompts {needs}"
 
 

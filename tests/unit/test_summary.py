@@ -283,7 +283,7 @@ def test_a_control_is_never_the_best(plan, results):
     costs, folder = read_costs(plan, results, results), results / "plots"
     for name in ("heatmap", "plane", "rebound", "gallery", "curves"):
         put(folder / f"{name}.png", "")
-    page = render(plan, read_cells(plan, results), costs, table, (0, 0), [], folder)
+    page = render(plan, read_cells(plan, results), costs, table, (0, 0), [], [], folder)
     assert "told: a control, no defense; left out of the comparison" in page
 
 
