@@ -28,8 +28,11 @@ rule clean_model:
         folder=lambda w, output: Path(output.model[0]).parent,
         work=lambda w: f"{RESULTS}/work/clean-seed{w.seed}",
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {params.seed} --settings {params.settings:q}"
-        " --pools {input.pools} --work {params.work} --output {params.folder} --cost {output.cost}"
+        # Two with `--cores 1` as well: sums of another number of threads end in other digits, and in another model.
+        # Snakemake sets both variables.
+        "export OMP_NUM_THREADS=$(({threads} < 2 ? 2 : {threads})); MKL_NUM_THREADS=$OMP_NUM_THREADS python -m scripts.pretrain --seed {params.seed}"
+        " --settings {params.settings:q} --pools {input.pools} --work {params.work} --output {params.folder}"
+        " --cost {output.cost}"
         " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb}"
         " 2>&1 | tee {log}"
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT, STUDY, edited, environment, snakemake, study
+from harness import ROOT, STUDY, copy_project, edited, environment, snakemake, study
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,15 @@ def test_named_targets(project, target):
     done = snakemake(project, "-n", "--forceall", target)
     assert done.returncode == 0 and "rule summary:" not in done.stdout
     assert ("rule defend:" in done.stdout) == (target == "models")
+
+
+def test_one_core_trains_the_model_of_two(finished, tmp_path):
+    project = copy_project(finished, tmp_path / "project")
+    weights = "results/tiny/clean/seed0/model/open_clip_model.safetensors"
+    of_two = (project / weights).read_bytes()
+    done = snakemake(project, weights, "--cores", "1", "--forcerun", "clean_model")
+    assert done.returncode == 0 and "rule clean_model:" in done.stdout, done.stdout
+    assert (project / weights).read_bytes() == of_two
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
