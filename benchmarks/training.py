@@ -75,7 +75,7 @@ def compare(options: argparse.Namespace) -> None:
             start = time.perf_counter()
             rates[name].append(trainer(options))
             walls[name].append(time.perf_counter() - start)
-            say(f"round {turn + 1}, {name}: {rates[name][-1]:.0f} pairs/s, {walls[name][-1]:.1f} s in all")
+            say(f"round {turn + 1}, {name}: {rates[name][-1]:.3g} pairs/s, {walls[name][-1]:.1f} s in all")
     best = max((name for name in trainers if name != "antidote"), key=lambda name: statistics.median(rates[name]))
     ratios = [a / b for a, b in zip(rates["antidote"], rates[best], strict=True)]
     whole = [b / a for a, b in zip(walls["antidote"], walls[best], strict=True)]
@@ -83,7 +83,7 @@ def compare(options: argparse.Namespace) -> None:
     say(f"{what}, medians of {options.rounds} rounds:")
     for name in trainers:
         rate, wall = statistics.median(rates[name]), statistics.median(walls[name])
-        say(f"  {name:24s} {rate:7.0f} pairs/s  {wall:6.1f} s in all")
+        say(f"  {name:24s} {rate:7.3g} pairs/s  {wall:6.1f} s in all")
     ratio, in_all = statistics.median(ratios), statistics.median(whole)
     say(f"  antidote over {best}: {ratio:.2f} times the rate (start-up left out), {in_all:.2f} times with start-up")
 
@@ -158,7 +158,7 @@ def evaluation(options: argparse.Namespace) -> None:
     with torch.no_grad(), kind:
         cached = timed(lambda: [clip.encode_image(part) for part in pictures.split(options.batch_size)])
         bare = timed(lambda: [clip.network.encode_image(batch) for _ in steps])
-    say(f"evaluation: {count / cached:.0f} pictures/s from memory, {bare / cached:.0%} of the bare network's rate")
+    say(f"evaluation: {count / cached:.3g} pictures/s from memory, {bare / cached:.0%} of the bare network's rate")
 
 
 def timed(act: Callable[[], object]) -> float:
