@@ -20,7 +20,7 @@ from antidote.summary.page import duration, size
 from antidote.summary.plan import DefenseFacts, SummarySettings
 from antidote.summary.sheets import read_table
 from antidote.summary.tables import percent, score_name, shown
-from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, filled, notes
+from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, cell_text, filled, notes
 from antidote.workflow import summary_plan
 
 PICTURES = {"attacks": "gallery.png", "defenses": "plane.png"}
@@ -124,12 +124,12 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, fo
         rows.append(["---"] * 2 + ["---:"] * 8)
         for _, row in mine.iterrows():
             defense = facts[row["defense"]]
-            asr = percent(row["score_mean"])
+            asr = cell_text(row, "score", [])
             if row["note"] in blank_reasons(table):
                 asr = f"[{blank_reasons(table).index(row['note']) + 1}]"
             pa = _mean(cells[(cells["attack"] == attack.name) & (cells["defense"] == row["defense"])], "pa", 1, 100)
             name = _title(defense)
-            rows.append([name, defense.access, percent(row["ca1_mean"]), f"**{asr}**" if row["best"] else asr, pa,
+            rows.append([name, defense.access, cell_text(row, "ca1", []), f"**{asr}**" if row["best"] else asr, pa,
                          percent(row["rebound_mean"]), *_cost(costs, attack.name, row["defense"])])  # fmt: skip
         floor = percent(mine.iloc[0]["floor_mean"])
         title = f"{attack.label or attack.name}{attack_mark(mine.iloc[0]['gate'])}"
@@ -159,7 +159,7 @@ def _both(row: pd.Series, reasons: list[str]) -> str:
         return f"[{reasons.index(row['note']) + 1}]"
     if pd.isna(row["ca1_mean"]):
         return ""
-    return f"{percent(row['ca1_mean'])} / {percent(row['score_mean'])}" + (" \\*" if row["picked"] else "")
+    return f"{cell_text(row, 'ca1', [])} / {cell_text(row, 'score', [])}" + (" \\*" if row["picked"] else "")
 
 
 def _cost(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:

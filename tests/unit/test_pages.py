@@ -154,6 +154,28 @@ def test_every_setting_of_a_sweep_is_on_the_page(tmp_path):
     ]
 
 
+def test_of_several_seeds_the_page_says_how_far_they_differ(tmp_path):
+    """Three seeds, of which one was not run everywhere."""
+    values = read_mapping(str(ROOT / STUDY)) | {"study": "seeds", "seeds": [0, 1, 2]}
+    values["defenses"] = {"finetune": {"method": "finetune", "label": "Tuning", "training": {"lr": [0.1, 0.2]}}}
+    path, folder = tmp_path / "seeds.yaml", tmp_path / "results/seeds"
+    put(path, values)
+    for seed in (0, 1, 2):
+        put(folder / f"clean/seed{seed}/none/scores.json", {"ca1": 0.9, "asr1": None})
+        rates = {"floor": 0, "none": 1, "finetune_lr0.1": 0.5 + seed / 10, "finetune_lr0.2": 0.2 + seed / 10}
+        for defense, asr1 in rates.items():
+            if seed < 2 or defense != "finetune_lr0.2":
+                put(folder / f"badnet/seed{seed}/{defense}/scores.json", {"ca1": 0.88, "asr1": asr1})
+    plan = summary_plan(Study(values, "seeds.yaml"))
+    words = ["--settings", plan, "--results", folder, "--data", tmp_path, "--output", folder / "summary"]
+    assert run("-m", "scripts.summarise", *words).returncode == 0
+    done, path = page(tmp_path, "defenses", MARKS, path)
+    assert done.returncode == 0, done.stderr
+    text = path.read_text()
+    assert "| Tuning, lr 0.1 | 88.0 ± 0.0 / 60.0 ± 10.0 |" in text
+    assert "| Tuning, lr 0.2 | clean-pairs | 88.0 ± 0.0 (n=2) | **25.0 ± 7.1 (n=2)** |" in text
+
+
 def test_a_page_that_shows_no_picture_gets_none(results):
     picture = results / "attacks.png"
     picture.unlink(missing_ok=True)
