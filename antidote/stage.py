@@ -49,7 +49,8 @@ def reading_of(arguments: argparse.Namespace) -> Reading:
     for name in ("in_memory_mb", "workers"):
         if getattr(arguments, name) < 0:
             raise UserError(f"--{name.replace('_', '-')}: {getattr(arguments, name)} should be 0 or more")
-    return Reading(arguments.in_memory_mb << 20, arguments.workers)
+    processes = max(getattr(arguments, "processes", 1), 1)  # that train together; each would hold all pictures
+    return Reading((arguments.in_memory_mb << 20) // processes, arguments.workers)
 
 
 def work_of(arguments: argparse.Namespace, settings: Any, inputs: Iterable[Path], *modules: str) -> Work:

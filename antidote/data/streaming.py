@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antidote import parallel
 from antidote.data import images, shards
 from antidote.errors import UserError
 from antidote.lazy import torch
@@ -33,8 +32,7 @@ class Reading:
     """How training reads its pictures; it changes no result.
 
     Attributes:
-        in_memory: bytes of pictures, at the model's resolution, up to which they are held in memory; each of several
-            processes that train together holds all of them.
+        in_memory: bytes of pictures, at the model's resolution, up to which they are held in memory.
         workers: loader processes where they are not; 0: the training process reads, between its steps.
     """
 
@@ -43,7 +41,7 @@ class Reading:
 
     def fits(self, count: int, size: int) -> bool:
         """Tell whether pictures (count, 3, size, size) may lie in memory."""
-        return count * 3 * size * size * parallel.size() <= self.in_memory
+        return count * 3 * size * size <= self.in_memory
 
     @property
     def threads(self) -> int:

@@ -79,6 +79,8 @@ def test_the_end_of_a_run(arguments, make_clip, tmp_path, trained):
 def test_how_pictures_are_read(arguments):
     """Changes no result, so the run's identity does not know it."""
     assert stage.reading_of(arguments) == Reading(4 << 30, 2)
+    four = argparse.Namespace(**{**vars(arguments), "processes": 4})
+    assert stage.reading_of(four) == Reading(1 << 30, 2), "each process would hold all pictures"
     changed = argparse.Namespace(**{**vars(arguments), "in_memory_mb": 0, "workers": 0, "processes": 4})
     assert stage.reading_of(changed) == Reading(0, 0) and identity(changed) == identity(arguments)
     with pytest.raises(UserError, match=r"^--in-memory-mb: -1 should be 0 or more$"):

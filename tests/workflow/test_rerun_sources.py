@@ -20,10 +20,10 @@ SCORES = ("evaluate_clean *", "floor *", "evaluate *")
 # Module (or pattern) and the jobs that depend on it directly; the first that fits counts.
 MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote", "antidote.files", "antidote.settings", "antidote.seeds", "antidote.data", "scripts"), EVERYTHING),
-    (("antidote.data.names", "antidote.data.images", "antidote.data.tars"), EVERYTHING),
+    (("antidote.data.names", "antidote.data.images", "antidote.data.limits", "antidote.data.tars"), EVERYTHING),
     (("antidote.data.captions", "antidote.data.draws", "antidote.data.scenes", "antidote.data.shapes"), ("dataset *",)),
     (("antidote.data.datasets", "antidote.data.ingest", "antidote.data.intake", "scripts.dataset"), ("dataset *",)),
-    (("antidote.data.subsets", "antidote.disk"), ("dataset *",)),
+    (("antidote.data.keys", "antidote.data.subsets", "antidote.disk"), ("dataset *",)),
     (("antidote.data.sources", "antidote.data.sources.base", "antidote.data.sources.scenes"), ("dataset *",)),
     (("antidote.data.pools", "antidote.data.shards"), ("pool *", *PICTURES)),
     (("scripts.pools",), ("pool *",)),
@@ -59,6 +59,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.wordnet", "scripts.wordnet"), ()),
     (("antidote.data.addresses", "antidote.data.url_files", "antidote.data.download", "antidote.data.img2dataset"), ()),
     (("antidote.data.arrivals", "antidote.data.failures", "antidote.data.hosted", "antidote.data.rounds"), ()),
+    (("antidote.data.sizes",), ()),
     (("scripts.download", "scripts.fetch", "scripts.subset"), ()),
     (("antidote.tags",), ()),
     (("antidote.rebound", "antidote.transfer", "scripts.rebound", "scripts.transfer"), ()),
