@@ -127,6 +127,16 @@ def test_a_row_per_defense_says_what_it_leaves_and_what_it_costs(results):
     assert "Every setting" not in text, "nothing is swept"
 
 
+def page_of(values, study, folder):
+    """Return the defenses' page of a study from the scores in its results folder."""
+    plan = summary_plan(Study(values, "study"))
+    words = ["--settings", plan, "--results", folder, "--data", folder, "--output", folder / "summary"]
+    assert run("-m", "scripts.summarise", *words).returncode == 0
+    done, path = page(folder.parents[1], "defenses", MARKS, study)
+    assert done.returncode == 0, done.stderr
+    return path.read_text()
+
+
 def test_every_setting_of_a_sweep_is_on_the_page(tmp_path):
     """The tables show one setting; a further one has all of them, also those that were not run."""
     values = read_mapping(str(ROOT / STUDY)) | {"study": "swept"}
@@ -138,12 +148,7 @@ def test_every_setting_of_a_sweep_is_on_the_page(tmp_path):
     for attack in ("badnet", "blended"):
         for defense, (ca1, asr1) in rates.items():
             put(folder / attack / "seed0" / defense / "scores.json", {"ca1": ca1, "asr1": asr1})
-    plan = summary_plan(Study(values, "swept.yaml"))
-    words = ["--settings", plan, "--results", folder, "--data", tmp_path, "--output", folder / "summary"]
-    assert run("-m", "scripts.summarise", *words).returncode == 0
-    done, path = page(tmp_path, "defenses", MARKS, path)
-    assert done.returncode == 0, done.stderr
-    text = path.read_text()
+    text = page_of(values, path, folder)
     assert "| Tuning, lr 0.2 | clean-pairs | 87.0 | **25.0** |" in text and "lr 0.1 | clean-pairs" not in text
     assert "| setting | BadNet | blended |" in text
     rows = [line for line in text.splitlines() if line.startswith("| Tuning, lr") and "clean-pairs" not in line]
@@ -166,12 +171,7 @@ def test_of_several_seeds_the_page_says_how_far_they_differ(tmp_path):
         for defense, asr1 in rates.items():
             if seed < 2 or defense != "finetune_lr0.2":
                 put(folder / f"badnet/seed{seed}/{defense}/scores.json", {"ca1": 0.88, "asr1": asr1})
-    plan = summary_plan(Study(values, "seeds.yaml"))
-    words = ["--settings", plan, "--results", folder, "--data", tmp_path, "--output", folder / "summary"]
-    assert run("-m", "scripts.summarise", *words).returncode == 0
-    done, path = page(tmp_path, "defenses", MARKS, path)
-    assert done.returncode == 0, done.stderr
-    text = path.read_text()
+    text = page_of(values, path, folder)
     assert "| Tuning, lr 0.1 | 88.0 ± 0.0 / 60.0 ± 10.0 |" in text
     assert "| Tuning, lr 0.2 | clean-pairs | 88.0 ± 0.0 (n=2) | **25.0 ± 7.1 (n=2)** |" in text
 
