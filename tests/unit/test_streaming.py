@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from antidote.data import ingest, overlay, pools, shards
 from antidote.data.images import encode_jpeg, encode_png
 from antidote.data.pairs import load_pools
 from antidote.data.sources.base import RawPair, SourceSettings
-from antidote.data.streaming import Ahead, Pictures, Reading, Texts
+from antidote.data.streaming import KILLED, Ahead, Pictures, Reading, Texts
 from antidote.errors import UserError
 from antidote.objectives import Contrastive
 from antidote.training import TrainSettings, Work, train
@@ -235,6 +236,22 @@ def test_the_end_of_the_loaders_is_no_accident(data, monkeypatch):
     pairs = load(data, replace(STREAMED, workers=2))
     with Ahead(pairs.images, pairs.captions, iter([[0], [1], [2]]), len) as ahead:
         next(ahead)
+
+
+def test_a_loader_killed_in_handing_over_to_a_gpu_is_told_as_one(data):
+    """There a thread of torch's takes the batch, and ends with the loader."""
+
+    class Broken:
+        def __next__(self):
+            raise RuntimeError(self.text)
+
+    pairs = load(data, STREAMED)
+    for text, told in (("Pin memory thread exited unexpectedly", KILLED), ("shapes differ", "shapes differ")):
+        with Ahead(pairs.images, pairs.captions, iter([[0]]), len) as ahead:
+            ahead._loader = Broken()
+            ahead._loader.text = text
+            with pytest.raises(RuntimeError, match=f"^{re.escape(told)}$"):
+                next(ahead)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
