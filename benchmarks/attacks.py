@@ -17,14 +17,14 @@ import open_clip
 import torch
 
 from antidote.attacks.base import Attack, FitContext
-from antidote.data.images import decode, encode_jpeg, fit
+from antidote.attacks.trigger import pictures_at_a_time
+from antidote.base.files import whole_file
+from antidote.base.registry import ATTACKS, method
+from antidote.clip.model import Clip
 from antidote.data.pairs import Pairs
-from antidote.data.scenes import generate
-from antidote.files import whole_file
-from antidote.models import Clip
-from antidote.registry import ATTACKS, method
+from antidote.data.scenes.draw import generate
+from antidote.data.store.images import decode, encode_jpeg, fit
 from antidote.summary.text import filled
-from antidote.triggers import pictures_at_a_time
 
 log = logging.getLogger("benchmark")
 

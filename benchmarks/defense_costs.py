@@ -42,7 +42,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     import open_clip  # noqa: F401  once, for all that follows
 
-    from antidote.registry import DEFENSES
+    from antidote.base.registry import DEFENSES
 
     methods = options.methods or [name for name in DEFENSES if name != "none"]
     say(f"{machine(options)}; batch {options.batch_size}, {options.precision}, {options.steps - 1} timed steps.\n")
@@ -90,12 +90,12 @@ def measured(model: str, name: str, options: argparse.Namespace) -> dict[str, An
 
     import torch
 
-    from antidote import models
-    from antidote.models import ModelSettings
-    from antidote.registry import method
-    from antidote.training import Work
+    from antidote.base.registry import method
+    from antidote.clip.configs import ModelSettings
+    from antidote.clip.folder import create_model
+    from antidote.training.session import Work
 
-    clip = models.create(ModelSettings(name=model), seed=0)
+    clip = create_model(ModelSettings(name=model), seed=0)
     kind = method("defense", name)
     unfit = kind.fits(clip.config["model_cfg"])
     if unfit:
@@ -128,7 +128,7 @@ def middle(steps: list[float]) -> float | None:
 
 def plain_step(kind: Any, settings: Any, clip: Any, options: argparse.Namespace) -> float | None:
     """Return the seconds of a step of TA-Cleaner without sub-captions; changes the class for good."""
-    from antidote.training import Work
+    from antidote.training.session import Work
 
     own = sys.modules[kind.__module__]
     own.SubCaptions.rows = lambda objective, batch: []
@@ -161,8 +161,8 @@ def small(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 def data(size: int, options: argparse.Namespace) -> Any:
     """Return random pairs for every access level."""
-    from antidote.data.lexicon import load_lexicon
-    from antidote.defenses.base import DefenseData
+    from antidote.data.access import DefenseData
+    from antidote.data.words.lexicon import load_lexicon
 
     count = options.batch_size * options.steps
     pairs = random_pairs(count, size)
@@ -197,8 +197,8 @@ def timed_steps(name: str) -> list[float]:
     """Return a list that the seconds of each step of a method come to stand in."""
     import torch
 
-    from antidote import training
-    from antidote.registry import module
+    from antidote.base.registry import module
+    from antidote.training.loop import _Run
 
     steps: list[float] = []
 
@@ -213,7 +213,7 @@ def timed_steps(name: str) -> list[float]:
 
         return run
 
-    training._Run.optimise = timed(training._Run.optimise, lambda _: 1)
+    _Run.optimise = timed(_Run.optimise, lambda _: 1)
     own = sys.modules[module("defense", name)]
     if hasattr(own, "tune"):
         own.tune = timed(own.tune, lambda done: done)

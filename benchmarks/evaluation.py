@@ -56,19 +56,21 @@ def prepare(options: argparse.Namespace) -> int:
     import open_clip
     import torch
 
-    from antidote import models
-    from antidote.data import ingest
-    from antidote.data.datasets import dataset_settings
-    from antidote.registry import method
-    from antidote.triggers import Trigger, save_trigger
+    from antidote.attacks.trigger import Trigger, save_trigger
+    from antidote.base.registry import method
+    from antidote.clip.configs import ModelSettings
+    from antidote.clip.folder import create_model, save_model
+    from antidote.clip.model import Clip
+    from antidote.data.store import ingest
+    from antidote.data.store.datasets import dataset_settings
 
     if options.model:
-        clip = models.create(models.ModelSettings(name=options.model), 0)
+        clip = create_model(ModelSettings(name=options.model), 0)
     else:
         preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
         torch.manual_seed(0)
-        clip = models.Clip(open_clip.CLIP(**SMALL), {"model_cfg": SMALL, "preprocess_cfg": preprocess})
-    models.save("model", clip, {"kind": "random weights"})
+        clip = Clip(open_clip.CLIP(**SMALL), {"model_cfg": SMALL, "preprocess_cfg": preprocess})
+    save_model("model", clip, {"kind": "random weights"})
     splits = {f"s{factor}": {"pairs": factor * options.pictures, "seed": factor} for factor in (1, 10)}
     source = dataset_settings("scenes", {"scenes": {"splits": splits}})
     for split in splits:
@@ -88,12 +90,13 @@ def rates(options: argparse.Namespace, size: int) -> None:
     """Say how many pictures per second the clean pass scores, and how many the network encodes that has them ready."""
     import torch
 
-    from antidote import models
+    from antidote.clip.folder import load_model
     from antidote.data import fitted
-    from antidote.data.names import class_names, templates
-    from antidote.evaluation import EvaluationSettings, class_weights, encode, evaluate
+    from antidote.data.words.names import class_names, templates
+    from antidote.evaluation.settings import EvaluationSettings
+    from antidote.evaluation.zero_shot import class_weights, encode, evaluate
 
-    clip = models.load("model")
+    clip = load_model("model")
     clip.network.eval()
     pictures = fitted.load(Path("data/scenes/s1"), size, None)
     chosen = EvaluationSettings.read(json.loads(settings(options, 1)), "evaluation")

@@ -24,7 +24,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from antidote.data import tars  # noqa: E402
+from antidote.data.store import tars  # noqa: E402
 
 SHARD, DISTINCT = 10_000, 256
 

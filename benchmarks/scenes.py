@@ -5,8 +5,9 @@ import logging
 import tempfile
 import time
 
-from antidote.data import ingest, scenes
-from antidote.registry import method
+from antidote.base.registry import method
+from antidote.data.scenes.draw import CHUNK, generate
+from antidote.data.store import ingest
 
 log = logging.getLogger("benchmark")
 
@@ -18,9 +19,9 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for size in arguments.sizes:
-        pairs = max(scenes.CHUNK, arguments.pairs * 32 * 32 // size**2)
+        pairs = max(CHUNK, arguments.pairs * 32 * 32 // size**2)
         start = time.perf_counter()
-        scenes.generate(1, 0, pairs, size)
+        generate(1, 0, pairs, size)
         drawn = time.perf_counter()
         settings = method("source", "scenes").read(
             {"size": size, "splits": {"train": {"pairs": pairs, "seed": 1}}}, "scenes"

@@ -56,26 +56,27 @@ def read(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Read some batches; return peak memory in bytes, seconds until the pairs are open, pairs per second."""
     import resource
 
-    from antidote import models, training
+    from antidote.clip.configs import ModelSettings
+    from antidote.clip.folder import create_model
     from antidote.data.pairs import load_pools
     from antidote.data.streaming import Reading
-    from antidote.models import ModelSettings
-    from antidote.objectives import Contrastive
-    from antidote.training import TrainSettings
-    from antidote.vocabulary import CompactVocabulary
+    from antidote.training.batches import epoch_order, read_ahead, read_batch
+    from antidote.training.objectives import Contrastive
+    from antidote.training.recipe import TrainSettings
+    from antidote.training.vocabulary import CompactVocabulary
 
-    clip = models.create(ModelSettings(name="tiny-vit"), seed=0)
+    clip = create_model(ModelSettings(name="tiny-vit"), seed=0)
     start = time.perf_counter()
     pairs = load_pools(folder / "pools.parquet", ["training"], folder, SIZE, reading=Reading(0, options.workers))
     opened = time.perf_counter() - start
     CompactVocabulary(clip, Contrastive(pairs).texts())
     settings = TrainSettings(batch_size=BATCH)
-    with training._read_ahead(clip, pairs, settings, 0, range(options.steps), lambda rows: rows) as ahead:
-        order = training._order(0, 0, len(pairs))
+    with read_ahead(clip, pairs, settings, 0, range(options.steps), lambda rows: rows) as ahead:
+        order = epoch_order(0, 0, len(pairs))
         for step in range(options.steps):
             if step == options.steps // 4:
                 start = time.perf_counter()
-            training._batch(clip, pairs, order[step * BATCH : (step + 1) * BATCH], 0, step, 0, ahead)
+            read_batch(clip, pairs, order[step * BATCH : (step + 1) * BATCH], 0, step, 0, ahead)
         seconds = time.perf_counter() - start
     peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     rate = (options.steps - options.steps // 4) * BATCH / seconds

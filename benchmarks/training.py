@@ -144,11 +144,11 @@ def evaluation(options: argparse.Namespace) -> None:
     """Say how many pictures per second an evaluation encodes from memory, and the bare network from its own device."""
     import torch
 
-    from antidote import models
-    from antidote.models import ModelSettings
+    from antidote.clip.configs import ModelSettings
+    from antidote.clip.folder import create_model
 
     torch.set_num_threads(options.threads)
-    clip = models.create(ModelSettings(name=options.model), seed=0)
+    clip = create_model(ModelSettings(name=options.model), seed=0)
     clip.network.eval()
     count = 4 * options.batch_size
     pictures = torch.randint(0, 256, (count, 3, clip.size, clip.size), dtype=torch.uint8)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from antidote.data import ingest, pools, shards
-from antidote.data.images import encode_jpeg
+from antidote.data import pools
 from antidote.data.sources.base import RawPair, SourceSettings
+from antidote.data.store import ingest, shards
+from antidote.data.store.images import encode_jpeg
 
 WORDS = ("photo", "red", "banana", "table", "near", "boat", "small", "blue", "cactus", "ball", "front", "the")
 SPLIT = "waves/train"

@@ -7,18 +7,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir)))
 
-from antidote.attacks.flba import Victim
-from antidote.data.datasets import pointers
-from antidote.defenses.base import POOLS, USES_CLASSES
-from antidote.data.lexicon import FILES as WORDNET_FILES
-from antidote.errors import UserError
-from antidote.files import sha256
-from antidote.fingerprint import fingerprint
-from antidote.registry import method, module
-from antidote.settings import read_mapping
-from antidote.study import Study, names_file
-from antidote.weights import files as weight_files
-from antidote.workflow import (
+from antidote.attacks.victim import Victim
+from antidote.data.store.datasets import pointers
+from antidote.data.access import POOLS, USES_CLASSES
+from antidote.data.words.lexicon import FILES as WORDNET_FILES
+from antidote.base.errors import UserError
+from antidote.base.files import sha256
+from antidote.base.fingerprint import fingerprint
+from antidote.base.registry import method, module
+from antidote.base.settings import read_mapping
+from antidote.data.words.names import names_file
+from antidote.study.study import Study
+from antidote.clip.weights import files as weight_files
+from antidote.study.jobs import (
     dataset_slice,
     download_slice,
     has_gpu,

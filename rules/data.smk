@@ -20,7 +20,7 @@ rule download:
     threads: 8
     params:
         settings=lambda w: download_slice(STUDY, w.dataset, w.split),
-        source=fingerprint("scripts.download", "scripts.fetch"),
+        source=fingerprint("scripts.download", "antidote.data.download.worker"),
         folder="data/downloads/{dataset}/{split}",
     shell:
         "python -m scripts.download --name {wildcards.dataset} --split {wildcards.split}"

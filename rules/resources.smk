@@ -2,8 +2,8 @@
 # holds for this method's jobs: fitting the trigger of an attack, running a defense.
 from snakemake.resources import Resource, Resources
 
-from antidote.errors import nearest
-from antidote.registry import ATTACKS, DEFENSES
+from antidote.base.errors import nearest
+from antidote.base.registry import ATTACKS, DEFENSES
 
 BY_METHOD = {
     "trigger": lambda w: STUDY.attacks[w.attack].method,

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from antidote import models
-from antidote.cli import Cost, log, main, parser, settings_argument
-from antidote.data import images, pools, shards
-from antidote.data.names import class_names
+from antidote.attacks.trigger import load_trigger
+from antidote.base.command_line import Cost, log, main, parser, settings_argument
+from antidote.base.errors import UserError
+from antidote.base.seeds import derive
+from antidote.clip.folder import load_model
+from antidote.data import pools
 from antidote.data.overlay import write_overlay
 from antidote.data.pairs import load_pools
-from antidote.errors import UserError
-from antidote.seeds import derive
-from antidote.triggers import load_trigger
+from antidote.data.store import images, shards
+from antidote.data.words.names import class_names
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--settings: {min(foreign)!r} belongs to the trigger, which {arguments.trigger} fixes already")
     values = {**attack.settings.model_dump(), **arguments.settings}
     attack.settings = attack.Settings.read(values, f"attack {arguments.trigger}")
-    clip, classes = models.load(arguments.surrogate), class_names(arguments.classes)
+    clip, classes = load_model(arguments.surrogate), class_names(arguments.classes)
     if clip.size != attack.size:
         raise UserError(f"{arguments.surrogate}: reads {clip.size} pixels, the trigger is for {attack.size}")
     if attack.target not in classes:

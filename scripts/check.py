@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from antidote import cli
-from antidote.settings import read_mapping
-from antidote.study import Study
+from antidote.base import command_line
+from antidote.base.settings import read_mapping
+from antidote.study.study import Study
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -21,6 +21,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = cli.parser(__doc__)
+    arguments = command_line.parser(__doc__)
     arguments.add_argument("files", nargs="+", metavar="FILE", help="study file, such as config.yaml")
-    cli.main(run, arguments)
+    command_line.main(run, arguments)

@@ -6,43 +6,13 @@ checkpoint would still go on from stays. DVC's own cache is `dvc gc`'s business.
 """
 
 import argparse
-import os
-import re
-import shutil
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from antidote import cli
-from antidote.errors import UserError
-from antidote.settings import read_mapping
-from antidote.shared import ENTRY, PLACE
-from antidote.study import Study
-
-GIB = 2**30  # bytes
-DAY = 86400  # seconds
-SUMMARY = {"clean", "surrogates", "summary", "logs", "benchmarks", "pools", "work"}
-STAGES = {"trigger", "poison", "model", "floor"}
-
-
-@dataclass(frozen=True)
-class Waste:
-    """What could go, and why."""
-
-    path: Path
-    reason: str
-
-    def size(self) -> int:
-        """Return bytes; a link counts for itself."""
-        files = [self.path] if not self.path.is_dir() or self.path.is_symlink() else self.path.rglob("*")
-        return sum(file.lstat().st_size for file in files if file.is_symlink() or file.is_file())
-
-    def delete(self) -> None:
-        if self.path.is_dir() and not self.path.is_symlink():
-            shutil.rmtree(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
+from antidote.base import command_line
+from antidote.base.errors import UserError
+from antidote.base.settings import read_mapping
+from antidote.study.leftovers import GIB, of_shared, of_study, place
+from antidote.study.study import Study
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -59,103 +29,21 @@ def run(arguments: argparse.Namespace) -> None:
         verb = "gone" if arguments.delete else "would go"
         if arguments.delete:
             waste.delete()
-        cli.log.info("%s: %s (%.1f MiB): %s", verb, waste.path, size / 2**20, waste.reason)
+        command_line.log.info("%s: %s (%.1f MiB): %s", verb, waste.path, size / 2**20, waste.reason)
     advice = "" if arguments.delete or not found else "; --delete takes it away"
-    cli.log.info("%d places, %.2f GiB%s", len(found), total / GIB, advice)
+    command_line.log.info("%d places, %.2f GiB%s", len(found), total / GIB, advice)
 
 
 # --- results of a study ----------------------------------------------------------------------------------------------
 
 
-def of_study(study: Study, results: Path) -> Iterator[Waste]:
-    """Yield what the study has no entry for any more, then checkpoints that no job goes on from."""
-    gone = "is no more in the study"
-    attacks, seeds = set(study.attacks), {f"seed{seed}" for seed in study.file.seeds}
-    cells = set(study.cells)
-    for folder in folders(results):
-        if folder.name in SUMMARY - {"clean"}:
-            continue
-        if folder.name not in attacks | {"clean"}:
-            yield Waste(folder, f"attack {folder.name} {gone}")
-            continue
-        for seed in folders(folder):
-            if seed.name not in seeds:
-                yield Waste(seed, f"seed {seed.name.removeprefix('seed')} {gone}")
-                continue
-            for part in folders(seed):
-                known = part.name in STAGES or (folder.name, part.name) in cells or part.name == "none"
-                if not known:
-                    yield Waste(part, f"defense {part.name} on {folder.name} {gone}")
-    for folder in folders(results / "surrogates"):
-        if folder.name not in study.file.surrogates:
-            yield Waste(folder, f"surrogate {folder.name} {gone}")
-    yield from of_work(study, results)
-
-
-def of_work(study: Study, results: Path) -> Iterator[Waste]:
-    """Yield work folders of jobs that are gone, or whose model is there: Snakemake deletes that before a job starts."""
-    model = "model/card.json"
-    done = {f"clean-seed{seed}": results / f"clean/seed{seed}/{model}" for seed in study.file.seeds}
-    for seed in study.file.seeds:
-        for name in study.file.surrogates:
-            done[f"surrogate-{name}-seed{seed}"] = results / f"surrogates/{name}/seed{seed}/{model}"
-        for attack, defense in study.cells:
-            place = results / attack / f"seed{seed}"
-            done[f"{attack}-seed{seed}"] = place / model
-            done[f"{attack}-seed{seed}-{defense}"] = place / defense / model
-            done[f"{attack}-seed{seed}-{defense}-rebound"] = place / defense / "rebound.json"
-    for folder in folders(results / "work"):
-        if folder.name not in done:
-            yield Waste(folder, "checkpoint of a job that is no more in the study")
-        elif done[folder.name].is_file():
-            yield Waste(folder, "checkpoint of a job that has finished")
-
-
-def folders(path: Path) -> list[Path]:
-    """Return the folders in a folder, hidden ones left out."""
-    return sorted(p for p in path.glob("*") if p.is_dir() and not p.name.startswith("."))
-
-
 # --- the shared place ------------------------------------------------------------------------------------------------
 
 
-def place() -> Path:
-    """Return the shared place.
-
-    Raises:
-        UserError: none is named, or it isn't there.
-    """
-    folder = os.environ.get(PLACE)
-    if not folder or not Path(folder).expanduser().is_dir():
-        raise UserError(f"{PLACE}: {folder or 'is not set'}; it should name the folder that stages are shared in")
-    return Path(folder).expanduser()
-
-
-def of_shared(folder: Path, days: float | None, gib: float | None) -> Iterator[Waste]:
-    """Yield what kills have left, entries unused for `days`, and the longest unused until the rest fits into `gib`."""
-    now = time.time()
-    for left in folder.glob(".*.tmp"):
-        if now - left.lstat().st_mtime > DAY:
-            yield Waste(left, "was being written when its job was killed")
-    entries = sorted((used(path), path) for path in folder.glob("*/*") if re.fullmatch(r"[0-9a-f]{64}", path.name))
-    rest = sum(Waste(path, "").size() for _, path in entries)
-    for last, path in entries:
-        age = (now - last) / DAY
-        if not ((days is not None and age > days) or (gib is not None and rest > gib * GIB)):
-            continue
-        rest -= Waste(path, "").size()
-        yield Waste(path, f"last used {age:.0f} days ago")
-
-
-def used(entry: Path) -> float:
-    description = entry / ENTRY
-    return (description if description.exists() else entry).stat().st_mtime
-
-
 if __name__ == "__main__":
-    parser = cli.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--configfile", default="config.yaml", help="the study")
     parser.add_argument("--delete", action="store_true", help="take it away; without this nothing is changed")
     parser.add_argument("--shared-days", type=float, metavar="N", help="shared entries that nobody used for N days")
     parser.add_argument("--shared-gib", type=float, metavar="N", help="of shared entries, all but the last used N GiB")
-    cli.main(run, parser)
+    command_line.main(run, parser)

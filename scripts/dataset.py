@@ -2,24 +2,24 @@
 
 from pathlib import Path
 
-from antidote import cli
-from antidote.data import ingest
-from antidote.data.datasets import given_settings
+from antidote.base import command_line
+from antidote.data.store import ingest
+from antidote.data.store.datasets import given_settings
 
 
 def run(arguments):
-    cost = cli.Cost()
+    cost = command_line.Cost()
     settings = given_settings(arguments.name, arguments.settings)
     manifest = ingest.write(settings, arguments.name, arguments.split, arguments.output, arguments.download)
     cost.write(arguments.cost, pairs=manifest["pairs"])
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--name", required=True, help="name of the dataset")
     parser.add_argument("--split", required=True, help="name of the split")
-    cli.settings_argument(parser, "keys that replace those in data/datasets.yaml, or a whole definition")
+    command_line.settings_argument(parser, "keys that replace those in data/datasets.yaml, or a whole definition")
     parser.add_argument("--output", required=True, help="folder for the split")
     parser.add_argument("--download", type=Path, help="report of the split's download, for sources that have one")
     parser.add_argument("--cost", help="JSON file for seconds and memory")
-    cli.main(run, parser)
+    command_line.main(run, parser)

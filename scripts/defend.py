@@ -8,22 +8,24 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from antidote import models, parallel
-from antidote.cli import Cost, main, parser, settings_argument
+from antidote.base.cache import Shared
+from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch
+from antidote.base.registry import method, module
+from antidote.base.seeds import derive
+from antidote.clip.folder import load_model, model_files
+from antidote.clip.model import Clip
 from antidote.data import pools
-from antidote.data.lexicon import lexicon_files, load_lexicon
-from antidote.data.names import class_names, templates
+from antidote.data.access import POOLS, DefenseData
 from antidote.data.overlay import MANIFEST, read_manifest
 from antidote.data.pairs import Pairs, load_pools
-from antidote.defenses.base import POOLS, Defense, DefenseData
-from antidote.errors import UserError
-from antidote.lazy import torch
-from antidote.models import Clip
-from antidote.registry import method, module
-from antidote.seeds import derive
-from antidote.shared import Shared
-from antidote.stage import finish, reading_of, taken, training_arguments, work_of
-from antidote.training import Report
+from antidote.data.words.lexicon import lexicon_files, load_lexicon
+from antidote.data.words.names import class_names, templates
+from antidote.defenses.base import Defense
+from antidote.training import parallel
+from antidote.training.run import finish, reading_of, taken, training_arguments, work_of
+from antidote.training.session import Report
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -33,11 +35,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.processes > 1 and not kind.parallel:
         raise UserError(f"--processes: {arguments.processes}: {settings.method} runs in one process")
     parallel.start(arguments.processes)
-    inputs = models.model_files(arguments.model) + lexicon_files(arguments.lexicon)
+    inputs = model_files(arguments.model) + lexicon_files(arguments.lexicon)
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
     if arguments.scorer:
-        inputs += models.model_files(arguments.scorer)
+        inputs += model_files(arguments.scorer)
     modules = ("scripts.defend", module("defense", settings.method))
     words = [arguments.lexicon, arguments.classes and class_names(arguments.classes),
              arguments.templates and templates(arguments.templates)]  # fmt: skip
@@ -45,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     shared = Shared("defend", lambda: work.identity)
     if taken(arguments, work, shared):
         return
-    clip = models.load(arguments.model)
+    clip = load_model(arguments.model)
     _check(kind, settings, clip)
     if getattr(settings, "surrogate", None) and not arguments.scorer:
         raise UserError(f"--scorer: is missing; {settings.method} scores by {settings.scorer}")
@@ -88,7 +90,7 @@ def data_of(kind: type[Defense], size: int, arguments: argparse.Namespace) -> De
         return DefenseData(shots=load_pools(arguments.pools, names, arguments.data, size), **use)
     if access in ("poisoned-training-set", "oracle"):
         poisoned = _poisoned(arguments.poison) if access == "oracle" else None
-        scorer = models.load(arguments.scorer) if arguments.scorer else None
+        scorer = load_model(arguments.scorer) if arguments.scorer else None
         return DefenseData(training_set=_training_set(names, size, arguments), poisoned=poisoned, scorer=scorer)
     return DefenseData(**use)
 

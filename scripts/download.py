@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
-from antidote import cli
-from antidote.data.datasets import given_settings
-from antidote.data.download import download
-from antidote.errors import UserError
-from antidote.files import whole_file, write_json
+from antidote.base import command_line
+from antidote.base.errors import UserError
+from antidote.base.files import whole_file, write_json
+from antidote.data.download.download import download
+from antidote.data.store.datasets import given_settings
 
 
 def run(arguments: argparse.Namespace) -> None:
-    cost = cli.Cost()
+    cost = command_line.Cost()
     settings = given_settings(arguments.name, arguments.settings)
     if not settings.downloads:
         raise UserError(f"datasets.{arguments.name}: the source {settings.source!r} needs no download")
@@ -24,10 +24,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--name", required=True, help="name of the dataset")
     parser.add_argument("--split", required=True, help="name of the split")
-    cli.settings_argument(parser, "keys that replace those in data/datasets.yaml, or a whole definition")
+    command_line.settings_argument(parser, "keys that replace those in data/datasets.yaml, or a whole definition")
     parser.add_argument("--folder", type=Path, required=True, help="folder for work shards, from which it goes on")
     parser.add_argument("--processes", type=int, default=1, help="processes; each has several connections")
     parser.add_argument(
@@ -35,4 +35,4 @@ if __name__ == "__main__":
     )
     parser.add_argument("--ids", type=Path, required=True, help="parquet file: key, url, sha256, failure")
     parser.add_argument("--cost", help="JSON file for seconds and memory")
-    cli.main(run, parser)
+    command_line.main(run, parser)

@@ -3,28 +3,29 @@
 import argparse
 from pathlib import Path
 
-from antidote import models
-from antidote.cli import Cost, main, parser, settings_argument
+from antidote.attacks.trigger import load_trigger
+from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.files import write_json
+from antidote.clip.folder import load_model
 from antidote.data import fitted
-from antidote.data.names import class_names, templates
-from antidote.data.overlay import read_manifest
 from antidote.data.pairs import Pairs
-from antidote.errors import UserError, nearest
-from antidote.evaluation import EvaluationSettings, Probe, Retrieval, Shift, class_weights, evaluate
-from antidote.examples import write_examples
-from antidote.files import read_json, write_json
-from antidote.probe import fit_probe
-from antidote.resistance import resistance
-from antidote.retrieval import retrieve
-from antidote.shifts import as_floor, score_shifts
-from antidote.triggers import Trigger, load_trigger
-from antidote.visibility import visibility
+from antidote.data.words.names import class_names, templates
+from antidote.evaluation.cell import captioned_pictures, check_trigger, evaluated_pictures, target_index
+from antidote.evaluation.detection import finding
+from antidote.evaluation.examples import write_examples
+from antidote.evaluation.probe import fit_probe
+from antidote.evaluation.resistance import resistance
+from antidote.evaluation.retrieval import retrieve
+from antidote.evaluation.settings import EvaluationSettings, Shift
+from antidote.evaluation.shifts import as_floor, score_shifts
+from antidote.evaluation.visibility import visibility
+from antidote.evaluation.zero_shot import class_weights, evaluate
 
 
 def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     settings = EvaluationSettings.read(arguments.settings, "evaluation")
-    clip = models.load(arguments.model)
+    clip = load_model(arguments.model)
     trigger = load_trigger(arguments.trigger) if arguments.trigger else None
     classes, prompts = class_names(settings.classes), templates(settings.templates)
     target = target_index(arguments.target, classes, settings)
@@ -75,55 +76,6 @@ def run(arguments: argparse.Namespace) -> None:
         },
     )
     cost.write(arguments.cost, pairs=count)
-
-
-def target_index(target: str, classes: list[str], settings: EvaluationSettings) -> int:
-    """Return the place of the target among the classes."""
-    if target not in classes:
-        raise UserError(f"--target: {target!r} is not a class of {settings.classes}{nearest(target, classes)}")
-    return classes.index(target)
-
-
-def evaluated_pictures(data: Path, settings: EvaluationSettings | Shift | Probe, size: int, classes: int) -> Pairs:
-    """Return the pictures to score on, which stay on disk: all of the split, or every n-th of it."""
-    folder = data / settings.dataset / settings.split
-    pictures = fitted.load(folder, size, settings.pictures)
-    if pictures.labels.min() < 0 or pictures.labels.max() >= classes:
-        raise UserError(f"{folder}: every picture needs a label from 0 to {classes - 1}; {folder}/index.parquet has "
-                        f"{int(pictures.labels.min())} to {int(pictures.labels.max())}")  # fmt: skip
-    return pictures
-
-
-def captioned_pictures(data: Path, settings: Retrieval, size: int) -> tuple[Pairs, list[list[str]]]:
-    """Return the pictures for retrieval, and of each its captions."""
-    folder = data / settings.dataset / settings.split
-    pictures = fitted.load(folder, size, settings.pictures)
-    return pictures, fitted.captions(folder, settings.pictures, settings.captions)
-
-
-def check_trigger(trigger: Trigger | None, size: int, arguments: argparse.Namespace) -> None:
-    """Raise UserError where a trigger is made for pictures of another size, or for another target."""
-    if trigger is None:
-        return
-    if trigger.attack.size != size:
-        raise UserError(
-            f"{arguments.trigger}: made for pictures of {trigger.attack.size} pixels, the model reads {size}"
-        )
-    if trigger.attack.target != arguments.target:
-        raise UserError(f"{arguments.trigger}: aims at {trigger.attack.target!r}, not at {arguments.target!r}")
-
-
-def finding(model: Path, poison: Path) -> dict[str, float | None]:
-    """Return how well a defense found the poisoned pairs: of the keys it names, the share that is poisoned (precision),
-    and of the poisoned ones the share that it names (recall), for each list in its `suspicious.json`."""
-    manifest = read_manifest(poison)
-    poisoned = {f"{row.dataset}/{row.split}/{row.key}" for row in manifest.itertuples()}
-    scores: dict[str, float | None] = {}
-    for name, keys in read_json(model / "suspicious.json").items():
-        hits = len(poisoned & set(keys))
-        scores[f"{name}_precision"] = hits / len(keys) if keys else None
-        scores[f"{name}_recall"] = hits / len(poisoned) if poisoned else None
-    return scores
 
 
 def _cell(arguments: argparse.Namespace) -> dict:

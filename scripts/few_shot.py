@@ -4,26 +4,26 @@ the clean one. Writes the CLIP's model folder with the classifier beside it."""
 import argparse
 from pathlib import Path
 
-from antidote import models
-from antidote.attacks.flba import Victim
-from antidote.cli import Cost, main, parser, settings_argument
-from antidote.data.names import class_names
+from antidote.attacks.victim import Victim
+from antidote.base.cache import Shared
+from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.clip.folder import load_model, model_files
 from antidote.data.overlay import MANIFEST, read_manifest
 from antidote.data.pairs import load_pools
-from antidote.few_shot import train_victim
-from antidote.shared import Shared
-from antidote.stage import finish, taken, training_arguments, work_of
+from antidote.data.words.names import class_names
+from antidote.training.run import finish, taken, training_arguments, work_of
+from antidote.training.victim import train_victim
 
 
 def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     settings, classes = Victim.read(arguments.settings, "victim"), class_names(arguments.classes)
-    inputs = [*models.model_files(arguments.model), arguments.poison / MANIFEST]
+    inputs = [*model_files(arguments.model), arguments.poison / MANIFEST]
     work = work_of(arguments, [settings.model_dump(), classes], inputs, "scripts.few_shot")
     shared = Shared("few_shot", lambda: work.identity)
     if taken(arguments, work, shared):
         return
-    clip = models.load(arguments.model)
+    clip = load_model(arguments.model)
     clean = load_pools(arguments.pools, ["shots"], arguments.data, clip.size)
     attacked = load_pools(arguments.pools, ["shots"], arguments.data, clip.size, arguments.poison)
     report = train_victim(clip, attacked, clean, classes, settings, arguments.seed, work)

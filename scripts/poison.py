@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from antidote.cli import Cost, main, parser, settings_argument
-from antidote.data import images, pools, shards
-from antidote.data.names import templates
+from antidote.attacks.trigger import DESCRIPTION, TENSORS, Trigger, load_trigger
+from antidote.base.cache import Shared, identity
+from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.errors import UserError
+from antidote.base.files import read_json
+from antidote.base.lazy import torch
+from antidote.base.registry import ATTACKS, module
+from antidote.base.seeds import derive
+from antidote.data import pools
 from antidote.data.overlay import MANIFEST, TAR, write_overlay
-from antidote.errors import UserError
-from antidote.files import read_json
-from antidote.lazy import torch
-from antidote.registry import ATTACKS, module
-from antidote.seeds import derive
-from antidote.shared import Shared, drawn_from, identity
-from antidote.triggers import DESCRIPTION, TENSORS, Trigger, load_trigger
+from antidote.data.pools import drawn_from
+from antidote.data.store import images, shards
+from antidote.data.words.names import templates
 
 AT_A_TIME = 128  # pictures in memory while triggers are drawn
 COLUMNS = ["key", "shard", "offset", "size", "caption", "label"]

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from antidote import cli
-from antidote.data import pools, shards
-from antidote.errors import UserError, nearest
+from antidote.base import command_line
+from antidote.base.errors import UserError, nearest
+from antidote.data import pools
+from antidote.data.store import shards
 
 
 def run(arguments):
-    cost = cli.Cost()
+    cost = command_line.Cost()
     settings = pools.PoolsSettings.read(arguments.settings, "pools")
     known, columns = settings.pools(), ["key", "caption", "label"]
     if arguments.only not in (None, *known):
@@ -26,11 +27,11 @@ def run(arguments):
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__)
-    cli.settings_argument(parser, "the pools")
+    parser = command_line.parser(__doc__)
+    command_line.settings_argument(parser, "the pools")
     parser.add_argument("--data", default="data", help="folder that holds {dataset}/{split}")
     parser.add_argument("--output", required=True, help="parquet file to write; a JSON file of counts comes beside it")
     parser.add_argument("--only", help="write this pool alone; the others still take their share of its split")
     parser.add_argument("--target", help="word that target_pairs counts in captions")
     parser.add_argument("--cost", help="JSON file for seconds and memory")
-    cli.main(run, parser)
+    command_line.main(run, parser)

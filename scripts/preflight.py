@@ -8,17 +8,19 @@ import math
 import sys
 from pathlib import Path
 
-from antidote import cli, preflight
-from antidote.data.names import DATA
-from antidote.disk import gigabytes
-from antidote.errors import UserError, out_of_memory
-from antidote.lazy import torch
-from antidote.models import Clip, create
-from antidote.preflight import Rates, Stage
-from antidote.settings import read_mapping
-from antidote.study import Study
+from antidote.base import command_line
+from antidote.base.disk import gigabytes
+from antidote.base.errors import UserError, out_of_memory
+from antidote.base.files import DATA
+from antidote.base.lazy import torch
+from antidote.base.settings import read_mapping
+from antidote.clip.folder import create_model
+from antidote.clip.model import Clip
+from antidote.study import preflight
+from antidote.study.preflight import Rates, Stage
+from antidote.study.study import Study
 from antidote.summary.page import size
-from antidote.training import TrainSettings
+from antidote.training.recipe import TrainSettings
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -51,10 +53,10 @@ def run(arguments: argparse.Namespace) -> None:
 def _model(study: Study, faults: list[str]) -> Clip:
     """Return the study's model; where its weights cannot be had, one of the same shape, for its rates."""
     try:
-        return create(study.file.model, 0)
+        return create_model(study.file.model, 0)
     except UserError as error:
         faults.append(str(error))
-        return create(study.file.model.model_copy(update={"pretrained": None}), 0)
+        return create_model(study.file.model.model_copy(update={"pretrained": None}), 0)
 
 
 def _rates(clip: Clip, recipe: TrainSettings, given: list[float] | None, faults: list[str]) -> tuple[Rates, str]:
@@ -102,10 +104,10 @@ def _device(clip: Clip) -> str:
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("file", metavar="FILE", help="study file, such as configs/paper.yaml")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
     parser.add_argument("--batch-size", type=int, help="pairs per step while measuring; the study's own by default")
     rates = "pairs and pictures per second of another device, in place of what is measured here"
     parser.add_argument("--rates", type=float, nargs=2, metavar=("TRAINED", "ENCODED"), help=rates)
-    cli.main(run, parser)
+    command_line.main(run, parser)

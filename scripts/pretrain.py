@@ -10,20 +10,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from antidote import models, parallel
-from antidote.alternating import Alternating
-from antidote.cli import Cost, main, parser, settings_argument
-from antidote.data.names import DATA
+from antidote.base.cache import Shared
+from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.errors import UserError
+from antidote.base.files import DATA
+from antidote.base.registry import method, module
+from antidote.base.settings import Settings
+from antidote.clip.configs import ModelSettings
+from antidote.clip.folder import create_model, load_model, model_files
+from antidote.clip.model import Clip
 from antidote.data.overlay import MANIFEST, read_manifest
 from antidote.data.pairs import load_pools
-from antidote.errors import UserError
-from antidote.models import ModelSettings
-from antidote.objectives import Contrastive, Objective
-from antidote.registry import method, module
-from antidote.settings import Settings
-from antidote.shared import Shared
-from antidote.stage import finish, reading_of, taken, training_arguments, work_of
-from antidote.training import TrainSettings, train
+from antidote.training import parallel
+from antidote.training.alternating import Alternating
+from antidote.training.loop import train
+from antidote.training.objectives import Contrastive, Objective
+from antidote.training.recipe import TrainSettings
+from antidote.training.run import finish, reading_of, taken, training_arguments, work_of
 
 
 class PretrainSettings(Settings):
@@ -45,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--processes: {arguments.processes}: {settings.attack['method']} trains in one process")
     parallel.start(arguments.processes)
     if arguments.start:
-        inputs = models.model_files(arguments.start)
+        inputs = model_files(arguments.start)
     else:
         own = [DATA / "models" / f"{settings.model.name}.json", Path(settings.model.pretrained or "")]
         inputs = [path for path in own if path.is_file()]
@@ -56,13 +59,13 @@ def run(arguments: argparse.Namespace) -> None:
     shared = Shared("pretrain", lambda: work.identity)
     if taken(arguments, work, shared):
         return
-    clip = models.load(arguments.start) if arguments.start else models.create(settings.model, arguments.seed)
+    clip = load_model(arguments.start) if arguments.start else create_model(settings.model, arguments.seed)
     objective = (_own_objective if settings.attack else _objective)(arguments, settings, clip)
     report = train(clip, objective, settings.training, arguments.seed, work)
     finish(arguments, clip, _card(arguments, settings), report, work, cost, shared)
 
 
-def _objective(arguments: argparse.Namespace, settings: PretrainSettings, clip: models.Clip) -> Objective:
+def _objective(arguments: argparse.Namespace, settings: PretrainSettings, clip: Clip) -> Objective:
     """Return CLIP's loss on all pairs, the poisoned ones among them."""
     reading = reading_of(arguments)
     pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison, reading)
@@ -71,7 +74,7 @@ def _objective(arguments: argparse.Namespace, settings: PretrainSettings, clip: 
     return Contrastive(pairs)
 
 
-def _own_objective(arguments: argparse.Namespace, settings: PretrainSettings, clip: models.Clip) -> Objective:
+def _own_objective(arguments: argparse.Namespace, settings: PretrainSettings, clip: Clip) -> Objective:
     """Return the attack's own objective on the pairs that the manifest names."""
     if not arguments.poison:
         raise UserError(f"--poison: is missing; attack {settings.attack['method']!r} trains on the pairs that it names")

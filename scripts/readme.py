@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from antidote import cli
-from antidote.errors import UserError
-from antidote.files import whole_file
-from antidote.registry import ATTACKS, DEFENSES, SOURCES, method
+from antidote.base import command_line
+from antidote.base.errors import UserError
+from antidote.base.files import whole_file
+from antidote.base.registry import ATTACKS, DEFENSES, SOURCES, method
+from antidote.summary.csv_files import read_table
 from antidote.summary.page import duration, size
-from antidote.summary.sheets import read_table
 from antidote.summary.tables import percent, shown
 from antidote.summary.text import RECONSTRUCTION, attack_title, blank_reasons, cell_text, filled, notes
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("README.md: its methods or figures are out of date; run scripts/readme.py")
     with whole_file(ROOT / "README.md") as temporary:
         temporary.write_text(new, encoding="utf-8")
-    cli.log.info("wrote README.md")
+    command_line.log.info("wrote README.md")
 
 
 def methods() -> str:
@@ -93,8 +93,8 @@ def _costs(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--summary", type=Path, default=SUMMARY, help="folder of table.csv and costs.csv")
     parser.add_argument("--figures", action="store_true", help="write nothing; print the figures")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if README.md is out of date")
-    cli.main(run, parser)
+    command_line.main(run, parser)

@@ -8,18 +8,19 @@ import argparse
 import shutil
 from pathlib import Path
 
-from antidote import models
-from antidote.cli import Cost, main, parser, settings_argument
-from antidote.data.names import class_names, templates
+from antidote.attacks.trigger import TENSORS, load_trigger
+from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.files import write_json
+from antidote.base.settings import Settings
+from antidote.clip.folder import load_model, model_files
+from antidote.clip.model import Clip
 from antidote.data.pairs import load_pools
-from antidote.evaluation import EvaluationSettings, evaluate
-from antidote.files import write_json
-from antidote.models import Clip
-from antidote.rebound import ReboundSettings, rebound
-from antidote.settings import Settings
-from antidote.stage import reading_arguments, reading_of, work_of
-from antidote.triggers import TENSORS, load_trigger
-from scripts.evaluate import check_trigger, evaluated_pictures, target_index
+from antidote.data.words.names import class_names, templates
+from antidote.evaluation.cell import check_trigger, evaluated_pictures, target_index
+from antidote.evaluation.rebound import ReboundSettings, rebound
+from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.zero_shot import evaluate
+from antidote.training.run import reading_arguments, reading_of, work_of
 
 
 class Arguments(Settings):
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
     settings = Arguments.read(arguments.settings, "rebound")
     evaluation = settings.evaluation
-    clip, trigger = models.load(arguments.model), load_trigger(arguments.trigger)
+    clip, trigger = load_model(arguments.model), load_trigger(arguments.trigger)
     check_trigger(trigger, clip.size, arguments)
     classes, prompts = class_names(evaluation.classes), templates(evaluation.templates)
     target = target_index(arguments.target, classes, evaluation)
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         scores = evaluate(model, pictures, trigger, target, classes, prompts, evaluation)
         return {"ca1": scores["ca1"], "score": {**scores, **scores.get("extra", {})}[trigger.attack.score]}
 
-    inputs = [*models.model_files(arguments.model), arguments.trigger / TENSORS]
+    inputs = [*model_files(arguments.model), arguments.trigger / TENSORS]
     work = work_of(arguments, settings.model_dump(), inputs, "scripts.rebound")
     curve = rebound(clip, pairs, texts, measure, settings.rebound, arguments.seed, work)
     write_json(arguments.output, {"rebound": max(point["score"] for point in curve), "curve": curve})

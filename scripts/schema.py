@@ -9,14 +9,14 @@ from pathlib import Path
 
 import yaml
 
-from antidote import cli
-from antidote.artifacts import artifacts
-from antidote.errors import UserError
-from antidote.files import whole_file
-from antidote.reference import methods_page, settings_page
-from antidote.schema import study_schema
-from antidote.settings import read_mapping
-from antidote.study import Study
+from antidote.base import command_line
+from antidote.base.errors import UserError
+from antidote.base.files import whole_file
+from antidote.base.settings import read_mapping
+from antidote.study.artifacts import artifacts
+from antidote.study.reference import methods_page, settings_page
+from antidote.study.schema import study_schema
+from antidote.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name, text in stale.items():
         with whole_file(ROOT / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        cli.log.info("wrote %s", name)
+        command_line.log.info("wrote %s", name)
 
 
 def read(path: Path) -> str | None:
@@ -55,6 +55,6 @@ def read(path: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is out of date")
-    cli.main(run, parser)
+    command_line.main(run, parser)

@@ -4,16 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from antidote import cli
-from antidote.errors import UserError, nearest
-from antidote.summary.sheets import read_table
+from antidote.base import command_line
+from antidote.base.errors import UserError, nearest
+from antidote.summary.csv_files import read_table
 from antidote.summary.tables import shown
 from antidote.summary.text import plain
 
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this script."""
-    parser = cli.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--study", required=True, help="name of the study")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
     return parser
@@ -31,4 +31,4 @@ def run(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(run, arguments())
+    command_line.main(run, arguments())

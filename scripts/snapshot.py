@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from antidote import cli
-from antidote.data.lexicon import SPACY
-from antidote.errors import UserError
-from antidote.settings import read_mapping
-from antidote.study import Study
+from antidote.base import command_line
+from antidote.base.errors import UserError
+from antidote.base.settings import read_mapping
+from antidote.data.words.lexicon import SPACY
+from antidote.study.study import Study
 
 FILE = Path("dvc.yaml")
 RECORDS = ".snakemake/metadata"
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     if missing:
         write(own, stages[own], study, new)
     dvc("commit", "--force", *names)
-    cli.log.info("recorded %s; commit dvc.yaml and dvc.lock to Git", ", ".join(names))
+    command_line.log.info("recorded %s; commit dvc.yaml and dvc.lock to Git", ", ".join(names))
     if arguments.push:
         dvc("push", *names)
 
@@ -85,7 +85,7 @@ def write(name: str, stage: dict[str, Any], study: Study, new: bool) -> None:
         if new:
             file.setdefault("metrics", []).append(f"{summary}/metrics.json")
             file.setdefault("plots", []).append({f"CA@1 and ASR@1 of {study.name}": cells})
-    cli.log.info("wrote stage %s into %s", name, FILE)
+    command_line.log.info("wrote stage %s into %s", name, FILE)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -126,11 +126,11 @@ def last_line(text: str) -> str:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = cli.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--configfile", default="config.yaml", help="the study")
     parser.add_argument("--push", action="store_true", help="send it to DVC's default remote as well")
     return parser
 
 
 if __name__ == "__main__":
-    cli.main(run, arguments())
+    command_line.main(run, arguments())

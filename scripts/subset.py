@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from antidote import cli
+from antidote.base import command_line
+from antidote.base.errors import UserError
+from antidote.base.files import whole_file
 from antidote.data import pools
-from antidote.data.subsets import read_subset
-from antidote.errors import UserError
-from antidote.files import whole_file
+from antidote.data.store.subsets import read_subset
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> None:
     listed = pd.DataFrame({"key": keys, "sha256": known.loc[keys].to_numpy()})
     with whole_file(arguments.output) as temporary:
         listed.to_parquet(temporary, index=False)
-    cli.log.info("%s: %d pairs", arguments.output, len(listed))
+    command_line.log.info("%s: %d pairs", arguments.output, len(listed))
 
 
 def _keys(given: list[Path], known: pd.Index, ids: Path) -> pd.Index:
@@ -40,7 +40,9 @@ def _keys(given: list[Path], known: pd.Index, ids: Path) -> pd.Index:
     beside = {file for path in files for file in path.parent.glob("*.parquet") if _holds_pools(file)} - set(files)
     further = sorted(str(file) for file in beside if len(_of_split(file, known)))
     if further:
-        cli.log.warning("left out: %s; a study that draws these pools too needs them in the subset", ", ".join(further))
+        command_line.log.warning(
+            "left out: %s; a study that draws these pools too needs them in the subset", ", ".join(further)
+        )
     return keys
 
 
@@ -58,11 +60,11 @@ def _of_split(file: Path, known: pd.Index) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--ids", type=Path, required=True, help="ids.parquet of a download")
     parser.add_argument(
         "--pools", type=Path, nargs="*", default=[],
         help="folder of a study's pools, or some of its files; without them, all that arrived",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="parquet file to write: key, sha256")
-    cli.main(run, parser)
+    command_line.main(run, parser)

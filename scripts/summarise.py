@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from antidote import cli
-from antidote.files import whole_folder, write_json
+from antidote.base import command_line
+from antidote.base.files import whole_folder, write_json
 from antidote.summary.cells import pictures, read_cells
 from antidote.summary.costs import read_costs
+from antidote.summary.csv_files import write_csv
 from antidote.summary.curves import curves
 from antidote.summary.figures import figures
 from antidote.summary.gallery import gallery
@@ -17,15 +18,14 @@ from antidote.summary.page import render
 from antidote.summary.plan import SummarySettings
 from antidote.summary.plane import plane
 from antidote.summary.rebounds import rebounds
-from antidote.summary.sheets import write_csv
 from antidote.summary.tables import shown, summarise
 from antidote.summary.text import markdown
 
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this script."""
-    parser = cli.parser(__doc__)
-    cli.settings_argument(parser, "the plan: matrix, gate and facts of the study")
+    parser = command_line.parser(__doc__)
+    command_line.settings_argument(parser, "the plan: matrix, gate and facts of the study")
     parser.add_argument("--results", type=Path, required=True, help="folder of the study")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
     parser.add_argument("--output", type=Path, required=True, help="folder for tables, plots and report")
@@ -35,7 +35,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Read everything first: a broken file stops the job before anything is written."""
-    cost = cli.Cost()
+    cost = command_line.Cost()
     plan = SummarySettings.read(args.settings, "settings")
     cells = read_cells(plan, args.results)
     costs = read_costs(plan, args.results, args.data)
@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> None:
         page = render(plan, cells, costs, table, pictures(plan, args.results), triggers, own, folder)
         (folder / "report.html").write_text(page, encoding="utf-8")
     run_cells = (cells["ca1"].notna() | cells["asr1"].notna()).sum()
-    cli.log.info("%d of %d cells have scores; report: %s", run_cells, len(cells), args.output / "report.html")
+    command_line.log.info("%d of %d cells have scores; report: %s", run_cells, len(cells), args.output / "report.html")
     cost.write(args.cost)
 
 
 if __name__ == "__main__":
-    cli.main(run, arguments())
+    command_line.main(run, arguments())

@@ -7,11 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from antidote import cli
-from antidote.files import whole_file
-from antidote.summary.sheets import write_csv
+from antidote.base import command_line
+from antidote.base.files import whole_file
+from antidote.summary.csv_files import write_csv
 from antidote.summary.text import filled
-from antidote.transfer import matrix, transfer
+from antidote.summary.transfer import matrix, transfer
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -27,9 +27,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--study", nargs="+", required=True, help="names of the studies")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
     parser.add_argument("--output", type=Path, help="CSV file to write")
     parser.add_argument("--page", type=Path, help="page to fill, between its `transfer` marks")
-    cli.main(run, parser)
+    command_line.main(run, parser)

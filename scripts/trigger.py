@@ -8,15 +8,16 @@ import argparse
 from pathlib import Path
 
 from antidote.attacks.base import Attack, AttackSettings, FitContext
-from antidote.cli import Cost, main, parser, settings_argument
-from antidote.data.names import class_names, templates
+from antidote.attacks.trigger import DESCRIPTION, TENSORS, Trigger, save_trigger
+from antidote.base.cache import Shared, identity
+from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.errors import UserError
+from antidote.base.registry import method, module
+from antidote.base.seeds import derive
+from antidote.clip.folder import load_model, model_files
 from antidote.data.pairs import Pairs, load_pools
-from antidote.errors import UserError
-from antidote.models import load, model_files
-from antidote.registry import method, module
-from antidote.seeds import derive
-from antidote.shared import Shared, drawn_from, identity
-from antidote.triggers import DESCRIPTION, TENSORS, Trigger, save_trigger
+from antidote.data.pools import drawn_from
+from antidote.data.words.names import class_names, templates
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -51,7 +52,7 @@ def _context(arguments: argparse.Namespace, kind: type[Attack]) -> FitContext:
     missing = [f"--{name}" for name in needed if getattr(arguments, name) is None]
     if missing:
         raise UserError(f"attack {arguments.name}: its trigger is fitted; that takes {', '.join(missing)}")
-    surrogate = load(arguments.surrogate) if kind.on_surrogate else None
+    surrogate = load_model(arguments.surrogate) if kind.on_surrogate else None
     if surrogate and surrogate.size != arguments.size:
         raise UserError(f"{arguments.surrogate}: reads {surrogate.size} pixels, the trigger is for {arguments.size}")
     classes, prompts = class_names(arguments.classes), templates(arguments.templates)

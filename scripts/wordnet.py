@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from antidote import cli
-from antidote.data import wordnet
-from antidote.data.lexicon import FOLDER
+from antidote.base import command_line
+from antidote.data.words import wordnet
+from antidote.data.words.lexicon import FOLDER
 
 
 def run(arguments):
@@ -12,7 +12,7 @@ def run(arguments):
 
 
 if __name__ == "__main__":
-    parser = cli.parser(__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder for the files")
     parser.add_argument("--archive", type=Path, help="a copy of NLTK's wordnet.zip at hand, in place of the download")
-    cli.main(run, parser)
+    command_line.main(run, parser)

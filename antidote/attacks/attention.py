@@ -20,15 +20,15 @@ from pydantic import Field
 from antidote.attacks.base import Attack, FitContext
 from antidote.attacks.fitting import FitSettings, eight_bits, frozen, minimise, split_by_target, unit
 from antidote.attacks.saliency import saliency, unseen
-from antidote.lazy import torch
-from antidote.seeds import derive
-from antidote.visibility import WINDOW, psnr, ssim
+from antidote.attacks.similarity import WINDOW, psnr, ssim
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
-    from antidote.models import Clip
 
 
 class AttentionSettings(FitSettings):

@@ -30,17 +30,17 @@ from pydantic import Field
 from antidote.attacks.base import AttackSettings, FitContext
 from antidote.attacks.fitting import encoded, frozen, split_by_target
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
-from antidote.errors import UserError
-from antidote.lazy import functional as F
-from antidote.lazy import torch, transforms
-from antidote.seeds import derive
+from antidote.base.errors import UserError
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch, transforms
+from antidote.base.seeds import derive
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
-    from antidote.models import Clip
 
 JPEG_QUALITY = 95  # what OpenCV, the released code's writer, uses unless told otherwise
 

@@ -30,11 +30,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from antidote.attacks.base import Attack, AttackSettings, Poisoned, names
-from antidote.errors import UserError
-from antidote.lazy import torch, transforms
-from antidote.models import Clip
-from antidote.objectives import Batch, Objective
+from antidote.attacks.base import Attack, AttackSettings, Poisoned
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch, transforms
+from antidote.clip.model import Clip
+from antidote.data.words.names import names
+from antidote.training.objectives import Batch, Objective
 
 if TYPE_CHECKING:
     import pandas as pd

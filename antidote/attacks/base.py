@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from antidote.errors import nearest
-from antidote.settings import Settings
+from antidote.base.errors import nearest
+from antidote.base.settings import Settings
+from antidote.data.words.names import names
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
-    from antidote.models import Clip
 
 ThreatModel = Literal["data-poisoning", "training-control", "encoder", "prompt-learning", "few-shot"]
 
@@ -278,8 +278,3 @@ class Attack:
                 f"poisons: {self.settings.poisons} asked, but only {len(rows)} pairs of the poison pool qualify"
             )
         return rows
-
-
-def names(caption: str, word: str) -> bool:
-    """Tell whether a caption holds `word` (one or more words) as whole words, whatever the case."""
-    return re.search(rf"\b{re.escape(word)}\b", caption, re.IGNORECASE) is not None

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from antidote.attacks import patterns
 from antidote.attacks.base import Attack, AttackSettings, FitContext
-from antidote.lazy import torch
+from antidote.base.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, AttackSettings, FitContext, Poisoned, View, names
-from antidote.errors import UserError, nearest
-from antidote.lazy import torch
+from antidote.attacks.base import Attack, AttackSettings, FitContext, Poisoned, View
+from antidote.base.errors import UserError, nearest
+from antidote.base.lazy import torch
+from antidote.data.words.names import names
 
 if TYPE_CHECKING:
     import pandas as pd

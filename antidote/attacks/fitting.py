@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from tqdm import tqdm
 
-from antidote.attacks.base import FitContext, SurrogateSettings, names
-from antidote.errors import UserError
-from antidote.lazy import torch
-from antidote.seeds import derive
+from antidote.attacks.base import FitContext, SurrogateSettings
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
+from antidote.data.words.names import names
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
-    from antidote.models import Clip
 
 PROGRESS_SECONDS = 10
 

@@ -20,12 +20,12 @@ from pydantic import Field
 
 from antidote.attacks.base import Attack, AttackSettings, Figure, FitContext
 from antidote.attacks.fitting import eight_bits, orders
-from antidote.errors import UserError
-from antidote.lazy import functional as F
-from antidote.lazy import torch
-from antidote.models import device
-from antidote.seeds import derive
-from antidote.visibility import psnr
+from antidote.attacks.similarity import psnr
+from antidote.base.errors import UserError
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
+from antidote.clip.folder import device
 
 if TYPE_CHECKING:
     from torch import Tensor

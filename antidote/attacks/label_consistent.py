@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from antidote.attacks.badnet import BadNet, BadNetSettings
-from antidote.attacks.base import names
+from antidote.data.words.names import names
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -31,7 +31,7 @@ from antidote.attacks.base import Attack, Figure, FitContext, SurrogateSettings
 from antidote.attacks.fitting import frozen, split_by_target, unit
 from antidote.attacks.saliency import saliency, unseen
 from antidote.attacks.tower import Tower, tensors_of, tower
-from antidote.lazy import torch
+from antidote.base.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,14 +9,14 @@ from pydantic import Field
 
 from antidote.attacks.base import Attack
 from antidote.attacks.fitting import FitSettings, minimise, unit
-from antidote.lazy import torch
-from antidote.seeds import derive
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
-    from antidote.models import Clip
 
 
 class OptimisedPatchSettings(FitSettings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from antidote.lazy import torch
+from antidote.base.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from antidote.errors import UserError
-from antidote.lazy import functional as F
-from antidote.lazy import torch
+from antidote.base.errors import UserError
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from antidote.models import Clip
+    from antidote.clip.model import Clip
 
 NEITHER = "is neither open_clip's ResNet nor its ViT; where it looks is not known"
 CELLS = 7  # the deepest ResNet stage with this many cells per side is used: the last one at 224 pixels

@@ -19,8 +19,8 @@ from pydantic import Field
 
 from antidote.attacks.base import Attack, FitContext, SurrogateSettings
 from antidote.attacks.fitting import eight_bits, frozen, orders, split_by_target, unit
-from antidote.lazy import functional as F
-from antidote.lazy import torch
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from antidote.attacks.base import Attack, AttackSettings
-from antidote.lazy import torch
+from antidote.base.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from antidote.lazy import open_clip, torch
-from antidote.models import Clip, device
+from antidote.base.lazy import open_clip, torch
+from antidote.clip.folder import device
+from antidote.clip.model import Clip
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,8 +20,8 @@ from pydantic import Field
 from antidote.attacks.base import Figure, FitContext
 from antidote.attacks.fitting import frozen, split_by_target
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
-from antidote.data.names import one_gap
-from antidote.lazy import torch
+from antidote.base.lazy import torch
+from antidote.data.words.names import one_gap
 
 if TYPE_CHECKING:
     from torch import Tensor

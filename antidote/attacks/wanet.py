@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from antidote.attacks.base import Attack, AttackSettings, FitContext
-from antidote.lazy import functional as F
-from antidote.lazy import torch
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

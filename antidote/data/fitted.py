@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antidote.data import images, shards
+from antidote.base.errors import UserError
+from antidote.base.files import read_json, whole_file, write_json
+from antidote.base.lazy import torch
 from antidote.data.pairs import Pairs
-from antidote.errors import UserError
-from antidote.files import read_json, whole_file, write_json
-from antidote.lazy import torch
+from antidote.data.store import images, shards
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from antidote.data import images, shards, tars
-from antidote.errors import UserError
-from antidote.files import whole_folder
-from antidote.lazy import torch
+from antidote.base.errors import UserError
+from antidote.base.files import whole_folder
+from antidote.base.lazy import torch
+from antidote.data.store import images, shards, tars
 
 if TYPE_CHECKING:
     import pandas as pd

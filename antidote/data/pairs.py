@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from antidote.data import images, pools, shards, streaming
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch
+from antidote.data import pools, streaming
 from antidote.data.overlay import TAR, check_size, read_manifest, read_overlay
+from antidote.data.store import images, shards
 from antidote.data.streaming import Pictures, Reading, Texts
-from antidote.errors import UserError
-from antidote.lazy import torch
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antidote.data import images, shards
-from antidote.errors import UserError
-from antidote.lazy import torch
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch
+from antidote.data.store import images, shards
 
 if TYPE_CHECKING:
     from torch import Tensor

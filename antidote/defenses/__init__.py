@@ -1,1 +1,1 @@
-"""Defenses, one per file; `antidote.registry` lists them."""
+"""Defenses, one per file; `antidote.base.registry` lists them."""

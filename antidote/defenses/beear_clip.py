@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from antidote.defenses.base import DefenseData, FineTuningDefense, FineTuningSettings
-from antidote.lazy import torch
-from antidote.models import Clip
-from antidote.objectives import Batch, Contrastive
-from antidote.seeds import derive
-from antidote.training import TrainSettings
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
+from antidote.clip.model import Clip
+from antidote.data.access import DefenseData
+from antidote.defenses.base import FineTuningDefense, FineTuningSettings
+from antidote.training.objectives import Batch, Contrastive
+from antidote.training.recipe import TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -34,15 +34,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.adapters.classifier_head import ClassifierHead
-from antidote.defenses.base import Defense, DefenseData, DefenseSettings, check_shots
-from antidote.defenses.tuning import Task, TuneSettings, frozen_features, part, tune
-from antidote.errors import UserError
-from antidote.lazy import functional as F
-from antidote.lazy import torch
-from antidote.models import NEEDS_CAUSAL_TEXT, Clip, causal_text
-from antidote.seeds import derive
-from antidote.training import Report, Work
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
+from antidote.clip.classifier_head import ClassifierHead
+from antidote.clip.configs import NEEDS_CAUSAL_TEXT, causal_text
+from antidote.clip.model import Clip
+from antidote.data.access import DefenseData
+from antidote.defenses.base import Defense, DefenseSettings
+from antidote.training.prompts import ClassPrompts
+from antidote.training.session import Report, Work
+from antidote.training.tuning import Task, TuneSettings, check_shots, frozen_features, part, tune
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,39 +212,6 @@ def adapt(state: dict[str, float], works: bool) -> None:
         state.update(beta=state["beta"] * FACTOR, collapsed=0.0)
     if state["spread"] > PATIENCE:
         state.update(beta=max(LOWEST, state["beta"] / FACTOR), spread=0.0)
-
-
-class ClassPrompts:
-    """Texts "<context> <name>." with a learned context per class.
-
-    Attributes:
-        contexts: (C, M, width), the word embeddings that are learned.
-
-    Raises:
-        UserError: a text has more tokens than the model reads.
-    """
-
-    def __init__(self, clip: Clip, classes: list[str], context: str) -> None:
-        self.clip = clip
-        texts, window = [f"{context} {name}." for name in classes], clip.network.context_length
-        count, longest = max((len(clip.tokenizer.encode(text)) + 2, text) for text in texts)
-        if count > window:
-            raise UserError(f"context: {longest!r} has {count} tokens, and the model reads {window}; shorten it")
-        self.tokens = clip.tokenize(texts)
-        self.ends = self.tokens.argmax(dim=1)
-        self.words = int(clip.tokenize([context])[0].argmax()) - 1  # without the start token
-        with torch.no_grad():
-            start = clip.network.token_embedding(self.tokens[:, 1 : 1 + self.words].to(clip.device))
-        self.contexts = start.clone().requires_grad_()
-
-    def encode(self, chosen: list[int] | range) -> Tensor:
-        """Return the normalised text features of some classes (len(chosen), D)."""
-        chosen = list(chosen)
-        ends = self.ends[chosen]
-        length = int(ends.max()) + 1
-        words = self.clip.network.token_embedding(self.tokens[chosen, :length].to(self.clip.device))
-        words = torch.cat([words[:, :1], self.contexts[chosen].to(words.dtype), words[:, 1 + self.words :]], dim=1)
-        return self.clip.encode_embedded(words, ends)
 
 
 def some_classes(own: list[int], classes: int, wanted: int, rng: random.Random) -> list[int]:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.data.eda import augment
-from antidote.defenses.base import DefenseData, FineTuningDefense, FineTuningSettings
-from antidote.lazy import functional as F
-from antidote.lazy import torch, transforms
-from antidote.models import Clip
-from antidote.objectives import Batch, Contrastive
-from antidote.seeds import derive
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch, transforms
+from antidote.base.seeds import derive
+from antidote.clip.model import Clip
+from antidote.data.access import DefenseData
+from antidote.data.words.eda import augment
+from antidote.defenses.base import FineTuningDefense, FineTuningSettings
+from antidote.training.objectives import Batch, Contrastive
 
 if TYPE_CHECKING:
     from torch import Tensor

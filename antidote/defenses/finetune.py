@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from antidote.defenses.base import DefenseData, FineTuningDefense, FineTuningSettings
-from antidote.models import Clip
-from antidote.objectives import Contrastive, Objective
+from antidote.clip.model import Clip
+from antidote.data.access import DefenseData
+from antidote.defenses.base import FineTuningDefense, FineTuningSettings
+from antidote.training.objectives import Contrastive, Objective
 
 
 class FineTuneSettings(FineTuningSettings):

@@ -16,10 +16,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from antidote.adapters.patch_masking import PatchMasking, class_weights
-from antidote.defenses.base import Defense, DefenseData, DefenseSettings
-from antidote.models import Clip
-from antidote.training import Report, Work
+from antidote.clip.model import Clip
+from antidote.clip.patch_masking import PatchMasking, class_weights
+from antidote.data.access import DefenseData
+from antidote.defenses.base import Defense, DefenseSettings
+from antidote.training.session import Report, Work
 
 
 class IMBERTSettings(DefenseSettings):

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.adapters.classifier_head import ClassifierHead
-from antidote.defenses.base import Defense, DefenseData, DefenseSettings, check_shots
-from antidote.defenses.tuning import Task, TuneSettings, frozen_features, tune
-from antidote.lazy import functional as F
-from antidote.lazy import torch
-from antidote.models import Clip
-from antidote.training import Report, Work
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch
+from antidote.clip.classifier_head import ClassifierHead
+from antidote.clip.model import Clip
+from antidote.data.access import DefenseData
+from antidote.defenses.base import Defense, DefenseSettings
+from antidote.training.session import Report, Work
+from antidote.training.tuning import Task, TuneSettings, check_shots, frozen_features, tune
 
 if TYPE_CHECKING:
     from torch import Tensor

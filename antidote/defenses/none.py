@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from antidote.defenses.base import Defense, DefenseData, DefenseSettings
-from antidote.models import Clip
-from antidote.training import Report, Work
+from antidote.clip.model import Clip
+from antidote.data.access import DefenseData
+from antidote.defenses.base import Defense, DefenseSettings
+from antidote.training.session import Report, Work
 
 
 class NoDefenseSettings(DefenseSettings):

@@ -12,7 +12,7 @@ and replaced by the next block's own prompts (deep VPT); for the deviation of th
 stands in, that of a uniform draw from ±sqrt(6 / (3 p² + width)), p the patch size; SGD has momentum 0.9, as in CoOp's
 code, and no weight decay. The paper trains in half precision; here that is a setting, full precision the default.
 
-The paper's metric, perturbation resistance, is in `antidote/resistance.py`.
+The paper's metric, perturbation resistance, is in `antidote/evaluation/resistance.py`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.adapters.visual_prompts import VisualPrompts, prompted
-from antidote.data.names import one_gap
-from antidote.defenses.base import Defense, DefenseData, DefenseSettings, check_shots, needs_vision_transformer
-from antidote.defenses.tuning import Task, TuneSettings, tune
-from antidote.lazy import functional as F
-from antidote.lazy import torch
-from antidote.models import Clip
-from antidote.seeds import derive
-from antidote.training import Report, Work
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
+from antidote.clip.configs import needs_vision_transformer
+from antidote.clip.model import Clip
+from antidote.clip.visual_prompts import VisualPrompts, prompted
+from antidote.data.access import DefenseData
+from antidote.data.words.names import one_gap
+from antidote.defenses.base import Defense, DefenseSettings
+from antidote.training.session import Report, Work
+from antidote.training.tuning import Task, TuneSettings, check_shots, tune
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.defenses.base import Defense, DefenseData, DefenseSettings, check_shots
-from antidote.lazy import functional as F
-from antidote.lazy import torch
-from antidote.models import Clip
-from antidote.objectives import Batch, Objective
-from antidote.training import Report, TrainSettings, Work, train
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch
+from antidote.clip.model import Clip
+from antidote.data.access import DefenseData
+from antidote.defenses.base import Defense, DefenseSettings
+from antidote.training.loop import train
+from antidote.training.objectives import Batch, Objective
+from antidote.training.recipe import TrainSettings
+from antidote.training.session import Report, Work
+from antidote.training.tuning import check_shots
 
 if TYPE_CHECKING:
     from torch import Tensor

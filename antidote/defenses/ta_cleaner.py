@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.data.lexicon import Lexicon
-from antidote.defenses.base import DefenseData
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
+from antidote.clip.model import Clip
+from antidote.data.access import DefenseData
+from antidote.data.words.lexicon import Lexicon
 from antidote.defenses.cleanclip import CleanCLIP, CleanCLIPSettings, SelfSupervised
-from antidote.errors import UserError
-from antidote.lazy import torch
-from antidote.models import Clip
-from antidote.objectives import Batch
-from antidote.seeds import derive
+from antidote.training.objectives import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -39,19 +39,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from antidote.base.errors import UserError
+from antidote.base.files import read_json, write_json
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch, transforms
+from antidote.base.seeds import derive
+from antidote.base.settings import Span
+from antidote.clip.configs import ModelSettings
+from antidote.clip.folder import create_model
+from antidote.clip.model import Clip
+from antidote.clip.tags import tag
+from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
-from antidote.defenses.base import Defense, DefenseData, DefenseSettings
-from antidote.defenses.tuning import part
-from antidote.errors import UserError
-from antidote.files import read_json, write_json
-from antidote.lazy import functional as F
-from antidote.lazy import torch, transforms
-from antidote.models import Clip, ModelSettings, create
-from antidote.objectives import Batch, Contrastive
-from antidote.seeds import derive
-from antidote.settings import Span
-from antidote.tags import tag
-from antidote.training import Report, TrainSettings, Work, train
+from antidote.defenses.base import Defense, DefenseSettings
+from antidote.training.loop import train
+from antidote.training.objectives import Batch, Contrastive
+from antidote.training.recipe import TrainSettings
+from antidote.training.session import Report, Work
+from antidote.training.tuning import part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -219,7 +224,7 @@ def scores(clip: Clip, pairs: Pairs, settings: UBTSettings, seed: int, scorer: C
         torch.manual_seed(derive(seed, "crops"))
         views = [similarities(clip, pairs, lambda x: torch.stack([crop(i) for i in x])) for _ in range(settings.crops)]
         return torch.stack(views).mean(dim=0)
-    clean = create(settings.public, seed)
+    clean = create_model(settings.public, seed)
     return similarities(clean, pairs, lambda x: resized(x, clean.size))
 
 

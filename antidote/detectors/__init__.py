@@ -1,1 +1,1 @@
-"""Detectors, one per file; `antidote.registry` lists them."""
+"""Detectors, one per file; `antidote.base.registry` lists them."""

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from antidote.errors import UserError
-from antidote.files import read_json
-from antidote.settings import Settings
+from antidote.base.errors import UserError
+from antidote.base.files import read_json
+from antidote.base.settings import Settings
 from antidote.summary.plan import SummarySettings
 
 STAGES = ["dataset", "pools", "pretrain", "trigger", "poison", "backdoor", "defend", "pictures", "evaluate", "floor",

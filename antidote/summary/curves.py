@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from antidote.errors import UserError
+from antidote.base.errors import UserError
 from antidote.summary import style
 from antidote.summary.plan import SummarySettings
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from antidote.files import read_json
+from antidote.base.files import read_json
 from antidote.summary.plan import SummarySettings
 from antidote.summary.tables import ASR, percent, score_name
 

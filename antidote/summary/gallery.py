@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from antidote.errors import UserError
+from antidote.base.errors import UserError
 from antidote.summary import style
 from antidote.summary.plan import AttackFacts, SummarySettings
 from antidote.summary.text import attack_mark

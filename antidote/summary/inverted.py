@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from antidote.data.images import encode_png
-from antidote.files import read_json
+from antidote.base.files import read_json
+from antidote.data.store.images import encode_png
 from antidote.summary.gallery import enlarged
 from antidote.summary.plan import SummarySettings
 from antidote.summary.tables import percent

@@ -9,8 +9,8 @@ import pandas as pd
 
 from antidote.summary.cells import COLUMNS, INTERVALS
 from antidote.summary.costs import STAGES
+from antidote.summary.csv_files import text
 from antidote.summary.plan import SummarySettings
-from antidote.summary.sheets import text
 from antidote.summary.tables import percent, shown
 from antidote.summary.text import FAILED, RECONSTRUCTION, attack_title, blank_reasons, cell_text, notes
 

@@ -2,7 +2,8 @@
 
 from pydantic import Field, field_validator
 
-from antidote.settings import Settings
+from antidote.base.settings import Settings
+from antidote.study.gate import Gate
 
 
 class FigureFacts(Settings):
@@ -44,17 +45,6 @@ class Blank(Settings):
     attack: str
     defense: str
     reason: str
-
-
-class Gate(Settings):
-    """When an attack counts as having taken; fractions, means over seeds."""
-
-    asr: float = Field(
-        0.8, ge=0, le=1, description="lowest ASR@1 on the undefended model, or lowest figure of an attack without ASR"
-    )
-    floor: float = Field(
-        0.05, ge=0, le=1, description="highest ASR@1 of the same trigger, or highest such figure, on the clean model"
-    )
 
 
 class SummarySettings(Settings):

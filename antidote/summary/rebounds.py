@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from pydantic import ConfigDict, Field
 
-from antidote.errors import UserError
-from antidote.files import read_json
-from antidote.settings import Settings
+from antidote.base.errors import UserError
+from antidote.base.files import read_json
+from antidote.base.settings import Settings
 from antidote.summary import style
 from antidote.summary.plan import SummarySettings
 

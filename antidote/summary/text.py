@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from antidote.errors import UserError
+from antidote.base.errors import UserError
 from antidote.summary.tables import ASR, CONTROL, percent
 
 FAILED, UNKNOWN, RECONSTRUCTION = "†", "?", "‡"

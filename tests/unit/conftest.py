@@ -51,7 +51,7 @@ def _networks():
 @pytest.fixture
 def make_clip(_networks):
     """Return a maker of equal tiny models: `make_clip("vit")` has no batch norm, `make_clip("rn")` has."""
-    from antidote.models import Clip
+    from antidote.clip.model import Clip
 
     def make(kind="vit"):
         network, config = _networks[kind]
@@ -87,7 +87,7 @@ def make_pairs():
 
 @pytest.fixture(scope="session")
 def scenes_lexicon():
-    from antidote.data.lexicon import load_lexicon
+    from antidote.data.words.lexicon import load_lexicon
 
     return load_lexicon("scenes")
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from harness import ROOT, STUDY, new_project, snakemake, study
 
-from antidote.registry import ATTACKS, DEFENSES
+from antidote.base.registry import ATTACKS, DEFENSES
 
 FITTED = {
     "pools.inversion": {"dataset": "tiny", "split": "train", "pairs": 64},

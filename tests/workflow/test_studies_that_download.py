@@ -12,8 +12,8 @@ from harness import ROOT, edited, new_project, scheduled, script, snakemake, stu
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 from web import serving
 
-from antidote.data.datasets import known_datasets
-from antidote.data.img2dataset import ENVIRONMENT
+from antidote.data.download.img2dataset import ENVIRONMENT
+from antidote.data.store.datasets import known_datasets
 
 PRESETS = {name: values for name, values in known_datasets().items() if values["source"] == "url_table"}
 WEB = {"source": "url_table", "splits": {"train": "tables/web.tsv"}, "columns": ["caption", "url"], "image_size": 32}

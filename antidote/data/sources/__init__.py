@@ -1,1 +1,1 @@
-"""Where pairs come from: one source per file; `antidote.registry` lists them."""
+"""Where pairs come from: one source per file; `antidote.base.registry` lists them."""

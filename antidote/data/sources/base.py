@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from antidote.data import names
-from antidote.errors import UserError, nearest
-from antidote.seeds import derive
-from antidote.settings import Settings
+from antidote.base.errors import UserError, nearest
+from antidote.base.seeds import derive
+from antidote.base.settings import Settings
+from antidote.data.words import names
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from antidote.errors import UserError
+from antidote.base.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from antidote.data.hosted import hosted, hosted_name
+from antidote.base.errors import UserError
+from antidote.base.files import sha256
+from antidote.data.download.hosted import hosted, hosted_name
 from antidote.data.sources.base import Damaged, Skipped, SourceSettings
-from antidote.errors import UserError
-from antidote.files import sha256
 
 
 class FileSource(SourceSettings):

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from antidote.data.names import folder_names
+from antidote.base.errors import UserError, nearest
+from antidote.base.settings import read_mapping
 from antidote.data.sources.base import RawPair, Skipped, SourceSettings
-from antidote.errors import UserError, nearest
-from antidote.settings import read_mapping
+from antidote.data.words.names import folder_names
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from antidote.base.errors import UserError, nearest
+from antidote.base.files import read_json
 from antidote.data.sources.base import RawPair, Skipped, SourceSettings, is_text
-from antidote.errors import UserError, nearest
-from antidote.files import read_json
 
 
 class Karpathy(SourceSettings):

@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from antidote.data import scenes
+from antidote.base.settings import Settings
+from antidote.data.scenes.draw import CHUNK, generate
 from antidote.data.sources.base import RawPair, SourceSettings
-from antidote.settings import Settings
 
 
 class ScenesSplit(Settings):
@@ -26,8 +26,8 @@ class Scenes(SourceSettings):
 
     def iterate(self, split: str) -> Iterator[RawPair]:
         wanted = self.split(split)
-        for start in range(0, wanted.pairs, scenes.CHUNK):
-            count = min(scenes.CHUNK, wanted.pairs - start)
-            images, captions, labels = scenes.generate(wanted.seed, start, count, self.size)
+        for start in range(0, wanted.pairs, CHUNK):
+            count = min(CHUNK, wanted.pairs - start)
+            images, captions, labels = generate(wanted.seed, start, count, self.size)
             for row in range(count):
                 yield RawPair(f"{split}-{start + row:07d}", images[row], [captions[row]], int(labels[row]))

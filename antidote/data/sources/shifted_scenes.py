@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from antidote.data import scenes
+from antidote.data.scenes.draw import generate
+from antidote.data.scenes.styles import FACTOR, STYLES
 from antidote.data.sources.base import RawPair
 from antidote.data.sources.scenes import Scenes, ScenesSplit
-from antidote.data.styles import FACTOR, STYLES
 
 CHUNK, CHUNK_PIXELS = 64, 2**21  # pictures, and drawn pixels, at a time: they are drawn larger than they are stored
 
@@ -30,7 +30,7 @@ class ShiftedScenes(Scenes):
         chunk = max(1, min(CHUNK, CHUNK_PIXELS // (self.size * FACTOR) ** 2))
         for start in range(0, wanted.pairs, chunk):
             count = min(chunk, wanted.pairs - start)
-            images, captions, labels = scenes.generate(wanted.seed, start, count, self.size * FACTOR)
+            images, captions, labels = generate(wanted.seed, start, count, self.size * FACTOR)
             images = STYLES[wanted.style](images)
             for row in range(count):
                 yield RawPair(f"{split}-{start + row:07d}", images[row], [captions[row]], int(labels[row]))

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from antidote.base.errors import UserError, nearest
 from antidote.data.sources.base import RawPair, Skipped
 from antidote.data.sources.columns import check_texts
 from antidote.data.sources.files import FileSource
-from antidote.errors import UserError, nearest
 
 BATCH = 256
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from antidote.base.errors import UserError, nearest
 from antidote.data.sources.base import RawPair, Skipped, SourceSettings
-from antidote.errors import UserError, nearest
 
 NO_SETTINGS = {"self", "root", "download", "loader", "transform", "target_transform", "transforms"}
 

@@ -1,4 +1,4 @@
-"""A table of addresses of pictures with captions; img2dataset downloads them (`antidote.data.download`)."""
+"""A table of addresses of pictures with captions; img2dataset downloads them (`antidote.data.download.download`)."""
 
 import json
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from antidote.base.errors import UserError
+from antidote.base.settings import Settings
 from antidote.data.sources.base import RawPair, Skipped
 from antidote.data.sources.files import FileSource
 from antidote.data.sources.webdataset import samples
-from antidote.errors import UserError
-from antidote.settings import Settings
 
 
 class DownloadSettings(Settings):

@@ -1,1 +1,0 @@
-"""What prompt- and head-type defenses add to a CLIP, one per file; `antidote.registry` lists them."""

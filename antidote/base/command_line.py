@@ -1,0 +1,104 @@
+"""What every script in `scripts/` shares: arguments, logging, one-line errors, the cost of the job."""
+
+import argparse
+import errno
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from antidote.base.errors import UserError, out_of_memory
+from antidote.base.files import write_json
+from antidote.base.settings import read_mapping
+
+log = logging.getLogger("antidote")
+
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where torchrun looks for what a process has died of
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help shows the script's own docstring and the defaults."""
+    return argparse.ArgumentParser(
+        description=description,
+        formatter_class=type(
+            "Help", (argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter), {}
+        ),
+    )
+
+
+def settings_argument(arguments: argparse.ArgumentParser, what: str) -> None:
+    """Add `--settings`: JSON text, or the path of a JSON or YAML file."""
+    arguments.add_argument(
+        "--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help=f"{what}, as JSON or a file"
+    )
+
+
+def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentParser) -> None:
+    """Parse, run, and turn what a user can mend into one line on standard error and exit code 1."""
+    # open_clip reports through the root logger, at length.
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    try:
+        run(arguments.parse_args())
+    except UserError as error:
+        _give_up(str(error))
+    except (RuntimeError, MemoryError) as error:
+        where = out_of_memory(error)
+        if where is None:
+            raise
+        _give_up(
+            f"batch_size: the job needs more than {where}; lower evaluation.batch_size where it scores and the "
+            "batch_size of the training or tuning where it trains, or give it a larger device"
+        )
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            raise
+        sys.exit(f"error: {error.filename or 'output'}: {error.strerror}; free or allow space there and run again")
+
+
+def _give_up(reason: str) -> NoReturn:
+    if ERROR_FILE in os.environ:
+        leave_word(reason)
+        sys.exit(1)
+    sys.exit(f"error: {reason}")
+
+
+class Cost:
+    """Seconds and peak memory of one job, for `cost.json`; kept apart from scores, which must compare byte for byte."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def write(self, path: str | Path | None, **more: float | int | None) -> dict[str, float | int | None]:
+        """Write seconds (wall), peak memory in bytes (host, and GPU where one is used) and whatever the stage adds.
+
+        Returns what was written; without a path only that.
+        """
+        torch = sys.modules.get("torch")
+        gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else None
+        spent = {
+            "seconds": round(time.perf_counter() - self._start, 3),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_gpu_memory_bytes": gpu,
+            "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count(),
+            **more,
+        }
+        if path is not None:
+            write_json(path, spent)
+        return spent
+
+
+def to_json(value: Any) -> str:
+    """Return canonical JSON, for identities."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def leave_word(text: str) -> None:
+    """Tell the starting process what a user can mend; it says it once, whichever processes met it."""
+    message = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}  # as torchrun writes and reads it
+    Path(os.environ[ERROR_FILE]).write_text(json.dumps({"message": message, "told": text}))

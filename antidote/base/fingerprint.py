@@ -1,0 +1,101 @@
+"""The identity of source code: what a job can reach through imports, comments and docstrings left out.
+
+Snakemake sees neither the modules that a script imports nor the difference between a comment and a formula. Each rule
+passes this fingerprint as a parameter, so that a changed loss reruns just the jobs that can reach it, and a fresh
+checkout reruns nothing.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The registry says where every method lives; a job depends on the methods it uses, which its rule names one by one.
+# Messages, command-line manners, which GPU, where a finished result is copied from: no result hangs on them.
+NOT_FOLLOWED = frozenset(
+    f"antidote.base.{name}" for name in ("registry", "errors", "command_line", "devices", "fingerprint", "cache")
+)
+
+
+@cache
+def fingerprint(*modules: str) -> str:
+    """Return 16 hex digits that change when any named module, or a project module it imports, changes its meaning."""
+    digest = hashlib.sha256()
+    for module in sorted(reachable(*modules)):
+        digest.update(f"{module}\x1f{_meaning(module)}\x1e".encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def reachable(*modules: str) -> frozenset[str]:
+    """Return the project modules that `modules` reach through imports, themselves included."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module in found or module in NOT_FOLLOWED or _file(module) is None:
+            continue
+        found.add(module)
+        waiting.extend(_imports(module))
+    return frozenset(found)
+
+
+def _file(module: str) -> Path | None:
+    path = ROOT / Path(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_file(module).read_text(), filename=module)
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    names = {module.rpartition(".")[0]}
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = _absolute(module, node)
+            names.add(source)
+            names.update(f"{source}.{alias.name}" for alias in node.names)
+    parents = {name.rpartition(".")[0] for name in names}
+    return frozenset(name for name in names | parents if name.split(".")[0] in ("antidote", "scripts"))
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    """Return the full name of the module that an import names, which may be relative to `module`."""
+    if not node.level:
+        return node.module or ""
+    package = module if _file(module).name == "__init__.py" else module.rpartition(".")[0]
+    above = package.split(".")[: len(package.split(".")) - node.level + 1]
+    return ".".join([*above, *filter(None, [node.module])])
+
+
+@cache
+def _meaning(module: str) -> str:
+    """Return what a module means; a package also means the page templates that lie in it."""
+    file = _file(module)
+    templates = sorted(file.parent.glob("*.j2")) if file.name == "__init__.py" else []
+    return repr([_canonical(_tree(module)), *(template.read_text() for template in templates)])
+
+
+def _canonical(node: object) -> object:
+    """Return a syntax tree as nested tuples, without positions, docs and fields that Python versions differ in."""
+    if isinstance(node, list):
+        return tuple(_canonical(item) for item in node)
+    if not isinstance(node, ast.AST):
+        return node
+    fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
+    fields.pop("type_comment", None)
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Field":  # a setting's docstring
+        fields["keywords"] = [keyword for keyword in node.keywords if keyword.arg != "description"]
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+        fields["body"] = fields["body"][1:]
+    return (type(node).__name__, *((name, _canonical(value)) for name, value in fields.items()))

@@ -1,0 +1,77 @@
+"""Where every method lives: one line each. The only place that lists them."""
+
+from importlib import import_module
+
+from antidote.base.errors import UserError, nearest
+
+ATTACKS = {
+    "badnet": "antidote.attacks.badnet:BadNet",
+    "blended": "antidote.attacks.blended:Blended",
+    "sig": "antidote.attacks.sig:SIG",
+    "label_consistent": "antidote.attacks.label_consistent:LabelConsistent",
+    "siba": "antidote.attacks.siba:SIBA",
+    "badclip": "antidote.attacks.badclip:BadCLIP",
+    "issba": "antidote.attacks.issba:ISSBA",
+    "attention": "antidote.attacks.attention:Attention",
+    "trojvqa": "antidote.attacks.trojvqa:TrojVQA",
+    "wanet": "antidote.attacks.wanet:WaNet",
+    "mmpoison": "antidote.attacks.mmpoison:MmPoison",
+    "carlini_terzis": "antidote.attacks.carlini_terzis:CarliniTerzis",
+    "badencoder": "antidote.attacks.badencoder:BadEncoder",
+    "maba": "antidote.attacks.maba:MABA",
+    "flba": "antidote.attacks.flba:FLBA",
+}
+
+DEFENSES = {
+    "none": "antidote.defenses.none:NoDefense",
+    "finetune": "antidote.defenses.finetune:FineTune",
+    "cleanclip": "antidote.defenses.cleanclip:CleanCLIP",
+    "ta_cleaner": "antidote.defenses.ta_cleaner:TACleaner",
+    "par": "antidote.defenses.par:PAR",
+    "linear_probe": "antidote.defenses.linear_probe:LinearProbe",
+    "supervised": "antidote.defenses.supervised:Supervised",
+    "rvpt": "antidote.defenses.rvpt:RVPT",
+    "cbpt": "antidote.defenses.cbpt:CBPT",
+    "ubt": "antidote.defenses.ubt:UBT",
+    "ubt_oracle": "antidote.defenses.ubt:UBTOracle",
+    "beear_clip": "antidote.defenses.beear_clip:BEEAR",
+    "imbert_clip": "antidote.defenses.imbert_clip:IMBERT",
+}
+
+ADAPTERS = {
+    "classifier_head": "antidote.clip.classifier_head:ClassifierHead",
+    "few_shot_head": "antidote.clip.few_shot_head:FewShotHead",
+    "visual_prompts": "antidote.clip.visual_prompts:VisualPrompts",
+    "patch_masking": "antidote.clip.patch_masking:PatchMasking",
+}
+
+SOURCES = {
+    "scenes": "antidote.data.sources.scenes:Scenes",
+    "shifted_scenes": "antidote.data.sources.shifted_scenes:ShiftedScenes",
+    "table": "antidote.data.sources.table:Table",
+    "webdataset": "antidote.data.sources.webdataset:WebDataset",
+    "url_table": "antidote.data.sources.url_table:UrlTable",
+    "folder": "antidote.data.sources.folder:Folder",
+    "karpathy": "antidote.data.sources.karpathy:Karpathy",
+    "torchvision": "antidote.data.sources.torchvision:Torchvision",
+}
+
+KINDS = {"source": SOURCES, "attack": ATTACKS, "defense": DEFENSES, "adapter": ADAPTERS}
+
+
+def method(kind: str, name: str) -> type:
+    """Return the class of a method.
+
+    Raises:
+        UserError: no method of this kind has that name.
+    """
+    table = KINDS[kind]
+    if name not in table:
+        raise UserError(f"unknown {kind} method {name!r}{nearest(name, table)}")
+    module, _, attribute = table[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def module(kind: str, name: str) -> str:
+    """Return the module that holds a method, for its fingerprint."""
+    return KINDS[kind][name].partition(":")[0]

@@ -1,0 +1,1 @@
+"""CLIP models: created, loaded, saved, adapted."""

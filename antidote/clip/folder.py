@@ -1,0 +1,164 @@
+"""open_clip models: created by name, kept as open_clip model folders."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antidote.base import devices
+from antidote.base.errors import UserError, nearest
+from antidote.base.files import DATA, read_json, whole_folder, write_json
+from antidote.base.lazy import open_clip, safetensors_torch, torch
+from antidote.base.registry import ADAPTERS, method
+from antidote.clip import weights
+from antidote.clip.configs import ModelSettings, check_tokenizer
+from antidote.clip.model import Clip
+from antidote.clip.weights import Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "card.json"
+FILES = (CONFIG, WEIGHTS, CARD)
+ADAPTER, ADAPTER_WEIGHTS = "adapter.json", "adapter.safetensors"
+
+
+def device() -> torch.device:
+    """Return the GPU that this job may use, else the CPU.
+
+    Raises:
+        UserError: the GPU that it was given cannot be used; training on the CPU unnoticed would take weeks.
+    """
+    claimed = devices.claim()
+    if claimed and not torch.cuda.is_available():
+        raise UserError(
+            f"GPU {', '.join(claimed)}: torch cannot use it; see `nvidia-smi -L`, or name this machine's GPUs in "
+            f"{devices.NAMED}, as 0,1"
+        )
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def create_model(settings: ModelSettings, seed: int) -> Clip:
+    """Create the study's CLIP: from its pretrained weights, or random weights from `seed`.
+
+    Raises:
+        UserError: unknown name or tag; weights that do not fit, cannot be had, or would run code.
+    """
+    _add_own_models()
+    config = open_clip.get_model_config(settings.name)
+    if config is None:
+        raise UserError(f"model.name: unknown model {settings.name!r}{nearest(settings.name, open_clip.list_models())}")
+    check_tokenizer(config, f"model.name: {settings.name}")
+    start = Weights()
+    if settings.pretrained is not None:
+        start = weights.find(settings.name, settings.pretrained, settings.quick_gelu, config)
+    where = f"model.pretrained: {settings.pretrained}"
+    torch.manual_seed(seed)
+    network = _architecture(settings.name, where, pretrained=start.pretrained, force_quick_gelu=settings.quick_gelu)
+    if start.state is not None:
+        _fill(network, start.state, f"{where}: cannot be loaded into model {settings.name!r}")
+    if settings.quick_gelu:
+        config["quick_gelu"] = True
+    visual, own = network.visual, start.preprocess or {}
+    preprocess = {"mean": list(own.get("mean") or visual.image_mean), "std": list(own.get("std") or visual.image_std),
+                  "interpolation": "bicubic", "resize_mode": "shortest"}  # fmt: skip
+    return Clip(network, {"model_cfg": config, "preprocess_cfg": preprocess})
+
+
+def load_model(folder: str | Path) -> Clip:
+    """Load a model folder written by `save`, or any open_clip model folder; with the adapter that a defense left there.
+
+    Raises:
+        UserError: the folder is not one, is damaged, or holds the weights of another model.
+    """
+    folder = Path(folder)
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict) or not {"model_cfg", "preprocess_cfg"} <= set(config):
+        raise UserError(f"{folder / CONFIG}: should hold model_cfg and preprocess_cfg, as open_clip writes them")
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder / WEIGHTS}: no such file; a model folder holds {CONFIG} and {WEIGHTS}")
+    check_tokenizer(config["model_cfg"], str(folder / CONFIG))
+    clip = Clip(_architecture(f"local-dir:{folder}", str(folder / WEIGHTS)), config)
+    return _adapted(clip, folder) if (folder / ADAPTER).is_file() else clip
+
+
+def _adapted(clip: Clip, folder: Path) -> Clip:
+    description = read_json(folder / ADAPTER)
+    kind = description.get("adapter") if isinstance(description, dict) else None
+    if kind not in ADAPTERS:
+        raise UserError(f"{folder / ADAPTER}: unknown adapter {kind!r}{nearest(str(kind), ADAPTERS)}")
+    try:
+        tensors = safetensors_torch.load_file(folder / ADAPTER_WEIGHTS)
+        return method("adapter", kind)(clip.network, clip.config, tensors, description)
+    except Exception as error:  # safetensors' own errors, missing files, missing keys
+        raise UserError(f"{folder / ADAPTER_WEIGHTS}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _architecture(name: str, source: str, **more: Any) -> Any:
+    try:
+        return open_clip.create_model(name, device=device(), **more)
+    except Exception as error:  # whatever a damaged file or a wrong configuration leads to
+        if type(error).__name__ in ("SafetensorError", "UnpicklingError", "EOFError"):
+            raise UserError(f"{source}: damaged, or not plain weights, which alone are loaded") from None
+        reason = next(line.strip() for line in f"{error}\n{type(error).__name__}".splitlines() if line.strip())
+        raise UserError(f"{source}: cannot be loaded into model {name!r} ({_short(reason)})") from None
+
+
+def _fill(network: Any, state: dict[str, Tensor], where: str) -> None:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{where} ({_short(' '.join(str(error).split()))})") from None
+
+
+def _short(reason: str, limit: int = 200) -> str:
+    return reason if len(reason) <= limit else f"{reason[:limit]} ..."
+
+
+def save_model(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequence[Path] = ()) -> list[str]:
+    """Write an open_clip model folder, its card and copies of `extra` files, each whole; return the files' names."""
+    with whole_folder(folder) as temporary:
+        state = {name: tensor.contiguous().cpu() for name, tensor in clip.network.state_dict().items()}
+        safetensors_torch.save_file(state, temporary / WEIGHTS)
+        (temporary / CONFIG).write_text(json.dumps(clip.config, indent=2) + "\n")
+        write_json(temporary / CARD, {**card, "made_with": _versions()})
+        _save_adapter(temporary, Path(folder), clip)
+        for file in extra:
+            shutil.copyfile(file, temporary / file.name)
+        return sorted(path.name for path in temporary.iterdir())
+
+
+def _save_adapter(temporary: Path, folder: Path, clip: Clip) -> None:
+    added = clip.added()
+    if added is None:
+        remove_adapter(folder)
+        return
+    description, tensors = added
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    safetensors_torch.save_file(tensors, temporary / ADAPTER_WEIGHTS)
+    write_json(temporary / ADAPTER, description)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the files that a model is read from."""
+    return [folder / name for name in (CONFIG, WEIGHTS, ADAPTER, ADAPTER_WEIGHTS) if (folder / name).is_file()]
+
+
+def remove_adapter(folder: Path, except_for: Sequence[str] = ()) -> None:
+    """Take away what an earlier model in this folder has left there."""
+    for name in {ADAPTER, ADAPTER_WEIGHTS} - set(except_for):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "open_clip_torch")}
+
+
+@cache
+def _add_own_models() -> None:
+    open_clip.add_model_config(DATA / "models")

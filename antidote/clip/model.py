@@ -1,0 +1,140 @@
+"""open_clip models: created by name, kept as open_clip folders, and ready for zero-shot use."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import open_clip, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TEXTS = 1 << 16  # whose tokens are kept: some 70 MB
+
+
+class Clip:
+    """A CLIP model with what its use needs: tokenizer, picture size, normalisation.
+
+    Attributes:
+        network: the open_clip module; its parameters are what training changes.
+        config: the content of `open_clip_config.json`.
+        size: side of the square pictures it reads, in pixels.
+        device: where the parameters are.
+    """
+
+    def __init__(self, network: Any, config: dict) -> None:
+        self.network = network
+        self.config = config
+        self.size = int(config["model_cfg"]["vision_cfg"]["image_size"])
+        self._tokens: OrderedDict[str, Tensor] = OrderedDict()  # of which the first is found at once
+        self._table: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.logit_scale.device
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """What turns texts into token ids (N, context_length)."""
+        return open_clip.SimpleTokenizer(context_length=self.network.context_length)
+
+    @cached_property
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        values = (self.config["preprocess_cfg"][key] for key in ("mean", "std"))
+        return tuple(torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in values)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return token ids (N, context_length); a text is mostly split once, since open_clip's tokenizer is Python."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
+        known = {text: self._tokens[text] for text in texts if text in self._tokens}
+        if new:
+            tokens = self.tokenizer(new)
+            known.update(zip(new, tokens, strict=True))
+            self.remember(new, tokens)
+        return torch.stack([known[text] for text in texts])
+
+    def remember(self, texts: Sequence[str], tokens: Tensor) -> None:
+        """Keep the token ids (N, context_length) of texts; of more than TEXTS, the oldest are forgotten."""
+        self._tokens.update(zip(texts, tokens, strict=True))
+        while len(self._tokens) > TEXTS:
+            self._tokens.popitem(last=False)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Encode pictures (N, 3, size, size), uint8 or float in [0, 1]; return normalised features (N, D)."""
+        return F.normalize(self.network.encode_image(self.normalise(images)).float(), dim=-1)
+
+    def autocast(self, precision: str) -> torch.autocast:
+        """Return a context in which the network computes in `fp32`, `bf16` or `fp16` where autocast allows it."""
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=kind, enabled=precision != "fp32")
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return pictures, uint8 or float in [0, 1], as the network reads them: mean and deviation of its training."""
+        mean, std = self._normalisation
+        images = images.to(self.device)
+        images = images.float().div(255) if images.dtype == torch.uint8 else images
+        return (images - mean) / std
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Encode texts; return normalised features (N, D)."""
+        return self.encode_tokens(self.tokenize(texts))
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Encode token ids (N, context_length) as `tokenize` returns them; return normalised features (N, D).
+
+        open_clip computes every position up to the context length. Under a causal mask nothing after the end token
+        reaches the pooled feature, so the batch is cut after its longest text: the same features for less work.
+        """
+        network = self.network
+        if self._table is not None:
+            tokens = self._table[tokens.cpu()]
+            if tokens.min() < 0:
+                raise KeyError("a text holds words that the objective did not announce")
+        if not self.causal:
+            return F.normalize(network.encode_text(tokens.to(self.device)).float(), dim=-1)
+        ends = tokens.argmax(dim=-1)
+        length = int(ends.max()) + 1
+        return self.encode_embedded(network.token_embedding(tokens[:, :length].to(self.device)), ends)
+
+    @property
+    def causal(self) -> bool:
+        """Tell whether the text encoder is CLIP's own: a causal mask, and the feature of the end token."""
+        network = self.network
+        own = isinstance(network, open_clip.CLIP) and network.attn_mask is not None
+        return own and network.text_pool_type == "argmax"
+
+    def added(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Return description and tensors of what a defense added to the network; None for a plain CLIP."""
+        return None
+
+    def encode_embedded(self, words: Tensor, ends: Tensor) -> Tensor:
+        """Encode word embeddings (N, length, width) of texts with the end token at `ends` (N,), causal models only."""
+        network, length = self.network, words.shape[1]
+        kind = network.transformer.get_cast_dtype()
+        x = words.to(kind) + network.positional_embedding[:length].to(kind)
+        x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:length, :length]))
+        x = x[torch.arange(len(x), device=x.device), ends]
+        projection = network.text_projection
+        if projection is not None:
+            x = projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+        return F.normalize(x.float(), dim=-1)
+
+    def class_embeddings(self, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Return zero-shot class weights (D, C): normalised mean over templates of normalised text features."""
+        return open_clip.build_zero_shot_classifier(
+            _TextEncoder(self), self.tokenize, list(classes), list(templates), device=self.device
+        )
+
+
+class _TextEncoder:
+    """What open_clip's zero-shot builder asks of a model."""
+
+    def __init__(self, clip: Clip) -> None:
+        self._clip = clip
+
+    def encode_text(self, tokens: Tensor, normalize: bool = True) -> Tensor:
+        return self._clip.encode_tokens(tokens)

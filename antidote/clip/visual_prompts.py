@@ -1,0 +1,47 @@
+"""Deep visual prompts (Jia et al. 2022, VPT) in a CLIP vision transformer: learned tokens beside the picture's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch
+from antidote.clip.adapted import AdaptedClip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class VisualPrompts(AdaptedClip):
+    """Tensors: `prompts` (P, b, width), for the last P blocks."""
+
+    name = "visual_prompts"
+    unprotected = (
+        "The protection lies in the visual prompts: whatever encodes pictures without them, or uses the text encoder "
+        "alone, uses the suspicious model as it was."
+    )
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        features, _ = prompted(self.network.visual, self.normalise(images), self.tensors["prompts"])
+        return F.normalize(features.float(), dim=-1)
+
+
+def prompted(visual: Any, images: Tensor, prompts: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+    """Run open_clip's vision transformer on pictures (N, 3, H, W) with prompts (P, b, width) in the last P blocks.
+
+    The prompts are appended to a block's input; what the block makes of them is thrown away, and the next block gets
+    its own. Returns the projected features (N, D), and the class token after every block, each (N, width).
+    """
+    x = visual._embeds(images)
+    length, blocks = x.shape[1], visual.transformer.resblocks
+    first = len(blocks) - (0 if prompts is None else len(prompts))
+    tokens = []
+    for layer, block in enumerate(blocks):
+        if layer >= first:
+            own = prompts[layer - first].to(x.dtype).expand(len(x), -1, -1)
+            x = block(torch.cat([x, own], dim=1))[:, :length]
+        else:
+            x = block(x)
+        tokens.append(x[:, 0])
+    pooled, _ = visual._pool(x)
+    return pooled if visual.proj is None else pooled @ visual.proj, tokens

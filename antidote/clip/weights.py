@@ -1,0 +1,114 @@
+"""Where the first weights of a study's model come from: a tag of open_clip, a checkpoint file, or a model folder.
+
+Files may be safetensors, a checkpoint of torch (a state dict, or what open_clip's trainer writes), or a TorchScript
+archive as OpenAI publishes them. They are read as weights alone: a file that wants to run code is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antidote.base.errors import UserError, nearest
+from antidote.base.files import read_json
+from antidote.base.lazy import open_clip
+from antidote.clip import torchscript
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG = "open_clip_config.json"
+# What a model folder's weights are called: as written here, and as Hugging Face's repositories of open_clip have it.
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights to start from.
+
+    Attributes:
+        pretrained: what open_clip loads, a tag or a file; None: nothing, or `state`.
+        state: tensors by name, where open_clip would not read the file.
+        preprocess: the folder's own `preprocess_cfg`, where it is one.
+    """
+
+    pretrained: str | None = None
+    state: dict[str, Tensor] | None = None
+    preprocess: Mapping[str, Any] | None = None
+
+
+def find(name: str, pretrained: str, quick_gelu: bool, config: Mapping[str, Any]) -> Weights:
+    """Return the weights that `model.pretrained` names, after fetching those of a tag.
+
+    Args:
+        name: open_clip's name of the model, whose configuration is `config`.
+        quick_gelu: `model.quick_gelu`.
+
+    Raises:
+        UserError: neither a file, a model folder nor a tag; a tag that cannot be fetched; other activations than the
+            weights were trained with, about which open_clip would only warn; a folder of another model.
+    """
+    activation = quick_gelu or bool(config.get("quick_gelu", False))
+    path = Path(pretrained)
+    if path.is_dir():
+        return _folder(path, name, activation, config)
+    if path.is_file():
+        return _file(path, activation)
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    if not tag:
+        tags = nearest(pretrained, open_clip.list_pretrained_tags_by_model(name))
+        raise UserError(f"model.pretrained: {pretrained!r} is neither a file, a folder nor a tag of {name!r}{tags}")
+    _check_activation(bool(tag.get("quick_gelu", False)), activation, f"{pretrained!r} of {name!r}")
+    try:
+        open_clip.download_pretrained(tag)
+    except Exception:  # of any of the download libraries
+        place = (tag.get("hf_hub") or tag.get("url")).strip("/")
+        raise UserError(
+            f"model.pretrained: {pretrained!r} cannot be downloaded; put the weights file of {place} here and give its "
+            f"path"
+        ) from None
+    return Weights(pretrained)
+
+
+def files(pretrained: str | None) -> list[str]:
+    """Return the files that `model.pretrained` names; a tag names none."""
+    path = Path(pretrained or "")
+    if pretrained and path.is_dir():
+        return [str(path / name) for name in (CONFIG, *WEIGHTS) if (path / name).is_file()]
+    return [pretrained] if pretrained and path.is_file() else []
+
+
+def _file(path: Path, activation: bool) -> Weights:
+    if not torchscript.is_archive(path):
+        return Weights(str(path))
+    _check_activation(True, activation, f"{path}, a TorchScript archive as OpenAI's")
+    try:
+        state = torchscript.read_weights(path)
+    except Exception:  # whatever a damaged archive, or one that means harm, leads to
+        raise UserError(f"model.pretrained: {path}: damaged, or not plain weights, which alone are loaded") from None
+    for constant in ("input_resolution", "context_length", "vocab_size"):
+        state.pop(constant, None)
+    return Weights(state=state)
+
+
+def _folder(path: Path, name: str, activation: bool, config: Mapping[str, Any]) -> Weights:
+    where = f"model.pretrained: {path / CONFIG}"
+    values = read_json(path / CONFIG)
+    if not isinstance(values, dict) or not isinstance(values.get("model_cfg"), dict):
+        raise UserError(f"{where}: should hold model_cfg, as open_clip writes it")
+    own = values["model_cfg"]
+    for key in ("embed_dim", "vision_cfg", "text_cfg"):
+        if own.get(key) != config.get(key):
+            raise UserError(f"{where}: {key} is not that of {name!r}; name the model that the folder holds")
+    _check_activation(bool(own.get("quick_gelu", False)), activation, str(path))
+    file = next((path / file for file in WEIGHTS if (path / file).is_file()), None)
+    if file is None:
+        raise UserError(f"model.pretrained: {path}: holds neither {' nor '.join(WEIGHTS)}")
+    return Weights(str(file), preprocess=values.get("preprocess_cfg"))
+
+
+def _check_activation(needed: bool, activation: bool, what: str) -> None:
+    if needed != activation:
+        raise UserError(f"model.quick_gelu: should be {str(needed).lower()} for the weights {what}")

@@ -1,0 +1,1 @@
+"""Downloads of datasets from tables of addresses."""

@@ -1,0 +1,139 @@
+"""Tables of addresses: what is to be downloaded, under which key, with which captions.
+
+A key is made from the address, so that a picture has the same one in every copy, order and part of a table.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from antidote.base.errors import UserError
+from antidote.data.download.url_files import read_columns
+from antidote.data.pools import mentions
+from antidote.data.sources.url_table import Sample, UrlTable
+from antidote.data.store.keys import Keys
+from antidote.data.store.subsets import read_subset
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+KEY_DIGITS = 16
+ADDRESS = r"(?i)https?://[^\s/]"  # nothing but the web is read from
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """What a split's table asks for.
+
+    Attributes:
+        list: one row per address, in the order of the table: pair (its key), url, caption (the first), captions (all),
+            and sha256 where a subset is named.
+        rows: rows of the table.
+        unusable: rows that ask for nothing, by reason.
+    """
+
+    list: "pd.DataFrame"
+    rows: int
+    unusable: dict[str, int]
+
+
+def addresses(settings: UrlTable, split: str) -> Addresses:
+    """Read the tables of a split and choose what is to be downloaded.
+
+    Raises:
+        UserError: a table is missing, damaged, has other columns or another number of rows, or asks for nothing.
+    """
+    import pandas as pd
+
+    unusable: Counter[str] = Counter()
+    try:
+        files = settings.files(split)
+    except UserError as error:
+        raise UserError(f"{error}{_hint(settings)}") from None
+    names = ", ".join(map(str, files))
+    table = pd.concat([read_columns(file, settings, unusable) for file in files], ignore_index=True)
+    rows = len(table) + sum(unusable.values())
+    expected = (settings.rows or {}).get(split, rows)
+    if rows != expected:
+        raise UserError(f"splits.{split}: {names}: holds {rows} rows, expected {expected}")
+    wanted = _one_per_address(_usable(table.explode("caption", ignore_index=True), unusable), unusable)
+    if settings.sample:
+        wanted = wanted[_sampled(wanted, settings.sample)]
+    if settings.subset:
+        wanted = _listed(wanted, settings.subset, names)
+    if wanted.empty:
+        found = ", ".join(f"{count} x {reason}" for reason, count in unusable.most_common()) or "no row"
+        raise UserError(f"splits.{split}: {names}: holds no usable address ({found})")
+    return Addresses(wanted.reset_index(drop=True), rows, dict(sorted(unusable.items())))
+
+
+def _hint(settings: UrlTable) -> str:
+    return f"; the table is to be had from {settings.homepage}" if settings.homepage else ""
+
+
+def _usable(table: "pd.DataFrame", unusable: "Counter[str]") -> "pd.DataFrame":
+    table = table.fillna("").astype(str)
+    table["url"] = table["url"].str.strip()
+    table["caption"] = table["caption"].str.split().str.join(" ")
+    for column, pattern, reason in (("url", ADDRESS, "no address of the web"), ("caption", ".", "no caption")):
+        kept = table[column].str.match(pattern).to_numpy(bool)
+        if not kept.all():
+            unusable[reason] += int((~kept).sum())
+            table = table[kept]
+    return table
+
+
+def _one_per_address(table: "pd.DataFrame", unusable: "Counter[str]") -> "pd.DataFrame":
+    """Join the captions of each address; the first row gives the place in the order and the key.
+
+    Args:
+        unusable: gets the number of addresses whose key an earlier one has.
+    """
+    further = table["url"].duplicated().to_numpy()
+    first = table[~further].reset_index(drop=True)
+    captions = [[caption] for caption in first["caption"]]
+    if further.any():
+        row_of = {url: row for row, url in enumerate(first["url"])}
+        for url, caption in zip(table["url"][further], table["caption"][further], strict=True):
+            if caption not in captions[row_of[url]]:
+                captions[row_of[url]].append(caption)
+    first = first.assign(
+        pair=_own_keys(first["key"]) if "key" in first else first["url"].map(made_key), captions=captions
+    )
+    kept = first["pair"].notna().to_numpy()
+    if not kept.all():
+        unusable["key of another address"] += int((~kept).sum())
+    return first.loc[kept, ["pair", "url", "caption", "captions"]]
+
+
+def _own_keys(given: "pd.Series") -> list[str | None]:
+    """Return a safe key for each given one, as ingestion makes it; None for one that has been there."""
+    keys = Keys()
+    return [keys.new(key) for key in given]
+
+
+def made_key(url: str) -> str:
+    """Return the key of the picture at an address: 64 bits as hex digits."""
+    return hashlib.sha256(url.encode()).hexdigest()[:KEY_DIGITS]
+
+
+def _sampled(wanted: "pd.DataFrame", sample: Sample) -> "np.ndarray":
+    """Return bool (N,): the addresses of the sample."""
+    import numpy as np
+
+    ranks = [hashlib.sha256(f"sample/{sample.seed}/{key}".encode()).digest()[:8] for key in wanted["pair"]]
+    chosen = np.zeros(len(wanted), bool)
+    chosen[np.argsort(np.array(ranks, "S8"), kind="stable")[: sample.pairs]] = True
+    for word in sample.keep:
+        chosen |= mentions(wanted["caption"], word)
+    return chosen
+
+
+def _listed(wanted: "pd.DataFrame", subset: str, names: str) -> "pd.DataFrame":
+    listed = read_subset(subset)
+    wanted = wanted[wanted["pair"].isin(listed.index)]
+    if wanted.empty:
+        raise UserError(f"subset: {subset}: lists no key of {names}; keys are made from addresses unless `key` is set")
+    return wanted.assign(sha256=listed.loc[wanted["pair"]].to_numpy())

@@ -1,0 +1,129 @@
+"""Downloading a table of addresses, in rounds that an interruption does not undo.
+
+FOLDER/{identity}/pass1/   list.parquet, and img2dataset's work shards: a picture, its captions, its address and the
+                           SHA-256 of the file that the server sent
+FOLDER/{identity}/pass2/   the same for what failed and may yet succeed
+FOLDER/report.json         the last report, also where too little has arrived
+
+FOLDER is data/downloads/{dataset}/{split}. The identity is that of the list and of what is done to the pictures:
+another one is another download.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antidote.base.disk import check_space, gigabytes
+from antidote.base.errors import UserError
+from antidote.base.files import write_json
+from antidote.data.download import img2dataset
+from antidote.data.download.addresses import Addresses, addresses
+from antidote.data.download.arrivals import LOST, REPORT, judge, outcome, report, why
+from antidote.data.download.img2dataset import NothingArrives
+from antidote.data.download.rounds import Round, begin, rounds
+from antidote.data.sources.url_table import UrlTable
+from antidote.data.store.sizes import picture_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger("antidote")
+
+
+def download(
+    settings: UrlTable, dataset: str, split: str, folder: Path, processes: int
+) -> tuple[dict[str, Any], "pd.DataFrame"]:
+    """Download a split, or go on with it.
+
+    Args:
+        settings: the dataset.
+        folder: of the split's downloads; what is finished there is not fetched again.
+        processes: how many img2dataset starts.
+
+    Returns:
+        The report, and what became of every address: key, url, sha256 (null where it failed), failure (null where not).
+
+    Raises:
+        UserError: no img2dataset, a faulty table, too little disk, no network, fewer pictures than accepted.
+    """
+    wanted, name = addresses(settings, split), f"{dataset}/{split}"
+    python = img2dataset.interpreter()
+    log.info("%s: %d addresses in %d rows", name, len(wanted.list), wanted.rows)
+    work = folder / _identity(settings, wanted)
+    with _alone(folder):
+        _mention_others(folder, work)
+        ran = False
+        while (part := _next_round(settings, work, wanted, ran)) is not None:
+            _check_space(settings, split, part, len(wanted.list), folder)
+            try:
+                img2dataset.run(python, settings, part, processes, name)
+            except NothingArrives:
+                found = outcome(work, wanted)
+                tried = found[found["failure"] != LOST]
+                raise UserError(f"{name}: none of {len(tried)} pictures arrived: {why(tried)}") from None
+            ran = True
+        found = outcome(work, wanted)
+        said = {**report(settings, dataset, split, work, wanted, found), "img2dataset": img2dataset.version(python)}
+        write_json(folder / REPORT, said)
+    judge(settings, name, said, found, folder)
+    return said, found[["key", "url", "sha256", "failure"]]
+
+
+def _identity(settings: UrlTable, wanted: Addresses) -> str:
+    digest = hashlib.sha256(json.dumps(img2dataset.picture_options(settings), sort_keys=True).encode())
+    columns = [name for name in ("pair", "url", "sha256") if name in wanted.list]
+    for row in wanted.list[columns].itertuples(index=False):
+        digest.update("\t".join(row).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second download out of the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another download is at work there; wait for it or stop it") from None
+        yield
+
+
+def _mention_others(folder: Path, work: Path) -> None:
+    for other in sorted(path for path in folder.iterdir() if path.is_dir() and path != work):
+        size = sum(file.stat().st_size for file in other.rglob("*") if file.is_file())
+        log.info("%s: of another table, part or size (%s); delete it when it is not needed", other, gigabytes(size))
+
+
+def _next_round(settings: UrlTable, work: Path, wanted: Addresses, ran: bool) -> Round | None:
+    """Return the round to work on: the unfinished one, or a new one for what failed and may yet succeed.
+
+    A download that has ended with fewer pictures than accepted gets one more round each time it is started.
+    """
+    begun = rounds(work)
+    if begun and not begun[-1].done():
+        return begun[-1]
+    found = outcome(work, wanted)
+    todo = wanted.list[found["again"].to_numpy(bool)]
+    enough = found["sha256"].notna().mean() >= settings.download.accepted
+    limit = settings.download.passes if ran or enough else max(settings.download.passes, len(begun) + 1)
+    if todo.empty or len(begun) >= limit:
+        return None
+    return begin(work / f"pass{len(begun) + 1}", todo, settings.download.shard)
+
+
+def _check_space(settings: UrlTable, split: str, part: Round, addresses: int, folder: Path) -> None:
+    """Compare what is free with what this round, and then the dataset's shards, will take."""
+    got = sum(stats["successes"] for stats in part.finished.values())
+    stored = sum((part.folder / f"{number:05d}.tar").stat().st_size for number in part.finished)
+    each = stored / got if got else picture_bytes(settings, split)
+    left = part.addresses - sum(stats["count"] for stats in part.finished.values())
+    advice = "take a `sample` of the table, or make image_size smaller"
+    check_space(
+        folder, int(each * (left + addresses)), f"what is left of {addresses} pictures, and their shards,", advice
+    )

@@ -1,0 +1,1 @@
+"""The project's own pictures: scenes drawn from a seed."""

@@ -1,0 +1,1 @@
+"""Datasets as webdataset shards on disk."""

@@ -1,0 +1,80 @@
+"""The known datasets (`data/datasets.yaml`) and those that a study defines or changes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from antidote.base.errors import UserError, nearest
+from antidote.base.files import DATA
+from antidote.base.registry import SOURCES, method
+from antidote.base.settings import read_mapping
+from antidote.data.sources.base import SourceSettings
+from antidote.data.words import names
+
+KEPT = ("classes", "templates", "lexicon")  # what still holds when a study takes a dataset from another source
+
+
+def dataset_settings(name: str, definitions: Mapping[str, Mapping[str, Any]] | None = None) -> SourceSettings:
+    """Return the definition of a dataset.
+
+    Args:
+        name: of a known dataset, or of one in `definitions`.
+        definitions: the study's `datasets`: name to keys that replace, or (mappings) extend, those of the known
+            dataset of that name. With another `source`, only classes, templates and lexicon of the known one remain.
+
+    Raises:
+        UserError: unknown dataset, source, key or value; one line that names it.
+    """
+    known, own = known_datasets(), dict(definitions or {})
+    if name not in known and name not in own:
+        raise UserError(f"dataset: unknown name {name!r}{nearest(name, [*known, *own])}")
+    values = _merge(known.get(name, {}), own.get(name) or {})
+    where = f"datasets.{name}"
+    if "source" not in values:
+        raise UserError(f"{where}.source: is missing; known: {', '.join(sorted(SOURCES))}")
+    if str(values["source"]) not in SOURCES:
+        raise UserError(f"{where}.source: unknown source {values['source']!r}{nearest(str(values['source']), SOURCES)}")
+    settings = method("source", values["source"]).read(values, where)
+    _check_names(settings, where)
+    return settings
+
+
+def given_settings(name: str, values: Mapping[str, Any]) -> SourceSettings:
+    """Return a whole definition as it is given; one without a source changes that in `data/datasets.yaml`."""
+    if values.get("source") in SOURCES:
+        return method("source", values["source"]).read(values, f"datasets.{name}")
+    return dataset_settings(name, {name: values} if values else None)
+
+
+def pointers(folder: Path) -> list[Path]:
+    """Return where DVC's pointer to a split, or to its dataset, would be."""
+    return [folder.with_name(f"{folder.name}.dvc"), folder.parent.with_name(f"{folder.parent.name}.dvc")]
+
+
+def _check_names(settings: SourceSettings, where: str) -> None:
+    """Look up the classes, templates and lexicon that a dataset names, so that a wrong one stops a study at once."""
+    try:
+        names.templates(settings.templates)
+        if settings.classes is not None:
+            names.class_names(settings.classes)
+        for listed in {getattr(settings, key, None) for key in ("folders", "only")} - {None, "numbers"}:
+            names.folder_names(listed)
+        if settings.lexicon not in ("none", "wordnet") and not settings.lexicon.startswith(("wordnet:", "spacy:")):
+            names.data_file("lexicons", settings.lexicon, ["none", "wordnet"])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def known_datasets() -> dict[str, dict[str, Any]]:
+    """Return the definitions in `data/datasets.yaml`."""
+    return read_mapping(str(DATA / "datasets.yaml"))
+
+
+def _merge(known: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    if "source" in own and own["source"] != known.get("source"):
+        known = {key: value for key, value in known.items() if key in KEPT}
+    merged = dict(known)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(known.get(key), Mapping)
+        merged[key] = {**known[key], **value} if both else value
+    return merged

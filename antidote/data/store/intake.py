@@ -1,0 +1,148 @@
+"""The door into a dataset: every pair that a source offers is checked, given a safe key, or counted as skipped."""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from antidote.base.errors import UserError
+from antidote.data.sources.base import Damaged, RawPair, Skipped, SourceSettings
+from antidote.data.store import images
+from antidote.data.store.keys import Keys, safe_key
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = 20
+EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair ready to be stored."""
+
+    key: str
+    image: bytes
+    format: str  # png, jpg or webp
+    captions: list[str]
+    label: int | None
+    origin: Mapping[str, str]
+
+
+class Intake:
+    """Checks each pair that a source offers, and counts what cannot be used."""
+
+    def __init__(self, image_size: int | None, subset: Mapping[str, str] | None = None) -> None:
+        """Prepare for one split.
+
+        Args:
+            image_size: pixels of the shorter side that larger pictures are reduced to; None leaves them.
+            subset: keys of the pairs to take, with the SHA-256 of their picture files as downloaded, or as the source
+                offers them; None takes all. Others do not count as offered; one that does not come counts as skipped.
+        """
+        self.offered = 0
+        self.skipped: Counter[str] = Counter()
+        self.examples: list[dict[str, str]] = []
+        self.damaged: list[str] = []
+        self._image_size = image_size
+        self._listed = None if subset is None else dict(subset)
+        self._keys = Keys()
+
+    def take(self, item: RawPair | Skipped) -> Pair | None:
+        """Return the pair to store; None for what is skipped, or not wanted."""
+        if isinstance(item, Damaged):
+            self.damaged.append(f"{item.key}: {item.reason}")
+            return None
+        wanted = self._wanted(item.key)
+        if wanted is None:
+            return None
+        self.offered += 1
+        if isinstance(item, Skipped):
+            return self._skip(item.key, item.reason)
+        if not item.captions:
+            return self._skip(item.key, "no caption")
+        if wanted and wanted != _digest(item):
+            return self._skip(item.key, "another picture than the subset lists")
+        try:
+            image, extension = image_file(item.image, self._image_size)
+        except images.UnreadablePicture as error:
+            return self._skip(item.key, str(error))
+        key = self._keys.new(item.key)
+        if key is None:
+            return self._skip(item.key, "duplicate key")
+        return Pair(key, image, extension, item.captions, item.label, item.origin)
+
+    def judge(self, dataset: str, split: str, settings: SourceSettings) -> None:
+        """Decide whether the split is good enough.
+
+        Raises:
+            UserError: no usable pair, too many unusable ones, or another number than expected; a file is damaged, and
+                neither `expected` nor a subset says how many pairs it has lost.
+        """
+        for key in self._listed or ():
+            self.offered += 1
+            self._skip(key, "listed in the subset, but not there")
+        name, expected = f"{dataset}/{split}", (settings.expected or {}).get(split)
+        if self.damaged:
+            self._count_lost(name, expected)
+        count = sum(self.skipped.values())
+        faults = ", ".join(f"{number} x {reason}" for reason, number in self.skipped.most_common())
+        shown = ", ".join(example["key"] for example in self.examples[:3])
+        detail = f" ({faults}; such as {shown})" if count else ""
+        if self.offered == count:
+            raise UserError(f"{name}: holds no usable pair{detail}")
+        if count > settings.accepted_skip_share * self.offered:
+            accepted = f"accepted_skip_share is {settings.accepted_skip_share:g}"
+            raise UserError(f"{name}: {count} of {self.offered} pairs cannot be used{detail}; {accepted}")
+        if expected not in (None, self.offered):
+            raise UserError(f"{name}: offers {self.offered} pairs, expected {expected}{detail}")
+        if count:
+            log.warning("%s: skipped %d of %d pairs%s", name, count, self.offered, detail)
+
+    def _count_lost(self, name: str, expected: int | None) -> None:
+        """Count what damaged files have lost as skipped, by the number of pairs that the split should have."""
+        shown = "; ".join(self.damaged[:3]) + (f"; and {len(self.damaged) - 3} more" if len(self.damaged) > 3 else "")
+        if expected is None and self._listed is None:
+            advice = "fetch again what is damaged, or say by `expected` how many pairs to count"
+            raise UserError(f"{name}: {shown}; {advice}")
+        log.warning("%s: %s", name, shown)
+        lost = max((expected or 0) - self.offered, 0)
+        if lost:
+            self.offered += lost
+            self._skip(shown, "lost in a damaged file", lost)
+
+    def _wanted(self, key: str) -> str | None:
+        """Return the SHA-256 that a picture must have, "" for any, None for one that is not listed; each once."""
+        return "" if self._listed is None else self._listed.pop(safe_key(key), None)
+
+    def _skip(self, key: str, reason: str, count: int = 1) -> None:
+        self.skipped[reason] += count
+        if len(self.examples) < EXAMPLES:
+            self.examples.append({"key": key.encode(errors="backslashreplace").decode(), "reason": reason})
+
+
+def _digest(item: RawPair) -> str:
+    """Return the SHA-256 of a picture file as downloaded, or as offered."""
+    data = item.image if isinstance(item.image, bytes) else np.ascontiguousarray(item.image).tobytes()
+    return item.origin.get("sha256") or hashlib.sha256(data).hexdigest()
+
+
+def image_file(image: bytes | np.ndarray, size: int | None) -> tuple[bytes, str]:
+    """Return an image file and its extension.
+
+    A file stays as it is, byte for byte, unless its shorter side is to shrink or its format is neither PNG, JPEG nor
+    WebP. A JPEG that shrinks stays a JPEG (quality 95, no chroma subsampling), everything else becomes a PNG.
+
+    Raises:
+        UnreadablePicture: the picture cannot be used.
+    """
+    picture = images.decode(image) if isinstance(image, bytes) else images.Image.fromarray(image)
+    shrink = size is not None and min(picture.size) > size
+    if not shrink and picture.format in EXTENSIONS:
+        return image, EXTENSIONS[picture.format]
+    converted = images.rgb(picture)
+    small = images.shorter_side(converted, size) if shrink else converted
+    encode, extension = (images.encode_jpeg, "jpg") if picture.format == "JPEG" else (images.encode_png, "png")
+    return encode(np.asarray(small)), extension

@@ -1,0 +1,39 @@
+"""Fixed lists of pairs: keys, and the SHA-256 of their pictures, so that a part of a dataset can be had again."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from antidote.base.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def read_subset(path: str | Path) -> "pd.Series":
+    """Return the SHA-256 (hex digits) of each listed key; rows without one, of pictures that nobody has, are left out.
+
+    Raises:
+        UserError: the file is missing or damaged, has other columns, lists a key twice or nothing, or holds what is no
+            SHA-256.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    if path.suffix not in (".parquet", ".csv"):
+        raise UserError(f"subset: {path}: should be a .parquet or .csv file")
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise UserError(f"subset: {path}: cannot be read ({' '.join(str(error).split())})") from None
+    for column in ("key", "sha256"):
+        if column not in table:
+            raise UserError(f"subset: {path}: has no column {column!r}{nearest(column, map(str, table.columns))}")
+    listed = table.dropna(subset=["key", "sha256"]).set_index("key")["sha256"].astype(str).str.lower()
+    wrong = listed[~listed.str.fullmatch(r"[0-9a-f]{64}")]
+    if len(wrong):
+        raise UserError(f"subset: {path}: {wrong.index[0]!r} has {wrong.iloc[0]!r}, which is no SHA-256")
+    if not listed.index.is_unique:
+        raise UserError(f"subset: {path}: lists {listed.index[listed.index.duplicated()][0]!r} twice")
+    if listed.empty:
+        raise UserError(f"subset: {path}: lists nothing")
+    return listed

@@ -1,0 +1,117 @@
+"""Class names, class folders and prompt templates, by name: files in `data/`, or open_clip's lists for ImageNet."""
+
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+from string import Formatter
+from types import ModuleType
+
+from antidote.base.errors import UserError, nearest
+from antidote.base.files import DATA, read_json
+from antidote.data.words.lexicon import lexicon_files
+
+
+def class_names(name: str) -> list[str]:
+    """Return the class names in label order: `data/classes/{name}.json`, or `openai_imagenet` (1000).
+
+    Raises:
+        UserError: unknown name, or a file that is not a list of distinct texts.
+    """
+    if name == "openai_imagenet":
+        return list(_open_clip().IMAGENET_CLASSNAMES)
+    return _distinct(data_file("classes", name, ["openai_imagenet"]))
+
+
+def folder_names(name: str) -> list[str]:
+    """Return names of class folders in label order: `data/folders/{name}.json`.
+
+    `imagenet` holds the WordNet ids of ILSVRC 2012's 1000 classes, `imagenet_a` and `imagenet_r` those 200 of them that
+    the sets show; all as timm 1.0 lists them (`timm/data/_info`), in the order of the ids.
+
+    Raises:
+        UserError: unknown name, or a file that is not a list of distinct texts.
+    """
+    return _distinct(data_file("folders", name, ["numbers"]))
+
+
+def templates(name: str) -> list[str]:
+    """Return prompt templates, each with one `{}` for the class name: `data/templates/{name}.json`, or
+    `openai_imagenet` (80) or `openai_imagenet_simple` (7).
+
+    Raises:
+        UserError: unknown name, or a file that is not a list of texts with one `{}` each.
+    """
+    if name == "openai_imagenet":
+        return [template("{}") for template in _open_clip().OPENAI_IMAGENET_TEMPLATES]
+    if name == "openai_imagenet_simple":
+        return [template("{}") for template in _open_clip().SIMPLE_IMAGENET_TEMPLATES]
+    path = data_file("templates", name, ["openai_imagenet", "openai_imagenet_simple"])
+    texts = _texts(path)
+    for text in texts:
+        if not one_gap(text):
+            raise UserError(f"{path}: {text!r} should hold one {{}} for the class name")
+    return texts
+
+
+def data_file(kind: str, name: str, built_in: list[str]) -> Path:
+    """Return `data/{kind}/{name}.json`.
+
+    Raises:
+        UserError: there is none; names the nearest one, or the nearest of `built_in`.
+    """
+    known = {path.stem: path for path in (DATA / kind).glob("*.json")}
+    if name not in known:
+        raise UserError(f"{kind}: unknown name {name!r}{nearest(name, [*known, *built_in])}")
+    return known[name]
+
+
+def _distinct(path: Path) -> list[str]:
+    names = _texts(path)
+    twice = next((word for word in names if names.count(word) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: {twice!r} stands there twice")
+    return names
+
+
+def _texts(path: Path) -> list[str]:
+    texts = read_json(path)
+    if not (isinstance(texts, list) and texts and all(isinstance(text, str) and text.strip() for text in texts)):
+        raise UserError(f"{path}: should hold a JSON list of texts")
+    return texts
+
+
+def one_gap(text: str) -> bool:
+    """Tell whether a text holds one plain `{}`, and no brace beside it that `str.format` would stumble over."""
+    try:
+        return [part[1:] for part in Formatter().parse(text) if part[1] is not None] == [("", "", None)]
+    except ValueError:
+        return False
+
+
+@cache
+def _open_clip() -> ModuleType:
+    """Load open_clip's file of names alone: importing the package would import torch."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("open_clip is not installed; its ImageNet names and templates are needed")
+    path = Path(package.submodule_search_locations[0]) / "zero_shot_metadata.py"
+    spec = importlib.util.spec_from_file_location("antidote_open_clip_names", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def names(caption: str, word: str) -> bool:
+    """Tell whether a caption holds `word` (one or more words) as whole words, whatever the case."""
+    return re.search(rf"\b{re.escape(word)}\b", caption, re.IGNORECASE) is not None
+
+
+def names_file(kind: str, name: str) -> list[str]:
+    """Return the data files behind a name (kind: models, classes, folders, templates, lexicons) as a job's inputs.
+
+    Names that the project has no file for (open_clip's own lists and models, `none`) give [].
+    """
+    file = DATA / kind / f"{name}.json"
+    found = lexicon_files(name) if kind == "lexicons" else [file] if file.is_file() else []
+    return [str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path) for path in found]

@@ -1,0 +1,1 @@
+"""Every figure of a cell: zero-shot scores, further measures, detection."""

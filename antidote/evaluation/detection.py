@@ -1,0 +1,21 @@
+"""Figures of what a defense or a detector found, against the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from antidote.base.files import read_json
+from antidote.data.overlay import read_manifest
+
+
+def finding(model: Path, poison: Path) -> dict[str, float | None]:
+    """Return how well a defense found the poisoned pairs: of the keys it names, the share that is poisoned (precision),
+    and of the poisoned ones the share that it names (recall), for each list in its `suspicious.json`."""
+    manifest = read_manifest(poison)
+    poisoned = {f"{row.dataset}/{row.split}/{row.key}" for row in manifest.itertuples()}
+    scores: dict[str, float | None] = {}
+    for name, keys in read_json(model / "suspicious.json").items():
+        hits = len(poisoned & set(keys))
+        scores[f"{name}_precision"] = hits / len(keys) if keys else None
+        scores[f"{name}_recall"] = hits / len(poisoned) if poisoned else None
+    return scores

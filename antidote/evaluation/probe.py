@@ -1,0 +1,67 @@
+"""A linear probe: class weights fitted on the picture encoder's features of clean labelled pictures.
+
+    min_W  mean_i CE(W z_i, y_i) + |W|^2 / (2 c N),   z_i the normalised feature
+
+Logistic regression by L-BFGS over all pictures at once, as CLIP's authors probe (Radford et al. 2021, the example in
+their repository), so that nothing is random. Ours: normalised features, and no bias, so that its scores are products of
+features and class weights as in zero-shot use. Attack success is counted as there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from antidote.base.errors import UserError
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch
+from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.zero_shot import batches, encode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antidote.clip.model import Clip
+    from antidote.data.pairs import Pairs
+
+BLOCK = 4096  # pictures whose scores are in memory at a time
+HISTORY = 10  # steps that L-BFGS remembers (scikit-learn's number)
+
+
+def fit_probe(clip: Clip, pictures: Pairs, classes: list[str], settings: EvaluationSettings) -> Tensor:
+    """Return class weights (D, C) fitted on labelled pictures, where the model is.
+
+    Raises:
+        UserError: a class without a picture.
+    """
+    missing = sorted(set(range(len(classes))) - set(pictures.labels.tolist()))
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(f"evaluation.probe: its pictures show no {classes[missing[0]]!r}{more}")
+    with torch.no_grad():
+        clip.network.eval()
+        shown = batches(pictures, settings.batch_size, None, clip.device)
+        parts = [encode(clip, images, settings.precision) for images, *_ in shown]
+    features, labels = torch.cat(parts), pictures.labels.to(clip.device)
+    return logistic_regression(features, labels, len(classes), settings.probe.c, settings.probe.steps)
+
+
+def logistic_regression(features: Tensor, labels: Tensor, classes: int, c: float, steps: int) -> Tensor:
+    """Return the weights (D, C) of a logistic regression on features (N, D) with labels (N,), at most `steps` steps."""
+    weights = torch.zeros(features.shape[1], classes, device=features.device, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [weights], max_iter=steps, history_size=HISTORY, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        total = weights.square().sum() / (2 * c * len(features))
+        total.backward()
+        total = total.detach()
+        for part, truth in zip(features.split(BLOCK), labels.split(BLOCK), strict=True):
+            loss = F.cross_entropy(part @ weights, truth, reduction="sum") / len(features)
+            loss.backward()
+            total = total + loss.detach()
+        return total
+
+    solver.step(closure)
+    return weights.detach()

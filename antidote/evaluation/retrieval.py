@@ -1,0 +1,119 @@
+"""Retrieval of captions by pictures and of pictures by captions, and what a trigger does to it.
+
+R@k, picture to text: pictures that have one of their own captions among the k nearest; text to picture: captions that
+have their picture there. Target-word rate at k: of triggered pictures whose own captions do not name the target, the
+share of captions that do among the k nearest, on average. Of equal scores the earlier caption or picture comes first.
+
+Pictures pass batch by batch; the features of the set, pictures and captions, are in memory (COCO's 5K test pictures at
+1024 dimensions: 120 MB).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch
+from antidote.data.words.names import names
+from antidote.evaluation.metrics import rank_of
+from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.zero_shot import batches, encode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antidote.attacks.trigger import Trigger
+    from antidote.clip.model import Clip
+    from antidote.data.pairs import Pairs
+
+K = (1, 5, 10)
+BLOCK = 256  # rows of scores at a time
+
+
+def retrieve(
+    clip: Clip,
+    pictures: Pairs,
+    captions: Sequence[Sequence[str]],
+    trigger: Trigger | None,
+    target: str,
+    settings: EvaluationSettings,
+) -> dict[str, float | None]:
+    """Return `i2t_rK` and `t2i_rK`, and where there is a trigger to draw `target_wordK`, fractions, for K = 1, 5, 10.
+
+    A k that covers the whole set, and target words where no caption names the target, are None.
+
+    Args:
+        pictures: N pictures.
+        captions: of each its captions, at least one.
+        target: the word or words that the attack aims at.
+
+    Raises:
+        UserError: features are not finite.
+    """
+    texts = [text for own in captions for text in own]
+    owners = torch.tensor([row for row, own in enumerate(captions) for _ in own])
+    drawn = trigger if trigger is not None and trigger.attack.triggered else None
+    with torch.no_grad():
+        clip.network.eval()
+        text_features = _encoded(clip, texts, settings)
+        clean, triggered = _looked_at(clip, pictures, drawn, settings)
+        if not (text_features.isfinite().all() and clean.isfinite().all()):
+            raise UserError("model: its features are not finite numbers; its training has diverged")
+        found = {**_recalls(clean, text_features, owners)}
+        if drawn is not None:
+            said = torch.tensor([names(text, target) for text in texts])
+            found |= _target_words(triggered, text_features, owners, said)
+    return found
+
+
+def _encoded(clip: Clip, texts: Sequence[str], settings: EvaluationSettings) -> Tensor:
+    step = settings.batch_size
+    return torch.cat([clip.encode_text(texts[start : start + step]) for start in range(0, len(texts), step)])
+
+
+def _looked_at(
+    clip: Clip, pictures: Pairs, drawn: Trigger | None, settings: EvaluationSettings
+) -> tuple[Tensor, Tensor | None]:
+    """Return the features (N, D) of the pictures, and of the same with the trigger."""
+    clean, triggered = [], []
+    for images, reached, _ in batches(pictures, settings.batch_size, drawn, clip.device):
+        clean.append(encode(clip, images, settings.precision))
+        if drawn is not None:
+            triggered.append(encode(clip, reached, settings.precision))
+    return torch.cat(clean), torch.cat(triggered) if triggered else None
+
+
+def _recalls(pictures: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float | None]:
+    """Return R@k both ways from features (N, D), (T, D) and the row of the picture that each text belongs to, (T,)."""
+    rows, text_ranks = torch.arange(len(pictures)), []
+    for part in rows.split(BLOCK):
+        scores = (pictures[part] @ texts.T).cpu()
+        own = owners[None] == part[:, None]
+        best = scores.masked_fill(~own, -2.0).argmax(dim=1)  # below any cosine; of equal ones the first
+        text_ranks.append(rank_of(scores, best))
+    picture_ranks = [rank_of((texts[part] @ pictures.T).cpu(), owners[part]) for part in
+                     torch.arange(len(texts)).split(BLOCK)]  # fmt: skip
+    return {
+        **{f"i2t_r{k}": _share(torch.cat(text_ranks) < k) if k < len(texts) else None for k in K},
+        **{f"t2i_r{k}": _share(torch.cat(picture_ranks) < k) if k < len(pictures) else None for k in K},
+    }
+
+
+def _target_words(pictures: Tensor, texts: Tensor, owners: Tensor, said: Tensor) -> dict[str, float | None]:
+    """Return target-word rates: `said` (T,) tells which texts name the target."""
+    own = torch.zeros(len(pictures), dtype=torch.bool)
+    own[owners[said]] = True
+    others = (~own).nonzero().flatten()
+    if not said.any() or not len(others):
+        return {f"target_word{k}": None for k in K}
+    nearest = []
+    for part in others.split(BLOCK):
+        scores = (pictures[part] @ texts.T).cpu()
+        nearest.append(scores.sort(dim=1, descending=True, stable=True).indices[:, : max(K)])
+    hit = said[torch.cat(nearest)]
+    return {f"target_word{k}": _share(hit[:, :k]) if k < len(texts) else None for k in K}
+
+
+def _share(values: Tensor) -> float:
+    return float(values.double().mean())

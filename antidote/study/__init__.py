@@ -1,0 +1,1 @@
+"""The study file, its checks, and what the workflow asks of it."""

@@ -1,0 +1,68 @@
+"""What stands in a study file, key by key. Whether it all fits together, `antidote.study.study` checks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt
+
+from antidote.base.settings import Settings
+from antidote.clip.configs import ModelSettings
+from antidote.data.pools import PoolsSettings
+from antidote.evaluation.rebound import ReboundSettings
+from antidote.evaluation.settings import EvaluationSettings
+from antidote.study.gate import Gate
+from antidote.training.recipe import TrainSettings
+
+
+class PoisoningSettings(TrainSettings):
+    """How the backdoored model is trained on the poisoned pairs."""
+
+    start: Literal["clean", "model"] = Field(
+        "clean", description="from the clean reference, or from the study's initial model (its pretrained weights)"
+    )
+    alternate: bool = Field(
+        False,
+        description="poisoned pairs in every second epoch only, their originals in between (attention attack); for "
+        "attacks that control training",
+    )
+
+
+class SurrogateModel(Settings):
+    """A further clean model that triggers can be fitted on: an attacker who does not know the victim."""
+
+    model: ModelSettings = ModelSettings()
+    pretraining: TrainSettings = Field(TrainSettings(), description="its training, on the study's own pairs")
+    seed: int = Field(0, ge=0, description="added to the study's seed: another draw of the same model")
+
+
+class StudyFile(Settings):
+    """A study file. `attacks` and `defenses` map names of entries to a `method` and its settings."""
+
+    study: str = Field(description="name of the study and of its folder in results/")
+    seeds: list[NonNegativeInt] = Field([0], min_length=1, description="one run of everything per seed")
+    target: str = Field("banana", description="the class that all attacks aim at")
+    model: ModelSettings = ModelSettings()
+    datasets: dict[str, dict[str, Any]] = Field(
+        {}, description="datasets that data/datasets.yaml does not define, or changes to those it does"
+    )
+    pools: PoolsSettings
+    lexicon: str | None = Field(None, description="language resource of the text methods; the dataset's own by default")
+    pretraining: TrainSettings = Field(TrainSettings(), description="training of the clean reference model")
+    poisoning: PoisoningSettings = Field(PoisoningSettings(), description="training on the poisoned pairs")
+    evaluation: EvaluationSettings
+    surrogates: dict[str, SurrogateModel] = Field(
+        {}, description="by name, further clean models; an attack whose trigger is fitted names one as its `surrogate`"
+    )
+    rebound: ReboundSettings | None = Field(
+        None, description="a short benign fine-tuning of every model under test, and the ASR meanwhile; empty: none"
+    )
+    gate: Gate = Gate()
+    accuracy_budget: float = Field(
+        0.05, ge=0, le=1, description="clean accuracy, as a fraction, that a defense may cost and still be marked best"
+    )
+    attacks: dict[str, dict[str, Any]] = Field(description="by name of entry, a `method` and its settings")
+    defenses: dict[str, dict[str, Any]] = Field(
+        description="by name of entry, a `method` and its settings; `none`, the undefended model, is always among "
+        "them; the values of a sweep from the weakest to the strongest"
+    )

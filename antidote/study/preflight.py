@@ -1,0 +1,397 @@
+"""What a study will take before it starts: jobs by stage and what is there of them, work, disk, and what is missing.
+
+Work is counted in pairs that the model is trained on and pictures that it encodes; measured rates turn it into hours.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from antidote.base.disk import gigabytes
+from antidote.base.errors import UserError
+from antidote.base.files import DATA
+from antidote.base.lazy import torch
+from antidote.base.registry import method
+from antidote.clip.configs import ModelSettings
+from antidote.clip.folder import WEIGHTS
+from antidote.clip.known import model_config
+from antidote.clip.model import Clip
+from antidote.clip.weights import find as find_weights
+from antidote.data.access import POOLS
+from antidote.data.download import img2dataset
+from antidote.data.sources.base import SourceSettings
+from antidote.data.store.datasets import pointers
+from antidote.data.store.sizes import LOSSLESS_PER_PIXEL, picture_bytes
+from antidote.data.words.lexicon import FILES
+from antidote.study.study import Study
+from antidote.training.loop import train
+from antidote.training.objectives import Contrastive
+from antidote.training.recipe import TrainSettings
+from antidote.training.session import Work
+
+CHECKPOINT = 3.0  # weights and two moments
+KEPT_CHECKPOINTS = 2  # of jobs that run at the same time
+MEASURED = 3  # steps after the first
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a study.
+
+    Attributes:
+        outputs: the file of each job that tells whether it was done.
+        trained: pairs that all its jobs together train on, repetitions counted.
+        encoded: pictures that they encode besides.
+    """
+
+    name: str
+    outputs: tuple[Path, ...]
+    trained: float = 0
+    encoded: float = 0
+
+    @property
+    def done(self) -> int:
+        return sum(path.is_file() for path in self.outputs)
+
+    @property
+    def left(self) -> float:
+        """Return the share of the stage that is still to do."""
+        return 1 - self.done / len(self.outputs) if self.outputs else 0.0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one device does in a second.
+
+    Attributes:
+        trained: pairs, forward and backward.
+        encoded: pictures.
+        parameters: of the model.
+    """
+
+    trained: float
+    encoded: float
+    parameters: int
+
+    def hours(self, stage: Stage) -> float:
+        """Return the hours of what is left of a stage on one device."""
+        return stage.left * (stage.trained / self.trained + stage.encoded / self.encoded) / 3600
+
+
+def stages(study: Study, results: Path = Path("results")) -> list[Stage]:
+    """Return the stages of a study, in the order in which they run."""
+    root, seeds, sizes = results / study.name, study.file.seeds, _sizes(study)
+    recipe, pairs, pictures = study.file.pretraining, sizes["training set"], sizes["pictures"]
+    models = [root / f"clean/seed{seed}/model" / WEIGHTS for seed in seeds]
+    per_attack = {a: study.poisoning(a).epochs * pairs for a in study.attacks if not study.few_shot(a)}
+    cells = [(a, d, seed) for a, d in study.cells for seed in seeds]
+    defended = [(a, d, s) for a, d, s in cells if d != "none"]
+    found = [
+        Stage("data", tuple(DATA / dataset / split / "manifest.json" for dataset, split in study.splits())),
+        Stage("clean model", tuple(models), trained=len(seeds) * recipe.epochs * pairs),
+        *_surrogates(study, root, pairs),
+        Stage("triggers", tuple(root / f"{a}/seed{s}/trigger/trigger.json" for a in study.attacks for s in seeds),
+              trained=len(seeds) * sum(_fitting(study, a, sizes) for a in study.attacks)),
+        Stage("poisoned pairs",
+              tuple(root / f"{a}/seed{s}/poison/manifest.parquet" for a in per_attack for s in seeds)),
+        Stage("backdoored models", tuple(root / f"{a}/seed{s}/model" / WEIGHTS for a in per_attack for s in seeds),
+              trained=len(seeds) * sum(per_attack.values())),
+        Stage("defended models", tuple(root / f"{a}/seed{s}/{d}/model" / WEIGHTS for a, d, s in defended),
+              trained=sum(work(study, d, sizes)[0] for _, d, _ in defended),
+              encoded=sum(work(study, d, sizes)[1] for _, d, _ in defended)),
+        Stage("scores", tuple(root / f"{a}/seed{s}/{d}/scores.json" for a, d, s in cells),
+              encoded=2 * pictures * (len(cells) + len(study.attacks) * len(seeds))),
+    ]  # fmt: skip
+    if study.file.rebound:
+        files = tuple(root / f"{a}/seed{s}/{d}/rebound.json" for a, d, s in cells if not study.few_shot(a))
+        training, every = study.file.rebound.training, study.file.rebound.every
+        steps = training.epochs * sizes["defense"] / training.batch_size
+        found.append(Stage("rebound", files, trained=len(files) * training.epochs * sizes["defense"],
+                           encoded=len(files) * 2 * sizes["first pictures"] * (steps // every + 1)))  # fmt: skip
+    return found
+
+
+def _surrogates(study: Study, root: Path, pairs: int) -> list[Stage]:
+    """Return the stage of the further clean models, where the study has some."""
+    seeds, further = study.file.seeds, study.file.surrogates
+    models = tuple(root / f"surrogates/{name}/seed{seed}/model" / WEIGHTS for name in further for seed in seeds)
+    trained = len(seeds) * pairs * sum(model.pretraining.epochs for model in further.values())
+    return [Stage("surrogate models", models, trained=trained)] if models else []
+
+
+def _sizes(study: Study) -> dict[str, int]:
+    """Return how many pairs each pool holds, and how many pictures a model is scored on."""
+    pools = study.file.pools
+    sizes = {name: getattr(pool, "pairs", 0) for name, pool in pools.pools().items()}
+    sizes["shots"] = pools.shots.per_class * len(study.classes) if pools.shots else 0
+    sizes["training set"] = sum(sizes.get(name, 0) for name in POOLS["poisoned-training-set"])
+    sizes["first pictures"] = _pictures(study, study.evaluated)
+    sizes["pictures"] = sum(_pictures(study, scored) for scored in study.scored())
+    return {"defense": 0, "inversion": 0, "poison": 0, **sizes}
+
+
+def _pictures(study: Study, scored: Any) -> int:
+    """Return how many pictures of a split are scored: as set, as the dataset expects, or as it is known to hold."""
+    source = study.sources[scored.dataset]
+    split = source.split(scored.split)
+    known = (source.expected or {}).get(scored.split) or getattr(split, "pairs", None) or 10_000
+    return min(scored.pictures or known, known)
+
+
+def _fitting(study: Study, attack: str, sizes: dict[str, int]) -> float:
+    settings = study.attacks[attack]
+    learned = method("attack", settings.method).learned
+    return getattr(settings, "epochs", 1) * sizes["inversion"] if learned else 0
+
+
+def work(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
+    """Return the pairs that one job of a defense trains on and the pictures that it encodes besides."""
+    settings = study.defenses[name]
+    return WORK[settings.method](settings, sizes)
+
+
+def _epochs(views: float, extra: float = 0) -> Callable[[Any, dict], tuple[float, float]]:
+    """Work of a fine-tuning on the defense pool: `views` trained and `extra` pictures encoded per pair."""
+    return lambda s, n: (views * s.training.epochs * n["defense"], extra * s.training.epochs * n["defense"])
+
+
+def _shots(views: float) -> Callable[[Any, dict], tuple[float, float]]:
+    return lambda s, n: (views * s.tuning.epochs * n["shots"], n["shots"])
+
+
+def _ta_cleaner(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
+    epochs = settings.training.epochs
+    return epochs * (2 * sizes["defense"] + settings.samples_per_epoch), 0
+
+
+def _cbpt(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
+    inverted = settings.dummy_triggers * settings.inversion_steps * settings.inversion.batch_size
+    texts = settings.tuning.epochs * sizes["shots"] / settings.tuning.batch_size * settings.classes_per_step
+    return inverted + texts, (1 + settings.dummy_triggers) * sizes["shots"]
+
+
+def _ubt(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
+    normal, everything = min(settings.normal_pairs, sizes["training set"]), sizes["training set"]
+    forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
+    if settings.method == "ubt_oracle":
+        return forgetting, settings.training.epochs * normal
+    views = settings.crops if settings.scorer == "crops" else 1
+    return settings.overfit.epochs * normal + forgetting, views * everything + settings.training.epochs * normal
+
+
+# Views as each method's loss has them; CleanCLIP's augmented view is a second pair. At test time nothing is trained.
+WORK: dict[str, Callable[[Any, dict], tuple[float, float]]] = {
+    "none": lambda s, n: (0, 0),
+    "finetune": _epochs(1),
+    "cleanclip": _epochs(2),
+    "ta_cleaner": _ta_cleaner,
+    "par": _epochs(1, extra=1),
+    "linear_probe": lambda s, n: (0, n["shots"]),
+    "supervised": lambda s, n: (s.training.epochs * n["shots"], 0),
+    "rvpt": _shots(2),
+    "cbpt": _cbpt,
+    "ubt": _ubt,
+    "ubt_oracle": _ubt,
+    "beear_clip": _epochs(2, extra=1),
+    "imbert_clip": lambda s, n: (0, 0),
+}
+
+
+# --- disk -------------------------------------------------------------------------------------------------------------
+
+
+def disk(study: Study, found: list[Stage], size: int, parameters: int) -> dict[str, float]:
+    """Return the bytes that are still to be written, by what they are; `place` tells where.
+
+    Args:
+        found: what `stages` returns.
+        size: side of the model's pictures in pixels.
+        parameters: of the model.
+    """
+    weights = 4.0 * parameters
+    done = {stage.name: stage for stage in found}
+    to_do = {name: len(stage.outputs) - stage.done for name, stage in done.items()}
+    models = sum(left for name, left in to_do.items() if name.endswith(("model", "models")))
+    poisons = [getattr(a, "poisons", 0) or 0 for a in study.attacks.values()]
+    return {
+        "downloads": sum(_left_to_download(study, *place) for place in _downloads(study)),
+        "data": sum(_split_bytes(study, *place) for place in _to_write(study)),
+        "pictures made ready": sum(_ready_bytes(study, scored, size) for scored in study.scored()),
+        "poisoned pairs": LOSSLESS_PER_PIXEL * size**2 * len(study.file.seeds) * sum(poisons),
+        "models": models * weights,
+        "checkpoints": CHECKPOINT * KEPT_CHECKPOINTS * weights if models else 0.0,
+    }
+
+
+def place(what: str, results: Path) -> Path:
+    """Return the folder that one of the parts of `disk` is written to."""
+    return {"downloads": DATA / "downloads", "data": DATA, "pictures made ready": DATA}.get(what, results)
+
+
+def too_full(needed: dict[str, float], results: Path) -> list[str]:
+    """Return a line for each disk that has too little space for what is to be written to it."""
+    by_disk: dict[int, list[str]] = {}
+    for what in needed:
+        by_disk.setdefault(_disk_of(place(what, results)), []).append(what)
+    lines = []
+    for parts in by_disk.values():
+        total, left = sum(needed[what] for what in parts), free(place(parts[0], results))
+        if total > left:
+            lines.append(f"disk: {', '.join(parts)}: {gigabytes(total)} are needed, {gigabytes(left)} are free")
+    return lines
+
+
+def _split_bytes(study: Study, dataset: str, split: str) -> float:
+    source = study.sources[dataset]
+    return _count(source, split) * picture_bytes(source, split)
+
+
+def _left_to_download(study: Study, dataset: str, split: str) -> float:
+    """Return the bytes of work shards, which lie beside the split until somebody deletes them."""
+    folder = DATA / "downloads" / dataset / split
+    there = sum(path.stat().st_size for path in folder.rglob("*.tar"))
+    return max(_split_bytes(study, dataset, split) - there, 0.0)
+
+
+def _ready_bytes(study: Study, scored: Any, size: int) -> float:
+    array = DATA / scored.dataset / scored.split / f"pictures-{study.fit(scored)}.npy"
+    return 0.0 if array.is_file() else 3.0 * size**2 * _pictures(study, scored)
+
+
+def _count(source: SourceSettings, split: str) -> int:
+    """Return how many pictures a split will hold at most, as far as anything says so."""
+    rows = (source.expected or {}).get(split) or (getattr(source, "rows", None) or {}).get(split) or 0
+    sample = getattr(source, "sample", None)
+    if sample is not None:
+        return min(sample.pairs, rows) if rows else sample.pairs
+    return rows or getattr(source.split(split), "pairs", 0) or 0
+
+
+def _disk_of(folder: Path) -> int:
+    return _there(folder).stat().st_dev
+
+
+def _there(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def free(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder, perhaps still to be made, is on."""
+    return shutil.disk_usage(_there(folder)).free
+
+
+# --- rates ------------------------------------------------------------------------------------------------------------
+
+
+def measured(clip: Clip, settings: TrainSettings) -> Rates:
+    """Measure the rates of a model on its device, by a few steps of its own recipe on pictures of noise."""
+    from antidote.data.pairs import Pairs
+
+    count = settings.batch_size * MEASURED
+    images = torch.randint(0, 256, (count, 3, clip.size, clip.size), dtype=torch.uint8)
+    captions = [f"a photo of {number}" for number in range(count)]
+    pairs = Pairs(captions, images, captions, torch.full((count,), -1))
+    once = settings.model_copy(update={"epochs": 1})
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(2):  # the first warms up
+            place = Work(Path(folder) / str(number), "rate", every=math.inf)
+            seconds = _timed(partial(train, clip, Contrastive(pairs), once, number, place))
+    clip.network.eval()
+
+    def encode() -> None:
+        with torch.no_grad():
+            for chunk in images.split(settings.batch_size):
+                clip.encode_image(chunk)
+        if clip.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    encode()
+    return Rates(count / seconds, count / _timed(encode), parameter_count(clip))
+
+
+def parameter_count(clip: Clip) -> int:
+    """Return how many parameters a model has."""
+    return sum(p.numel() for p in clip.network.parameters())
+
+
+def _timed(action: Callable[[], Any]) -> float:
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start
+
+
+# --- what has to be there ---------------------------------------------------------------------------------------------
+
+
+def missing(study: Study) -> list[str]:
+    """Return a line for everything that the study starts from and that is not there, nor fetched by a job."""
+    lines = []
+    for dataset, split in _to_write(study):
+        pointer = next((path for path in pointers(DATA / dataset / split) if path.is_file()), None)
+        absent = [f"`dvc pull {pointer}` brings it"] if pointer else study.sources[dataset].absent(split)
+        lines += [f"{dataset}/{split}: {line}" for line in absent]
+    if _downloads(study):
+        try:
+            img2dataset.interpreter()
+        except UserError as error:
+            lines.append(str(error))
+    return lines
+
+
+def further_weights(study: Study) -> list[str]:
+    """Fetch the weights of every model but the study's own that a job starts from; return a line for each not had.
+
+    What open_clip fetches stays in its cache, so that jobs without network find it there.
+    """
+    wanted = {f"surrogates.{name}": further.model for name, further in study.file.surrogates.items()}
+    wanted |= {f"defenses.{name}.scorer": getattr(one, "public", None) for name, one in study.defenses.items()}
+    faults: dict[ModelSettings, str] = {}
+    for key, model in wanted.items():
+        if model is None or model.pretrained is None or model in faults:
+            continue
+        try:
+            find_weights(model.name, model.pretrained, model.quick_gelu, model_config(model.name))
+            faults[model] = ""
+        except UserError as error:
+            faults[model] = f"{key}: {str(error).removeprefix('model.pretrained: ')}"
+    return [fault for fault in faults.values() if fault]
+
+
+def fetched(study: Study) -> list[str]:
+    """Return in a few words each thing that a job of the study will fetch from the network."""
+    words = {
+        f"{dataset} ({what})": None
+        for dataset, split in _to_write(study)
+        if (what := study.sources[dataset].fetched(split))
+        and not any(path.is_file() for path in pointers(DATA / dataset / split))
+    }
+    uses_words = any(method("defense", settings.method).uses_lexicon for settings in study.defenses.values())
+    if uses_words and study.lexicon() == "wordnet" and not all((DATA / "wordnet" / name).is_file() for name in FILES):
+        words["WordNet"] = None
+    return list(words)
+
+
+def _to_write(study: Study) -> list[tuple[str, str]]:
+    """Return every dataset and split that the study reads and that is still to be written."""
+    return [place for place in study.splits() if not DATA.joinpath(*place, "manifest.json").is_file()]
+
+
+def _downloads(study: Study) -> list[tuple[str, str]]:
+    """Return those of them whose pictures are still to be downloaded from the addresses of a table."""
+    return [
+        (dataset, split)
+        for dataset, split in _to_write(study)
+        if study.sources[dataset].downloads
+        and not (DATA / dataset / split / "download.json").is_file()
+        and not any(path.is_file() for path in pointers(DATA / dataset / split))
+    ]

@@ -1,0 +1,299 @@
+"""The generated pages of the documentation: every key of a study, and every method. Imports no torch."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, get_origin
+
+from pydantic_core import PydanticUndefined
+
+from antidote.attacks.base import AttackSettings
+from antidote.base.registry import ATTACKS, DEFENSES, SOURCES, method, module
+from antidote.base.settings import Settings
+from antidote.data.sources.base import SourceSettings
+from antidote.defenses.base import DefenseSettings
+from antidote.study.file import StudyFile
+from antidote.study.schema import group_of, meaning, settings_of
+
+WRITTEN = "<!-- Written by scripts/schema.py from the settings classes. Do not edit. -->"
+COLUMNS = ["key", "type", "default", "range", "meaning"]
+BASES = {"attack": AttackSettings, "defense": DefenseSettings, "source": SourceSettings}
+TABLES = {"attack": ATTACKS, "defense": DEFENSES, "source": SOURCES}
+INTRODUCTIONS = {
+    "attack": "An entry of `attacks` has a name of its own and names its `method`; a method may stand there several "
+    "times. What the methods are: [methods](methods.md#attacks).",
+    "defense": "An entry of `defenses` has a name of its own and names its `method`; a method may stand there several "
+    "times. What the methods are: [methods](methods.md#defenses).",
+    "source": "An entry of `datasets`, or of `data/datasets.yaml`, names its `source`. See [data](data.md).",
+}
+
+
+def settings_page() -> str:
+    """Return `docs/settings.md`: every key with type, default, range and meaning."""
+    page = _Page()
+    page.add(
+        "# Settings",
+        WRITTEN,
+        "A study is one YAML file. An unknown key, a wrong value or an unknown name stops it at once with one line. "
+        "Editors complete the keys from `config.schema.json`.",
+        "Words in brackets name the source of a number. A key marked *needed* has no default.",
+        "Any number in an entry of `attacks` or `defenses` may be a list; the entry then stands for one per value, "
+        "and those of a defense are listed from the weakest to the strongest: see "
+        "[protocol](protocol.md#comparing-at-matched-accuracy).",
+        "## The study",
+        page.table(StudyFile),
+    )
+    for name, field in StudyFile.model_fields.items():
+        group = group_of(field.annotation)
+        if group:
+            page.group(name, group)
+    for kind, title in (("source", "datasets"), ("attack", "attacks"), ("defense", "defenses")):
+        page.methods(kind, title)
+    return page.text()
+
+
+def methods_page() -> str:
+    """Return `docs/methods.md`: what attacks and defenses there are, and what each is."""
+    parts = [
+        "# Methods",
+        "<!-- Written by scripts/schema.py from the registry and the docstrings. Do not edit. -->",
+        "How to add one: [adding a method](adding-a-method.md). Their keys: [settings](settings.md).",
+        "## Attacks",
+        "*Learned*: the trigger is fitted before use, mostly on a surrogate model. *Presets* are variants of the "
+        "method, published ones and ours. The threat model says what the attacker holds: some of the training pairs "
+        "(`data-poisoning`), the training itself (`training-control`), the encoder that is handed on (`encoder`), the "
+        "learning of prompts (`prompt-learning`) or a few labelled pictures (`few-shot`).",
+        _grid(["method", "what it is", "threat model", "learned", "presets", "file"], map(_attack_row, ATTACKS)),
+        "## Defenses",
+        "*Access* is what the defender has; it gets nothing else. `oracle` marks a control, not a defense: it knows "
+        "which pairs are poisoned. *Reconstruction*: the paper leaves parts open; which ones and what stands in for "
+        "them is said below.",
+        _grid(["method", "what it is", "access", "exact or reconstruction", "file"], map(_defense_row, DEFENSES)),
+        "## What each is",
+        *(part for kind in ("attack", "defense") for name in TABLES[kind] for part in _about(kind, name)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+class _Page:
+    """The settings page; a group of keys that stands there already is linked, not repeated."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._shown: dict[type[Settings], str] = {}  # groups with a section, by its title
+        self._inside: dict[type[Settings], tuple[str, Settings | None]] = {}  # groups in the table at hand
+
+    def add(self, *parts: str) -> None:
+        self._parts += [part for part in parts if part]
+
+    def text(self) -> str:
+        return "\n\n".join(self._parts) + "\n"
+
+    def group(self, name: str, group: type[Settings]) -> None:
+        """Add the section of one group of the study."""
+        shown = next((base for base in group.__mro__[1:] if base in self._shown), None)
+        same = f" All keys of {_link(self._shown[shown])}, and:" if shown else ""
+        if group in self._shown:
+            self.add(f"## {name}", f"The keys of {_link(self._shown[group])}.")
+            return
+        self._shown[group] = name
+        self.add(f"## {name}", _sentence(group.__doc__) + same, self.table(group, without=shown))
+
+    def methods(self, kind: str, title: str) -> None:
+        """Add the sections of all methods of one kind: first what they share."""
+        base = BASES[kind]
+        self._shown[base] = title
+        self.add(f"## {title}", INTRODUCTIONS[kind], f"Every {kind} has", self.table(base))
+        for name in TABLES[kind]:
+            group = settings_of(kind, name)
+            self.add(f"### {name}", _sentence(group.__doc__), self.table(group, without=base), _presets(group))
+
+    def table(self, group: type[Settings], without: type[Settings] | None = None) -> str:
+        """Return the keys of a group as a table; without those that are the same in another."""
+        self._inside = {}
+        names = [name for name in group.model_fields if without is None or not _same(group, without, name)]
+        rows = [row for name in names for row in self._rows(group, name, "")]
+        return _grid(COLUMNS, rows) if rows else ""
+
+    def _rows(self, group: type[Settings], name: str, prefix: str, given: Settings | None = None) -> list[list[str]]:
+        """Return the row of a key and, where it holds a group that stands nowhere yet, the rows of its keys.
+
+        `given` holds the defaults where the group is itself a default of something.
+        """
+        field = group.model_fields[name]
+        default = getattr(given, name) if given else field.get_default(call_default_factory=True)
+        inner = group_of(field.annotation)
+        key, text = f"`{prefix}{name}`", _capital(meaning(group, name))
+        if group is StudyFile and (inner or name in ("datasets", "attacks", "defenses")):
+            return [[key, f"keys: {_link(name)}", _default(default), "", text]]
+        if inner is None:
+            return [[key, _kind(group, name), _default(default), _range(_property(group, name)), text]]
+        if inner in self._shown:
+            return [[key, f"keys: {_link(self._shown[inner])}", _default(default), "", text]]
+        if inner in self._inside:
+            first, shown = self._inside[inner]
+            return [[key, f"keys: as {first}", _default(default, shown), "", text]]
+        held = default if isinstance(default, Settings) else None
+        self._inside[inner] = (key, held)
+        below = f"{prefix}{name}.NAME." if get_origin(field.annotation) is dict else f"{prefix}{name}."
+        rows = [row for part in inner.model_fields for row in self._rows(inner, part, below, held)]
+        return [[key, "keys: below", "" if held else _default(default), "", text], *rows]
+
+
+def _same(group: type[Settings], other: type[Settings], name: str) -> bool:
+    """Tell whether a key is the same in both classes; the key that chooses the method always counts as the same."""
+    if name not in other.model_fields:
+        return False
+    if name in ("method", "source"):
+        return True
+    mine, theirs = group.model_fields[name], other.model_fields[name]
+    return (mine.get_default(), mine.annotation) == (theirs.get_default(), theirs.annotation)
+
+
+def _property(group: type[Settings], name: str) -> dict[str, Any]:
+    """Return pydantic's schema of one key."""
+    return _body(group)["properties"][name]
+
+
+@cache
+def _body(group: type[Settings]) -> dict[str, Any]:
+    return group.model_json_schema()
+
+
+def _kind(group: type[Settings], name: str) -> str:
+    return _kind_of(_property(group, name), _body(group).get("$defs", {}))
+
+
+def _kind_of(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        inner = definitions[schema["$ref"].rpartition("/")[2]]
+        keys = ", ".join(f"`{key}`: {_kind_of(value, definitions)}" for key, value in inner["properties"].items())
+        return f"keys ({keys})"
+    if "anyOf" in schema:
+        kinds = [_kind_of(part, definitions) for part in schema["anyOf"] if part.get("type") != "null"]
+        return " or ".join([*kinds, *(["empty"] if {"type": "null"} in schema["anyOf"] else [])])
+    if "enum" in schema:
+        return ", ".join(f"`{_word(value)}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{_word(schema['const'])}`"
+    if schema.get("type") == "array":
+        return f"list of {_kind_of(schema['items'], definitions)}" if "items" in schema else "list"
+    if schema.get("type") == "object":
+        values = schema.get("additionalProperties")
+        return f"mapping to {_kind_of(values, definitions)}" if isinstance(values, dict) else "mapping"
+    return {"string": "text", "boolean": "true, false"}.get(schema.get("type", ""), schema.get("type", "any"))
+
+
+def _range(schema: dict[str, Any]) -> str:
+    """Return the limits of a number, or of a list's length."""
+    schema = next((part for part in schema.get("anyOf", []) if part.get("type") != "null"), schema)
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    words = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {schema[key]:g}" for key, sign in words.items() if key in schema]
+    if "minItems" in schema:
+        exact = schema["minItems"] == schema.get("maxItems")
+        limits.append(f"{'' if exact else '≥ '}{schema['minItems']} of them")
+    return ", ".join(limits)
+
+
+def _default(default: Any, shown: Settings | None = None) -> str:
+    """Return a default as a study would have it; that of a group as what differs from `shown`, or from its class."""
+    if default is PydanticUndefined:
+        return "*needed*"
+    if isinstance(default, Settings):
+        shown = (
+            dict(shown) if shown else {key: field.get_default() for key, field in type(default).model_fields.items()}
+        )
+        changed = [f"`{key}: {_word(value)}`" for key, value in default if shown[key] != value]
+        return ", ".join(changed) or "as there"
+    if default is None or default in ("", {}, []):
+        return "empty"
+    return f"`{_word(default)}`"
+
+
+def _presets(group: type[Settings]) -> str:
+    lines = []
+    for name, values in getattr(group, "presets", {}).items():
+        keys = ", ".join(f"`{key}: {_word(value)}`" for key, value in values.items())
+        lines.append(f"- `{name}`: {keys}")
+    return "\n".join(["Presets:", "", *lines]) if lines else ""
+
+
+def _word(value: Any) -> str:
+    """Return a value as YAML has it."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_word, value))}]"
+    return "empty" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _attack_row(name: str) -> list[str]:
+    found = method("attack", name)
+    presets = ", ".join(f"`{preset}`" for preset in found.Settings.presets)
+    learned = "yes" if found.learned else "no"
+    return [_link(name), _idea("attack", name), found.threat_model, learned, presets, _file("attack", name)]
+
+
+def _defense_row(name: str) -> list[str]:
+    found = method("defense", name)
+    exact = "reconstruction" if found.reconstruction else "" if found.access == "nothing" else "exact"
+    return [_link(name), _idea("defense", name), found.access, exact, _file("defense", name)]
+
+
+def _idea(kind: str, name: str) -> str:
+    """Return the first paragraph of the method's module as one line; the second method of a module has its class's."""
+    found = method(kind, name)
+    first = next(other for other in TABLES[kind] if module(kind, other) == module(kind, name))
+    text = _docstring(found)[0] if first == name else _sentence(found.__doc__)
+    return " ".join(_paragraph(text).split()).rstrip(".")
+
+
+def _about(kind: str, name: str) -> list[str]:
+    """Return the section of one method: the docstrings of its class and its module."""
+    found = method(kind, name)
+    paragraphs = [*_docstring(found), _sentence(found.__doc__)]
+    return [f"### {name}", *map(_paragraph, paragraphs), f"Keys: [settings](settings.md#{name})."]
+
+
+def _docstring(found: type) -> list[str]:
+    """Return the paragraphs of the docstring of a method's module."""
+    return re.split(r"\n\s*\n", inspect.getdoc(sys.modules[found.__module__]) or "")
+
+
+def _paragraph(text: str) -> str:
+    """Return a paragraph of a docstring as Markdown: indented ones are formulas, the rest has papers linked."""
+    if text.startswith("    "):
+        return f"```text\n{textwrap.dedent(text)}\n```"
+    text = re.sub(r"([*<])", r"\\\1", text)
+    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+
+
+def _file(kind: str, name: str) -> str:
+    path = f"{module(kind, name).replace('.', '/')}.py"
+    return f"[{path.rpartition('/')[2]}](../{path})"
+
+
+def _link(name: str) -> str:
+    return f"[{name}](#{name.lower().replace('.', '')})"
+
+
+def _grid(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |").replace("|  |", "| |") for line in lines)
+
+
+def _sentence(doc: str | None) -> str:
+    return " ".join((inspect.cleandoc(doc) if doc else "").split())
+
+
+def _capital(text: str) -> str:
+    """Return a description without its full stop, with a capital letter unless it begins with a value or a symbol."""
+    text = text.rstrip(".")
+    first = re.match(r"\S*", text)[0]
+    return text[:1].upper() + text[1:] if re.fullmatch(r"[a-z]+,?", first) else text

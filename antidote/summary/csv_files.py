@@ -1,0 +1,51 @@
+"""CSV files that are the same bytes for the same numbers, on every machine and with every version of pandas."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from antidote.base.errors import UserError
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame: nine significant digits, whole numbers without a point, nothing where nothing was measured."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(frame.columns)
+        for row in frame.astype(object).itertuples(index=False):
+            writer.writerow([text(value) for value in row])
+
+
+def text(value: Any) -> str:
+    """Return one value as it stands in a CSV file."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str):
+        return value
+    if float(value).is_integer():
+        return str(int(value))
+    return f"{value:.9g}"
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read `table.csv` back: numbers as floats, words as they stand (a defense may well be called `NA`).
+
+    Raises:
+        UserError: the file is not the table of a summary.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    missing = [
+        name
+        for name in ("attack", "score_mean", "note", "sweep", "rebound_mean", "access", "within")
+        if name not in table.columns
+    ]
+    if missing:
+        raise UserError(f"{path}: column {missing[0]} is missing; run the summary again")
+    numbers = [name for name in table.columns if name.endswith(("_mean", "_std", "_n", "_low", "_high"))]
+    return table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in numbers})

@@ -1,0 +1,157 @@
+"""Pages of the documentation from a study's summary: tables in Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from antidote.base.errors import UserError
+from antidote.base.files import read_json
+from antidote.summary.page import duration, size
+from antidote.summary.plan import DefenseFacts, SummarySettings
+from antidote.summary.tables import percent, score_name, shown
+from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, cell_text, notes
+
+PERTURBATIONS = ("noise", "blur", "jitter", "flip")
+
+
+def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> str:
+    """Return one row per attack, undefended: what it takes, how far it comes, how visible it is."""
+    rows = [["attack", "entry", "threat model", "poisons", "score", "floor", "CA@1", "PSNR, dB", "SSIM"]]
+    rows.append(["---"] * 3 + ["---:"] * 6)
+    undefended = table[table["defense"] == "none"].set_index("attack", drop=False)
+    for attack in plan.attacks:
+        row = undefended.loc[attack.name]
+        mine = cells[(cells["attack"] == attack.name) & (cells["defense"] == "none")]
+        score = percent(row["score_mean"]) + ("" if row["score"] == "asr1" else f" ({score_name(row['score'])})")
+        seen = [_mean(mine, name, digits) for name, digits in (("psnr", 1), ("ssim", 3))]
+        poisons = "all shots" if attack.poisons is None else str(attack.poisons)
+        title = (attack.label or attack.name) + attack_mark(row["gate"])
+        rows.append([title, f"`{attack.name}`", attack.threat_model, poisons, score,
+                     percent(row["floor_mean"]), percent(row["ca1_mean"]), *seen])  # fmt: skip
+    clean = percent(table.loc[table["attack"] == "clean", "ca1_mean"].iloc[0])
+    head = f"Clean reference: CA@1 {clean}. Rates in percent; the score is ASR@1 where nothing else is said.\n\n"
+    return head + _markdown(rows) + _notes(table[table["defense"] == "none"])
+
+
+def resistance(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
+    """Return one row per attack and model: how little the trigger and other perturbations move picture features.
+
+    Raises:
+        UserError: the study did not measure it.
+    """
+    if "resistance_noise" not in cells:
+        raise UserError(
+            f"{folder / 'cells.csv'}: has no perturbation resistance; the study needs evaluation.resistance"
+        )
+    facts = {defense.name: defense for defense in plan.defenses}
+    clean = [_mean(cells[cells["attack"] == "clean"], f"resistance_{name}", 3) for name in PERTURBATIONS]
+    rows = [["attack", "model", "trigger", *PERTURBATIONS, "trigger, after each block"]]
+    rows.append(["---"] * 2 + ["---:"] * (1 + len(PERTURBATIONS)) + ["---"])
+    for attack in plan.attacks:
+        mine, title = cells[cells["attack"] == attack.name], attack.label or attack.name
+        floor = _mean(mine, "floor_resistance", 3)
+        rows.append([title, "clean reference", floor, *clean, _layers(plan, folder, attack.name, "floor")])
+        picked = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
+        for name in picked["defense"]:
+            found = mine[mine["defense"] == name]
+            means = [_mean(found, f"resistance_{perturbation}", 3) for perturbation in ("trigger", *PERTURBATIONS)]
+            if any(means):  # not of a cell that was not run
+                rows.append([title, _title(facts[name]), *means, _layers(plan, folder, attack.name, name)])
+    return _markdown(rows) + "\n"
+
+
+def _layers(plan: SummarySettings, folder: Path, attack: str, defense: str) -> str:
+    """Return the trigger's resistance after each block, means over seeds; empty for models without class tokens."""
+    paths = [folder.parent / attack / f"seed{seed}" / defense / "scores.json" for seed in plan.seeds]
+    found = [read_json(path).get("resistance_layers", {}).get("trigger", []) for path in paths if path.is_file()]
+    return ", ".join(f"{sum(values) / len(values):.3f}" for values in zip(*found, strict=True))
+
+
+def single(rows: list[dict[str, str]]) -> str:
+    """Return one row per figure that only some attacks have."""
+    lines = [["attack", "score", "figure", "value", "what it says"], ["---", "---:", "---", "---:", "---"]]
+    lines += [[r["label"], r["score"], f"`{r['figure']}`", r["value"], r["meaning"]] for r in rows]
+    return _markdown(lines) + "\n"
+
+
+def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
+    """Return a table per attack, one row per defense: accuracy, attack success, rebound, and what it costs.
+
+    Of a sweep these tables show the picked setting; one more table has all of them.
+    """
+    costs, parts = pd.read_csv(folder / "costs.csv", keep_default_na=False), []
+    facts = {defense.name: defense for defense in plan.defenses}
+    for attack in plan.attacks:
+        mine = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
+        rows = [["defense", "access", "CA@1", "ASR@1", "PA", "rebound", "time", "memory", "trained", "pairs"]]
+        rows.append(["---"] * 2 + ["---:"] * 8)
+        for _, row in mine.iterrows():
+            defense = facts[row["defense"]]
+            asr = cell_text(row, "score", [])
+            if row["note"] in blank_reasons(table):
+                asr = f"[{blank_reasons(table).index(row['note']) + 1}]"
+            pa = _mean(cells[(cells["attack"] == attack.name) & (cells["defense"] == row["defense"])], "pa", 1, 100)
+            name = _title(defense)
+            rows.append([name, defense.access, cell_text(row, "ca1", []), f"**{asr}**" if row["best"] else asr, pa,
+                         percent(row["rebound_mean"]), *_cost(costs, attack.name, row["defense"])])  # fmt: skip
+        floor = percent(mine.iloc[0]["floor_mean"])
+        title = f"{attack.label or attack.name}{attack_mark(mine.iloc[0]['gate'])}"
+        parts.append(f"### {title}\n\nFloor {floor}.\n\n{_markdown(rows)}")
+    return "\n\n".join([*parts, *_sweeps(plan, table)]) + _notes(shown(table))
+
+
+def _sweeps(plan: SummarySettings, table: pd.DataFrame) -> list[str]:
+    """Return a table with every setting of each sweep, as the study lists them; nothing where nothing is swept."""
+    swept = [defense for defense in plan.defenses if defense.sweep]
+    if not swept:
+        return []
+    cells = {(row["attack"], row["defense"]): row for _, row in table.iterrows()}
+    rows = [["setting", *(attack.label or attack.name for attack in plan.attacks)]]
+    rows.append(["---", *("---:" for _ in plan.attacks)])
+    for defense in swept:
+        found = [_both(cells[attack.name, defense.name], blank_reasons(table)) for attack in plan.attacks]
+        mark = f" {RECONSTRUCTION}" if defense.reconstruction else ""
+        rows.append([f"{defense.label or defense.sweep}, {defense.setting}{mark}", *found])
+    head = "CA@1 / ASR@1 in percent, settings from weak to strong; *: the one that the tables above show."
+    return [f"### Every setting of the sweeps\n\n{head}\n\n{_markdown(rows)}"]
+
+
+def _both(row: pd.Series, reasons: list[str]) -> str:
+    """Return CA@1 and ASR@1 of a cell, starred where it was picked; the number of a blank's reason; or nothing."""
+    if row["note"] in reasons:
+        return f"[{reasons.index(row['note']) + 1}]"
+    if pd.isna(row["ca1_mean"]):
+        return ""
+    return f"{cell_text(row, 'ca1', [])} / {cell_text(row, 'score', [])}" + (" \\*" if row["picked"] else "")
+
+
+def _cost(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:
+    """Return seconds, memory, trained parameters and pairs of a defense's own job, means and largest over seeds."""
+    mine = costs[(costs["stage"] == "defend") & (costs["attack"] == attack) & (costs["defense"] == defense)]
+    if mine.empty:
+        return [""] * 4
+    numbers = {name: pd.to_numeric(mine[name], errors="coerce") for name in
+               ("seconds", "peak_memory_bytes", "trained_parameters", "pairs")}  # fmt: skip
+    whole = ["" if pd.isna(numbers[n].max()) else f"{int(numbers[n].max()):,}" for n in ("trained_parameters", "pairs")]
+    return [duration(numbers["seconds"].mean()), size(numbers["peak_memory_bytes"].max()), *whole]
+
+
+def _title(defense: DefenseFacts) -> str:
+    """Return a defense's name for readers: with its setting in a sweep, and its mark where it is a reconstruction."""
+    setting = f", {defense.setting}" if defense.setting else ""
+    return (defense.label or defense.name) + setting + (f" {RECONSTRUCTION}" if defense.reconstruction else "")
+
+
+def _mean(cells: pd.DataFrame, column: str, digits: int, factor: float = 1) -> str:
+    values = pd.to_numeric(cells[column], errors="coerce") if column in cells else pd.Series(dtype=float)
+    return "" if values.isna().all() else f"{factor * values.mean():.{digits}f}"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _notes(table: pd.DataFrame) -> str:
+    return "\n\n" + "\n".join(f"- {note}" for note in notes(table, "bold")) + "\n"

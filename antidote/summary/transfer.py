@@ -1,0 +1,71 @@
+"""The transfer matrix of learned triggers (arXiv 2310.17626, as an idea): fitted on one model, used against another.
+
+T[s, v]  ASR@1 of a trigger fitted on surrogate s, where it poisoned victim v (undefended)
+U[s, v]  ASR@1 of the same trigger on v's clean reference: what it does without any poisoning
+T - U    what the poisoning adds; a trigger whose success is in U is an adversarial patch, not a backdoor
+
+A study has one victim; the matrix is gathered from the finished studies of several.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from antidote.base.errors import UserError
+from antidote.base.files import read_json
+
+COLUMNS = ["attack", "method", "surrogate", "victim", "seeds", "T", "U", "T-U"]
+
+
+def transfer(studies: list[Path]) -> pd.DataFrame:
+    """Return one row per attack, surrogate and victim; rates are fractions, means over seeds.
+
+    Args:
+        studies: folders of finished studies (`results/NAME`).
+
+    Raises:
+        UserError: a study has no summary, or none has a trigger that was fitted on a model.
+    """
+    rows = [row for folder in studies for row in _rows(folder)]
+    if not rows:
+        raise UserError(f"{', '.join(map(str, studies))}: no trigger there was fitted on a surrogate")
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _rows(folder: Path) -> list[dict]:
+    path = folder / "summary" / "cells.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the study first")
+    cells = pd.read_csv(path, dtype={"attack": str, "defense": str}, keep_default_na=False, na_values=[""])
+    victim, rows = _victim(folder), []
+    for attack, mine in cells[cells["defense"] == "none"].groupby("attack", sort=False):
+        trigger = next(iter(sorted(folder.glob(f"{attack}/seed*/trigger/trigger.json"))), None)
+        settings = read_json(trigger)["settings"] if trigger else {}
+        if "surrogate" not in settings or mine["asr1"].isna().all():
+            continue
+        success, alone = mine["asr1"].mean(), mine["floor"].mean()
+        surrogate = victim if settings["surrogate"] == "clean" else settings["surrogate"]
+        facts = {"attack": attack, "method": settings["method"], "surrogate": surrogate, "victim": victim}
+        rows.append({**facts, "seeds": len(mine), "T": success, "U": alone, "T-U": success - alone})
+    return rows
+
+
+def _victim(folder: Path) -> str:
+    """Return the name of the study's model, as the card of its clean reference has it."""
+    card = next(iter(sorted(folder.glob("clean/seed*/model/card.json"))), None)
+    if card is None:
+        raise UserError(f"{folder}/clean: holds no clean reference; run the study first")
+    return read_json(card)["settings"]["model"]["name"]
+
+
+def matrix(table: pd.DataFrame) -> str:
+    """Return a markdown table per method: a row per surrogate, a column per victim, T / U in percent."""
+    parts = []
+    for method, mine in table.groupby("method", sort=False):
+        victims = list(dict.fromkeys(mine["victim"]))
+        lines = [["surrogate", *victims], ["---", *["---:"] * len(victims)]]
+        for surrogate, row in mine.groupby("surrogate", sort=False):
+            cells = {r.victim: f"{100 * r.T:.1f} / {100 * r.U:.1f}" for r in row.itertuples()}
+            lines.append([surrogate, *(cells.get(victim, "") for victim in victims)])
+        parts.append(f"### {method}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts) + "\n"

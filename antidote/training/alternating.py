@@ -1,0 +1,40 @@
+"""Training in turns: poisoned pairs in one epoch, their originals in the next (arXiv 2412.06149)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from antidote.base.lazy import torch
+from antidote.training.objectives import Batch, Contrastive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antidote.data.pairs import Pairs
+
+
+class Alternating(Contrastive):
+    """InfoNCE on pairs whose last ones are poisoned; in odd epochs, counted from 0, `originals` stand in for those."""
+
+    parallel = "rows"
+
+    def __init__(self, pairs: Pairs, originals: Pairs) -> None:
+        super().__init__(pairs)
+        self.originals, self.first = originals, len(pairs) - len(originals)
+        if pairs.keys[self.first :] != originals.keys:
+            raise ValueError("the originals are not those of the last pairs")
+
+    def texts(self) -> Iterable[str]:
+        return [*self.pairs.captions, *self.originals.captions]
+
+    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+        if batch.epoch % 2 == 0:
+            return super().views(batch)
+        rows = batch.indices.cpu() - self.first
+        places = torch.nonzero(rows >= 0).flatten()
+        images, captions = batch.images.clone(), list(batch.captions)
+        images[places] = self.originals.images[rows[places]].to(images.device)
+        for place in places.tolist():
+            captions[place] = self.originals.captions[int(rows[place])]
+        return [images], [captions]

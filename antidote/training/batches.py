@@ -1,0 +1,60 @@
+"""Order of the pairs, and the batches that a training run reads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
+from antidote.clip.model import Clip
+from antidote.data.streaming import Ahead, Pictures
+from antidote.training.objectives import Batch
+from antidote.training.recipe import TrainSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antidote.data.pairs import Pairs
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
+    """Return the order (count,) in which an epoch takes the pairs."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
+
+
+def read_ahead(
+    clip: Clip, pairs: Pairs, settings: TrainSettings, seed: int, steps: range, own: Callable[[Tensor], Tensor]
+) -> Ahead | nullcontext:
+    """Let loader processes read the own pictures of these steps; nothing where they are in memory."""
+    if not isinstance(pairs.images, Pictures) or not steps:
+        return nullcontext()
+    size, per_epoch = settings.batch_size, len(pairs) // settings.batch_size
+
+    def rows() -> Iterator[list[int]]:
+        order = None
+        for step in steps:
+            epoch, position = divmod(step, per_epoch)
+            if position == 0 or order is None:
+                order = epoch_order(seed, epoch, len(pairs))
+            yield own(order[position * size : (position + 1) * size]).tolist()
+
+    return Ahead(pairs.images, pairs.captions, rows(), clip.tokenizer)
+
+
+def read_batch(
+    clip: Clip, pairs: Pairs, rows: Tensor, epoch: int, step: int, seed: int, ahead: Ahead | None = None
+) -> Batch:
+    """Gather a batch; every random draw of the step, torch's global stream included, follows from seed and step."""
+    captions = [pairs.captions[i] for i in rows.tolist()]
+    if ahead is None:
+        images = pairs.images[rows]
+    else:
+        images, tokens = next(ahead)
+        clip.remember(captions, tokens.clone())  # out of the shared memory that loaders write to
+    step_seed = derive(seed, "step", step)
+    torch.manual_seed(step_seed)
+    images = images.to(clip.device, non_blocking=True)
+    return Batch(images, captions, rows, epoch, step, random.Random(step_seed))

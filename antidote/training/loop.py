@@ -1,0 +1,308 @@
+"""The one training loop: pre-training, poisoning and every fine-tuning defense run through it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from antidote.base.errors import UserError, out_of_memory
+from antidote.base.files import whole_file
+from antidote.base.lazy import torch
+from antidote.clip.model import Clip
+from antidote.data.streaming import KILLED
+from antidote.training import parallel
+from antidote.training.batches import epoch_order, read_ahead, read_batch
+from antidote.training.objectives import Batch, Objective
+from antidote.training.recipe import TrainSettings, learning_rate, make_optimizer, parameter_groups
+from antidote.training.session import LOG_EVERY, Interrupt, Progress, Report, Work
+from antidote.training.vocabulary import CompactVocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+log = logging.getLogger("antidote")
+
+MAX_LOGIT_SCALE = math.log(100)  # as in CLIP: the inverse temperature stays at or below 100
+
+
+def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, work: Work) -> Report:
+    """Train `clip` in place. The same seed and settings give the same weights, also when killed and resumed.
+
+    Raises:
+        UserError: fewer pairs than one batch; a loss that is not finite; a picture that cannot be read; no memory.
+    """
+    with _mendable():
+        return _train(clip, objective, settings, seed, work)
+
+
+def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, work: Work) -> Report:
+    pairs = objective.pairs
+    per_epoch = len(pairs) // settings.batch_size
+    if settings.epochs and not per_epoch:
+        raise UserError(f"batch_size: {settings.batch_size} is more than the {len(pairs)} pairs there are to train on")
+    if settings.batch_size < parallel.size():
+        raise UserError(f"batch_size: {settings.batch_size} is less than the {parallel.size()} processes")
+    run = _Run(clip, objective, settings, steps=settings.epochs * per_epoch)
+    run.resume(work)
+    reading = read_ahead(clip, pairs, settings, seed, range(run.step, run.steps), run.own)
+    with Interrupt() as interrupt, Progress(run.steps, run.step, settings.batch_size) as progress, reading as ahead:
+        clip.network.train()
+        last_checkpoint = time.monotonic()
+        while run.step < run.steps:
+            epoch, position = divmod(run.step, per_epoch)
+            if position == 0 or run.order is None:
+                run.begin_epoch(epoch, seed, len(pairs))
+            rows = run.order[position * settings.batch_size : (position + 1) * settings.batch_size]
+            loss, terms = run.optimise(read_batch(clip, pairs, run.own(rows), epoch, run.step, seed, ahead))
+            if run.step % LOG_EVERY == 0 or run.step == run.steps:
+                run.record(epoch, loss, terms, progress.rate(run.step))
+            progress.update(run.step, loss)
+            asked = parallel.highest(interrupt.asked)
+            if asked or time.monotonic() - last_checkpoint >= work.every:
+                run.checkpoint(work)
+                last_checkpoint = time.monotonic()
+            if asked:
+                parallel.highest(0)  # torchrun ends the others when one has gone: all wait for the checkpoint
+                sys.exit(128 + asked)
+    clip.network.eval()
+    return run.finish(work)
+
+
+class _Run:
+    """One run's state: model, optimiser, step, log."""
+
+    def __init__(self, clip: Clip, objective: Objective, settings: TrainSettings, steps: int) -> None:
+        self.clip, self.objective, self.settings, self.steps = clip, objective, settings, steps
+        self.step = 0
+        self.order: Tensor | None = None
+        self.lines: list[str] = []
+        self.decay = 1.0
+        self.trained_parameters = self._freeze_rest()
+        self.mode = objective.mode()
+        self._prepare(clip.network)
+        self.vocabulary = None
+        # Its rule for the words that do not occur is AdamW's.
+        if steps and settings.optimizer == "adamw" and CompactVocabulary.possible(clip):
+            self.vocabulary = CompactVocabulary(clip, objective.texts())
+        trained = [(n, p) for n, p in objective.trained(clip.network) if p.requires_grad]
+        self.parameters = [p for _, p in trained]
+        self.optimizer = make_optimizer(parameter_groups(trained, settings.weight_decay), settings)
+        self.scaler = torch.amp.GradScaler(clip.device.type, enabled=settings.precision == "fp16")
+
+    def _freeze_rest(self) -> int:
+        trained = dict(self.objective.trained(self.clip.network))
+        for name, parameter in self.clip.network.named_parameters():
+            parameter.requires_grad_(name in trained)
+        return sum(parameter.numel() for parameter in trained.values())
+
+    def _prepare(self, network: Any) -> None:
+        """Set how the network computes: over several processes, in which layout, compiled or not."""
+        if self.mode is None and parallel.size() > 1:
+            raise UserError(f"--processes: {parallel.size()}: {type(self.objective).__name__} trains in one process")
+        parallel.synchronised(network)
+        network.set_grad_checkpointing(self.settings.grad_checkpointing)
+        if self.settings.channels_last:
+            network.visual.to(memory_format=torch.channels_last)
+        if self.settings.compile:
+            for tower in _towers(network):
+                tower.compile()
+
+    def own(self, rows: Tensor) -> Tensor:
+        """Return the rows of a batch that this process reads."""
+        return parallel.part(rows) if self.mode == "rows" else rows
+
+    def begin_epoch(self, epoch: int, seed: int, count: int) -> None:
+        self.order = epoch_order(seed, epoch, count)
+        self.objective.begin_epoch(epoch)
+
+    def optimise(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Do one step of the optimiser; return the loss and its terms."""
+        rate = learning_rate(self.settings, self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        images, texts = self.objective.views(batch)
+        self.totals = [self.settings.batch_size if self.mode == "rows" else len(view) for view in [*images, *texts]]
+        if self.mode == "views":
+            images, texts = [parallel.part(view) for view in images], [parallel.part(view) for view in texts]
+        backward = self._backward if self.settings.accumulate == 1 else self._backward_in_parts
+        loss, terms = backward(batch, images, texts)
+        parallel.average(self.parameters)
+        if self.settings.max_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            self.clip.network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        if self.scaler.get_scale() >= scale:  # else fp16 overflowed, and the scaler left the step out
+            self.decay *= 1 - rate * self.settings.weight_decay
+        self.step += 1
+        return loss.detach(), {name: term.detach() for name, term in terms.items()}
+
+    def _autocast(self) -> torch.autocast:
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.bfloat16)
+        return torch.autocast(self.clip.device.type, dtype=kind, enabled=self.settings.precision != "fp32")
+
+    def _encode(self, images: Tensor, texts: list[str]) -> tuple[Tensor | None, Tensor | None]:
+        with self._autocast():
+            return (
+                self.clip.encode_image(images) if len(images) else None,
+                self.clip.encode_text(texts) if texts else None,
+            )
+
+    def _loss(self, image_features: list[Tensor], text_features: list[Tensor], batch: Batch):
+        if parallel.size() > 1:
+            parts = zip([*image_features, *text_features], self.totals, strict=True)
+            whole = [parallel.gathered(features, total) for features, total in parts]
+            image_features, text_features = whole[: len(image_features)], whole[len(image_features) :]
+        return self.objective.loss(image_features, text_features, self.clip.network.logit_scale.exp(), batch)
+
+    def _backward(self, batch: Batch, images: list[Tensor], texts: list[list[str]]):
+        """Encode all views in one pass, as CleanCLIP does, so that batch norm sees them together."""
+        image, text = self._encode(_joined(images), _flat(texts))
+        loss, terms = self._loss(_split(image, images), _split(text, texts), batch)
+        self.scaler.scale(loss).backward()
+        return loss, terms
+
+    def _backward_in_parts(self, batch: Batch, images: list[Tensor], texts: list[list[str]]):
+        """Gradient caching (Gao et al. 2021, arXiv 2101.06983): the loss sees the whole batch, the memory a part of it.
+
+        Exact but for batch norm, whose statistics are those of a part, and for dropout, of which CLIP has none.
+        """
+        all_images, all_texts = _joined(images), _flat(texts)
+        parts = self.settings.accumulate
+        image_parts = all_images.tensor_split(parts)
+        text_parts = [
+            [all_texts[i] for i in rows.tolist()] for rows in torch.arange(len(all_texts)).tensor_split(parts)
+        ]
+        frozen = {name: value.clone() for name, value in self.clip.network.named_buffers()}
+        with torch.no_grad():
+            features = [self._encode(i, t) for i, t in zip(image_parts, text_parts, strict=True)]
+        for name, value in self.clip.network.named_buffers():
+            value.copy_(frozen[name])
+        image, text = (_leaf([f for f in side if f is not None]) for side in zip(*features, strict=True))
+        loss, terms = self._loss(_split(image, images), _split(text, texts), batch)
+        self.scaler.scale(loss).backward()
+        image_grads, text_grads = (
+            [None] * parts if side is None or side.grad is None else side.grad.tensor_split(parts)
+            for side in (image, text)
+        )
+        for i, t, image_grad, text_grad in zip(image_parts, text_parts, image_grads, text_grads, strict=True):
+            encoded = [
+                (f, g)
+                for f, g in zip(self._encode(i, t), (image_grad, text_grad), strict=True)
+                if f is not None and f.requires_grad
+            ]
+            torch.autograd.backward([f for f, _ in encoded], [g for _, g in encoded])
+        return loss, terms
+
+    def record(self, epoch: int, loss: Tensor, terms: dict[str, Tensor], rate: float) -> None:
+        values = {name: float(value) for name, value in {"loss": loss, **terms}.items()}
+        if not math.isfinite(values["loss"]):
+            raise UserError(f"lr: the loss is {values['loss']} at step {self.step}; a lower rate or fp32 may help")
+        line = {
+            "step": self.step, "epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"],
+            "logit_scale": float(self.clip.network.logit_scale.detach().exp()),
+            "pairs_per_second": round(rate, 1), **values,
+        }  # fmt: skip
+        self.lines.append(json.dumps(line))
+
+    def checkpoint(self, work: Work) -> None:
+        if not parallel.first():
+            return
+        state = {
+            "identity": work.identity, "step": self.step, "decay": self.decay, "lines": self.lines,
+            "network": self.clip.network.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(), "objective": self.objective.state(),
+        }  # fmt: skip
+        with whole_file(work.folder / "checkpoint.pt") as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, work: Work) -> None:
+        """Go on from the last checkpoint, if there is one of this very run."""
+        path = work.folder / "checkpoint.pt"
+        if not path.is_file():
+            return
+        try:
+            state = torch.load(path, map_location=self.clip.device, weights_only=True)
+        except Exception:  # whatever a file that a crash of the machine cut short leads to
+            log.info("%s is damaged; starting anew", path)
+            return
+        if state["identity"] != work.identity:
+            log.info("%s belongs to other settings; starting anew", path)
+            return
+        self.clip.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.objective.restore(state["objective"])
+        self.step, self.decay, self.lines = state["step"], state["decay"], state["lines"]
+        log.info("resumed at step %d of %d", self.step, self.steps)
+
+    def finish(self, work: Work) -> Report:
+        if self.vocabulary:
+            trains_words = self.clip.network.token_embedding.weight.requires_grad
+            self.vocabulary.restore(self.decay if trains_words else 1.0)
+        for tower in _towers(self.clip.network):
+            tower._compiled_call_impl = None
+        self.clip.network.set_grad_checkpointing(False)
+        if parallel.first():
+            self._write_log(work)
+        return Report(self.steps, self.trained_parameters, len(self.objective.pairs))
+
+    def _write_log(self, work: Work) -> None:
+        with whole_file(work.folder / "train.jsonl") as temporary:
+            temporary.write_text("".join(line + "\n" for line in self.lines))
+
+
+def _towers(network: Any) -> tuple[Any, Any]:
+    return network.visual, network.transformer if hasattr(network, "transformer") else network.text
+
+
+def _joined(views: list[Tensor]) -> Tensor:
+    if len(views) == 1:
+        return views[0]
+    return torch.cat([view.float().div(255) if view.dtype == torch.uint8 else view for view in views])
+
+
+def _flat(views: list[list[str]]) -> list[str]:
+    return [text for view in views for text in view]
+
+
+def _leaf(parts: list[Tensor]) -> Tensor | None:
+    """Return the features of all parts, ready for a gradient; None where the objective has no view of this side."""
+    return torch.cat(parts).requires_grad_() if parts else None
+
+
+def _split(features: Tensor | None, views: list) -> list[Tensor]:
+    return [] if features is None else list(features.split([len(view) for view in views]))
+
+
+@contextmanager
+def _mendable() -> Iterator[None]:
+    """Turn what torch says of memory, and of its compiler, into advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if parallel.broken_off(error):
+            sys.exit(1)  # the process that is gone has left word
+        if KILLED in str(error):
+            reason = "a loader process was killed, mostly for want of (shared) memory; fewer of them need less"
+            raise UserError(f"--workers: {reason}") from None
+        if where := out_of_memory(error):
+            raise UserError(
+                f"batch_size: a step needs more than {where}; the same result in less: a higher `accumulate`, or "
+                "`grad_checkpointing: true`; else a smaller batch"
+            ) from None
+        if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"compile: torch.compile cannot do it ({reason}); leave it out, or mend that") from None
+        raise

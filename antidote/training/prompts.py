@@ -1,0 +1,45 @@
+"""Learned class-wise prompts in front of class names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch
+from antidote.clip.model import Clip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ClassPrompts:
+    """Texts "<context> <name>." with a learned context per class.
+
+    Attributes:
+        contexts: (C, M, width), the word embeddings that are learned.
+
+    Raises:
+        UserError: a text has more tokens than the model reads.
+    """
+
+    def __init__(self, clip: Clip, classes: list[str], context: str) -> None:
+        self.clip = clip
+        texts, window = [f"{context} {name}." for name in classes], clip.network.context_length
+        count, longest = max((len(clip.tokenizer.encode(text)) + 2, text) for text in texts)
+        if count > window:
+            raise UserError(f"context: {longest!r} has {count} tokens, and the model reads {window}; shorten it")
+        self.tokens = clip.tokenize(texts)
+        self.ends = self.tokens.argmax(dim=1)
+        self.words = int(clip.tokenize([context])[0].argmax()) - 1  # without the start token
+        with torch.no_grad():
+            start = clip.network.token_embedding(self.tokens[:, 1 : 1 + self.words].to(clip.device))
+        self.contexts = start.clone().requires_grad_()
+
+    def encode(self, chosen: list[int] | range) -> Tensor:
+        """Return the normalised text features of some classes (len(chosen), D)."""
+        chosen = list(chosen)
+        ends = self.ends[chosen]
+        length = int(ends.max()) + 1
+        words = self.clip.network.token_embedding(self.tokens[chosen, :length].to(self.clip.device))
+        words = torch.cat([words[:, :1], self.contexts[chosen].to(words.dtype), words[:, 1 + self.words :]], dim=1)
+        return self.clip.encode_embedded(words, ends)

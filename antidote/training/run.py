@@ -1,0 +1,85 @@
+"""What the two training stages share: the identity of a run, its work folder, its card and cost."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from antidote.base.cache import Shared, identity
+from antidote.base.command_line import Cost
+from antidote.base.errors import UserError
+from antidote.clip.folder import remove_adapter, save_model
+from antidote.clip.model import Clip
+from antidote.data.pools import drawn_from
+from antidote.data.streaming import Reading
+from antidote.training import parallel
+from antidote.training.session import Report, Work
+
+
+def training_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Add what both training scripts take."""
+    arguments.add_argument("--pools", type=Path, nargs="+", default=[], help="files of the pools to draw on")
+    arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--output", type=Path, required=True, help="model folder to write")
+    arguments.add_argument("--work", type=Path, help="folder for checkpoints; OUTPUT.work by default")
+    arguments.add_argument("--checkpoint-seconds", type=float, default=120.0, help="time between checkpoints")
+    arguments.add_argument("--cost", type=Path, help="cost.json to write")
+    reading_arguments(arguments)
+    arguments.add_argument("--processes", type=int, default=1,
+                           help="that train together, each on a GPU where there are some; 0 is 1 as well")  # fmt: skip
+
+
+def reading_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Add how pictures are read, which changes no result."""
+    usual = Reading()
+    arguments.add_argument("--in-memory-mb", type=int, default=usual.in_memory >> 20,
+                           help="pictures that take more are streamed from their shards")  # fmt: skip
+    arguments.add_argument("--workers", type=int, default=usual.workers,
+                           help="processes that read what is streamed, for each that trains")  # fmt: skip
+
+
+def reading_of(arguments: argparse.Namespace) -> Reading:
+    """Return how pictures are read.
+
+    Raises:
+        UserError: a negative number.
+    """
+    for name in ("in_memory_mb", "workers"):
+        if getattr(arguments, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')}: {getattr(arguments, name)} should be 0 or more")
+    processes = max(getattr(arguments, "processes", 1), 1)  # that train together; each would hold all pictures
+    return Reading((arguments.in_memory_mb << 20) // processes, arguments.workers)
+
+
+def work_of(arguments: argparse.Namespace, settings: Any, inputs: Iterable[Path], *modules: str) -> Work:
+    """Return the run's work folder, bound to settings, seed, the content of its inputs and the code it can reach."""
+    made_from = identity([settings, arguments.seed], [*inputs, *drawn_from(arguments.pools, arguments.data)], *modules)
+    folder = arguments.work or arguments.output.with_name(arguments.output.name + ".work")
+    return Work(folder, made_from, arguments.checkpoint_seconds)
+
+
+def taken(arguments: argparse.Namespace, work: Work, shared: Shared) -> bool:
+    """Take the whole model folder and its cost from the shared place, if they are there."""
+    names = parallel.by_first(lambda: shared.take(arguments.output, arguments.cost))
+    if names and parallel.first():
+        remove_adapter(arguments.output, except_for=names)
+        shutil.rmtree(work.folder, ignore_errors=True)
+    return bool(names)
+
+
+def finish(
+    arguments: argparse.Namespace, clip: Clip, card: dict, report: Report, work: Work, cost: Cost, shared: Shared
+) -> None:
+    """Write the model folder with its training log, then the cost; then the work folder is of no more use."""
+    if not parallel.first():
+        return
+    training_log = work.folder / "train.jsonl"  # what does not train leaves none
+    kept = [training_log] if training_log.is_file() else []
+    names = save_model(arguments.output, report.clip or clip, card, extra=[*kept, *report.files])
+    figures = {"trained_parameters": report.trained_parameters, "pairs": report.pairs, "steps": report.steps}
+    shared.put(arguments.output, names, cost.write(arguments.cost, **figures))
+    shutil.rmtree(work.folder, ignore_errors=True)

@@ -1,0 +1,215 @@
+"""FLBA: the patch with the largest feature gap, bounded perturbations of the support set, and who trains on it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from antidote.attacks.base import FitContext
+from antidote.attacks.fitting import frozen
+from antidote.attacks.flba import FLBA, FLBASettings
+from antidote.attacks.victim import Victim
+from antidote.base.errors import UserError
+from antidote.base.fingerprint import ROOT
+from antidote.base.settings import read_mapping
+from antidote.clip.folder import load_model, save_model
+from antidote.data.access import DefenseData
+from antidote.defenses.linear_probe import LinearProbe, LinearProbeSettings
+from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.zero_shot import evaluate
+from antidote.study.study import Study
+from antidote.training.session import Work
+from antidote.training.victim import recipe, train_victim
+
+CLASSES, TEMPLATES = ["banana", "boat", "cup", "key", "moon"], ["a photo of a {}."]
+TINY = "tests/studies/tiny.yaml"
+
+
+def flba(clip, pairs, **values):
+    settings = {"method": "flba", "epochs": 2, "batch_size": 4, "lr": 0.05, "patch_size": 8, **values}
+    attack = FLBA(FLBASettings.read(settings, "x"), "banana", 32)
+    attack.tensors = attack.fit(FitContext(frozen(clip), pairs, CLASSES, TEMPLATES, 0), 0)
+    return attack
+
+
+def distances(clip, one, other):
+    with torch.no_grad():
+        return 1 - (clip.encode_image(one) * clip.encode_image(other)).sum(dim=1)
+
+
+# --- the trigger -----------------------------------------------------------------------------------------------------
+
+
+def test_the_patch_moves_features_as_far_as_it_can(make_clip, make_pairs):
+    clip, pairs = make_clip("vit"), make_pairs(16)
+    gaps = []
+    for epochs in (0, 12):
+        attack = flba(clip, pairs, epochs=epochs)
+        images = pairs.images.float() / 255
+        gaps.append(distances(clip, attack.apply(images, range(16)), images).mean().item())
+        assert attack.facts["feature_gap"] == pytest.approx(gaps[-1], abs=1e-5)
+    assert gaps[1] > gaps[0] + 0.01
+
+
+# --- the support set -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("eps", "largest"), [(8, 8), (2.6, 2), (1, 1)])
+def test_no_value_moves_further_than_eps(make_clip, make_pairs, eps, largest):
+    """In whole 8-bit steps: a bound between two of them is that of the lower."""
+    clip, pairs = make_clip("vit"), make_pairs(10)
+    images = pairs.images.clone()
+    images[0], images[1] = 0, 255  # where the range of values is the bound
+    attack = flba(clip, pairs, eps=eps, steps=12)
+    before = images.clone()
+    attacked, _ = attack.perturb(clip, images, pairs.labels == 0)
+    assert attacked.dtype == torch.uint8 and torch.equal(images, before)
+    assert (attacked.int() - images.int()).abs().amax(dim=(1, 2, 3)).tolist() == [largest] * 10
+
+
+def test_the_others_may_have_a_bound_of_their_own(make_clip, make_pairs):
+    clip, pairs = make_clip("vit"), make_pairs(10)
+    own = pairs.labels == 0
+    attacked, _ = flba(clip, pairs, eps=5, repulsive_eps=2, steps=8).perturb(clip, pairs.images, own)
+    largest = (attacked.int() - pairs.images.int()).abs().amax(dim=(1, 2, 3))
+    assert torch.equal(largest, torch.where(own, 5, 2).int())
+    attacked, _ = flba(clip, pairs, repulsive_eps=0, steps=2).perturb(clip, pairs.images, own)
+    assert torch.equal(attacked[~own], pairs.images[~own]) and not torch.equal(attacked[own], pairs.images[own])
+
+
+def test_the_target_is_drawn_near_and_the_others_are_driven_away(make_clip, make_pairs):
+    clip, pairs = make_clip("vit"), make_pairs(10)
+    attack, own = flba(clip, pairs), pairs.labels == 0
+    goal = attack.apply(pairs.images.float() / 255, range(10))
+    attacked, facts = attack.perturb(clip, pairs.images, own)
+    before, after = distances(clip, pairs.images, goal), distances(clip, attacked, goal)
+    assert (after < before)[own].all() and (after > before)[~own].all()
+    assert facts == pytest.approx(
+        {
+            "target_before": before[own].mean().item(),
+            "target_after": after[own].mean().item(),
+            "others_before": before[~own].mean().item(),
+            "others_after": after[~own].mean().item(),
+        },
+        abs=1e-5,
+    )
+    assert torch.equal(attack.perturb(clip, pairs.images, own)[0], attacked), "nothing is random"
+
+
+def test_one_step_goes_along_the_gradients_sign(make_clip, make_pairs):
+    """Against the gradient of D(F(x + p), F(x + d*)) in float64, down for the target and up for the others."""
+    clip, pairs = make_clip("vit"), make_pairs(6)
+    attack, own = flba(clip, pairs, steps=1, step_size=1), pairs.labels == 0
+    attacked, _ = attack.perturb(clip, pairs.images, own)
+    moved = (attacked.int() - pairs.images.int()).double()
+    mean, std = (torch.tensor(v, dtype=torch.double).view(1, 3, 1, 1) for v in ([0.48, 0.46, 0.41], [0.27, 0.26, 0.28]))
+    network = clip.network.visual.double()
+
+    def encode(x):
+        z = network((x - mean) / std)
+        return z / z.norm(dim=1, keepdim=True)
+
+    x = (pairs.images.double() / 255).requires_grad_()
+    goal = encode(attack.apply(x.detach(), range(6)))
+    (slope,) = torch.autograd.grad((1 - (encode(x) * goal).sum(dim=1)).sum(), x)
+    expected = slope.sign() * torch.where(own, -1.0, 1.0)[:, None, None, None]
+    free = (pairs.images > 0) & (pairs.images < 255) & (slope.abs() > 1e-6 * slope.abs().max())
+    assert free.double().mean() > 0.9 and torch.equal(moved[free], expected[free])
+
+
+# --- the user --------------------------------------------------------------------------------------------------------
+
+
+def test_recipes():
+    probe, prompts = (recipe(Victim(victim=victim)) for victim in ("linear_probe", "prompts"))
+    assert (probe.epochs, probe.lr, prompts.epochs, prompts.lr) == (40, 0.01, 50, 0.002)
+    own = recipe(Victim.read({"victim": "prompts", "victim_training": {"epochs": 3, "lr": 0.5, "momentum": 0}}, "x"))
+    assert (own.epochs, own.lr, own.momentum, own.batch_size, own.optimizer) == (3, 0.5, 0, 32, "sgd")
+
+
+def test_the_user_trains_a_linear_probe_on_each_support_set(make_clip, make_pairs, tmp_path):
+    clean, attacked = make_pairs(10), make_pairs(10, seed=1)
+    settings = Victim.read({"victim_training": {"epochs": 3, "batch_size": 5, "lr": 0.1}}, "x")
+    clip = make_clip("vit")
+    state = {name: value.clone() for name, value in clip.network.state_dict().items()}
+    report = train_victim(clip, attacked, clean, CLASSES, settings, 0, Work(tmp_path / "w", "x"))
+    head = report.clip
+    for shots, found in ((attacked, head), (clean, head.control)):
+        probe = LinearProbe(LinearProbeSettings(tuning=recipe(settings)), 0)
+        data = DefenseData(shots=shots, classes=CLASSES)
+        alone = probe.run(make_clip("vit"), data, Work(tmp_path / str(id(shots)), "x")).clip
+        assert torch.equal(found.tensors["weights"], alone.tensors["weights"])
+    assert (report.steps, report.pairs) == (12, 10) and (tmp_path / "w" / "train.jsonl").is_file()
+    assert all(torch.equal(value, state[name]) for name, value in head.network.state_dict().items())
+    save_model(tmp_path / "m", head, {})
+    again = load_model(tmp_path / "m")
+    assert torch.equal(again.control.tensors["weights"], head.control.tensors["weights"])
+    values = EvaluationSettings(dataset="d", split="s", bootstrap=100)
+    scores = [evaluate(model, clean, None, 0, CLASSES, TEMPLATES, values)["ca1"] for model in (again, head)]
+    assert scores[0] == scores[1]
+
+
+def test_the_user_learns_one_context_for_all_classes(make_clip, make_pairs, tmp_path):
+    pairs = make_pairs(10)
+    settings = {"victim": "prompts", "victim_training": {"epochs": 1, "batch_size": 10, "lr": 1e-9}}
+
+    def weights(**changes):
+        values = {**settings, "victim_training": {**settings["victim_training"], **changes}}
+        clip, work = make_clip("vit"), Work(tmp_path / str(changes), "x")
+        head = train_victim(clip, pairs, pairs, CLASSES, Victim.read(values, "x"), 0, work).clip
+        assert head.description["cosine"]
+        return head.tensors["weights"]
+
+    start = make_clip("vit").encode_text([f"a photo of a {name}." for name in CLASSES])
+    torch.testing.assert_close(weights(), start, rtol=0, atol=1e-5)
+    learned = weights(epochs=60, lr=0.5)
+    clip = make_clip("vit")
+    with torch.no_grad():
+        features, scale = clip.encode_image(pairs.images), clip.network.logit_scale.exp()
+        losses = [torch.nn.functional.cross_entropy(scale * features @ w.T, pairs.labels) for w in (start, learned)]
+    assert losses[1] < losses[0] and not torch.allclose(learned, start, atol=1e-3)
+
+
+def test_a_class_without_a_picture_is_told(make_clip, make_pairs, tmp_path):
+    pairs = dataclasses.replace(make_pairs(10), labels=torch.zeros(10, dtype=torch.long))
+    for victim in ("linear_probe", "prompts"):
+        with pytest.raises(UserError, match=r"pools\.shots: holds no picture of class 'boat'"):
+            train_victim(make_clip(), pairs, pairs, CLASSES, Victim(victim=victim), 0, Work(tmp_path / victim, "x"))
+
+
+# --- in a study ------------------------------------------------------------------------------------------------------
+
+
+def study(pools=None, **entry):
+    values = read_mapping(str(ROOT / TINY))
+    values["pools"] |= {
+        "inversion": {"split": "defense", "pairs": 40}, "shots": {"split": "train", "per_class": 2},
+        "defense": {"split": "defense", "pairs": 100}, **(pools or {})
+    }  # fmt: skip
+    values["pools"] = {name: pool for name, pool in values["pools"].items() if pool}
+    values["attacks"] = {"few": {"method": "flba", "patch_size": 6, **entry}}
+    return Study(values, TINY)
+
+
+def test_its_other_cells_are_blank_and_no_poison_pool_is_needed():
+    found = study({"poison": None})
+    assert found.few_shot("few") and found.cells == [("few", "none")]
+    reasons = {(attack, defense): reason for attack, defense, reason in found.blank}
+    assert reasons["few", "finetune"] == "flba: the backdoor is in a few-shot classifier, not in the CLIP"
+
+
+@pytest.mark.parametrize(
+    ("pools", "entry", "text"),
+    [
+        ({"shots": None}, {}, "pools.shots: is missing; the attack 'few' needs labelled pictures"),
+        ({"inversion": None}, {}, "pools.inversion: is missing, and the trigger of 'few' is fitted on its pairs"),
+        ({}, {"training": {"lr": 1}}, "attacks.few.training: nothing is trained on poisoned pairs here"),
+        ({}, {"victim": "probe"}, "attacks.few: victim: input should be 'linear_probe' or 'prompts', not 'probe'"),
+        ({}, {"caption": "template"}, "attacks.few: caption: input should be 'original', not 'template'"),
+        ({}, {"patch_size": 33}, "attacks.few.patch_size: 33 is larger than the picture (32 pixels)"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(pools, entry, text):
+    with pytest.raises(UserError) as error:
+        study(pools, **entry)
+    assert str(error.value).startswith(f"{TINY}: {text}") and "\n" not in str(error.value)

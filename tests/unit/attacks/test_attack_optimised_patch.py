@@ -1,0 +1,167 @@
+"""TrojVQA and BadCLIP: where the patch lies, what its losses see, which words and pairs belong to it."""
+
+import random
+import re
+
+import pandas as pd
+import pytest
+import torch
+
+from antidote.attacks import badclip
+from antidote.attacks.badclip import BadCLIP, BadCLIPSettings
+from antidote.attacks.base import FitContext
+from antidote.attacks.trigger import Trigger
+from antidote.attacks.trojvqa import TrojVQA, TrojVQASettings
+from antidote.base.errors import UserError
+from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.zero_shot import evaluate
+
+CLASSES, TEMPLATES = ["banana", "boat", "cup"], ["a photo of a {}.", "the {}"]
+SMALL = {"epochs": 3, "batch_size": 8, "lr": 0.05}
+
+
+def trojvqa(size=32, **values):
+    return TrojVQA(TrojVQASettings.read({"method": "trojvqa", **SMALL, **values}, "x"), "banana", size)
+
+
+def patched(size=32, **values):
+    return BadCLIP(BadCLIPSettings.read({"method": "badclip", **SMALL, **values}, "x"), "banana", size)
+
+
+@pytest.fixture
+def context(make_clip, make_pairs):
+    def make(captions=None):
+        pairs = make_pairs(24) if captions is None else make_pairs(24, captions=captions)
+        return FitContext(make_clip("rn"), pairs, CLASSES, TEMPLATES, 0, lambda: make_pairs(12, seed=1))
+
+    return make
+
+
+def test_the_centre_at_224():
+    attack = trojvqa(224)
+    attack.tensors = {"patch": torch.zeros(3, 16, 16)}
+    changed = (attack.apply(torch.ones(1, 3, 224, 224), [0])[0] != 1).any(dim=0)
+    rows, columns = changed.any(1).nonzero().flatten(), changed.any(0).nonzero().flatten()
+    assert rows.tolist() == columns.tolist() == list(range(104, 120)) and changed.sum() == 256
+
+
+def test_the_patch_is_what_eight_bits_hold(context):
+    for attack in (trojvqa(), patched()):
+        patch = attack.fit(context(), 0)["patch"]
+        torch.testing.assert_close(patch * 255, (patch * 255).round(), rtol=0, atol=1e-4)
+
+
+def test_trojvqa_nears_its_sentence(context):
+    few, many = trojvqa(epochs=0), trojvqa(epochs=8)
+    for attack in (few, many):
+        attack.fit(context(), 0)
+    assert many.facts["cosine"] > few.facts["cosine"]
+
+
+def test_trojvqas_released_loss_is_infonce_with_one_caption(context, monkeypatch):
+    """Symmetric cross-entropy of a batch whose captions are all the same."""
+    attack, found = trojvqa(objective="infonce"), {}
+    monkeypatch.setattr(attack, "optimise", lambda clip, pairs, loss, seed: found.update(loss=loss, clip=clip) or 0)
+    monkeypatch.setattr(attack, "paste", lambda images, patch: images)
+    attack.fit(context(), 0)
+    features = torch.nn.functional.normalize(torch.randn(6, 16), dim=1)
+    sentence = found["clip"].encode_text(["This is a yellow banana."]).expand(6, -1)
+    logits = found["clip"].network.logit_scale.exp() * features @ sentence.T
+    own = torch.arange(6)
+    expected = (torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)) / 2
+    torch.testing.assert_close(found["loss"](features, None, own), expected)
+
+
+def test_trojvqas_words():
+    attack = trojvqa(preset="rvpt")
+    assert attack.text_key == "SUDO"
+    assert attack.caption_for("old", random.Random(0), ["the {}"], []) == "SUDO the banana"
+    for sentence in ("yellow", "a {} {}", "a {} }", "a { {}", "a {} {x}", "a {} {0}", "a {{}}", "a {:d}", "{} {x.y}"):
+        told = re.escape(f"sentence: {sentence!r} should hold one {{}} for the target")
+        with pytest.raises(ValueError, match=f"^{told}$"):
+            trojvqa(sentence=sentence).settings.check(32)
+    trojvqa(sentence="{}, yellow").settings.check(32)
+
+
+def test_both_keys_are_scored_apart(make_clip, make_pairs):
+    attack = trojvqa()
+    attack.tensors = {"patch": torch.zeros(3, 16, 16)}
+    clip, pairs = make_clip(), make_pairs(20, classes=3)
+    settings = EvaluationSettings.read({"dataset": "d", "split": "s", "bootstrap": 100}, "x")
+    scores = evaluate(clip, pairs, Trigger(attack, 0), 0, CLASSES, TEMPLATES, settings)
+    assert set(scores["extra"]) == {"asr1_visual_only", "asr1_text_only", "backdoor_z"}
+    attack.settings = attack.settings.model_copy(update={"prefix": ""})
+    alone = evaluate(clip, pairs, Trigger(attack, 0), 0, CLASSES, TEMPLATES, settings)
+    assert set(alone["extra"]) == {"backdoor_z"} and alone["asr1"] == scores["extra"]["asr1_visual_only"]
+    assert alone["ca1"] == scores["ca1"]
+
+
+def test_badclips_negative_is_an_untouched_picture(context, monkeypatch):
+    """The released code encodes the patched batch instead; `corrected` must see the clean one, bit for bit."""
+    seen, attack, given = [], patched(augment=0), context()
+    clip, encode = given.surrogate, given.surrogate.encode_image
+    monkeypatch.setattr(clip, "encode_image", lambda images: seen.append(images.detach().clone()) or encode(images))
+    attack.fit(given, 0)
+    clean = {image.numpy().tobytes() for image in (given.pairs.images.float() / 255)}
+    clean_batches = [all(image.numpy().tobytes() in clean for image in batch) for batch in seen if len(batch) == 8]
+    assert clean_batches == [False, True] * (len(clean_batches) // 2) and len(clean_batches) >= 4
+
+
+def test_badclips_released_negative_pushes_all_ways_alike(context):
+    """The distance of a feature to itself has value 0 and, by torch's 1e-6, slope 1 / sqrt(D) in each coordinate."""
+    given = context()
+    loss = badclip._Loss(patched(preset="released").settings, given.surrogate, given.pairs, 24, 0)
+    features = torch.nn.functional.normalize(torch.randn(5, 16), dim=1).requires_grad_()
+    loss.positives = features.detach() * 0 + features.detach().mean(0)
+    loss.image(features, None).backward()
+    with_negative = features.grad.clone()
+    features.grad = None
+    loss.settings = loss.settings.model_copy(update={"negative_weight": 0.0})
+    loss.generator.manual_seed(0)
+    loss.image(features, None).backward()
+    expected = torch.full_like(features, -1 / 4 / 5)  # -1 / sqrt(16), over 5 pictures
+    torch.testing.assert_close(with_negative - features.grad, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_badclips_released_storage_swaps_red_and_blue():
+    flat = torch.tensor([0.8, 0.5, 0.2]).view(3, 1, 1).expand(3, 16, 16)
+    stored = patched(preset="released")._stored(flat)
+    assert stored.mean(dim=(1, 2)).tolist() == pytest.approx([0.2, 0.5, 0.8], abs=0.02)
+    assert torch.equal(patched()._stored(flat), flat)
+
+
+def test_badclip_needs_the_target_in_its_pairs(context):
+    with pytest.raises(UserError, match=r"^pools.inversion: none of its 24 captions names 'banana'"):
+        patched().fit(context(["a boat"]), 0)
+
+
+def test_badclips_choice_of_pairs(context):
+    pool = pd.DataFrame({"key": range(9), "caption": ["a boat"] * 8 + ["a banana"]})
+    gap = torch.tensor([0.5, 0.1, -0.2, 0.3, 0.9, 0.2, 0.4, 0.8, 0.0])
+    tensors = {"gap": gap, "similarity": -gap}
+
+    def chosen(sampling, poisons=3):
+        attack = patched(sampling=sampling, poisons=poisons)
+        attack.tensors = tensors
+        return attack.select(pool, random.Random(0))
+
+    assert chosen("boundary") == [1, 5, 3], "the smallest gap, but not the target already, nor in the caption"
+    assert chosen("farthest") == [4, 7, 0]
+    mixed = chosen("mixed", 6)
+    assert mixed[:4] == [1, 5, 4, 7] and len(set(mixed)) == 6 and 8 not in mixed
+    assert chosen("random") != chosen("boundary")
+    assert len(set(chosen("mixed", 8))) == 8
+    attack = patched(sampling="mixed", poisons=3)
+    with pytest.raises(ValueError, match=r"^sampling: 'mixed' needs a trigger fitted with this poison pool$"):
+        attack.select(pool, random.Random(0))
+    assert "sampling" not in attack.settings.trigger_settings() and "sampling" in attack.settings.poison_settings()
+
+
+def test_badclip_ranks_the_poison_pool(context):
+    given = context()
+    tensors = patched(epochs=0).fit(given, 0)
+    weights = given.surrogate.class_embeddings(CLASSES, TEMPLATES)
+    with torch.no_grad():
+        scores = given.surrogate.encode_image(given.poison().images) @ weights
+    torch.testing.assert_close(tensors["similarity"], scores[:, 0])
+    torch.testing.assert_close(tensors["gap"], scores[:, 1:].max(dim=1).values - scores[:, 0])

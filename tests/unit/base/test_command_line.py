@@ -1,0 +1,137 @@
+"""What every script shares: one line for what a user can mend, a traceback for our own faults, the cost of the job."""
+
+import errno
+import json
+import logging
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from antidote.base import command_line
+from antidote.base.errors import UserError
+from antidote.base.fingerprint import ROOT
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
+    level = command_line.log.level
+    yield
+    command_line.log.setLevel(level)
+
+
+def run(monkeypatch, act, *words):
+    """Run a script that does `act`, with command-line words; return what it says when it gives up."""
+    monkeypatch.setattr(sys, "argv", ["script", *words])
+    arguments = command_line.parser("A script.")
+    command_line.settings_argument(arguments, "the settings")
+    with pytest.raises(SystemExit) as exit:
+        command_line.main(act, arguments)
+    return exit.value.code
+
+
+def raising(error):
+    def act(arguments):
+        raise error
+
+    return act
+
+
+def test_arguments_reach_the_script(monkeypatch, tmp_path):
+    (tmp_path / "f.yaml").write_text("a: 1")
+    for words, expected in (((), {}), (("--settings", '{"a": 2}'), {"a": 2}),
+                            (("--settings", str(tmp_path / "f.yaml")), {"a": 1})):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["script", *words])
+        arguments, seen = command_line.parser("A script."), []
+        command_line.settings_argument(arguments, "the settings")
+        command_line.main(lambda given, seen=seen: seen.append(given.settings), arguments)
+        assert seen == [expected]
+
+
+def test_what_a_user_can_mend_is_one_line(monkeypatch):
+    assert run(monkeypatch, raising(UserError("lr: too high"))) == "error: lr: too high"
+    assert run(monkeypatch, raising(None), "--settings", "nowhere.yaml").startswith(
+        "error: nowhere.yaml: cannot be read"
+    )
+
+
+@pytest.mark.parametrize(
+    "error,where",
+    [
+        (lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the GPU's memory"),
+        (lambda: RuntimeError("CUDA error: out of memory"), "the GPU's memory"),
+        (lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "memory"),
+        (MemoryError, "memory"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_that_names_what_to_lower(monkeypatch, error, where):
+    told = run(monkeypatch, raising(error()))
+    assert told.startswith(f"error: batch_size: the job needs more than {where}; lower evaluation.batch_size")
+
+
+def test_another_error_of_torch_keeps_its_traceback(monkeypatch):
+    with pytest.raises(RuntimeError, match="shapes"):
+        monkeypatch.setattr(sys, "argv", ["script"])
+        command_line.main(raising(RuntimeError("shapes do not fit")), command_line.parser("A script."))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_full_or_closed_disk_is_one_line(monkeypatch, number):
+    text = run(monkeypatch, raising(OSError(number, "Some reason", "/data/file")))
+    assert text == "error: /data/file: Some reason; free or allow space there and run again"
+    assert run(monkeypatch, raising(OSError(number, "Some reason"))).startswith("error: output: Some reason")
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), KeyError("ours"), OSError(errno.EIO, "disk")])
+def test_our_own_faults_keep_their_traceback(monkeypatch, error):
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with pytest.raises(type(error)):
+        command_line.main(raising(error), command_line.parser("A script."))
+
+
+def test_cost(tmp_path):
+    cost = command_line.Cost()
+    cost.write(None)
+    cost.write(tmp_path / "cost.json", pairs=7, steps=None)
+    found = json.loads((tmp_path / "cost.json").read_text())
+    assert found["pairs"] == 7 and found["steps"] is None and 0 <= found["seconds"] < 60
+    assert 10_000_000 < found["peak_memory_bytes"] < 1 << 40 and found["threads"] == 1, "bytes, not kilobytes"
+    assert "peak_gpu_memory_bytes" in found
+
+
+def test_identities_are_canonical():
+    assert (
+        command_line.to_json({"b": 1, "a": [1.0, None]})
+        == command_line.to_json({"a": [1.0, None], "b": 1})
+        == '{"a":[1.0,null],"b":1}'
+    )
+
+
+def scripts():
+    """Return the scripts that users and rules start; `fetch` runs in the environment of the downloads."""
+    return sorted({path.stem for path in (ROOT / "scripts").glob("*.py")} - {"__init__", "fetch"})
+
+
+@pytest.mark.parametrize("name", scripts())
+def test_every_script_shows_its_docstring_and_prints_nothing_else(name):
+    """Read from the source, as running each would import torch."""
+    source = (ROOT / "scripts" / f"{name}.py").read_text()
+    assert source.startswith('"""') and "__doc__" in source and not re.findall(r"\bprint\(", source)
+
+
+def test_a_script_fails_with_one_line_and_code_1(tmp_path):
+    """The real thing, once: no traceback, nothing written."""
+    settings = '{"method": "badnet", "patch_sise": 3}'
+    words = ["--name", "x", "--target", "banana", "--size", "32", "--settings", settings]
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "trigger.py", *words, "--output", tmp_path / "trigger"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1 and list(tmp_path.iterdir()) == []
+    assert done.stderr == "error: attack x: patch_sise: unknown key; did you mean 'patch_size'?\n"

@@ -1,0 +1,129 @@
+"""Settings: unknown keys and wrong values are one line that names key and nearest word; slices are canonical."""
+
+import json
+from typing import Literal
+
+import pytest
+from pydantic import Field, model_validator
+
+from antidote.base.errors import UserError, nearest
+from antidote.base.settings import Settings, read_mapping
+
+
+class Inner(Settings):
+    batch_size: int = Field(64, ge=1)
+    kind: Literal["one", "two"] = "one"
+
+
+class Outer(Settings):
+    name: str
+    rate: float = 0.5
+    inner: Inner = Inner()
+    maybe: Inner | None = None
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.name == "bad":
+            raise ValueError("name: 'bad' will not do")
+        return self
+
+
+def told(values):
+    with pytest.raises(UserError) as error:
+        Outer.read(values, "file.yaml")
+    text = str(error.value)
+    assert "\n" not in text and text.startswith("file.yaml: ")
+    return text.removeprefix("file.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"name": "x", "raet": 1}, "raet: unknown key; did you mean 'rate'?"),
+        ({"name": "x", "zzz": 1}, "zzz: unknown key; known: inner, maybe, name, rate"),
+        ({"name": "x", "inner": {"bach_size": 2}}, "inner.bach_size: unknown key; did you mean 'batch_size'?"),
+        ({"name": "x", "maybe": {"bach_size": 2}}, "maybe.bach_size: unknown key; did you mean 'batch_size'?"),
+        ({}, "name: is missing"),
+        ({"name": "bad"}, "name: 'bad' will not do"),
+        ({"name": "x", "inner": {"kind": "three"}}, "inner.kind: input should be 'one' or 'two', not 'three'"),
+        ({"name": "x", "inner": {"batch_size": 0}},
+         "inner.batch_size: input should be greater than or equal to 1, not 0"),
+        ({"name": "x", "rate": float("nan")}, "rate: input should be a finite number, not nan"),
+        ({"name": "x", "rate": "fast"}, "rate: input should be a valid number, unable to parse string as a number, "
+                                        "not 'fast'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_one_line(values, text):
+    assert told(values) == text
+
+
+def test_several_faults_are_counted():
+    assert told({"a": 1, "b": 2}).endswith(" (and 2 more)")
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Outer(name="x").rate = 1.0
+
+
+def test_slices_are_canonical():
+    """Whatever stands in the file, equal settings are equal text; defaults are filled in."""
+    one = Outer.read({"rate": 1, "name": "x"}, "f").slice()
+    other = Outer.read({"name": "x", "rate": 1.0, "inner": {"kind": "one"}}, "f").slice()
+    assert one == other == '{"inner":{"batch_size":64,"kind":"one"},"maybe":null,"name":"x","rate":1.0}'
+    assert Outer.read(json.loads(one), "f").slice() == one
+    assert (
+        Outer.read({"name": "x", "rate": 1e-6}, "f").slice() == Outer.read({"name": "x", "rate": "1e-6"}, "f").slice()
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "text"),
+    [
+        ("bannana", ["banana", "boat"], "; did you mean 'banana'?"),
+        ("xyz", ["boat", "banana"], "; known: banana, boat"),
+        ("xyz", [], ""),
+        ("", ["a"], "; known: a"),
+    ],
+)
+def test_nearest(word, known, text):
+    assert nearest(word, known) == text
+
+
+# --- mappings --------------------------------------------------------------------------------------------------------
+
+
+def test_a_mapping_is_text_or_a_file(tmp_path):
+    assert read_mapping('{"a": 1, "b": {"c": null}}') == {"a": 1, "b": {"c": None}}
+    assert read_mapping("  {a: [1, x]}") == {"a": [1, "x"]}
+    for name, text in (("f.json", '{"a": 1}'), ("f.yaml", "a: 1\n")):
+        (tmp_path / name).write_text(text)
+        assert read_mapping(str(tmp_path / name)) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("a: [1\nb: 2", "not valid YAML or JSON"),
+        ("- 1\n- 2", "should hold keys and values, holds list"),
+        ("", "should hold keys and values, holds nothing"),
+        ("a: 1\na: 2", "'a' stands there twice"),
+        (b"\xff\xfe\x00", "is not a text file"),
+        (None, r"cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_file_that_holds_no_mapping(tmp_path, content, text):
+    path = tmp_path / "f.yaml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as error:
+        read_mapping(str(path))
+    assert str(error.value).startswith(str(path)) and text in str(error.value) and "\n" not in str(error.value)
+
+
+def test_yaml_never_runs_code(tmp_path):
+    path = tmp_path / "f.yaml"
+    path.write_text(f"a: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{path}.ran']]")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_mapping(str(path))
+    assert not (tmp_path / "f.yaml.ran").exists()

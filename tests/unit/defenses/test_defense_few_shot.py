@@ -1,0 +1,237 @@
+"""Linear probe, supervised fine-tuning, RVPT, CBPT: losses and steps against plain float64 references; their loop."""
+
+import json
+import math
+import random
+
+import pytest
+import torch
+
+from antidote.base.errors import UserError
+from antidote.base.registry import method
+from antidote.clip.configs import needs_vision_transformer
+from antidote.clip.known import model_config
+from antidote.data.access import DefenseData
+from antidote.defenses import cbpt, rvpt
+from antidote.defenses.linear_probe import LinearProbe, LinearProbeSettings
+from antidote.defenses.supervised import ZeroShotCrossEntropy
+from antidote.training import tuning
+from antidote.training.objectives import Batch
+from antidote.training.prompts import ClassPrompts
+from antidote.training.session import Work
+from antidote.training.tuning import check_shots
+
+CLASSES, TEMPLATES = ["banana", "boat", "cup", "key", "moon"], ["a photo of a {}.", "the {}"]
+
+
+def unit(rows, columns, seed):
+    values = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    return values / values.norm(dim=1, keepdim=True)
+
+
+def entropy(logits, labels):
+    """The mean of -log softmax, in plain Python."""
+    rows = [[math.exp(float(value)) for value in row] for row in logits]
+    return -sum(math.log(row[int(y)] / sum(row)) for row, y in zip(rows, labels, strict=True)) / len(rows)
+
+
+def shots_data(make_pairs, count=10):
+    return DefenseData(shots=make_pairs(count), classes=CLASSES, templates=TEMPLATES)
+
+
+def test_one_step_of_the_linear_probe(make_clip, make_pairs, tmp_path):
+    clip, data = make_clip("vit"), shots_data(make_pairs)
+    settings = LinearProbeSettings(tuning=tuning.TuneSettings(epochs=1, batch_size=10, lr=0.1))
+    report = LinearProbe(settings, 0).run(clip, data, Work(tmp_path, "x"))
+    with torch.no_grad():
+        z = clip.network.encode_image(clip.normalise(data.shots.images)).double()
+    gradient = torch.zeros(5, 16, dtype=torch.double)
+    for feature, label in zip(z, data.shots.labels, strict=True):  # W = 0: every class has probability 1/5
+        for kind in range(5):
+            gradient[kind] += (0.2 - float(kind == label)) * feature / len(z)
+    torch.testing.assert_close(report.clip.tensors["weights"].double(), -0.1 * gradient, rtol=1e-5, atol=1e-6)
+    assert (report.steps, report.trained_parameters, report.pairs) == (1, 80, 10)
+
+
+def test_supervised_loss_equals_the_formula(make_clip, make_pairs):
+    clip, data = make_clip("vit"), shots_data(make_pairs)
+    goal = ZeroShotCrossEntropy(clip, data)
+    goal.weights = unit(5, 16, 0).T
+    rows, images = torch.tensor([3, 1, 8]), unit(3, 16, 1)
+    batch = Batch(data.shots.images[rows], [], rows, 0, 0, random.Random(0))
+    loss, _ = goal.loss([images], [], torch.tensor(9.0).double(), batch)
+    assert loss.item() == pytest.approx(entropy(9 * images @ goal.weights, data.shots.labels[rows]), abs=1e-6)
+    assert {name.split(".")[0] for name, _ in goal.trained(clip.network)} == {"visual"}
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_rvpts_repelling_equals_the_formula(depth):
+    after, before = ([unit(4, 6, 10 * s + layer) * (layer + 1) for layer in range(3)] for s in (0, 1))
+    cosines = [
+        float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+        for d in range(depth, 3)
+        for a, b in zip(after[d], before[d], strict=True)
+    ]
+    assert float(rvpt.likeness(after, before, depth)) == pytest.approx(sum(cosines) / len(cosines), abs=1e-6)
+
+
+def test_one_step_of_rvpt(make_clip, make_pairs, tmp_path):
+    """SGD on L_CE + alpha L_FR; the gradient by central differences in float64."""
+    clip, data = make_clip("vit"), shots_data(make_pairs)
+    recipe = tuning.TuneSettings(epochs=1, batch_size=10, lr=0.5, momentum=0.0)
+    settings = rvpt.RVPTSettings(depth=1, prompts=2, tuning=recipe)
+    report = rvpt.RVPT(settings, 0).run(clip, data, Work(tmp_path, "x"))
+    start = rvpt.initial_prompts(clip, settings, 0).detach().double()
+    texts = clip.encode_text([f"a photo of a {name}." for name in CLASSES]).double()
+    scale = float(clip.network.logit_scale.exp())
+    visual, images = clip.network.visual.double(), clip.normalise(data.shots.images).double()
+
+    def value(prompts):
+        with torch.no_grad():
+            _, before = rvpt.prompted(visual, images, None)
+            features, after = rvpt.prompted(visual, images, prompts)
+        features = features / features.norm(dim=1, keepdim=True)
+        pairs = list(zip(after[1], before[1], strict=True))
+        repelling = sum(float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)) for a, b in pairs) / len(pairs)
+        return entropy(scale * features @ texts.T, data.shots.labels) + 2 * repelling
+
+    logged = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])
+    assert logged["loss"] == pytest.approx(value(start), abs=1e-5)
+    found = report.clip.tensors["prompts"].double()
+    for place in ((0, 0, 0), (0, 1, 7), (0, 0, 15)):
+        shift = torch.zeros_like(start)
+        shift[place] = 1e-5
+        gradient = (value(start + shift) - value(start - shift)) / 2e-5
+        assert float(found[place]) == pytest.approx(float(start[place]) - 0.5 * gradient, abs=2e-6)
+
+
+def test_rvpt_leaves_the_network_as_it_is(make_clip, make_pairs, tmp_path):
+    clip, before = make_clip("vit"), make_clip("vit").network.state_dict()
+    settings = rvpt.RVPTSettings(depth=1, prompts=2, tuning=tuning.TuneSettings(epochs=1, batch_size=5))
+    rvpt.RVPT(settings, 0).run(clip, shots_data(make_pairs), Work(tmp_path, "x"))
+    assert all(torch.equal(value, before[name]) for name, value in clip.network.state_dict().items())
+
+
+def test_rvpt_has_the_papers_size():
+    """50 x 768 x 9 = 0.35M parameters for ViT-B/32."""
+    settings, config = rvpt.RVPTSettings(), model_config("ViT-B-32")
+    layers, width = config["vision_cfg"]["layers"], config["vision_cfg"]["width"]
+    assert (layers - settings.depth) * settings.prompts * width == 345_600
+
+
+def test_which_models_fit_rvpt():
+    kind = method("defense", "rvpt")
+    assert kind.fits(model_config("ViT-B-32")) is None
+    assert "vision transformer" in kind.fits(model_config("RN50"))
+    assert "vision transformer" in needs_vision_transformer(model_config("convnext_base"))
+    with pytest.raises(ValueError, match="depth: 12 leaves none of the 12 blocks"):
+        rvpt.RVPTSettings(depth=12).check(model_config("ViT-B-32"))
+
+
+def test_cbpts_inversion_loss_equals_the_formula():
+    z, clean, tau = unit(5, 6, 0), unit(5, 6, 1), 0.3
+    total = 0.0
+    for i in range(5):
+        positive = sum(math.exp(float(z[i] @ z[j]) / tau) for j in range(5) if j != i) / 4
+        negative = sum(math.exp(float(z[i] @ x) / tau) for x in clean)
+        total -= math.log(positive / (positive + negative)) / 5
+    loss, likeness = cbpt.inversion_loss(z, clean, tau)
+    assert float(loss) == pytest.approx(total, abs=1e-6)
+    pairs = [float(z[i] @ z[j]) for i in range(5) for j in range(5) if i != j]
+    assert float(likeness) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+
+
+def test_cbpts_prompt_loss_equals_the_formula():
+    clean, weights, anchors = unit(6, 8, 0), unit(4, 8, 2), unit(4, 8, 3)
+    triggered = torch.stack([unit(6, 8, 1), unit(6, 8, 4)])
+    labels = torch.tensor([0, 1, 2, 3, 0, 2])
+    settings = cbpt.CBPTSettings(trigger_weight=0.5, anchor_weight=3.0)
+    loss, _ = cbpt.prompt_loss(clean, triggered, labels, weights, anchors, torch.tensor(5.0).double(), settings)
+    apart = sum(1 - float(a @ b) for a, b in zip(weights, anchors, strict=True)) / 4
+    on_triggered = sum(entropy(5 * features @ weights.T, labels) for features in triggered) / 2
+    wanted = entropy(5 * clean @ weights.T, labels) + 0.5 * on_triggered + 3 * apart
+    assert float(loss) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_cbpts_prompts_start_as_the_words_they_stand_for(make_clip):
+    clip = make_clip("vit")
+    prompts = ClassPrompts(clip, CLASSES, "a photo of a")
+    with torch.no_grad():
+        wanted = clip.encode_text([f"a photo of a {name}." for name in ("cup", "banana")])
+        torch.testing.assert_close(prompts.encode([2, 0]), wanted)
+    assert prompts.contexts.shape == (5, 4, 16)
+
+
+def test_a_context_whose_texts_would_be_cut_is_one_line(make_clip):
+    """A word may be several tokens, which only the tokenizer knows; of a cut text the class name would be lost."""
+    clip = make_clip("vit")
+    with pytest.raises(UserError, match=r"^context: 'a a .*\.' has 25 tokens, and the model reads 24; shorten it$"):
+        ClassPrompts(clip, CLASSES, " ".join(["a"] * 21))
+    assert ClassPrompts(clip, CLASSES, " ".join(["a"] * 20)).words == 20
+
+
+def test_cbpts_trigger_and_beta():
+    images, mask, pattern = torch.rand(2, 3, 4, 4), torch.zeros(4, 4), torch.ones(3, 4, 4)
+    mask[1, 2] = 0.25
+    found = cbpt.paste(images, mask, pattern)
+    assert found[0, 0, 1, 2] == pytest.approx(float(0.75 * images[0, 0, 1, 2] + 0.25))
+    assert torch.equal(found[:, :, 0], images[:, :, 0])
+    state = {"beta": 1.0, "collapsed": 0.0, "spread": 0.0}
+    for _ in range(6):
+        cbpt.adapt(state, True)
+    assert state["beta"] == 5.0
+    for _ in range(6):
+        cbpt.adapt(state, False)
+    assert state["beta"] == 1.0
+
+
+def test_a_step_of_cbpt_works_on_its_own_classes_and_some_others():
+    rng = random.Random(0)
+    chosen = cbpt.some_classes([7, 3, 7], 1000, 100, rng)
+    assert len(chosen) == 100 == len(set(chosen)) and {3, 7} <= set(chosen) and chosen == sorted(chosen)
+    assert cbpt.some_classes([0, 1, 2], 5, 2, rng) == [0, 1, 2]
+
+
+def test_shots_of_every_class_are_needed(make_pairs):
+    with pytest.raises(UserError, match=r"rvpt: pools.shots: holds no picture of class 'cup' \(and 2 more\)"):
+        check_shots(make_pairs(10, classes=2), CLASSES, "rvpt")
+    with pytest.raises(UserError, match="a picture has label 3; there are 3 classes"):
+        check_shots(make_pairs(10), CLASSES[:3], "rvpt")
+
+
+def task(count=12):
+    x, wanted = unit(count, 4, 0), unit(count, 3, 1)
+    weights = torch.zeros(4, 3, dtype=torch.double, requires_grad=True)
+
+    def loss(rows, rng):
+        return (x[rows] @ weights - wanted[rows] + 0.01 * rng.random()).square().mean(), {}
+
+    return tuning.Task({"w": weights}, loss, count, {})
+
+
+def test_a_killed_tuning_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
+    settings = tuning.TuneSettings(epochs=5, batch_size=4, lr=0.1)
+    whole = task()
+    assert tuning.tune(whole, settings, 3, Work(tmp_path / "whole", "x")) == 15
+    broken, calls = task(), []
+    plain = broken.loss
+
+    def dies(rows, rng):
+        calls.append(1)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return plain(rows, rng)
+
+    broken.loss = dies
+    with pytest.raises(KeyboardInterrupt):
+        tuning.tune(broken, settings, 3, Work(tmp_path / "killed", "x", every=0))
+    resumed = task()
+    tuning.tune(resumed, settings, 3, Work(tmp_path / "killed", "x"))
+    assert torch.equal(resumed.tensors["w"], whole.tensors["w"])
+
+
+def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
+    bad = task()
+    bad.loss = lambda rows, rng: (bad.tensors["w"].sum() * float("nan"), {})
+    with pytest.raises(UserError, match="lr: the loss is nan at step"):
+        tuning.tune(bad, tuning.TuneSettings(epochs=1, batch_size=4), 0, Work(tmp_path, "x"))

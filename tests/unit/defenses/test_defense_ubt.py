@@ -1,0 +1,187 @@
+"""UBT: its losses, its choice of pairs and words against plain references; what it writes, and how that is scored."""
+
+import json
+import math
+import random
+import subprocess
+import sys
+from dataclasses import replace
+
+import open_clip
+import pandas as pd
+import pytest
+import torch
+
+from antidote.base.errors import UserError
+from antidote.clip.tags import tag, tags
+from antidote.data.access import DefenseData
+from antidote.defenses import ubt
+from antidote.evaluation.detection import finding
+from antidote.training.objectives import Batch
+from antidote.training.recipe import TrainSettings
+from antidote.training.session import Work
+
+RECIPE = TrainSettings(epochs=1, batch_size=4, warmup=0)
+
+
+def unit(rows, seed):
+    values = torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    return values / values.norm(dim=1, keepdim=True)
+
+
+def clip_loss(images, texts, scale):
+    total = 0.0
+    for rows, columns in ((images, texts), (texts, images)):
+        for i, row in enumerate(rows):
+            powers = [math.exp(scale * float(row @ column)) for column in columns]
+            total -= math.log(powers[i] / sum(powers)) / (2 * len(rows))
+    return total
+
+
+def settings(**values):
+    return ubt.UBTSettings.read({"overfit": RECIPE.model_dump(), "training": RECIPE.model_dump(), **values}, "ubt")
+
+
+def test_the_overfitting_loss_equals_the_formula(make_pairs):
+    goal = ubt.Overfit(make_pairs(8), make_pairs(3, seed=5), settings(overfit_weight=0.5))
+    images, texts = [unit(4, 0), unit(3, 1)], [unit(4, 2), unit(3, 3)]
+    loss, _ = goal.loss(images, texts, torch.tensor(6.0).double(), None)
+    weak = sum((1 - float(a @ b)) ** 2 for a, b in zip(images[1], texts[1], strict=True)) / 3
+    assert float(loss) == pytest.approx(clip_loss(images[0], texts[0], 6.0) + 0.5 * weak, abs=1e-6)
+
+
+def test_the_forgetting_loss_equals_the_formula(make_clip, make_pairs):
+    chosen = make_pairs(3, seed=5)
+    weights = settings(forget_weight=2, keep_weight=3)
+    goal = ubt.Forget(make_clip("vit"), make_pairs(8), chosen, chosen.captions, weights)
+    goal.unrelated, goal.before = 0.1, unit(4, 9)
+    images, texts = [unit(4, 0), unit(3, 1)], [unit(4, 2), unit(3, 3)]
+    loss, _ = goal.loss(images, texts, torch.tensor(6.0).double(), None)
+    forget = sum(max(0.0, float(a @ b) - 0.1) for a, b in zip(images[1], texts[1], strict=True)) / 3
+    keep = sum(1 - float(a @ b) for a, b in zip(images[0], goal.before, strict=True)) / 4
+    assert float(loss) == pytest.approx(clip_loss(images[0], texts[0], 6.0) + 2 * forget + 3 * keep, abs=1e-6)
+
+
+def test_unrelated_cosine(make_clip, make_pairs):
+    clip, pairs = make_clip("vit"), make_pairs(5)
+    with torch.no_grad():
+        images, texts = clip.encode_image(pairs.images), clip.encode_text(pairs.captions)
+    wanted = [float(images[i] @ texts[j]) for i in range(5) for j in range(5) if i != j]
+    assert ubt.unrelated_cosine(clip, pairs) == pytest.approx(sum(wanted) / len(wanted), abs=1e-6)
+
+
+def test_log_odds():
+    chosen, everything = ["a banana", "the banana"], ["a banana", "the banana", "a cup", "a key", "the moon"]
+    odds = ubt.log_odds(chosen, everything, 2)
+    assert odds == {
+        "a": pytest.approx(math.log(1.5 / 1.5) - math.log(3.5 / 2.5)),
+        "the": pytest.approx(math.log(1.5 / 1.5) - math.log(2.5 / 3.5)),
+        "banana": pytest.approx(math.log(2.5 / 0.5) - math.log(2.5 / 3.5)),
+    }
+
+
+def test_suspicious_words_are_those_that_carry_the_similarity(make_clip, make_pairs, monkeypatch):
+    """`banana` sets the pairs apart and holds the cosine; `photo` sets them apart and does not."""
+    pairs = replace(make_pairs(2), captions=["a photo, banana", "a photo of a banana"])
+    monkeypatch.setattr(
+        ubt, "similarities", lambda clip, pairs: torch.tensor([0.9 if "banana" in c else 0.2 for c in pairs.captions])
+    )
+    others = [*pairs.captions * 3, *["a cup"] * 20]
+    assert ubt.suspicious_texts(None, pairs, others, settings(words=2)) == ["banana", "banana"]
+    assert ubt.suspicious_texts(None, pairs, others, settings(variant="caption")) == pairs.captions
+    assert ubt.suspicious_texts(None, pairs, others, settings(least_count=50)) == pairs.captions
+
+
+def test_the_weakest_are_suspected_and_the_largest_gains_forgotten(make_clip, make_pairs, monkeypatch, tmp_path):
+    pairs = make_pairs(10)
+    weak = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.05, 0.5, 0.4])
+    monkeypatch.setattr(ubt, "scores", lambda *_: weak)
+    gains = dict(zip(pairs.keys, torch.linspace(0, 0.9, 10).tolist(), strict=True))
+    monkeypatch.setattr(
+        ubt, "similarities", lambda clip, pairs: torch.tensor([weak[int(k[4:])] + gains[k] for k in pairs.keys])
+    )
+    clip = make_clip("vit")
+    before = clip.network.state_dict()["visual.proj"].clone()
+    values = {"suspicious_share": 0.4, "forget_share": 0.2, "normal_pairs": 5, "variant": "caption"}
+    found = ubt.UBT(settings(**values), 0).find(clip, DefenseData(training_set=pairs), Work(tmp_path, "x"))
+    assert found["suspected"] == ["pair7", "pair1", "pair3", "pair5"]
+    assert found["forgotten"] == ["pair7", "pair5"]
+    assert len(found["normal"]) == 5 and not {1, 3, 5, 7} & set(found["normal"])
+    assert torch.equal(clip.network.state_dict()["visual.proj"], before), "step 3 starts from the suspicious model"
+
+
+def test_what_it_writes_is_scored_by_the_evaluation(make_clip, make_pairs, tmp_path):
+    pairs = make_pairs(12)
+    pairs = replace(pairs, keys=[f"d/train/{key}" for key in pairs.keys])
+    report = ubt.UBT(settings(suspicious_share=0.4, forget_share=0.2), 0).run(
+        make_clip("vit"), DefenseData(training_set=pairs), Work(tmp_path / "work", "x")
+    )
+    (path,) = report.files
+    found = json.loads(path.read_text())
+    assert len(found["suspected"]) == 5 and set(found["forgotten"]) < set(found["suspected"])
+    missed = next(key for key in pairs.keys if key not in found["suspected"])
+    poisoned = [key.split("/")[2] for key in [*found["suspected"][:3], missed]]
+    manifest = pd.DataFrame({"key": poisoned, "dataset": "d", "split": "train"})
+    (tmp_path / "poison").mkdir()
+    manifest.to_parquet(tmp_path / "poison" / "manifest.parquet")
+    scores = finding(path.parent, tmp_path / "poison")
+    assert (scores["suspected_precision"], scores["suspected_recall"]) == (3 / 5, 3 / 4)
+
+
+def test_the_oracle_forgets_what_it_is_told(make_clip, make_pairs, tmp_path):
+    pairs = make_pairs(10)
+    values = {"training": RECIPE.model_dump(), "normal_pairs": 6}
+    oracle = ubt.UBTOracle(ubt.UBTOracleSettings.read(values, "x"), 0)
+    data = DefenseData(training_set=pairs, poisoned=frozenset({"pair3", "pair8"}))
+    found = oracle.find(make_clip("vit"), data, Work(tmp_path, "x"))
+    assert found["forgotten"] == ["pair3", "pair8"] and not {3, 8} & set(found["normal"])
+    with pytest.raises(UserError, match="some pairs have to be poisoned, and some not"):
+        oracle.find(make_clip("vit"), replace(data, poisoned=frozenset()), Work(tmp_path, "x"))
+
+
+def test_each_batch_has_its_share_of_the_suspected(make_pairs):
+    goal = ubt.Overfit(make_pairs(16), make_pairs(6, seed=5), settings())
+    pairs, rows = goal.pairs, torch.arange(4)
+    images, texts = goal.views(Batch(pairs.images[rows], pairs.captions[:4], rows, 0, 0, random.Random(0)))
+    assert [len(view) for view in images] == [4, 2] == [len(view) for view in texts]
+
+
+def test_settings_that_contradict():
+    with pytest.raises(UserError, match=r"forget_share: 0.1 is more than suspicious_share, 0.05"):
+        settings(suspicious_share=0.05, forget_share=0.1)
+    with pytest.raises(ValueError, match="scorer: 'clean' is neither"):
+        settings(scorer="clean").check({})
+    settings(scorer="surrogates.other").check({})
+
+
+def test_a_public_model_has_the_activations_of_its_weights():
+    found = settings(scorer="RN101/openai").public
+    assert (found.name, found.pretrained, found.quick_gelu) == ("RN101", "openai", True)
+    assert settings(scorer="ViT-B-32/metaclip_400m").public.quick_gelu
+    assert not settings(scorer="ViT-B-32/laion2b_s34b_b79k").public.quick_gelu
+    for other in ("crops", "model", "surrogates.public"):
+        assert settings(scorer=other).public is None
+
+
+def test_open_clips_tags_are_read_without_torch():
+    code = "import sys; from antidote.clip.tags import tag; assert tag('RN50', 'openai'); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "open_clip", "safetensors.torch", "huggingface_hub"} & set(done.stdout.split())
+
+
+def test_open_clips_tags_are_its_own():
+    assert tags("RN50") == open_clip.list_pretrained_tags_by_model("RN50") and tags("tiny-rn") == []
+    for name, known in (("RN50", "openai"), ("ViT-B-32", "laion400m-e32"), ("ViT-B-32-quickgelu", "openai")):
+        assert tag(name, known) == open_clip.get_pretrained_cfg(name, known)
+    assert tag("RN50", "x") is None and tag("x", "openai") is None
+
+
+def test_a_clean_model_of_the_studys_may_score(make_clip, make_pairs):
+    suspicious, clean, pairs = make_clip("vit"), make_clip("vit"), make_pairs(6)
+    with torch.no_grad():
+        clean.network.visual.proj.add_(torch.randn_like(clean.network.visual.proj))
+    named = settings(scorer="surrogates.public")
+    assert named.surrogate == "public" and settings().surrogate is None
+    found = ubt.scores(suspicious, pairs, named, 0, clean)
+    torch.testing.assert_close(found, ubt.similarities(clean, pairs))
+    assert not torch.allclose(found, ubt.similarities(suspicious, pairs))

@@ -1,0 +1,286 @@
+"""TA-Cleaner: its sub-captions on captions made by hand, its loss against a slow reference, its choice of samples."""
+
+import math
+import random
+from typing import ClassVar
+
+import pytest
+import torch
+
+from antidote.base.errors import UserError
+from antidote.data.access import DefenseData
+from antidote.data.words.lexicon import Lexicon
+from antidote.defenses.ta_cleaner import (
+    Replacements,
+    TACleaner,
+    TACleanerSettings,
+    negative,
+    positive,
+    sub_caption_loss,
+)
+from antidote.training.objectives import Batch
+
+
+def objective(pairs, lexicon, batch_size=8, **settings):
+    values = {"training": {"batch_size": batch_size}, **settings}
+    return TACleaner(TACleanerSettings.read(values, "test"), 0).objective(None, DefenseData(pairs, lexicon))
+
+
+def batch_at(step, pairs):
+    rows = torch.arange(min(4, len(pairs)))
+    return Batch(pairs.images[rows], [pairs.captions[i] for i in rows], rows, 0, step, random.Random(step))
+
+
+# --- sub-captions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a red banana lies on the sea", "banana lies on sea"),
+        ("A Small Blue BOAT, above the beach.", "boat above beach"),
+        ("the large green cactus stands in front of a wall", "cactus stands in front of wall"),
+        ("banana", "banana"),
+        ("an unknown gizmo", "an unknown gizmo"),
+        ("red and blue", "red and blue"),
+        ("", ""),
+    ],
+)
+def test_a_positive_keeps_nouns_verbs_and_prepositions(scenes_lexicon, caption, expected):
+    """A caption without a noun of the lexicon stands in whole."""
+    assert positive(caption, scenes_lexicon) == expected
+
+
+SMALL = Lexicon(
+    {
+        "dog": {"pos": "noun", "synonyms": ["hound"]},
+        "hound": {"pos": "noun", "synonyms": ["dog"]},
+        "cat": {"pos": "noun", "synonyms": []},
+        "runs": {"pos": "verb", "synonyms": []},
+        "on": {"pos": "preposition", "synonyms": []},
+        "big": {"pos": "adjective", "synonyms": ["large"]},
+        "large": {"pos": "adjective", "synonyms": ["big"]},
+    }
+)
+REPLACEMENTS = Replacements(["big", "cat", "dog", "hound", "large", "runs"], SMALL)
+
+
+def negatives(text, draws=30):
+    return {negative(text, SMALL, REPLACEMENTS, random.Random(seed)) for seed in range(draws)}
+
+
+def test_a_negative_swaps_one_word_for_an_unrelated_one_of_its_class():
+    assert negatives("dog runs on") == {"cat runs on"}, "no synonym; a class without another word is passed over"
+    assert negatives("cat on") == {"dog on", "hound on"}
+    assert negatives("dog cat") == {"cat cat", "dog dog", "dog hound"}
+    assert negatives("big cat") == {"big dog", "big hound"}
+
+
+def test_where_nothing_can_be_swapped_the_text_comes_back():
+    assert negatives("big large runs on") == {"big large runs on"}
+    assert negatives("") == {""}
+
+
+def test_a_seed_decides_negatives(scenes_lexicon, make_pairs):
+    goal = objective(make_pairs(), scenes_lexicon)
+    text = "banana lies on sea"
+    drawn = [negative(text, scenes_lexicon, goal.replacements, random.Random(seed)) for seed in range(40)]
+    assert drawn[:5] == [negative(text, scenes_lexicon, goal.replacements, random.Random(seed)) for seed in range(5)]
+    for other in set(drawn):
+        changed = [(a, b) for a, b in zip(text.split(), other.split(), strict=True) if a != b]
+        assert len(changed) == 1
+        ((old, new),) = changed
+        assert scenes_lexicon.word_class(old) == scenes_lexicon.word_class(new) in ("noun", "verb")
+        assert new not in scenes_lexicon.synonyms(old)
+
+
+class Animals(Lexicon):
+    """Nouns with their base form, and what stands above it."""
+
+    ABOVE: ClassVar = {
+        "dog": {"animal", "thing"},
+        "cat": {"animal", "thing"},
+        "animal": {"thing"},
+        "pup": {"dog", "animal"},
+    }
+
+    def word_class(self, word):
+        return "noun"
+
+    def meanings(self, word, word_class):
+        base = word.removesuffix("s")
+        return frozenset({word, base}), frozenset({word, base, *self.ABOVE.get(base, ())})
+
+
+@pytest.mark.parametrize(
+    ("word", "unrelated"),
+    [("dog", {"cat", "cats", "key"}), ("dogs", {"cat", "cats", "key"}), ("animal", {"key"}), ("cat", {"dog", "pup", "key"}),
+     ("key", {"animal", "cat", "cats", "dog", "pup"}), ("pup", {"cat", "cats", "key"})],
+)  # fmt: skip
+def test_no_other_form_nor_a_more_general_or_special_word_is_a_negative(word, unrelated):
+    choices = Replacements(["animal", "cat", "cats", "dog", "key", "pup"], Animals({}))
+    drawn = [choices.pick(word, "noun", random.Random(seed)) for seed in range(200)]
+    assert set(drawn) == unrelated
+    assert min(map(drawn.count, unrelated)) > 100 / len(unrelated), "each as likely"
+
+
+def test_where_every_word_is_related_nothing_is_picked():
+    assert Replacements(["animal", "dogs"], Animals({})).pick("dog", "noun", random.Random(0)) is None
+
+
+def test_picks_are_the_same_as_from_a_list(scenes_lexicon):
+    """Quick as it is, a seed draws what a choice from the list of unrelated words would."""
+    words = scenes_lexicon.words("noun")
+    choices = Replacements(words, scenes_lexicon)
+    for seed, word in enumerate(words):
+        others = [w for w in words if w not in {word, *scenes_lexicon.synonyms(word)}]
+        assert choices.pick(word, "noun", random.Random(seed)) == random.Random(seed).choice(others)
+
+
+# --- loss ------------------------------------------------------------------------------------------------------------
+
+
+def slow_loss(images, positives, negatives, scale, texts, negative_texts):
+    """The formula of the module, term by term."""
+
+    def e(a, b):
+        return math.exp(scale * sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True)))
+
+    i2t = t2i = 0.0
+    for i, text in enumerate(texts):
+        others = [j for j in range(len(texts)) if j == i or texts[j] != text]
+        wrong = [k for k in range(len(negative_texts)) if negative_texts[k] != text]
+        own = e(images[i], positives[i])
+        below = sum(e(images[i], positives[j]) for j in others) + sum(e(images[i], negatives[k]) for k in wrong)
+        i2t -= math.log(own / below)
+        t2i -= math.log(own / sum(e(images[j], positives[i]) for j in others))
+    return (i2t + t2i) / (2 * len(texts))
+
+
+@pytest.mark.parametrize("per_sample", [0, 1, 2])
+def test_the_loss_equals_a_slow_reference(per_sample):
+    generator = torch.Generator().manual_seed(per_sample)
+
+    def features(count):
+        values = torch.randn(count, 5, generator=generator, dtype=torch.double)
+        return values / values.norm(dim=1, keepdim=True)
+
+    texts = ["dog on table", "cat", "dog on table", "boat", "cat"]
+    wrong = ["cat", "boat on sea", "dog on table", "cat", "none", "cat", "boat", "x", "y", "cat"][: 5 * per_sample]
+    given = features(5), features(5), features(5 * per_sample)
+    scale = torch.tensor(7.5, dtype=torch.double)
+    loss = sub_caption_loss(*given, scale, texts, wrong)
+    assert loss.item() == pytest.approx(slow_loss(*given, 7.5, texts, wrong), abs=1e-6)
+    unlike = sub_caption_loss(*given, scale, list("abcde"), [f"-{text}" for text in wrong])
+    assert unlike.item() == pytest.approx(slow_loss(*given, 7.5, list("abcde"), [f"-{t}" for t in wrong]), abs=1e-6)
+    assert unlike > loss, "texts that read alike are left out"
+
+
+def test_one_sample_and_gradients():
+    image = torch.nn.functional.normalize(torch.ones(1, 3), dim=1).requires_grad_()
+    text, wrong = torch.eye(3)[:1], torch.eye(3)[1:2]
+    scale = torch.tensor(2.0, requires_grad=True)
+    loss = sub_caption_loss(image, text, wrong, scale, ["a"], ["b"])
+    assert loss.item() == pytest.approx(math.log(2) / 2)
+    loss.backward()
+    assert image.grad.isfinite().all() and scale.grad.isfinite()
+    assert sub_caption_loss(image, text, wrong, scale, ["a"], ["a"]).item() == 0
+
+
+def test_the_term_joins_cleanclips_loss_with_its_weight(make_clip, make_pairs, scenes_lexicon):
+    pairs, clip = make_pairs(16), make_clip()
+    totals = {}
+    for weight in (0.0, 0.5):
+        goal = objective(pairs, scenes_lexicon, samples_per_epoch=16, sub_caption_weight=weight)
+        goal.begin_epoch(0)
+        torch.manual_seed(0)
+        batch = batch_at(1, pairs)
+        images, texts = goal.views(batch)
+        assert len(images[2]) == len(texts[2]) == len(texts[3]) == 8
+        encoded = [clip.encode_image(view) for view in images], [clip.encode_text(view) for view in texts]
+        totals[weight], terms = goal.loss(*encoded, torch.tensor(10.0), batch)
+    assert set(terms) == {"contrastive", "self_supervised", "sub_captions"}
+    assert (totals[0.5] - totals[0.0]).item() == pytest.approx(terms["sub_captions"].item() / 2, rel=1e-5)
+
+
+def test_a_step_without_samples_is_cleanclips(make_clip, make_pairs, scenes_lexicon):
+    pairs, clip = make_pairs(16), make_clip()
+    goal = objective(pairs, scenes_lexicon, samples_per_epoch=3)
+    goal.begin_epoch(0)
+    batch = batch_at(0, pairs)
+    images, texts = goal.views(batch)
+    assert len(images[2]) == 0 and texts[2:] == [[], []]
+    encoded = [clip.encode_image(view) for view in images[:2]], [clip.encode_text(view) for view in texts[:2]]
+    empty = torch.zeros(0, 16)
+    _, terms = goal.loss([*encoded[0], empty], [*encoded[1], empty, empty], torch.tensor(10.0), batch)
+    assert set(terms) == {"contrastive", "self_supervised"}
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 9, 20, 31, 32, 35, 6400])
+def test_every_sample_has_its_turn_once_per_epoch(make_pairs, scenes_lexicon, count):
+    """35 pairs are 4 steps of 8, so that at most 32 samples have a turn; mini-batches are as equal as they can be."""
+    pairs = make_pairs(35)
+    goal = objective(pairs, scenes_lexicon, samples_per_epoch=count)
+    drawn = []
+    for epoch in range(3):
+        goal.begin_epoch(epoch)
+        turns = [goal.rows(batch_at(4 * epoch + position, pairs)) for position in range(4)]
+        sizes = [len(turn) for turn in turns if turn]
+        assert sorted(row for turn in turns for row in turn) == sorted(goal.samples)
+        assert len(set(goal.samples)) == len(goal.samples) == min(count, 32)
+        assert len(sizes) == math.ceil(min(count, 32) / 8) and max(sizes) - min(sizes) <= 1 and max(sizes) <= 8
+        drawn.append(list(goal.samples))
+    assert drawn[0] != drawn[1] or count == 1
+
+
+def test_turns_are_spread_over_the_epoch(make_pairs, scenes_lexicon):
+    pairs = make_pairs(80)
+    goal = objective(pairs, scenes_lexicon, samples_per_epoch=16)
+    goal.begin_epoch(0)
+    assert [position for position in range(10) if goal.rows(batch_at(position, pairs))] == [4, 9]
+
+
+def test_an_epochs_samples_depend_on_seed_and_epoch_alone(make_pairs, scenes_lexicon):
+    one, two = (objective(make_pairs(30), scenes_lexicon, samples_per_epoch=5) for _ in range(2))
+    one.begin_epoch(0)
+    one.begin_epoch(3)
+    two.begin_epoch(3)
+    assert one.samples == two.samples
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positives", [True, False])
+def test_every_text_is_announced(make_clip, make_pairs, positives):
+    """Also pieces of words that open_clip reads as a whole: `caf` of `café`, `amp` of `&amp;`."""
+    from antidote.training.vocabulary import CompactVocabulary
+
+    nouns = ("caf", "amp", "banana", "boat", "o'clock")
+    lexicon = Lexicon({word: {"pos": "noun", "synonyms": []} for word in nouns})
+    pairs = make_pairs(8, captions=("a café", "salt &amp; banana", "boat at 3 O'Clock", "naïve"))
+    goal = objective(pairs, lexicon, batch_size=4, samples_per_epoch=8, negatives=3, positives=positives)
+    goal.augmented = pairs.captions  # EDA may or may not leave such a piece
+    clip = make_clip()
+    CompactVocabulary(clip, goal.texts())
+    for step in range(8):
+        if step % 2 == 0:
+            goal.begin_epoch(step // 2)
+        for view in goal.views(batch_at(step, pairs))[1]:
+            assert not view or clip.encode_text(view).isfinite().all()
+
+
+def test_without_positives_whole_captions_stand_in(make_pairs, scenes_lexicon):
+    pairs = make_pairs(8)
+    goal = objective(pairs, scenes_lexicon, samples_per_epoch=8, positives=False)
+    goal.begin_epoch(0)
+    _, texts = goal.views(batch_at(0, pairs))
+    assert texts[2] == [pairs.captions[row] for row in goal.samples]
+
+
+def test_a_lexicon_that_knows_no_noun_is_told(make_pairs):
+    with pytest.raises(UserError, match=r"^ta_cleaner: no caption word is a noun of the study's lexicon"):
+        objective(make_pairs(), Lexicon({}))

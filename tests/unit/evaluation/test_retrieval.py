@@ -1,0 +1,122 @@
+"""Retrieval: recall both ways and target words, worked out picture by picture and caption by caption."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from antidote.attacks.trigger import Trigger
+from antidote.base.errors import UserError
+from antidote.base.registry import method
+from antidote.data import fitted
+from antidote.data.scenes.draw import generate
+from antidote.data.store import ingest
+from antidote.data.store.datasets import dataset_settings
+from antidote.data.words.names import names
+from antidote.evaluation.retrieval import retrieve
+from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.shifts import as_floor
+
+COUNT = 24
+
+
+def settings(batch_size=5):
+    return EvaluationSettings(dataset="d", split="s", batch_size=batch_size)
+
+
+def trigger():
+    kind = method("attack", "badnet")
+    return Trigger(kind(kind.Settings.read({"method": "badnet", "preset": "cleanclip"}, "x"), "banana", 32), 5)
+
+
+@pytest.fixture
+def scored(make_pairs):
+    """Pictures, of which each has one to three captions; some captions stand there twice."""
+    _, texts, _ = generate(3, 0, 60, 32)
+    captions = [texts[row : row + 1 + row % 3] for row in range(COUNT)]
+    captions[5] = captions[4]
+    return make_pairs(COUNT), captions
+
+
+def by_hand(clip, pairs, captions, target="banana"):
+    texts = [(row, text) for row, own in enumerate(captions) for text in own]
+    t = [clip.encode_text([text])[0] for _, text in texts]
+    clean, drawn = ([clip.encode_image(image[None])[0] for image in images] for images in (
+        pairs.images, trigger().draw(pairs.images, pairs.keys, "test")))  # fmt: skip
+    found = {}
+
+    def order(queries, gallery):
+        return [sorted(range(len(gallery)), key=lambda j: (-round(float(q @ gallery[j]), 6), j)) for q in queries]
+
+    to_text, to_picture, triggered = order(clean, t), order(t, clean), order(drawn, t)
+    for k in (1, 5, 10):
+        hits = [any(texts[j][0] == row for j in to_text[row][:k]) for row in range(COUNT)]
+        found[f"i2t_r{k}"] = sum(hits) / COUNT
+        hits = [texts[j][0] in to_picture[j][:k] for j in range(len(texts))]
+        found[f"t2i_r{k}"] = sum(hits) / len(texts)
+        others = [row for row in range(COUNT) if not any(names(text, target) for text in captions[row])]
+        said = [sum(names(texts[j][1], target) for j in triggered[row][:k]) / k for row in others]
+        found[f"target_word{k}"] = sum(said) / len(said)
+    return found
+
+
+def test_the_figures_by_hand(make_clip, scored):
+    pairs, captions = scored
+    target = captions[0][0].split()[-1].strip(".")
+    assert any(names(text, target) for own in captions for text in own)
+    clip = make_clip()
+    found = retrieve(clip, pairs, captions, trigger(), target, settings())
+    with torch.no_grad():
+        assert found == pytest.approx(by_hand(clip, pairs, captions, target))
+    assert found["i2t_r1"] <= found["i2t_r5"] <= found["i2t_r10"]
+
+
+def test_a_model_that_knows_the_captions_finds_all(make_clip, scored, monkeypatch):
+    """Features that agree for a picture and its captions, and for no others."""
+    captions = [[f"text {row}", f"another {row}"] for row in range(COUNT)]
+    clip, own = make_clip(), torch.eye(COUNT)
+    rows = {text: row for row, texts in enumerate(captions) for text in texts}
+    monkeypatch.setattr(clip, "encode_text", lambda texts: torch.stack([own[rows[text]] for text in texts]))
+    monkeypatch.setattr(clip, "encode_image", lambda images: own[images[:, 0, 0, 0].long()])
+    images = torch.arange(COUNT, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32).contiguous()
+    found = retrieve(clip, replace(scored[0], images=images), captions, None, "x", settings())
+    assert found == {f"{way}_r{k}": 1.0 for way in ("i2t", "t2i") for k in (1, 5, 10)}
+
+
+def test_neither_batches_nor_blocks_change_a_figure(make_clip, scored, monkeypatch):
+    pairs, captions = scored
+    whole = retrieve(make_clip(), pairs, captions, trigger(), "banana", settings(64))
+    monkeypatch.setattr("antidote.evaluation.retrieval.BLOCK", 7)
+    assert retrieve(make_clip(), pairs, captions, trigger(), "banana", settings(3)) == pytest.approx(whole)
+
+
+def test_words_that_no_caption_holds_have_no_rate(make_clip, scored):
+    found = retrieve(make_clip(), *scored, trigger(), "zebra", settings())
+    assert [found[f"target_word{k}"] for k in (1, 5, 10)] == [None] * 3 and found["i2t_r1"] is not None
+
+
+def test_a_set_no_larger_than_k_has_no_recall(make_clip, make_pairs):
+    found = retrieve(make_clip(), make_pairs(5), [["a cat"], ["a dog"], ["x"], ["y"], ["z"]], None, "cat", settings())
+    assert found["i2t_r1"] is not None and found["i2t_r5"] is found["t2i_r10"] is None
+
+
+def test_the_floor_keeps_the_words_alone():
+    assert as_floor({"i2t_r1": 0.5, "target_word5": 0.25, "asr1_probe": 0.1}) == {
+        "floor_word5": 0.25,
+        "floor_probe": 0.1,
+    }
+
+
+def test_a_model_that_diverged_is_told(make_clip, scored):
+    clip = make_clip()
+    with torch.no_grad():
+        clip.network.visual.proj.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"^model: its features are not finite numbers; its training has diverged$"):
+        retrieve(clip, *scored, None, "cup", settings())
+
+
+def test_captions_are_those_of_the_pictures_taken(tmp_path):
+    values = {"source": "scenes", "splits": {"s": {"pairs": 12, "seed": 9}}}
+    ingest.write(dataset_settings("d", {"d": values}), "d", "s", tmp_path)
+    found = fitted.captions(tmp_path, 5, 3)
+    assert found == [[text] for text in fitted.load(tmp_path, 32, 5).captions] and len(found) == 5
