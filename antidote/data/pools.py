@@ -15,7 +15,6 @@ from pydantic import Field, model_validator
 from antidote.base.errors import UserError
 from antidote.base.files import whole_file, write_json
 from antidote.base.settings import Settings
-from antidote.data import pools
 
 if TYPE_CHECKING:
     import numpy as np
@@ -252,6 +251,6 @@ def _read(path: str | Path) -> "pd.DataFrame":
 
 def drawn_from(files: Sequence[Path], data: Path) -> list[Path]:
     """Return files of pools, and the manifests of the splits that their pairs lie in; manifests hold all hashes."""
-    drawn = pools.read(files)[["dataset", "split"]].drop_duplicates() if files else None
+    drawn = read(files)[["dataset", "split"]].drop_duplicates() if files else None
     splits = [] if drawn is None else sorted(drawn.itertuples(index=False, name=None))
     return [*files, *(data / dataset / split / "manifest.json" for dataset, split in splits)]

@@ -9,22 +9,19 @@ order. Pictures are not augmented; features are computed once.
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.base.lazy import functional as F
-from antidote.base.lazy import torch
-from antidote.clip.classifier_head import ClassifierHead
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.defenses.base import Defense, DefenseSettings
+from antidote.training.heads import train_linear_head
 from antidote.training.session import Report, Work
-from antidote.training.tuning import Task, TuneSettings, check_shots, frozen_features, tune
+from antidote.training.tuning import TuneSettings, check_shots
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 class LinearProbeSettings(DefenseSettings):
@@ -45,16 +42,4 @@ class LinearProbe(Defense):
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "linear_probe")
-        clip.network.eval()
-        features = frozen_features(lambda x: clip.network.encode_image(clip.normalise(x)).float(), data.shots.images)
-        labels = data.shots.labels.to(clip.device)
-        weights = torch.zeros(len(data.classes), features.shape[1], device=clip.device, requires_grad=True)
-
-        def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
-            return F.cross_entropy(features[rows] @ weights.T, labels[rows]), {}
-
-        steps = tune(Task({"weights": weights}, loss, len(labels), {}), self.settings.tuning, self.seed, work)
-        head = ClassifierHead(
-            clip.network, clip.config, {"weights": weights}, {"classes": data.classes, "cosine": False}
-        )
-        return Report(steps, weights.numel(), len(labels), clip=head)
+        return train_linear_head(clip, data.shots, data.classes, self.settings.tuning, self.seed, work)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from antidote.attacks.victim import Victim
 from antidote.base.errors import UserError
 from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
@@ -13,8 +12,7 @@ from antidote.clip.classifier_head import ClassifierHead
 from antidote.clip.configs import NEEDS_CAUSAL_TEXT
 from antidote.clip.few_shot_head import FewShotHead
 from antidote.clip.model import Clip
-from antidote.data.access import DefenseData
-from antidote.defenses.linear_probe import LinearProbe, LinearProbeSettings
+from antidote.training.heads import train_linear_head
 from antidote.training.prompts import ClassPrompts
 from antidote.training.session import Report, Work
 from antidote.training.tuning import Task, TuneSettings, check_shots, frozen_features, part, tune
@@ -28,9 +26,11 @@ RECIPES = {"linear_probe": {"epochs": 40, "lr": 0.01}, "prompts": {"epochs": 50,
 
 
 def train_victim(
-    clip: Clip, attacked: Pairs, clean: Pairs, classes: list[str], settings: Victim, seed: int, work: Work
+    clip: Clip, attacked: Pairs, clean: Pairs, classes: list[str], settings: Any, seed: int, work: Work
 ) -> Report:
     """Train a classifier on the attacked support set, and one on the clean one: same recipe, seed and order.
+
+    `settings` are those of a few-shot attack: `antidote.attacks.victim.Victim`.
 
     Raises:
         UserError: a class without a picture; prompts for a text encoder that is not CLIP's own.
@@ -43,18 +43,18 @@ def train_victim(
     return Report(report.steps + control.steps, report.trained_parameters, report.pairs, clip=head)
 
 
-def recipe(settings: Victim) -> TuneSettings:
+def recipe(settings: Any) -> TuneSettings:
     """Return the recipe, with what is left open filled in by the kind of victim."""
     given = settings.victim_training.model_dump(exclude={"context"}, exclude_none=True)
     return TuneSettings(**{**RECIPES[settings.victim], **given})
 
 
-def _linear_probe(clip: Clip, shots: Pairs, classes: list[str], settings: Victim, seed: int, work: Work) -> Report:
-    probe = LinearProbe(LinearProbeSettings(tuning=recipe(settings)), seed)
-    return probe.run(clip, DefenseData(shots=shots, classes=classes), work)
+def _linear_probe(clip: Clip, shots: Pairs, classes: list[str], settings: Any, seed: int, work: Work) -> Report:
+    check_shots(shots, classes, "flba")
+    return train_linear_head(clip, shots, classes, recipe(settings), seed, work)
 
 
-def _prompts(clip: Clip, shots: Pairs, classes: list[str], settings: Victim, seed: int, work: Work) -> Report:
+def _prompts(clip: Clip, shots: Pairs, classes: list[str], settings: Any, seed: int, work: Work) -> Report:
     """CoOp: one context V for all classes, L = mean_i CE(s f(x_i) t, y_i), t_c = g(V, name of c); encoders frozen."""
     check_shots(shots, classes, "flba")
     if not clip.causal:
