@@ -5,22 +5,17 @@ the defender owns the training set, --poison, which is laid over the clean pairs
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from antidote.base.cache import Shared
 from antidote.base.command_line import Cost, main, parser, settings_argument
 from antidote.base.errors import UserError
-from antidote.base.lazy import torch
 from antidote.base.registry import method, module
-from antidote.base.seeds import derive
 from antidote.clip.folder import load_model, model_files
 from antidote.clip.model import Clip
-from antidote.data import pools
-from antidote.data.access import POOLS, DefenseData
-from antidote.data.overlay import MANIFEST, read_manifest
-from antidote.data.pairs import Pairs, load_pools
-from antidote.data.words.lexicon import lexicon_files, load_lexicon
+from antidote.data.access import Sources, load_granted
+from antidote.data.overlay import MANIFEST
+from antidote.data.words.lexicon import lexicon_files
 from antidote.data.words.names import class_names, templates
 from antidote.defenses.base import Defense
 from antidote.training import parallel
@@ -51,7 +46,9 @@ def run(arguments: argparse.Namespace) -> None:
     _check(kind, settings, clip)
     if getattr(settings, "surrogate", None) and not arguments.scorer:
         raise UserError(f"--scorer: is missing; {settings.method} scores by {settings.scorer}")
-    data = data_of(kind, clip.size, arguments)
+    sources = Sources.named(vars(arguments), reading_of(arguments))
+    scorer = load_model(arguments.scorer) if arguments.scorer else None
+    data = load_granted(kind.access, sources, clip.size, arguments.seed, scorer)
     report = kind(settings, arguments.seed).run(clip, data, work)
     finish(arguments, clip, _card(arguments, settings, report), report, work, cost, shared)
 
@@ -64,49 +61,6 @@ def _check(kind: type[Defense], settings, clip: Clip) -> None:
         settings.check(clip.config["model_cfg"])
     except ValueError as error:
         raise UserError(f"{settings.method}: {error}") from None
-
-
-def data_of(kind: type[Defense], size: int, arguments: argparse.Namespace) -> DefenseData:
-    """Load what the access level grants, pictures at `size` pixels.
-
-    Raises:
-        UserError: an argument that the access level needs is missing.
-    """
-    access = kind.access
-    names = POOLS.get(access, ())
-    uses = {"clean-pairs": ("pools",), "few-labelled": ("pools", "classes", "templates"),
-            "test-time": ("classes", "templates"), "poisoned-training-set": ("pools", "poison"),
-            "oracle": ("pools", "poison")}  # fmt: skip
-    for name in uses.get(access, ()):
-        if not getattr(arguments, name):
-            raise UserError(f"--{name}: is missing; a defense of access {access!r} needs it")
-    if access == "clean-pairs":
-        pairs = load_pools(arguments.pools, names, arguments.data, size, reading=reading_of(arguments))
-        return DefenseData(pairs=pairs, lexicon=load_lexicon(arguments.lexicon))
-    use = {"classes": class_names(arguments.classes), "templates": templates(arguments.templates)} if (
-        access in ("few-labelled", "test-time")
-    ) else {}  # fmt: skip
-    if access == "few-labelled":
-        return DefenseData(shots=load_pools(arguments.pools, names, arguments.data, size), **use)
-    if access in ("poisoned-training-set", "oracle"):
-        poisoned = _poisoned(arguments.poison) if access == "oracle" else None
-        scorer = load_model(arguments.scorer) if arguments.scorer else None
-        return DefenseData(training_set=_training_set(names, size, arguments), poisoned=poisoned, scorer=scorer)
-    return DefenseData(**use)
-
-
-def _training_set(names: tuple[str, ...], size: int, arguments: argparse.Namespace) -> Pairs:
-    """Return the pairs that the model was trained on; neither their order nor a label tells which are poisoned."""
-    pairs = load_pools(arguments.pools, names, arguments.data, size, arguments.poison, reading_of(arguments))
-    chosen = pools.read(arguments.pools)
-    chosen = chosen[chosen["pool"].isin(names)]
-    keys = [f"{row.dataset}/{row.split}/{row.key}" for row in chosen.itertuples()]
-    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(derive(arguments.seed, "training set")))
-    return replace(pairs, keys=keys, labels=torch.full_like(pairs.labels, -1)).take(order)
-
-
-def _poisoned(folder: Path) -> frozenset[str]:
-    return frozenset(f"{row.dataset}/{row.split}/{row.key}" for row in read_manifest(folder).itertuples())
 
 
 def _card(arguments: argparse.Namespace, settings, report: Report) -> dict:

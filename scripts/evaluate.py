@@ -11,8 +11,8 @@ from antidote.data import fitted
 from antidote.data.pairs import Pairs
 from antidote.data.words.names import class_names, templates
 from antidote.evaluation.cell import captioned_pictures, check_trigger, evaluated_pictures, target_index
-from antidote.evaluation.detection import finding
 from antidote.evaluation.examples import write_examples
+from antidote.evaluation.finding import finding
 from antidote.evaluation.probe import fit_probe
 from antidote.evaluation.resistance import resistance
 from antidote.evaluation.retrieval import retrieve

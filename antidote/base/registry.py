@@ -38,6 +38,11 @@ DEFENSES = {
     "imbert_clip": "antidote.defenses.imbert_clip:IMBERT",
 }
 
+DETECTORS = {
+    "random": "antidote.detectors.controls:Random",
+    "oracle": "antidote.detectors.controls:Oracle",
+}
+
 ADAPTERS = {
     "classifier_head": "antidote.clip.classifier_head:ClassifierHead",
     "few_shot_head": "antidote.clip.few_shot_head:FewShotHead",
@@ -56,7 +61,7 @@ SOURCES = {
     "torchvision": "antidote.data.sources.torchvision:Torchvision",
 }
 
-KINDS = {"source": SOURCES, "attack": ATTACKS, "defense": DEFENSES, "adapter": ADAPTERS}
+KINDS = {"source": SOURCES, "attack": ATTACKS, "defense": DEFENSES, "detector": DETECTORS, "adapter": ADAPTERS}
 
 
 def method(kind: str, name: str) -> type:

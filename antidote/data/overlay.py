@@ -78,3 +78,8 @@ def read_manifest(folder: Path) -> pd.DataFrame:
         return pd.read_parquet(folder / MANIFEST)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / MANIFEST}: cannot be read ({' '.join(str(error).split())}); poison again") from None
+
+
+def poisoned_keys(poison: Path) -> frozenset[str]:
+    """Return the names `dataset/split/key` of the poisoned pairs of a poison folder."""
+    return frozenset(f"{row.dataset}/{row.split}/{row.key}" for row in read_manifest(poison).itertuples())

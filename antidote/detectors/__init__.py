@@ -1,1 +1,1 @@
-"""Detectors, one per file; `antidote.base.registry` lists them."""
+"""Detectors: scores of suspicion over models, training pairs or pictures. One detector per file."""

@@ -1,21 +1,87 @@
-"""Figures of what a defense or a detector found, against the truth."""
+"""Figures of detection: the scores of a detector against the truth.
+
+AUROC, AUPRC   area under the ROC curve, and average precision
+tpr_at_fpr1    true-positive rate where 1 % of the clean items are flagged
+fpr_at_tpr1    false-positive rate where every poisoned item is flagged
+precision, recall          at the method's own threshold
+precision_at_poisons       share of poisoned items among the highest scores, as many as there are poisoned items
+
+All are fractions in [0, 1], computed by scikit-learn; None where poisoned or clean items are missing. Only this module
+knows the truth.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from antidote.base.files import read_json
-from antidote.data.overlay import read_manifest
+import numpy as np
+
+from antidote.attacks.trigger import Trigger
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
+from antidote.data.pairs import Pairs
+
+if TYPE_CHECKING:
+    from antidote.detectors.base import Scores
+
+FALSE_POSITIVES = 0.01
+RATES = ("auroc", "auprc", "tpr_at_fpr1", "fpr_at_tpr1", "precision", "recall", "precision_at_poisons")
 
 
-def finding(model: Path, poison: Path) -> dict[str, float | None]:
-    """Return how well a defense found the poisoned pairs: of the keys it names, the share that is poisoned (precision),
-    and of the poisoned ones the share that it names (recall), for each list in its `suspicious.json`."""
-    manifest = read_manifest(poison)
-    poisoned = {f"{row.dataset}/{row.split}/{row.key}" for row in manifest.itertuples()}
-    scores: dict[str, float | None] = {}
-    for name, keys in read_json(model / "suspicious.json").items():
-        hits = len(poisoned & set(keys))
-        scores[f"{name}_precision"] = hits / len(keys) if keys else None
-        scores[f"{name}_recall"] = hits / len(poisoned) if poisoned else None
-    return scores
+def figures(scores: Scores, poisoned: Collection[str]) -> dict[str, float | None]:
+    """Return the figures of `RATES` for scores (N,), given the names of the poisoned items.
+
+    Raises:
+        UserError: a score is not finite, or the numbers of items and scores differ.
+    """
+    values = np.asarray(scores.values, dtype=float)
+    if len(values) != len(scores.items) or not np.isfinite(values).all():
+        raise UserError("detector: every item needs one finite score")
+    truth = np.isin(np.asarray(scores.items, dtype=object), list(poisoned))
+    found: dict[str, float | None] = dict.fromkeys(RATES)
+    if scores.threshold is not None and truth.any():
+        flagged = values >= scores.threshold
+        found["precision"] = float(truth[flagged].mean()) if flagged.any() else None
+        found["recall"] = float(flagged[truth].mean())
+    if truth.any() and not truth.all():
+        found |= _of_ranking(values, truth)
+    return found
+
+
+def _of_ranking(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # takes a second
+
+    false, true, _ = roc_curve(truth, values, drop_intermediate=False)
+    highest = np.argsort(-values, kind="stable")[: int(truth.sum())]
+    return {
+        "auroc": float(roc_auc_score(truth, values)),
+        "auprc": float(average_precision_score(truth, values)),
+        "tpr_at_fpr1": float(true[false <= FALSE_POSITIVES].max()),
+        "fpr_at_tpr1": float(false[true >= 1].min()),
+        "precision_at_poisons": float(truth[highest].mean()),
+    }
+
+
+def mixed_pictures(pictures: Pairs, trigger: Trigger, target: int, count: int, seed: int) -> tuple[Pairs, set[str]]:
+    """Return clean and triggered pictures in random order under neutral keys, and the keys of the triggered ones.
+
+    Args:
+        pictures: evaluation pictures; of those that do not show the target, every n-th is taken, `count` in all, once
+            clean and once triggered.
+        trigger: the trigger of the attack, drawn as in the evaluation.
+        target: label of the attack's class.
+        count: most pictures that are taken.
+        seed: of the order.
+    """
+    others = torch.nonzero(pictures.labels != target).flatten()
+    rows = others[torch.linspace(0, len(others) - 1, min(count, len(others))).long()]
+    clean = pictures.take(rows)
+    images = torch.cat([clean.images, trigger.draw(clean.images, clean.keys, "test")])
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(seed, "mixed pictures")))
+    keys = [str(place) for place in range(len(images))]
+    triggered = {key for key, row in zip(keys, order.tolist(), strict=True) if row >= len(rows)}
+    blank = replace(clean, keys=keys, images=images[order], captions=[""] * len(keys))
+    return replace(blank, labels=torch.full((len(keys),), -1)), triggered

@@ -4,7 +4,6 @@ import argparse
 import copy
 from dataclasses import fields
 from pathlib import Path
-from typing import ClassVar
 
 import open_clip
 import pandas as pd
@@ -15,10 +14,11 @@ from antidote.base.errors import UserError
 from antidote.base.settings import read_mapping
 from antidote.clip.configs import causal_text
 from antidote.clip.model import Clip
-from antidote.defenses.base import Defense
+from antidote.data import access, overlay
+from antidote.data.access import Sources, load_granted
+from antidote.data.streaming import Reading
 from antidote.study.jobs import summary_plan
 from antidote.study.study import Study
-from scripts import defend
 
 ROOT = Path(__file__).resolve().parents[3]
 GRANTED: dict[str, set[str]] = {
@@ -29,13 +29,6 @@ GRANTED: dict[str, set[str]] = {
     "poisoned-training-set": {"training_set"},
     "oracle": {"training_set", "poisoned"},
 }
-
-
-def kind_of(level):
-    class Some(Defense):
-        access: ClassVar[str] = level
-
-    return Some
 
 
 @pytest.fixture
@@ -50,10 +43,10 @@ def arguments(make_pairs, monkeypatch, tmp_path):
         asked.append((tuple(names), overlay))
         return pairs
 
-    monkeypatch.setattr(defend, "load_pools", load_pools)
-    monkeypatch.setattr(defend.pools, "read", lambda paths: frame)
+    monkeypatch.setattr(access, "load_pools", load_pools)
+    monkeypatch.setattr(access.pools, "read", lambda paths: frame)
     manifest = pd.DataFrame({"key": ["pair16"], "dataset": "d", "split": "train"})
-    monkeypatch.setattr(defend, "read_manifest", lambda folder: manifest)
+    monkeypatch.setattr(overlay, "read_manifest", lambda folder: manifest)
     values = {"pools": [tmp_path / "p"], "data": tmp_path, "lexicon": "scenes", "classes": "scenes", "seed": 0}
     values |= {"in_memory_mb": 1, "workers": 0, "scorer": None}
     return argparse.Namespace(**values, templates="simple", poison=tmp_path / "poison", asked=asked)
@@ -61,19 +54,19 @@ def arguments(make_pairs, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("level", GRANTED)
 def test_what_a_level_grants(arguments, level):
-    data = defend.data_of(kind_of(level), 32, arguments)
+    data = load_granted(level, sources_of(arguments), 32, 0)
     assert {field.name for field in fields(data) if getattr(data, field.name) is not None} == GRANTED[level]
     overlaid = level in ("poisoned-training-set", "oracle")
     assert all((overlay is not None) == overlaid for _, overlay in arguments.asked)
 
 
 def test_the_training_set_does_not_tell_what_is_poisoned(arguments, make_pairs):
-    found = defend.data_of(kind_of("poisoned-training-set"), 32, arguments).training_set
+    found = load_granted("poisoned-training-set", sources_of(arguments), 32, 0).training_set
     assert (found.labels == -1).all()
     numbers = [int(key.removeprefix("d/train/pair")) for key in found.keys]
     assert sorted(numbers) == list(range(20)) != numbers
     assert torch.equal(found.images, make_pairs(20).images[numbers]), "keys, pictures and captions stay together"
-    assert defend.data_of(kind_of("oracle"), 32, arguments).poisoned == {"d/train/pair16"}
+    assert load_granted("oracle", sources_of(arguments), 32, 0).poisoned == {"d/train/pair16"}
 
 
 @pytest.mark.parametrize(
@@ -82,8 +75,12 @@ def test_the_training_set_does_not_tell_what_is_poisoned(arguments, make_pairs):
 )
 def test_what_is_missing_is_one_line(arguments, level, missing):
     setattr(arguments, missing, None)
-    with pytest.raises(UserError, match=f"--{missing}: is missing; a defense of access '{level}' needs it"):
-        defend.data_of(kind_of(level), 32, arguments)
+    with pytest.raises(UserError, match=f"--{missing}: is missing; access '{level}' needs it"):
+        load_granted(level, sources_of(arguments), 32, 0)
+
+
+def sources_of(arguments):
+    return Sources.named(vars(arguments), Reading(1 << 20, 0))
 
 
 def study(**changes):

@@ -16,7 +16,7 @@ from antidote.base.errors import UserError
 from antidote.clip.tags import tag, tags
 from antidote.data.access import DefenseData
 from antidote.defenses import ubt
-from antidote.evaluation.detection import finding
+from antidote.evaluation.finding import finding
 from antidote.training.objectives import Batch
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Work

@@ -1,0 +1,20 @@
+"""How well a defense found the poisoned pairs that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from antidote.base.files import read_json
+from antidote.data.overlay import poisoned_keys
+
+
+def finding(model: Path, poison: Path) -> dict[str, float | None]:
+    """Return how well a defense found the poisoned pairs: of the keys it names, the share that is poisoned (precision),
+    and of the poisoned ones the share that it names (recall), for each list in its `suspicious.json`."""
+    poisoned = poisoned_keys(poison)
+    scores: dict[str, float | None] = {}
+    for name, keys in read_json(model / "suspicious.json").items():
+        hits = len(poisoned & set(keys))
+        scores[f"{name}_precision"] = hits / len(keys) if keys else None
+        scores[f"{name}_recall"] = hits / len(poisoned) if poisoned else None
+    return scores

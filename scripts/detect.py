@@ -1,0 +1,117 @@
+"""Score one model, its training pairs, or pictures at use with one detector, and compute the figures of detection.
+
+The detector is handed the model, its subject and the data of its access level. What is poisoned, only the evaluation of
+the scores knows. Writes scores.parquet (item, score) and detection.json.
+"""
+
+import argparse
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from antidote.attacks.trigger import load_trigger
+from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.errors import UserError
+from antidote.base.files import whole_folder, write_json
+from antidote.base.registry import method, module
+from antidote.base.settings import read_mapping
+from antidote.clip.folder import load_model, model_files
+from antidote.clip.model import Clip
+from antidote.data.access import DefenseData, Sources, load_granted
+from antidote.data.overlay import poisoned_keys
+from antidote.data.words.names import class_names
+from antidote.detectors.base import MODEL, Detector
+from antidote.evaluation.cell import check_trigger, evaluated_pictures, target_index
+from antidote.evaluation.detection import figures, mixed_pictures
+from antidote.evaluation.settings import EvaluationSettings
+from antidote.training.run import reading_of, training_arguments, work_of
+
+SCORES, DETECTION = "scores.parquet", "detection.json"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    cost = Cost()
+    kind = method("detector", arguments.settings.get("method", ""))
+    settings = kind.Settings.read(arguments.settings, f"detector {arguments.settings['method']}")
+    work = work_of(
+        arguments,
+        [settings.model_dump(), arguments.evaluation],
+        model_files(arguments.model),
+        "scripts.detect",
+        module("detector", settings.method),
+    )
+    clip = load_model(arguments.model)
+    reason = kind.fits(clip.config["model_cfg"])
+    if reason:
+        raise UserError(f"{settings.method}: does not fit this model: it {reason}")
+    data, poisoned = subject(kind, settings, clip, arguments)
+    if kind.control == "truth":
+        data = replace(data, poisoned=frozenset(poisoned))
+    scores = kind(settings, arguments.seed).score(clip, data, work)
+    with whole_folder(arguments.output) as folder:
+        table = pd.DataFrame({"item": list(scores.items), "score": scores.values})
+        table.to_parquet(folder / SCORES, index=False)
+        write_json(
+            folder / DETECTION,
+            {
+                **{name: getattr(arguments, name) for name in ("study", "attack", "defense", "detector", "seed")},
+                "method": settings.method,
+                "subject": kind.subject_of(settings),
+                "items": len(scores.items),
+                "poisoned": len(poisoned),
+                "threshold": scores.threshold,
+                **figures(scores, poisoned),
+                "evidence": dict(scores.evidence),
+            },
+        )
+    cost.write(arguments.cost, pairs=len(scores.items))
+    shutil.rmtree(work.folder, ignore_errors=True)
+
+
+def subject(
+    kind: type[Detector], settings, clip: Clip, arguments: argparse.Namespace
+) -> tuple[DefenseData, frozenset[str] | set[str]]:
+    """Return what the detector is handed, and the names of the poisoned items, which it is not."""
+    sources = Sources.named(vars(arguments), reading_of(arguments))
+    data = load_granted(kind.access, sources, clip.size, arguments.seed)
+    of = kind.subject_of(settings)
+    if of == "model":
+        return data, {MODEL} if arguments.attack != "clean" else set()
+    if of == "pairs":
+        if not arguments.poison:
+            raise UserError("--poison: is missing; a detector of pairs scores the poisoned training set")
+        whole = load_granted("poisoned-training-set", sources, clip.size, arguments.seed)
+        return replace(data, training_set=whole.training_set), poisoned_keys(arguments.poison)
+    if not arguments.trigger:
+        raise UserError("--trigger: is missing; a detector of pictures scores clean and triggered pictures")
+    evaluation = EvaluationSettings.read(arguments.evaluation, "evaluation")
+    trigger, classes = load_trigger(arguments.trigger), class_names(evaluation.classes)
+    check_trigger(trigger, clip.size, arguments)
+    target = target_index(arguments.target, classes, evaluation)
+    pictures = evaluated_pictures(arguments.data, evaluation, clip.size, len(classes))
+    mixed, triggered = mixed_pictures(pictures, trigger, target, arguments.pictures, arguments.seed)
+    return replace(data, pictures=mixed), triggered
+
+
+if __name__ == "__main__":
+    arguments = parser(__doc__)
+    settings_argument(arguments, "the detector's settings, with its method")
+    training_arguments(arguments)
+    arguments.add_argument("--model", type=Path, required=True, help="folder of the suspicious model")
+    arguments.add_argument("--lexicon", default="none", help="language resource of the text methods")
+    arguments.add_argument("--classes", help="class names: a file in data/classes")
+    arguments.add_argument("--templates", help="prompts: a file in data/templates or an open_clip set")
+    arguments.add_argument("--poison", type=Path, help="poison folder of the training set, for a detector of pairs")
+    arguments.add_argument("--trigger", type=Path, help="trigger folder, for a detector of pictures")
+    arguments.add_argument(
+        "--evaluation", type=read_mapping, default="{}", help="the study's `evaluation`, for a detector of pictures"
+    )
+    arguments.add_argument("--target", default="", help="name of the target class, for a detector of pictures")
+    arguments.add_argument("--pictures", type=int, default=500, help="pictures that are scored clean and triggered")
+    arguments.add_argument("--study", default="", help="written into detection.json, as are the next three")
+    arguments.add_argument("--attack", default="", help="`clean` for a clean model")
+    arguments.add_argument("--defense", default="none")
+    arguments.add_argument("--detector", default="")
+    main(run, arguments)

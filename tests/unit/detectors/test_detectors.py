@@ -1,0 +1,81 @@
+"""The contract of detectors: scores over their subject's items, nothing changed, no way to the truth."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from antidote.base.errors import UserError
+from antidote.base.fingerprint import reachable
+from antidote.base.registry import DETECTORS, method, module
+from antidote.data.access import GRANTS, DefenseData
+from antidote.detectors.base import MODEL, Detector, items_of
+from antidote.training.session import Work
+
+SUBJECTS = ("model", "pairs", "pictures")
+CLASSES, TEMPLATES = ["banana", "boat", "cactus"], ["a photo of a {}."]
+
+
+def entries():
+    """Return every method with each subject that it can have."""
+    kinds = {name: method("detector", name) for name in DETECTORS}
+    return [(name, subject) for name, kind in kinds.items() for subject in SUBJECTS
+            if kind.control or kind.subject == subject]  # fmt: skip
+
+
+def settings_of(name, subject):
+    kind = method("detector", name)
+    return kind.Settings.read({"method": name, **({"subject": subject} if kind.control else {})}, "x")
+
+
+@pytest.fixture
+def data(make_pairs):
+    pairs = make_pairs(10)
+    named = dataclasses.replace(pairs, keys=[f"d/train/{key}" for key in pairs.keys])
+    shown = dataclasses.replace(make_pairs(6, seed=3), keys=[str(place) for place in range(6)])
+    return DefenseData(training_set=named, pictures=shown, pairs=pairs, classes=CLASSES, templates=TEMPLATES,
+                       shots=make_pairs(12, classes=3))  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "subject"), entries())
+def test_scores_cover_the_subject(make_clip, data, tmp_path, name, subject):
+    settings, kind = settings_of(name, subject), method("detector", name)
+    clip, given = make_clip("vit"), data
+    if kind.control == "truth":
+        given = dataclasses.replace(data, poisoned=frozenset(items_of(subject, data)[:1]))
+    before = copy.deepcopy(clip.network.state_dict())
+    found = kind(settings, 0).score(clip, given, Work(tmp_path / "work", "x"))
+    assert list(found.items) == items_of(subject, data)
+    assert found.values.shape == (len(found.items),) and np.isfinite(found.values).all()
+    assert all(torch.equal(value, before[key]) for key, value in clip.network.state_dict().items()), "left as it was"
+    again = kind(settings, 0).score(clip, given, Work(tmp_path / "again", "x"))
+    assert np.array_equal(found.values, again.values), "the same seed gives the same scores"
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_statements(name):
+    kind = method("detector", name)
+    assert issubclass(kind, Detector) and kind.__doc__ and kind.access in GRANTS
+    assert kind.control or kind.subject in SUBJECTS
+    assert not [key for key, field in kind.Settings.model_fields.items() if not field.description and key != "method"]
+    with pytest.raises(UserError, match=r"^x: lable: unknown key; did you mean 'label'\?$"):
+        kind.Settings.read({"method": name, "lable": "A"}, "x")
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_no_detector_can_reach_an_attack_or_the_truth(name):
+    code = reachable(module("detector", name))
+    assert not [part for part in code if part.startswith(("antidote.attacks", "antidote.evaluation", "antidote.study"))]
+    assert method("detector", name).access != "oracle"
+
+
+def test_controls():
+    """Random scores depend on seed and item alone; the oracle repeats the truth."""
+    data = DefenseData(poisoned=frozenset({MODEL}))
+    oracle = method("detector", "oracle")(settings_of("oracle", "model"), 0)
+    assert oracle.score(None, data, None).values.tolist() == [1.0]
+    one, other = (method("detector", "random")(settings_of("random", "model"), seed).score(None, data, None)
+                  for seed in (0, 1))  # fmt: skip
+    assert 0 <= one.values[0] < 1 and one.values[0] != other.values[0]

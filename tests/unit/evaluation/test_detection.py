@@ -1,0 +1,64 @@
+"""Figures of detection: on scores whose figures are known by hand, and what a detector of pictures is handed."""
+
+import numpy as np
+import pytest
+import torch
+
+from antidote.attacks.trigger import Trigger
+from antidote.base.errors import UserError
+from antidote.base.registry import method
+from antidote.detectors.base import Scores
+from antidote.evaluation.detection import RATES, figures, mixed_pictures
+
+
+def scores(values, threshold=None):
+    return Scores([f"i{place}" for place in range(len(values))], np.array(values, dtype=float), threshold)
+
+
+def test_figures_worked_out_by_hand():
+    """Poisoned: 0.9 and 0.4; clean: 0.8, 0.3, 0.2, 0.1. Of the 8 pairs of one poisoned and one clean, 7 are in order."""
+    found = figures(scores([0.9, 0.8, 0.4, 0.3, 0.2, 0.1], threshold=0.35), {"i0", "i2"})
+    assert found["auroc"] == 7 / 8
+    assert found["auprc"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert found["tpr_at_fpr1"] == 1 / 2, "no clean item may be flagged: 0.9 alone is above 0.8"
+    assert found["fpr_at_tpr1"] == 1 / 4, "0.8 comes before 0.4"
+    assert (found["precision"], found["recall"]) == (2 / 3, 1.0)
+    assert found["precision_at_poisons"] == 1 / 2
+    assert tuple(found) == RATES
+
+
+def test_ties_count_half():
+    assert figures(scores([1, 1, 0]), {"i0"})["auroc"] == 3 / 4
+
+
+@pytest.mark.parametrize("poisoned", [set(), {"i0", "i1"}, {"elsewhere"}])
+def test_without_two_kinds_there_is_nothing_to_tell_apart(poisoned):
+    found = figures(scores([1, 0], threshold=0.5), poisoned)
+    assert found["auroc"] is None and found["tpr_at_fpr1"] is None
+    assert found["recall"] == (1 / 2 if "i0" in poisoned else None)
+
+
+def test_a_threshold_that_flags_nothing_has_no_precision():
+    found = figures(scores([0.1, 0.2], threshold=9), {"i0"})
+    assert found["precision"] is None and found["recall"] == 0
+
+
+@pytest.mark.parametrize("wrong", [scores([1, float("nan")]), Scores(["i0"], np.array([1.0, 2.0]))])
+def test_scores_that_are_no_scores_are_one_line(wrong):
+    with pytest.raises(UserError, match=r"^detector: every item needs one finite score$"):
+        figures(wrong, {"i0"})
+
+
+def test_mixed_pictures_tell_nothing(make_pairs):
+    pairs = make_pairs(9, classes=3)
+    attack = method("attack", "badnet")
+    trigger = Trigger(attack(attack.Settings.read({"method": "badnet", "preset": "checkered"}, "x"), "banana", 32), 0)
+    others = pairs.take(torch.nonzero(pairs.labels != 0).flatten())
+    mixed, triggered = mixed_pictures(pairs, trigger, 0, 4, seed=1)
+    assert len(mixed) == 8 and len(triggered) == 4 and set(mixed.captions) == {""} and (mixed.labels == -1).all()
+    assert list(mixed.keys) == [str(place) for place in range(8)]
+    known = {picture.numpy().tobytes() for picture in others.images}
+    clean = {key for key, image in zip(mixed.keys, mixed.images, strict=True) if image.numpy().tobytes() in known}
+    assert clean == set(mixed.keys) - triggered
+    assert triggered != mixed_pictures(pairs, trigger, 0, 4, seed=2)[1], "the order follows the seed"
+    assert mixed_pictures(pairs, trigger, 0, 100, seed=1)[0].images.shape[0] == 2 * len(others)
