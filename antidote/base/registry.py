@@ -41,6 +41,13 @@ DEFENSES = {
 DETECTORS = {
     "random": "antidote.detectors.controls:Random",
     "oracle": "antidote.detectors.controls:Oracle",
+    "dao": "antidote.detectors.dao:DAO",
+    "slof": "antidote.detectors.slof:SLOF",
+    "k_distance": "antidote.detectors.k_distance:KDistance",
+    "lid": "antidote.detectors.lid:LID",
+    "isolation_forest": "antidote.detectors.isolation_forest:IsolationForest",
+    "clip_score": "antidote.detectors.clip_score:CLIPScore",
+    "spectral": "antidote.detectors.spectral:Spectral",
 }
 
 ADAPTERS = {

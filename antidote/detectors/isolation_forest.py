@@ -1,0 +1,37 @@
+"""Isolation forest over the features of training pictures in random batches (arXiv 2502.01385; scikit-learn's).
+
+score(x) = minus the forest's normality score: few random cuts part a suspicious picture from the others
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
+from antidote.detectors.neighbours import NeighbourDetector, NeighbourSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class IsolationForestSettings(NeighbourSettings):
+    """Size of the forest; `k` does not count."""
+
+    method: Literal["isolation_forest"] = "isolation_forest"
+    trees: int = Field(100, ge=1, description="trees of the forest (released code: 100)")
+
+
+class IsolationForest(NeighbourDetector):
+    """How easily a picture's feature is isolated from those of its batch."""
+
+    Settings = IsolationForestSettings
+
+    def of_batch(self, features: Tensor) -> Tensor:
+        from sklearn import ensemble  # takes a second
+
+        seed = derive(self.seed, "isolation forest") % 2**32
+        forest = ensemble.IsolationForest(n_estimators=self.settings.trees, random_state=seed)
+        return torch.from_numpy(-forest.fit(features.numpy()).score_samples(features.numpy()))

@@ -1,0 +1,110 @@
+"""What the detectors of local density share: distances between the picture features of one random batch.
+
+Source of all of them: Huang et al. (ICLR 2025, arXiv 2502.01385) and the released code,
+HanxunH/Detect-CLIP-Backdoor-Samples. Poisoned pairs are few and close together, so that a poisoned picture has few
+close neighbours in a random batch, and lies in a sparse region. The released code leaves the picture itself out of its
+neighbours and takes the (k+1)-th of the others as d_k; the detectors here do the same. One slip of the code is not
+repeated by default: after the picture itself is removed, the code looks neighbours up by positions that are one too low
+behind the picture (`neighbours: released` repeats it, for comparison).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch
+from antidote.base.seeds import derive
+from antidote.data.access import DefenseData
+from antidote.detectors.base import Detector, DetectorSettings, Scores
+from antidote.detectors.features import picture_features
+from antidote.training.session import Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antidote.clip.model import Clip
+
+BROKEN = 1000.0  # the released code's score where a distance is 0
+SMALL = 1e-4  # the released code's, inside the logarithm of a ratio of distances
+
+
+class NeighbourSettings(DetectorSettings):
+    """Neighbours and batches."""
+
+    k: int = Field(16, ge=1, description="neighbours (the paper: 16)")
+    batch_size: int = Field(
+        2048, ge=4, description="pairs that are compared with one another, in random batches (released code: 2,048)"
+    )
+    neighbours: Literal["corrected", "released"] = Field(
+        "corrected", description="`released`: neighbours are looked up as in the released code, some one place too low"
+    )
+
+    @model_validator(mode="after")
+    def _enough(self) -> NeighbourSettings:
+        if self.batch_size < 2 * (self.k + 2):  # a batch may be split in two halves
+            raise ValueError(
+                f"batch_size: {self.batch_size} is too small for k = {self.k}; at least {2 * (self.k + 2)}"
+            )
+        return self
+
+
+class NeighbourDetector(Detector):
+    """A detector of pairs that scores each picture by distances within its random batch."""
+
+    subject = "pairs"
+
+    def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
+        pairs, settings = data.training_set, self.settings
+        if len(pairs) < settings.k + 2:
+            raise UserError(f"{settings.method}: k: {settings.k} needs {settings.k + 2} pairs, there are {len(pairs)}")
+        features = picture_features(clip, pairs, normalised=False)
+        generator = torch.Generator().manual_seed(derive(self.seed, "batches of neighbours"))
+        order = torch.randperm(len(pairs), generator=generator)
+        values = np.empty(len(pairs))
+        for rows in order.tensor_split(max(1, -(-len(pairs) // settings.batch_size))):
+            values[rows.numpy()] = self.of_batch(features[rows]).double().numpy()
+        return Scores(pairs.keys, values)
+
+    def of_batch(self, features: Tensor) -> Tensor:
+        """Return the scores (n,) of features (n, D) from one another."""
+        raise NotImplementedError
+
+
+class Distances:
+    """Sorted Euclidean distances within a batch.
+
+    Attributes:
+        others: (n, n - 1) distances to the other pictures, ascending.
+        all: (n, n) distances, the picture itself first.
+        nearest: (n, k) rows of the k nearest other pictures.
+    """
+
+    def __init__(self, features: Tensor, settings: NeighbourSettings) -> None:
+        """`features` (n, D) are compared with one another."""
+        distances = torch.cdist(features, features)
+        count = len(distances)
+        own = torch.eye(count, dtype=torch.bool)
+        self.k = settings.k
+        self.others, places = distances[~own].view(count, -1).sort(dim=1)
+        self.all = distances.sort(dim=1).values
+        self.nearest = places[:, : self.k]
+        if settings.neighbours == "corrected":
+            self.nearest = self.nearest + (self.nearest >= torch.arange(count)[:, None])
+
+    def ratio(self) -> Tensor:
+        """Return (n, k): the distance to the picture's last neighbour over that of each of its neighbours."""
+        return self.others[:, self.k, None] / self.all[:, self.k][self.nearest]
+
+
+def dimension(distances: Tensor, k: int) -> Tensor:
+    """Return the local intrinsic dimension (n,) by maximum likelihood from ascending distances (n, m), m > k."""
+    return -k / (distances[:, :k] / distances[:, k, None] + SMALL).log().sum(dim=1)
+
+
+def finite(scores: Tensor) -> Tensor:
+    """Return scores with the released code's values where a distance is 0."""
+    return scores.nan_to_num(nan=BROKEN, posinf=BROKEN, neginf=0.0)
