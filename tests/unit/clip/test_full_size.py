@@ -17,16 +17,20 @@ import json, resource, sys
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from antidote import models
-from antidote.data import ingest, pools
+from antidote.clip.folder import create_model
+from antidote.data import pools
+from antidote.data.store import ingest
 from antidote.data.store.images import encode_jpeg
 from antidote.data.pairs import load_pools
 from antidote.data.sources.base import RawPair, SourceSettings
 from antidote.data.streaming import Pictures, Reading
-from antidote.evaluation.zero_shot import EvaluationSettings, evaluate
-from antidote.clip.model import ModelSettings
+from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.zero_shot import evaluate
+from antidote.clip.configs import ModelSettings
 from antidote.training.objectives import Contrastive
-from antidote.training.loop import TrainSettings, Work, train
+from antidote.training.recipe import TrainSettings
+from antidote.training.session import Work
+from antidote.training.loop import train
 
 folder = Path(sys.argv[1])
 
@@ -44,7 +48,7 @@ class Noise(SourceSettings):
 ingest.write(Noise.read({}, "noise"), "noise", "train", folder / "noise" / "train")
 table = pd.DataFrame({"key": [f"k{number}" for number in range(8)], "dataset": "noise", "split": "train"})
 pools.write(folder / "pools.parquet", table.assign(pool="training", position=range(8))[pools.COLUMNS])
-clip = models.create(ModelSettings(name=sys.argv[2]), seed=0)
+clip = create_model(ModelSettings(name=sys.argv[2]), seed=0)
 pairs = load_pools(folder / "pools.parquet", ["training"], folder, clip.size, reading=Reading(0, 1))
 assert isinstance(pairs.images, Pictures) and clip.size == 224
 before = clip.network.text_projection.detach().clone()

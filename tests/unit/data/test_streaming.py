@@ -265,7 +265,8 @@ from pathlib import Path
 import torch
 from antidote.data.pairs import load_pools
 from antidote.data.streaming import Reading
-from antidote.training.loop import TrainSettings, _batch, _read_ahead
+from antidote.training.recipe import TrainSettings
+from antidote.training.batches import read_batch, read_ahead
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 pairs = load_pools(folder / f"pools{count}.parquet", ["training"], folder, 32, reading=Reading(0, 1))
 assert len(pairs) == count
@@ -275,9 +276,9 @@ class Texts:
     tokenizer = staticmethod(lambda texts: torch.zeros(len(texts), 8, dtype=torch.long))
     remember = staticmethod(lambda texts, tokens: None)
 
-with _read_ahead(Texts, pairs, TrainSettings(batch_size=64), 0, range(12), lambda rows: rows) as ahead:
+with read_ahead(Texts, pairs, TrainSettings(batch_size=64), 0, range(12), lambda rows: rows) as ahead:
     for step in range(12):
-        _batch(Texts, pairs, torch.arange(64), 0, step, 0, ahead)
+        read_batch(Texts, pairs, torch.arange(64), 0, step, 0, ahead)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 

@@ -24,7 +24,8 @@ DATASET = """
 import sys, json
 from pathlib import Path
 import pandas as pd
-from antidote.data import ingest, pools, shards
+from antidote.data.store import ingest, shards
+from antidote.data import pools
 from antidote.data.store.datasets import dataset_settings
 folder = Path(sys.argv[1])
 source = {"source": "scenes", "splits": {"train": {"pairs": 40, "seed": 1}}}

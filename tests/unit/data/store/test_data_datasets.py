@@ -73,7 +73,7 @@ def test_every_source_says_its_name():
 
 
 def test_settings_are_read_without_torch():
-    code = "import sys; from antidote.data import datasets, pools; datasets.dataset_settings('cifar10');"
+    code = "import sys; from antidote.data.store import datasets; from antidote.data import pools; datasets.dataset_settings('cifar10');"
     heavy = "sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'pyarrow', 'webdataset')))"
     subprocess.run([sys.executable, "-c", code + heavy], check=True, cwd=DATA.parent)
 
