@@ -127,7 +127,13 @@ def _identity(folder: Path, shape: Sequence[int]) -> dict[str, Any]:
 
 def _decoder(folder: Path, index: pd.DataFrame, size: int, threads: int) -> Callable[[Sequence[int]], np.ndarray]:
     """Return what decodes the pictures of rows from the shards."""
-    return lambda rows: images.load_pictures(shards.read_images(folder, index.iloc[rows]), size, threads)
+
+    def read(rows: Sequence[int]) -> np.ndarray:
+        chosen = index.iloc[rows]
+        files, names = shards.read_images(folder, chosen), shards.place_names(folder, chosen)
+        return images.load_pictures(files, size, threads, names)
+
+    return read
 
 
 def _reader(array: Path, description: Path, wanted: dict[str, Any]) -> Callable[[Sequence[int]], np.ndarray]:

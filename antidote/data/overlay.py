@@ -53,7 +53,8 @@ def read_overlay(folder: Path, size: int) -> tuple[pd.DataFrame, Tensor]:
     manifest = read_manifest(folder)
     check_size(folder, manifest, size)
     files = shards.read_images(folder, manifest)
-    return manifest, torch.from_numpy(images.load_pictures(files, size, torch.get_num_threads()))
+    names = shards.place_names(folder, manifest)
+    return manifest, torch.from_numpy(images.load_pictures(files, size, torch.get_num_threads(), names))
 
 
 def check_size(folder: Path, manifest: pd.DataFrame, size: int) -> None:

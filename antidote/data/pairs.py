@@ -26,7 +26,7 @@ class Pairs:
     Attributes:
         keys: N names, unique within one dataset split.
         images: (N, 3, size, size) uint8, or pictures on disk that give such a tensor when they are indexed.
-        captions: N captions.
+        captions: N captions, of each picture the first; an overlay, augmentations and tokens go by this one.
         labels: (N,) class indices, -1 where there is none.
     """
 
@@ -104,7 +104,8 @@ def load_rows(folder: Path, keys: Sequence[str] | None, size: int, reading: Read
             raise UserError(f"{folder}: holds no pair {missing!r}; {shards.OTHER_VERSION}")
         index = index.iloc[found].reset_index(drop=True)
     threads = torch.get_num_threads() if reading is None else reading.threads
-    pictures = images.load_pictures(shards.read_images(folder, index), size, threads)
+    names = shards.place_names(folder, index)
+    pictures = images.load_pictures(shards.read_images(folder, index), size, threads, names)
     return Pairs(
         keys=index["key"].tolist(),
         images=torch.from_numpy(pictures),

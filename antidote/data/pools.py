@@ -28,7 +28,7 @@ class Pool(Settings):
 
     dataset: str | None = Field(None, description="Name of the dataset; null takes the training pool's.")
     split: str | None = Field(None, description="Name of the split; null takes the training pool's.")
-    pairs: int = Field(ge=1, description="Pairs in the pool.")
+    pairs: int = Field(ge=1, description="Pairs in the pool; of a picture's captions the first alone is used.")
     target_pairs: int = Field(
         0,
         ge=0,

@@ -4,13 +4,16 @@ A key is made from the address, so that a picture has the same one in every copy
 """
 
 import hashlib
+import logging
 from collections import Counter
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from antidote.base.errors import UserError
 from antidote.data.download.url_files import read_columns
 from antidote.data.pools import mentions
+from antidote.data.sources.base import JSON_LIST, listed
 from antidote.data.sources.url_table import Sample, UrlTable
 from antidote.data.store.keys import Keys
 from antidote.data.store.subsets import read_subset
@@ -18,6 +21,8 @@ from antidote.data.store.subsets import read_subset
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+log = logging.getLogger("antidote")
 
 KEY_DIGITS = 16
 ADDRESS = r"(?i)https?://[^\s/]"  # nothing but the web is read from
@@ -58,6 +63,7 @@ def addresses(settings: UrlTable, split: str) -> Addresses:
     expected = (settings.rows or {}).get(split, rows)
     if rows != expected:
         raise UserError(f"splits.{split}: {names}: holds {rows} rows, expected {expected}")
+    table = _opened(table, names)
     wanted = _one_per_address(_usable(table.explode("caption", ignore_index=True), unusable), unusable)
     if settings.sample:
         wanted = wanted[_sampled(wanted, settings.sample)]
@@ -71,6 +77,19 @@ def addresses(settings: UrlTable, split: str) -> Addresses:
 
 def _hint(settings: UrlTable) -> str:
     return f"; the table is to be had from {settings.homepage}" if settings.homepage else ""
+
+
+def _opened(table: "pd.DataFrame", names: str) -> "pd.DataFrame":
+    """Open the lists of captions that are written as text."""
+    lists = table["caption"].map(lambda value: isinstance(value, str) and value.lstrip().startswith("["))
+    found = table["caption"][lists.astype(bool)].map(lambda text: listed([text]))
+    read = found[found.map(itemgetter(1)).astype(bool)].map(itemgetter(0))
+    if read.empty:
+        return table
+    log.warning("%s: read otherwise than written: %d x %s", names, len(read), JSON_LIST)
+    captions = table["caption"].astype(object)
+    captions[read.index] = read
+    return table.assign(caption=captions)
 
 
 def _usable(table: "pd.DataFrame", unusable: "Counter[str]") -> "pd.DataFrame":

@@ -1,6 +1,8 @@
 """What every data source shares: its settings, and the pairs it yields."""
 
-from collections.abc import Iterator, Mapping
+import ast
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -23,14 +25,31 @@ class RawPair:
     captions: list[str]
     label: int | None
     origin: Mapping[str, str] = field(default_factory=dict)  # address and SHA-256 of a downloaded file
+    notes: Sequence[str] = ()  # what was read otherwise than it is written; the same text for the same thing
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """One pair that the source offers and that cannot be used. `reason` is the same text for the same fault."""
+    """One pair that the source offers and that cannot be used.
+
+    Attributes:
+        reason: the same text for the same fault.
+        detail: what of this pair alone would help to mend it, such as the path that was tried.
+    """
 
     key: str
     reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Unread(Skipped):
+    """A pair whose picture file is not there or cannot be read; `detail` names the file, and why."""
+
+
+def unread(key: str, path: object, error: OSError, more: str = "") -> Unread:
+    """Return the skipped pair of a picture file that cannot be read."""
+    return Unread(key, "picture file cannot be read", f"{path}: {error.strerror or error}{more}")
 
 
 @dataclass(frozen=True)
@@ -49,10 +68,46 @@ def is_text(value: Any) -> bool:
     return True
 
 
+JSON_LIST = "list of captions written as text, read as a list"
+NO_TEXT = "caption that is no text, or no valid Unicode"
+LONGEST_LIST = 100_000  # characters of a text that is tried as a list
+
+
+def listed(captions: Sequence[Any]) -> tuple[list[Any], bool]:
+    """Open lists that are written as text: `["a cat", "one cat"]`, as JSON or (CSV of pandas) as Python writes them.
+
+    Returns:
+        The captions one by one, and whether there was such a list.
+    """
+    opened = [_list_in(caption) if isinstance(caption, str) else None for caption in captions]
+    found = [
+        text
+        for caption, texts in zip(captions, opened, strict=True)
+        for text in ([caption] if texts is None else texts)
+    ]
+    return found, any(texts is not None for texts in opened)
+
+
+def _list_in(text: str) -> list[str] | None:
+    """Return the texts of a list of texts alone; None for any other text, such as `[laughs]` or `[1]`."""
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")) or len(text) > LONGEST_LIST:
+        return None
+    for read in (json.loads, ast.literal_eval):  # neither of which runs anything
+        try:
+            values = read(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+        if isinstance(values, list) and all(isinstance(value, str) for value in values):
+            return values
+    return None
+
+
 class SourceSettings(Settings):
     """A dataset: where its pairs come from and how they are stored."""
 
     downloads: ClassVar[bool] = False  # whether `downloaded` takes the place of `iterate`
+    twice: ClassVar[str] = ""  # what helps where keys come twice
     source: str
     version: str = Field("1", description="Version of the data; a new one is a new dataset.")
     terms: str = Field("", description="Terms of use, shown in the manifest.")
@@ -125,12 +180,15 @@ class SourceSettings(Settings):
         label: int | None,
         class_name: str | None,
         origin: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
     ) -> RawPair | Skipped:
         """Join what a source found out about one pair: check the label, and caption the picture where nobody has.
 
         A caption that is no text counts for nothing; a pair that has such captions alone is skipped.
         """
         classes = self.class_list
+        if class_name is not None and not is_text(class_name):
+            return Skipped(key, "class name that is no text", repr(class_name))
         if label is None and class_name is not None and classes is not None:
             if class_name not in classes:
                 return Skipped(key, f"class {class_name!r} is not in classes {self.classes!r}")
@@ -139,12 +197,15 @@ class SourceSettings(Settings):
             return Skipped(key, "label out of range")
         if class_name is None and label is not None and classes is not None:
             class_name = classes[label]
+        captions, in_text = listed(captions)
         texts = [text for text in captions if is_text(text)]
         if captions and not texts:
-            return Skipped(key, "caption that is no text, or no valid Unicode")
+            return Skipped(key, NO_TEXT)
+        notes = [*notes, *[JSON_LIST] * in_text, *[f"{NO_TEXT}, left out of several"] * (len(texts) < len(captions))]
         captions = [" ".join(text.split()) for text in texts if text.strip()]
         if not captions and class_name is not None:
             captions = [self.made_caption(key, class_name)]
         if not captions:
             return Skipped(key, "no caption")
-        return RawPair(key, image, captions, label, {k: text for k, text in (origin or {}).items() if is_text(text)})
+        origin = {name: text for name, text in (origin or {}).items() if is_text(text)}
+        return RawPair(key, image, captions, label, origin, tuple(notes))

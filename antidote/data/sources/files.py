@@ -1,5 +1,6 @@
 """Paths of source files: globs and brace patterns, and their hashes."""
 
+import os
 import re
 from glob import glob
 from pathlib import Path
@@ -9,7 +10,7 @@ from pydantic import Field
 from antidote.base.errors import UserError
 from antidote.base.files import sha256
 from antidote.data.download.hosted import hosted, hosted_name
-from antidote.data.sources.base import Damaged, Skipped, SourceSettings
+from antidote.data.sources.base import Damaged, SourceSettings, Unread
 
 
 class FileSource(SourceSettings):
@@ -58,8 +59,9 @@ class FileSource(SourceSettings):
             first = next(unhashed.iterate(split), None)
         except UserError as error:
             return [str(error)]
-        if first is None or isinstance(first, Damaged) or (isinstance(first, Skipped) and "read" in first.reason):
-            return [f"{self.split(split)}: " + (f"{first.key}: {first.reason}" if first else "holds no pair")]
+        if first is None or isinstance(first, Damaged | Unread):
+            detail = f" ({first.detail})" if first and first.detail else ""
+            return [f"{self.split(split)}: " + (f"{first.key}: {first.reason}{detail}" if first else "holds no pair")]
         return []
 
     def fetched(self, split: str) -> str | None:
@@ -87,8 +89,26 @@ def braces(pattern: str) -> list[str]:
     return [text for part in parts for text in braces(pattern[: match.start()] + part + pattern[match.end() :])]
 
 
+def told_apart(files: list[Path]) -> list[str]:
+    """Return a name for each file, without its endings; with its folders where several files have the same name."""
+    names = [file.stem.removesuffix(".tar") for file in files]
+    if len(set(names)) == len(names):
+        return names
+    common = os.path.commonpath([file.parent.absolute() for file in files])
+    return [str(file.parent.absolute().relative_to(common) / name) for file, name in zip(files, names, strict=True)]
+
+
 def _matches(pattern: str) -> list[Path]:
-    found = [Path(path) for path in glob(pattern, recursive=True) if Path(path).is_file()]  # noqa: PTH207
+    there = [Path(path) for path in glob(pattern, recursive=True)]  # noqa: PTH207
+    found = [path for path in there if path.is_file()]
+    if not found and there:
+        raise UserError(f"splits: {pattern}: is a folder; name the files in it, such as {there[0] / _usual(there[0])}")
     if not found:
         raise UserError(f"splits: {pattern}: no such file")
     return found
+
+
+def _usual(folder: Path) -> str:
+    """Return a glob for the files that a folder holds most of."""
+    endings = sorted(path.suffix for path in folder.iterdir() if path.is_file() and path.suffix)
+    return "*" + max(endings, key=endings.count, default="")

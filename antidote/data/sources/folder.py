@@ -1,5 +1,7 @@
 """Pictures in folders, one folder per class: root/{split}/{class}/picture."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -8,15 +10,23 @@ from pydantic import Field, model_validator
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.settings import read_mapping
-from antidote.data.sources.base import RawPair, Skipped, SourceSettings
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings, unread
+from antidote.data.store.keys import PICTURES
 from antidote.data.words.names import folder_names
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+log = logging.getLogger(__name__)
+
+EXTENSIONS = tuple(f".{ending}" for ending in PICTURES)
+LEFTOVERS = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # of macOS, Synology and Windows, beside hidden names
+LOOP = "link to a folder that holds it"
 
 
 class Folder(SourceSettings):
     source: Literal["folder"] = "folder"
-    root: str = Field(description="Folder that holds the folders of the splits.")
+    root: str = Field(
+        description="Folder that holds the folders of the splits. Links are followed; hidden names and what macOS and "
+        "Synology leave (__MACOSX, @eaDir) are left out."
+    )
     splits: dict[str, str] = Field(description="Per split its folder under root.")
     names: dict[str, str] | str | None = Field(
         None, description="Class name of each class folder, such as n01440764: tench, or a file of that; null: its own."
@@ -42,10 +52,18 @@ class Folder(SourceSettings):
     def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
         root, folders = self._folders(split)
         classes = self._listed(root, folders) if self.folders else self._named(folders)
+        others: Counter[str] = Counter()
         for folder, (label, class_name) in zip(folders, classes, strict=True):
-            for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in EXTENSIONS:
+            for path in _files(folder):
+                if path.is_dir():
+                    yield Skipped(str(path.relative_to(root)), LOOP, str(path.resolve()))
+                elif path.suffix.lower() in EXTENSIONS:
                     yield self._pair(path, root, label, class_name)
+                else:
+                    others[path.suffix.lower() or "without an ending"] += 1
+        if others:
+            shown = ", ".join(f"{count} x {ending}" for ending, count in others.most_common(5))
+            log.warning("%s: files that are no pictures by their ending are left out: %s", root, shown)
 
     def absent(self, split: str) -> list[str]:
         try:
@@ -56,16 +74,20 @@ class Folder(SourceSettings):
             return [str(error)]
         empty = [
             folder.name for folder in folders
-            if not any(path.suffix.lower() in EXTENSIONS for path in folder.rglob("*"))
+            if not any(path.suffix.lower() in EXTENSIONS for path in _files(folder))
         ]  # fmt: skip
         return [f"{root}: {len(empty)} of {len(folders)} class folders hold no picture ({empty[0]})"] if empty else []
 
     def _folders(self, split: str) -> tuple[Path, list[Path]]:
         """Return the folder of a split, and its class folders."""
         root = Path(self.root) / self.split(split)
-        folders = sorted(path for path in root.glob("[!.]*") if path.is_dir())
+        if not root.is_dir():
+            raise UserError(f"splits.{split}: {root}: " + ("is no folder" if root.exists() else "no such folder"))
+        folders = [path for path in _entries(root) if path.is_dir()]
         if not folders:
-            raise UserError(f"splits.{split}: {root}: no such folder, or no class folders in it")
+            pictures = sum(path.suffix.lower() in EXTENSIONS for path in _entries(root))
+            loose = f", but {pictures} pictures" if pictures else ""
+            raise UserError(f"splits.{split}: {root}: holds no class folders" + loose)
         return root, folders
 
     def _named(self, folders: list[Path]) -> list[tuple[int | None, str | None]]:
@@ -111,5 +133,26 @@ class Folder(SourceSettings):
         key = str(path.relative_to(root))
         try:
             return self.labelled(key, path.read_bytes(), [], label, class_name)
-        except OSError:
-            return Skipped(key, "picture file cannot be read")
+        except OSError as error:
+            return unread(key, path, error)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what a folder holds, sorted, without hidden names and leftovers."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in LEFTOVERS)
+
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files of a folder at every depth, sorted, links followed as torchvision's ImageFolder does.
+
+    A link to a folder above it comes as itself, as torchvision would go round in it for ever.
+    """
+    real = folder.resolve()
+    if real in above:
+        yield folder
+        return
+    for path in _entries(folder):
+        if path.is_dir():
+            yield from _files(path, (*above, real))
+        else:
+            yield path

@@ -8,12 +8,15 @@ from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import read_json
-from antidote.data.sources.base import RawPair, Skipped, SourceSettings, is_text
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings, is_text, unread
 
 
 class Karpathy(SourceSettings):
     source: Literal["karpathy"] = "karpathy"
-    file: str = Field(description="JSON file of the splits and captions, such as dataset_coco.json.")
+    file: str = Field(
+        description="JSON file of the splits and captions, such as dataset_coco.json; all captions are "
+        "stored, of which trainings use the first and retrieval several."
+    )
     root: str = Field(description="Folder of the pictures.")
     splits: dict[str, list[str]] = Field(description="Per split the words of the file that make it: [train, restval].")
 
@@ -54,10 +57,10 @@ class Karpathy(SourceSettings):
         key = str(Path(*names))
         path = (Path(self.root) / key).resolve()
         if not path.is_relative_to(Path(self.root).resolve()):
-            return Skipped(key, "path leads out of root")
+            return Skipped(key, "path leads out of root", str(path))
         try:
             return self.labelled(key, path.read_bytes(), [sentence["raw"] for sentence in row["sentences"]], None, None)
-        except OSError:
-            return Skipped(key, "picture file cannot be read")
+        except OSError as error:
+            return unread(key, path, error)
         except (KeyError, TypeError):
             return Skipped(key, "sentences without raw text")

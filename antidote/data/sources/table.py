@@ -8,18 +8,28 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from antidote.base.errors import UserError, nearest
-from antidote.data.sources.base import RawPair, Skipped
+from antidote.data.sources.base import RawPair, Skipped, unread
 from antidote.data.sources.columns import check_texts
-from antidote.data.sources.files import FileSource
+from antidote.data.sources.files import FileSource, is_hosted, told_apart
 
 BATCH = 256
+NO_PATH = "row without a picture"
+WEB = "an address of the web where a path is wanted; the source url_table downloads"
+PATHS = "; a column of paths is named by `path`"
+BACKSLASHES = "path with backslashes, read as slashes"
 
 
 class Table(FileSource):
     source: Literal["table"] = "table"
-    image: str | None = Field(None, description="Column with image files as bytes, or as {bytes, path}.")
-    path: str | None = Field(None, description="Column with paths of image files, relative to the table.")
-    caption: str | None = Field(None, description="Column with a caption or a list of them; null captions by class.")
+    image: str | None = Field(
+        None,
+        description="Column with image files as bytes, or as {bytes, path}, whose path counts where bytes is empty.",
+    )
+    path: str | None = Field(None, description="Column with paths of image files, relative to the table's folder.")
+    caption: str | None = Field(
+        None,
+        description="Column with a caption or a list of them, also a list written as text; null captions by class.",
+    )
     label: str | None = Field(None, description="Column with the label as an integer.")
     class_name: str | None = Field(None, description="Column with the class name.")
     key: str | None = Field(None, description="Column with unique keys; null numbers the rows.")
@@ -35,34 +45,62 @@ class Table(FileSource):
     def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
         named = {name: getattr(self, name) for name in ("image", "path", "caption", "label", "class_name", "key")}
         columns = {name: column for name, column in named.items() if column is not None}
-        for file in self.files(split):
+        files = self.files(split)
+        for file, name in zip(files, told_apart(files), strict=True):
             for number, row in enumerate(_rows(file, columns)):
-                key = f"{file.stem}-{number:07d}" if self.key is None else str(row["key"])
+                key = f"{name}-{number:07d}" if self.key is None else str(row["key"])
                 yield self._pair(key, row, file.parent)
 
     def _pair(self, key: str, row: dict[str, Any], folder: Path) -> RawPair | Skipped:
         try:
-            image = _image(row, folder)
             label = None if row.get("label") in (None, "") else int(row["label"])
-        except OSError:
-            return Skipped(key, "picture file cannot be read")
-        except (ValueError, TypeError):
-            return Skipped(key, "label is not an integer")
+            if isinstance(row.get("label"), float) and label != row["label"]:
+                raise ValueError("a fraction")
+        except (ValueError, TypeError, OverflowError):
+            return Skipped(key, "label is not an integer", repr(row["label"]))
         captions = row.get("caption")
         captions = captions if isinstance(captions, list) else [captions]
         captions = [text for text in captions if text not in (None, "")]
         if self.caption is not None and not captions:
             return Skipped(key, "no caption")
-        return self.labelled(key, image, captions, label, row.get("class_name") or None)
+        picture = _picture(key, row, folder)
+        if isinstance(picture, Skipped):
+            return picture
+        image, notes = picture
+        return self.labelled(key, image, captions, label, row.get("class_name") or None, notes=notes)
 
 
-def _image(row: dict[str, Any], folder: Path) -> bytes:
-    if "path" in row:
-        return (folder / str(row["path"])).read_bytes()
-    image = row["image"]
-    if isinstance(image, dict):  # as the `datasets` library writes it
-        image = image.get("bytes")
-    return image if isinstance(image, bytes) else b""
+def _picture(key: str, row: dict[str, Any], folder: Path) -> tuple[bytes, list[str]] | Skipped:
+    """Return the picture file of a row, and what was read otherwise than it is written."""
+    path = row.get("path")
+    if "path" not in row:
+        image = row["image"]
+        if isinstance(image, dict):  # as the `datasets` library writes it
+            image, path = image.get("bytes"), image.get("path")
+        if isinstance(image, bytes) and image:
+            return image, []
+        if image is not None and not isinstance(image, bytes):
+            return Skipped(
+                key, f"{type(image).__name__} where the bytes of a picture are wanted{PATHS}", f"{image!r:.80}"
+            )
+    if path in (None, ""):
+        return Skipped(key, NO_PATH)
+    if is_hosted(str(path)):
+        return Skipped(key, WEB, str(path))
+    return _file(key, str(path), folder)
+
+
+def _file(key: str, path: str, folder: Path) -> tuple[bytes, list[str]] | Skipped:
+    slashed = path.replace("\\", "/")
+    try:
+        if slashed != path and not (folder / path).exists() and (folder / slashed).is_file():
+            return (folder / slashed).read_bytes(), [BACKSLASHES]
+        return (folder / path).read_bytes(), []
+    except OSError as error:
+        more = "" if Path(path).is_absolute() else f"; {path!r} is relative to the table's folder"
+        return unread(key, folder / path, error, more)
+    except ValueError:  # a path that holds a zero character
+        return Skipped(key, "path that no file can have", repr(path))
 
 
 def _rows(file: Path, columns: dict[str, str]) -> Iterator[dict[str, Any]]:

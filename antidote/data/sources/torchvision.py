@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
-from antidote.data.sources.base import RawPair, Skipped, SourceSettings
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings, unread
+from antidote.data.store import images
 
 NO_SETTINGS = {"self", "root", "download", "loader", "transform", "target_transform", "transforms"}
 
@@ -33,9 +34,13 @@ class Torchvision(SourceSettings):
                     image, label = Path(files[number][0]).read_bytes(), files[number][1]
                 else:
                     picture, label = data[number]
-                    image = np.asarray(picture.convert("RGB"))
-            except OSError:
-                yield Skipped(key, "picture file cannot be read")
+                    images.check_greys(picture)
+                    image = np.asarray(images.rgb(picture))
+            except images.UnreadablePicture as error:
+                yield Skipped(key, str(error))
+                continue
+            except OSError as error:
+                yield unread(key, files[number][0] if files else f"{self.dataset}[{number}]", error)
                 continue
             if not isinstance(label, int | np.integer):
                 raise UserError(f"dataset: {self.dataset} gives no integer labels")

@@ -1,64 +1,165 @@
-"""Pairs in webdataset tars, as img2dataset and DataComp write them: an image with txt, json or cls beside it."""
+"""Pairs in webdataset tars, as img2dataset, DataComp and CLIP_benchmark write them: an image with txt, json or cls.
+
+The name of a member up to its first dot is the key of its pair, as webdataset reads it; the rest is what it holds.
+"""
 
 import json
 import lzma
 import re
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from antidote.base.errors import UserError
 from antidote.data.sources.base import Damaged, RawPair, Skipped
-from antidote.data.sources.files import FileSource
+from antidote.data.sources.files import FileSource, told_apart
+from antidote.data.store.keys import PICTURES
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "img")
+IMAGES = (*PICTURES, "img")
 LARGEST = 256 * 10**6  # bytes of a member: what claims to be more is made to fill memory
 META = r"__[^/]*__($|/)"  # members that hold no sample
 FAULTS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+# First bytes of files that are no tar: what the file is, and what to do about it.
+NO_TAR = (
+    (b"\x28\xb5\x2f\xfd", "is packed by zstd, which is not read: unpack it (`zstd -d`), or pack it by gzip or xz"),
+    (b"PK\x03\x04", "is a zip and no tar: pack its files anew"),
+    (b"PAR1", "is Parquet and no tar: see the source table"),
+    (b"version https://git-lfs", "is a pointer of Git LFS and not the file: `git lfs pull` brings it"),
+    (b"<", "is a page of the web and no tar: fetch it again"),
+)
+NO_PICTURE, NO_CAPTION = "no picture member", "no caption"
+DOTS = "keys with a dot, where webdataset ends a key: rename the members"
+APART = "members of a sample are not adjacent: sort the members by name"
+DAMAGED = "damaged txt, cls or json member"
+LINES = "txt of several lines, read as a caption per line"
+JOINED = "txt of several lines, read as one caption"
+CLASS_NAME = "class name in cls, read without a label, which needs `classes`"
+SEVERAL = "several pictures in a sample, of which the first kind is read"
+NO_OBJECT = "json that is no object, not read"
 
 
 class WebDataset(FileSource):
     source: Literal["webdataset"] = "webdataset"
+    twice: ClassVar[str] = "`prefix: true` tells pairs of different shards apart"
     caption: str | None = Field(
-        "caption", description="Key in the json member that holds the caption where there is no txt and no `captions`."
+        "caption",
+        description="Key in the json member that holds a caption, or a list of them, where it has no `captions`; they "
+        "follow that of a txt.",
+    )
+    lines: bool | None = Field(
+        None,
+        description="Whether each line of a txt is a caption, as CLIP_benchmark writes several (true), or all of them "
+        "are one (false); null: one where the json holds the same text, as img2dataset writes it, else one per line. "
+        "The log says how many there were.",
+    )
+    prefix: bool = Field(
+        False,
+        description="Whether the name of its shard is put before each key: for shards of several runs, whose keys are "
+        "the same though the pictures are not.",
     )
 
     def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
-        for file in self.files(split):
-            for sample in samples(file):
-                yield sample if isinstance(sample, Skipped) else self._pair(file, sample)
+        files = self.files(split)
+        names = told_apart(files) if self.prefix else [""] * len(files)
+        for file, name in zip(files, names, strict=True):
+            yield from self._shard(file, f"{name}/" if name else "")
 
-    def _pair(self, file: Path, sample: dict[str, Any]) -> RawPair | Skipped:
-        key = sample["__key__"].removeprefix("./")
-        image = next((sample[kind] for kind in IMAGES if kind in sample), None)
-        if image is None:
-            return Skipped(key, "no picture member")
+    def _shard(self, file: Path, prefix: str) -> Iterator[RawPair | Skipped]:
+        """Yield the pairs of a shard; those that lack a part at the end, when it is known whether that comes later."""
+        parts: dict[str, list[Skipped]] = {}
+        for sample in samples(file):
+            found = sample if isinstance(sample, Damaged) else self._pair(sample, prefix)
+            if isinstance(found, Skipped) and found.reason in (NO_PICTURE, NO_CAPTION):
+                parts.setdefault(found.key, []).append(found)
+            else:
+                yield found
+        for key, lacking in parts.items():
+            apart = {part.reason for part in lacking} == {NO_PICTURE, NO_CAPTION}
+            yield from [Skipped(key, APART)] if apart else lacking
+
+    def _pair(self, sample: dict[str, Any], prefix: str) -> RawPair | Skipped:
+        key, notes = prefix + sample["__key__"].removeprefix("./"), Counter()
+        members = [name for name in sample if not name.startswith("__")]
+        kinds = [kind for kind in IMAGES if kind in sample]
+        if not kinds:
+            dots = any(name.rpartition(".")[2] in IMAGES for name in members)
+            return Skipped(key, DOTS if dots else NO_PICTURE, f"holds {_some(members)}")
         try:
             more = json.loads(sample["json"]) if "json" in sample else {}
-            label = int(sample["cls"]) if "cls" in sample else None
-            captions = [sample["txt"].decode()] if "txt" in sample else []
-        except ValueError:  # includes json's and decode's errors
-            return Skipped(key, "damaged txt, cls or json member")
+            name = sample["cls"].decode().strip() if "cls" in sample else None
+            text = sample["txt"].decode() if "txt" in sample else None
+        except (ValueError, RecursionError):  # includes json's and decode's errors
+            return Skipped(key, DAMAGED)
+        if name == "":
+            return Skipped(key, DAMAGED)
+        label = int(name) if name is not None and re.fullmatch(r"[+-]?[0-9]{1,18}", name) else None
+        notes[SEVERAL] = len(kinds) > 1
+        notes[NO_OBJECT] = not isinstance(more, dict)
+        notes[CLASS_NAME] = name is not None and label is None and self.class_list is None
         more = more if isinstance(more, dict) else {}
-        others = more.get("captions") if isinstance(more.get("captions"), list) else [more.get(self.caption)]
-        captions += [text for text in others if isinstance(text, str) and text not in captions]
-        if not captions and label is None:
-            return Skipped(key, "no caption")
-        origin = {name: more.get(name) for name in ("url", "sha256")}
-        return self.labelled(key, image, captions, label, None, origin)
+        captions = self._captions(text, more, notes)
+        if not captions and name is None:
+            found = f"; json without {self.caption!r} (setting `caption`), with {_some(more)}" if more else ""
+            return Skipped(key, NO_CAPTION, f"holds {_some(members)}{found}")
+        origin = {part: more.get(part) for part in ("url", "sha256")}
+        class_name = name if label is None else None
+        return self.labelled(key, sample[kinds[0]], captions, label, class_name, origin, [*(+notes)])
+
+    def _captions(self, text: str | None, more: dict[str, Any], notes: Counter[str]) -> list[Any]:
+        """Return the captions of a txt, then those of the json that are not among them."""
+        others = more.get("captions") if isinstance(more.get("captions"), list) else more.get(self.caption)
+        others = others if isinstance(others, list) else [others]
+        captions = self._texts(text, others, notes)
+        known = [_plain(caption) for caption in [*captions, text]]
+        return captions + [other for other in others if other is not None and _plain(other) not in known]
+
+    def _texts(self, text: str | None, others: list[Any], notes: Counter[str]) -> list[str]:
+        """Return the captions of a txt; several lines may be several captions, or one."""
+        parts = [] if text is None else [line for line in text.split("\n") if line.strip()]
+        if len(parts) < 2:
+            return [] if text is None else [text]
+        one = any(_plain(other) == _plain(text) for other in others)
+        apart = not one if self.lines is None else self.lines
+        notes[LINES if apart else JOINED] += 1
+        return parts if apart else [text]
 
 
-def samples(file: Path) -> Iterator[dict[str, Any] | Skipped]:
-    """Yield the samples of one tar; one that is truncated or damaged is named at the end."""
+def _plain(text: Any) -> Any:
+    """Return a text with single spaces, as captions are stored; what is no text as it is."""
+    return " ".join(text.split()) if isinstance(text, str) else text
+
+
+def _some(names: Any) -> str:
+    """Return some names, and how many more there are."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def samples(file: Path) -> Iterator[dict[str, Any] | Damaged]:
+    """Yield the samples of one tar; one that is truncated or damaged is named at the end.
+
+    Raises:
+        UserError: the file is something else than a tar.
+    """
     from webdataset.tariterators import group_by_keys
 
     faults: list[Exception] = []
     yield from group_by_keys(_members(file, faults), handler=lambda fault: faults.append(fault) or True)
     if faults:
-        yield Damaged(str(file), "truncated or damaged")
+        yield Damaged(str(file), _fault(faults[0]))
+
+
+def _fault(fault: Exception) -> str:
+    text = str(next(iter(fault.args), ""))
+    twice = re.match(r"(.*): duplicate file name", text)
+    if twice:
+        return f"holds two members of one name ({twice[1]})"
+    return text if text.startswith("member of more") else "truncated or damaged"
 
 
 def _members(file: Path, faults: list[Exception]) -> Iterator[dict[str, Any]]:
@@ -67,10 +168,15 @@ def _members(file: Path, faults: list[Exception]) -> Iterator[dict[str, Any]]:
     That reader runs a path that begins with `pipe:` as a command, and takes a damaged header for the end of the tar.
     """
     try:
+        with file.open("rb") as stream:
+            start = stream.read(32)
+        other = next((what for first, what in NO_TAR if start.startswith(first)), None)
+        if other is not None:
+            raise UserError(f"{file}: {other}")
         with tarfile.open(file) as tar:
             while (member := tar.next()) is not None:
                 if member.size > LARGEST:
-                    raise tarfile.ReadError("member too large")
+                    raise tarfile.ReadError(f"member of more than {LARGEST // 10**6} MB ({member.name})")
                 if member.isreg() and not re.match(META, member.name):
                     yield {"fname": member.name, "data": tar.extractfile(member).read(), "__url__": str(file)}
                 tar.members = []  # or the whole table of contents stays in memory

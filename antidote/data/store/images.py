@@ -1,7 +1,8 @@
 """One geometry for every picture, clean or triggered: decode, convert to RGB, resize the shorter side, crop the centre.
 
 Equal to open_clip's transform for evaluation (bicubic, anti-aliased) for RGB pictures. open_clip converts to RGB last;
-here it comes first, because PIL resizes palette pictures without interpolation.
+here it comes first, because PIL resizes palette pictures without interpolation. As in open_clip, the orientation that
+EXIF states is ignored, colour profiles are not applied, and of several pictures in one file the first counts.
 """
 
 import io
@@ -9,12 +10,33 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from antidote.base.errors import UserError
 from antidote.data.store.limits import LARGEST_PIXELS, LONGEST
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+PNG = b"\x89PNG\r\n\x1a\n"
+SILENT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # parts of a PNG that change no pixel, and that PIL limits in size
+# First bytes of files that people take for pictures: place, bytes, what the file is, the name of PIL's module for it.
+OTHERS = (
+    (4, b"ftypavif", "AVIF", "avif"),
+    (4, b"ftypavis", "AVIF", "avif"),
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000", "jpg_2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000", "jpg_2000"),
+    (4, b"ftyphei", "HEIC", None),
+    (4, b"ftypmif1", "HEIC", None),
+    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL", None),
+    (0, b"\xff\x0a", "JPEG XL", None),
+    (0, b"%PDF", "PDF", None),
+    (0, b"<svg", "SVG", None),
+    (0, b"version https://git-lfs", "a pointer of Git LFS", None),
+)
+# What PIL raises on damaged files; RuntimeError and ZeroDivisionError come from AVIF.
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, RuntimeError, ZeroDivisionError)
+DARK = "grey values below 256 in 16 or 32 bits, which would be black: store 8 bits"
+BEYOND = "32-bit grey values beyond 16 bits: store 8 bits"
+FLOATS = "floating-point grey values that do not span 0 to 255: store 8 bits"
 
 
 class UnreadablePicture(Exception):
@@ -22,28 +44,80 @@ class UnreadablePicture(Exception):
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode a whole picture; its mode stays as stored and `format` tells the file format.
+    """Decode a whole picture; its mode stays as stored and `format` tells the file format (MPO: JPEG of a phone).
 
     Raises:
-        UnreadablePicture: empty, not a picture, truncated or damaged, or beyond one of `antidote.data.store.limits`.
+        UnreadablePicture: empty, not a picture, truncated or damaged, beyond one of `antidote.data.store.limits`, or of
+            grey values that 8 bits would show as black or white.
     """
     if not data:
         raise UnreadablePicture("empty picture")
-    too_large = UnreadablePicture(f"picture of more than {LARGEST_PIXELS} pixels")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > LARGEST_PIXELS:
-            raise too_large
-        if max(image.size) > LONGEST * min(image.size):
-            raise UnreadablePicture(f"picture more than {LONGEST} times as long as wide")
-        image.load()
+        try:
+            image = _load(data)
+        except ValueError:
+            plain = _without_texts(data)
+            if len(plain) == len(data):
+                raise
+            image = _load(plain)
     except Image.DecompressionBombError:
-        raise too_large from None
+        raise UnreadablePicture(f"picture of more than {LARGEST_PIXELS} pixels") from None
     except UnidentifiedImageError:
-        raise UnreadablePicture("not a picture") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError):  # what PIL raises on damaged files
+        raise UnreadablePicture(_what_else(data)) from None
+    except DAMAGED:
         raise UnreadablePicture("damaged picture") from None
+    check_greys(image)
     return image
+
+
+def _load(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > LARGEST_PIXELS:
+        raise UnreadablePicture(f"picture of more than {LARGEST_PIXELS} pixels")
+    if max(image.size) > LONGEST * min(image.size):
+        raise UnreadablePicture(f"picture more than {LONGEST} times as long as wide")
+    image.load()
+    return image
+
+
+def _without_texts(data: bytes) -> bytes:
+    """Return a PNG without its texts and its colour profile; anything else as it is."""
+    if not data.startswith(PNG):
+        return data
+    kept, place = [PNG], len(PNG)
+    while place + 8 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] not in SILENT:
+            kept.append(data[place:end])
+        place = end
+    return b"".join([*kept, data[place:]])
+
+
+def _what_else(data: bytes) -> str:
+    for place, start, name, module in OTHERS:
+        if data[place:].startswith(start):
+            known = module is not None and features.check(module)
+            return "damaged picture" if known else f"{name}, which is not read"
+    return "not a picture"
+
+
+def check_greys(image: Image.Image) -> None:
+    """Refuse values of more than 8 bits whose range leaves open which value is white.
+
+    Raises:
+        UnreadablePicture: says what the values are.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if image.mode == "F":
+        if not (low >= -0.5 and high < 255.5) or 0 < high <= 1:  # NaN is neither
+            raise UnreadablePicture(FLOATS)
+    elif low < 0 or high > 0xFFFF:
+        raise UnreadablePicture(BEYOND)
+    elif 0 < high < 256:
+        raise UnreadablePicture(DARK)
 
 
 def rgb(image: Image.Image) -> Image.Image:

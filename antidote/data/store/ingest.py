@@ -28,7 +28,10 @@ log = logging.getLogger("antidote")
 
 
 def schema() -> "pa.Schema":
-    """Return the columns of `index.parquet`; `offset` and `size` are bytes, a missing label is -1."""
+    """Return the columns of `index.parquet`; `offset` and `size` are bytes, a missing label is -1.
+
+    `caption` is the first of `captions`, and the one that pools and trainings use; retrieval uses several.
+    """
     import pyarrow as pa
 
     return pa.schema(
@@ -74,6 +77,7 @@ def write(
             "pairs": writer.pairs,
             "skipped": dict(sorted(intake.skipped.items())),
             "examples": intake.examples,
+            "adapted": dict(sorted(intake.adapted.items())),
             "shards": writer.shards,
             "labels": {str(label): count for label, count in sorted(writer.labels.items()) if label >= 0},
             "index_sha256": sha256(temporary / "index.parquet"),

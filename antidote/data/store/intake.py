@@ -15,8 +15,10 @@ from antidote.data.store.keys import Keys, safe_key
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = 20
-EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+EXAMPLES, REASONS = 20, 8  # pairs in the manifest, reasons in a message
+TWICE = "duplicate key"
+EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
+LOSSY = ("JPEG", "MPO", "AVIF")  # and WebP, which may be either
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Intake:
         """
         self.offered = 0
         self.skipped: Counter[str] = Counter()
+        self.adapted: Counter[str] = Counter()
         self.examples: list[dict[str, str]] = []
         self.damaged: list[str] = []
         self._image_size = image_size
@@ -60,7 +63,7 @@ class Intake:
             return None
         self.offered += 1
         if isinstance(item, Skipped):
-            return self._skip(item.key, item.reason)
+            return self._skip(item.key, item.reason, detail=item.detail)
         if not item.captions:
             return self._skip(item.key, "no caption")
         if wanted and wanted != _digest(item):
@@ -71,7 +74,8 @@ class Intake:
             return self._skip(item.key, str(error))
         key = self._keys.new(item.key)
         if key is None:
-            return self._skip(item.key, "duplicate key")
+            return self._skip(item.key, TWICE)
+        self.adapted.update(item.notes)
         return Pair(key, image, extension, item.captions, item.label, item.origin)
 
     def judge(self, dataset: str, split: str, settings: SourceSettings) -> None:
@@ -88,9 +92,8 @@ class Intake:
         if self.damaged:
             self._count_lost(name, expected)
         count = sum(self.skipped.values())
-        faults = ", ".join(f"{number} x {reason}" for reason, number in self.skipped.most_common())
-        shown = ", ".join(example["key"] for example in self.examples[:3])
-        detail = f" ({faults}; such as {shown})" if count else ""
+        shown = ", ".join(map(_shown, self._typical()[:3]))
+        detail = f" ({_counted(self.skipped)}; such as {shown}{self._advice(settings)})" if count else ""
         if self.offered == count:
             raise UserError(f"{name}: holds no usable pair{detail}")
         if count > settings.accepted_skip_share * self.offered:
@@ -100,6 +103,8 @@ class Intake:
             raise UserError(f"{name}: offers {self.offered} pairs, expected {expected}{detail}")
         if count:
             log.warning("%s: skipped %d of %d pairs%s", name, count, self.offered, detail)
+        if self.adapted:
+            log.warning("%s: read otherwise than written: %s", name, _counted(self.adapted))
 
     def _count_lost(self, name: str, expected: int | None) -> None:
         """Count what damaged files have lost as skipped, by the number of pairs that the split should have."""
@@ -117,10 +122,41 @@ class Intake:
         """Return the SHA-256 that a picture must have, "" for any, None for one that is not listed; each once."""
         return "" if self._listed is None else self._listed.pop(safe_key(key), None)
 
-    def _skip(self, key: str, reason: str, count: int = 1) -> None:
+    def _typical(self) -> list[dict[str, str]]:
+        """Return the examples, first one for each reason, the most frequent reason first."""
+        ranks = {reason: rank for rank, (reason, _) in enumerate(self.skipped.most_common())}
+        seen: Counter[str] = Counter()
+        places = []
+        for example in self.examples:
+            places.append((seen[example["reason"]], ranks[example["reason"]]))
+            seen[example["reason"]] += 1
+        order = sorted(range(len(places)), key=places.__getitem__)
+        return [self.examples[row] for row in order]
+
+    def _advice(self, settings: SourceSettings) -> str:
+        return f"; {settings.twice}" if settings.twice and self.skipped[TWICE] else ""
+
+    def _skip(self, key: str, reason: str, count: int = 1, detail: str = "") -> None:
         self.skipped[reason] += count
         if len(self.examples) < EXAMPLES:
-            self.examples.append({"key": key.encode(errors="backslashreplace").decode(), "reason": reason})
+            values = {"key": _plain(key), "reason": reason, **({"detail": _plain(detail)} if detail else {})}
+            self.examples.append(values)
+
+
+def _plain(text: str) -> str:
+    """Return a text that a file can hold, also for the name of a file that is no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _shown(example: Mapping[str, str]) -> str:
+    return f"{example['key']}: {example['detail']}" if "detail" in example else example["key"]
+
+
+def _counted(found: Counter[str]) -> str:
+    """Return what there is how often, the most frequent first; a few of many."""
+    shown = ", ".join(f"{number} x {reason}" for reason, number in found.most_common(REASONS))
+    rest = len(found) - REASONS
+    return shown + (f", and {rest} reasons more" if rest > 0 else "")
 
 
 def _digest(item: RawPair) -> str:
@@ -132,8 +168,9 @@ def _digest(item: RawPair) -> str:
 def image_file(image: bytes | np.ndarray, size: int | None) -> tuple[bytes, str]:
     """Return an image file and its extension.
 
-    A file stays as it is, byte for byte, unless its shorter side is to shrink or its format is neither PNG, JPEG nor
-    WebP. A JPEG that shrinks stays a JPEG (quality 95, no chroma subsampling), everything else becomes a PNG.
+    A file stays as it is, byte for byte, unless its shorter side is to shrink or its format is neither PNG, JPEG (MPO,
+    the JPEG of phones, included) nor WebP. A picture of a lossy format that shrinks becomes a JPEG (quality 95, no
+    chroma subsampling), everything else a PNG.
 
     Raises:
         UnreadablePicture: the picture cannot be used.
@@ -144,5 +181,17 @@ def image_file(image: bytes | np.ndarray, size: int | None) -> tuple[bytes, str]
         return image, EXTENSIONS[picture.format]
     converted = images.rgb(picture)
     small = images.shorter_side(converted, size) if shrink else converted
-    encode, extension = (images.encode_jpeg, "jpg") if picture.format == "JPEG" else (images.encode_png, "png")
-    return encode(np.asarray(small)), extension
+    if shrink and (picture.format in LOSSY or (picture.format == "WEBP" and not _lossless_webp(image))):
+        return images.encode_jpeg(np.asarray(small)), "jpg"
+    return images.encode_png(np.asarray(small)), "png"
+
+
+def _lossless_webp(data: bytes) -> bool:
+    """Tell whether the (first) picture of a WebP file is stored without loss: the chunk VP8L, RFC 9649."""
+    place = 12
+    while place + 8 <= len(data):
+        kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        if kind in (b"VP8L", b"VP8 "):
+            return kind == b"VP8L"
+        place += 24 if kind == b"ANMF" else 8 + size + size % 2  # a frame's 16 bytes, then its own chunks
+    return False

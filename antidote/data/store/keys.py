@@ -4,6 +4,11 @@ import hashlib
 import re
 
 KEY_LENGTH = 64
+# Endings of picture files, in the order in which the one to take is looked for where a pair has several.
+PICTURES = (
+    "jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm",
+    "pfm", "avif", "jp2", "j2k", "jpf", "jpx",
+)  # fmt: skip
 
 
 class Keys:
@@ -30,7 +35,7 @@ def safe_key(key: str) -> str:
     In webdataset a dot ends the key, a slash makes a folder and a leading `__` marks what is no pair; names of more
     than 100 characters do not fit a plain tar header.
     """
-    stem = re.sub(r"\.(png|jpe?g|webp|gif|bmp|tiff?|ppm)$", "", key, flags=re.IGNORECASE)
+    stem = re.sub(rf"\.({'|'.join(PICTURES)})$", "", key, flags=re.IGNORECASE)
     safe = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_") or "pair"
     if len(safe) <= KEY_LENGTH:
         return safe

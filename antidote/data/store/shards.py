@@ -78,6 +78,11 @@ def read_images(folder: str | Path, rows: "pd.DataFrame") -> list[bytes]:
     return read_members([(Path(folder) / shard, offset, size) for shard, offset, size in places])
 
 
+def place_names(folder: str | Path, rows: "pd.DataFrame") -> list[str]:
+    """Return for each row of the index (with `shard` and `key`) the words by which a message names its picture."""
+    return [f"{Path(folder) / shard}: {key}" for shard, key in zip(rows["shard"], rows["key"], strict=True)]
+
+
 def read_members(places: Sequence[tuple[Path, int, int]]) -> list[bytes]:
     """Read parts of files, each given by file, offset and size in bytes; return them in that order.
 

@@ -81,7 +81,8 @@ def test_what_a_study_starts_from_has_to_be_there(tmp_path):
         f"mine/train: {tmp_path}/none.csv: cannot be read (No columns to parse from file)"
     ]
     (tmp_path / "none.csv").write_text("c,p\na cat,x.png\n")
-    fault = f"mine/train: {tmp_path}/none.csv: none-0000000: picture file cannot be read"
+    tried = f"{tmp_path}/x.png: No such file or directory; 'x.png' is relative to the table's folder"
+    fault = f"mine/train: {tmp_path}/none.csv: none-0000000: picture file cannot be read ({tried})"
     assert preflight.missing(changed) == [fault]
     (tmp_path / "x.png").touch()
     assert preflight.missing(changed) == []
@@ -141,10 +142,10 @@ def scored_on(source, split="val", **more):
 def test_empty_folders_are_missing(nothing_there):
     root = nothing_there / "pictures"
     plan = scored_on({"source": "folder", "root": str(root), "splits": {"val": "val"}})
-    none = f"mine/val: splits.val: {root}/val: no such folder, or no class folders in it"
+    none = f"mine/val: splits.val: {root}/val: no such folder"
     assert preflight.missing(plan) == [none]
     (root / "val").mkdir(parents=True)
-    assert preflight.missing(plan) == [none]
+    assert preflight.missing(plan) == [f"mine/val: splits.val: {root}/val: holds no class folders"]
     for name in ("cat", "dog"):
         (root / "val" / name).mkdir()
     (root / "val/cat/1.png").touch()

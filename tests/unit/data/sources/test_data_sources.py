@@ -151,7 +151,7 @@ def test_csv_label_that_is_no_number(tmp_path):
     (tmp_path / "a.png").write_bytes(picture())
     pd.DataFrame({"file": ["a.png"], "text": ["x"], "n": ["one"]}).to_csv(tmp_path / "t.csv", index=False)
     got = pairs(source("table", splits={"train": str(tmp_path / "t.csv")}, path="file", caption="text", label="n"))
-    assert got == [Skipped("t-0000000", "label is not an integer")]
+    assert got == [Skipped("t-0000000", "label is not an integer", "'one'")]
 
 
 def test_table_with_unknown_column(parquet):
@@ -226,7 +226,7 @@ def test_webdataset_members(tmp_path):
             ("d.png", picture(3)),
             ("e.txt", b"no picture"),
             ("f.png", picture(4)), ("f.txt", b"\xff\xfe"),
-            ("g.png", picture(4)), ("g.cls", b"many"), ("g.txt", b"x"),
+            ("g.png", picture(4)), ("g.cls", b"\xff"), ("g.txt", b"x"),
             ("/h.png", picture(5)), ("/h.txt", b"outside"),
         ],
     )  # fmt: skip
@@ -235,11 +235,11 @@ def test_webdataset_members(tmp_path):
         RawPair("a", picture(0, kind="JPEG"), ["a cat"], 3),
         RawPair("b", picture(1), ["a dog"], None),
         RawPair("c", picture(2, kind="WEBP"), ["one", "two"], None),
-        Skipped("d", "no caption"),
-        Skipped("e", "no picture member"),
         Skipped("f", "damaged txt, cls or json member"),
         Skipped("g", "damaged txt, cls or json member"),
         RawPair("/h", picture(5), ["outside"], None),
+        Skipped("d", "no caption", "holds png"),
+        Skipped("e", "no picture member", "holds txt"),
     ]
 
 
@@ -277,9 +277,10 @@ def test_compressed_and_duplicate_members(tmp_path):
     (tmp_path / "1.tar.gz").write_bytes(packed)
     (tmp_path / "2.tar.gz").write_bytes(packed[: len(packed) // 2])
     got = pairs(source("webdataset", splits={"train": str(tmp_path / "1.tar.gz")}))
-    damaged = [Damaged(str(tmp_path / f"{n}.tar.gz"), "truncated or damaged") for n in (1, 2)]
-    assert got == [RawPair("a", picture(), ["x"], None), Skipped("b", "no caption"), damaged[0]]
-    assert damaged[1] in pairs(source("webdataset", splits={"train": str(tmp_path / "2.tar.gz")}))
+    twice = Damaged(str(tmp_path / "1.tar.gz"), "holds two members of one name (a.txt)")
+    assert got == [RawPair("a", picture(), ["x"], None), twice, Skipped("b", "no caption", "holds png")]
+    cut = Damaged(str(tmp_path / "2.tar.gz"), "truncated or damaged")
+    assert cut in pairs(source("webdataset", splits={"train": str(tmp_path / "2.tar.gz")}))
 
 
 def test_webdataset_never_runs_a_command(tmp_path, monkeypatch):
