@@ -108,29 +108,24 @@ STAGES: dict[str, Stage] = {
 }  # fmt: skip
 
 
-def fixed(parent: str) -> set[str]:
-    """Return the names of the folders that the table has in a folder of a study, given as a pattern; "": the study's.
-
-    An entry of the study of the same name would share their place.
-    """
-    depth = len(parent.split("/")) if parent else 0
-    folders = [stage.folder.split("/") for stage in STAGES.values() if not stage.shared]
-    return {parts[depth] for parts in folders if "/".join(parts[:depth]) == parent and len(parts) > depth} - _open(
-        folders
-    )
+COSTLY = {name: stage.spent or name for name, stage in STAGES.items() if "cost" in stage.files}  # and in costs.csv
 
 
-def _open(folders: Iterable[list[str]]) -> set[str]:
-    return {part for parts in folders for part in parts if "{" in part}
+def _folders() -> Iterator[tuple[str, str]]:
+    """Yield the pattern above and the name of every folder of a study that the layout names itself."""
+    yield from (("", name) for name in (LOGS, BENCHMARKS, WORK))
+    for stage in STAGES.values():
+        parts = [] if stage.shared else stage.folder.split("/")
+        yield from (("/".join(parts[:depth]), part) for depth, part in enumerate(parts) if "{" not in part)
 
 
-def reserved() -> set[str]:
-    """Return the names that no entry of a study may have: those that the layout gives to folders of its own."""
-    parts = [stage.folder.split("/") for stage in STAGES.values() if not stage.shared]
-    return {part for names in parts for part in names} - _open(parts) - {NO_DEFENSE} | {LOGS, BENCHMARKS, WORK}
+def fixed(above: str) -> set[str]:
+    """Return the names that the layout gives to folders in a folder of a study, a pattern; "": in the study's own."""
+    return {name for parent, name in _folders() if parent == above}
 
 
-RESERVED = reserved()
+# No entry of a study may have these names: its results would land among those of a stage.
+RESERVED = frozenset(name for _, name in _folders()) - {NO_DEFENSE}
 
 
 @dataclass(frozen=True)
@@ -156,7 +151,8 @@ class Layout:
 
     def path(self, stage: str, file: str = "", **names: Any) -> Path:
         """Return the folder of one job of a stage, or one of its files; `names` are the wildcards' values."""
-        return Path(self.pattern(stage, file).format(**names))
+        known = STAGES[stage]
+        return self.root(stage) / "/".join([known.folder, *([known.files[file]] if file else [])]).format(**names)
 
     def found(self, stage: str, file: str, **names: Any) -> list[Path]:
         """Return the files of a stage that are there, sorted; a wildcard that is not among `names` may be anything."""

@@ -16,7 +16,7 @@ from antidote.base.settings import read_mapping
 from antidote.clip.configs import causal_text
 from antidote.clip.model import Clip
 from antidote.defenses.base import Defense
-from antidote.study.jobs import summary_plan
+from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from scripts import defend
 
