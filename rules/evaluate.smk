@@ -68,7 +68,7 @@ rule evaluate:
     """Clean accuracy and attack success of one cell."""
     input:
         model=jobs.model_under_test,
-        found=jobs.found_poison,
+        found=jobs.finding,
         trigger=layout.files("trigger"),
         data=jobs.evaluated,
         names=lambda w: jobs.names,

@@ -254,10 +254,13 @@ class Jobs(DataJobs):
     def folder_under_test(self, w: Any) -> str:
         return str(self._under_test(w)[0])
 
-    def found_poison(self, w: Any) -> list[str]:
-        """Return the manifest, where the defense says which pairs it holds for poisoned: the evaluation compares."""
-        names = {"attack": w.attack, "seed": w.seed}
-        return [str(self.layout.path("poison", "manifest", **names))] if self._defense(w.defense).files else []
+    def finding(self, w: Any) -> list[str]:
+        """Return what a defense says of the pairs that it holds for poisoned, and the manifest to compare it with."""
+        if not self._defense(w.defense).files:
+            return []
+        job = {"attack": w.attack, "seed": w.seed}
+        manifest = self.layout.path("poison", "manifest", **job)
+        return [*self.layout.files("finding", **job, defense=w.defense), str(manifest)]
 
     def scored_split(self, scored: EvaluationSettings | Shift | Retrieval | Probe) -> list[str]:
         """Return what is read of a set that is scored on.
@@ -280,8 +283,13 @@ class Jobs(DataJobs):
         """Return what a model is scored on: the evaluation's split, and the further ones with their class names."""
         return self._evaluated
 
+    @cached_property
+    def _slices(self) -> dict[str, str]:
+        """The settings that thousands of jobs share, made once."""
+        return {"evaluation": self.study.evaluated.slice(), "rebound": rebound_slice(self.study)}
+
     def evaluation_settings(self, w: Any) -> str:
-        return self.study.evaluated.slice()
+        return self._slices["evaluation"]
 
     def clean_scores_source(self, w: Any) -> str:
         return fingerprint("scripts.evaluate") + content(*self.names)
@@ -305,7 +313,7 @@ class Jobs(DataJobs):
         return options(attack=w.attack, defense="floor", trigger=self._trigger(w), examples=output.examples)
 
     def cell_options(self, w: Any) -> str:
-        poison = self.layout.path("poison", attack=w.attack, seed=w.seed) if self.found_poison(w) else None
+        poison = self.layout.path("poison", attack=w.attack, seed=w.seed) if self.finding(w) else None
         return options(attack=w.attack, defense=w.defense, trigger=self._trigger(w), poison=poison)
 
     def _trigger(self, w: Any) -> Path:
@@ -315,7 +323,7 @@ class Jobs(DataJobs):
         return [*self.indexes("defense"), *self.scored_split(self.study.evaluated)]
 
     def rebound_settings(self, w: Any) -> str:
-        return rebound_slice(self.study)
+        return self._slices["rebound"]
 
     def rebound_source(self, w: Any) -> str:
         return self._cell_source("scripts.rebound", w)

@@ -141,10 +141,3 @@ def test_a_setting_that_does_not_fit_the_model_is_one_line():
     values["defenses"] = {"rvpt": {"method": "rvpt", "depth": 4}}
     with pytest.raises(UserError, match=r"^v: defenses.rvpt.depth: 4 leaves none of the 4 blocks of the model"):
         Study(values, "v")
-
-
-def test_which_files_a_model_folder_gets():
-    found = Study(read_mapping(str(ROOT / "configs/defenses.yaml")), "d")
-    assert found.extra_files("par") == ()
-    assert found.extra_files("linear_probe") == ("adapter.json", "adapter.safetensors")
-    assert found.extra_files("ubt") == ("suspicious.json",)

@@ -1,6 +1,7 @@
 """What each job is handed: all that it reads, nothing above its access, and text that a shell takes as it is."""
 
 import copy
+import re
 import shlex
 from types import SimpleNamespace
 
@@ -176,8 +177,11 @@ def test_and_hears_of_no_more(jobs):
 def test_which_defenses_say_what_they_hold_for_poisoned(jobs):
     assert jobs.naming(suspicious=True) == ["ubt", "ubt_oracle"]
     assert jobs.naming(suspicious=False) == ["none", "cleanclip", "finetune", "probe"]
-    assert jobs.found_poison(w(attack="siba", defense="ubt")) == ["results/tiny/siba/seed0/poison/manifest.parquet"]
-    assert jobs.found_poison(w(attack="siba", defense="probe")) == []
+    assert jobs.finding(w(attack="siba", defense="ubt")) == [
+        "results/tiny/siba/seed0/ubt/model/suspicious.json",
+        "results/tiny/siba/seed0/poison/manifest.parquet",
+    ]
+    assert jobs.finding(w(attack="siba", defense="probe")) == []
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
@@ -268,3 +272,18 @@ def test_options_are_quoted():
 
 def test_a_regular_expression_of_no_names_fits_nothing():
     assert alternatives([]) == "(?!)" and alternatives(["a.b", "c"]) == r"a\.b|c"
+
+
+# Numbers, and the options that Jobs has quoted.
+PLAIN = re.compile(r"threads|resources\.\w+|wildcards\.seed|params\.(options|size|seed)")
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "rules").glob("*.smk")))
+def test_every_value_in_a_command_is_quoted(file):
+    text = (ROOT / "rules" / file).read_text()
+    commands = [
+        text[match.start() :].partition("\n\n\n")[0] for match in re.finditer(r"    shell:|^EVALUATION", text, re.M)
+    ]
+    values = [value for command in commands for value in re.findall(r"\{([\w.]+(?:\[\d\])?(?::\w+)?)\}", command)]
+    assert [value for value in values if not value.endswith(":q") and not PLAIN.fullmatch(value)] == []
+    assert bool(values) == ("shell:" in text)
