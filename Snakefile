@@ -34,11 +34,11 @@ rule all:
 rule models:
     """Every model of the study, without scores."""
     input:
-        backdoored_models(),
-        defended_models(),
+        jobs.all_of("backdoored_model", "weights"),
+        jobs.all_of("defend", "weights"),
 
 
 rule clean_references:
     """The clean reference models and their accuracy: what to look at first in a new study."""
     input:
-        expand(f"{RESULTS}/clean/seed{{seed}}/none/scores.json", seed=STUDY.file.seeds),
+        jobs.all_of("evaluate_clean", "scores"),

@@ -17,7 +17,7 @@ import yaml
 from dry_run import ROOT, copy_project, grown, say, snakemake
 
 PROFILE = ROOT / "profiles/slurm/config.yaml"
-DEFENSES = ("defend", "defend_with_adapter", "defend_with_finding")
+DEFENSES = ("defend", "defend_with_finding")
 CELLS = "scores-{attack}-seed{seed}"  # the group of the evaluations
 
 

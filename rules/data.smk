@@ -4,90 +4,105 @@
 rule download:
     """Fetch the pictures of a table of addresses; what has arrived stays in data/downloads until somebody deletes it."""
     input:
-        url_tables,
+        jobs.url_tables,
     output:
-        report="data/{dataset}/{split}/download.json",
-        ids="data/{dataset}/{split}/ids.parquet",
-        cost="data/{dataset}/{split}/download.cost.json",
+        **layout.outputs("download"),
     log:
-        "data/logs/{dataset}-{split}-download.log",
+        layout.log("download"),
     benchmark:
-        "data/logs/{dataset}-{split}-download.tsv"
+        layout.benchmark("download")
     wildcard_constraints:
-        dataset=alternatives(DOWNLOADED),
+        dataset=alternatives(jobs.downloaded),
     conda:
         "../envs/download.yaml"
     threads: 8
     params:
-        settings=lambda w: download_slice(STUDY, w.dataset, w.split),
+        settings=jobs.download_settings,
         source=fingerprint("scripts.download", "antidote.data.download.worker"),
-        folder="data/downloads/{dataset}/{split}",
+        folder=layout.work("download"),
     shell:
-        "python -m scripts.download --name {wildcards.dataset} --split {wildcards.split}"
-        " --settings {params.settings:q} --folder {params.folder} --processes {threads}"
-        " --report {output.report} --ids {output.ids} --cost {output.cost} 2>&1 | tee {log}"
+        "python -m scripts.download --name {wildcards.dataset:q} --split {wildcards.split:q}"
+        " --settings {params.settings:q} --folder {params.folder:q} --processes {threads}"
+        " --report {output.report:q} --ids {output.ids:q} --cost {output.cost:q} 2>&1 | tee {log:q}"
 
 
 rule dataset:
     """Write one split of a dataset: shards, index, manifest."""
     input:
-        names=source_names,
-        download=download_report,
+        names=jobs.source_names,
+        download=jobs.download_report,
     output:
-        manifest="data/{dataset}/{split}/manifest.json",
-        index="data/{dataset}/{split}/index.parquet",
-        cost="data/{dataset}/{split}/cost.json",
+        **layout.outputs("dataset"),
     log:
-        "data/logs/{dataset}-{split}.log",
+        layout.log("dataset"),
     benchmark:
-        "data/logs/{dataset}-{split}.tsv"
+        layout.benchmark("dataset")
     conda:
         "../envs/train.yaml"
     params:
-        settings=lambda w: dataset_slice(STUDY, w.dataset, w.split),
-        source=lambda w: fingerprint("scripts.dataset", module("source", STUDY.sources[w.dataset].source))
-        + words(source_names(w)),
-        download=lambda w, input: option("--download", *input.download),
-        folder=lambda w, output: Path(output.manifest).parent,
+        settings=jobs.dataset_settings,
+        source=jobs.dataset_source,
+        options=jobs.dataset_options,
+        folder=subpath(output.manifest, parent=True),
     shell:
-        "python -m scripts.dataset --name {wildcards.dataset} --split {wildcards.split}"
-        " --settings {params.settings:q} {params.download} --output {params.folder}"
-        " --cost {output.cost} 2>&1 | tee {log}"
+        "python -m scripts.dataset --name {wildcards.dataset:q} --split {wildcards.split:q}"
+        " --settings {params.settings:q} {params.options} --output {params.folder:q}"
+        " --cost {output.cost:q} 2>&1 | tee {log:q}"
 
 
 rule wordnet:
     """Fetch WordNet, for studies whose lexicon it is; it stays, whatever changes."""
     output:
-        [f"data/wordnet/{name}" for name in WORDNET_FILES],
+        jobs.wordnet_files(),
     log:
         "data/logs/wordnet.log",
     localrule: True
     conda:
         "../envs/train.yaml"
     params:
-        folder=lambda w, output: Path(output[0]).parent,
+        folder=subpath(output[0], parent=True),
     shell:
-        "python -m scripts.wordnet --output {params.folder} 2>&1 | tee {log}"
+        "python -m scripts.wordnet --output {params.folder:q} 2>&1 | tee {log:q}"
+
+
+rule pictures:
+    """Decode and resize the pictures of an evaluation set once; every cell reads them."""
+    input:
+        layout.files("dataset"),
+    output:
+        **layout.outputs("pictures"),
+    log:
+        layout.log("pictures"),
+    benchmark:
+        layout.benchmark("pictures")
+    conda:
+        "../envs/train.yaml"
+    threads: 4
+    params:
+        source=fingerprint("scripts.pictures"),
+        folder=subpath(output.array, parent=True),
+        options=jobs.pictures_options,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m scripts.pictures --data {params.folder:q} {params.options}"
+        " --cost {output.cost:q} 2>&1 | tee {log:q}"
 
 
 rule pool:
     """Choose the pairs of one pool; no pair serves for two."""
     input:
-        lambda w: indexes(w.pool),
+        jobs.pool_indexes,
     output:
-        pool=f"{RESULTS}/pools/{{pool}}.parquet",
-        counts=f"{RESULTS}/pools/{{pool}}.json",
-        cost=f"{RESULTS}/pools/{{pool}}.cost.json",
+        **layout.outputs("pool"),
     log:
-        f"{RESULTS}/logs/pool-{{pool}}.log",
+        layout.log("pool"),
     benchmark:
-        f"{RESULTS}/benchmarks/pool-{{pool}}.tsv"
+        layout.benchmark("pool")
     conda:
         "../envs/train.yaml"
     params:
-        settings=lambda w: pool_slice(STUDY, w.pool),
-        target=lambda w: option("--target", pool_target(STUDY, w.pool)),
+        settings=jobs.pool_settings,
+        options=jobs.pool_options,
         source=fingerprint("scripts.pools"),
     shell:
-        "python -m scripts.pools --settings {params.settings:q} --only {wildcards.pool} {params.target}"
-        " --output {output.pool} --cost {output.cost} 2>&1 | tee {log}"
+        "python -m scripts.pools --settings {params.settings:q} --only {wildcards.pool:q} {params.options}"
+        " --output {output.pool:q} --cost {output.cost:q} 2>&1 | tee {log:q}"

@@ -1,31 +1,24 @@
 # Every defense on every backdoored model. It gets the model and the data of its access level, never the trigger.
 
-# Files that a defense may add to its model folder; Snakemake fixes a rule's outputs, so there is a rule for each.
-SUSPICIOUS = ["suspicious.json"]
-
 
 rule defend:
     """Run one defense on one backdoored model."""
     input:
-        model=files(f"{RESULTS}/{{attack}}/seed{{seed}}/model", MODEL),
-        pools=lambda w: pool_files(*defense_pools(w)),
-        data=lambda w: indexes(*defense_pools(w)),
-        names=defense_names,
-        poison=defense_poison,
-        scorer=scorer,
+        model=layout.files("backdoored_model"),
+        pools=jobs.defense_pools,
+        data=jobs.defense_pairs,
+        names=jobs.defense_names,
+        poison=jobs.defense_poison,
+        scorer=jobs.scorer,
     output:
-        model=files(
-            f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/model",
-            [*MODEL, "card.json", "train.jsonl"],
-        ),
-        cost=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/model/cost.json",
+        **layout.outputs("defend"),
     log:
-        f"{RESULTS}/logs/{{attack}}-seed{{seed}}-{{defense}}-model.log",
+        layout.log("defend"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-{{defense}}-model.tsv"
+        layout.benchmark("defend")
     wildcard_constraints:
-        attack=alternatives(ON_TRAINING),
-        defense=defenses_with([]),
+        attack=alternatives(jobs.on_training),
+        defense=alternatives(jobs.naming(suspicious=False)),
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -34,39 +27,24 @@ rule defend:
         workers=2,
         in_memory_mb=4096,
     params:
-        settings=lambda w: json_slice(STUDY.defenses[w.defense].model_dump(mode="json", exclude={"label"})),
-        source=lambda w: fingerprint("scripts.defend", module("defense", STUDY.defenses[w.defense].method))
-        + words(defense_names(w)),
-        suspicious=lambda w, input: Path(input.model[0]).parent,
-        data=defense_arguments,
-        folder=lambda w, output: Path(output.model[0]).parent,
-        work=lambda w: f"{RESULTS}/work/{w.attack}-seed{w.seed}-{w.defense}",
+        settings=jobs.defense_settings,
+        source=jobs.defense_source,
+        model=layout.pattern("backdoored_model"),
+        options=jobs.defense_options,
+        folder=subpath(output.weights, parent=True),
+        work=layout.work("defend"),
     shell:
         "OMP_NUM_THREADS={threads} python -m scripts.defend --seed {wildcards.seed} --settings {params.settings:q}"
-        " --model {params.suspicious} {params.data}"
-        " --work {params.work} --output {params.folder} --cost {output.cost}"
-        " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log}"
-
-
-use rule defend as defend_with_adapter with:
-    output:
-        model=files(
-            f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/model",
-            [*MODEL, "card.json", "train.jsonl", *ADAPTER],
-        ),
-        cost=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/model/cost.json",
-    wildcard_constraints:
-        attack=alternatives(ON_TRAINING),
-        defense=defenses_with(ADAPTER),
+        " --model {params.model:q} {params.options}"
+        " --work {params.work:q} --output {params.folder:q} --cost {output.cost:q}"
+        " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log:q}"
 
 
 use rule defend as defend_with_finding with:
+    # A defense that says which pairs it holds for poisoned; Snakemake fixes a rule's outputs.
     output:
-        model=files(
-            f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/model",
-            [*MODEL, "card.json", "train.jsonl", *SUSPICIOUS],
-        ),
-        cost=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/model/cost.json",
+        **layout.outputs("defend"),
+        **layout.outputs("finding"),
     wildcard_constraints:
-        attack=alternatives(ON_TRAINING),
-        defense=defenses_with(SUSPICIOUS),
+        attack=alternatives(jobs.on_training),
+        defense=alternatives(jobs.naming(suspicious=True)),

@@ -2,61 +2,35 @@
 
 EVALUATION = (
     "OMP_NUM_THREADS={threads} python -m scripts.evaluate --settings {params.settings:q} --target {params.target:q}"
-    " --model {params.model} --study {params.study} --seed {wildcards.seed} --output {output.scores}"
-    " --cost {output.cost} {params.cell} 2>&1 | tee {log}"
+    " --model {params.model:q} --study {params.study:q} --seed {wildcards.seed} --output {output.scores:q}"
+    " --cost {output.cost:q} {params.options} 2>&1 | tee {log:q}"
 )
-NAMES = names_file("classes", STUDY.evaluated.classes) + names_file("templates", STUDY.evaluated.templates)
-
-
-rule pictures:
-    """Decode and resize the pictures of an evaluation set once; every cell reads them."""
-    input:
-        files("data/{dataset}/{split}", ["index.parquet", "manifest.json"]),
-    output:
-        array="data/{dataset}/{split}/pictures-{fit}.npy",
-        description="data/{dataset}/{split}/pictures-{fit}.json",
-        cost="data/{dataset}/{split}/pictures-{fit}.cost.json",
-    log:
-        "data/logs/{dataset}-{split}-pictures-{fit}.log",
-    benchmark:
-        "data/logs/{dataset}-{split}-pictures-{fit}.tsv"
-    conda:
-        "../envs/train.yaml"
-    threads: 4
-    params:
-        source=fingerprint("scripts.pictures"),
-        folder=lambda w, output: Path(output.array).parent,
-        fit=lambda w: "--size " + " --pictures ".join(w.fit.split("-")),
-    shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.pictures --data {params.folder} {params.fit} --cost {output.cost}"
-        " 2>&1 | tee {log}"
 
 
 rule evaluate_clean:
     """Clean accuracy of the clean reference."""
     input:
-        model=files(f"{RESULTS}/clean/seed{{seed}}/model", MODEL),
-        data=evaluated_split(),
-        names=NAMES,
+        model=layout.files("clean_model"),
+        data=jobs.evaluated,
+        names=lambda w: jobs.names,
     output:
-        scores=f"{RESULTS}/clean/seed{{seed}}/none/scores.json",
-        cost=f"{RESULTS}/clean/seed{{seed}}/none/cost.json",
+        **layout.outputs("evaluate_clean"),
     log:
-        f"{RESULTS}/logs/clean-seed{{seed}}-scores.log",
+        layout.log("evaluate_clean"),
     benchmark:
-        f"{RESULTS}/benchmarks/clean-seed{{seed}}-scores.tsv"
+        layout.benchmark("evaluate_clean")
     conda:
         "../envs/train.yaml"
     threads: 1
     resources:
         gpu=GPU,
     params:
-        settings=STUDY.evaluated.slice(),
+        settings=jobs.evaluation_settings,
         study=STUDY.name,
-        target=STUDY.file.target,
-        source=fingerprint("scripts.evaluate") + words(NAMES),
-        model=lambda w, input: Path(input.model[0]).parent,
-        cell="--attack clean --defense none",
+        target=jobs.target,
+        source=jobs.clean_scores_source,
+        model=layout.pattern("clean_model"),
+        options=jobs.clean_options,
     shell:
         EVALUATION
 
@@ -64,32 +38,28 @@ rule evaluate_clean:
 rule floor:
     """The trigger on the clean reference: what it does without a backdoor. Keeps example pictures for the gallery."""
     input:
-        model=files(f"{RESULTS}/clean/seed{{seed}}/model", MODEL),
-        trigger=files(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger", TRIGGER),
-        data=evaluated_split(),
-        names=NAMES,
+        model=layout.files("clean_model"),
+        trigger=layout.files("trigger"),
+        data=jobs.evaluated,
+        names=lambda w: jobs.names,
     output:
-        scores=f"{RESULTS}/{{attack}}/seed{{seed}}/floor/scores.json",
-        examples=f"{RESULTS}/{{attack}}/seed{{seed}}/floor/examples.png",
-        cost=f"{RESULTS}/{{attack}}/seed{{seed}}/floor/cost.json",
+        **layout.outputs("floor"),
     log:
-        f"{RESULTS}/logs/{{attack}}-seed{{seed}}-floor.log",
+        layout.log("floor"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-floor.tsv"
+        layout.benchmark("floor")
     conda:
         "../envs/train.yaml"
     threads: 1
     resources:
         gpu=GPU,
     params:
-        settings=STUDY.evaluated.slice(),
+        settings=jobs.evaluation_settings,
         study=STUDY.name,
-        target=STUDY.file.target,
-        source=lambda w: fingerprint("scripts.evaluate", module("attack", STUDY.attacks[w.attack].method))
-        + words(NAMES),
-        model=lambda w, input: Path(input.model[0]).parent,
-        cell=lambda w, input, output: f"--attack {w.attack} --defense floor --trigger {Path(input.trigger[0]).parent}"
-        f" --examples {output.examples}",
+        target=jobs.target,
+        source=jobs.floor_source,
+        model=layout.pattern("clean_model"),
+        options=jobs.floor_options,
     shell:
         EVALUATION
 
@@ -97,35 +67,29 @@ rule floor:
 rule evaluate:
     """Clean accuracy and attack success of one cell."""
     input:
-        model=model_under_test,
-        added=added_files,
-        found=found_poison,
-        trigger=files(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger", TRIGGER),
-        data=evaluated_split(),
-        names=NAMES,
+        model=jobs.model_under_test,
+        found=jobs.finding,
+        trigger=layout.files("trigger"),
+        data=jobs.evaluated,
+        names=lambda w: jobs.names,
     output:
-        scores=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/scores.json",
-        cost=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/cost.json",
+        **layout.outputs("evaluate"),
     log:
-        f"{RESULTS}/logs/{{attack}}-seed{{seed}}-{{defense}}-scores.log",
+        layout.log("evaluate"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-{{defense}}-scores.tsv"
+        layout.benchmark("evaluate")
     conda:
         "../envs/train.yaml"
     threads: 1
     resources:
         gpu=GPU,
     params:
-        settings=STUDY.evaluated.slice(),
+        settings=jobs.evaluation_settings,
         study=STUDY.name,
-        target=STUDY.file.target,
-        source=lambda w: fingerprint(
-            "scripts.evaluate", module("attack", STUDY.attacks[w.attack].method), *model_modules(w)
-        )
-        + words(NAMES),
-        model=lambda w, input: Path(input.model[0]).parent,
-        cell=lambda w, input: f"--attack {w.attack} --defense {w.defense} --trigger {Path(input.trigger[0]).parent}"
-        + (f" --poison {Path(input.found[0]).parent}" if input.found else ""),
+        target=jobs.target,
+        source=jobs.scores_source,
+        model=jobs.folder_under_test,
+        options=jobs.cell_options,
     shell:
         EVALUATION
 
@@ -133,19 +97,17 @@ rule evaluate:
 rule rebound:
     """A short benign fine-tuning of the model under test, and how much of the attack it brings back."""
     input:
-        model=model_under_test,
-        added=added_files,
-        trigger=files(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger", TRIGGER),
-        pools=pool_files("defense"),
-        data=[*indexes("defense"), *scored_split(STUDY.evaluated)],
-        names=NAMES,
+        model=jobs.model_under_test,
+        trigger=layout.files("trigger"),
+        pools=jobs.pool_files("defense"),
+        data=jobs.rebound_data,
+        names=lambda w: jobs.names,
     output:
-        curve=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/rebound.json",
-        cost=f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/rebound.cost.json",
+        **layout.outputs("rebound"),
     log:
-        f"{RESULTS}/logs/{{attack}}-seed{{seed}}-{{defense}}-rebound.log",
+        layout.log("rebound"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-{{defense}}-rebound.tsv"
+        layout.benchmark("rebound")
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -154,17 +116,14 @@ rule rebound:
         workers=2,
         in_memory_mb=4096,
     params:
-        settings=rebound_slice(STUDY),
-        target=STUDY.file.target,
-        source=lambda w: fingerprint(
-            "scripts.rebound", module("attack", STUDY.attacks[w.attack].method), *model_modules(w)
-        )
-        + words(NAMES),
-        model=lambda w, input: Path(input.model[0]).parent,
-        trigger=lambda w, input: Path(input.trigger[0]).parent,
-        work=lambda w: f"{RESULTS}/work/{w.attack}-seed{w.seed}-{w.defense}-rebound",
+        settings=jobs.rebound_settings,
+        target=jobs.target,
+        source=jobs.rebound_source,
+        model=jobs.folder_under_test,
+        trigger=layout.pattern("trigger"),
+        work=layout.work("rebound"),
     shell:
         "OMP_NUM_THREADS={threads} python -m scripts.rebound --seed {wildcards.seed} --settings {params.settings:q}"
-        " --model {params.model} --trigger {params.trigger} --pools {input.pools} --target {params.target:q}"
-        " --work {params.work} --output {output.curve} --cost {output.cost}"
-        " --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log}"
+        " --model {params.model:q} --trigger {params.trigger:q} --pools {input.pools:q} --target {params.target:q}"
+        " --work {params.work:q} --output {output.curve:q} --cost {output.cost:q}"
+        " --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log:q}"

@@ -4,63 +4,59 @@
 rule trigger:
     """Make the trigger: draw its fixed parts, or fit it on a surrogate."""
     input:
-        surrogate=surrogate,
-        pools=fitting_pools,
-        pairs=lambda w: indexes("inversion", "poison") if fitting_pools(w) else [],
-        names=lambda w: NAMES if fitting_pools(w) else [],
+        surrogate=jobs.surrogate,
+        pools=jobs.fitting_pools,
+        pairs=jobs.fitting_pairs,
+        names=jobs.fitting_names,
     output:
-        trigger=files(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger", TRIGGER),
-        cost=f"{RESULTS}/{{attack}}/seed{{seed}}/trigger/cost.json",
+        **layout.outputs("trigger"),
     log:
-        f"{RESULTS}/logs/{{attack}}-seed{{seed}}-trigger.log",
+        layout.log("trigger"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-trigger.tsv"
+        layout.benchmark("trigger")
     conda:
         "../envs/train.yaml"
     threads: 1
     resources:
         gpu=GPU,
     params:
-        settings=lambda w: json_slice(STUDY.attacks[w.attack].trigger_settings()),
-        target=STUDY.file.target,
+        settings=jobs.trigger_settings,
+        target=jobs.target,
         size=STUDY.size,
-        fitting=fitting_arguments,
-        source=lambda w: fingerprint("scripts.trigger", module("attack", STUDY.attacks[w.attack].method))
-        + words(NAMES if fitting_pools(w) else []),
-        folder=lambda w, output: Path(output.trigger[0]).parent,
+        options=jobs.fitting_options,
+        source=jobs.trigger_source,
+        folder=subpath(output.description, parent=True),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.trigger --name {wildcards.attack} --seed {wildcards.seed}"
-        " --settings {params.settings:q} --target {params.target:q} --size {params.size} {params.fitting}"
-        " --output {params.folder} --cost {output.cost} 2>&1 | tee {log}"
+        "OMP_NUM_THREADS={threads} python -m scripts.trigger --name {wildcards.attack:q} --seed {wildcards.seed}"
+        " --settings {params.settings:q} --target {params.target:q} --size {params.size} {params.options}"
+        " --output {params.folder:q} --cost {output.cost:q} 2>&1 | tee {log:q}"
 
 
 rule poison:
     """Draw the trigger on chosen pairs and replace their captions; only these pairs are written."""
     input:
-        trigger=files(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger", TRIGGER),
-        pools=pool_files("poison"),
-        data=indexes("poison"),
-        templates=names_file("templates", STUDY.evaluated.templates),
+        trigger=layout.files("trigger"),
+        pools=jobs.pool_files("poison"),
+        data=jobs.indexes("poison"),
+        templates=lambda w: jobs.template_files,
     output:
-        poison=files(f"{RESULTS}/{{attack}}/seed{{seed}}/poison", POISON),
-        cost=f"{RESULTS}/{{attack}}/seed{{seed}}/poison/cost.json",
+        **layout.outputs("poison"),
     log:
-        f"{RESULTS}/logs/{{attack}}-seed{{seed}}-poison.log",
+        layout.log("poison"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{attack}}-seed{{seed}}-poison.tsv"
+        layout.benchmark("poison")
     wildcard_constraints:
-        attack=alternatives(ON_TRAINING),
+        attack=alternatives(jobs.on_training),
     conda:
         "../envs/train.yaml"
     threads: 1
     params:
-        settings=lambda w: json_slice(STUDY.attacks[w.attack].poison_settings()),
-        templates=STUDY.evaluated.templates,
-        source=lambda w: fingerprint("scripts.poison", module("attack", STUDY.attacks[w.attack].method))
-        + words(names_file("templates", STUDY.evaluated.templates)),
-        trigger=lambda w, input: Path(input.trigger[0]).parent,
-        folder=lambda w, output: Path(output.poison[0]).parent,
+        settings=jobs.poison_settings,
+        templates=jobs.templates,
+        source=jobs.poison_source,
+        trigger=layout.pattern("trigger"),
+        folder=subpath(output.manifest, parent=True),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.poison --seed {wildcards.seed} --trigger {params.trigger}"
-        " --pools {input.pools} --settings {params.settings:q} --templates {params.templates:q}"
-        " --output {params.folder} --cost {output.cost} 2>&1 | tee {log}"
+        "OMP_NUM_THREADS={threads} python -m scripts.poison --seed {wildcards.seed} --trigger {params.trigger:q}"
+        " --pools {input.pools:q} --settings {params.settings:q} --templates {params.templates:q}"
+        " --output {params.folder:q} --cost {output.cost:q} 2>&1 | tee {log:q}"

@@ -1,73 +1,42 @@
 # Tables, plots and one self-contained page. `snakemake --report` collects the same files.
 
+SHOWN = {
+    "cells": ("Tables", "every cell"),
+    "costs": ("Tables", "cost by stage"),
+    "table": ("Tables", "means over seeds"),
+    "heatmap": ("Plots", "attack x defense"),
+    "plane": ("Plots", "accuracy against ASR"),
+    "rebound": ("Plots", "rebound"),
+    "curves": ("Plots", "training curves"),
+    "gallery": ("Plots", "gallery"),
+}
+
+
+def shown(key, file):
+    """A file of the summary; `snakemake --report` shows some of them."""
+    if key not in SHOWN:
+        return file
+    category, what = SHOWN[key]
+    return report(file, category=category, labels={"what": what})
+
 
 rule summary:
     """Gather all scores and costs of the study."""
     input:
-        clean=expand(f"{RESULTS}/clean/seed{{seed}}/none/scores.json", seed=STUDY.file.seeds),
-        floors=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/floor/scores.json"),
-        triggers=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/trigger/trigger.json"),
-        scores=cells(f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/scores.json"),
-        rebounds=(
-            cells(f"{RESULTS}/{{attack}}/seed{{seed}}/{{defense}}/rebound.json", without=FEW_SHOT)
-            if STUDY.file.rebound
-            else []
-        ),
+        jobs.summarised,
     output:
-        cells=report(
-            f"{RESULTS}/summary/cells.csv",
-            category="Tables",
-            labels={"what": "every cell"},
-        ),
-        costs=report(
-            f"{RESULTS}/summary/costs.csv",
-            category="Tables",
-            labels={"what": "cost by stage"},
-        ),
-        table=report(
-            f"{RESULTS}/summary/table.csv",
-            category="Tables",
-            labels={"what": "means over seeds"},
-        ),
-        metrics=f"{RESULTS}/summary/metrics.json",
-        markdown=f"{RESULTS}/summary/table.md",
-        heatmap=report(
-            f"{RESULTS}/summary/heatmap.png",
-            category="Plots",
-            labels={"what": "attack x defense"},
-        ),
-        plane=report(
-            f"{RESULTS}/summary/plane.png",
-            category="Plots",
-            labels={"what": "accuracy against ASR"},
-        ),
-        rebound=report(
-            f"{RESULTS}/summary/rebound.png",
-            category="Plots",
-            labels={"what": "rebound"},
-        ),
-        curves=report(
-            f"{RESULTS}/summary/curves.png",
-            category="Plots",
-            labels={"what": "training curves"},
-        ),
-        gallery=report(
-            f"{RESULTS}/summary/gallery.png",
-            category="Plots",
-            labels={"what": "gallery"},
-        ),
-        page=f"{RESULTS}/summary/report.html",
+        **{key: shown(key, file) for key, file in layout.outputs("summary").items()},
     log:
-        f"{RESULTS}/logs/summary.log",
+        layout.log("summary"),
     benchmark:
-        f"{RESULTS}/benchmarks/summary.tsv"
+        layout.benchmark("summary")
     conda:
         "../envs/train.yaml"
     params:
-        plan=summary_plan(STUDY),
+        plan=jobs.summary_settings,
         source=fingerprint("scripts.summarise"),
-        results=lambda w, output: Path(output.cells).parents[1],
-        folder=lambda w, output: Path(output.cells).parent,
+        results=str(layout.results),
+        folder=subpath(output.cells, parent=True),
     shell:
-        "python -m scripts.summarise --settings {params.plan:q} --results {params.results}"
-        " --output {params.folder} 2>&1 | tee {log}"
+        "python -m scripts.summarise --settings {params.plan:q} --results {params.results:q}"
+        " --output {params.folder:q} 2>&1 | tee {log:q}"

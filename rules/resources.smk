@@ -8,7 +8,6 @@ from antidote.base.registry import ATTACKS, DEFENSES
 BY_METHOD = {
     "trigger": lambda w: STUDY.attacks[w.attack].method,
     "defend": lambda w: STUDY.defenses[w.defense].method,
-    "defend_with_adapter": lambda w: STUDY.defenses[w.defense].method,
     "defend_with_finding": lambda w: STUDY.defenses[w.defense].method,
 }
 

@@ -14,7 +14,8 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_file
 from antidote.base.settings import read_mapping
-from antidote.study.jobs import summary_plan
+from antidote.study.layout import Layout
+from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from antidote.summary.csv_files import read_table
 from antidote.summary.documents import attacks, defenses, resistance, single
@@ -22,21 +23,22 @@ from antidote.summary.figures import figures
 from antidote.summary.plan import SummarySettings
 from antidote.summary.text import filled
 
-PICTURES = {"attacks": "gallery.png", "defenses": "plane.png"}
+PICTURES = {"attacks": "gallery", "defenses": "plane"}
 
 
 def run(arguments: argparse.Namespace) -> None:
     study = Study(read_mapping(str(arguments.study)), str(arguments.study))
-    folder = arguments.results / study.name / "summary"
-    if not (folder / "table.csv").is_file():
-        raise UserError(f"{folder / 'table.csv'}: no such file; run {arguments.study} first")
+    kept = Layout(arguments.results / study.name)
+    folder, file = kept.path("summary"), kept.path("summary", "table")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; run {arguments.study} first")
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
-    table, cells = read_table(folder / "table.csv"), pd.read_csv(folder / "cells.csv", keep_default_na=False)
+    table, cells = read_table(file), pd.read_csv(kept.path("summary", "cells"), keep_default_na=False)
     part = "results" if arguments.table in PICTURES else arguments.table
     if part == "resistance":
         content = resistance(plan, table, cells, folder)
     elif part == "figures":
-        content = single(figures(plan, cells, folder.parent))
+        content = single(figures(plan, cells, kept.results))
     else:
         content = attacks(plan, table, cells) if arguments.table == "attacks" else defenses(plan, table, cells, folder)
     old = arguments.page.read_text(encoding="utf-8")
@@ -45,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     command_line.log.info("wrote %s", arguments.page)
     picture = arguments.page.with_suffix(".png")
     if arguments.table in PICTURES and f"]({picture.name})" in old:  # pictures of photographs are not ours to publish
-        shutil.copyfile(folder / PICTURES[arguments.table], picture)
+        shutil.copyfile(kept.path("summary", PICTURES[arguments.table]), picture)
         command_line.log.info("wrote %s", picture)
 
 

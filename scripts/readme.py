@@ -14,13 +14,14 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_file
 from antidote.base.registry import ATTACKS, DEFENSES, SOURCES, method
+from antidote.study.layout import SUMMARY, Layout
 from antidote.summary.csv_files import read_table
 from antidote.summary.page import duration, size
 from antidote.summary.tables import percent, shown
 from antidote.summary.text import RECONSTRUCTION, attack_title, blank_reasons, cell_text, filled, notes
 
 ROOT = Path(__file__).resolve().parents[1]
-SUMMARY = Path("results", "default", "summary")
+DEFAULT = Layout(Path("results", "default")).path("summary")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -56,11 +57,12 @@ def results(folder: Path) -> str:
     Raises:
         UserError: the study has not been run.
     """
-    if not (folder / "table.csv").is_file():
-        raise UserError(f"{folder / 'table.csv'}: no such file; run `make demo` first")
-    table = shown(read_table(folder / "table.csv"))
+    file = folder / SUMMARY["table"]
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; run `make demo` first")
+    table = shown(read_table(file))
     marks = "\n".join(f"- {note}" for note in notes(table, "bold"))
-    return f"ASR@1 / CA@1 in percent:\n\n{_figures(table)}\n\n{marks}\n\n{_costs(folder / 'costs.csv')}\n"
+    return f"ASR@1 / CA@1 in percent:\n\n{_figures(table)}\n\n{marks}\n\n{_costs(folder / SUMMARY['costs'])}\n"
 
 
 def _figures(table: pd.DataFrame) -> str:
@@ -94,7 +96,7 @@ def _costs(path: Path) -> str:
 
 if __name__ == "__main__":
     parser = command_line.parser(__doc__)
-    parser.add_argument("--summary", type=Path, default=SUMMARY, help="folder of table.csv and costs.csv")
+    parser.add_argument("--summary", type=Path, default=DEFAULT, help="folder of table.csv and costs.csv")
     parser.add_argument("--figures", action="store_true", help="write nothing; print the figures")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if README.md is out of date")
     command_line.main(run, parser)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from antidote.base import command_line
 from antidote.base.errors import UserError, nearest
+from antidote.study.layout import Layout
 from antidote.summary.csv_files import read_table
 from antidote.summary.tables import shown
 from antidote.summary.text import plain
@@ -21,12 +22,13 @@ def arguments() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Write to standard output: this text is the script's result."""
-    folder = args.results / args.study / "summary"
-    if not (folder / "table.csv").exists():
-        known = [path.parent.parent.name for path in args.results.glob("*/summary/table.csv")]
+    kept = Layout(args.results / args.study)
+    folder, table = kept.path("summary"), kept.path("summary", "table")
+    if not table.exists():
+        known = [path.name for path in args.results.glob("*") if Layout(path).path("summary", "table").exists()]
         raise UserError(f"{args.study}: no summary at {folder}; run the study first{nearest(args.study, known)}")
     plots = ", ".join(sorted(path.name for path in folder.glob("*.png")))
-    sys.stdout.write(f"{plain(shown(read_table(folder / 'table.csv')))}\nreport  {folder / 'report.html'}\n")
+    sys.stdout.write(f"{plain(shown(read_table(table)))}\nreport  {kept.path('summary', 'page')}\n")
     sys.stdout.write(f"plots   {folder}/: {plots}\n")
 
 

@@ -17,6 +17,7 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.settings import read_mapping
 from antidote.data.words.lexicon import SPACY
+from antidote.study.layout import Layout
 from antidote.study.study import Study
 
 FILE = Path("dvc.yaml")
@@ -78,12 +79,12 @@ def write(name: str, stage: dict[str, Any], study: Study, new: bool) -> None:
     """Write a stage into dvc.yaml, and the metrics and plots of a new one; the rest of the file stays as it is."""
     from dvc.utils.serialize import modify_yaml
 
-    summary = f"results/{study.name}/summary"
-    cells = {"template": "scatter", "x": "ca1_mean", "y": {f"{summary}/table.csv": "asr1_mean"}}
+    summary = Layout(Path("results", study.name)).outputs("summary")
+    cells = {"template": "scatter", "x": "ca1_mean", "y": {summary["table"]: "asr1_mean"}}
     with modify_yaml(str(FILE)) as file:
         file.setdefault("stages", {})[name] = stage
         if new:
-            file.setdefault("metrics", []).append(f"{summary}/metrics.json")
+            file.setdefault("metrics", []).append(summary["metrics"])
             file.setdefault("plots", []).append({f"CA@1 and ASR@1 of {study.name}": cells})
     command_line.log.info("wrote stage %s into %s", name, FILE)
 

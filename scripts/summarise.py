@@ -5,6 +5,7 @@ from pathlib import Path
 
 from antidote.base import command_line
 from antidote.base.files import whole_folder, write_json
+from antidote.study.layout import SUMMARY
 from antidote.summary.cells import pictures, read_cells
 from antidote.summary.costs import read_costs
 from antidote.summary.csv_files import write_csv
@@ -41,22 +42,24 @@ def run(args: argparse.Namespace) -> None:
     costs = read_costs(plan, args.results, args.data)
     table = summarise(cells, plan)
     with whole_folder(args.output) as folder:
-        write_csv(cells, folder / "cells.csv")
-        write_csv(costs, folder / "costs.csv")
-        write_csv(table, folder / "table.csv")
-        write_json(folder / "metrics.json", metrics(table))
-        (folder / "table.md").write_text(markdown(shown(table), plan.study), encoding="utf-8")
-        heatmap(shown(table), folder / "heatmap.png")
-        plane(table, plan, folder / "plane.png")
-        rebounds(plan, args.results, table, folder / "rebound.png")
-        gallery(plan, args.results, table, folder / "gallery.png")
-        curves(plan, args.results, folder / "curves.png")
+        files = {key: folder / name for key, name in SUMMARY.items()}
+        write_csv(cells, files["cells"])
+        write_csv(costs, files["costs"])
+        write_csv(table, files["table"])
+        write_json(files["metrics"], metrics(table))
+        files["markdown"].write_text(markdown(shown(table), plan.study), encoding="utf-8")
+        heatmap(shown(table), files["heatmap"])
+        plane(table, plan, files["plane"])
+        rebounds(plan, args.results, table, files["rebound"])
+        gallery(plan, args.results, table, files["gallery"])
+        curves(plan, args.results, files["curves"])
         triggers = inverted(plan, args.results)
         own = figures(plan, cells, args.results)
         page = render(plan, cells, costs, table, pictures(plan, args.results), triggers, own, folder)
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        files["page"].write_text(page, encoding="utf-8")
     run_cells = (cells["ca1"].notna() | cells["asr1"].notna()).sum()
-    command_line.log.info("%d of %d cells have scores; report: %s", run_cells, len(cells), args.output / "report.html")
+    report = args.output / SUMMARY["page"]
+    command_line.log.info("%d of %d cells have scores; report: %s", run_cells, len(cells), report)
     cost.write(args.cost)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from antidote.attacks.base import Attack
+from antidote.attacks.trigger_files import DESCRIPTION, TENSORS
 from antidote.base.errors import UserError
 from antidote.base.files import read_json, whole_folder, write_json
 from antidote.base.lazy import safetensors_torch, torch
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK, CHUNK_PIXELS = 256, 2**19  # pictures and pixels at a time; few enough to stay in the processor's cache
-TENSORS, DESCRIPTION = "trigger.safetensors", "trigger.json"
 
 
 class Trigger:

@@ -1,6 +1,6 @@
 """A CLIP with something added to it: the network stays an open_clip model, the addition lies beside it as two files.
 
-adapter.json           {"adapter": name, ...}: which class, and what it says of itself
+adapter.json           {"adapter": name, ...}: which class, and what it says of itself; name is null for nothing added
 adapter.safetensors    its tensors
 """
 

@@ -17,15 +17,12 @@ from antidote.base.lazy import open_clip, safetensors_torch, torch
 from antidote.base.registry import ADAPTERS, method
 from antidote.clip import weights
 from antidote.clip.configs import ModelSettings, check_tokenizer
+from antidote.clip.files import ADAPTER, ADAPTER_WEIGHTS, CARD, CONFIG, WEIGHTS
 from antidote.clip.model import Clip
 from antidote.clip.weights import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "card.json"
-FILES = (CONFIG, WEIGHTS, CARD)
-ADAPTER, ADAPTER_WEIGHTS = "adapter.json", "adapter.safetensors"
 
 
 def device() -> torch.device:
@@ -88,8 +85,11 @@ def load_model(folder: str | Path) -> Clip:
 
 
 def _adapted(clip: Clip, folder: Path) -> Clip:
+    """Return the clip with what `adapter.json` names; `{"adapter": null}` names nothing."""
     description = read_json(folder / ADAPTER)
-    kind = description.get("adapter") if isinstance(description, dict) else None
+    kind = description.get("adapter", "") if isinstance(description, dict) else ""
+    if kind is None:
+        return clip
     if kind not in ADAPTERS:
         raise UserError(f"{folder / ADAPTER}: unknown adapter {kind!r}{nearest(str(kind), ADAPTERS)}")
     try:
@@ -127,32 +127,23 @@ def save_model(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequ
         safetensors_torch.save_file(state, temporary / WEIGHTS)
         (temporary / CONFIG).write_text(json.dumps(clip.config, indent=2) + "\n")
         write_json(temporary / CARD, {**card, "made_with": _versions()})
-        _save_adapter(temporary, Path(folder), clip)
+        _save_adapter(temporary, clip)
         for file in extra:
             shutil.copyfile(file, temporary / file.name)
         return sorted(path.name for path in temporary.iterdir())
 
 
-def _save_adapter(temporary: Path, folder: Path, clip: Clip) -> None:
-    added = clip.added()
-    if added is None:
-        remove_adapter(folder)
-        return
-    description, tensors = added
+def _save_adapter(folder: Path, clip: Clip) -> None:
+    """Write both files of the adapter, for a plain clip without content: every model folder holds the same files."""
+    description, tensors = clip.added() or ({"adapter": None}, {})
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    safetensors_torch.save_file(tensors, temporary / ADAPTER_WEIGHTS)
-    write_json(temporary / ADAPTER, description)
+    safetensors_torch.save_file(tensors, folder / ADAPTER_WEIGHTS)
+    write_json(folder / ADAPTER, description)
 
 
 def model_files(folder: Path) -> list[Path]:
     """Return the files that a model is read from."""
     return [folder / name for name in (CONFIG, WEIGHTS, ADAPTER, ADAPTER_WEIGHTS) if (folder / name).is_file()]
-
-
-def remove_adapter(folder: Path, except_for: Sequence[str] = ()) -> None:
-    """Take away what an earlier model in this folder has left there."""
-    for name in {ADAPTER, ADAPTER_WEIGHTS} - set(except_for):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _versions() -> dict[str, str]:

@@ -15,13 +15,14 @@ from antidote.base.errors import UserError, nearest
 from antidote.base.files import read_json
 from antidote.base.lazy import open_clip
 from antidote.clip import torchscript
+from antidote.clip.files import CONFIG
+from antidote.clip.files import WEIGHTS as OWN_WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG = "open_clip_config.json"
 # What a model folder's weights are called: as written here, and as Hugging Face's repositories of open_clip have it.
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+WEIGHTS = (OWN_WEIGHTS, "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True)

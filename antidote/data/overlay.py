@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder
 from antidote.base.lazy import torch
+from antidote.data.overlay_files import MANIFEST, TAR
 from antidote.data.store import images, shards, tars
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-TAR, MANIFEST = "poisoned.tar", "manifest.parquet"
 COLUMNS = [
     "key", "dataset", "split", "original_caption", "caption", "target", "method", "seed",
     "picture", "original_sha256", "sha256", "shard", "offset", "size",

@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from antidote.clip.files import TRAINING_LOG
 from antidote.clip.model import Clip
 from antidote.clip.patch_masking import PatchMasking, class_weights
 from antidote.data.access import DefenseData
@@ -45,5 +46,5 @@ class IMBERT(Defense):
         description = {"cell": int(cell), "masked": self.settings.masked}
         weights = class_weights(clip, data.classes, data.templates)
         work.folder.mkdir(parents=True, exist_ok=True)
-        (work.folder / "train.jsonl").write_text("")  # nothing was trained
+        (work.folder / TRAINING_LOG).write_text("")  # nothing was trained
         return Report(0, 0, 0, clip=PatchMasking(clip.network, clip.config, {"weights": weights}, description))

@@ -46,6 +46,7 @@ from antidote.base.lazy import torch, transforms
 from antidote.base.seeds import derive
 from antidote.base.settings import Span
 from antidote.clip.configs import ModelSettings
+from antidote.clip.files import SUSPICIOUS
 from antidote.clip.folder import create_model
 from antidote.clip.model import Clip
 from antidote.clip.tags import tag
@@ -135,7 +136,7 @@ class UBT(Defense):
     Settings = UBTSettings
     access = "poisoned-training-set"
     reconstruction = True
-    files = ("suspicious.json",)
+    files = (SUSPICIOUS,)
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         pairs = data.training_set

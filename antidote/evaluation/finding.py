@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from antidote.base.files import read_json
+from antidote.clip.files import SUSPICIOUS
 from antidote.data.overlay import poisoned_keys
 
 
@@ -13,7 +14,7 @@ def finding(model: Path, poison: Path) -> dict[str, float | None]:
     and of the poisoned ones the share that it names (recall), for each list in its `suspicious.json`."""
     poisoned = poisoned_keys(poison)
     scores: dict[str, float | None] = {}
-    for name, keys in read_json(model / "suspicious.json").items():
+    for name, keys in read_json(model / SUSPICIOUS).items():
         hits = len(poisoned & set(keys))
         scores[f"{name}_precision"] = hits / len(keys) if keys else None
         scores[f"{name}_recall"] = hits / len(poisoned) if poisoned else None

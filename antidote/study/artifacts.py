@@ -1,7 +1,9 @@
 """The models of a study as DVC artifacts, named like their folders and labelled with what they are."""
 
+from pathlib import Path
 from typing import Any
 
+from antidote.study.layout import NO_DEFENSE, Layout
 from antidote.study.study import Study
 
 BACKDOORED = "BACKDOORED, for the study of defenses. Do not deploy it."
@@ -9,21 +11,23 @@ BACKDOORED = "BACKDOORED, for the study of defenses. Do not deploy it."
 
 def artifacts(study: Study) -> dict[str, dict[str, Any]]:
     """Return `artifacts` of dvc.yaml: name to path, type, description and labels."""
+    kept = Layout(Path("results", study.name))
+
+    def model(stage: str, text: str, labels: list[str], **names: Any) -> dict[str, dict[str, Any]]:
+        path = kept.path(stage, **names)
+        name = str(path.parent.relative_to(kept.results)).replace(".", "-")  # DVC takes no dot in a name
+        return {name: {"path": str(path), "type": "model", "desc": text, "labels": ["clip", *labels]}}
+
     found = {}
     for seed in study.file.seeds:
-        found |= _model(study, f"clean/seed{seed}", "The clean reference.", ["clean"])
+        found |= model("clean_model", "The clean reference.", ["clean"], seed=seed)
     for attack, settings in study.attacks.items():
         for seed in study.file.seeds:
-            folder = f"{attack}/seed{seed}"
-            found |= _model(study, folder, BACKDOORED, ["backdoored", settings.method])
+            job = {"attack": attack, "seed": seed}
+            found |= model("backdoored_model", BACKDOORED, ["backdoored", settings.method], **job)
             for defense, used in study.defenses.items():
-                if defense != "none":
+                if defense != NO_DEFENSE:
                     text = f"Defended by {used.method}; what is left of the backdoor is measured, not known."
-                    found |= _model(study, f"{folder}/{defense}", text, ["defended", settings.method, used.method])
+                    labels = ["defended", settings.method, used.method]
+                    found |= model("defend", text, labels, **job, defense=defense)
     return found
-
-
-def _model(study: Study, folder: str, description: str, labels: list[str]) -> dict[str, dict[str, Any]]:
-    path = f"results/{study.name}/{folder}/model"
-    name = folder.replace(".", "-")  # DVC takes no dot in a name
-    return {name: {"path": path, "type": "model", "desc": description, "labels": ["clip", *labels]}}

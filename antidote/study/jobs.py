@@ -1,22 +1,33 @@
-"""What the rules pass on: for each job the slice of the study it depends on, as canonical JSON."""
+"""What the rules hand to each job: its inputs, its settings, its options, the fingerprint of its sources.
+
+`rules/` says which script makes which files; all that depends on the study is asked of `Jobs`, by the wildcards of a
+job. Text for a command line comes quoted from here, or is quoted by the rule (`:q`).
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from antidote.attacks.base import AttackSettings
+from antidote.attacks.victim import Victim
 from antidote.base import devices
 from antidote.base.files import whole_file
-from antidote.base.registry import method
+from antidote.base.fingerprint import fingerprint
+from antidote.base.registry import method, module
 from antidote.clip.configs import ModelSettings
-from antidote.data.pools import Shots
-from antidote.study.study import Study
-from antidote.training.recipe import TrainSettings
+from antidote.clip.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG, WEIGHTS
+from antidote.clip.weights import files as weight_files
+from antidote.data.access import POOLS, USES_CLASSES
+from antidote.data.words.names import names_file
+from antidote.defenses.base import Defense
+from antidote.evaluation.settings import EvaluationSettings, Probe, Retrieval, Shift
+from antidote.study.data_jobs import DataJobs, content, options
+from antidote.study.layout import NO_DEFENSE
+from antidote.study.slices import json_slice, rebound_slice, summary_plan, training_slice
 
 
 def prepare_jobs(root: Path) -> None:
@@ -44,125 +55,278 @@ def has_gpu() -> bool:
     return bool(devices.devices())
 
 
-def json_slice(values: Any) -> str:
-    """Return values as canonical JSON: the same settings give the same text."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+class Jobs(DataJobs):
+    """What each rule asks of a study; `w` holds the wildcards of a job as attributes."""
 
+    # --- triggers and poisoned pairs ---------------------------------------------------------------------------------
 
-def dataset_slice(study: Study, dataset: str, split: str) -> str:
-    """Return the definition of a dataset with one split alone: another split's change is not its business.
+    def target(self, w: Any) -> str:
+        return self.study.file.target
 
-    Nor is the lexicon, which text methods look words up in, or how pictures are fetched.
-    """
-    return _split_slice(study, dataset, split, {"lexicon", "download"})
+    def classes(self, w: Any) -> str:
+        return self.study.evaluated.classes
 
+    def templates(self, w: Any) -> str:
+        return self.study.evaluated.templates
 
-def download_slice(study: Study, dataset: str, split: str) -> str:
-    """Return the definition of a dataset with one split alone, without what comes after the download."""
-    intake = {"classes", "templates", "terms", "pairs_per_shard", "expected", "accepted_skip_share", "seed"}
-    return _split_slice(study, dataset, split, {"lexicon", *intake})
+    def _surrogate(self, w: Any) -> tuple[Path | None, list[str]]:
+        """Return folder and files of the model that a trigger is fitted on: the clean reference, or another.
 
+        A folder that is not of this study may have no adapter.
+        """
+        settings = self.study.attacks[w.attack]
+        kind = method("attack", settings.method)
+        if not (kind.learned and kind.on_surrogate):
+            return None, []
+        if settings.surrogate == "clean":
+            return self._model_folder("clean_model", seed=w.seed)
+        if settings.surrogate in self.study.file.surrogates:
+            return self._model_folder("surrogate_model", surrogate=settings.surrogate, seed=w.seed)
+        folder = Path(settings.surrogate)
+        adapter = [name for name in (ADAPTER, ADAPTER_WEIGHTS) if (folder / name).is_file()]
+        return folder, [str(folder / name) for name in (WEIGHTS, CONFIG, *adapter)]
 
-def _split_slice(study: Study, dataset: str, split: str, others: set[str]) -> str:
-    values = study.sources[dataset].model_dump(mode="json", exclude=others)
-    return json_slice({**values, "splits": {split: values["splits"][split]}})
+    def _model_folder(self, stage: str, **names: Any) -> tuple[Path, list[str]]:
+        return self.layout.path(stage, **names), self.layout.files(stage, **names)
 
+    def surrogate(self, w: Any) -> list[str]:
+        return self._surrogate(w)[1]
 
-def pool_slice(study: Study, name: str) -> str:
-    """Return what one pool depends on: the pools that take their share of its split before it does.
+    def _fitting_pools(self, w: Any) -> tuple[str, ...]:
+        """Return the pools of learned triggers: fitted on pairs for inversion; some also rank those to poison."""
+        return ("inversion", "poison") if method("attack", self.study.attacks[w.attack].method).learned else ()
 
-    `data.pools.choose` serves scarce pairs first (shots, then captions with the target), then the pools in their order.
-    """
-    settings = study.file.pools
-    pools = settings.pools()
-    place, order = settings.place(pools[name]), list(pools)
-    kept: dict[str, Any] = {}
-    for other, pool in pools.items():
-        if settings.place(pool) != place:
-            continue
-        values = pool.model_dump(mode="json")
-        if order.index(other) <= order.index(name) or isinstance(pool, Shots):
-            kept[other] = values
-        elif pool.target_pairs:
-            kept[other] = {**values, "pairs": pool.target_pairs}
-    if "training" not in kept:  # names the others' dataset and split; how many pairs it takes elsewhere is no matter
-        dataset, split = settings.place(settings.training)
-        kept["training"] = {"dataset": dataset, "split": split, "pairs": 1}
-    return json_slice({"seed": settings.seed, **kept})
+    def fitting_pools(self, w: Any) -> list[str]:
+        return self.pool_files(*self._fitting_pools(w))
 
+    def fitting_pairs(self, w: Any) -> list[str]:
+        return self.indexes(*self._fitting_pools(w)) if self.fitting_pools(w) else []
 
-def pool_target(study: Study, name: str) -> str | None:
-    """Return the word that the captions of a pool, or of one of the same split, are to mention; mostly None."""
-    settings = study.file.pools
-    pools = settings.pools()
-    same = [pool for pool in pools.values() if settings.place(pool) == settings.place(pools[name])]
-    return study.file.target if any(getattr(pool, "target_pairs", 0) for pool in same) else None
+    def fitting_names(self, w: Any) -> list[str]:
+        return self.names if self.fitting_pools(w) else []
 
+    def trigger_settings(self, w: Any) -> str:
+        return json_slice(self.study.attacks[w.attack].trigger_settings())
 
-def training_slice(model: ModelSettings, training: TrainSettings, attack: AttackSettings | None = None) -> str:
-    """Return the initial model and a recipe; where the recipe starts is seen from the job's inputs.
+    def fitting_options(self, w: Any) -> str:
+        pools = self.fitting_pools(w)
+        words = {"classes": self.classes(w), "templates": self.templates(w)} if pools else {}
+        return options(pools=pools, **words, surrogate=self._surrogate(w)[0])
 
-    An attack that trains the model by its own objective adds its settings.
-    """
-    recipe = training.model_dump(mode="json", include=set(TrainSettings.model_fields))
-    alternate = {"alternate": True} if getattr(training, "alternate", False) else {}
-    own = {"attack": attack.trigger_settings()} if attack and method("attack", attack.method).trains else {}
-    return json_slice({"model": model.model_dump(mode="json"), "training": recipe, **alternate, **own})
+    def trigger_source(self, w: Any) -> str:
+        return self._attack_source("scripts.trigger", w, *self.fitting_names(w))
 
+    def _attack_source(self, script: str, w: Any, *files: str) -> str:
+        return fingerprint(script, module("attack", self.study.attacks[w.attack].method)) + content(*files)
 
-def rebound_slice(study: Study) -> str:
-    """Return how the models under test are fine-tuned for the rebound, and how they are measured; null: not at all."""
-    values = study.file.rebound and study.file.rebound.model_dump(mode="json")
-    evaluation = study.evaluated.model_copy(update={"shifts": {}, "retrieval": None, "probe": None, "resistance": None})
-    return json_slice({"rebound": values, "evaluation": json.loads(evaluation.slice())})
+    def poison_settings(self, w: Any) -> str:
+        return json_slice(self.study.attacks[w.attack].poison_settings())
 
+    def poison_source(self, w: Any) -> str:
+        return self._attack_source("scripts.poison", w, *self.template_files)
 
-def summary_plan(study: Study) -> str:
-    """Return the matrix and what the tables say about it."""
-    attacks = [
-        {
-            "name": name,
-            "method": settings.method,
-            "label": settings.label or name,
-            "threat_model": method("attack", settings.method).threat_model,
-            "poisons": settings.poisons,
-            "score": method("attack", settings.method).score,
-            "triggered": method("attack", settings.method).triggered,
-            **_figures(settings.method),
-        }
-        for name, settings in study.attacks.items()
-    ]
-    swept = {entry.name: {"sweep": entry.sweep, "setting": entry.setting} for entry in study.entries["defense"]}
-    defenses = [
-        {
-            "name": name,
-            "method": settings.method,
-            "label": settings.label or name,
-            "access": method("defense", settings.method).access,
-            "reconstruction": method("defense", settings.method).reconstruction,
-            **(swept[name] if swept[name]["sweep"] else {}),
-        }
-        for name, settings in study.defenses.items()
-    ]
-    return json_slice(
-        {
-            "study": study.name,
-            "target": study.file.target,
-            "model": study.file.model.name,
-            "seeds": study.file.seeds,
-            "attacks": attacks,
-            "defenses": defenses,
-            "blank": [{"attack": a, "defense": d, "reason": reason} for a, d, reason in study.blank],
-            "gate": study.file.gate.model_dump(),
-            "datasets": sorted(study.splits()),
-            "scored": sorted({(part.dataset, part.split, study.fit(part)) for part in study.scored()}),
-            "accuracy_budget": study.file.accuracy_budget,
-            **({"rebound": True} if study.file.rebound else {}),
-        }
-    )
+    def shots_settings(self, w: Any) -> str:
+        """Return the settings of the change of the support set, without those of the user who trains on it."""
+        values = self.study.attacks[w.attack].poison_settings()
+        return json_slice({key: value for key, value in values.items() if key not in Victim.model_fields})
 
+    def shots_options(self, w: Any) -> str:
+        return options(surrogate=self._surrogate(w)[0])
 
-def _figures(attack: str) -> dict[str, Any]:
-    """Return what else the summary shows of an attack, where there is anything."""
-    found = [{"name": name, **figure._asdict()} for name, figure in method("attack", attack).figures.items()]
-    return {"figures": found} if found else {}
+    def shots_source(self, w: Any) -> str:
+        return self._attack_source("scripts.attack_shots", w, *self.class_files)
+
+    def victim_settings(self, w: Any) -> str:
+        return json_slice(self.study.attacks[w.attack].model_dump(mode="json", include=set(Victim.model_fields)))
+
+    def victim_source(self, w: Any) -> str:
+        return fingerprint("scripts.few_shot") + content(*self.class_files)
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def initial_model(self, w: Any) -> list[str]:
+        """Return the file of a model's architecture, and that of its weights, where the study names files."""
+        model = self._model(w)
+        return names_file("models", model.name) + weight_files(model.pretrained)
+
+    def _model(self, w: Any) -> ModelSettings:
+        name = getattr(w, "surrogate", None)
+        return self.study.file.surrogates[name].model if name else self.study.file.model
+
+    def clean_settings(self, w: Any) -> str:
+        return training_slice(self.study.file.model, self.study.file.pretraining)
+
+    def surrogate_settings(self, w: Any) -> str:
+        return training_slice(self._model(w), self.study.file.surrogates[w.surrogate].pretraining)
+
+    def model_seed(self, w: Any) -> int:
+        name = getattr(w, "surrogate", None)
+        return int(w.seed) + (self.study.file.surrogates[name].seed if name else 0)
+
+    def clean_source(self, w: Any) -> str:
+        return fingerprint("scripts.pretrain") + content(*names_file("models", self._model(w).name))
+
+    def start(self, w: Any) -> list[str]:
+        """Return the clean reference, where the backdoored model starts from it and not from the initial model."""
+        starts = self.study.poisoning(w.attack).start == "clean"
+        return self.layout.files("clean_model", seed=w.seed) if starts else []
+
+    def start_options(self, w: Any) -> str:
+        return options(start=self.layout.path("clean_model", seed=w.seed) if self.start(w) else None)
+
+    def backdoor_settings(self, w: Any) -> str:
+        return training_slice(self.study.file.model, self.study.poisoning(w.attack), self.study.attacks[w.attack])
+
+    def backdoor_source(self, w: Any) -> str:
+        name = self.study.attacks[w.attack].method
+        own = [module("attack", name)] if method("attack", name).trains else []
+        return fingerprint("scripts.pretrain", *own) + content(*names_file("models", self.study.file.model.name))
+
+    # --- defenses ----------------------------------------------------------------------------------------------------
+
+    def naming(self, suspicious: bool) -> list[str]:
+        """Return the defenses that say which pairs they hold for poisoned, or those that do not."""
+        return [name for name in self.study.defenses if bool(self._defense(name).files) == suspicious]
+
+    def _defense(self, name: str) -> type[Defense]:
+        return method("defense", self.study.defenses[name].method)
+
+    def _granted(self, w: Any) -> tuple[str, ...]:
+        """Return the pools that a defense's access grants."""
+        return POOLS.get(self._defense(w.defense).access, ())
+
+    def defense_pools(self, w: Any) -> list[str]:
+        return self.pool_files(*self._granted(w))
+
+    def defense_pairs(self, w: Any) -> list[str]:
+        return self.indexes(*self._granted(w))
+
+    def defense_names(self, w: Any) -> list[str]:
+        """Return the files of the words that a defense's access grants: a lexicon, or the words of the model's use."""
+        if self._defense(w.defense).uses_lexicon:
+            return names_file("lexicons", self.study.lexicon())
+        return self.names if self._defense(w.defense).access in USES_CLASSES else []
+
+    def defense_poison(self, w: Any) -> list[str]:
+        """Return the overlay of the training set, for a defender who owns it."""
+        owns = "training" in self._granted(w)
+        return self.layout.files("poison", attack=w.attack, seed=w.seed) if owns else []
+
+    def _scorer(self, w: Any) -> tuple[Path | None, list[str]]:
+        """Return folder and files of the clean model that a defense scores pairs by, where it names one of ours."""
+        name = getattr(self.study.defenses[w.defense], "surrogate", None)
+        return self._model_folder("surrogate_model", surrogate=name, seed=w.seed) if name else (None, [])
+
+    def scorer(self, w: Any) -> list[str]:
+        return self._scorer(w)[1]
+
+    def defense_settings(self, w: Any) -> str:
+        return json_slice(self.study.defenses[w.defense].model_dump(mode="json", exclude={"label"}))
+
+    def defense_source(self, w: Any) -> str:
+        kind = module("defense", self.study.defenses[w.defense].method)
+        return fingerprint("scripts.defend", kind) + content(*self.defense_names(w))
+
+    def defense_options(self, w: Any) -> str:
+        kind = self._defense(w.defense)
+        uses = kind.access in USES_CLASSES
+        return options(
+            pools=self.defense_pools(w),
+            lexicon=self.study.lexicon() if kind.uses_lexicon else None,
+            classes=self.classes(w) if uses else None,
+            templates=self.templates(w) if uses else None,
+            poison=self.layout.path("poison", attack=w.attack, seed=w.seed) if self.defense_poison(w) else None,
+            scorer=self._scorer(w)[0],
+        )
+
+    # --- evaluation --------------------------------------------------------------------------------------------------
+
+    def _under_test(self, w: Any) -> tuple[Path, list[str]]:
+        """Return folder and files of the defended model; where nothing was done, of the backdoored one."""
+        names = {"attack": w.attack, "seed": w.seed}
+        if w.defense == NO_DEFENSE:
+            return self._model_folder("backdoored_model", **names)
+        return self._model_folder("defend", **names, defense=w.defense)
+
+    def model_under_test(self, w: Any) -> list[str]:
+        return self._under_test(w)[1]
+
+    def folder_under_test(self, w: Any) -> str:
+        return str(self._under_test(w)[0])
+
+    def finding(self, w: Any) -> list[str]:
+        """Return what a defense says of the pairs that it holds for poisoned, and the manifest to compare it with."""
+        if not self._defense(w.defense).files:
+            return []
+        job = {"attack": w.attack, "seed": w.seed}
+        manifest = self.layout.path("poison", "manifest", **job)
+        return [*self.layout.files("finding", **job, defense=w.defense), str(manifest)]
+
+    def scored_split(self, scored: EvaluationSettings | Shift | Retrieval | Probe) -> list[str]:
+        """Return what is read of a set that is scored on.
+
+        The description, written last, stands for its array of pictures: gigabytes, which Snakemake would hash for each
+        cell.
+        """
+        place = {"dataset": scored.dataset, "split": scored.split}
+        pictures = self.layout.path("pictures", "description", **place, fit=self.study.fit(scored))
+        return [*self.layout.files("dataset", **place), str(pictures)]
+
+    @cached_property
+    def _evaluated(self) -> list[str]:
+        scored = self.study.scored()
+        splits = dict.fromkeys(file for part in scored for file in self.scored_split(part))
+        names = [file for part in scored[1:] for file in names_file("classes", getattr(part, "classes", None))]
+        return [*splits, *(name for name in dict.fromkeys(names) if name not in self.names)]
+
+    def evaluated(self, w: Any) -> list[str]:
+        """Return what a model is scored on: the evaluation's split, and the further ones with their class names."""
+        return self._evaluated
+
+    @cached_property
+    def _slices(self) -> dict[str, str]:
+        """The settings that thousands of jobs share, made once."""
+        return {"evaluation": self.study.evaluated.slice(), "rebound": rebound_slice(self.study)}
+
+    def evaluation_settings(self, w: Any) -> str:
+        return self._slices["evaluation"]
+
+    def clean_scores_source(self, w: Any) -> str:
+        return fingerprint("scripts.evaluate") + content(*self.names)
+
+    def floor_source(self, w: Any) -> str:
+        return self._attack_source("scripts.evaluate", w, *self.names)
+
+    def scores_source(self, w: Any) -> str:
+        return self._cell_source("scripts.evaluate", w)
+
+    def _cell_source(self, script: str, w: Any) -> str:
+        """Return the sources of a job on one cell, with the module that reads the adapter of the model under test."""
+        adapter = "few_shot_head" if w.attack in self.few_shot else self._defense(w.defense).adapter
+        attack = module("attack", self.study.attacks[w.attack].method)
+        return fingerprint(script, attack, *([module("adapter", adapter)] if adapter else [])) + content(*self.names)
+
+    def clean_options(self, w: Any) -> str:
+        return options(attack="clean", defense=NO_DEFENSE)
+
+    def floor_options(self, w: Any, output: Any) -> str:
+        return options(attack=w.attack, defense="floor", trigger=self._trigger(w), examples=output.examples)
+
+    def cell_options(self, w: Any) -> str:
+        poison = self.layout.path("poison", attack=w.attack, seed=w.seed) if self.finding(w) else None
+        return options(attack=w.attack, defense=w.defense, trigger=self._trigger(w), poison=poison)
+
+    def _trigger(self, w: Any) -> Path:
+        return self.layout.path("trigger", attack=w.attack, seed=w.seed)
+
+    def rebound_data(self, w: Any) -> list[str]:
+        return [*self.indexes("defense"), *self.scored_split(self.study.evaluated)]
+
+    def rebound_settings(self, w: Any) -> str:
+        return self._slices["rebound"]
+
+    def rebound_source(self, w: Any) -> str:
+        return self._cell_source("scripts.rebound", w)
+
+    def summary_settings(self, w: Any) -> str:
+        return summary_plan(self.study)

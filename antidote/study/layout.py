@@ -1,8 +1,242 @@
-"""Where results are kept: folders, file names, reserved words."""
+"""Where results are kept: one row per stage, with its folder, its files and its log.
+
+A stage is a rule, a script and a row in `STAGES`. Rules take outputs, logs and benchmarks from the row; reserved names,
+leftovers, costs, preflight and the summary's inputs follow from the table.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+from typing import Any
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-RESERVED = {"clean", "surrogates", "summary", "logs", "benchmarks", "model", "trigger", "poison", "floor", "work"}
+from antidote.attacks.trigger_files import DESCRIPTION, TENSORS
+from antidote.clip import files as clip
+from antidote.data.overlay_files import MANIFEST, TAR
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a study, an attack, a defense, a surrogate
+NO_DEFENSE = "none"
+SEED = "seed{seed}"
+CLEAN, ATTACK = f"clean/{SEED}", f"{{attack}}/{SEED}"
+CELL = f"{ATTACK}/{{defense}}"
+LOGS, BENCHMARKS, WORK = "logs", "benchmarks", "work"
+COST = {"cost": "cost.json"}
+MODEL = {
+    "weights": clip.WEIGHTS, "config": clip.CONFIG, "card": clip.CARD, "log": clip.TRAINING_LOG,
+    "adapter": clip.ADAPTER, "adapter_weights": clip.ADAPTER_WEIGHTS, **COST,
+}  # fmt: skip
+SUMMARY = {
+    "cells": "cells.csv", "costs": "costs.csv", "table": "table.csv", "metrics": "metrics.json", "markdown": "table.md",
+    "heatmap": "heatmap.png", "plane": "plane.png", "rebound": "rebound.png", "curves": "curves.png",
+    "gallery": "gallery.png", "page": "report.html",
+}  # fmt: skip
+UNREAD = ("card", "log", "counts", "examples", "cost")  # keys of files that no later job computes with
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table. Names in braces are the wildcards of the stage's rule.
+
+    Attributes:
+        folder: below the study's folder, or below `data` where the stage is shared by all studies.
+        files: by the name that the rule gives it; the first tells that the job is done, `cost` is what it cost.
+        name: of its log and its benchmark; by default the folder, with - for /.
+        shared: whether the folder is in `data`.
+        work: where a job keeps what a killed one goes on from; empty: nowhere.
+        spent: its name in costs.csv; by default the stage's own.
+        title: its line in the table of preflight; empty: a stage of seconds, which has none.
+        summarised: key of the file that the summary reads; empty: none.
+        optional: whether it is run only where the study file has a section of the stage's name.
+        undefended: whether it is run for cells without a defense, too.
+        few_shot: whether it is run for attacks on a support set, too.
+    """
+
+    folder: str
+    files: Mapping[str, str]
+    name: str = ""
+    shared: bool = False
+    work: str = ""
+    spent: str = ""
+    title: str = ""
+    summarised: str = ""
+    optional: bool = False
+    undefended: bool = True
+    few_shot: bool = True
+
+    @property
+    def wildcards(self) -> tuple[str, ...]:
+        """Return the names in braces of the folder and the first file."""
+        return _gaps(f"{self.folder}/{next(iter(self.files.values()))}")
+
+
+STAGES: dict[str, Stage] = {
+    "download": Stage("{dataset}/{split}",
+                      {"report": "download.json", "ids": "ids.parquet", "cost": "download.cost.json"},
+                      "{dataset}-{split}-download", shared=True, work="downloads/{dataset}/{split}"),
+    "dataset": Stage("{dataset}/{split}", {"manifest": "manifest.json", "index": "index.parquet", **COST},
+                     shared=True, title="data"),
+    "pool": Stage("pools", {"pool": "{pool}.parquet", "counts": "{pool}.json", "cost": "{pool}.cost.json"},
+                  "pool-{pool}", spent="pools"),
+    "clean_model": Stage(f"{CLEAN}/model", MODEL, work=f"clean-{SEED}", spent="pretrain", title="clean model"),
+    "surrogate_model": Stage(f"surrogates/{{surrogate}}/{SEED}/model", MODEL, f"surrogate-{{surrogate}}-{SEED}-model",
+                             work=f"surrogate-{{surrogate}}-{SEED}", spent="pretrain", title="surrogate models"),
+    "trigger": Stage(f"{ATTACK}/trigger", {"description": DESCRIPTION, "tensors": TENSORS, **COST}, title="triggers",
+                     summarised="description"),
+    "poison": Stage(f"{ATTACK}/poison", {"manifest": MANIFEST, "tar": TAR, **COST}, title="poisoned pairs"),
+    "backdoored_model": Stage(f"{ATTACK}/model", MODEL, work=f"{{attack}}-{SEED}", spent="backdoor",
+                              title="backdoored models"),
+    "defend": Stage(f"{CELL}/model", MODEL, work=f"{{attack}}-{SEED}-{{defense}}", title="defended models",
+                    undefended=False),
+    # What some jobs of `defend` write beside the model.
+    "finding": Stage(f"{CELL}/model", {"suspicious": clip.SUSPICIOUS}, spent="defend", undefended=False),
+    "pictures": Stage("{dataset}/{split}",
+                      {"array": "pictures-{fit}.npy", "description": "pictures-{fit}.json",
+                       "cost": "pictures-{fit}.cost.json"}, "{dataset}-{split}-pictures-{fit}", shared=True),
+    "evaluate_clean": Stage(f"{CLEAN}/{NO_DEFENSE}", {"scores": "scores.json", **COST}, f"clean-{SEED}-scores",
+                            spent="evaluate", summarised="scores"),
+    "evaluate": Stage(CELL, {"scores": "scores.json", **COST}, f"{{attack}}-{SEED}-{{defense}}-scores", title="scores",
+                      summarised="scores"),
+    "floor": Stage(f"{ATTACK}/floor", {"scores": "scores.json", "examples": "examples.png", **COST},
+                   summarised="scores"),
+    "rebound": Stage(CELL, {"curve": "rebound.json", "cost": "rebound.cost.json"},
+                     f"{{attack}}-{SEED}-{{defense}}-rebound", work=f"{{attack}}-{SEED}-{{defense}}-rebound",
+                     title="rebound", summarised="curve", optional=True, few_shot=False),
+    "summary": Stage("summary", SUMMARY),
+}  # fmt: skip
+
+
+COSTLY = {name: stage.spent or name for name, stage in STAGES.items() if "cost" in stage.files}  # and in costs.csv
+
+
+def _folders() -> Iterator[tuple[str, str]]:
+    """Yield the pattern above and the name of every folder of a study that the layout names itself."""
+    yield from (("", name) for name in (LOGS, BENCHMARKS, WORK))
+    for stage in STAGES.values():
+        parts = [] if stage.shared else stage.folder.split("/")
+        yield from (("/".join(parts[:depth]), part) for depth, part in enumerate(parts) if "{" not in part)
+
+
+def fixed(above: str) -> set[str]:
+    """Return the names that the layout gives to folders in a folder of a study, a pattern; "": in the study's own."""
+    return {name for parent, name in _folders() if parent == above}
+
+
+# No entry of a study may have these names: its results would land among those of a stage.
+RESERVED = frozenset(name for _, name in _folders()) - {NO_DEFENSE}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one study.
+
+    Attributes:
+        results: the study's folder.
+        data: the folder of the datasets.
+    """
+
+    results: Path
+    data: Path = Path("data")
+
+    def root(self, stage: str) -> Path:
+        """Return the folder that the stage's own folder is in."""
+        return self.data if STAGES[stage].shared else self.results
+
+    def pattern(self, stage: str, file: str = "") -> str:
+        """Return a stage's folder, or one of its files by its key, with the wildcards of its rule."""
+        known = STAGES[stage]
+        return "/".join([str(self.root(stage)), known.folder, *([known.files[file]] if file else [])])
+
+    def path(self, stage: str, file: str = "", **names: Any) -> Path:
+        """Return the folder of one job of a stage, or one of its files; `names` are the wildcards' values."""
+        known = STAGES[stage]
+        return self.root(stage) / "/".join([known.folder, *([known.files[file]] if file else [])]).format(**names)
+
+    def found(self, stage: str, file: str, **names: Any) -> list[Path]:
+        """Return the files of a stage that are there, sorted; a wildcard that is not among `names` may be anything."""
+        anything = dict.fromkeys(STAGES[stage].wildcards, "*")
+        pattern = f"{STAGES[stage].folder}/{STAGES[stage].files[file]}".format(**{**anything, **names})
+        return sorted(self.root(stage).glob(pattern))
+
+    def outputs(self, stage: str) -> dict[str, str]:
+        """Return what a rule declares: the pattern of each file by its key."""
+        return {key: self.pattern(stage, key) for key in STAGES[stage].files}
+
+    def files(self, stage: str, **names: Any) -> list[str]:
+        """Return the files of a job that later jobs read, without card, logs and costs; with no names, the patterns."""
+        keys = [key for key in STAGES[stage].files if key not in UNREAD]
+        return [str(self.path(stage, key, **names)) if names else self.pattern(stage, key) for key in keys]
+
+    def log(self, stage: str) -> str:
+        """Return the pattern of a stage's log."""
+        return f"{self.root(stage)}/{LOGS}/{_name(stage)}.log"
+
+    def benchmark(self, stage: str) -> str:
+        """Return the pattern of Snakemake's measurements of a stage."""
+        return f"{self.root(stage)}/{LOGS if STAGES[stage].shared else BENCHMARKS}/{_name(stage)}.tsv"
+
+    def work(self, stage: str) -> str:
+        """Return the pattern of the folder that a killed job of a stage goes on from."""
+        return f"{self.root(stage)}/{'' if STAGES[stage].shared else f'{WORK}/'}{STAGES[stage].work}"
+
+
+def _name(stage: str) -> str:
+    return STAGES[stage].name or STAGES[stage].folder.replace("/", "-")
+
+
+def _gaps(pattern: str) -> tuple[str, ...]:
+    return tuple(name for _, name, _, _ in Formatter().parse(pattern) if name)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What the wildcards of a study's jobs take as values.
+
+    Attributes:
+        seeds: numbers.
+        cells: attack and defense of each cell that is run.
+        few_shot: attacks on a support set.
+        options: names of the optional stages that the study has.
+        surrogates, pools: names.
+        splits: dataset and split of each that is read.
+        scored: dataset, split and fit of each that is scored on.
+    """
+
+    seeds: list[int]
+    cells: list[tuple[str, str]]
+    few_shot: frozenset[str] = frozenset()
+    options: frozenset[str] = frozenset()
+    surrogates: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
+    splits: tuple[tuple[str, str], ...] = ()
+    scored: tuple[tuple[str, str, str], ...] = ()
+
+    def jobs(self, stage: str) -> Iterator[dict[str, Any]]:
+        """Yield the values of the wildcards of each job of a stage: attacks, then defenses, then seeds."""
+        known = STAGES[stage]
+        if known.optional and stage not in self.options:
+            return
+        wanted = set(known.wildcards)
+        for values in self._values(wanted - {"seed"}, known):
+            for seed in self.seeds if "seed" in wanted else [None]:
+                yield values if seed is None else {**values, "seed": seed}
+
+    def _values(self, wanted: set[str], stage: Stage) -> list[dict[str, Any]]:
+        cells = [
+            (attack, defense)
+            for attack, defense in self.cells
+            if (stage.undefended or defense != NO_DEFENSE) and (stage.few_shot or attack not in self.few_shot)
+        ]
+        values: dict[tuple[str, ...], Iterable[tuple[str, ...]]] = {
+            (): [()],
+            ("attack",): dict.fromkeys((attack,) for attack, _ in cells),
+            ("attack", "defense"): cells,
+            ("surrogate",): [(name,) for name in self.surrogates],
+            ("pool",): [(name,) for name in self.pools],
+            ("dataset", "split"): self.splits,
+            ("dataset", "split", "fit"): self.scored,
+        }
+        names = next(names for names in values if set(names) == wanted)
+        return [dict(zip(names, row, strict=True)) for row in values[names]]

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from antidote.base.cache import ENTRY, PLACE
 from antidote.base.errors import UserError
+from antidote.study import layout
+from antidote.study.data_jobs import matrix
 from antidote.study.study import Study
 
 GIB = 2**30  # bytes
 DAY = 86400  # seconds
-SUMMARY = {"clean", "surrogates", "summary", "logs", "benchmarks", "pools", "work"}
-STAGES = {"trigger", "poison", "model", "floor"}
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,21 @@ class Waste:
 def of_study(study: Study, results: Path) -> Iterator[Waste]:
     """Yield what the study has no entry for any more, then checkpoints that no job goes on from."""
     gone = "is no more in the study"
-    attacks, seeds = set(study.attacks), {f"seed{seed}" for seed in study.file.seeds}
-    cells = set(study.cells)
+    seeds = {layout.SEED.format(seed=seed): str(seed) for seed in study.file.seeds}
+    cells = {attack: {d for a, d in study.cells if a == attack} for attack in study.attacks}
+    parts = {name: cells[name] | {layout.NO_DEFENSE} | layout.fixed(layout.ATTACK) for name in cells}
+    parts["clean"] = layout.fixed(layout.CLEAN)
     for folder in folders(results):
-        if folder.name in SUMMARY - {"clean"}:
-            continue
-        if folder.name not in attacks | {"clean"}:
-            yield Waste(folder, f"attack {folder.name} {gone}")
+        if folder.name not in parts:
+            if folder.name not in layout.fixed(""):
+                yield Waste(folder, f"attack {folder.name} {gone}")
             continue
         for seed in folders(folder):
             if seed.name not in seeds:
-                yield Waste(seed, f"seed {seed.name.removeprefix('seed')} {gone}")
+                yield Waste(seed, f"seed {seed.name.removeprefix(layout.SEED.format(seed=''))} {gone}")
                 continue
             for part in folders(seed):
-                known = part.name in STAGES or (folder.name, part.name) in cells or part.name == "none"
-                if not known:
+                if part.name not in parts[folder.name]:
                     yield Waste(part, f"defense {part.name} on {folder.name} {gone}")
     for folder in folders(results / "surrogates"):
         if folder.name not in study.file.surrogates:
@@ -65,18 +65,14 @@ def of_study(study: Study, results: Path) -> Iterator[Waste]:
 
 
 def of_work(study: Study, results: Path) -> Iterator[Waste]:
-    """Yield work folders of jobs that are gone, or whose model is there: Snakemake deletes that before a job starts."""
-    model = "model/card.json"
-    done = {f"clean-seed{seed}": results / f"clean/seed{seed}/{model}" for seed in study.file.seeds}
-    for seed in study.file.seeds:
-        for name in study.file.surrogates:
-            done[f"surrogate-{name}-seed{seed}"] = results / f"surrogates/{name}/seed{seed}/{model}"
-        for attack, defense in study.cells:
-            place = results / attack / f"seed{seed}"
-            done[f"{attack}-seed{seed}"] = place / model
-            done[f"{attack}-seed{seed}-{defense}"] = place / defense / model
-            done[f"{attack}-seed{seed}-{defense}-rebound"] = place / defense / "rebound.json"
-    for folder in folders(results / "work"):
+    """Yield work folders of jobs that are gone, or whose result is there; Snakemake deletes one before a job starts."""
+    kept, jobs = layout.Layout(results), matrix(study)
+    done = {}
+    for name, stage in layout.STAGES.items():
+        if stage.work and not stage.shared:
+            first = next(iter(stage.files))
+            done |= {stage.work.format(**names): kept.path(name, first, **names) for names in jobs.jobs(name)}
+    for folder in folders(results / layout.WORK):
         if folder.name not in done:
             yield Waste(folder, "checkpoint of a job that is no more in the study")
         elif done[folder.name].is_file():

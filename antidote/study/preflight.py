@@ -21,7 +21,6 @@ from antidote.base.files import DATA
 from antidote.base.lazy import torch
 from antidote.base.registry import method
 from antidote.clip.configs import ModelSettings
-from antidote.clip.folder import WEIGHTS
 from antidote.clip.known import model_config
 from antidote.clip.model import Clip
 from antidote.clip.weights import find as find_weights
@@ -31,6 +30,8 @@ from antidote.data.sources.base import SourceSettings
 from antidote.data.store.datasets import pointers
 from antidote.data.store.sizes import LOSSLESS_PER_PIXEL, picture_bytes
 from antidote.data.words.lexicon import FILES
+from antidote.study.data_jobs import matrix
+from antidote.study.layout import STAGES, Layout
 from antidote.study.study import Study
 from antidote.training.loop import train
 from antidote.training.objectives import Contrastive
@@ -87,44 +88,41 @@ class Rates:
 
 
 def stages(study: Study, results: Path = Path("results")) -> list[Stage]:
-    """Return the stages of a study, in the order in which they run."""
-    root, seeds, sizes = results / study.name, study.file.seeds, _sizes(study)
-    recipe, pairs, pictures = study.file.pretraining, sizes["training set"], sizes["pictures"]
-    models = [root / f"clean/seed{seed}/model" / WEIGHTS for seed in seeds]
-    per_attack = {a: study.poisoning(a).epochs * pairs for a in study.attacks if not study.few_shot(a)}
-    cells = [(a, d, seed) for a, d in study.cells for seed in seeds]
-    defended = [(a, d, s) for a, d, s in cells if d != "none"]
-    found = [
-        Stage("data", tuple(DATA / dataset / split / "manifest.json" for dataset, split in study.splits())),
-        Stage("clean model", tuple(models), trained=len(seeds) * recipe.epochs * pairs),
-        *_surrogates(study, root, pairs),
-        Stage("triggers", tuple(root / f"{a}/seed{s}/trigger/trigger.json" for a in study.attacks for s in seeds),
-              trained=len(seeds) * sum(_fitting(study, a, sizes) for a in study.attacks)),
-        Stage("poisoned pairs",
-              tuple(root / f"{a}/seed{s}/poison/manifest.parquet" for a in per_attack for s in seeds)),
-        Stage("backdoored models", tuple(root / f"{a}/seed{s}/model" / WEIGHTS for a in per_attack for s in seeds),
-              trained=len(seeds) * sum(per_attack.values())),
-        Stage("defended models", tuple(root / f"{a}/seed{s}/{d}/model" / WEIGHTS for a, d, s in defended),
-              trained=sum(work(study, d, sizes)[0] for _, d, _ in defended),
-              encoded=sum(work(study, d, sizes)[1] for _, d, _ in defended)),
-        Stage("scores", tuple(root / f"{a}/seed{s}/{d}/scores.json" for a, d, s in cells),
-              encoded=2 * pictures * (len(cells) + len(study.attacks) * len(seeds))),
-    ]  # fmt: skip
-    if study.file.rebound:
-        files = tuple(root / f"{a}/seed{s}/{d}/rebound.json" for a, d, s in cells if not study.few_shot(a))
-        training, every = study.file.rebound.training, study.file.rebound.every
-        steps = training.epochs * sizes["defense"] / training.batch_size
-        found.append(Stage("rebound", files, trained=len(files) * training.epochs * sizes["defense"],
-                           encoded=len(files) * 2 * sizes["first pictures"] * (steps // every + 1)))  # fmt: skip
+    """Return the stages of a study, in the order in which they run: those of the layout that have a title."""
+    kept, jobs, amounts = Layout(results / study.name, DATA), matrix(study), _amounts(study)
+    found = []
+    for name, stage in STAGES.items():
+        if not stage.title:
+            continue
+        first = next(iter(stage.files))
+        outputs = tuple(kept.path(name, first, **names) for names in jobs.jobs(name))
+        if outputs:
+            found.append(Stage(stage.title, outputs, **amounts.get(name, {})))
     return found
 
 
-def _surrogates(study: Study, root: Path, pairs: int) -> list[Stage]:
-    """Return the stage of the further clean models, where the study has some."""
-    seeds, further = study.file.seeds, study.file.surrogates
-    models = tuple(root / f"surrogates/{name}/seed{seed}/model" / WEIGHTS for name in further for seed in seeds)
-    trained = len(seeds) * pairs * sum(model.pretraining.epochs for model in further.values())
-    return [Stage("surrogate models", models, trained=trained)] if models else []
+def _amounts(study: Study) -> dict[str, dict[str, float]]:
+    """Return what the jobs of a stage together train on and encode; nothing of those that do neither."""
+    seeds, sizes = len(study.file.seeds), _sizes(study)
+    recipe, pairs, pictures = study.file.pretraining, sizes["training set"], sizes["pictures"]
+    further = sum(model.pretraining.epochs for model in study.file.surrogates.values())
+    poisoned = sum(study.poisoning(a).epochs for a in study.attacks if not study.few_shot(a))
+    defended = [work(study, defense, sizes) for _, defense in study.cells]
+    amounts = {
+        "clean_model": {"trained": seeds * recipe.epochs * pairs},
+        "surrogate_model": {"trained": seeds * further * pairs},
+        "trigger": {"trained": seeds * sum(_fitting(study, attack, sizes) for attack in study.attacks)},
+        "backdoored_model": {"trained": seeds * poisoned * pairs},
+        "defend": {"trained": seeds * sum(t for t, _ in defended), "encoded": seeds * sum(e for _, e in defended)},
+        "evaluate": {"encoded": 2 * pictures * seeds * (len(study.cells) + len(study.attacks))},
+    }
+    if study.file.rebound:
+        training, every = study.file.rebound.training, study.file.rebound.every
+        cells = seeds * sum(not study.few_shot(attack) for attack, _ in study.cells)
+        steps = training.epochs * sizes["defense"] / training.batch_size
+        measured = 2 * sizes["first pictures"] * (steps // every + 1)
+        amounts["rebound"] = {"trained": cells * training.epochs * sizes["defense"], "encoded": cells * measured}
+    return amounts
 
 
 def _sizes(study: Study) -> dict[str, int]:
@@ -256,13 +254,14 @@ def _split_bytes(study: Study, dataset: str, split: str) -> float:
 
 def _left_to_download(study: Study, dataset: str, split: str) -> float:
     """Return the bytes of work shards, which lie beside the split until somebody deletes them."""
-    folder = DATA / "downloads" / dataset / split
+    folder = Path(Layout(Path(), DATA).work("download").format(dataset=dataset, split=split))
     there = sum(path.stat().st_size for path in folder.rglob("*.tar"))
     return max(_split_bytes(study, dataset, split) - there, 0.0)
 
 
 def _ready_bytes(study: Study, scored: Any, size: int) -> float:
-    array = DATA / scored.dataset / scored.split / f"pictures-{study.fit(scored)}.npy"
+    names = {"dataset": scored.dataset, "split": scored.split, "fit": study.fit(scored)}
+    array = Layout(Path(), DATA).path("pictures", "array", **names)
     return 0.0 if array.is_file() else 3.0 * size**2 * _pictures(study, scored)
 
 
@@ -383,7 +382,8 @@ def fetched(study: Study) -> list[str]:
 
 def _to_write(study: Study) -> list[tuple[str, str]]:
     """Return every dataset and split that the study reads and that is still to be written."""
-    return [place for place in study.splits() if not DATA.joinpath(*place, "manifest.json").is_file()]
+    kept = Layout(Path(), DATA)
+    return [(d, s) for d, s in study.splits() if not kept.path("dataset", "manifest", dataset=d, split=s).is_file()]
 
 
 def _downloads(study: Study) -> list[tuple[str, str]]:
@@ -392,6 +392,6 @@ def _downloads(study: Study) -> list[tuple[str, str]]:
         (dataset, split)
         for dataset, split in _to_write(study)
         if study.sources[dataset].downloads
-        and not (DATA / dataset / split / "download.json").is_file()
+        and not Layout(Path(), DATA).path("download", "report", dataset=dataset, split=split).is_file()
         and not any(path.is_file() for path in pointers(DATA / dataset / split))
     ]

@@ -11,7 +11,7 @@ from antidote.base.errors import UserError, nearest
 from antidote.base.files import read_json
 from antidote.base.registry import ATTACKS, DEFENSES, method
 from antidote.clip.configs import ModelSettings, check_tokenizer
-from antidote.clip.folder import ADAPTER, ADAPTER_WEIGHTS
+from antidote.clip.files import CONFIG
 from antidote.clip.known import model_config, model_names
 from antidote.clip.tags import tag, tags
 from antidote.data.access import POOLS
@@ -102,11 +102,6 @@ class Study:
     def few_shot(self, attack: str) -> bool:
         """Tell whether an attack is one on a support set, with a clean encoder under it."""
         return method("attack", self.attacks[attack].method).threat_model == "few-shot"
-
-    def extra_files(self, defense: str) -> tuple[str, ...]:
-        """Return the files that a defense's model folder has beside those of every model folder."""
-        kind = method("defense", self.defenses[defense].method)
-        return (*((ADAPTER, ADAPTER_WEIGHTS) if kind.adapter else ()), *kind.files)
 
     def lexicon(self) -> str:
         """Return the language resource: the study's choice, or that of the defense pool's dataset."""
@@ -267,7 +262,7 @@ class Study:
         name = getattr(settings, "surrogate", "clean")
         if name == "clean" or name in self.file.surrogates:
             return model_config((self.file if name == "clean" else self.file.surrogates[name]).model.name)
-        path = Path(name) / "open_clip_config.json"
+        path = Path(name) / CONFIG
         if not path.exists():
             known = ["clean", *self.file.surrogates]
             raise ValueError(

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.base.settings import Settings
+from antidote.study.layout import Layout
 from antidote.summary.plan import SummarySettings
 from antidote.summary.rebounds import read_rebound
 
@@ -55,13 +56,16 @@ def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
     Raises:
         UserError: a `scores.json` is there but does not hold scores.
     """
-    rows = [_row("clean", "none", seed, _read(results, "clean", seed, "none")) for seed in plan.seeds]
+    kept = Layout(results)
+    clean = {seed: _read(kept.path("evaluate_clean", "scores", seed=seed)) for seed in plan.seeds}
+    rows = [_row("clean", "none", seed, scores) for seed, scores in clean.items()]
     for attack in plan.attacks:
-        floors = {seed: _read(results, attack.name, seed, "floor") for seed in plan.seeds}
+        floors = {seed: _read(kept.path("floor", "scores", attack=attack.name, seed=seed)) for seed in plan.seeds}
         for defense in plan.defenses:
             applies = (attack.name, defense.name) not in plan.reasons
             for seed in plan.seeds:
-                scores = _read(results, attack.name, seed, defense.name) if applies else None
+                names = {"attack": attack.name, "defense": defense.name, "seed": seed}
+                scores = _read(kept.path("evaluate", "scores", **names)) if applies else None
                 row = _row(attack.name, defense.name, seed, scores)
                 row |= {**_floors(floors[seed], attack.score), **_visibility(floors[seed])}
                 found = read_rebound(results, attack.name, seed, defense.name) if applies and plan.rebound else None
@@ -74,7 +78,8 @@ def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
 
 def pictures(plan: SummarySettings, results: Path) -> tuple[int, int]:
     """Return how many pictures CA and ASR were counted over, by a cell that says so; 0 where none does."""
-    found = [_read(results, a.name, s, "none") for a in plan.attacks for s in plan.seeds]
+    cells = [{"attack": a.name, "defense": "none", "seed": s} for a in plan.attacks for s in plan.seeds]
+    found = [_read(Layout(results).path("evaluate", "scores", **names)) for names in cells]
     counts = [(s.pictures or 0, s.pictures_asr or 0) for s in found if s]
     return max(counts, key=lambda count: count[1], default=(0, 0))
 
@@ -84,8 +89,7 @@ def _visibility(floor: Scores | None) -> dict[str, float | None]:
     return {name: floor.extra[name] for name in VISIBILITY if floor and name in floor.extra}
 
 
-def _read(results: Path, attack: str, seed: int, defense: str) -> Scores | None:
-    path = results / attack / f"seed{seed}" / defense / "scores.json"
+def _read(path: Path) -> Scores | None:
     if not path.exists():
         return None
     values = read_json(path)

@@ -1,6 +1,7 @@
 """Every `cost.json` of a study as one frame: a row per stage and cell that was run."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,10 +10,15 @@ from pydantic import ConfigDict, Field
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.base.settings import Settings
+from antidote.study.layout import COSTLY, NO_DEFENSE, Layout
 from antidote.summary.plan import SummarySettings
 
-STAGES = ["dataset", "pools", "pretrain", "trigger", "poison", "backdoor", "defend", "pictures", "evaluate", "floor",
-          "rebound"]  # fmt: skip
+STAGES = list(dict.fromkeys(COSTLY.values()))
+# What stands in the columns of a stage that has no wildcards for them.
+CLEAN = {
+    "clean_model": {"attack": "clean"},
+    "evaluate_clean": {"attack": "clean", "defense": NO_DEFENSE},
+}
 
 
 class CostFacts(Settings):
@@ -52,33 +58,13 @@ def read_costs(plan: SummarySettings, results: Path, data: Path) -> pd.DataFrame
 
 
 def _places(plan: SummarySettings, results: Path, data: Path) -> Iterator[tuple[dict, Path]]:
-    """Yield what a cost belongs to and where it lies, in the order of the plan."""
-    for dataset, split in plan.datasets:
-        yield {"stage": "dataset", "dataset": f"{dataset}/{split}"}, data / dataset / split / "cost.json"
-    for dataset, split, fit in plan.scored:
-        where = {"stage": "pictures", "dataset": f"{dataset}/{split}"}
-        yield where, data / dataset / split / f"pictures-{fit}.cost.json"
-    for path in sorted((results / "pools").glob("*.cost.json")):
-        yield {"stage": "pools"}, path
-    for seed in plan.seeds:
-        clean, where = results / "clean" / f"seed{seed}", {"attack": "clean", "seed": seed}
-        yield {"stage": "pretrain", **where}, clean / "model" / "cost.json"
-        yield {"stage": "evaluate", **where, "defense": "none"}, clean / "none" / "cost.json"
-    for attack in plan.attacks:
-        for seed in plan.seeds:
-            folder, where = results / attack.name / f"seed{seed}", {"attack": attack.name, "seed": seed}
-            yield {"stage": "trigger", **where}, folder / "trigger" / "cost.json"
-            yield {"stage": "poison", **where}, folder / "poison" / "cost.json"
-            yield {"stage": "backdoor", **where}, folder / "model" / "cost.json"
-            yield {"stage": "floor", **where}, folder / "floor" / "cost.json"
-        for defense in plan.defenses:
-            if (attack.name, defense.name) in plan.reasons:
-                continue
-            for seed in plan.seeds:
-                folder = results / attack.name / f"seed{seed}" / defense.name
-                where = {"attack": attack.name, "defense": defense.name, "seed": seed}
-                if defense.name != "none":
-                    yield {"stage": "defend", **where}, folder / "model" / "cost.json"
-                yield {"stage": "evaluate", **where}, folder / "cost.json"
-                if plan.rebound:
-                    yield {"stage": "rebound", **where}, folder / "rebound.cost.json"
+    """Yield what a cost belongs to and where it is kept, in the order of the plan."""
+    kept = Layout(results, data)
+    pools = tuple(path.name.removesuffix(".cost.json") for path in kept.found("pool", "cost"))
+    matrix = replace(plan.matrix, pools=pools)
+    for stage, name in COSTLY.items():
+        for names in matrix.jobs(stage):
+            where = {"stage": name, **CLEAN.get(stage, {}), **names}
+            if "dataset" in names:
+                where["dataset"] = f"{names['dataset']}/{names['split']}"
+            yield where, kept.path(stage, "cost", **names)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from antidote.base.errors import UserError
+from antidote.study.layout import Layout
 from antidote.summary import style
 from antidote.summary.plan import SummarySettings
 
@@ -51,12 +52,15 @@ def curves(plan: SummarySettings, results: Path, path: Path) -> None:
 
 def _panels(plan: SummarySettings, results: Path) -> dict[str, list[tuple[str, pd.DataFrame]]]:
     """Return for each panel that has any log its lines, as (attack, log)."""
-    places = {"clean and backdoored models": [("clean", "model"), *((a.name, "model") for a in plan.attacks)]}
+    attacks, kept = [attack.name for attack in plan.attacks], Layout(results)
+    backdoored = [("backdoored_model", {"attack": attack}) for attack in attacks]
+    trained = {"clean and backdoored models": [("clean_model", {}), *backdoored]}
     for defense in plan.defenses:
-        places[defense.name] = [(a.name, f"{defense.name}/model") for a in plan.attacks]
+        trained[defense.name] = [("defend", {"attack": attack, "defense": defense.name}) for attack in attacks]
     panels = {}
-    for title, lines in places.items():
-        files = [(a, results / a / f"seed{s}" / folder / "train.jsonl") for a, folder in lines for s in plan.seeds]
+    for title, lines in trained.items():
+        jobs = [(stage, {**names, "seed": seed}) for stage, names in lines for seed in plan.seeds]
+        files = [(names.get("attack", "clean"), kept.path(stage, "log", **names)) for stage, names in jobs]
         logs = [(attack, read_log(file)) for attack, file in files if file.exists()]
         panels[title] = [(attack, log) for attack, log in logs if not log.empty]
     return {title: logs for title, logs in panels.items() if logs}

@@ -8,6 +8,7 @@ import pandas as pd
 
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
+from antidote.study.layout import SUMMARY, Layout
 from antidote.summary.page import duration, size
 from antidote.summary.plan import DefenseFacts, SummarySettings
 from antidote.summary.tables import percent, score_name, shown
@@ -64,7 +65,9 @@ def resistance(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, 
 
 def _layers(plan: SummarySettings, folder: Path, attack: str, defense: str) -> str:
     """Return the trigger's resistance after each block, means over seeds; empty for models without class tokens."""
-    paths = [folder.parent / attack / f"seed{seed}" / defense / "scores.json" for seed in plan.seeds]
+    kept, names = Layout(folder.parent), {"attack": attack, "defense": defense}
+    stage = "floor" if defense == "floor" else "evaluate"
+    paths = [kept.path(stage, "scores", **names, seed=seed) for seed in plan.seeds]
     found = [read_json(path).get("resistance_layers", {}).get("trigger", []) for path in paths if path.is_file()]
     return ", ".join(f"{sum(values) / len(values):.3f}" for values in zip(*found, strict=True))
 
@@ -81,7 +84,7 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, fo
 
     Of a sweep these tables show the picked setting; one more table has all of them.
     """
-    costs, parts = pd.read_csv(folder / "costs.csv", keep_default_na=False), []
+    costs, parts = pd.read_csv(folder / SUMMARY["costs"], keep_default_na=False), []
     facts = {defense.name: defense for defense in plan.defenses}
     for attack in plan.attacks:
         mine = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]

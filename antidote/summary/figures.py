@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from antidote.base.files import read_json
+from antidote.study.layout import Layout
 from antidote.summary.plan import SummarySettings
 from antidote.summary.tables import ASR, percent, score_name
 
@@ -20,7 +21,8 @@ def figures(plan: SummarySettings, cells: pd.DataFrame, results: Path) -> list[d
     rows = []
     for attack in plan.attacks:
         mine = cells[(cells["attack"] == attack.name) & (cells["defense"] == "none")]
-        facts = pd.DataFrame([_facts(results / attack.name / f"seed{seed}") for seed in plan.seeds])
+        paths = [Layout(results).path("trigger", "description", attack=attack.name, seed=seed) for seed in plan.seeds]
+        facts = pd.DataFrame([_facts(path) for path in paths])
         score = percent(pd.to_numeric(mine[attack.score], errors="coerce").mean()) if attack.score in mine else ""
         score += "" if attack.score == ASR else f" ({score_name(attack.score)})"
         for wanted in attack.figures:
@@ -38,6 +40,5 @@ def figures(plan: SummarySettings, cells: pd.DataFrame, results: Path) -> list[d
     return rows
 
 
-def _facts(folder: Path) -> dict[str, Any]:
-    path = folder / "trigger" / "trigger.json"
+def _facts(path: Path) -> dict[str, Any]:
     return read_json(path).get("facts", {}) if path.is_file() else {}

@@ -12,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from antidote.base.errors import UserError
+from antidote.study.layout import Layout
 from antidote.summary import style
 from antidote.summary.plan import AttackFacts, SummarySettings
 from antidote.summary.text import attack_mark
@@ -32,7 +33,7 @@ def gallery(plan: SummarySettings, results: Path, table: pd.DataFrame, path: Pat
     gates = dict(zip(table["attack"], table["gate"], strict=True))
     rows = []
     for attack in plan.attacks:
-        sheets = (results / attack.name / f"seed{seed}" / "floor" / "examples.png" for seed in plan.seeds)
+        sheets = (Layout(results).path("floor", "examples", attack=attack.name, seed=seed) for seed in plan.seeds)
         sheet = next((s for s in sheets if s.exists()), None)
         if sheet:
             name = attack.name + attack_mark(gates.get(attack.name, ""))

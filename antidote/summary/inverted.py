@@ -8,34 +8,34 @@ import numpy as np
 
 from antidote.base.files import read_json
 from antidote.data.store.images import encode_png
+from antidote.study.layout import Layout
 from antidote.summary.gallery import enlarged
 from antidote.summary.plan import SummarySettings
 from antidote.summary.tables import percent
 
-ADAPTER, TENSORS = "adapter.json", "adapter.safetensors"
 GREY = 0.5
 
 
 def inverted(plan: SummarySettings, results: Path) -> list[dict[str, Any]]:
     """Return the triggers of every cell whose model folder keeps some: `attack`, `defense`, `seed`, `triggers`."""
-    found = []
+    found, kept = [], Layout(results)
     for attack in plan.attacks:
         for defense in plan.defenses:
             for seed in plan.seeds:
-                triggers = _triggers(results / attack.name / f"seed{seed}" / defense.name / "model")
+                cell = {"attack": attack.name, "defense": defense.name, "seed": seed}
+                triggers = _triggers(*(kept.path("defend", file, **cell) for file in ("adapter", "adapter_weights")))
                 if triggers:
-                    cell = {"attack": attack.name, "defense": defense.name, "seed": seed}
                     found.append({**cell, "triggers": triggers})
     return found
 
 
-def _triggers(folder: Path) -> list[dict[str, str]]:
-    described = read_json(folder / ADAPTER).get("dummy_triggers", []) if (folder / ADAPTER).is_file() else []
+def _triggers(adapter: Path, weights: Path) -> list[dict[str, str]]:
+    described = read_json(adapter).get("dummy_triggers", []) if adapter.is_file() else []
     if not described:
         return []
     from safetensors.numpy import load_file
 
-    tensors = load_file(folder / TENSORS)
+    tensors = load_file(weights)
     pictures = map(picture, tensors["masks"], tensors["patterns"])
     return [
         {

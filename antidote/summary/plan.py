@@ -4,6 +4,7 @@ from pydantic import Field, field_validator
 
 from antidote.base.settings import Settings
 from antidote.study.gate import Gate
+from antidote.study.layout import Matrix
 
 
 class FigureFacts(Settings):
@@ -71,6 +72,18 @@ class SummarySettings(Settings):
         """Put `none` first: every gate and every arrow starts from the undefended model."""
         none = [d for d in defenses if d.name == "none"] or [DefenseFacts(name="none", label="no defense")]
         return none + [d for d in defenses if d.name != "none"]
+
+    @property
+    def matrix(self) -> Matrix:
+        """What the wildcards of the jobs take as values; of surrogates and pools the plan says nothing."""
+        cells = [(attack.name, defense.name) for attack in self.attacks for defense in self.defenses]
+        return Matrix(
+            seeds=self.seeds,
+            cells=[cell for cell in cells if cell not in self.reasons],
+            options=frozenset({"rebound"} if self.rebound else ()),
+            splits=tuple(self.datasets),
+            scored=tuple(self.scored),
+        )
 
     @property
     def reasons(self) -> dict[tuple[str, str], str]:

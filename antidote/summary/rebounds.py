@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.base.settings import Settings
+from antidote.study.layout import Layout
 from antidote.summary import style
 from antidote.summary.plan import SummarySettings
 
@@ -41,7 +42,7 @@ def read_rebound(results: Path, attack: str, seed: int, defense: str) -> Rebound
     Raises:
         UserError: a `rebound.json` is there but does not hold a curve.
     """
-    path = results / attack / f"seed{seed}" / defense / "rebound.json"
+    path = Layout(results).path("rebound", "curve", attack=attack, seed=seed, defense=defense)
     if not path.exists():
         return None
     values = read_json(path)

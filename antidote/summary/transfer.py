@@ -13,6 +13,7 @@ import pandas as pd
 
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
+from antidote.study.layout import Layout
 
 COLUMNS = ["attack", "method", "surrogate", "victim", "seeds", "T", "U", "T-U"]
 
@@ -33,13 +34,14 @@ def transfer(studies: list[Path]) -> pd.DataFrame:
 
 
 def _rows(folder: Path) -> list[dict]:
-    path = folder / "summary" / "cells.csv"
+    kept = Layout(folder)
+    path = kept.path("summary", "cells")
     if not path.is_file():
         raise UserError(f"{path}: no such file; run the study first")
     cells = pd.read_csv(path, dtype={"attack": str, "defense": str}, keep_default_na=False, na_values=[""])
     victim, rows = _victim(folder), []
     for attack, mine in cells[cells["defense"] == "none"].groupby("attack", sort=False):
-        trigger = next(iter(sorted(folder.glob(f"{attack}/seed*/trigger/trigger.json"))), None)
+        trigger = next(iter(kept.found("trigger", "description", attack=attack)), None)
         settings = read_json(trigger)["settings"] if trigger else {}
         if "surrogate" not in settings or mine["asr1"].isna().all():
             continue
@@ -52,7 +54,7 @@ def _rows(folder: Path) -> list[dict]:
 
 def _victim(folder: Path) -> str:
     """Return the name of the study's model, as the card of its clean reference has it."""
-    card = next(iter(sorted(folder.glob("clean/seed*/model/card.json"))), None)
+    card = next(iter(Layout(folder).found("clean_model", "card")), None)
     if card is None:
         raise UserError(f"{folder}/clean: holds no clean reference; run the study first")
     return read_json(card)["settings"]["model"]["name"]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from antidote.base.errors import UserError, out_of_memory
 from antidote.base.files import whole_file
 from antidote.base.lazy import torch
+from antidote.clip.files import TRAINING_LOG
 from antidote.clip.model import Clip
 from antidote.data.streaming import KILLED
 from antidote.training import parallel
@@ -259,7 +260,7 @@ class _Run:
         return Report(self.steps, self.trained_parameters, len(self.objective.pairs))
 
     def _write_log(self, work: Work) -> None:
-        with whole_file(work.folder / "train.jsonl") as temporary:
+        with whole_file(work.folder / TRAINING_LOG) as temporary:
             temporary.write_text("".join(line + "\n" for line in self.lines))
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from antidote.base.cache import Shared, identity
 from antidote.base.command_line import Cost
 from antidote.base.errors import UserError
-from antidote.clip.folder import remove_adapter, save_model
+from antidote.clip.files import TRAINING_LOG
+from antidote.clip.folder import save_model
 from antidote.clip.model import Clip
 from antidote.data.pools import drawn_from
 from antidote.data.streaming import Reading
@@ -66,7 +67,6 @@ def taken(arguments: argparse.Namespace, work: Work, shared: Shared) -> bool:
     """Take the whole model folder and its cost from the shared place, if they are there."""
     names = parallel.by_first(lambda: shared.take(arguments.output, arguments.cost))
     if names and parallel.first():
-        remove_adapter(arguments.output, except_for=names)
         shutil.rmtree(work.folder, ignore_errors=True)
     return bool(names)
 
@@ -77,7 +77,7 @@ def finish(
     """Write the model folder with its training log, then the cost; then the work folder is of no more use."""
     if not parallel.first():
         return
-    training_log = work.folder / "train.jsonl"  # what does not train leaves none
+    training_log = work.folder / TRAINING_LOG  # what does not train leaves none
     kept = [training_log] if training_log.is_file() else []
     names = save_model(arguments.output, report.clip or clip, card, extra=[*kept, *report.files])
     figures = {"trained_parameters": report.trained_parameters, "pairs": report.pairs, "steps": report.steps}

@@ -22,6 +22,7 @@ from antidote.base.files import whole_file
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.base.settings import Settings
+from antidote.clip.files import TRAINING_LOG
 from antidote.training.session import LOG_EVERY, Interrupt, Progress, Work
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def tune(task: Task, settings: TuneSettings, seed: int, work: Work) -> int:
                 last = time.monotonic()
             if interrupt.asked:
                 sys.exit(128 + interrupt.asked)
-    with whole_file(work.folder / "train.jsonl") as temporary:
+    with whole_file(work.folder / TRAINING_LOG) as temporary:
         temporary.write_text("".join(line + "\n" for line in lines))
     return steps
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from harness import edited, snakemake, study
 
-MODEL = ("open_clip_config.json", "open_clip_model.safetensors")
+MODEL = ("open_clip_config.json", "open_clip_model.safetensors", "adapter.json", "adapter.safetensors")
 WORDS = {"data/classes/scenes.json", "data/templates/scenes.json"}
 
 
@@ -83,8 +83,7 @@ def test_an_attack_on_the_shots(inputs):
     trigger = {f"results/tiny/few/seed0/trigger/{file}" for file in ("trigger.json", "trigger.safetensors")}
     assert inputs["attack_shots few 0"] == shots | trigger
     assert inputs["few_shot_model few 0"] == shots | poison("few")
-    head = {f"results/tiny/few/seed0/model/adapter.{end}" for end in ("json", "safetensors")}
-    assert inputs["evaluate few 0 none"] == trigger | scored("test") | WORDS | model("few/seed0") | head
+    assert inputs["evaluate few 0 none"] == trigger | scored("test") | WORDS | model("few/seed0")
     assert inputs["floor few 0"] == trigger | scored("test") | WORDS | model("clean/seed0")
     others = {job for job in inputs if " few " in job} - {
         f"{rule} few 0" for rule in ("attack_shots", "few_shot_model")
@@ -97,7 +96,7 @@ def test_a_defense_gets_the_model_and_what_its_access_grants(inputs):
     clean = suspicious | pools("defense") | split("defense")
     assert inputs["defend siba 0 finetune"] == clean
     assert inputs["defend siba 0 cleanclip"] == clean | {"data/lexicons/scenes.json"}
-    assert inputs["defend_with_adapter siba 0 probe"] == suspicious | pools("shots") | split("test") | WORDS
+    assert inputs["defend siba 0 probe"] == suspicious | pools("shots") | split("test") | WORDS
     owned = pools("training", "poison") | split("train") | poison("siba")
     assert inputs["defend_with_finding siba 0 ubt"] == suspicious | owned
     defended = {file for job, files in inputs.items() if job.startswith("defend") for file in files}
@@ -109,6 +108,5 @@ def test_evaluation(inputs):
     shared = trigger | scored("test") | WORDS
     assert inputs["evaluate siba 0 none"] == shared | model("siba/seed0")
     assert inputs["floor siba 0"] == shared | model("clean/seed0")
-    added = {f"results/tiny/siba/seed0/probe/model/adapter.{end}" for end in ("json", "safetensors")}
-    assert inputs["evaluate siba 0 probe"] == shared | model("siba/seed0/probe") | added
+    assert inputs["evaluate siba 0 probe"] == shared | model("siba/seed0/probe")
     assert inputs["evaluate_clean 0"] == scored("test") | WORDS | model("clean/seed0")

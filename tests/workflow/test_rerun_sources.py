@@ -17,146 +17,47 @@ PICTURES = (*MODELS, "pictures *")  # whatever loads pictures
 TRAINING = ("clean_model *", "backdoored_model *", "defend *")
 SCORES = ("evaluate_clean *", "floor *", "evaluate *")
 
-# Module (or pattern) and the jobs that depend on it directly; the first that fits counts.
+# Patterns of modules and the jobs that depend on them directly; the first that fits counts. A folder is what reruns: its
+# row comes after those of the modules in it that fewer or other jobs reach.
 MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
-    (
-        (
-            "antidote",
-            "antidote.base.files",
-            "antidote.base.settings",
-            "antidote.base.seeds",
-            "antidote.data",
-            "scripts",
-        ),
-        EVERYTHING,
-    ),
-    (
-        (
-            "antidote.data.words.names",
-            "antidote.data.store.images",
-            "antidote.data.store.limits",
-            "antidote.data.store.tars",
-        ),
-        EVERYTHING,
-    ),
-    (
-        (
-            "antidote.data.scenes.captions",
-            "antidote.data.scenes.draws",
-            "antidote.data.scenes.draw",
-            "antidote.data.scenes.shapes",
-        ),
-        ("dataset *",),
-    ),
-    (
-        ("antidote.data.store.datasets", "antidote.data.store.ingest", "antidote.data.store.intake", "scripts.dataset"),
-        ("dataset *",),
-    ),
-    (("antidote.data.store.keys", "antidote.data.store.subsets", "antidote.base.disk"), ("dataset *",)),
-    (("antidote.data.sources", "antidote.data.sources.base", "antidote.data.sources.scenes"), ("dataset *",)),
+    (("antidote", "antidote.data", "scripts"), EVERYTHING),
+    # The ground: what a job computes with. What it says, where it runs and what it is called changes no result.
+    (("antidote.base", "antidote.base.files", "antidote.base.seeds", "antidote.base.settings"), EVERYTHING),
+    (("antidote.base.lazy", "antidote.data.overlay*", "antidote.data.pairs", "antidote.data.streaming"), PICTURES),
+    (("antidote.base.disk", "scripts.dataset"), ("dataset *",)),
+    (("antidote.base.*",), ()),
+    # Data.
+    (("antidote.data.words", "antidote.data.words.lexicon", "antidote.data.words.names"), EVERYTHING),
+    (("antidote.data.store", *(f"antidote.data.store.{name}" for name in ("images", "limits", "tars"))), EVERYTHING),
     (("antidote.data.pools", "antidote.data.store.shards"), ("pool *", *PICTURES)),
-    (("scripts.pools",), ("pool *",)),
-    (("antidote.data.pairs", "antidote.data.overlay", "antidote.data.streaming", "antidote.base.lazy"), PICTURES),
-    (("antidote.clip.model", "antidote.clip.torchscript", "antidote.clip.weights"), MODELS),
-    (("antidote.data.words.lexicon",), ("defend *",)),
-    (
-        ("antidote.data.words.eda", "antidote.defenses.cleanclip", "antidote.defenses.ta_cleaner"),
-        ("defend * ta_cleaner",),
-    ),
-    (("antidote.defenses", "antidote.defenses.base", "scripts.defend"), ("defend *",)),
-    (("antidote.defenses.finetune",), ("defend * finetune",)),
-    (("antidote.attacks", "antidote.attacks.base", "antidote.attacks.trigger"), ("trigger *", *SCORES)),
+    (("antidote.data.fitted",), ("pictures *", *SCORES)),
+    (("antidote.data.words.eda", "antidote.defenses.cleanclip", "antidote.defenses.ta_cleaner"), ("defend * ta_cleaner",)),
+    (("antidote.data.sources", "antidote.data.sources.base", "antidote.data.sources.scenes"), ("dataset *",)),
+    (("antidote.data.sources.*", "antidote.data.scenes.styles", "antidote.data.store.sizes"), ()),
+    (("antidote.data.download*", "antidote.data.words.*"), ()),
+    (("antidote.data.scenes*", "antidote.data.store.*"), ("dataset *",)),
+    # Models, and how they are trained.
+    (("antidote.clip", *(f"antidote.clip.{name}" for name in ("configs", "files", "folder", "model", "torchscript", "weights"))),
+     MODELS),
+    (("antidote.training.alternating", "scripts.pretrain"), ("clean_model *", "backdoored_model *")),
+    (("antidote.training.heads", "antidote.training.prompts", "antidote.training.tuning", "antidote.training.victim"), ()),
+    (("antidote.training*",), TRAINING),
+    # Methods; the tiny study uses two attacks and two defenses.
+    (("antidote.attacks", "antidote.attacks.base", "antidote.attacks.trigger*"), ("trigger *", *SCORES)),
     (("antidote.attacks.badnet",), ("trigger badnet *",)),
     (("antidote.attacks.blended", "antidote.attacks.patterns"), ("trigger blended *",)),
-    (("scripts.trigger",), ("trigger *",)),
-    (("scripts.poison",), ("poison *",)),
-    (
-        (
-            "antidote.training.objectives",
-            "antidote.training.run",
-            "antidote.training.loop",
-            "antidote.training.vocabulary",
-        ),
-        TRAINING,
-    ),
-    (("antidote.training.parallel",), TRAINING),
-    (("scripts.pretrain", "antidote.training.alternating"), ("clean_model *", "backdoored_model *")),
-    (
-        (
-            "antidote.evaluation.zero_shot",
-            "antidote.evaluation.examples",
-            "antidote.evaluation.metrics",
-            "antidote.evaluation.zscore",
-            "scripts.evaluate",
-        ),
-        SCORES,
-    ),
-    (
-        (
-            "antidote.evaluation.probe",
-            "antidote.evaluation.resistance",
-            "antidote.evaluation.retrieval",
-            "antidote.evaluation.shifts",
-            "antidote.evaluation.visibility",
-        ),
-        SCORES,
-    ),
-    (("antidote.data.fitted",), ("pictures *", "evaluate_clean *", "floor *", "evaluate *")),
-    (("scripts.pictures",), ("pictures *",)),
-    (("antidote.summary", "antidote.summary.*", "scripts.summarise"), ("summary",)),
-    # What reads the study, documents it, or talks to the user; what jobs get from it, they get as arguments.
-    (("antidote.base.devices",), ()),
-    (
-        (
-            "antidote.base.command_line",
-            "antidote.base.errors",
-            "antidote.base.fingerprint",
-            "antidote.base.registry",
-            "antidote.base.cache",
-        ),
-        (),
-    ),
-    (
-        (
-            "antidote.study.artifacts",
-            "antidote.study.reference",
-            "antidote.study.schema",
-            "antidote.study.study",
-            "antidote.study.jobs",
-        ),
-        (),
-    ),
-    (("antidote.study.file", "antidote.study.sweeps", "scripts.collect", "scripts.pages", "scripts.snapshot"), ()),
-    (("antidote.study.preflight", "scripts.check", "scripts.preflight", "scripts.readme", "scripts.schema"), ()),
-    (("scripts.show",), ()),
-    # Steps and methods that the tiny study does not use.
-    (("antidote.adapters*", "antidote.attacks.*", "antidote.defenses.*", "antidote.detectors*"), ()),
-    (("antidote.data.sources.*", "antidote.data.scenes.styles"), ()),
-    (("antidote.data.words.wordnet", "scripts.wordnet"), ()),
-    (
-        (
-            "antidote.data.download.addresses",
-            "antidote.data.download.url_files",
-            "antidote.data.download.download",
-            "antidote.data.download.img2dataset",
-        ),
-        (),
-    ),
-    (
-        (
-            "antidote.data.download.arrivals",
-            "antidote.data.download.failures",
-            "antidote.data.download.hosted",
-            "antidote.data.download.rounds",
-        ),
-        (),
-    ),
-    (("antidote.data.store.sizes",), ()),
-    (("scripts.download", "antidote.data.download.worker", "scripts.subset"), ()),
-    (("antidote.clip.tags",), ()),
-    (("antidote.evaluation.rebound", "antidote.summary.transfer", "scripts.rebound", "scripts.transfer"), ()),
-    (("antidote.training.victim", "scripts.attack_shots", "scripts.few_shot"), ()),
-]
+    (("antidote.data.access", "antidote.defenses", "antidote.defenses.base", "scripts.defend"), ("defend *",)),
+    (("antidote.defenses.finetune",), ("defend * finetune",)),
+    # Scores and their summary, which knows of the study where results are kept and when an attack counts.
+    (("antidote.evaluation.rebound", "antidote.summary.documents", "antidote.summary.transfer"), ()),
+    (("antidote.evaluation*", "antidote.attacks.similarity", "scripts.evaluate"), SCORES),
+    (("antidote.summary*", "antidote.study", "antidote.study.gate", "antidote.study.layout", "scripts.summarise"), ("summary",)),
+    *(((f"scripts.{script}",), (f"{rule} *",)) for script, rule in
+      {"pools": "pool", "pictures": "pictures", "poison": "poison", "trigger": "trigger"}.items()),
+    # What reads the study, documents it, or talks to the user; methods that the tiny study does not use.
+    (("antidote.attacks.*", "antidote.clip.*", "antidote.defenses.*", "antidote.detectors*", "antidote.study.*", "scripts.*"),
+     ()),
+]  # fmt: skip
 
 
 def modules(project: Path = ROOT) -> dict[str, str]:

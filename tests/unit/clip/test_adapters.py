@@ -1,5 +1,7 @@
 """Adapters: kept beside an open_clip folder that stays one, and read back ready for zero-shot use."""
 
+import json
+
 import open_clip
 import pytest
 import torch
@@ -47,9 +49,15 @@ def test_kept_and_read_back(make, make_clip, make_pairs, tmp_path):
     assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
 
 
-def test_a_plain_model_in_the_same_folder_leaves_no_adapter(make_clip, tmp_path):
-    save_model(tmp_path / "m", head(make_clip("vit")), {})
-    save_model(tmp_path / "m", make_clip("vit"), {})
+def test_every_model_folder_holds_the_same_files(make_clip, tmp_path):
+    """A plain model leaves no adapter where one was; a folder from elsewhere needs neither file."""
+    adapted = save_model(tmp_path / "m", head(make_clip("vit")), {})
+    assert save_model(tmp_path / "m", make_clip("vit"), {}) == adapted
+    assert json.loads((tmp_path / "m" / ADAPTER).read_text()) == {"adapter": None}
+    assert type(load_model(tmp_path / "m")) is Clip
+    open_clip.create_model(f"local-dir:{tmp_path / 'm'}")
+    for name in (ADAPTER, ADAPTER_WEIGHTS):
+        (tmp_path / "m" / name).unlink()
     assert type(load_model(tmp_path / "m")) is Clip
 
 

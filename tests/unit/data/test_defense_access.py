@@ -17,7 +17,7 @@ from antidote.clip.model import Clip
 from antidote.data import access, overlay
 from antidote.data.access import Sources, load_granted
 from antidote.data.streaming import Reading
-from antidote.study.jobs import summary_plan
+from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -138,10 +138,3 @@ def test_a_setting_that_does_not_fit_the_model_is_one_line():
     values["defenses"] = {"rvpt": {"method": "rvpt", "depth": 4}}
     with pytest.raises(UserError, match=r"^v: defenses.rvpt.depth: 4 leaves none of the 4 blocks of the model"):
         Study(values, "v")
-
-
-def test_which_files_a_model_folder_gets():
-    found = Study(read_mapping(str(ROOT / "configs/defenses.yaml")), "d")
-    assert found.extra_files("par") == ()
-    assert found.extra_files("linear_probe") == ("adapter.json", "adapter.safetensors")
-    assert found.extra_files("ubt") == ("suspicious.json",)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from antidote.base.errors import UserError
+from antidote.base.files import read_json
 from antidote.base.fingerprint import reachable
 from antidote.base.registry import DEFENSES, method, module
 from antidote.base.seeds import derive
@@ -81,7 +82,7 @@ def test_a_tiny_run(defended, make_clip, make_pairs, tmp_path, name):
     assert same(found, use_of(defended(name, folder="again")[0], images)), "the same seed gives the same model"
     save_model(tmp_path / "model", clip, {}, extra=report.files)
     torch.testing.assert_close(use_of(load_model(tmp_path / "model"), images), found, rtol=1e-5, atol=1e-6)
-    assert (tmp_path / "model" / ADAPTER).exists() == (method("defense", name).adapter is not None)
+    assert read_json(tmp_path / "model" / ADAPTER)["adapter"] == method("defense", name).adapter
     written = {path.name for path in report.files}
     assert written == set(method("defense", name).files)
 

@@ -14,7 +14,7 @@ from antidote.clip.visual_prompts import VisualPrompts, prompted
 from antidote.evaluation.resistance import perturbed, resistance
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.shifts import as_floor
-from antidote.study.jobs import rebound_slice
+from antidote.study.slices import rebound_slice
 from antidote.study.study import Study
 
 PERTURBATIONS = ["trigger", "noise", "blur", "jitter", "flip"]

@@ -17,7 +17,7 @@ from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
 from antidote.data import pools
 from antidote.data.words.names import names_file
-from antidote.study.jobs import pool_slice, pool_target, training_slice
+from antidote.study.slices import pool_slice, pool_target, training_slice
 from antidote.study.study import Study
 
 FILE = "tests/studies/tiny.yaml"
@@ -328,7 +328,7 @@ def test_a_training_set_that_is_not_poisoned_is_no_cell(values):
 def test_reading_a_study_imports_nothing_heavy():
     code = (
         "import sys; from antidote.base.settings import read_mapping; from antidote.study.study import Study;"
-        f"import antidote.study.jobs as w; study = Study(read_mapping({FILE!r}), 'x'); w.summary_plan(study);"
+        f"import antidote.study.slices as w, antidote.study.jobs; study = Study(read_mapping({FILE!r}), 'x'); w.summary_plan(study);"
         "heavy = {'torch', 'torchvision', 'open_clip', 'transformers', 'matplotlib', 'nltk'} & set(sys.modules);"
         "sys.exit(f'imports {heavy}' if heavy else 0)"
     )

@@ -9,8 +9,8 @@ import yaml
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
-from antidote.study.jobs import summary_plan
 from antidote.study.schema import study_schema
+from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from antidote.study.sweeps import numeric
 from antidote.summary import style

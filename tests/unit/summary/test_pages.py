@@ -10,7 +10,7 @@ import pytest
 
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
-from antidote.study.jobs import summary_plan
+from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 
 STUDY = "tests/studies/tiny.yaml"

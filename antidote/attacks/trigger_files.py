@@ -1,0 +1,3 @@
+"""File names of a trigger folder."""
+
+TENSORS, DESCRIPTION = "trigger.safetensors", "trigger.json"

@@ -1,0 +1,137 @@
+"""The slice of a study that each job depends on, as canonical JSON: what is not in it runs nothing again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from antidote.attacks.base import AttackSettings
+from antidote.base.registry import method
+from antidote.clip.configs import ModelSettings
+from antidote.data.pools import Shots
+from antidote.study.study import Study
+from antidote.training.recipe import TrainSettings
+
+
+def json_slice(values: Any) -> str:
+    """Return values as canonical JSON: the same settings give the same text."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def dataset_slice(study: Study, dataset: str, split: str) -> str:
+    """Return the definition of a dataset with one split alone: another split's change is not its business.
+
+    Nor is the lexicon, which text methods look words up in, or how pictures are fetched.
+    """
+    return _split_slice(study, dataset, split, {"lexicon", "download"})
+
+
+def download_slice(study: Study, dataset: str, split: str) -> str:
+    """Return the definition of a dataset with one split alone, without what comes after the download."""
+    intake = {"classes", "templates", "terms", "pairs_per_shard", "expected", "accepted_skip_share", "seed"}
+    return _split_slice(study, dataset, split, {"lexicon", *intake})
+
+
+def _split_slice(study: Study, dataset: str, split: str, others: set[str]) -> str:
+    values = study.sources[dataset].model_dump(mode="json", exclude=others)
+    return json_slice({**values, "splits": {split: values["splits"][split]}})
+
+
+def pool_slice(study: Study, name: str) -> str:
+    """Return what one pool depends on: the pools that take their share of its split before it does.
+
+    `data.pools.choose` serves scarce pairs first (shots, then captions with the target), then the pools in their order.
+    """
+    settings = study.file.pools
+    pools = settings.pools()
+    place, order = settings.place(pools[name]), list(pools)
+    kept: dict[str, Any] = {}
+    for other, pool in pools.items():
+        if settings.place(pool) != place:
+            continue
+        values = pool.model_dump(mode="json")
+        if order.index(other) <= order.index(name) or isinstance(pool, Shots):
+            kept[other] = values
+        elif pool.target_pairs:
+            kept[other] = {**values, "pairs": pool.target_pairs}
+    if "training" not in kept:  # names the others' dataset and split; how many pairs it takes elsewhere is no matter
+        dataset, split = settings.place(settings.training)
+        kept["training"] = {"dataset": dataset, "split": split, "pairs": 1}
+    return json_slice({"seed": settings.seed, **kept})
+
+
+def pool_target(study: Study, name: str) -> str | None:
+    """Return the word that the captions of a pool, or of one of the same split, are to mention; mostly None."""
+    settings = study.file.pools
+    pools = settings.pools()
+    same = [pool for pool in pools.values() if settings.place(pool) == settings.place(pools[name])]
+    return study.file.target if any(getattr(pool, "target_pairs", 0) for pool in same) else None
+
+
+def training_slice(model: ModelSettings, training: TrainSettings, attack: AttackSettings | None = None) -> str:
+    """Return the initial model and a recipe; where the recipe starts is seen from the job's inputs.
+
+    An attack that trains the model by its own objective adds its settings.
+    """
+    recipe = training.model_dump(mode="json", include=set(TrainSettings.model_fields))
+    alternate = {"alternate": True} if getattr(training, "alternate", False) else {}
+    own = {"attack": attack.trigger_settings()} if attack and method("attack", attack.method).trains else {}
+    return json_slice({"model": model.model_dump(mode="json"), "training": recipe, **alternate, **own})
+
+
+def rebound_slice(study: Study) -> str:
+    """Return how the models under test are fine-tuned for the rebound, and how they are measured; null: not at all."""
+    values = study.file.rebound and study.file.rebound.model_dump(mode="json")
+    evaluation = study.evaluated.model_copy(update={"shifts": {}, "retrieval": None, "probe": None, "resistance": None})
+    return json_slice({"rebound": values, "evaluation": json.loads(evaluation.slice())})
+
+
+def summary_plan(study: Study) -> str:
+    """Return the matrix and what the tables say about it."""
+    attacks = [
+        {
+            "name": name,
+            "method": settings.method,
+            "label": settings.label or name,
+            "threat_model": method("attack", settings.method).threat_model,
+            "poisons": settings.poisons,
+            "score": method("attack", settings.method).score,
+            "triggered": method("attack", settings.method).triggered,
+            **_figures(settings.method),
+        }
+        for name, settings in study.attacks.items()
+    ]
+    swept = {entry.name: {"sweep": entry.sweep, "setting": entry.setting} for entry in study.entries["defense"]}
+    defenses = [
+        {
+            "name": name,
+            "method": settings.method,
+            "label": settings.label or name,
+            "access": method("defense", settings.method).access,
+            "reconstruction": method("defense", settings.method).reconstruction,
+            **(swept[name] if swept[name]["sweep"] else {}),
+        }
+        for name, settings in study.defenses.items()
+    ]
+    return json_slice(
+        {
+            "study": study.name,
+            "target": study.file.target,
+            "model": study.file.model.name,
+            "seeds": study.file.seeds,
+            "attacks": attacks,
+            "defenses": defenses,
+            "blank": [{"attack": a, "defense": d, "reason": reason} for a, d, reason in study.blank],
+            "gate": study.file.gate.model_dump(),
+            "datasets": sorted(study.splits()),
+            "scored": sorted({(part.dataset, part.split, study.fit(part)) for part in study.scored()}),
+            "accuracy_budget": study.file.accuracy_budget,
+            **({"rebound": True} if study.file.rebound else {}),
+        }
+    )
+
+
+def _figures(attack: str) -> dict[str, Any]:
+    """Return what else the summary shows of an attack, where there is anything."""
+    found = [{"name": name, **figure._asdict()} for name, figure in method("attack", attack).figures.items()]
+    return {"figures": found} if found else {}

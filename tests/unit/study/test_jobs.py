@@ -1,0 +1,289 @@
+"""What each job is handed: all that it reads, nothing above its access, and text that a shell takes as it is."""
+
+import copy
+import re
+import shlex
+from types import SimpleNamespace
+
+import pytest
+
+from antidote.base.fingerprint import ROOT
+from antidote.base.settings import read_mapping
+from antidote.data.store.datasets import pointers
+from antidote.study.data_jobs import alternatives, options
+from antidote.study.jobs import Jobs
+from antidote.study.study import Study
+
+MODEL = ("open_clip_model.safetensors", "open_clip_config.json", "adapter.json", "adapter.safetensors")
+WORDS = {"data/classes/scenes.json", "data/templates/scenes.json"}
+WIDE = {
+    "pools.inversion": {"dataset": "tiny", "split": "defense", "pairs": 20},
+    "pools.defense": {"dataset": "tiny", "split": "defense", "pairs": 100},
+    "pools.shots": {"dataset": "tiny", "split": "test", "per_class": 1},
+    "surrogates": {"other": {"model": {"name": "tiny-rn"}, "seed": 7}},
+    "attacks": {
+        "badnet": {"method": "badnet", "poisons": 20, "location": "center"},
+        "siba": {"method": "siba", "poisons": 20},
+        "far": {"method": "siba", "poisons": 20, "surrogate": "other"},
+        "issba": {"method": "issba", "poisons": 20},
+        "few": {"method": "flba"},
+    },
+    "defenses": {
+        "cleanclip": {"method": "cleanclip"},
+        "finetune": {"method": "finetune", "training": {"epochs": 1}},
+        "probe": {"method": "linear_probe"},
+        "ubt": {"method": "ubt", "scorer": "surrogates.other"},
+        "ubt_oracle": {"method": "ubt_oracle"},
+    },
+}
+
+
+def make(changes):
+    values = copy.deepcopy(read_mapping(str(ROOT / "tests/studies/tiny.yaml")))
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = values
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return Jobs(Study(values, "x"))
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    return make(WIDE)
+
+
+def w(**names):
+    return SimpleNamespace(**{"seed": "0", **names})
+
+
+def model(folder):
+    return {f"results/tiny/{folder}/model/{name}" for name in MODEL}
+
+
+def pools(*names):
+    return {f"results/tiny/pools/{name}.parquet" for name in names}
+
+
+def split(*names):
+    return {f"data/tiny/{name}/{file}" for name in names for file in ("index.parquet", "manifest.json")}
+
+
+def poison(attack):
+    return {f"results/tiny/{attack}/seed0/poison/{file}" for file in ("manifest.parquet", "poisoned.tar")}
+
+
+# --- triggers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_drawn_trigger_needs_nothing(jobs):
+    job = w(attack="badnet")
+    assert [jobs.surrogate(job), jobs.fitting_pools(job), jobs.fitting_pairs(job), jobs.fitting_names(job)] == [[]] * 4
+    assert jobs.fitting_options(job) == ""
+
+
+def test_a_trigger_that_is_fitted_on_pictures_alone(jobs):
+    job = w(attack="issba")
+    assert jobs.surrogate(job) == [] and set(jobs.fitting_pools(job)) == pools("inversion", "poison")
+    assert set(jobs.fitting_pairs(job)) == split("defense", "train") and set(jobs.fitting_names(job)) == WORDS
+    assert "--surrogate" not in jobs.fitting_options(job)
+
+
+@pytest.mark.parametrize("attack,folder", [("siba", "clean/seed0"), ("far", "surrogates/other/seed0")])
+def test_a_trigger_that_is_fitted_on_a_surrogate(jobs, attack, folder):
+    assert set(jobs.surrogate(w(attack=attack))) == model(folder)
+    assert shlex.split(jobs.fitting_options(w(attack=attack))) == [
+        "--pools", "results/tiny/pools/inversion.parquet", "results/tiny/pools/poison.parquet",
+        "--classes", "scenes", "--templates", "scenes", "--surrogate", f"results/tiny/{folder}/model",
+    ]  # fmt: skip
+
+
+def test_a_surrogate_from_elsewhere_may_have_no_adapter(tmp_path):
+    folder = tmp_path / "an old model"
+    folder.mkdir()
+    config = '{"model_cfg": {"embed_dim": 64, "vision_cfg": {"image_size": 32}, "text_cfg": {}}}'
+    (folder / MODEL[1]).write_text(config)
+    attack = {"siba": {"method": "siba", "poisons": 20, "surrogate": str(folder)}}
+    jobs, job = make({**WIDE, "attacks": attack}), w(attack="siba")
+    assert jobs.surrogate(job) == [str(folder / name) for name in MODEL[:2]]
+    assert shlex.split(jobs.fitting_options(job))[-2:] == ["--surrogate", str(folder)]
+    (folder / "adapter.json").touch()
+    assert jobs.surrogate(job) == [str(folder / name) for name in MODEL[:3]]
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def test_where_a_backdoored_model_starts(jobs):
+    assert set(jobs.start(w(attack="siba"))) == model("clean/seed0")
+    assert jobs.start_options(w(attack="siba")) == "--start results/tiny/clean/seed0/model"
+    initial = make({"poisoning.start": "model"})
+    assert initial.start(w(attack="badnet")) == [] and initial.start_options(w(attack="badnet")) == ""
+
+
+def test_a_surrogate_model_is_another_draw(jobs):
+    assert jobs.model_seed(w(seed="3", surrogate="other")) == 10 and jobs.model_seed(w(seed="3")) == 3
+    assert jobs.initial_model(w()) == jobs.initial_model(w(surrogate="other")) == ["data/models/tiny-rn.json"]
+
+
+def test_weights_that_are_a_file_are_an_input(tmp_path):
+    (tmp_path / "my {weights}.pt").touch()
+    jobs = make({"model": {"name": "tiny-rn", "pretrained": str(tmp_path / "my {weights}.pt")}})
+    assert jobs.initial_model(w()) == ["data/models/tiny-rn.json", str(tmp_path / "my {weights}.pt")]
+
+
+def test_an_attack_on_the_shots(jobs):
+    assert jobs.few_shot == ["few"] and jobs.on_training == ["badnet", "siba", "far", "issba"]
+    assert "victim" in jobs.victim_settings(w(attack="few")) and "victim" not in jobs.shots_settings(w(attack="few"))
+    assert jobs.shots_options(w(attack="few")) == "--surrogate results/tiny/clean/seed0/model"
+    assert set(jobs.model_under_test(w(attack="few", defense="none"))) == model("few/seed0")
+
+
+# --- defenses --------------------------------------------------------------------------------------------------------
+
+
+def handed(jobs, defense):
+    job = w(attack="siba", defense=defense)
+    found = {*jobs.defense_pools(job), *jobs.defense_pairs(job), *jobs.defense_names(job), *jobs.defense_poison(job)}
+    return found | {*jobs.scorer(job)}
+
+
+def test_a_defense_gets_what_its_access_grants(jobs):
+    assert handed(jobs, "none") == set()
+    assert handed(jobs, "finetune") == pools("defense") | split("defense")
+    assert handed(jobs, "cleanclip") == pools("defense") | split("defense") | {"data/lexicons/scenes.json"}
+    assert handed(jobs, "probe") == pools("shots") | split("test") | WORDS
+    owned = pools("training", "poison") | split("train") | poison("siba")
+    assert handed(jobs, "ubt_oracle") == owned
+    assert handed(jobs, "ubt") == owned | model("surrogates/other/seed0")
+
+
+def test_and_hears_of_no_more(jobs):
+    given = {name: shlex.split(jobs.defense_options(w(attack="siba", defense=name))) for name in jobs.study.defenses}
+    flags = {name: [word for word in words if word.startswith("--")] for name, words in given.items()}
+    assert flags == {
+        "none": [], "finetune": ["--pools"], "cleanclip": ["--pools", "--lexicon"],
+        "probe": ["--pools", "--classes", "--templates"], "ubt": ["--pools", "--poison", "--scorer"],
+        "ubt_oracle": ["--pools", "--poison"],
+    }  # fmt: skip
+    assert given["ubt"][-3:] == [
+        "results/tiny/siba/seed0/poison",
+        "--scorer",
+        "results/tiny/surrogates/other/seed0/model",
+    ]
+
+
+def test_which_defenses_say_what_they_hold_for_poisoned(jobs):
+    assert jobs.naming(suspicious=True) == ["ubt", "ubt_oracle"]
+    assert jobs.naming(suspicious=False) == ["none", "cleanclip", "finetune", "probe"]
+    assert jobs.finding(w(attack="siba", defense="ubt")) == [
+        "results/tiny/siba/seed0/ubt/model/suspicious.json",
+        "results/tiny/siba/seed0/poison/manifest.parquet",
+    ]
+    assert jobs.finding(w(attack="siba", defense="probe")) == []
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_under_test(jobs):
+    assert set(jobs.model_under_test(w(attack="siba", defense="none"))) == model("siba/seed0")
+    assert set(jobs.model_under_test(w(attack="siba", defense="probe"))) == model("siba/seed0/probe")
+    assert jobs.folder_under_test(w(attack="siba", defense="probe")) == "results/tiny/siba/seed0/probe/model"
+
+
+def test_a_cell_depends_on_the_attack_and_on_what_reads_its_adapter(jobs):
+    cells = [("siba", "probe"), ("siba", "finetune"), ("badnet", "finetune"), ("few", "none")]
+    sources = [jobs.scores_source(w(attack=attack, defense=defense)) for attack, defense in cells]
+    assert len(set(sources)) == 4
+    assert jobs.scores_source(w(attack="siba", defense="cleanclip")) == sources[1], "not on the defense"
+
+
+def test_what_a_model_is_scored_on():
+    shift = {"dataset": "tiny", "split": "defense", "classes": "imagenette", "pictures": 9}
+    jobs = make({"evaluation.probe": {"dataset": "tiny", "split": "train", "pictures": 50}})
+    pictures = ["data/tiny/test/pictures-32.json", "data/tiny/train/pictures-32-50.json"]
+    assert set(jobs.evaluated(w())) == split("test", "train") | set(pictures)
+    del shift["classes"]
+    jobs = make({"evaluation.shifts": {"other": shift}})
+    assert set(jobs.evaluated(w())) == split("test", "defense") | {pictures[0], "data/tiny/defense/pictures-32-9.json"}
+
+
+def test_what_the_summary_reads(jobs):
+    found = jobs.summarised(w())
+    assert len(found) == len(set(found)) and not any("rebound" in file for file in found)
+    assert (
+        "results/tiny/few/seed0/none/scores.json" in found and "results/tiny/few/seed0/probe/scores.json" not in found
+    )
+    with_rebound = make({**WIDE, "rebound": {"training": {"epochs": 1}}}).summarised(w())
+    further = set(with_rebound) - set(found)
+    assert len(further) == 4 * 6 and not any("/few/" in file for file in further)
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def url_study(tmp_path, **more):
+    source = {"source": "url_table", "url": "u", "caption": "c", "splits": {"train": str(tmp_path / "a table.tsv")}}
+    return make({
+        "datasets.web": {**source, **more}, "evaluation.retrieval": {"dataset": "web", "split": "train"},
+    })  # fmt: skip
+
+
+def test_a_table_of_addresses_is_an_input_where_it_is_there(tmp_path):
+    jobs, job = url_study(tmp_path), w(dataset="web", split="train")
+    assert jobs.downloaded == ["web"] and jobs.url_tables(job) == []
+    (tmp_path / "a table.tsv").touch()
+    assert jobs.url_tables(job) == [str(tmp_path / "a table.tsv")]
+    assert jobs.download_report(job) == ["data/web/train/download.json"]
+    assert jobs.dataset_options(job) == "--download data/web/train/download.json"
+    assert (
+        jobs.download_report(w(dataset="tiny", split="test")) == []
+        and jobs.dataset_options(w(dataset="tiny", split="test")) == ""
+    )
+
+
+def test_what_dvc_keeps_is_not_downloaded(tmp_path, monkeypatch):
+    jobs = url_study(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    pointer = pointers(jobs.layout.path("dataset", dataset="web", split="train"))[0]
+    pointer.parent.mkdir(parents=True)
+    pointer.touch()
+    assert jobs.download_report(w(dataset="web", split="train")) == []
+
+
+def test_pictures_and_pools(jobs):
+    assert jobs.pictures_options(w(fit="32")) == "--size 32"
+    assert jobs.pictures_options(w(fit="224-1000")) == "--size 224 --pictures 1000"
+    assert set(jobs.pool_indexes(w(pool="shots"))) == split("test")
+    assert jobs.pool_files("shots", "nothing") == ["results/tiny/pools/shots.parquet"]
+    assert jobs.pool_options(w(pool="training")) == ""
+
+
+# --- what a shell takes ----------------------------------------------------------------------------------------------
+
+
+def test_options_are_quoted():
+    given = options(target="it's a {dog} $HOME", pools=["a b", "c"], poison=None, scorer=[], in_memory=0)
+    assert shlex.split(given) == ["--target", "it's a {dog} $HOME", "--pools", "a b", "c", "--in-memory", "0"]
+    assert options() == "" and options(nothing=None) == ""
+
+
+def test_a_regular_expression_of_no_names_fits_nothing():
+    assert alternatives([]) == "(?!)" and alternatives(["a.b", "c"]) == r"a\.b|c"
+
+
+# Numbers, and the options that Jobs has quoted.
+PLAIN = re.compile(r"threads|resources\.\w+|wildcards\.seed|params\.(options|size|seed)")
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "rules").glob("*.smk")))
+def test_every_value_in_a_command_is_quoted(file):
+    text = (ROOT / "rules" / file).read_text()
+    commands = [
+        text[match.start() :].partition("\n\n\n")[0] for match in re.finditer(r"    shell:|^EVALUATION", text, re.M)
+    ]
+    values = [value for command in commands for value in re.findall(r"\{([\w.]+(?:\[\d\])?(?::\w+)?)\}", command)]
+    assert [value for value in values if not value.endswith(":q") and not PLAIN.fullmatch(value)] == []
+    assert bool(values) == ("shell:" in text)
