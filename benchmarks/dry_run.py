@@ -59,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         copy_project(copy)
-        default = yaml.safe_load((copy / "config.yaml").read_text())
+        default = yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))
         report("default study", default, copy, options)
         large = grown(default, options.attacks, options.defenses, options.seeds)
         seconds, cells = report("large study", large, copy, options)
@@ -92,7 +92,7 @@ def grown(study: dict, attacks: int, defenses: int, seeds: int) -> dict:
 def report(name: str, study: dict, folder: Path, options: argparse.Namespace) -> tuple[float, int]:
     """Finish the study on paper, time the dry run, print one line; return processor seconds and cells."""
     file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(study, sort_keys=False))
+    file.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
     snakemake(folder, "--cores", "1", "--quiet", "all", program=[sys.executable, "-c", ON_PAPER])
     wall, cpu = [], []
     for _ in range(options.repeats):
@@ -117,7 +117,9 @@ def processor_seconds() -> float:
 def snakemake(folder: Path, *arguments: str, program: Sequence[str] = (str(SNAKEMAKE),)) -> str:
     """Run Snakemake on the study; return what it printed."""
     command = [*program, "--configfile", "study.yaml", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, encoding="utf-8", env={**os.environ, "PYTHONPATH": ""}
+    )
     if done.returncode:
         sys.exit((done.stdout + done.stderr)[-2000:])
     return done.stdout + done.stderr

@@ -43,7 +43,9 @@ def main() -> None:
             run("pictures", "--data", f"data/scenes/s{factor}", "--size", size, "--cost", "pictures.json")
             run("evaluate", "--settings", settings(options, factor), "--model", "model", "--trigger", "trigger",
                 "--target", "banana", "--output", "scores.json", "--cost", "scores.cost.json")  # fmt: skip
-            fitted, scored = (json.loads(Path(name).read_text()) for name in ("pictures.json", "scores.cost.json"))
+            fitted, scored = (
+                json.loads(Path(name).read_text(encoding="utf-8")) for name in ("pictures.json", "scores.cost.json")
+            )
             stored = Path(f"data/scenes/s{factor}/pictures-{size}.npy").stat().st_size
             say(f"{count:7d} pictures of {size} px, {stored / 2**20:.0f} MiB")
             say(f"  decoded and resized: {fitted['seconds']:6.1f} s, at most {memory(fitted)}")

@@ -100,7 +100,7 @@ def command(name: str, *arguments: object) -> None:
     subprocess.run([sys.executable, "-m", f"scripts.{name}", *map(str, arguments), *more], env=environment, check=True)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    memory = json.loads(Path("cost.json").read_text())["peak_memory_bytes"]
+    memory = json.loads(Path("cost.json").read_text(encoding="utf-8"))["peak_memory_bytes"]
     label = " ".join([name, *(str(word) for word in arguments if word in ("training", "poison", "defense"))])
     say(f"{label:16} {wall:7.1f} s, processor {cpu:7.1f} s, {memory / 1e6:6.0f} MB")
 

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=20)
     parser.add_argument("--gb", type=float, default=2.0, help="size of the snapshot")
     options = parser.parse_args()
-    default = yaml.safe_load((ROOT / "config.yaml").read_text())
+    default = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         jobs(Path(folder, "project"), options.jobs)
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +40,7 @@ def main() -> None:
 def project(folder: Path, study: dict) -> Path:
     folder.mkdir()
     copy_project(folder)
-    (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
     return folder
 
 
@@ -54,7 +54,7 @@ def timed(what: str, run: Callable[[], object]) -> tuple[float, float]:
 
 
 def jobs(folder: Path, count: int) -> None:
-    study = yaml.safe_load((ROOT / "tests/studies/tiny.yaml").read_text())
+    study = yaml.safe_load((ROOT / "tests/studies/tiny.yaml").read_text(encoding="utf-8"))
     study["datasets"]["tiny"]["splits"] |= {f"part{i}": {"pairs": 8, "seed": i} for i in range(count)}
     project(folder, study)
     targets = [f"data/tiny/part{i}/manifest.json" for i in range(count)]
@@ -91,7 +91,8 @@ def snapshot(folder: Path, default: dict, gb: float) -> None:
     for name in (".gitignore", ".dvcignore", ".dvc/config"):
         (origin / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, origin / name)
-    (origin / ".gitignore").open("a").write("/data/scenes/\n")
+    with (origin / ".gitignore").open("a", encoding="utf-8") as file:
+        file.write("/data/scenes/\n")
     run = lambda where, *words: lambda: command(where, *words)
     run(origin, "git", "init", "-q")()
     run(origin, "dvc", "remote", "add", "-d", "store", str(folder / "store"))()
@@ -115,7 +116,7 @@ def command(folder: Path, *words: str) -> None:
     beside = Path(sys.executable).parent / words[0]
     first = str(beside) if beside.exists() else words[0]
     environment = {**os.environ, **WHO, "PYTHONPATH": str(folder)}
-    done = subprocess.run([first, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run([first, *words[1:]], cwd=folder, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode:
         sys.exit(f"{' '.join(words)}:\n{(done.stdout + done.stderr)[-2000:]}")
 

@@ -40,7 +40,7 @@ def main() -> None:
             write(Path(folder), PICTURES, count)
             command = [sys.executable, __file__, "--one", folder, "--steps", options.steps, "--workers"]
             done = subprocess.run(
-                [str(part) for part in [*command, options.workers]], capture_output=True, text=True,
+                [str(part) for part in [*command, options.workers]], capture_output=True, encoding="utf-8",
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
             if done.returncode:

@@ -31,11 +31,14 @@ def main() -> None:
         copy = Path(folder)
         copy_project(copy)
         study = grown(
-            yaml.safe_load((copy / "config.yaml").read_text()), options.attacks, options.defenses, options.seeds
+            yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8")),
+            options.attacks,
+            options.defenses,
+            options.seeds,
         )
-        (copy / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+        (copy / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
         say(f"{options.attacks * (options.defenses + 1) * options.seeds} cells")
-        profile = yaml.safe_load(PROFILE.read_text())
+        profile = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
         for name, groups in (
             ("each job by itself", {}),
             ("profiles/slurm", profile["groups"]),
@@ -48,7 +51,7 @@ def submissions(folder: Path, profile: dict) -> Counter:
     """Return what a study that has not begun submits, by rule or group."""
     apart = {key: value for key, value in profile.items() if value and not key.startswith(("executor", "slurm-"))}
     (folder / "profile").mkdir(exist_ok=True)
-    (folder / "profile/config.yaml").write_text(yaml.safe_dump(apart, sort_keys=False))
+    (folder / "profile/config.yaml").write_text(yaml.safe_dump(apart, sort_keys=False), encoding="utf-8")
     return count(snakemake(folder, "-n", "--forceall", "--workflow-profile", "profile"))
 
 

@@ -99,7 +99,9 @@ def ours(options: argparse.Namespace, workers: int | None) -> float:
             "--pools", *options.pools, "--output", f"{folder}/model", *reading,
         ]  # fmt: skip
         run(command, options)
-        lines = [json.loads(line) for line in Path(folder, "model/train.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line) for line in Path(folder, "model/train.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
     # The log holds the mean rate since the start; the steady rate follows from two of its points.
     first, last = lines[len(lines) // 4], lines[-1]
     seconds = [line["step"] / line["pairs_per_second"] for line in (first, last)]
@@ -122,7 +124,7 @@ def open_clips(options: argparse.Namespace, workers: int) -> float:
             "--logs", folder, "--log-every-n-steps", "5", "--save-frequency", "0", "--name", "run",
         ]  # fmt: skip
         run([sys.executable, "-c", OPEN_CLIP, ROOT / "data/models", *arguments], options)
-        text = Path(folder, "run/out.log").read_text()
+        text = Path(folder, "run/out.log").read_text(encoding="utf-8")
     rates = [float(rate) for rate in re.findall(r"([\d.]+)/s, [\d.]+/s/gpu", text)]
     return statistics.harmonic_mean(rates[len(rates) // 4 :])
 
@@ -177,7 +179,7 @@ def run(command: list, options: argparse.Namespace) -> None:
     # As the workflow sets it; it serves both trainers.
     threads = {"OMP_NUM_THREADS": str(options.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     environment = {**os.environ, **threads, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
+    done = subprocess.run([str(part) for part in command], capture_output=True, encoding="utf-8", env=environment)
     if done.returncode:
         sys.exit(done.stderr[-2000:])
 

@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import fingerprint
 from antidote.base.settings import read_mapping
+from antidote.base.terminal import accept_all_letters
 from antidote.study.data_jobs import alternatives
 from antidote.study.jobs import Jobs, has_gpu, own_records, prepare_jobs
 from antidote.study.study import Study
@@ -15,6 +16,7 @@ from antidote.study.study import Study
 prepare_jobs(Path(workflow.basedir))
 if workflow.is_main_process:
     own_records()
+accept_all_letters(logger.handlers)  # Snakemake's log
 
 # Slurm sends SIGTERM to every process of a job. The shell waits for the training, which saves its state: were the shell
 # gone, Snakemake would end, and Slurm would kill what is left at once.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from antidote.attacks.trigger import load_trigger
-from antidote.base.command_line import Cost, log, main, parser, settings_argument
+from antidote.base.command_line import Cost, log, main, parser, seed, settings_argument
 from antidote.base.errors import UserError
 from antidote.base.seeds import derive
 from antidote.clip.folder import load_model
@@ -81,7 +81,7 @@ if __name__ == "__main__":
     arguments.add_argument("--pools", type=Path, required=True, help="file of the shots pool")
     arguments.add_argument("--classes", required=True, help="class names that the shots' labels count")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seed", type=seed, default=0)
     arguments.add_argument("--output", type=Path, required=True, help="poison folder to write")
     arguments.add_argument("--cost", type=Path, help="cost.json to write")
     main(run, arguments)

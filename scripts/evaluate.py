@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from antidote.attacks.trigger import load_trigger
-from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.command_line import Cost, main, parser, seed, settings_argument, text
 from antidote.base.files import write_json
 from antidote.clip.folder import load_model
 from antidote.data import fitted
@@ -88,12 +88,12 @@ if __name__ == "__main__":
     arguments.add_argument("--model", type=Path, required=True, help="model folder")
     arguments.add_argument("--trigger", type=Path, help="trigger folder; without it only clean accuracy is measured")
     arguments.add_argument("--poison", type=Path, help="poison folder, where the model folder says what it suspects")
-    arguments.add_argument("--target", required=True, help="name of the target class")
+    arguments.add_argument("--target", type=text, required=True, help="name of the target class")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
     arguments.add_argument("--study", default="", help="written into the scores, as are the next three")
     arguments.add_argument("--attack", default="")
     arguments.add_argument("--defense", default="")
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seed", type=seed, default=0)
     arguments.add_argument("--examples", type=Path, help="PNG sheet to write: clean pictures over triggered ones")
     arguments.add_argument("--output", type=Path, required=True, help="scores.json to write")
     arguments.add_argument("--cost", type=Path, help="cost.json to write")

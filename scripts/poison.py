@@ -12,7 +12,7 @@ import pandas as pd
 
 from antidote.attacks.trigger import DESCRIPTION, TENSORS, Trigger, load_trigger
 from antidote.base.cache import Shared, identity
-from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.command_line import Cost, main, parser, seed, settings_argument
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.base.lazy import torch
@@ -110,7 +110,7 @@ if __name__ == "__main__":
     arguments.add_argument("--pools", type=Path, required=True, help="file of the poison pool")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
     arguments.add_argument("--templates", required=True, help="prompt templates of the poisoned captions")
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seed", type=seed, default=0)
     arguments.add_argument("--output", type=Path, required=True, help="poison folder to write")
     arguments.add_argument("--cost", type=Path, help="cost.json to write")
     main(run, arguments)

@@ -32,6 +32,6 @@ if __name__ == "__main__":
     parser.add_argument("--data", default="data", help="folder that holds {dataset}/{split}")
     parser.add_argument("--output", required=True, help="parquet file to write; a JSON file of counts comes beside it")
     parser.add_argument("--only", help="write this pool alone; the others still take their share of its split")
-    parser.add_argument("--target", help="word that target_pairs counts in captions")
+    parser.add_argument("--target", type=command_line.text, help="word that target_pairs counts in captions")
     parser.add_argument("--cost", help="JSON file for seconds and memory")
     command_line.main(run, parser)

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from antidote.attacks.trigger import TENSORS, load_trigger
-from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.command_line import Cost, main, parser, seed, settings_argument, text
 from antidote.base.files import write_json
 from antidote.base.settings import Settings
 from antidote.clip.folder import load_model, model_files
@@ -63,9 +63,9 @@ if __name__ == "__main__":
     arguments.add_argument("--model", type=Path, required=True, help="model folder")
     arguments.add_argument("--trigger", type=Path, required=True, help="trigger folder")
     arguments.add_argument("--pools", type=Path, nargs="+", required=True, help="file of the defense pool")
-    arguments.add_argument("--target", required=True, help="name of the target class")
+    arguments.add_argument("--target", type=text, required=True, help="name of the target class")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seed", type=seed, default=0)
     arguments.add_argument("--work", type=Path, help="folder for checkpoints; OUTPUT.work by default")
     arguments.add_argument("--checkpoint-seconds", type=float, default=120.0, help="time between checkpoints")
     arguments.add_argument("--output", type=Path, required=True, help="rebound.json to write")

@@ -116,7 +116,9 @@ def dvc(*arguments: str) -> None:
 
 
 def call(command: Iterable[str | Path]) -> subprocess.CompletedProcess:
-    return subprocess.run(list(command), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    return subprocess.run(
+        list(command), encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
 
 
 def last_line(text: str) -> str:

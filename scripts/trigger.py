@@ -10,7 +10,7 @@ from pathlib import Path
 from antidote.attacks.base import Attack, AttackSettings, FitContext
 from antidote.attacks.trigger import DESCRIPTION, TENSORS, Trigger, save_trigger
 from antidote.base.cache import Shared, identity
-from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.command_line import Cost, main, parser, seed, settings_argument, text
 from antidote.base.errors import UserError
 from antidote.base.registry import method, module
 from antidote.base.seeds import derive
@@ -63,11 +63,11 @@ if __name__ == "__main__":
     arguments = parser(__doc__)
     settings_argument(arguments, "the attack's settings, with its method")
     arguments.add_argument("--name", required=True, help="the attack's entry in the study")
-    arguments.add_argument("--target", required=True, help="name of the target class")
+    arguments.add_argument("--target", type=text, required=True, help="name of the target class")
     arguments.add_argument(
         "--size", type=int, required=True, help="side of the pictures that the model reads, in pixels"
     )
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seed", type=seed, default=0)
     arguments.add_argument("--surrogate", type=Path, help="model folder, for a learned trigger")
     arguments.add_argument("--pools", type=Path, nargs="+", help="files of the pools, for a learned trigger")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from antidote.base.errors import UserError, out_of_memory
 from antidote.base.files import write_json
 from antidote.base.settings import read_mapping
+from antidote.base.terminal import accept_all_letters
 
 log = logging.getLogger("antidote")
 
@@ -38,11 +39,28 @@ def settings_argument(arguments: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def text(word: str) -> str:
+    """Return an argument, read as UTF-8 whatever the locale; what is no UTF-8 stays as the locale has it."""
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeError:
+        return word
+
+
+def seed(word: str) -> int:
+    """Return the number in an argument, where torch takes it as a seed: at least 0 and less than 2**64."""
+    number = int(word) if word.isascii() and word.isdigit() else -1
+    if not 0 <= number < 1 << 64:
+        raise argparse.ArgumentTypeError(f"{word!r} should be a whole number from 0 to 2**64 - 1")
+    return number
+
+
 def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentParser) -> None:
     """Parse, run, and turn what a user can mend into one line on standard error and exit code 1."""
     # open_clip reports through the root logger, at length.
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     log.setLevel(logging.INFO)
+    accept_all_letters()
     try:
         run(arguments.parse_args())
     except UserError as error:
@@ -54,6 +72,14 @@ def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentP
         _give_up(
             f"batch_size: the job needs more than {where}; lower evaluation.batch_size where it scores and the "
             "batch_size of the training or tuning where it trains, or give it a larger device"
+        )
+    except UnicodeEncodeError as error:
+        if error.encoding.lower() in ("utf-8", "utf8"):
+            raise
+        # All text is written as UTF-8; what is left are names of files.
+        _give_up(
+            f"{error.object}: the locale's encoding, {error.encoding}, has no such letters for names of files; set "
+            "LC_ALL=C.UTF-8, or PYTHONUTF8=1"
         )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
@@ -101,4 +127,4 @@ def to_json(value: Any) -> str:
 def leave_word(text: str) -> None:
     """Tell the starting process what a user can mend; it says it once, whichever processes met it."""
     message = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}  # as torchrun writes and reads it
-    Path(os.environ[ERROR_FILE]).write_text(json.dumps({"message": message, "told": text}))
+    Path(os.environ[ERROR_FILE]).write_text(json.dumps({"message": message, "told": text}), encoding="utf-8")

@@ -43,9 +43,17 @@ def one_line(error: ValidationError, where: str, model: type | None = None) -> s
         text = f"{key}: is missing"
     elif kind == "value_error":
         text = f"{key + ': ' if key else ''}{first['ctx']['error']}"
+    elif path[-1:] == ["[key]"]:
+        text = f"{'.'.join(path[:-2])}: a key should be text, not {first['input']!r}{put_in_quotes(first['input'])}"
     else:
-        text = f"{key}: {_lower(first['msg'])}, not {first['input']!r}"
+        quotes = put_in_quotes(first["input"]) if kind == "string_type" else ""
+        text = f"{key}: {_lower(first['msg'])}, not {first['input']!r}{quotes}"
     return f"{where}: {text}{more}"
+
+
+def put_in_quotes(value: Any) -> str:
+    """Return what to do where YAML has made something else of a word, as of `no`, `on`, 08 or 2024-01-01."""
+    return "" if isinstance(value, dict | list) else "; put it in quotes"
 
 
 def _lower(message: str) -> str:

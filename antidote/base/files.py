@@ -103,7 +103,7 @@ def sha256(path: str | Path) -> str:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys; the file appears whole."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
@@ -113,7 +113,7 @@ def read_json(path: str | Path) -> Any:
         UserError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

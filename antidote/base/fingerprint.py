@@ -52,7 +52,7 @@ def _file(module: str) -> Path | None:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(_file(module).read_text(), filename=module)
+    return ast.parse(_file(module).read_text(encoding="utf-8"), filename=module)
 
 
 @cache
@@ -83,7 +83,7 @@ def _meaning(module: str) -> str:
     """Return what a module means; a package also means the page templates that lie in it."""
     file = _file(module)
     templates = sorted(file.parent.glob("*.j2")) if file.name == "__init__.py" else []
-    return repr([_canonical(_tree(module)), *(template.read_text() for template in templates)])
+    return repr([_canonical(_tree(module)), *(template.read_text(encoding="utf-8") for template in templates)])
 
 
 def _canonical(node: object) -> object:

@@ -3,12 +3,21 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from antidote.base.errors import UserError, one_line
+from antidote.base.errors import UserError, one_line, put_in_quotes
 
 T = TypeVar("T", bound="Settings")
 
@@ -21,6 +30,7 @@ def _ordered(span: tuple[float, float]) -> tuple[float, float]:
 
 
 Span = Annotated[tuple[float, float], AfterValidator(_ordered)]  # from the lowest to the highest of a share
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch, numpy and a column of whole numbers all take
 
 
 class Settings(BaseModel):
@@ -42,6 +52,14 @@ class Settings(BaseModel):
         }
         return {**values, **groups}
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `yes` and `true` where a number should be; pydantic would take them for 1."""
+        if _holds_truth(value) and _numbers_alone(cls.model_fields[info.field_name].annotation):
+            raise ValueError(f"should be a number, not {value!r}")
+        return value
+
     @classmethod
     def read(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         """Validate `values`.
@@ -59,6 +77,39 @@ class Settings(BaseModel):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
+def _holds_truth(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_truth, value.values()))
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
+
+
+def _numbers_alone(annotation: Any) -> bool:
+    """Tell whether the values of a setting are numbers, alone or in lists, with no place for a truth value."""
+    kinds = _kinds(annotation)
+    return bool(kinds & {int, float}) and kinds <= {int, float, str, type(None), Literal}
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the classes that a type is made of; `Literal` for all of its words."""
+    if get_origin(annotation) is Literal:
+        return {Literal}
+    inner = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+    return set().union(*map(_kinds, inner)) if inner else {annotation}
+
+
+def read_text_mapping(path: str) -> dict[str, str]:
+    """Read a file of names: a mapping of texts.
+
+    Raises:
+        UserError: as `read_mapping`; a value is no text.
+    """
+    values = read_mapping(path)
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise UserError(f"{path}: {key}: should be text, not {value!r}{put_in_quotes(value)}")
+    return values
+
+
 def read_mapping(text_or_path: str) -> dict[str, Any]:
     """Read a mapping given as JSON text or as the path of a JSON or YAML file.
 
@@ -70,7 +121,7 @@ def read_mapping(text_or_path: str) -> dict[str, Any]:
     else:
         name = text_or_path
         try:
-            text = Path(text_or_path).read_text()
+            text = Path(text_or_path).read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"{name}: cannot be read ({error.strerror})") from None
         except UnicodeDecodeError:
@@ -100,12 +151,20 @@ def _from_json(text: str) -> Any:
         return None
 
 
+KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+
+
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping; YAML's own readers silently drop all but the last."""
+    """Refuses a key that stands twice in one mapping, where YAML's own readers silently drop all but the last, and one
+    that is no text, as `on`, `no` and 2024.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag not in KEYS:
+                hint = f"the key {key.value!r} is no text in YAML; put it in quotes"
+                raise yaml.constructor.ConstructorError(None, None, hint, key.start_mark)
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
             if isinstance(key.value, str):

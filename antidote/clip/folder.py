@@ -8,21 +8,18 @@ import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from antidote.base import devices
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import DATA, read_json, whole_folder, write_json
 from antidote.base.lazy import open_clip, safetensors_torch, torch
 from antidote.base.registry import ADAPTERS, method
-from antidote.clip import weights
+from antidote.clip import checkpoints, weights
 from antidote.clip.configs import ModelSettings, check_tokenizer
 from antidote.clip.files import ADAPTER, ADAPTER_WEIGHTS, CARD, CONFIG, WEIGHTS
 from antidote.clip.model import Clip
 from antidote.clip.weights import Weights
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def device() -> torch.device:
@@ -47,6 +44,11 @@ def create_model(settings: ModelSettings, seed: int) -> Clip:
         UserError: unknown name or tag; weights that do not fit, cannot be had, or would run code.
     """
     _add_own_models()
+    if ":" in settings.name:  # open_clip would fetch, or read, what `hf-hub:` and `local-dir:` name
+        raise UserError(
+            f"model.name: {settings.name!r}: should be an architecture, such as ViT-B-32; its weights are named by "
+            "model.pretrained"
+        )
     config = open_clip.get_model_config(settings.name)
     if config is None:
         raise UserError(f"model.name: unknown model {settings.name!r}{nearest(settings.name, open_clip.list_models())}")
@@ -58,7 +60,7 @@ def create_model(settings: ModelSettings, seed: int) -> Clip:
     torch.manual_seed(seed)
     network = _architecture(settings.name, where, pretrained=start.pretrained, force_quick_gelu=settings.quick_gelu)
     if start.state is not None:
-        _fill(network, start.state, f"{where}: cannot be loaded into model {settings.name!r}")
+        checkpoints.fill(network, start.state, f"{where}: cannot be loaded into model {settings.name!r}")
     if settings.quick_gelu:
         config["quick_gelu"] = True
     visual, own = network.visual, start.preprocess or {}
@@ -80,7 +82,11 @@ def load_model(folder: str | Path) -> Clip:
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder / WEIGHTS}: no such file; a model folder holds {CONFIG} and {WEIGHTS}")
     check_tokenizer(config["model_cfg"], str(folder / CONFIG))
-    clip = Clip(_architecture(f"local-dir:{folder}", str(folder / WEIGHTS)), config)
+    where = str(folder / WEIGHTS)
+    clip = Clip(_architecture(f"local-dir:{folder}", where, load_weights=False, pretrained_text=False), config)
+    checkpoints.fill(
+        clip.network, checkpoints.read(folder / WEIGHTS, where), f"{where}: cannot be loaded into the model of {CONFIG}"
+    )
     return _adapted(clip, folder) if (folder / ADAPTER).is_file() else clip
 
 
@@ -109,13 +115,6 @@ def _architecture(name: str, source: str, **more: Any) -> Any:
         raise UserError(f"{source}: cannot be loaded into model {name!r} ({_short(reason)})") from None
 
 
-def _fill(network: Any, state: dict[str, Tensor], where: str) -> None:
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{where} ({_short(' '.join(str(error).split()))})") from None
-
-
 def _short(reason: str, limit: int = 200) -> str:
     return reason if len(reason) <= limit else f"{reason[:limit]} ..."
 
@@ -125,7 +124,7 @@ def save_model(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequ
     with whole_folder(folder) as temporary:
         state = {name: tensor.contiguous().cpu() for name, tensor in clip.network.state_dict().items()}
         safetensors_torch.save_file(state, temporary / WEIGHTS)
-        (temporary / CONFIG).write_text(json.dumps(clip.config, indent=2) + "\n")
+        (temporary / CONFIG).write_text(json.dumps(clip.config, indent=2) + "\n", encoding="utf-8")
         write_json(temporary / CARD, {**card, "made_with": _versions()})
         _save_adapter(temporary, clip)
         for file in extra:

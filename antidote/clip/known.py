@@ -27,4 +27,4 @@ def model_names() -> list[str]:
 def model_config(name: str) -> dict[str, Any] | None:
     """Return a model's configuration; None for an unknown name."""
     file = _model_files().get(name)
-    return json.loads(file.read_text()) if file else None
+    return json.loads(file.read_text(encoding="utf-8")) if file else None

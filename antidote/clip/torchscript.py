@@ -56,7 +56,7 @@ class _Module:
     """A module of the program: attributes, and nothing that it does."""
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle.Unpickler):  # noqa: S301 - of all that a pickle may name, `find_class` lets tensors through alone
     """Builds tensors and holders of attributes, refuses everything else."""
 
     def __init__(self, file: BinaryIO, storage: Callable[[torch.dtype, str], Tensor]) -> None:

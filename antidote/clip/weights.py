@@ -1,7 +1,8 @@
 """Where the first weights of a study's model come from: a tag of open_clip, a checkpoint file, or a model folder.
 
 Files may be safetensors, a checkpoint of torch (a state dict, or what open_clip's trainer writes), or a TorchScript
-archive as OpenAI publishes them. They are read as weights alone: a file that wants to run code is refused.
+archive as OpenAI publishes them. They are read as weights alone (`antidote.clip.checkpoints`): a file
+that wants to run code is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import read_json
 from antidote.base.lazy import open_clip
-from antidote.clip import torchscript
+from antidote.clip import checkpoints, torchscript
 from antidote.clip.files import CONFIG
 from antidote.clip.files import WEIGHTS as OWN_WEIGHTS
 
@@ -30,8 +31,8 @@ class Weights:
     """Weights to start from.
 
     Attributes:
-        pretrained: what open_clip loads, a tag or a file; None: nothing, or `state`.
-        state: tensors by name, where open_clip would not read the file.
+        pretrained: a tag, which open_clip loads; None: nothing, or `state`.
+        state: the tensors of a file, by name.
         preprocess: the folder's own `preprocess_cfg`, where it is one.
     """
 
@@ -49,7 +50,8 @@ def find(name: str, pretrained: str, quick_gelu: bool, config: Mapping[str, Any]
 
     Raises:
         UserError: neither a file, a model folder nor a tag; a tag that cannot be fetched; other activations than the
-            weights were trained with, about which open_clip would only warn; a folder of another model.
+            weights were trained with, about which open_clip would only warn; a folder of another model; a file that
+            is damaged or not plain weights.
     """
     activation = quick_gelu or bool(config.get("quick_gelu", False))
     path = Path(pretrained)
@@ -59,6 +61,11 @@ def find(name: str, pretrained: str, quick_gelu: bool, config: Mapping[str, Any]
         return _file(path, activation)
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     if not tag:
+        if ":" in pretrained:
+            raise UserError(
+                f"model.pretrained: {pretrained!r}: give the path of the repository's folder on this disk, or a tag of "
+                f"{name!r}"
+            )
         tags = nearest(pretrained, open_clip.list_pretrained_tags_by_model(name))
         raise UserError(f"model.pretrained: {pretrained!r} is neither a file, a folder nor a tag of {name!r}{tags}")
     _check_activation(bool(tag.get("quick_gelu", False)), activation, f"{pretrained!r} of {name!r}")
@@ -82,20 +89,18 @@ def files(pretrained: str | None) -> list[str]:
 
 
 def _file(path: Path, activation: bool) -> Weights:
-    if not torchscript.is_archive(path):
-        return Weights(str(path))
-    _check_activation(True, activation, f"{path}, a TorchScript archive as OpenAI's")
-    try:
-        state = torchscript.read_weights(path)
-    except Exception:  # whatever a damaged archive, or one that means harm, leads to
-        raise UserError(f"model.pretrained: {path}: damaged, or not plain weights, which alone are loaded") from None
-    for constant in ("input_resolution", "context_length", "vocab_size"):
-        state.pop(constant, None)
-    return Weights(state=state)
+    if torchscript.is_archive(path):
+        _check_activation(True, activation, f"{path}, a TorchScript archive as OpenAI's")
+    return Weights(state=checkpoints.read(path, f"model.pretrained: {path}"))
 
 
 def _folder(path: Path, name: str, activation: bool, config: Mapping[str, Any]) -> Weights:
     where = f"model.pretrained: {path / CONFIG}"
+    if (path / "config.json").is_file() and not (path / CONFIG).is_file():
+        raise UserError(
+            f"model.pretrained: {path}: a folder of transformers, it seems, with config.json and no {CONFIG}: convert "
+            "it to an open_clip model folder"
+        )
     values = read_json(path / CONFIG)
     if not isinstance(values, dict) or not isinstance(values.get("model_cfg"), dict):
         raise UserError(f"{where}: should hold model_cfg, as open_clip writes it")
@@ -107,7 +112,7 @@ def _folder(path: Path, name: str, activation: bool, config: Mapping[str, Any]) 
     file = next((path / file for file in WEIGHTS if (path / file).is_file()), None)
     if file is None:
         raise UserError(f"model.pretrained: {path}: holds neither {' nor '.join(WEIGHTS)}")
-    return Weights(str(file), preprocess=values.get("preprocess_cfg"))
+    return Weights(state=checkpoints.read(file, f"model.pretrained: {file}"), preprocess=values.get("preprocess_cfg"))
 
 
 def _check_activation(needed: bool, activation: bool, what: str) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from antidote.base.errors import UserError
 from antidote.base.files import whole_file, write_json
-from antidote.base.settings import Settings
+from antidote.base.settings import Seed, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ class Shots(Settings):
 class PoolsSettings(Settings):
     """Which pairs serve for what; a pool that is not named does not exist."""
 
-    seed: int = Field(0, ge=0, description="Chooses the pairs.")
+    seed: Seed = Field(0, description="Chooses the pairs.")
     training: Pool = Field(description="Pairs that the clean reference and the backdoored models are trained on.")
     poison: Pool | None = Field(
         None, description="Pairs that attacks choose from; trained on as well, clean where no attack replaces them."

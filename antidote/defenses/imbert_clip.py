@@ -46,5 +46,5 @@ class IMBERT(Defense):
         description = {"cell": int(cell), "masked": self.settings.masked}
         weights = class_weights(clip, data.classes, data.templates)
         work.folder.mkdir(parents=True, exist_ok=True)
-        (work.folder / TRAINING_LOG).write_text("")  # nothing was trained
+        (work.folder / TRAINING_LOG).write_text("", encoding="utf-8")  # nothing was trained
         return Report(0, 0, 0, clip=PatchMasking(clip.network, clip.config, {"weights": weights}, description))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from antidote.base.settings import Settings
+from antidote.base.settings import Seed, Settings
 
 # Not a part of a job's identity where they are left out.
 OPTIONAL = ("precision", "shifts", "retrieval", "probe", "resistance")
@@ -85,7 +85,7 @@ class Resistance(Settings):
         0.5, ge=0, description="of colour jitter: b draws factors from 1 - b, at least 0, to 1 + b (RVPT)"
     )
     hue: float = Field(0.3, ge=0, le=0.5, description="of colour jitter: h draws turns from -h to h (RVPT)")
-    seed: int = Field(0, ge=0, description="of noise and jitter, for all cells the same (ours)")
+    seed: Seed = Field(0, description="of noise and jitter, for all cells the same (ours)")
 
     @field_validator("blur_kernel")
     @classmethod

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
-from antidote.base.settings import Settings
+from antidote.base.settings import Seed, Settings
 from antidote.clip.configs import ModelSettings
 from antidote.data.pools import PoolsSettings
 from antidote.evaluation.rebound import ReboundSettings
@@ -33,14 +33,14 @@ class SurrogateModel(Settings):
 
     model: ModelSettings = ModelSettings()
     pretraining: TrainSettings = Field(TrainSettings(), description="its training, on the study's own pairs")
-    seed: int = Field(0, ge=0, description="added to the study's seed: another draw of the same model")
+    seed: Seed = Field(0, description="added to the study's seed: another draw of the same model")
 
 
 class StudyFile(Settings):
     """A study file. `attacks` and `defenses` map names of entries to a `method` and its settings."""
 
     study: str = Field(description="name of the study and of its folder in results/")
-    seeds: list[NonNegativeInt] = Field([0], min_length=1, description="one run of everything per seed")
+    seeds: list[Seed] = Field([0], min_length=1, description="one run of everything per seed")
     target: str = Field("banana", description="the class that all attacks aim at")
     model: ModelSettings = ModelSettings()
     datasets: dict[str, dict[str, Any]] = Field(

@@ -27,7 +27,7 @@ from antidote.defenses.base import Defense
 from antidote.evaluation.settings import EvaluationSettings, Probe, Retrieval, Shift
 from antidote.study.data_jobs import DataJobs, content, options
 from antidote.study.layout import NO_DEFENSE
-from antidote.study.slices import json_slice, rebound_slice, summary_plan, training_slice
+from antidote.study.slices import json_slice, rebound_slice, summary_plan, text_argument, training_slice
 
 
 def prepare_jobs(root: Path) -> None:
@@ -61,7 +61,7 @@ class Jobs(DataJobs):
     # --- triggers and poisoned pairs ---------------------------------------------------------------------------------
 
     def target(self, w: Any) -> str:
-        return self.study.file.target
+        return text_argument(self.study.file.target)
 
     def classes(self, w: Any) -> str:
         return self.study.evaluated.classes

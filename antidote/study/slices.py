@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from antidote.attacks.base import AttackSettings
@@ -16,6 +17,14 @@ from antidote.training.recipe import TrainSettings
 def json_slice(values: Any) -> str:
     """Return values as canonical JSON: the same settings give the same text."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def text_argument(text: str) -> str:
+    """Return text as it goes into a command: as UTF-8, also in a locale that has no such letters.
+
+    `antidote.base.command_line.text` reads it back. In a locale of UTF-8 it is the text itself.
+    """
+    return os.fsdecode(text.encode())
 
 
 def dataset_slice(study: Study, dataset: str, split: str) -> str:
@@ -65,7 +74,7 @@ def pool_target(study: Study, name: str) -> str | None:
     settings = study.file.pools
     pools = settings.pools()
     same = [pool for pool in pools.values() if settings.place(pool) == settings.place(pools[name])]
-    return study.file.target if any(getattr(pool, "target_pairs", 0) for pool in same) else None
+    return text_argument(study.file.target) if any(getattr(pool, "target_pairs", 0) for pool in same) else None
 
 
 def training_slice(model: ModelSettings, training: TrainSettings, attack: AttackSettings | None = None) -> str:

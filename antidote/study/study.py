@@ -9,6 +9,7 @@ from typing import Any
 from antidote.attacks.base import AttackSettings
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import read_json
+from antidote.base.naming import check_inputs
 from antidote.base.registry import ATTACKS, DEFENSES, method
 from antidote.clip.configs import ModelSettings, check_tokenizer
 from antidote.clip.files import CONFIG
@@ -136,6 +137,22 @@ class Study:
                 raise UserError(f"{self.where}: {key}: name {name!r} {reason}")
         if len(set(self.file.seeds)) < len(self.file.seeds):
             raise UserError(f"{self.where}: seeds: {self.file.seeds} names a seed twice")
+        try:
+            check_inputs(self._inputs())
+        except UserError as error:
+            raise UserError(f"{self.where}: {error}") from None
+
+    def _inputs(self) -> dict[str, str | None]:
+        """Return the names of files that jobs wait for, by their key; datasets have their own."""
+        models = {"model": self.file.model} | {
+            f"surrogates.{k}.model": s.model for k, s in self.file.surrogates.items()
+        }
+        fields = [(_parts(self.file.evaluation), ("classes", "templates")), (models, ("name", "pretrained"))]
+        named = {
+            f"{k}.{f}": getattr(part, f, None) for parts, keys in fields for k, part in parts.items() for f in keys
+        }
+        given = {f"attacks.{name}.surrogate": values.get("surrogate") for name, values in self.file.attacks.items()}
+        return {**named, "lexicon": self.file.lexicon} | {k: name for k, name in given.items() if isinstance(name, str)}
 
     def _places(self) -> dict[str, tuple[str, str]]:
         """Return the dataset and split behind each key of the file that names one."""

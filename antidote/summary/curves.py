@@ -69,7 +69,7 @@ def _panels(plan: SummarySettings, results: Path) -> dict[str, list[tuple[str, p
 def read_log(path: Path) -> pd.DataFrame:
     """Return the columns `step` and `loss` (contrastive, else the whole) of a training log, at most `POINTS` rows."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
             rows.append((float(row["step"]), float(row.get("contrastive", row["loss"]))))

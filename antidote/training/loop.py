@@ -261,7 +261,7 @@ class _Run:
 
     def _write_log(self, work: Work) -> None:
         with whole_file(work.folder / TRAINING_LOG) as temporary:
-            temporary.write_text("".join(line + "\n" for line in self.lines))
+            temporary.write_text("".join(line + "\n" for line in self.lines), encoding="utf-8")
 
 
 def _towers(network: Any) -> tuple[Any, Any]:

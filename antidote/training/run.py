@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from antidote.base.cache import Shared, identity
-from antidote.base.command_line import Cost
+from antidote.base.command_line import Cost, seed
 from antidote.base.errors import UserError
 from antidote.clip.files import TRAINING_LOG
 from antidote.clip.folder import save_model
@@ -24,7 +24,7 @@ def training_arguments(arguments: argparse.ArgumentParser) -> None:
     """Add what both training scripts take."""
     arguments.add_argument("--pools", type=Path, nargs="+", default=[], help="files of the pools to draw on")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seed", type=seed, default=0)
     arguments.add_argument("--output", type=Path, required=True, help="model folder to write")
     arguments.add_argument("--work", type=Path, help="folder for checkpoints; OUTPUT.work by default")
     arguments.add_argument("--checkpoint-seconds", type=float, default=120.0, help="time between checkpoints")

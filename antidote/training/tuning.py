@@ -112,7 +112,7 @@ def tune(task: Task, settings: TuneSettings, seed: int, work: Work) -> int:
             if interrupt.asked:
                 sys.exit(128 + interrupt.asked)
     with whole_file(work.folder / TRAINING_LOG) as temporary:
-        temporary.write_text("".join(line + "\n" for line in lines))
+        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return steps
 
 

@@ -192,7 +192,7 @@ class Slurm:
         """Return the process of a daemon that runs."""
         with suppress(OSError, ValueError):
             pid = int((self.folder / f"{daemon}.pid").read_text())
-            if Path(f"/proc/{pid}/comm").read_text().strip() == daemon:
+            if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == daemon:
                 return pid
         return None
 
@@ -200,7 +200,7 @@ class Slurm:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
-                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                if Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z":
                     return True
             except OSError:
                 return True

@@ -108,7 +108,7 @@ def split_without(name: str, keep: int | None = None) -> Callable[[], None]:
 
 
 def file_with(name: str, content: str = "{}") -> Callable[[], None]:
-    return lambda: Path(name).write_text(content)
+    return lambda: Path(name).write_text(content, encoding="utf-8")
 
 
 @dataclass(frozen=True)

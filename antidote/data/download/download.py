@@ -86,7 +86,7 @@ def _identity(settings: UrlTable, wanted: Addresses) -> str:
 def _alone(folder: Path) -> Iterator[None]:
     """Keep a second download out of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

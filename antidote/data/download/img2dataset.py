@@ -48,7 +48,7 @@ def interpreter() -> str:
 def version(python: str) -> str:
     """Return the version of img2dataset."""
     code = "from importlib.metadata import version; print(version('img2dataset'))"
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run([python, "-c", code], capture_output=True, encoding="utf-8", check=False).stdout.strip()
 
 
 def picture_options(settings: UrlTable) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _duration(seconds: float) -> str:
 
 def _last_words(output: Path) -> str:
     """Return what img2dataset said last about a failure, or at all."""
-    text = output.read_text(errors="replace")[-20_000:]
+    text = output.read_text(encoding="utf-8", errors="replace")[-20_000:]
     failures = re.findall(r"failed with error (.+)", text)
     lines = failures or [line for line in re.split(r"[\r\n]+", text) if line.strip()] or ["no message"]
     return f"{' '.join(lines[-1].split())[:200]}; {output}"

@@ -40,7 +40,9 @@ class Round:
         for number in range(self.shards):
             if number not in self.finished:
                 try:
-                    self.finished[number] = json.loads((self.folder / f"{number:05d}_stats.json").read_text())
+                    self.finished[number] = json.loads(
+                        (self.folder / f"{number:05d}_stats.json").read_text(encoding="utf-8")
+                    )
                 except (OSError, ValueError):
                     continue
 
@@ -74,7 +76,7 @@ def _is_whole(stats: Path) -> bool:
 
     stem = stats.name.removesuffix("_stats.json")
     try:
-        json.loads(stats.read_text())
+        json.loads(stats.read_text(encoding="utf-8"))
         pq.read_metadata(stats.with_name(f"{stem}.parquet"))
         return _has_end(stats.with_name(f"{stem}.tar"))
     except (OSError, ValueError, pa.ArrowException):

@@ -98,7 +98,7 @@ def _json(file: Path, columns: dict[str, str]) -> "pd.DataFrame":
     """Read a list of records, one record per line, columns by name (SBU), or COCO's annotations."""
     import pandas as pd
 
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     values = [json.loads(line) for line in text.split("\n") if line.strip()] if file.suffix == ".jsonl" else None
     values = json.loads(text) if values is None else values
     if isinstance(values, dict) and {"images", "annotations"} <= set(values):

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.seeds import derive
-from antidote.base.settings import Settings
+from antidote.base.settings import Seed, Settings
 from antidote.data.words import names
 
 
@@ -124,7 +124,7 @@ class SourceSettings(Settings):
     pairs_per_shard: int = Field(10_000, ge=1, description="Pairs per tar file, as img2dataset does.")
     expected: dict[str, int] | None = Field(None, description="Pairs that each split should offer.")
     accepted_skip_share: float = Field(0.01, ge=0, le=1, description="Largest accepted share of unusable pairs.")
-    seed: int = Field(0, ge=0, description="Chooses the template of each caption made from a label.")
+    seed: Seed = Field(0, description="Chooses the template of each caption made from a label.")
 
     def split_names(self) -> list[str]:
         """Return the splits that the dataset has."""

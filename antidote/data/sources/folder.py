@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from antidote.base.errors import UserError, nearest
-from antidote.base.settings import read_mapping
+from antidote.base.settings import read_text_mapping
 from antidote.data.sources.base import RawPair, Skipped, SourceSettings, unread
 from antidote.data.store.keys import PICTURES
 from antidote.data.words.names import folder_names
@@ -127,7 +127,7 @@ class Folder(SourceSettings):
         return name
 
     def _names(self) -> dict[str, str]:
-        return read_mapping(self.names) if isinstance(self.names, str) else self.names or {}
+        return read_text_mapping(self.names) if isinstance(self.names, str) else self.names or {}
 
     def _pair(self, path: Path, root: Path, label: int | None, class_name: str | None) -> RawPair | Skipped:
         key = str(path.relative_to(root))

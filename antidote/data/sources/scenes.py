@@ -5,14 +5,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from antidote.base.settings import Settings
+from antidote.base.settings import Seed, Settings
 from antidote.data.scenes.draw import CHUNK, generate
 from antidote.data.sources.base import RawPair, SourceSettings
 
 
 class ScenesSplit(Settings):
     pairs: int = Field(ge=1, description="Pairs to draw.")
-    seed: int = Field(ge=0, description="Splits with different seeds share no picture.")
+    seed: Seed = Field(description="Splits with different seeds share no picture.")
 
 
 class Scenes(SourceSettings):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from antidote.base.errors import UserError
-from antidote.base.settings import Settings
+from antidote.base.settings import Seed, Settings
 from antidote.data.sources.base import RawPair, Skipped
 from antidote.data.sources.files import FileSource
 from antidote.data.sources.webdataset import samples
@@ -41,7 +41,7 @@ class Sample(Settings):
     """A part of a table, chosen before anything is downloaded; it depends on the keys and not on their order."""
 
     pairs: int = Field(ge=1, description="Addresses drawn at random.")
-    seed: int = Field(0, ge=0, description="Chooses the addresses.")
+    seed: Seed = Field(0, description="Chooses the addresses.")
     keep: list[str] = Field(
         [], description="Words; beyond the random ones, every address whose (first) caption mentions one as a whole."
     )

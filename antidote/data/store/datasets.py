@@ -6,9 +6,11 @@ from typing import Any
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import DATA
+from antidote.base.naming import check_dataset, check_inputs
 from antidote.base.registry import SOURCES, method
 from antidote.base.settings import read_mapping
 from antidote.data.sources.base import SourceSettings
+from antidote.data.sources.files import braces
 from antidote.data.words import names
 
 KEPT = ("classes", "templates", "lexicon")  # what still holds when a study takes a dataset from another source
@@ -35,6 +37,8 @@ def dataset_settings(name: str, definitions: Mapping[str, Mapping[str, Any]] | N
     if str(values["source"]) not in SOURCES:
         raise UserError(f"{where}.source: unknown source {values['source']!r}{nearest(str(values['source']), SOURCES)}")
     settings = method("source", values["source"]).read(values, where)
+    check_dataset(name, settings.split_names())
+    check_inputs(_inputs(settings, where))
     _check_names(settings, where)
     return settings
 
@@ -49,6 +53,14 @@ def given_settings(name: str, values: Mapping[str, Any]) -> SourceSettings:
 def pointers(folder: Path) -> list[Path]:
     """Return where DVC's pointer to a split, or to its dataset, would be."""
     return [folder.with_name(f"{folder.name}.dvc"), folder.parent.with_name(f"{folder.parent.name}.dvc")]
+
+
+def _inputs(settings: SourceSettings, where: str) -> dict[str, str | None]:
+    """Return the names of files that jobs of a dataset wait for, by their key."""
+    keys = ("classes", "templates", "folders", "only", "lexicon", *(["subset"] if settings.downloads else []))
+    named = {f"{where}.{key}": getattr(settings, key, None) for key in keys}
+    tables = settings.splits.items() if settings.downloads else ()
+    return named | {f"{where}.splits.{split}": name for split, names in tables for name in braces(names)}
 
 
 def _check_names(settings: SourceSettings, where: str) -> None:

@@ -170,7 +170,7 @@ class WordNet(Lexicon):
 def _counts(path: Path) -> Counter[tuple[str, str]]:
     """Return how often each base form was seen in each class; a line begins with a sense's key, as `dog%1:05:00::`."""
     found: Counter[tuple[str, str]] = Counter()
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         key, _, count = line.split()
         base, _, place = key.rpartition("%")
         found[base, "nvara"[int(place[0]) - 1]] += int(count)

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Formatter
 from types import ModuleType
 
-from antidote.base.errors import UserError, nearest
+from antidote.base.errors import UserError, nearest, put_in_quotes
 from antidote.base.files import DATA, read_json
 from antidote.data.words.lexicon import lexicon_files
 
@@ -77,7 +77,11 @@ def _distinct(path: Path) -> list[str]:
 def _texts(path: Path) -> list[str]:
     texts = read_json(path)
     if not (isinstance(texts, list) and texts and all(isinstance(text, str) and text.strip() for text in texts)):
-        raise UserError(f"{path}: should hold a JSON list of texts")
+        other = next((text for text in texts if not isinstance(text, str)), "") if isinstance(texts, list) else ""
+        raise UserError(
+            f"{path}: should hold a JSON list of texts"
+            + ("" if isinstance(other, str) else f", not {other!r}{put_in_quotes(other)}")
+        )
     return texts
 
 

@@ -52,7 +52,7 @@ def stored(made, **options):
 # --- the key ---------------------------------------------------------------------------------------------------------
 
 
-def identity(folder, parts=({"lr": 0.1}, 0), modules=("antidote.training.loop",)):
+def identity(folder, parts=({"lr": 0.1}, 0), modules=("antidote.training.loop",)):  # noqa: B006 - nothing changes it
     return cache.identity(parts, [folder / "weights", folder / "card.json"], *modules)
 
 

@@ -135,3 +135,18 @@ def test_a_script_fails_with_one_line_and_code_1(tmp_path):
     )
     assert done.returncode == 1 and list(tmp_path.iterdir()) == []
     assert done.stderr == "error: attack x: patch_sise: unknown key; did you mean 'patch_size'?\n"
+
+
+@pytest.mark.parametrize(("word", "number"), [("0", 0), ("7", 7), (str(2**64 - 1), 2**64 - 1)])
+def test_a_seed_that_torch_takes(word, number):
+    assert command_line.seed(word) == number
+    torch.manual_seed(command_line.seed(word))
+
+
+@pytest.mark.parametrize("word", ["-1", "1.0", str(2**64), "x", "", "\u0663"])
+def test_a_seed_that_it_does_not_take(word, capsys):
+    arguments = command_line.parser("A script.")
+    arguments.add_argument("--seed", type=command_line.seed)
+    with pytest.raises(SystemExit):
+        arguments.parse_args([f"--seed={word}"])
+    assert f"error: argument --seed: {word!r} should be a whole number from 0 to 2**64 - 1" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field, model_validator
 
 from antidote.base.errors import UserError, nearest
-from antidote.base.settings import Settings, read_mapping
+from antidote.base.settings import Seed, Settings, Span, read_mapping, read_text_mapping
 
 
 class Inner(Settings):
@@ -127,3 +127,69 @@ def test_yaml_never_runs_code(tmp_path):
     with pytest.raises(UserError, match="not valid YAML"):
         read_mapping(str(path))
     assert not (tmp_path / "f.yaml.ran").exists()
+
+
+class Numbers(Settings):
+    count: int | None = None
+    share: float = 0.5
+    seeds: list[Seed] = [0]
+    rows: dict[str, int] = {}
+    span: Span = (0.5, 1.0)
+    sides: int | Literal["all"] = 4
+    on: bool = False
+    any_way: bool | int = 0
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"count": True}, "count: should be a number, not True"),
+        ({"share": False}, "share: should be a number, not False"),
+        ({"seeds": [0, True]}, "seeds: should be a number, not [0, True]"),
+        ({"rows": {"train": True}}, "rows: should be a number, not {'train': True}"),
+        ({"span": [True, 1]}, "span: should be a number, not [True, 1]"),
+        ({"sides": True}, "sides: should be a number, not True"),
+        ({"seeds": [2**63]}, f"seeds.0: input should be less than {2**63}, not {2**63}"),
+        ({"seeds": [-1]}, "seeds.0: input should be greater than or equal to 0, not -1"),
+    ],
+)
+def test_truth_values_are_no_numbers_and_seeds_have_bounds(values, text):
+    with pytest.raises(UserError) as error:
+        Numbers.read(values, "f")
+    assert str(error.value) == f"f: {text}"
+
+
+def test_truth_values_where_they_belong():
+    found = Numbers.read({"on": True, "any_way": True, "seeds": [2**63 - 1], "share": "1e-3", "sides": "all"}, "f")
+    assert (found.on, found.any_way, found.seeds, found.share) == (True, True, [2**63 - 1], 1e-3)
+
+
+@pytest.mark.parametrize("key", ["no", "on", "2024", "~", "1.5", "2024-01-01"])
+def test_a_key_that_yaml_takes_for_something_else(tmp_path, key):
+    (tmp_path / "s.yaml").write_text(f"a: 1\nb:\n  {key}: 2\n", encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_mapping(str(tmp_path / "s.yaml"))
+    assert (
+        f"s.yaml, line 3, column 3: not valid YAML or JSON (the key '{key}' is no text in YAML; put it in quotes)"
+        in str(error.value)
+    )
+    (tmp_path / "s.yaml").write_text(f'b:\n  "{key}": 2\n', encoding="utf-8")
+    assert read_mapping(str(tmp_path / "s.yaml")) == {"b": {key: 2}}
+
+
+def test_a_value_or_a_key_that_should_be_text():
+    assert told({"name": False}) == "name: input should be a valid string, not False; put it in quotes"
+    assert told({"name": ["x"]}) == "name: input should be a valid string, not ['x']"
+    with pytest.raises(UserError) as error:
+        Numbers.read({"rows": {True: 2}}, "f")
+    assert str(error.value) == "f: rows: a key should be text, not True; put it in quotes"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("de: a\n'no': No", "False"), ('{"de": "a", "no": 7}', "7"), ("no_: 08.0", "8.0")]
+)
+def test_a_file_of_names_holds_texts(tmp_path, text, value):
+    (tmp_path / "n.yaml").write_text(text.replace("no_", "'no'"), encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_text_mapping(str(tmp_path / "n.yaml"))
+    assert str(error.value) == f"{tmp_path}/n.yaml: no: should be text, not {value}; put it in quotes"

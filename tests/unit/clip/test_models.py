@@ -260,7 +260,7 @@ def test_a_configuration_that_is_no_json(folder):
 def test_weights_of_another_architecture(folder, change):
     with pytest.raises(UserError) as error:
         load_with(folder, lambda config: change(config["model_cfg"]))
-    assert told(error).startswith(f"{folder / WEIGHTS}: cannot be loaded into model ")
+    assert told(error).startswith(f"{folder / WEIGHTS}: cannot be loaded into ")
 
 
 def test_a_model_in_the_place_of_an_older_one_replaces_all_its_files(make_clip, folder):

@@ -1,11 +1,13 @@
 """Weights to start from, in every format: the same tensors arrive, and nothing in a file is run."""
 
+import argparse
 import json
 import os
 import pickle
 import shutil
 import zipfile
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -13,7 +15,7 @@ import torch
 from antidote.base.errors import UserError
 from antidote.clip import torchscript
 from antidote.clip.configs import ModelSettings
-from antidote.clip.folder import CONFIG, WEIGHTS, create_model, save_model
+from antidote.clip.folder import CONFIG, WEIGHTS, create_model, load_model, save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 OTHER = 5  # seed of the weights that are kept; a model is created with 0
@@ -155,8 +157,8 @@ def test_a_torchscript_archive_that_is_cut_short(tmp_path, kept, keep):
 
 def test_a_torchscript_archive_of_another_model(tmp_path, kept):
     scripted({name: value for name, value in kept.items() if name != "logit_scale"}, tmp_path / "RN50.pt")
-    assert "cannot be loaded into model 'tiny-rn' (Error(s) in loading state_dict for CLIP: Missing key" in told(
-        tmp_path / "RN50.pt", quick_gelu=True
+    assert told(tmp_path / "RN50.pt", quick_gelu=True).endswith(
+        "cannot be loaded into model 'tiny-rn': misses 1 of 153 tensors, first logit_scale"
     )
 
 
@@ -165,6 +167,112 @@ def test_openais_archives_need_their_activation(tmp_path, kept):
     assert told(tmp_path / "RN50.pt") == (
         f"model.quick_gelu: should be true for the weights {tmp_path / 'RN50.pt'}, a TorchScript archive as OpenAI's"
     )
+
+
+def wrapped(state, prefix):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda state: wrapped(state, "_orig_mod."),
+        lambda state: {"epoch": 3, "state_dict": wrapped(state, "module._orig_mod.")},
+        lambda state: wrapped(state, "_orig_mod.module."),
+        lambda state: {name.replace("visual.", "visual._orig_mod."): value for name, value in state.items()},
+        lambda state: {"epoch": 3, "model": state, "scheduler": [1]},
+        lambda state: {"model_state_dict": wrapped(state, "module.")},
+        lambda state: {**state, "logit_scale": state["logit_scale"].reshape(1)},
+    ],
+)
+def test_what_wraps_a_model_is_taken_off(tmp_path, kept, write):
+    torch.save(write(kept), tmp_path / "weights.pt")
+    assert same(started(tmp_path / "weights.pt"), kept)
+
+
+DIFFERENT = {
+    "prefix": (lambda state: wrapped(state, "my.clip."),
+               "saved with a wrapper, it seems; take 'my.clip.' off the names; misses 153 of 153 tensors, first "
+               "positional_embedding and holds 153 that the model has not, first my.clip.positional_embedding"),
+    "adapter": (lambda state: {**state, "visual.conv1.lora_A": torch.zeros(2, 2)},
+                "with an adapter beside the weights, it seems; merge it or leave it out; holds 1 that the model has not, "
+                "first visual.conv1.lora_A"),
+    "bias": (lambda state: {**state, "logit_bias": torch.tensor(-10.0)},
+             "trained with a bias (open_clip's --siglip), it seems; name a model that has a logit_bias; holds 1 that the "
+             "model has not, first logit_bias"),
+    "transformers": (lambda state: {"text_model.embeddings.position_ids": torch.zeros(1, 77)},
+                     "a file of transformers' CLIP, it seems, to be converted to open_clip's names; misses 153 of 153 tensors, "
+                     "first positional_embedding and holds 1 that the model has not, first text_model.embeddings.position_ids"),
+    "one missing": (lambda state: {name: value for name, value in state.items() if name != "ln_final.bias"},
+                    "misses 1 of 153 tensors, first ln_final.bias"),
+    "another shape": (lambda state: {**state, "logit_scale": torch.zeros(3)}, "logit_scale is (3,), the model's ()"),
+    "longer texts": (lambda state: {**state, "positional_embedding": torch.zeros(72, 96)},
+                     "positional_embedding is (72, 96), the model's (24, 96); weights for texts of another length: name the "
+                     "model that they are of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_weights_that_do_not_fit_are_named(tmp_path, kept, case):
+    change, text = DIFFERENT[case]
+    torch.save(change(kept), tmp_path / "w.pt")
+    assert (
+        told(tmp_path / "w.pt") == f"model.pretrained: {tmp_path}/w.pt: cannot be loaded into model 'tiny-rn': {text}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({}, "holds no tensors"),
+        ({"state_dict": {}}, "holds no tensors"),
+        ([1, 2], "holds a list; should hold tensors by name, a state_dict"),
+        ({"epoch": 3}, "'epoch' is a int, not a tensor; should hold tensors by name, a state_dict, or have it under "
+                       "state_dict or model_state_dict or model"),
+        ({"best": np.float64(0.5), "state_dict": {}},
+         "damaged, or not plain weights, which alone are loaded; it names numpy._core.multiarray.scalar. Where you trust it, "
+         "save the weights alone with torch.save(model.state_dict(), FILE)"),
+        ({"args": argparse.Namespace(lr=1), "state_dict": {}},
+         "damaged, or not plain weights, which alone are loaded; it names argparse.Namespace. Where you trust it, save the "
+         "weights alone with torch.save(model.state_dict(), FILE)"),
+    ],
+)  # fmt: skip
+def test_a_file_without_plain_weights(tmp_path, content, text):
+    torch.save(content, tmp_path / "w.pt")
+    assert told(tmp_path / "w.pt") == f"model.pretrained: {tmp_path}/w.pt: {text}"
+
+
+def larger(state):
+    """Return weights of a model of twice the picture size: 16 x 16 patches and the class token for 8 x 8."""
+    return {**state, "visual.positional_embedding": torch.zeros(257, state["visual.positional_embedding"].shape[1])}
+
+
+def test_positional_embeddings_are_not_resized(tmp_path):
+    clip = create_model(ModelSettings(name="tiny-vit"), OTHER)
+    text = "visual.positional_embedding is (257, 96), the model's (65, 96); weights for pictures of another size: name"
+    torch.save(larger(clip.network.state_dict()), tmp_path / "w.pt")
+    assert text in told(tmp_path / "w.pt", name="tiny-vit")
+    save_model(tmp_path / "model", clip, {})
+    safetensors.torch.save_file(larger(clip.network.state_dict()), tmp_path / "model" / WEIGHTS)
+    assert text in told(tmp_path / "model", name="tiny-vit")
+    with pytest.raises(UserError) as error:
+        load_model(tmp_path / "model")
+    assert text in str(error.value)
+
+
+def test_a_folder_of_transformers(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["CLIPModel"]}', encoding="utf-8")
+    assert told(tmp_path) == (
+        f"model.pretrained: {tmp_path}: a folder of transformers, it seems, with config.json and no open_clip_config.json: "
+        "convert it to an open_clip model folder"
+    )
+
+
+def test_a_repository_is_no_name():
+    with pytest.raises(UserError) as error:
+        create_model(ModelSettings(name="hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"), 0)
+    assert "should be an architecture, such as ViT-B-32" in str(error.value)
+    assert "give the path of the repository's folder" in told("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
 
 
 def changed(folder, key, value):
@@ -187,7 +295,7 @@ def changed(folder, key, value):
         (lambda folder: (folder / CONFIG).write_text("[]"),
          "model.pretrained: {folder}/open_clip_config.json: should hold model_cfg, as open_clip writes it"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"x" * 50),
-         "model.pretrained: {folder}: damaged, or not plain weights, which alone are loaded"),
+         "model.pretrained: {folder}/open_clip_model.safetensors: damaged, or not plain weights, which alone are loaded"),
         (lambda folder: shutil.rmtree(folder),
          "model.pretrained: '{folder}' is neither a file, a folder nor a tag of 'tiny-rn'"),
     ],

@@ -64,7 +64,7 @@ SCORES = {
 
 def put(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def make_study(root: Path) -> Path:

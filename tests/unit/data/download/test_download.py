@@ -81,7 +81,7 @@ def everything(web, tmp_path_factory):
     folder = tmp_path_factory.mktemp("everything")
     paths = [*(f"ok/{number}" for number in range(100)), *(f"{kind}/{number}" for kind in KINDS for number in (1, 2))]
     file = table(folder, web, paths)
-    with Path(file).open("a") as rows:
+    with Path(file).open("a", encoding="utf-8") as rows:
         rows.write(f"another caption\t{web.url('ok/7')}\nsecrets\tfile:///etc/passwd\n \t{web.url('ok/500')}\nno tab\n")
     settings = source(file)
     report, ids = download(settings, "web", "train", folder / "downloads", 2)

@@ -1,0 +1,164 @@
+"""Files of weights, as many trainers write them: read as weights alone, and put into a model by name and shape.
+
+Nothing is adapted in silence. Wrappers that add nothing to a model (`module.` of DistributedDataParallel, `_orig_mod.`
+of torch.compile, a mapping with `state_dict` or `model`) are taken off; anything else that does not fit is an error
+that names the first tensor. open_clip's own reader would resize positional embeddings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+from antidote.base.errors import UserError
+from antidote.base.lazy import open_clip, safetensors_torch, torch
+from antidote.clip import torchscript
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NOT_PLAIN = "damaged, or not plain weights, which alone are loaded"
+CONTAINERS = ("state_dict", "model_state_dict", "model")  # keys that trainers keep the weights under
+ADAPTERS = re.compile(r"lora_|adapter|prompt|peft|base_model", re.IGNORECASE)
+
+
+def read(path: str | Path, where: str) -> dict[str, Tensor]:
+    """Return the tensors of a file, on the CPU, by the names that they have in the model.
+
+    Args:
+        path: safetensors, a checkpoint of torch, or a TorchScript archive.
+        where: what an error begins with.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, wants to run code, or holds no weights by name.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:  # safetensors says that a file is missing where it may not be read
+        raise UserError(f"{where}: cannot be read ({error.strerror})") from None
+    try:
+        content = _content(path)
+    except Exception as error:  # whatever a damaged file, or one that means harm, leads to
+        raise UserError(f"{where}: {NOT_PLAIN}{_refused(error)}") from None
+    return _tensors(content, where)
+
+
+def _content(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return safetensors_torch.load_file(path)
+    if not torchscript.is_archive(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    state = torchscript.read_weights(path)
+    for constant in ("input_resolution", "context_length", "vocab_size"):
+        state.pop(constant, None)
+    return state
+
+
+def _refused(error: Exception) -> str:
+    """Return which name of code a pickle wants, and how to save weights without it."""
+    found = re.search(r"GLOBAL ([\w.]+)|(?:Trying to load|class) ([\w.]+)|^([\w.]+) is neither", str(error))
+    name = next(filter(None, found.groups()), None) if found and isinstance(error, UnpicklingError) else None
+    hint = "; it names {}. Where you trust it, save the weights alone with torch.save(model.state_dict(), FILE)"
+    return hint.format(name) if name else ""
+
+
+def _tensors(content: Any, where: str) -> dict[str, Tensor]:
+    for key in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where}: holds a {type(content).__name__}; should hold tensors by name, a state_dict")
+    if not content:
+        raise UserError(f"{where}: holds no tensors")
+    other = next((name for name, value in content.items() if not isinstance(value, torch.Tensor)), None)
+    if other is not None:
+        raise UserError(
+            f"{where}: {other!r} is a {type(content[other]).__name__}, not a tensor; should hold tensors by name, a "
+            f"state_dict, or have it under {' or '.join(CONTAINERS)}"
+        )
+    return {_bare(str(name)): value for name, value in content.items()}
+
+
+def _bare(name: str) -> str:
+    """Return a tensor's name without what wrappers put before it; torch.compile may wrap an inner module too."""
+    return re.sub(r"^(?:(?:module|_orig_mod)\.)+", "", name).replace("._orig_mod.", ".")
+
+
+def fill(network: Any, state: Mapping[str, Tensor], where: str) -> None:
+    """Put tensors into a model, all of them and each of the same shape.
+
+    Args:
+        network: the open_clip model.
+        state: tensors as `read` returns them.
+        where: what an error begins with.
+
+    Raises:
+        UserError: tensors are missing, unknown, or of another shape.
+    """
+    state, own = _named_for(network, dict(state)), network.state_dict()
+    missing = [name for name in own if name not in state]
+    unknown = [name for name in state if name not in own]
+    if missing or unknown:
+        raise UserError(f"{where}: {_names_differ(own, state, missing, unknown)}")
+    for name, tensor in state.items():
+        if name.endswith("logit_scale") or name.endswith("logit_bias"):  # a number, or a list of one
+            state[name] = tensor.reshape(own[name].shape) if tensor.numel() == own[name].numel() else tensor
+    other = next((name for name in own if state[name].shape != own[name].shape), None)
+    if other is not None:
+        shapes = f"{other} is {tuple(state[other].shape)}, the model's {tuple(own[other].shape)}"
+        raise UserError(f"{where}: {shapes}{_of_another(other)}")
+    network.load_state_dict(state)
+
+
+def _named_for(network: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by the names that a model has for them, where open_clip has two for the same model."""
+    state = open_clip.convert.convert_state_dict(network, state)
+    if "positional_embedding" in state and not hasattr(network, "positional_embedding"):
+        state = open_clip.model.convert_to_custom_text_state_dict(state)
+    return state
+
+
+def _names_differ(own: Mapping, state: Mapping, missing: list[str], unknown: list[str]) -> str:
+    """Return which tensors differ by name, and what the file seems to be."""
+    said = [
+        *([f"misses {len(missing)} of {len(own)} tensors, first {missing[0]}"] if missing else []),
+        *([f"holds {len(unknown)} that the model has not, first {unknown[0]}"] if unknown else []),
+    ]
+    return _seems(own, missing, unknown) + " and ".join(said)
+
+
+def _seems(own: Mapping, missing: list[str], unknown: list[str]) -> str:
+    if any(name.startswith(("text_model.", "vision_model.")) for name in unknown):
+        return "a file of transformers' CLIP, it seems, to be converted to open_clip's names; "
+    if unknown and all(name.endswith("logit_bias") for name in unknown) and not missing:
+        return "trained with a bias (open_clip's --siglip), it seems; name a model that has a logit_bias; "
+    if unknown and not missing:
+        adapter = any(ADAPTERS.search(name) for name in unknown)
+        return "with an adapter beside the weights, it seems; merge it or leave it out; " if adapter else ""
+    prefix = _prefix(own, unknown)
+    return f"saved with a wrapper, it seems; take {prefix!r} off the names; " if prefix else ""
+
+
+def _prefix(own: Mapping, unknown: list[str]) -> str | None:
+    """Return what unknown names have before names of the model, as `clip.` before `clip.logit_scale`."""
+    for name in unknown:
+        prefix, dot, rest = name.partition(".")
+        while dot and rest not in own:
+            more, dot, rest = rest.partition(".")
+            prefix = f"{prefix}.{more}"
+        if dot:
+            return f"{prefix}."
+    return None
+
+
+def _of_another(name: str) -> str:
+    if not name.endswith("positional_embedding"):
+        return ""
+    what = "pictures of another size" if name.startswith("visual.") else "texts of another length"
+    return f"; weights for {what}: name the model that they are of"
