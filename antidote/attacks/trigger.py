@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from antidote.attacks.base import Attack
 from antidote.attacks.trigger_files import DESCRIPTION, TENSORS
 from antidote.base.errors import UserError
-from antidote.base.files import read_json, whole_folder, write_json
+from antidote.base.files import check_readable, read_json, whole_folder, write_json
 from antidote.base.lazy import safetensors_torch, torch
 from antidote.base.registry import method
 from antidote.base.seeds import derive
@@ -95,6 +95,7 @@ def load_trigger(folder: Path) -> Trigger:
         UserError: a file is missing or damaged.
     """
     description = read_json(folder / DESCRIPTION)
+    check_readable(folder / TENSORS)
     try:
         tensors = safetensors_torch.load_file(folder / TENSORS)
     except Exception as error:

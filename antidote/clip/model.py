@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from antidote.base.lazy import functional as F
 from antidote.base.lazy import open_clip, torch
+from antidote.clip import tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,7 @@ class Clip:
     @cached_property
     def tokenizer(self) -> Any:
         """What turns texts into token ids (N, context_length)."""
-        return open_clip.SimpleTokenizer(context_length=self.network.context_length)
+        return tokens.tokenizer(self.network.context_length)
 
     @cached_property
     def _normalisation(self) -> tuple[Tensor, Tensor]:
@@ -52,9 +53,9 @@ class Clip:
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
         known = {text: self._tokens[text] for text in texts if text in self._tokens}
         if new:
-            tokens = self.tokenizer(new)
-            known.update(zip(new, tokens, strict=True))
-            self.remember(new, tokens)
+            made = self.tokenizer(new)
+            known.update(zip(new, made, strict=True))
+            self.remember(new, made)
         return torch.stack([known[text] for text in texts])
 
     def remember(self, texts: Sequence[str], tokens: Tensor) -> None:

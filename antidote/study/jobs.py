@@ -35,7 +35,7 @@ def prepare_jobs(root: Path) -> None:
     for name, first in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
         os.environ[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
     # Threads that wait for one another busily come to a stand when other work wants their cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY") or "PASSIVE"
 
 
 def own_records(folder: Path = Path(".snakemake/metadata")) -> None:

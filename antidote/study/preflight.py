@@ -20,7 +20,6 @@ from antidote.base.errors import UserError
 from antidote.base.files import DATA
 from antidote.base.lazy import torch
 from antidote.base.registry import method
-from antidote.clip.configs import ModelSettings
 from antidote.clip.known import model_config
 from antidote.clip.model import Clip
 from antidote.clip.weights import find as find_weights
@@ -354,7 +353,7 @@ def further_weights(study: Study) -> list[str]:
     """
     wanted = {f"surrogates.{name}": further.model for name, further in study.file.surrogates.items()}
     wanted |= {f"defenses.{name}.scorer": getattr(one, "public", None) for name, one in study.defenses.items()}
-    faults: dict[ModelSettings, str] = {}
+    faults = {study.file.model: ""}  # whose weights are asked for elsewhere
     for key, model in wanted.items():
         if model is None or model.pretrained is None or model in faults:
             continue

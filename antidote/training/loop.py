@@ -16,7 +16,7 @@ from antidote.base.files import whole_file
 from antidote.base.lazy import torch
 from antidote.clip.files import TRAINING_LOG
 from antidote.clip.model import Clip
-from antidote.data.streaming import KILLED
+from antidote.data.streaming import KILLED, Stopped
 from antidote.training import parallel
 from antidote.training.batches import epoch_order, read_ahead, read_batch
 from antidote.training.objectives import Batch, Objective
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("antidote")
 
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP: the inverse temperature stays at or below 100
+GRACE_SECONDS = 5  # for a batch that one of several processes waits for while they are told to stop
 
 
 def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, work: Work) -> Report:
@@ -52,8 +53,9 @@ def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int,
         raise UserError(f"batch_size: {settings.batch_size} is less than the {parallel.size()} processes")
     run = _Run(clip, objective, settings, steps=settings.epochs * per_epoch)
     run.resume(work)
-    reading = read_ahead(clip, pairs, settings, seed, range(run.step, run.steps), run.own)
-    with Interrupt() as interrupt, Progress(run.steps, run.step, settings.batch_size) as progress, reading as ahead:
+    interrupt = Interrupt()
+    reading = read_ahead(clip, pairs, settings, seed, range(run.step, run.steps), run.own, interrupt.overdue)
+    with interrupt, Progress(run.steps, run.step, settings.batch_size) as progress, reading as ahead:
         clip.network.train()
         last_checkpoint = time.monotonic()
         while run.step < run.steps:
@@ -61,7 +63,12 @@ def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int,
             if position == 0 or run.order is None:
                 run.begin_epoch(epoch, seed, len(pairs))
             rows = run.order[position * settings.batch_size : (position + 1) * settings.batch_size]
-            loss, terms = run.optimise(read_batch(clip, pairs, run.own(rows), epoch, run.step, seed, ahead))
+            try:
+                batch = read_batch(clip, pairs, run.own(rows), epoch, run.step, seed, ahead)
+            except Stopped:
+                run.checkpoint(work)
+                sys.exit(128 + interrupt.asked)
+            loss, terms = run.optimise(batch)
             if run.step % LOG_EVERY == 0 or run.step == run.steps:
                 run.record(epoch, loss, terms, progress.rate(run.step))
             progress.update(run.step, loss)
@@ -296,7 +303,7 @@ def _mendable() -> Iterator[None]:
         if parallel.broken_off(error):
             sys.exit(1)  # the process that is gone has left word
         if KILLED in str(error):
-            reason = "a loader process was killed, mostly for want of (shared) memory; fewer of them need less"
+            reason = "a loader process was killed, as a system does without memory or /dev/shm; fewer of them need less"
             raise UserError(f"--workers: {reason}") from None
         if where := out_of_memory(error):
             raise UserError(
