@@ -23,7 +23,6 @@ colour, the same view for f and f0. SGD leaves norms and biases undecayed, as al
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -133,7 +132,7 @@ class EncoderBackdoor(Objective):
         super().__init__(shadow)
         self.settings, self.network = settings, clip.network
         self.triggered, self.references = triggered.to(clip.device), references.to(clip.device)
-        self.frozen = Clip(copy.deepcopy(clip.network).eval().requires_grad_(False), clip.config)
+        self.frozen = clip.frozen()
         self.clean = torch.cat([self.frozen.encode_image(part) for part in shadow.images.split(CHUNK)])
         size = clip.size
         self._augment = transforms.Compose(
@@ -156,7 +155,7 @@ class EncoderBackdoor(Objective):
 
     def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
         augmented = torch.stack([self._augment(picture) for picture in self.references])
-        self.before = self.frozen.encode_image(augmented)
+        self.before, _ = self.encode_frozen(self.frozen, augmented)
         return [batch.images, self.triggered[batch.indices.to(self.triggered.device)], self.references, augmented], []
 
     def loss(

@@ -77,12 +77,10 @@ class RVPT(Defense):
         with torch.no_grad():
             texts = clip.encode_text([self.settings.template.format(name) for name in data.classes])
         labels = data.shots.labels.to(clip.device)
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.bfloat16)
-        half = torch.autocast(clip.device.type, dtype=kind, enabled=self.settings.precision != "fp32")
 
         def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
             images = clip.normalise(data.shots.images[rows])
-            with half:
+            with clip.autocast(self.settings.precision):
                 with torch.no_grad():
                     _, before = prompted(clip.network.visual, images, None)
                 features, after = prompted(clip.network.visual, images, prompts)
@@ -92,7 +90,8 @@ class RVPT(Defense):
             terms = {"cross_entropy": entropy, "repelling": repelling}
             return entropy + self.settings.repelling_weight * repelling, terms
 
-        steps = tune(Task({"prompts": prompts}, loss, len(labels), {}), self.settings.tuning, self.seed, work)
+        task = Task({"prompts": prompts}, loss, len(labels), {}, half=self.settings.precision == "fp16")
+        steps = tune(task, self.settings.tuning, self.seed, work)
         adapted = VisualPrompts(clip.network, clip.config, {"prompts": prompts}, {"depth": self.settings.depth})
         return Report(steps, prompts.numel(), len(labels), clip=adapted)
 

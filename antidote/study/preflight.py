@@ -180,7 +180,7 @@ def _ubt(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
     forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
     if settings.method == "ubt_oracle":
         return forgetting, settings.training.epochs * normal
-    views = settings.crops if settings.scorer == "crops" else 1
+    views = {"crops": settings.crops, "superposition": 1 + settings.partners}.get(settings.scorer, 1)
     return settings.overfit.epochs * normal + forgetting, views * everything + settings.training.epochs * normal
 
 

@@ -235,3 +235,21 @@ def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
     bad.loss = lambda rows, rng: (bad.tensors["w"].sum() * float("nan"), {})
     with pytest.raises(UserError, match="lr: the loss is nan at step"):
         tuning.tune(bad, tuning.TuneSettings(epochs=1, batch_size=4), 0, Work(tmp_path, "x"))
+
+
+def test_a_damaged_checkpoint_is_not_used(tmp_path):
+    settings, whole, other = tuning.TuneSettings(epochs=2, batch_size=4), task(), task()
+    tuning.tune(whole, settings, 3, Work(tmp_path / "whole", "x"))
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "checkpoint.pt").write_bytes(b"cut short")
+    tuning.tune(other, settings, 3, Work(tmp_path / "cut", "x"))
+    assert torch.equal(other.tensors["w"], whole.tensors["w"])
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_in_fp16_small_gradients_are_scaled(tmp_path, half):
+    """One of 1e-8, which fp16 has not, moves the weights, and only where the task says that it computes so."""
+    weights = torch.ones(3, requires_grad=True)
+    small = tuning.Task({"w": weights}, lambda rows, rng: (weights.half().sum().float() * 1e-8, {}), 4, {}, half=half)
+    tuning.tune(small, tuning.TuneSettings(epochs=2, batch_size=4, optimizer="adam"), 0, Work(tmp_path, "x"))
+    assert bool((weights != 1).all()) == half

@@ -241,7 +241,7 @@ def test_a_device_that_is_too_small_is_one_line_among_others(monkeypatch, capsys
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(preflight, "measured", fail)
-    given = {"file": "config.yaml", "results": tmp_path, "batch_size": None}
+    given = {"file": "config.yaml", "results": tmp_path, "batch_size": None, "memory": None}
     with pytest.raises(SystemExit):
         script.run(argparse.Namespace(**given, rates=None))
     told = capsys.readouterr().out
