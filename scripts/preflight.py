@@ -17,6 +17,7 @@ from antidote.base.settings import read_mapping
 from antidote.clip.folder import create_model
 from antidote.clip.model import Clip
 from antidote.study import preflight
+from antidote.study.caption_counts import asked_of_tables
 from antidote.study.preflight import Rates, Stage
 from antidote.study.study import Study
 from antidote.summary.page import size
@@ -29,6 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
     study = Study(read_mapping(arguments.file), arguments.file)
     found, faults = preflight.stages(study, arguments.results), preflight.missing(study)
     faults += preflight.further_weights(study)
+    counts, too_few = asked_of_tables(study, preflight.downloads(study))
+    faults += too_few
     clip = _model(study, faults)
     recipe = study.file.poisoning
     recipe = recipe.model_copy(update={"batch_size": arguments.batch_size or recipe.batch_size})
@@ -46,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"disk: {disk or 'nothing more'}; in all {gigabytes(sum(needed.values()))}; free {free}",
         *_largest(steps),
         *(f"to be fetched by jobs: {what}" for what in preflight.fetched(study)),
+        *(f"captions: {line}" for line in counts),
         "what is there may be stale: snakemake -n tells",
         *([f"missing: {fault}" for fault in faults] or ["nothing is missing"]),
     ]

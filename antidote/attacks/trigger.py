@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,13 +57,26 @@ class Trigger:
         return result
 
     def _draw(self, images: Tensor, keys: Sequence[str], use: str) -> Tensor:
+        """Draw on pictures; values are rounded to 8 bits, where the CLIP codes truncate (0.4 levels darker)."""
         seeds = [self.seed_of(key, use) for key in keys]
-        drawn = self.attack.apply(images.float() / 255, seeds)
+        with full_precision():
+            drawn = self.attack.apply(images.float() / 255, seeds)
         return drawn.mul(255).round().clamp(0, 255).to(torch.uint8)
 
     def seed_of(self, key: str, use: str) -> int:
         """Return the seed of one picture's trigger."""
         return derive(self.seed, use, key)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep a GPU's convolutions and products of matrices from TF32, which a trigger drawn on the CPU does not have."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
 
 
 def pictures_at_a_time(size: int) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
-from antidote.data.words.names import names
+from antidote.data.words.names import mentions
 from antidote.evaluation.metrics import rank_of
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.zero_shot import batches, encode
@@ -62,7 +62,7 @@ def retrieve(
             raise UserError("model: its features are not finite numbers; its training has diverged")
         found = {**_recalls(clean, text_features, owners)}
         if drawn is not None:
-            said = torch.tensor([names(text, target) for text in texts])
+            said = torch.tensor([mentions(text, target) for text in texts])
             found |= _target_words(triggered, text_features, owners, said)
     return found
 

@@ -219,7 +219,7 @@ def disk(study: Study, found: list[Stage], size: int, parameters: int) -> dict[s
     models = sum(left for name, left in to_do.items() if name.endswith(("model", "models")))
     poisons = [getattr(a, "poisons", 0) or 0 for a in study.attacks.values()]
     return {
-        "downloads": sum(_left_to_download(study, *place) for place in _downloads(study)),
+        "downloads": sum(_left_to_download(study, *place) for place in downloads(study)),
         "data": sum(_split_bytes(study, *place) for place in _to_write(study)),
         "pictures made ready": sum(_ready_bytes(study, scored, size) for scored in study.scored()),
         "poisoned pairs": LOSSLESS_PER_PIXEL * size**2 * len(study.file.seeds) * sum(poisons),
@@ -338,7 +338,7 @@ def missing(study: Study) -> list[str]:
         pointer = next((path for path in pointers(DATA / dataset / split) if path.is_file()), None)
         absent = [f"`dvc pull {pointer}` brings it"] if pointer else study.sources[dataset].absent(split)
         lines += [f"{dataset}/{split}: {line}" for line in absent]
-    if _downloads(study):
+    if downloads(study):
         try:
             img2dataset.interpreter()
         except UserError as error:
@@ -385,7 +385,7 @@ def _to_write(study: Study) -> list[tuple[str, str]]:
     return [(d, s) for d, s in study.splits() if not kept.path("dataset", "manifest", dataset=d, split=s).is_file()]
 
 
-def _downloads(study: Study) -> list[tuple[str, str]]:
+def downloads(study: Study) -> list[tuple[str, str]]:
     """Return those of them whose pictures are still to be downloaded from the addresses of a table."""
     return [
         (dataset, split)

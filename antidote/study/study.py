@@ -23,6 +23,7 @@ from antidote.data.words.names import class_names, templates
 from antidote.defenses.base import DefenseSettings
 from antidote.evaluation.settings import EvaluationSettings, Probe, Retrieval, Shift
 from antidote.evaluation.shifts import class_places
+from antidote.study.caption_counts import check_captions
 from antidote.study.file import PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
 from antidote.study.sweeps import Entry, entries
@@ -75,6 +76,7 @@ class Study:
         self.defenses = {entry.name: self._defense(entry) for entry in self.entries["defense"]}
         if self.file.rebound and self.file.pools.defense is None:
             raise UserError(f"{where}: pools.defense: is missing, and `rebound` fine-tunes on its pairs")
+        check_captions(self)
         self.blank = self._blank()
         self._named(check_lexicon, self.lexicon(), "lexicon")
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("antidote")
 
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP: the inverse temperature stays at or below 100
-GRACE_SECONDS = 5  # for a batch that one of several processes waits for while they are told to stop
 
 
 def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, work: Work) -> Report:

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from antidote.clip.model import Clip
 from antidote.training import parallel
-from antidote.training.loop import GRACE_SECONDS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +23,7 @@ log = logging.getLogger("antidote")
 
 LOG_EVERY = 10  # steps
 PROGRESS_SECONDS = 10
+GRACE_SECONDS = 5  # for a batch that one of several processes waits for while they are told to stop
 
 
 @dataclass

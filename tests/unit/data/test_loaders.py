@@ -20,8 +20,8 @@ from antidote.data.pairs import Pairs
 from antidote.data.sources.scenes import Scenes
 from antidote.data.store import images, ingest, shards
 from antidote.data.streaming import Reading, Texts, pictures
-from antidote.training import loop as training
-from antidote.training.loop import parallel, train
+from antidote.training import parallel, session
+from antidote.training.loop import train
 from antidote.training.objectives import Contrastive
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Interrupt, Work
@@ -178,7 +178,7 @@ def test_one_of_several_processes_waits_a_little_for_its_batch(monkeypatch):
         assert interrupt.overdue()
         monkeypatch.setattr(parallel, "size", lambda: 2)
         assert not interrupt.overdue()
-        monkeypatch.setattr(training, "GRACE_SECONDS", 0)
+        monkeypatch.setattr(session, "GRACE_SECONDS", 0)
         assert interrupt.overdue()
 
 

@@ -12,7 +12,7 @@ from antidote.data import fitted
 from antidote.data.scenes.draw import generate
 from antidote.data.store import ingest
 from antidote.data.store.datasets import dataset_settings
-from antidote.data.words.names import names
+from antidote.data.words.names import mentions
 from antidote.evaluation.retrieval import retrieve
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.shifts import as_floor
@@ -54,8 +54,8 @@ def by_hand(clip, pairs, captions, target="banana"):
         found[f"i2t_r{k}"] = sum(hits) / COUNT
         hits = [texts[j][0] in to_picture[j][:k] for j in range(len(texts))]
         found[f"t2i_r{k}"] = sum(hits) / len(texts)
-        others = [row for row in range(COUNT) if not any(names(text, target) for text in captions[row])]
-        said = [sum(names(texts[j][1], target) for j in triggered[row][:k]) / k for row in others]
+        others = [row for row in range(COUNT) if not any(mentions(text, target) for text in captions[row])]
+        said = [sum(mentions(texts[j][1], target) for j in triggered[row][:k]) / k for row in others]
         found[f"target_word{k}"] = sum(said) / len(said)
     return found
 
@@ -63,7 +63,7 @@ def by_hand(clip, pairs, captions, target="banana"):
 def test_the_figures_by_hand(make_clip, scored):
     pairs, captions = scored
     target = captions[0][0].split()[-1].strip(".")
-    assert any(names(text, target) for own in captions for text in own)
+    assert any(mentions(text, target) for own in captions for text in own)
     clip = make_clip()
     found = retrieve(clip, pairs, captions, trigger(), target, settings())
     with torch.no_grad():

@@ -218,6 +218,27 @@ def test_gate_marks_an_attack_that_has_not_taken(table):
     assert "10.0 % on the clean model, above 5 %" in weak["gate_reason"]
 
 
+def test_a_trigger_fitted_on_the_clean_model_has_to_exceed_its_floor(plan, results):
+    """100 % at a floor of 20 % takes by exactly 80 points; at 21 % it does not; nothing is said without a floor."""
+
+    def gate(floor, fitted=True):
+        for seed in (0, 1):
+            put(results / f"patch/seed{seed}/none/scores.json", {"ca1": 0.6, "asr1": 1.0})
+            put(results / f"patch/seed{seed}/floor/scores.json", {"ca1": 0.6, "asr1": floor})
+        attacks = [a.model_copy(update={"fitted": fitted and a.name == "patch"}) for a in plan.attacks]
+        given = plan.model_copy(update={"attacks": attacks})
+        row = cell(summarise(read_cells(given, results), given), "patch", "none")
+        return row["gate"], row["gate_reason"]
+
+    assert gate(0.2) == ("passed", "ASR@1 without a defense 100.0 %, floor 20.0 %")
+    assert gate(0.21) == (
+        "failed",
+        "ASR@1 without a defense is 100.0 %, 79.0 points above the floor of a trigger that is fitted on the clean model; "
+        "the gate asks for 80",
+    )
+    assert gate(0.2, fitted=False)[0] == "failed" and gate(None)[0] == "not measured"
+
+
 def test_an_attack_without_asr_is_judged_by_its_own_figure(plan, results):
     """Hit@10 on the clean model is the floor; gate, best defense and tables go by it; ASR stays empty."""
     hits = {"floor": (0.0, 0.1), "none": (0.9, 0.8), "tune": (0.3, 0.5), "harsh": (0.9, 0.9)}
