@@ -218,6 +218,18 @@ class Attack:
         self.tensors = tensors or {}
         self.facts: dict[str, Any] = {}
 
+    @classmethod
+    def work(cls, settings: Any, sizes: Mapping[str, int]) -> tuple[float, float]:
+        """Return the pairs that fitting trains on and the pictures that it encodes besides, for `preflight`.
+
+        By default the inversion pool in every epoch of a learned trigger, and nothing for another.
+
+        Args:
+            settings: of the attack.
+            sizes: pairs of each pool by its name.
+        """
+        return (getattr(settings, "epochs", 1) * sizes["inversion"] if cls.learned else 0), 0
+
     def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
         """Return the trigger's tensors; `context` is there only for a learned trigger. Randomness comes from `seed`.
 

@@ -10,7 +10,7 @@ from antidote.base.settings import Settings
 
 
 class VictimTraining(Settings):
-    """How the user trains: with a cosine schedule."""
+    """How the user trains: the probe at a constant rate (RVPT), prompts with a cosine to 0 (CoOp)."""
 
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="the user's optimiser (RVPT, CoOp: sgd; FLBA: adam)")
 

@@ -47,6 +47,7 @@ class CleanCLIP(FineTuningDefense):
     Settings = CleanCLIPSettings
     parallel = True
     uses_lexicon = True
+    trained_views = 2  # the augmented view is a second pair
 
     def objective(self, clip: Clip, data: DefenseData) -> SelfSupervised:
         return SelfSupervised(data, self.settings, self.seed)

@@ -56,6 +56,7 @@ class PAR(FineTuningDefense):
 
     Settings = PARSettings
     parallel = True
+    encoded_views = 1  # the frozen pass
 
     def objective(self, clip: Clip, data: DefenseData) -> PerturbAndRecover:
         return PerturbAndRecover(clip, data, self.settings)

@@ -100,6 +100,10 @@ class TACleaner(CleanCLIP):
     Settings = TACleanerSettings
     reconstruction = True
 
+    @classmethod
+    def work(cls, settings: TACleanerSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        return settings.training.epochs * (cls.trained_views * sizes["defense"] + settings.samples_per_epoch), 0
+
     def objective(self, clip: Clip, data: DefenseData) -> SubCaptions:
         return SubCaptions(data, self.settings, self.seed)
 

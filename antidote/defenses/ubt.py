@@ -180,6 +180,13 @@ class UBT(Defense):
     reconstruction = True
     files = (SUSPICIOUS,)
 
+    @classmethod
+    def work(cls, settings: UBTSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        normal, everything = min(settings.normal_pairs, sizes["training set"]), sizes["training set"]
+        forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
+        views = {"crops": settings.crops, "superposition": 1 + settings.partners}.get(settings.scorer, 1)
+        return settings.overfit.epochs * normal + forgetting, views * everything + settings.training.epochs * normal
+
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         pairs = data.training_set
         finding = self._finding(clip, data, work)
@@ -251,6 +258,12 @@ class UBTOracle(UBT):
 
     Settings = UBTOracleSettings
     access = "oracle"
+
+    @classmethod
+    def work(cls, settings: UBTOracleSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        normal = min(settings.normal_pairs, sizes["training set"])
+        forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
+        return forgetting, settings.training.epochs * normal
 
     def find(self, clip: Clip, data: DefenseData, work: Work) -> dict[str, Any]:
         pairs = data.training_set

@@ -107,10 +107,11 @@ def _amounts(study: Study) -> dict[str, dict[str, float]]:
     further = sum(model.pretraining.epochs for model in study.file.surrogates.values())
     poisoned = sum(study.poisoning(a).epochs for a in study.attacks if not study.few_shot(a))
     defended = [work(study, defense, sizes) for _, defense in study.cells]
+    fitted = [fitting(study, attack, sizes) for attack in study.attacks]
     amounts = {
         "clean_model": {"trained": seeds * recipe.epochs * pairs},
         "surrogate_model": {"trained": seeds * further * pairs},
-        "trigger": {"trained": seeds * sum(_fitting(study, attack, sizes) for attack in study.attacks)},
+        "trigger": {"trained": seeds * sum(t for t, _ in fitted), "encoded": seeds * sum(e for _, e in fitted)},
         "backdoored_model": {"trained": seeds * poisoned * pairs},
         "defend": {"trained": seeds * sum(t for t, _ in defended), "encoded": seeds * sum(e for _, e in defended)},
         "evaluate": {"encoded": 2 * pictures * seeds * (len(study.cells) + len(study.attacks))},
@@ -132,7 +133,7 @@ def _sizes(study: Study) -> dict[str, int]:
     sizes["training set"] = sum(sizes.get(name, 0) for name in POOLS["poisoned-training-set"])
     sizes["first pictures"] = _pictures(study, study.evaluated)
     sizes["pictures"] = sum(_pictures(study, scored) for scored in study.scored())
-    return {"defense": 0, "inversion": 0, "poison": 0, **sizes}
+    return {"defense": 0, "inversion": 0, "poison": 0, "classes": len(study.classes), **sizes}
 
 
 def _pictures(study: Study, scored: Any) -> int:
@@ -143,63 +144,16 @@ def _pictures(study: Study, scored: Any) -> int:
     return min(scored.pictures or known, known)
 
 
-def _fitting(study: Study, attack: str, sizes: dict[str, int]) -> float:
-    settings = study.attacks[attack]
-    learned = method("attack", settings.method).learned
-    return getattr(settings, "epochs", 1) * sizes["inversion"] if learned else 0
+def fitting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
+    """Return the pairs that one job fits a trigger on and the pictures that it encodes besides."""
+    settings = study.attacks[name]
+    return method("attack", settings.method).work(settings, sizes)
 
 
 def work(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
     """Return the pairs that one job of a defense trains on and the pictures that it encodes besides."""
     settings = study.defenses[name]
-    return WORK[settings.method](settings, sizes)
-
-
-def _epochs(views: float, extra: float = 0) -> Callable[[Any, dict], tuple[float, float]]:
-    """Work of a fine-tuning on the defense pool: `views` trained and `extra` pictures encoded per pair."""
-    return lambda s, n: (views * s.training.epochs * n["defense"], extra * s.training.epochs * n["defense"])
-
-
-def _shots(views: float) -> Callable[[Any, dict], tuple[float, float]]:
-    return lambda s, n: (views * s.tuning.epochs * n["shots"], n["shots"])
-
-
-def _ta_cleaner(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
-    epochs = settings.training.epochs
-    return epochs * (2 * sizes["defense"] + settings.samples_per_epoch), 0
-
-
-def _cbpt(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
-    inverted = settings.dummy_triggers * settings.inversion_steps * settings.inversion.batch_size
-    texts = settings.tuning.epochs * sizes["shots"] / settings.tuning.batch_size * settings.classes_per_step
-    return inverted + texts, (1 + settings.dummy_triggers) * sizes["shots"]
-
-
-def _ubt(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
-    normal, everything = min(settings.normal_pairs, sizes["training set"]), sizes["training set"]
-    forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
-    if settings.method == "ubt_oracle":
-        return forgetting, settings.training.epochs * normal
-    views = {"crops": settings.crops, "superposition": 1 + settings.partners}.get(settings.scorer, 1)
-    return settings.overfit.epochs * normal + forgetting, views * everything + settings.training.epochs * normal
-
-
-# Views as each method's loss has them; CleanCLIP's augmented view is a second pair. At test time nothing is trained.
-WORK: dict[str, Callable[[Any, dict], tuple[float, float]]] = {
-    "none": lambda s, n: (0, 0),
-    "finetune": _epochs(1),
-    "cleanclip": _epochs(2),
-    "ta_cleaner": _ta_cleaner,
-    "par": _epochs(1, extra=1),
-    "linear_probe": lambda s, n: (0, n["shots"]),
-    "supervised": lambda s, n: (s.training.epochs * n["shots"], 0),
-    "rvpt": _shots(2),
-    "cbpt": _cbpt,
-    "ubt": _ubt,
-    "ubt_oracle": _ubt,
-    "beear_clip": _epochs(2, extra=1),
-    "imbert_clip": lambda s, n: (0, 0),
-}
+    return method("defense", settings.method).work(settings, sizes)
 
 
 # --- disk -------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -39,10 +39,17 @@ class TuneSettings(Settings):
 
     epochs: int = Field(50, ge=1, description="passes over the shots (RVPT, CoOp: 50)")
     batch_size: int = Field(32, ge=2, description="pictures per step (RVPT, CoOp: 32)")
-    lr: float = Field(0.002, gt=0, description="first learning rate; cosine to 0 (RVPT, CoOp: 0.002)")
+    lr: float = Field(0.002, gt=0, description="first learning rate (RVPT, CoOp: 0.002)")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the rate: a cosine to 0 (RVPT, CoOp), or the first rate throughout (RVPT's probe)"
+    )
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="SGD (RVPT, CoOp), or Adam")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's (CoOp's code: 0.9)")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty of the optimiser (ours: none)")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step, from 0, of `steps`."""
+        return self.lr if self.schedule == "constant" else 0.5 * self.lr * (1 + math.cos(math.pi * step / steps))
 
     def make(self, parameters: list[Tensor]) -> Any:
         """Return a fresh optimiser."""
@@ -61,6 +68,7 @@ class Task:
         pairs: how many rows there are.
         state: plain values that the loss changes as it goes, kept for a resumed run.
         half: whether the loss is computed in fp16, whose small gradients vanish unless the loss is scaled.
+        kept: by name, tensors that the loss changes itself, kept for a resumed run.
     """
 
     tensors: dict[str, Tensor]
@@ -68,6 +76,7 @@ class Task:
     pairs: int
     state: dict[str, float]
     half: bool = False
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 def tune(task: Task, settings: TuneSettings, seed: int, work: Work) -> int:
@@ -87,6 +96,8 @@ def tune(task: Task, settings: TuneSettings, seed: int, work: Work) -> int:
         with torch.no_grad():
             for name, tensor in task.tensors.items():
                 tensor.copy_(saved["tensors"][name])
+            for name, tensor in task.kept.items():
+                tensor.copy_(saved["kept"][name])
         optimizer.load_state_dict(saved["optimizer"])
         scaler.load_state_dict(saved["scaler"])
         task.state.update(saved["state"])
@@ -95,7 +106,7 @@ def tune(task: Task, settings: TuneSettings, seed: int, work: Work) -> int:
     with Interrupt() as interrupt, Progress(steps, step, settings.batch_size) as progress:
         while step < steps:
             epoch, position = divmod(step, per_epoch)
-            rate = 0.5 * settings.lr * (1 + math.cos(math.pi * step / steps))
+            rate = settings.rate(step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             order = torch.randperm(task.pairs, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
@@ -132,7 +143,7 @@ def _line(step: int, epoch: int, rate: float, loss: Tensor, terms: dict[str, Ten
 def _save(work: Work, task: Task, optimizer: Any, scaler: Any, step: int, lines: list[str]) -> None:
     tensors = {name: tensor.detach() for name, tensor in task.tensors.items()}
     state = {"identity": work.identity, "step": step, "lines": lines, "tensors": tensors, "state": task.state,
-             "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}  # fmt: skip
+             "kept": task.kept, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}  # fmt: skip
     with whole_file(work.folder / "checkpoint.pt") as temporary:
         torch.save(state, temporary)
 

@@ -130,6 +130,8 @@ def test_every_study_of_the_project_is_valid(file):
         ("attacks.badnet", {"method": "badencoder"},
          "attacks.badnet.patch_size: 50 and a margin of 1 do not fit the picture (32 pixels)"),
         ("attacks.clean", {"method": "badnet"}, "attacks: name 'clean' is taken by the layout of results/"),
+        ("attacks.pools", {"method": "badnet"}, "attacks: name 'pools' is taken by the layout of results/"),
+        ("defenses.pools", {"method": "finetune"}, "defenses: name 'pools' is taken by the layout of results/"),
         ("attacks.a b", {"method": "badnet"}, "attacks: name 'a b' may hold letters, digits, _ . -"),
         ("defenses.floor", {"method": "finetune"}, "defenses: name 'floor' is taken by the layout of results/"),
         ("pools.poison", GONE, "pools.poison: is missing; attacks choose the pairs they poison from it"),

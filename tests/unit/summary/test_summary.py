@@ -140,7 +140,8 @@ def cell(table: pd.DataFrame, attack: str, defense: str) -> pd.Series:
 
 def test_cells_follow_the_plan_and_leave_blank_what_was_not_run(plan, results):
     cells = read_cells(plan, results)
-    names = ["attack", "defense", "seed", "ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "pa", "floor"]
+    names = ["attack", "defense", "seed", "ca1", "ca5", "asr1", "asr3", "asr5", "asr10"]
+    names += ["asr1_all", "asr3_all", "asr5_all", "asr10_all", "pa", "pa_all", "floor"]
     assert list(cells.columns) == [*names, "target_ca1", "ca1_low", "ca1_high", "asr1_low", "asr1_high", "recall"]
     assert len(cells) == 2 + 2 * 4 * 2
     assert list(zip(cells["attack"], cells["defense"], cells["seed"], strict=True))[:5] == [
@@ -159,9 +160,9 @@ def test_csv_is_fixed_text(plan, results, tmp_path):
     data = (tmp_path / "cells.csv").read_bytes()
     assert b"\r" not in data
     lines = data.decode().splitlines()
-    assert lines[1] == "clean,none,0,0.62,0.9,,,,,,,,,0.6,0.66,,,"
-    assert lines[5] == "patch,tune,0,0.57,0.9,0.2,,,,,,0.01,,0.55,0.61,,,0.5"
-    assert lines[-1] == "weak,filter,1,,,,,,,,,0.1,,,,,,"
+    assert lines[1] == "clean,none,0,0.62,0.9,,,,,,,,,,,,,0.6,0.66,,,"
+    assert lines[5] == "patch,tune,0,0.57,0.9,0.2,,,,,,,,,,0.01,,0.55,0.61,,,0.5"
+    assert lines[-1] == "weak,filter,1,,,,,,,,,,,,,0.1,,,,,,"
 
 
 @pytest.mark.parametrize(
