@@ -42,6 +42,7 @@ DEFENSES = {
 DETECTORS = {
     "random": "antidote.detectors.controls:Random",
     "oracle": "antidote.detectors.controls:Oracle",
+    "ubt": "antidote.detectors.ubt:UBT",
     "dao": "antidote.detectors.dao:DAO",
     "slof": "antidote.detectors.slof:SLOF",
     "k_distance": "antidote.detectors.k_distance:KDistance",

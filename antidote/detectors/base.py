@@ -40,6 +40,9 @@ class DetectorSettings(Settings):
     method: str
     label: str | None = Field(None, description="a reader's name of the entry, for the lists of the report")
 
+    def check(self, model: Mapping[str, Any]) -> None:
+        """Raise ValueError, naming the key, where a setting does not fit a model configuration of open_clip."""
+
 
 @dataclass(frozen=True)
 class Scores:
