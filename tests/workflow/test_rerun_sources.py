@@ -9,7 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from harness import ROOT, Case, edited, scheduled
+from harness import ROOT, Case, affected, chain, edited, new_project, scheduled, sources
+
+from antidote.base import fingerprint
 
 EVERYTHING = ("dataset *", "trigger *")
 MODELS = ("trigger *", "clean_model *")  # whatever loads models, and what follows
@@ -74,15 +76,21 @@ def appended(files: list[str], text: str):
     return lambda project: {file: (project / file).read_text() + text for file in files}
 
 
+# What a real dry run is made for, with the module changed: the script of every rule, a method of each kind, and what all
+# jobs reach. All other modules are looked up in what the rules name.
+TRIED = ("antidote", "scripts.*", "antidote.attacks.badnet", "antidote.defenses.finetune")
+
+
 def source_cases() -> list[Case]:
-    """Return a case per module, but one for all modules that no job reaches."""
+    """Return a case per module of `TRIED`, and one for all modules that no job reaches."""
     changed = "\n_CHANGED = 1\n"
-    used = [Case(m, appended([file], changed), jobs_of(m)) for m, file in modules().items() if jobs_of(m)]
+    tried = {m: file for m, file in modules().items() if jobs_of(m) and any(fnmatch(m, name) for name in TRIED)}
 
     def unused(project: Path) -> dict[str, str]:
         return appended([file for m, file in modules(project).items() if not jobs_of(m)], changed)(project)
 
-    return [*used, Case("modules that no job reaches", unused)]
+    cases = [Case(m, appended([file], changed), jobs_of(m)) for m, file in tried.items()]
+    return [*cases, Case("modules that no job reaches", unused)]
 
 
 def reworded(project: Path) -> dict[str, str]:
@@ -131,6 +139,24 @@ DATA_CASES = [
 @pytest.mark.parametrize("case", [*DATA_CASES, *source_cases()], ids=lambda case: case.name)
 def test_a_file_runs_again_what_reaches_it(case, outcomes):
     assert outcomes[case.name].result() == case.expected()
+
+
+@pytest.fixture(scope="module")
+def reached(tmp_path_factory) -> dict[str, frozenset[str]]:
+    """The modules that each job of the tiny study can reach from those that its rule names."""
+    project = new_project(tmp_path_factory.mktemp("sources") / "project")
+    return {job: fingerprint.reachable(*names) for job, names in sources(project).items()}
+
+
+def test_the_rules_name_a_source_for_every_job(reached):
+    assert reached.keys() == chain().keys() and all(reached.values())
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_is_reached_by_the_jobs_that_depend_on_it(module, reached):
+    """What jobs reach is in their fingerprint (tests/unit/test_fingerprint.py), and what follows from them runs too."""
+    found = {job for job, names in reached.items() if module in names}
+    assert affected(chain(), found) == affected(chain(), jobs_of(module) or ())
 
 
 def test_every_module_has_its_jobs():

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -83,6 +84,7 @@ def options(words):
     return [word for word in words if word.startswith("--")]
 
 
+@cache
 def script_options(script):
     done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(re.findall(r"--[a-z-]+", done.stdout))
