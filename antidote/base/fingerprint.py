@@ -55,6 +55,7 @@ def reachable(*modules: str) -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
 def _file(module: str) -> Path | None:
     path = ROOT / Path(*module.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):

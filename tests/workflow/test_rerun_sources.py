@@ -131,7 +131,7 @@ DATA_CASES = [
     Case("environments", appended(["envs/train.yaml", "envs/workflow.yaml"], "\n# a comment\n")),
     Case("comments in the rules", appended(["Snakefile", "rules/common.smk", "rules/defend.smk"], "\n# a comment\n")),
     Case("a command", lambda project: {"rules/pretrain.smk": (project / "rules/pretrain.smk").read_text().replace(
-        "{params.start} --poison", "--poison")}, ("backdoored_model *",)),
+        "{params.options} --poison", "--poison")}, ("backdoored_model *",)),
     Case("a score gone by", lambda project: {"results/tiny/badnet/seed0/none/scores.json": "{}"}, ("summary",)),
 ]  # fmt: skip
 
