@@ -21,7 +21,7 @@ from antidote.study.caption_counts import asked_of_tables
 from antidote.study.preflight import Rates, Stage
 from antidote.study.study import Study
 from antidote.summary.page import size
-from antidote.training import activation_memory
+from antidote.study import activation_memory
 from antidote.training.recipe import TrainSettings
 
 
