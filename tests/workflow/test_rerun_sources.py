@@ -25,8 +25,9 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote", "antidote.data", "scripts"), EVERYTHING),
     # The ground: what a job computes with. What it says, where it runs and what it is called changes no result.
     (("antidote.base", "antidote.base.files", "antidote.base.seeds", "antidote.base.settings"), EVERYTHING),
-    (("antidote.base.lazy", "antidote.data.overlay*", "antidote.data.pairs", "antidote.data.streaming"), PICTURES),
-    (("antidote.base.disk", "scripts.dataset"), ("dataset *",)),
+    (("antidote.base.lazy", *(f"antidote.data.{name}" for name in ("loaders", "overlay*", "pairs", "streaming"))), PICTURES),
+    (("antidote.base.disk",), ("dataset *", *PICTURES)),
+    (("antidote.base.naming", "scripts.dataset"), ("dataset *",)),
     (("antidote.base.*",), ()),
     # Data.
     (("antidote.data.words", "antidote.data.words.lexicon", "antidote.data.words.names"), EVERYTHING),
@@ -34,24 +35,29 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.pools", "antidote.data.store.shards"), ("pool *", *PICTURES)),
     (("antidote.data.fitted",), ("pictures *", *SCORES)),
     (("antidote.data.words.eda", "antidote.defenses.cleanclip", "antidote.defenses.ta_cleaner"), ("defend * ta_cleaner",)),
-    (("antidote.data.sources", "antidote.data.sources.base", "antidote.data.sources.scenes"), ("dataset *",)),
+    (("antidote.data.sources", *(f"antidote.data.sources.{name}" for name in ("base", "files", "scenes"))), ("dataset *",)),
+    (("antidote.data.download", "antidote.data.download.hosted"), ("dataset *",)),
     (("antidote.data.sources.*", "antidote.data.scenes.styles", "antidote.data.store.sizes"), ()),
-    (("antidote.data.download*", "antidote.data.words.*"), ()),
+    (("antidote.data.download.*", "antidote.data.words.*"), ()),
     (("antidote.data.scenes*", "antidote.data.store.*"), ("dataset *",)),
     # Models, and how they are trained.
-    (("antidote.clip", *(f"antidote.clip.{name}" for name in ("configs", "files", "folder", "model", "torchscript", "weights"))),
+    (("antidote.clip", *(f"antidote.clip.{name}" for name in
+       ("checkpoints", "configs", "files", "folder", "model", "tokens", "torchscript", "weights"))),
      MODELS),
     (("antidote.training.alternating", "scripts.pretrain"), ("clean_model *", "backdoored_model *")),
-    (("antidote.training.heads", "antidote.training.prompts", "antidote.training.tuning", "antidote.training.victim"), ()),
+    ((*(f"antidote.training.{name}" for name in
+        ("heads", "pair_scores", "prompts", "suspicion", "tuning", "victim")),), ()),
     (("antidote.training*",), TRAINING),
     # Methods; the tiny study uses two attacks and two defenses.
     (("antidote.attacks", "antidote.attacks.base", "antidote.attacks.trigger*"), ("trigger *", *SCORES)),
+    (("antidote.attacks.given",), ("trigger badnet *", "trigger blended *")),
     (("antidote.attacks.badnet",), ("trigger badnet *",)),
     (("antidote.attacks.blended", "antidote.attacks.patterns"), ("trigger blended *",)),
     (("antidote.data.access", "antidote.defenses", "antidote.defenses.base", "scripts.defend"), ("defend *",)),
     (("antidote.defenses.finetune",), ("defend * finetune",)),
     # Scores and their summary, which knows of the study where results are kept and when an attack counts.
-    (("antidote.evaluation.rebound", "antidote.summary.documents", "antidote.summary.transfer"), ()),
+    (("antidote.evaluation.detection", "antidote.evaluation.rebound", "antidote.summary.documents", "antidote.summary.transfer"),
+     ()),
     (("antidote.evaluation*", "antidote.attacks.similarity", "scripts.evaluate"), SCORES),
     (("antidote.summary*", "antidote.study", "antidote.study.gate", "antidote.study.layout", "scripts.summarise"), ("summary",)),
     *(((f"scripts.{script}",), (f"{rule} *",)) for script, rule in
