@@ -1,4 +1,4 @@
-"""The fixed patterns of blended attacks, drawn by code at any size: (3, size, size) in [0, 1]."""
+"""Fixed patterns of blended attacks, drawn by code at any size: (3, size, size) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
 CELLS = 16  # triangles per side: 14 pixels each at 224, as in PAR
 DARK, LIGHT = 0.4, 0.8
-TEXT_SHARE = 0.0109  # of all values of the picture; only the red channel has any
-SHARPNESS = 4  # the cartoon is drawn this many times larger and then reduced
+TEXT_SHARE = 0.0109  # share of non-zero values in the picture; only the red channel has non-zero values
+SHARPNESS = 4  # supersampling factor of the cartoon
 
 
 def triangles(size: int) -> Tensor:
-    """Return square cells, each halved into right triangles of two greys: mean 0.5857 at 224."""
+    """Return square cells, each divided into two right triangles of different grey; mean 0.5857 at 224 pixels."""
     cell = max(2, round(size / CELLS))
     row, column = torch.arange(size)[:, None] % cell, torch.arange(size)[None] % cell
     return torch.where(column <= row, DARK, LIGHT).expand(3, -1, -1).clone()
 
 
 def text(size: int, words: str) -> Tensor:
-    """Return words in pure red on nothing, in the size that comes nearest to PAR's share of non-zero values.
+    """Return pure red text on black, at the font size whose share of non-zero values is closest to PAR's 0.0109.
 
-    In place of PAR's "Watermarked", a thin anti-aliased monospace; every value here is 0 or 1, not anti-aliased.
+    PAR writes "Watermarked" in a thin anti-aliased monospace font. Here every value is 0 or 1, without anti-aliasing.
     """
     masks = [_written(size, words, points) for points in range(4, size)]
     mask = min(masks, key=lambda mask: abs(float(mask.float().mean()) / 3 - TEXT_SHARE))
@@ -35,7 +35,7 @@ def text(size: int, words: str) -> Tensor:
 
 
 def cartoon(size: int) -> Tensor:
-    """Return a cartoon cat on a light ground (mean 0.69; the kitten of the literature has 0.71)."""
+    """Return a cartoon cat on a light background; mean 0.69, where the kitten used in the literature has 0.71."""
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -62,7 +62,7 @@ def cartoon(size: int) -> Tensor:
 
 
 def _written(size: int, words: str, points: int) -> Tensor:
-    """Return bool (size, size): where words of that font size, centred, put ink; none where they do not fit."""
+    """Return bool (size, size): ink of the centred words at this font size; all False if the words do not fit."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
