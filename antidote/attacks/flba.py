@@ -14,13 +14,13 @@ each picture near its own feature; its weight is 0.5 to 3 for the other learners
 second term, and `goal: own` replaces c by the feature F(x + d*) of the same picture.
 
 Carried over: F is the study's clean CLIP, which is not changed; S is `pools.shots`; c is the mean of normalised
-features, the code's c the mean of unnormalised ones. The trigger is fitted on the inversion pool, one batch per step;
-the code uses all of S. Attacked pictures are rounded to 8 bits; the code's are not. The user trains a linear probe or,
-as in CoOp, prompts on S; the backdoored model of a study is then the clean encoder with this classifier. The code's
-user trains a linear layer with a bias, by Adam at 0.001 in 100 epochs with batches of 4, on unnormalised features; of
-these choices, `victim_training` offers Adam, the epochs and the batch size. The code includes the target's own pictures
-in its ASR. `asr1_clean_shots` and `ca1_clean_shots` are measured on a classifier of the same recipe trained on the
-untouched support set: the effect of the patch without the attack.
+features; in the code, of features that are not normalised. The trigger is fitted on the inversion pool, one batch per
+step; the code uses all of S. Attacked pictures are rounded to 8 bits; the code's are not. The user trains a linear
+probe or, as in CoOp, prompts on S; the backdoored model of a study is then the clean encoder with this classifier. The
+code's user trains a linear layer with a bias, by Adam at 0.001 in 100 epochs with batches of 4, on unnormalised
+features; of these choices, `victim_training` offers Adam, the epochs and the batch size. The code includes the target's
+own pictures in its ASR. `asr1_clean_shots` and `ca1_clean_shots` are measured on a classifier of the same recipe
+trained on the untouched support set: the effect of the patch without the attack.
 
 `repulsive_eps` sets a separate bound for pictures of other classes (our choice). The preset `adam_patch` fits the patch
 as BadCLIP's patch, by Adam from noise (our choice).
