@@ -19,8 +19,8 @@ all captions of the inversion pool that name the target. Poisoned captions are d
 of `caption_pools` that name the target; the released code uses 128 rows drawn from its list of target captions.
 
 A figure of the paper shows several ways to choose the pictures to poison: at random, at the boundary (the target is
-close to being the first class), farthest (least similar to the target), or a third of each. The paper does not say
-which choice produced its table; the released main script draws at random.
+close to being the first class), farthest (least similar to the target), or a third of each. Which choice produced the
+paper's table is not known; the released main script draws at random.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class BadEncoderSettings(AttackSettings):
     references: int = Field(1, ge=1, description="number of reference pictures of the target (paper: 1)")
     stay_reference: float = Field(1.0, ge=0, description="weight of L1 (paper: 1)")
     stay_clean: float = Field(1.0, ge=0, description="weight of L2 (paper: 1)")
-    caption: Literal["original"] = Field("original", description="unchanged; shadow pictures need no captions")
+    caption: Literal["original"] = Field("original", description="fixed, since shadow pictures need no captions")
     training: dict[str, Any] = Field(
         RECIPE,
         description="changes to the method's own recipe: SGD 0.001, momentum 0.9, weight decay 0.0005, 200 epochs, "

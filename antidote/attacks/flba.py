@@ -15,7 +15,7 @@ second term, and `goal: own` replaces c by the feature F(x + d*) of the same pic
 
 Carried over: F is the study's clean CLIP, which is not changed; S is `pools.shots`; c is the mean of normalised
 features; in the code, of features that are not normalised. The trigger is fitted on the inversion pool, one batch per
-step; the code uses all of S. Attacked pictures are rounded to 8 bits; the code's are not. The user trains a linear
+step; the code uses all of S. Attacked pictures are stored in 8 bits; the code's are not. The user trains a linear
 probe or, as in CoOp, prompts on S; the backdoored model of a study is then the clean encoder with this classifier. The
 code's user trains a linear layer with a bias, by Adam at 0.001 in 100 epochs with batches of 4, on unnormalised
 features; of these choices, `victim_training` offers Adam, the epochs and the batch size. The code includes the target's
@@ -99,7 +99,7 @@ class FLBASettings(Victim, OptimisedPatchSettings):
         "normalisation (FLBA on CLIP: 0.04, about 0.011 on values in [0, 1])",
     )
     poisons: int | None = Field(None, ge=1, description="maximum number of attacked pictures; empty: all (FLBA)")
-    caption: Literal["original"] = Field("original", description="unchanged; captions are not used")
+    caption: Literal["original"] = Field("original", description="fixed, since captions are not used")
     avoid_target: Literal[False] = Field(False, description="the target's pictures are attacked as well")
 
     def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ Turner et al. (2019) move each picture to be poisoned away from the picture's ow
 by projected gradient descent on a model trained without the attack. To the eye, the caption remains true. Everything
 else is as in `label_consistent`. Carried over: the classifier is zero-shot, F(x) = s f(x) W with the class embeddings W
 and the logit scale s of the surrogate. All pictures of the poison pool whose captions name the target are perturbed;
-some of these pairs are then poisoned. At test, the trigger is drawn on unperturbed pictures. x' is rounded to 8 bits.
+some of these pairs are then poisoned. At test, the trigger is drawn on unperturbed pictures. x' is stored in 8 bits.
 """
 
 from __future__ import annotations

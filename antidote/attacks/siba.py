@@ -1,8 +1,8 @@
 """SIBA: a sparse, invisible, universal perturbation (Gao et al. 2023, arXiv 2306.06209), carried over to CLIP.
 
-The attack minimises mean min(CE(F(clip(x + m d)), target), beta) over d and m, with at most k pixels in m and
-|d| <= eps. Every few epochs, the mask m selects the k pixels with the largest gradient on one batch; in between, signed
-gradient steps update d inside the mask. Afterwards b(x) = clip(x + m d) is fixed and added to every picture.
+The attack minimises mean min(CE(F(clip(x + m d)), target), beta) over d and m, with |d| <= eps and at most k pixels in
+m. Every few epochs, the mask m selects the k pixels with the largest gradient on one batch; in between, signed gradient
+steps update d inside the mask. Afterwards b(x) = clip(x + m d) is fixed and added to every picture.
 
 The paper fits on a ResNet-18 classifier. Here the classifier is zero-shot: F(x) = s f(x) W with the class embeddings W
 and the logit scale s of the surrogate. With CLIP's scale of up to 100, the loss of most pictures starts above the

@@ -43,7 +43,7 @@ class WaNetSettings(AttackSettings):
     strength: float = Field(
         0.5,
         gt=0,
-        description="strength; the average shift in pixels is about half this value (WaNet: 0.5, CleanCLIP: 1)",
+        description="about twice the average shift in pixels (WaNet: 0.5, CleanCLIP: 1)",
     )
 
     def check(self, size: int) -> None:

@@ -149,9 +149,8 @@ class Shared:
         """
         if self.entry is None or self.entry.is_dir():
             return
-        temporary = self.entry.with_name(
-            f".{uuid.uuid4().hex}.tmp"
-        )  # same folder as the entry: a stage's folder may be on another disk
+        # Next to the entry: the folder of a stage may be on another disk than the rest of the cache.
+        temporary = self.entry.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             temporary.mkdir(parents=True)
             digests = {name: _copy(folder / name, temporary / name) for name in sorted(names)}

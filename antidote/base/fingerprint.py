@@ -106,9 +106,7 @@ def _canonical(node: object) -> object:
         return node
     fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
     fields.pop("type_comment", None)
-    if (
-        isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Field"
-    ):  # the description of a setting is documentation
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Field":  # descriptions are documentation
         fields["keywords"] = [keyword for keyword in node.keywords if keyword.arg != "description"]
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
         fields["body"] = fields["body"][1:]
