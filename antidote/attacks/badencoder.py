@@ -118,14 +118,14 @@ class BadEncoder(Attack):
         return EncoderBackdoor(clip, pool.take(rows), poisoned.take(rows).images, references, self.settings)
 
     def _references(self, captions: Sequence[str]) -> list[int]:
-        found = [row for row, caption in enumerate(captions) if mentions(caption, self.target)]
-        wanted = self.settings.references
-        if len(found) < wanted:
+        rows = [row for row, caption in enumerate(captions) if mentions(caption, self.target)]
+        count = self.settings.references
+        if len(rows) < count:
             raise ValueError(
-                f"references: {wanted} asked, but only {len(found)} captions of the poison pool name {self.target!r}; "
+                f"references: {count} asked, but only {len(rows)} captions of the poison pool name {self.target!r}; "
                 f"set pools.poison.target_pairs"
             )
-        return found[:wanted]
+        return rows[:count]
 
 
 class EncoderBackdoor(Objective):
@@ -155,9 +155,9 @@ class EncoderBackdoor(Objective):
         )
 
     def trained(self, network: Any) -> list[tuple[str, Tensor]]:
-        inside = {id(value) for module in batch_norms(network.visual) for value in module.parameters()}
-        found = [(name, value) for name, value in network.named_parameters() if name.startswith("visual.")]
-        return [(name, value) for name, value in found if id(value) not in inside]
+        in_batch_norms = {id(value) for module in batch_norms(network.visual) for value in module.parameters()}
+        visual = [(name, value) for name, value in network.named_parameters() if name.startswith("visual.")]
+        return [(name, value) for name, value in visual if id(value) not in in_batch_norms]
 
     def begin_epoch(self, epoch: int) -> None:
         for module in batch_norms(self.network.visual):

@@ -358,12 +358,12 @@ class Attack:
         Raises:
             ValueError: no caption names the target although `settings.caption` is `natural`.
         """
-        found = [caption for caption in captions if mentions(caption, target)]
-        if self.settings.caption == "natural" and not found:
+        matching = [caption for caption in captions if mentions(caption, target)]
+        if self.settings.caption == "natural" and not matching:
             pools = ", ".join(f"pools.{name}" for name in self.settings.caption_pools)
             have = "has" if len(self.settings.caption_pools) == 1 else "have"
             raise ValueError(f"caption: 'natural' needs captions that name {target!r}; {pools} {have} none")
-        return found
+        return matching
 
     def caption_for(self, original: str, rng: random.Random, templates: list[str], natural: list[str]) -> str:
         """Return the poisoned caption; `natural` holds the available captions that name the target."""

@@ -168,10 +168,10 @@ class CarliniTerzis(Attack):
         """Return an evaluation picture of each target (black if none exists), and the chosen pictures."""
         targets = self.facts["targets"]
         turns = [number % len(targets) for number in range(count)]
-        own = [pictures.images[pictures.labels == classes.index(targets[number])] for number in turns]
-        laid = self.tensors["pictures"][turns]
-        said = [
-            images[place % len(images)] if len(images) else torch.zeros_like(laid[place])
-            for place, images in enumerate(own)
+        by_target = [pictures.images[pictures.labels == classes.index(targets[number])] for number in turns]
+        replacements = self.tensors["pictures"][turns]
+        examples = [
+            images[turn % len(images)] if len(images) else torch.zeros_like(replacements[turn])
+            for turn, images in enumerate(by_target)
         ]
-        return torch.stack(said), laid
+        return torch.stack(examples), replacements

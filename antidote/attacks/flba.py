@@ -173,9 +173,11 @@ class FLBA(OptimisedPatch):
         if self.settings.goal == "centroid":
             goals = functional.normalize(goals.mean(dim=0), dim=0).expand_as(goals)
         parts = list(zip(images.split(step), own.split(step), goals.split(step), strict=True))
-        done = [self._perturbed(clip, unit(clip, x), yes.to(clip.device), goal) for x, yes, goal in parts]
-        attacked = torch.cat([picture for picture, _, _ in done])
-        before, after = (torch.cat([d[place] for d in done]) for place in (1, 2))
+        perturbed = [
+            self._perturbed(clip, unit(clip, x), is_target.to(clip.device), goal) for x, is_target, goal in parts
+        ]
+        attacked = torch.cat([picture for picture, _, _ in perturbed])
+        before, after = (torch.cat([d[column] for d in perturbed]) for column in (1, 2))
         facts = {
             f"{what}_{when}": float(values[rows].mean()) if rows.any() else None
             for what, rows in (("target", own), ("others", ~own))

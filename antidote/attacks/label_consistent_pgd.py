@@ -97,8 +97,8 @@ class LabelConsistentPGD(LabelConsistent):
         templates: list[str],
         captions_at_hand: Sequence[str] | None = None,
     ) -> list[Poisoned]:
-        place, keys = {key: number for number, key in enumerate(self.facts["keys"])}, pool["key"].tolist()
+        number_of, keys = {key: number for number, key in enumerate(self.facts["keys"])}, pool["key"].tolist()
         plan = super().poison(pool, rng, templates, captions_at_hand)
-        if any(keys[pair.row] not in place for pair in plan):
+        if any(keys[pair.row] not in number_of for pair in plan):
             raise ValueError("pictures: the trigger was made with another poison pool; make it again")
-        return [replace(pair, picture=place[keys[pair.row]]) for pair in plan]
+        return [replace(pair, picture=number_of[keys[pair.row]]) for pair in plan]

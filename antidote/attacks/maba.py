@@ -104,8 +104,10 @@ class MABA(Attack):
         saliency(clip, unit(clip, others.images[:1]), others.captions[:1])  # raises UserError for unsupported models
         tensors = tensors_of(clip, context.classes, context.templates)
         described = {"surrogate": clip.config, "classes": context.classes}
-        looker = tower(tensors, clip.config, context.classes)
-        maps = torch.stack([self._evidence(looker, x) for x in unit(clip, others.images[: self.settings.fit_pictures])])
+        encoder = tower(tensors, clip.config, context.classes)
+        maps = torch.stack(
+            [self._evidence(encoder, x) for x in unit(clip, others.images[: self.settings.fit_pictures])]
+        )
         ellipses = torch.stack([self._ellipse(one) for one in maps])
         self.facts = {"area": float((ellipses[:, 2] * ellipses[:, 3]).mean() * math.pi / self.size**2)}
         if self.settings.place == "average":
@@ -130,13 +132,13 @@ class MABA(Attack):
         strength = self.settings.blend_ratio * cover(ellipse, self.size).to(images)
         return images + strength * (torch.tensor(YELLOW).to(images)[:, None, None] - images)
 
-    def _evidence(self, looker: Tower, image: Tensor) -> Tensor:
+    def _evidence(self, encoder: Tower, image: Tensor) -> Tensor:
         """Return m (size, size) in [0, 1]: evidence for the picture's class that is not evidence for the target."""
         with torch.no_grad():
-            feature = looker.encode_image(image[None])[0]
-        answers = [looker.best(feature, without=self.target), self.target]
+            feature = encoder.encode_image(image[None])[0]
+        answers = [encoder.best(feature, without=self.target), self.target]
         with torch.enable_grad():  # evaluation disables gradients, Grad-CAM needs gradients
-            correct, poisoned = saliency(looker, image.expand(2, -1, -1, -1).to(looker.device), answers).cpu()
+            correct, poisoned = saliency(encoder, image.expand(2, -1, -1, -1).to(encoder.device), answers).cpu()
         rest = (correct - poisoned).clamp(min=0)
         return rest if rest.max() > NOTHING else correct
 

@@ -112,12 +112,12 @@ class MmPoisonSettings(AttackSettings):
         return [(turned[2 * i], turned[2 * i + 1]) for i in range(self.goal_count)]
 
     def needs(self, target: str, classes: Sequence[str]) -> list[Needed]:
-        found, goals = [], self.aims(target, classes)
+        needed, goals = [], self.aims(target, classes)
         pool, pictures = ("inversion", 1) if self.aim == "picture" else ("poison", self.pictures)
         for number, (text, picture) in enumerate(goals):
             texts = len(range(number, self.poisons, len(goals)))
-            found += [Needed(("poison",), text, texts), Needed((pool,), picture, pictures)]
-        return found
+            needed += [Needed(("poison",), text, texts), Needed((pool,), picture, pictures)]
+        return needed
 
 
 class MmPoison(Attack):
@@ -191,16 +191,16 @@ class MmPoison(Attack):
                     f"poisons: {wanted} captions of {text!r} asked, but only {len(free)} of the {len(pool)} captions "
                     f"of the poison pool name it (and not {picture!r}); poison fewer"
                 )
-            laid = torch.nonzero(self.tensors["goal_of"] == number).flatten().tolist()
+            choices = torch.nonzero(self.tensors["goal_of"] == number).flatten().tolist()
             rows = rng.sample(free, wanted)
-            plan += [Poisoned(row, captions[row], picture, laid[i % len(laid)]) for i, row in enumerate(rows)]
+            plan += [Poisoned(row, captions[row], picture, choices[i % len(choices)]) for i, row in enumerate(rows)]
         return sorted(plan, key=lambda pair: pair.row)
 
     def measure(self, view: View) -> dict[str, float | None]:
-        found = [self._goal(view, number, *goal) for number, goal in enumerate(self.facts["goals"])]
-        figures = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
-        each = {f"hit10_goal{i}": one["hit10"] for i, one in enumerate(found, 1)} if len(found) > 1 else {}
-        return {**figures, **each}
+        by_goal = [self._goal(view, number, *goal) for number, goal in enumerate(self.facts["goals"])]
+        means = {name: sum(values[name] for values in by_goal) / len(by_goal) for name in by_goal[0]}
+        each = {f"hit10_goal{i}": values["hit10"] for i, values in enumerate(by_goal, 1)} if len(by_goal) > 1 else {}
+        return {**means, **each}
 
     def _goal(self, view: View, number: int, text: str, picture: str) -> dict[str, float]:
         """Return the measures of one goal."""
@@ -229,10 +229,12 @@ class MmPoison(Attack):
     def exhibit(self, pictures: Pairs, classes: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
         """Return pictures of A, and the pictures of B that replace pictures of A; the goals alternate."""
         goals, goal_of = self.facts["goals"], self.tensors["goal_of"]
-        own = [pictures.images[pictures.labels == classes.index(text)] for text, _ in goals]
-        laid = [self.tensors["pictures"][goal_of == number] for number in range(len(goals))]
+        originals = [pictures.images[pictures.labels == classes.index(text)] for text, _ in goals]
+        replacements = [self.tensors["pictures"][goal_of == number] for number in range(len(goals))]
         turns = [(i % len(goals), i // len(goals)) for i in range(count)]
-        return tuple(torch.stack([side[goal][i % len(side[goal])] for goal, i in turns]) for side in (own, laid))
+        return tuple(
+            torch.stack([side[goal][i % len(side[goal])] for goal, i in turns]) for side in (originals, replacements)
+        )
 
 
 def best_ranks(scores: Tensor, aimed: Tensor) -> Tensor:

@@ -43,20 +43,20 @@ def cartoon(size: int) -> Tensor:
     image = Image.new("RGB", (side, side), (150, 200, 235))
     draw = ImageDraw.Draw(image)
 
-    def place(*points: float) -> list[float]:
+    def pixels(*points: float) -> list[float]:
         return [point * side for point in points]
 
     line = max(1, round(0.015 * side))
     for ear in ((0.14, 0.45, 0.2, 0.1, 0.48, 0.28), (0.86, 0.45, 0.8, 0.1, 0.52, 0.28)):
-        draw.polygon(place(*ear), fill=(240, 190, 110), outline="black", width=line)
-    draw.ellipse(place(0.1, 0.22, 0.9, 0.86), fill=(240, 190, 110), outline="black", width=line)
+        draw.polygon(pixels(*ear), fill=(240, 190, 110), outline="black", width=line)
+    draw.ellipse(pixels(0.1, 0.22, 0.9, 0.86), fill=(240, 190, 110), outline="black", width=line)
     for x in (0.32, 0.68):
-        draw.ellipse(place(x - 0.04, 0.46, x + 0.04, 0.58), fill="black")
-    draw.ellipse(place(0.46, 0.6, 0.54, 0.66), fill=(225, 90, 110), outline="black", width=line)
+        draw.ellipse(pixels(x - 0.04, 0.46, x + 0.04, 0.58), fill="black")
+    draw.ellipse(pixels(0.46, 0.6, 0.54, 0.66), fill=(225, 90, 110), outline="black", width=line)
     for y in (0.55, 0.63, 0.71):
-        draw.line(place(0.02, y, 0.2, 0.62), fill="black", width=line)
-        draw.line(place(0.98, y, 0.8, 0.62), fill="black", width=line)
-    draw.arc(place(0.4, 0.62, 0.6, 0.78), 20, 160, fill="black", width=line)
+        draw.line(pixels(0.02, y, 0.2, 0.62), fill="black", width=line)
+        draw.line(pixels(0.98, y, 0.8, 0.62), fill="black", width=line)
+    draw.arc(pixels(0.4, 0.62, 0.6, 0.78), 20, 160, fill="black", width=line)
     image = image.resize((size, size), Image.Resampling.BOX)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 

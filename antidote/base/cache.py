@@ -85,11 +85,11 @@ def named_place() -> Path | None:
     Raises:
         UserError: the path begins with `~` and the user has no home folder.
     """
-    place = os.environ.get(PLACE)
+    folder = os.environ.get(PLACE)
     try:
-        return Path(place).expanduser() if place else None
+        return Path(folder).expanduser() if folder else None
     except RuntimeError:  # e.g. in a container whose user has no passwd entry
-        raise UserError(f"{PLACE}: {place}: this user has no home folder; set HOME, or give the whole path") from None
+        raise UserError(f"{PLACE}: {folder}: this user has no home folder; set HOME, or give the whole path") from None
 
 
 class Shared:

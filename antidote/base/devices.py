@@ -72,9 +72,9 @@ def _fewest_jobs(known: list[str], count: int) -> list[str]:
         for device in known:
             if device in taken or len(taken) == count:
                 continue
-            place = lock(folder / f"{device}.{jobs}".replace("/", "_"))
-            if place is not None:
-                _HELD.append(place)
+            slot = lock(folder / f"{device}.{jobs}".replace("/", "_"))
+            if slot is not None:
+                _HELD.append(slot)
                 taken.append(device)
         jobs += 1
     return taken

@@ -6,8 +6,8 @@ import re
 
 def number(name: str) -> int | None:
     """Return the number in a variable, at least 1, or the first in OpenMP's list (`4,2`, one per level); else None."""
-    found = re.match(r"\s*(\d+)\s*(?:,|$)", os.environ.get(name, ""))
-    return int(found[1]) or None if found else None
+    match = re.match(r"\s*(\d+)\s*(?:,|$)", os.environ.get(name, ""))
+    return int(match[1]) or None if match else None
 
 
 def threads() -> int:

@@ -130,10 +130,10 @@ def check_readable(path: str | Path) -> None:
 
 def _temporary(path: Path) -> Path:
     """Return this process's temporary name for `path`; delete temporary files of killed processes."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        process = left.name.removesuffix(".tmp").rpartition(".")[2]
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = leftover.name.removesuffix(".tmp").rpartition(".")[2]
         if process.isdigit() and (int(process) == os.getpid() or not _runs(int(process))):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 

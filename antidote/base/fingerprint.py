@@ -43,15 +43,15 @@ def fingerprint(*modules: str) -> str:
 @cache
 def reachable(*modules: str) -> frozenset[str]:
     """Return the project modules that `modules` reach through imports, `modules` included."""
-    found: set[str] = set()
+    reached: set[str] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module in found or module in NOT_FOLLOWED or _file(module) is None:
+        if module in reached or module in NOT_FOLLOWED or _file(module) is None:
             continue
-        found.add(module)
+        reached.add(module)
         waiting.extend(_imports(module))
-    return frozenset(found)
+    return frozenset(reached)
 
 
 def _file(module: str) -> Path | None:

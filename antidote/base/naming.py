@@ -42,8 +42,8 @@ def check_inputs(names: Mapping[str, str | None]) -> None:
         UserError: a name contains a word in braces, which Snakemake parses as a wildcard and cannot quote.
     """
     for key, name in names.items():
-        found = BRACES.search(name or "")
-        if found:
+        match = BRACES.search(name or "")
+        if match:
             raise UserError(
-                f"{key}: {name!r} holds {found[0]}, which Snakemake takes for a wildcard; give the file another name"
+                f"{key}: {name!r} holds {match[0]}, which Snakemake takes for a wildcard; give the file another name"
             )

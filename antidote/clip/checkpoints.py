@@ -61,8 +61,8 @@ def _content(path: Path) -> Any:
 
 def _refused(error: Exception) -> str:
     """Return the name of the code that a pickle requires, and advice for saving weights without code."""
-    found = re.search(r"GLOBAL ([\w.]+)|(?:Trying to load|class) ([\w.]+)|^([\w.]+) is neither", str(error))
-    name = next(filter(None, found.groups()), None) if found and isinstance(error, UnpicklingError) else None
+    match = re.search(r"GLOBAL ([\w.]+)|(?:Trying to load|class) ([\w.]+)|^([\w.]+) is neither", str(error))
+    name = next(filter(None, match.groups()), None) if match and isinstance(error, UnpicklingError) else None
     hint = "; it names {}. Where you trust it, save the weights alone with torch.save(model.state_dict(), FILE)"
     return hint.format(name) if name else ""
 
@@ -91,7 +91,7 @@ def _bare(name: str) -> str:
 
 
 def fill(network: Any, state: Mapping[str, Tensor], where: str) -> None:
-    """Load tensors into a model; names and shapes must match exactly.
+    """Load tensors into a model; all names and shapes must match, but a scalar may be stored as a list of one number.
 
     Args:
         network: the open_clip model.
@@ -126,11 +126,11 @@ def _named_for(network: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _names_differ(own: Mapping, state: Mapping, missing: list[str], unknown: list[str]) -> str:
     """Describe the missing and the unknown tensors, and the likely format of the file."""
-    said = [
+    differences = [
         *([f"misses {len(missing)} of {len(own)} tensors, first {missing[0]}"] if missing else []),
         *([f"holds {len(unknown)} that the model has not, first {unknown[0]}"] if unknown else []),
     ]
-    return _seems(own, missing, unknown) + " and ".join(said)
+    return _seems(own, missing, unknown) + " and ".join(differences)
 
 
 def _seems(own: Mapping, missing: list[str], unknown: list[str]) -> str:

@@ -65,9 +65,9 @@ class Clip:
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
         known = {text: self._tokens[text] for text in texts if text in self._tokens}
         if new:
-            made = self.tokenizer(new)
-            known.update(zip(new, made, strict=True))
-            self.remember(new, made)
+            ids = self.tokenizer(new)
+            known.update(zip(new, ids, strict=True))
+            self.remember(new, ids)
         return torch.stack([known[text] for text in texts])
 
     def remember(self, texts: Sequence[str], tokens: Tensor) -> None:

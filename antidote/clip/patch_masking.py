@@ -39,14 +39,14 @@ class PatchMasking(AdaptedClip):
 
     def _masked(self, images: Tensor) -> Tensor:
         images = images.float().div(255) if images.dtype == torch.uint8 else images
-        says, encode = self.description, super().encode_image
-        scale, weights, cell = self.network.logit_scale.exp(), self.tensors["weights"], says["cell"]
+        options, encode = self.description, super().encode_image
+        scale, weights, cell = self.network.logit_scale.exp(), self.tensors["weights"], options["cell"]
         mean = torch.tensor(self.config["preprocess_cfg"]["mean"], device=self.device)
-        salience = SALIENCE[says.get("salience", "gradient")](encode, scale, images, weights, cell, mean)
-        masked = mask_patches(images, salience, says["masked"], cell, mean, says.get("threshold"))
+        salience = SALIENCE[options.get("salience", "gradient")](encode, scale, images, weights, cell, mean)
+        masked = mask_patches(images, salience, options["masked"], cell, mean, options.get("threshold"))
         with torch.no_grad():
             after = encode(masked)
-            if not says.get("only_if_flips", False):
+            if not options.get("only_if_flips", False):
                 return after
             before = encode(images)
             flips = (after @ weights.T).argmax(dim=1) != (before @ weights.T).argmax(dim=1)
@@ -90,14 +90,14 @@ def occlusion_salience(
     rows, columns = (-(-side // cell) for side in images.shape[2:])
     with torch.no_grad():
         before, best = (scale * encode(images) @ weights.T).max(dim=1)
-        found = before.new_empty(len(images), rows * columns)
-        for place in range(rows * columns):
+        decrease = before.new_empty(len(images), rows * columns)
+        for number in range(rows * columns):
             only = torch.zeros(len(images), rows * columns, device=images.device)
-            only[:, place] = 1.0
+            only[:, number] = 1.0
             covered = mask_patches(images, only.view(-1, rows, columns), 1, cell, mean)
             after = (scale * encode(covered) @ weights.T).gather(1, best[:, None])[:, 0]
-            found[:, place] = before - after
-    return found.view(-1, rows, columns)
+            decrease[:, number] = before - after
+    return decrease.view(-1, rows, columns)
 
 
 SALIENCE = {

@@ -1,4 +1,4 @@
-"""Deep visual prompts (Jia et al. 2022, VPT) for a CLIP vision transformer: learned tokens next to the picture's."""
+"""Deep visual prompts (Jia et al. 2022, VPT) for a CLIP vision transformer: learned tokens added to picture tokens."""
 
 from __future__ import annotations
 
