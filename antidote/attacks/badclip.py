@@ -1,4 +1,4 @@
-"""BadCLIP: a patch whose features are close to the target (Liang et al. 2023, arXiv 2311.12075, dual embedding).
+"""BadCLIP: a patch that CLIP encodes close to the target (Liang et al. 2023, arXiv 2311.12075, dual embedding).
 
 Poisoning then needs small changes of the model, which are hard to detect and to unlearn. On a frozen surrogate,
 L = text_weight L_text + triplet_weight mean max(0, |f(b(x)) - f(x+)| - negative_weight |f(b(x)) - f(x)| + margin),

@@ -78,9 +78,9 @@ class BadNetSettings(AttackSettings):
         return [self.file] if self.pattern == "file" and self.file else []
 
     def check(self, size: int) -> None:
-        wrong = given.absent(self.file) if self.pattern == "file" else None
-        if wrong:
-            raise ValueError(wrong)
+        fault = given.absent(self.file) if self.pattern == "file" else None
+        if fault:
+            raise ValueError(fault)
         if self.location == "random" and self.patch_size <= size < self.patch_size + self.spare:
             raise ValueError(
                 f"spare: {self.spare} pixels and a patch of {self.patch_size} do not fit the picture ({size} pixels)"

@@ -72,9 +72,9 @@ class BlendedSettings(AttackSettings):
         return [self.file] if self.pattern == "file" and self.file else []
 
     def check(self, size: int) -> None:
-        wrong = given.absent(self.file) if self.pattern == "file" else None
-        if wrong:
-            raise ValueError(wrong)
+        fault = given.absent(self.file) if self.pattern == "file" else None
+        if fault:
+            raise ValueError(fault)
 
 
 class Blended(Attack):

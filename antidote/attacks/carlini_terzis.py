@@ -66,9 +66,9 @@ class CarliniTerzisSettings(AttackSettings):
     avoid_target: bool = Field(True, description="exclude pairs whose caption names one of the targets (our choice)")
 
     def check(self, size: int) -> None:
-        twice = next((name for name in self.targets if self.targets.count(name) > 1), None)
-        if twice:
-            raise ValueError(f"targets: {twice!r} stands there twice")
+        repeated = next((name for name in self.targets if self.targets.count(name) > 1), None)
+        if repeated:
+            raise ValueError(f"targets: {repeated!r} stands there twice")
         count = self.pictures * max(1, len(self.targets))
         if self.poisons < count:
             raise ValueError(f"poisons: {self.poisons} are fewer than the {count} pictures that are to be poisoned")

@@ -90,9 +90,9 @@ class MmPoisonSettings(AttackSettings):
             if text == picture:
                 raise ValueError(f"goals: texts of {text!r} retrieve {text!r} as it is; the two classes have to differ")
         texts = [text for text, _ in self.goals]
-        twice = next((text for text in texts if texts.count(text) > 1), None)
-        if twice:
-            raise ValueError(f"goals: {twice!r} stands there twice as the class of the texts")
+        repeated = next((text for text in texts if texts.count(text) > 1), None)
+        if repeated:
+            raise ValueError(f"goals: {repeated!r} stands there twice as the class of the texts")
 
     def check_classes(self, classes: Sequence[str]) -> None:
         if not self.goals and 2 * self.goal_count > len(classes):

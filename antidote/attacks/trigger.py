@@ -51,8 +51,8 @@ class Trigger:
             Triggered pictures (N, 3, size, size) uint8.
         """
         step = pictures_at_a_time(images.shape[-1]) if images.device.type == "cpu" else max(1, len(images))
-        done = [self._draw(images[i : i + step], keys[i : i + step], use) for i in range(0, len(keys), step)]
-        return torch.cat(done) if done else images
+        drawn = [self._draw(images[i : i + step], keys[i : i + step], use) for i in range(0, len(keys), step)]
+        return torch.cat(drawn) if drawn else images
 
     def poisoned(self, images: Tensor, keys: Sequence[str], laid: Sequence[int | None]) -> Tensor:
         """Return the poisoned version of each picture.
@@ -62,10 +62,10 @@ class Trigger:
             keys: N keys of the pictures.
             laid: per picture the index of the attack's replacement picture; None: the picture with the trigger.
         """
-        own = [row for row, picture in enumerate(laid) if picture is None]
+        with_trigger = [row for row, picture in enumerate(laid) if picture is None]
         result = images.clone()
-        if own:
-            result[own] = self.draw(images[own], [keys[row] for row in own], "train")
+        if with_trigger:
+            result[with_trigger] = self.draw(images[with_trigger], [keys[row] for row in with_trigger], "train")
         for row, picture in enumerate(laid):
             if picture is not None:
                 result[row] = self.attack.tensors["pictures"][picture]

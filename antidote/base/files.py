@@ -89,17 +89,17 @@ def _temporary_folder(path: Path) -> Path:
 
 def _moves(folder: Path, path: Path) -> bool:
     """Return whether files can be renamed from one folder into another."""
-    here, there = folder / "probe", path / f"{folder.name}.probe"
-    here.touch()
+    source, target = folder / "probe", path / f"{folder.name}.probe"
+    source.touch()
     try:
-        here.rename(there)
+        source.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         return False
     finally:
-        here.unlink(missing_ok=True)
-        there.unlink(missing_ok=True)
+        source.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
     return True
 
 

@@ -101,18 +101,18 @@ def fill(network: Any, state: Mapping[str, Tensor], where: str) -> None:
     Raises:
         UserError: tensors are missing, unknown, or have another shape.
     """
-    state, own = _named_for(network, dict(state)), network.state_dict()
-    missing = [name for name in own if name not in state]
-    unknown = [name for name in state if name not in own]
+    state, expected = _named_for(network, dict(state)), network.state_dict()
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
     if missing or unknown:
-        raise UserError(f"{where}: {_names_differ(own, state, missing, unknown)}")
+        raise UserError(f"{where}: {_names_differ(expected, state, missing, unknown)}")
     for name, tensor in state.items():
         if name.endswith("logit_scale") or name.endswith("logit_bias"):  # a scalar, or a list with one element
-            state[name] = tensor.reshape(own[name].shape) if tensor.numel() == own[name].numel() else tensor
-    other = next((name for name in own if state[name].shape != own[name].shape), None)
-    if other is not None:
-        shapes = f"{other} is {tuple(state[other].shape)}, the model's {tuple(own[other].shape)}"
-        raise UserError(f"{where}: {shapes}{_of_another(other)}")
+            state[name] = tensor.reshape(expected[name].shape) if tensor.numel() == expected[name].numel() else tensor
+    mismatch = next((name for name in expected if state[name].shape != expected[name].shape), None)
+    if mismatch is not None:
+        shapes = f"{mismatch} is {tuple(state[mismatch].shape)}, the model's {tuple(expected[mismatch].shape)}"
+        raise UserError(f"{where}: {shapes}{_of_another(mismatch)}")
     network.load_state_dict(state)
 
 

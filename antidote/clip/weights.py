@@ -109,11 +109,11 @@ def _folder(path: Path, name: str, activation: bool, config: Mapping[str, Any]) 
     values = read_json(path / CONFIG)
     if not isinstance(values, dict) or not isinstance(values.get("model_cfg"), dict):
         raise UserError(f"{where}: should hold model_cfg, as open_clip writes it")
-    own = values["model_cfg"]
+    saved = values["model_cfg"]
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
-        if own.get(key) != config.get(key):
+        if saved.get(key) != config.get(key):
             raise UserError(f"{where}: {key} is not that of {name!r}; name the model that the folder holds")
-    _check_activation(bool(own.get("quick_gelu", False)), activation, str(path))
+    _check_activation(bool(saved.get("quick_gelu", False)), activation, str(path))
     file = next((path / file for file in WEIGHTS if (path / file).is_file()), None)
     if file is None:
         raise UserError(f"model.pretrained: {path}: holds neither {' nor '.join(WEIGHTS)}")
