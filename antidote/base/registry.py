@@ -1,4 +1,4 @@
-"""Where every method lives: one line each. The only place that lists them."""
+"""The registry: one line per method, with the class that implements it. Methods are listed nowhere else."""
 
 from importlib import import_module
 
@@ -74,10 +74,10 @@ KINDS = {"source": SOURCES, "attack": ATTACKS, "defense": DEFENSES, "detector": 
 
 
 def method(kind: str, name: str) -> type:
-    """Return the class of a method.
+    """Return the class of a method, as in `method("attack", "badnet")`.
 
     Raises:
-        UserError: no method of this kind has that name.
+        UserError: no method of this kind has this name.
     """
     table = KINDS[kind]
     if name not in table:
@@ -87,5 +87,5 @@ def method(kind: str, name: str) -> type:
 
 
 def module(kind: str, name: str) -> str:
-    """Return the module that holds a method, for its fingerprint."""
+    """Return the module that defines a method, for the fingerprint."""
     return KINDS[kind][name].partition(":")[0]

@@ -66,8 +66,8 @@ def methods_page() -> str:
         "## Attacks",
         "*Learned*: the trigger is fitted before use, mostly on a surrogate model. *Presets* are variants of the "
         "method, published ones and ours. The threat model says what the attacker holds: some of the training pairs "
-        "(`data-poisoning`), the training itself (`training-control`), the encoder that is handed on (`encoder`), the "
-        "learning of prompts (`prompt-learning`) or a few labelled pictures (`few-shot`).",
+        "(`data-poisoning`), the training itself (`training-control`), the encoder that is handed on (`encoder`), or a "
+        "few labelled pictures (`few-shot`).",
         _grid(["method", "what it is", "threat model", "learned", "presets", "file"], map(_attack_row, ATTACKS)),
         "## Defenses",
         "*Access* is what the defender has; it gets nothing else. `oracle` marks a control, not a defense: it knows "
