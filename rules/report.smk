@@ -9,6 +9,9 @@ SHOWN = {
     "rebound": ("Plots", "rebound"),
     "curves": ("Plots", "training curves"),
     "gallery": ("Plots", "gallery"),
+    "detections": ("Tables", "every detection"),
+    "detection": ("Plots", "detector x attack"),
+    "roc": ("Plots", "ROC curves of detectors"),
 }
 
 
@@ -25,7 +28,7 @@ rule summary:
     input:
         jobs.summarised,
     output:
-        **{key: shown(key, file) for key, file in layout.outputs("summary").items()},
+        **{key: shown(key, file) for key, file in jobs.summary_outputs().items()},
     log:
         layout.log("summary"),
     benchmark:

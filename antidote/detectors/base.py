@@ -88,6 +88,11 @@ class Detector:
         """Return what an entry with these settings scores."""
         return cls.subject
 
+    @classmethod
+    def encoded(cls, settings: Any) -> int:
+        """Return how many pictures an entry with these settings encodes besides the items of its subject."""
+        return 0
+
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         """Score the items of the subject: the model, `data.training_set` or `data.pictures`.
 

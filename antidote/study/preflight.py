@@ -30,6 +30,7 @@ from antidote.data.sources.base import SourceSettings
 from antidote.data.store.datasets import pointers
 from antidote.data.store.sizes import LOSSLESS_PER_PIXEL, picture_bytes
 from antidote.data.words.lexicon import FILES
+from antidote.study import reach
 from antidote.study.data_jobs import matrix
 from antidote.study.layout import STAGES, Layout
 from antidote.study.study import Study
@@ -116,6 +117,8 @@ def _amounts(study: Study) -> dict[str, dict[str, float]]:
         "defend": {"trained": seeds * sum(t for t, _ in defended), "encoded": seeds * sum(e for _, e in defended)},
         "evaluate": {"encoded": 2 * pictures * seeds * (len(study.cells) + len(study.attacks))},
     }
+    encoded = {name: reach.encoded(one, sizes, study.file.detect_pictures) for name, one in study.detectors.items()}
+    amounts["detect"] = {"encoded": seeds * sum(encoded[name] for _, _, name in study.detections)}
     if study.file.rebound:
         training, every = study.file.rebound.training, study.file.rebound.every
         cells = seeds * sum(not study.few_shot(attack) for attack, _ in study.cells)
@@ -146,8 +149,7 @@ def _pictures(study: Study, scored: Any) -> int:
 
 def _fitting(study: Study, attack: str, sizes: dict[str, int]) -> float:
     settings = study.attacks[attack]
-    learned = method("attack", settings.method).learned
-    return getattr(settings, "epochs", 1) * sizes["inversion"] if learned else 0
+    return getattr(settings, "epochs", 1) * sizes["inversion"] if method("attack", settings.method).learned else 0
 
 
 def work(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
