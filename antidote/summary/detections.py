@@ -156,7 +156,8 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
 
 def _text(frame: pd.DataFrame, cell: Cell) -> str:
     """Return `92.1 ± 0.4 / 56.0 ± 2.0` of one cell; nothing where it was not run."""
-    mine = frame[(frame[["attack", "defense", "detector"]] == cell).all(axis=1)]
+    attack, defense, detector = cell
+    mine = frame[(frame["attack"] == attack) & (frame["defense"] == defense) & (frame["detector"] == detector)]
     parts = []
     for figure in ("auroc", "tpr_at_fpr1"):
         rates = mine[figure].dropna()
