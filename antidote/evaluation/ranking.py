@@ -14,14 +14,20 @@ def of_ranking(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # takes a second
 
     false, true, _ = roc_curve(truth, values, drop_intermediate=False)
-    highest = np.argsort(-values, kind="stable")[: int(truth.sum())]
     return {
         "auroc": float(roc_auc_score(truth, values)),
         "auprc": float(average_precision_score(truth, values)),
         "tpr_at_fpr1": float(true[false <= FALSE_POSITIVES].max()),
         "fpr_at_tpr1": float(false[true >= 1].min()),
-        "precision_at_poisons": float(truth[highest].mean()),
+        "precision_at_poisons": _precision_at(int(truth.sum()), values, truth),
     }
+
+
+def _precision_at(count: int, values: np.ndarray, truth: np.ndarray) -> float:
+    """Return the share of poisoned items among the highest scores, equal scores in random order: its expectation."""
+    lowest = np.sort(values)[-count]
+    above, equal = values > lowest, values == lowest
+    return float((truth[above].sum() + (count - above.sum()) * truth[equal].mean()) / count)
 
 
 def roc(values: np.ndarray, truth: np.ndarray) -> list[float]:

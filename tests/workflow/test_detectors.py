@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pandas as pd
@@ -76,7 +77,7 @@ def test_the_tables_hold_them(detected):
 ])  # fmt: skip
 def test_a_change_of_a_detector_reruns_its_job_and_the_summary(detected, change, jobs):
     project = detected[0]
-    (project / "changed.yaml").write_text(study(project, {**CHANGES, **change}))
+    (project / "changed.yaml").write_text(study(project, copy.deepcopy({**CHANGES, **change})))
     planned = scheduled(project, config="changed.yaml")
     assert {job.split()[0] for job in planned} == jobs
     named = {name for job in planned for name in NAMES if name in job.split()}

@@ -14,7 +14,8 @@ from antidote.study import reach
 from antidote.study.data_jobs import matrix
 from antidote.study.detect_jobs import DetectJobs
 from antidote.study.jobs import Jobs
-from antidote.study.layout import STAGES
+from antidote.study.layout import STAGES, Layout
+from antidote.study.leftovers import of_study
 from antidote.study.preflight import stages
 from antidote.study.slices import summary_plan
 from antidote.study.study import Study
@@ -256,3 +257,19 @@ def test_a_job_depends_on_its_detector_and_on_what_reads_the_model():
 def test_a_label_is_no_setting_of_the_job():
     plain, labelled = (DetectJobs(Jobs(make(detectors={"dao": {**DAO, **more}}))) for more in ({}, {"label": "D"}))
     assert plain.settings(w(detector="dao")) == labelled.settings(w(detector="dao"))
+
+
+def test_detections_of_detectors_that_are_no_more_are_leftovers(tmp_path):
+    kept = Layout(tmp_path)
+    for name in ("guess", "gone"):
+        for stage, names in (("detect", {"attack": "badnet", "defense": "none"}), ("detect_clean", {})):
+            kept.path(stage, detector=name, seed=0, **names).mkdir(parents=True)
+    kept.path("detect", detector="guess", attack="badnet", defense="finetune", seed=0).mkdir(parents=True)
+    kept.path("detect_clean", detector="dao", seed=0).mkdir(parents=True)
+    found = {str(waste.path.relative_to(tmp_path)): waste.reason for waste in of_study(make(), tmp_path)}
+    assert found == {
+        "badnet/seed0/none/detect/gone": "detector gone on badnet is no more in the study",
+        "badnet/seed0/finetune/detect/guess": "detector guess on badnet is no more in the study",
+        "clean/seed0/none/detect/gone": "detector gone on clean is no more in the study",
+        "clean/seed0/none/detect/dao": "detector dao on clean is no more in the study",
+    }
