@@ -31,9 +31,11 @@ def _precision_at(count: int, values: np.ndarray, truth: np.ndarray) -> float:
 
 
 def roc(values: np.ndarray, truth: np.ndarray) -> list[float]:
-    """Return the highest true-positive rate at each of GRID + 1 false-positive rates, evenly from 0 to 1."""
+    """Return the highest true-positive rate at each of GRID + 1 false-positive rates, evenly from 0 to 1.
+
+    Equal scores are a straight line, as the area under the curve counts them.
+    """
     from sklearn.metrics import roc_curve  # takes a second
 
     false, true, _ = roc_curve(truth, values, drop_intermediate=False)
-    places = np.searchsorted(false, np.linspace(0, 1, GRID + 1) + 1e-12, side="right") - 1
-    return [round(float(rate), 6) for rate in true[places]]
+    return [round(float(rate), 6) for rate in np.interp(np.linspace(0, 1, GRID + 1), false, true)]

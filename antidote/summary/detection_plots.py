@@ -36,7 +36,7 @@ def auroc_map(plan: SummarySettings, found: Detections, path: Path) -> None:
         axes.set_title("AUROC, percent; 50: as at random", pad=8)
         turn = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 9 else {}
         axes.set_xticks([x + 0.5 for x in range(len(columns))], names, color=style.INK, **turn)
-        labels = [f"{facts.name}, {facts.subject}" for facts in rows]
+        labels = [f.name if f.name.endswith(f"_{f.subject}") else f"{f.name}, {f.subject}" for f in rows]
         axes.set_yticks([y + 0.5 for y in range(len(rows))], labels, color=style.INK)
         axes.tick_params(length=0)
         axes.grid(False)
@@ -63,7 +63,8 @@ def roc_curves(plan: SummarySettings, found: Detections, path: Path) -> None:
         return style.nothing(path, "no detection was measured")
     looks = {name: _look(place, bool(facts[name].control)) for place, name in enumerate(facts)}
     drawn = [name for name in facts if any(name == line for lines in panels.values() for line, _ in lines)]
-    handles = [Line2D([], [], label=name, **looks[name]) for name in drawn]
+    handles = [Line2D([], [], label=name, **looks[name]) for name in drawn if not facts[name].control]
+    handles += [Line2D([], [], label="controls", **looks[name]) for name in drawn if facts[name].control][:1]
     columns = min(COLUMNS, len(panels))
     rows, width = -(-len(panels) // columns), max(5.0, 2.7 * columns)
     with style.picture(path, width, 2.6 * rows + style.legend_height(handles, width)) as figure:

@@ -146,4 +146,7 @@ def test_a_curve_on_a_grid_by_hand():
     line = roc(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
     assert len(line) == GRID + 1 and line[: GRID // 2] == [0.5] * (GRID // 2)
     assert line[GRID // 2 :] == [1.0] * (GRID // 2 + 1)
+    assert roc(np.ones(4), np.array([True, False, True, False])) == [p / GRID for p in range(GRID + 1)], (
+        "a straight line"
+    )
     assert pd.Series(line).is_monotonic_increasing
