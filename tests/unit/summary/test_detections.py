@@ -15,6 +15,7 @@ from antidote.summary.costs import read_costs
 from antidote.summary.detection_plots import auroc_map, roc_curves
 from antidote.summary.detections import markdown, read_detections, tables
 from antidote.summary.plan import SummarySettings
+from scripts import summarise
 
 PLAN = {
     "study": "tiny",
@@ -126,6 +127,25 @@ def test_plots(plan, results, tmp_path):
         assert min(Image.open(tmp_path / "one.png").size) > 200
         draw(plan, read_detections(plan, tmp_path / "nowhere"), tmp_path / "empty.png")
         assert (tmp_path / "empty.png").is_file()
+
+
+def test_a_summary_shows_detectors_where_a_study_has_any(results, tmp_path):
+    def run(plan, folder):
+        given = ["--settings", json.dumps(plan), "--results", results, "--data", results / "data", "--output", folder]
+        summarise.run(summarise.arguments().parse_args([str(word) for word in given]))
+        return {path.name for path in folder.iterdir()}, (folder / "report.html").read_text()
+
+    files, page = run(PLAN, tmp_path / "with")
+    assert {"detections.csv", "detection.png", "roc.png"} <= files
+    assert (
+        '<h2 id="detectors">' in page and "<td>85.0 ± 7.1 / 42.5 ± 3.5</td>" in page and page.count("data:image") == 6
+    )
+    assert "## Detectors of backdoored models" in (tmp_path / "with/table.md").read_text()
+    none, plain = run({**PLAN, "detectors": [], "detections": []}, tmp_path / "without")
+    assert none == files - {"detections.csv", "detection.png", "roc.png"}
+    assert "etector" not in plain + (tmp_path / "without/table.md").read_text()
+    for name in ("cells.csv", "table.csv", "metrics.json", "heatmap.png"):
+        assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
