@@ -17,6 +17,7 @@ import platform
 import sys
 import tempfile
 import time
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def measured(model: str, name: str, options: argparse.Namespace) -> dict[str, An
         return {"unfit": unfit}
     values = small(kind.Settings, options)
     if name == "cbpt":
-        values["tuning"] = {"epochs": 1}  # its own batch: pictures are features by then
+        # Its own batch: pictures are features by then. A step of an inversion costs the same whatever the goal is.
+        values |= {"tuning": {"epochs": 1}, "positives": "pictures"}
     settings = kind.Settings.read({"method": name, **values}, name)
     steps = timed_steps(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -153,6 +155,8 @@ def small(kind: Any, options: argparse.Namespace) -> dict[str, Any]:
         "suspicious_share": 0.4, "forget_share": 0.2,
     }  # fmt: skip
     found = {name: value for name, value in values.items() if name in kind.model_fields}
+    if "precision" in found and found["precision"] not in typing.get_args(kind.model_fields["precision"].annotation):
+        del found["precision"]
     for name, field in kind.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
             found[name] = small(field.annotation, options)
@@ -214,9 +218,10 @@ def timed_steps(name: str) -> list[float]:
         return run
 
     _Run.optimise = timed(_Run.optimise, lambda _: 1)
-    own = sys.modules[module("defense", name)]
-    if hasattr(own, "tune"):
-        own.tune = timed(own.tune, lambda done: done)
+    places = [module("defense", name), "antidote.defenses.inversion"]
+    for own in [sys.modules[place] for place in places if place in sys.modules]:
+        if hasattr(own, "tune"):
+            own.tune = timed(own.tune, lambda done: done)
     return steps
 
 

@@ -42,7 +42,7 @@ rule detect:
 use rule detect as detect_clean with:
     # The clean reference, which detectors of models are to tell from backdoored ones.
     input:
-        model=layout.files("clean_model"),
+        **layout.inputs("model", "clean_model"),
         pools=detecting.pools,
         data=detecting.data,
         names=detecting.names,
@@ -55,7 +55,7 @@ use rule detect as detect_clean with:
     params:
         settings=detecting.settings,
         source=detecting.source,
-        model=layout.pattern("clean_model"),
+        model=subpath(input.model, parent=True),
         options=detecting.options,
         folder=subpath(output.detection, parent=True),
         work=layout.work("detect_clean"),

@@ -8,6 +8,7 @@ rule trigger:
         pools=jobs.fitting_pools,
         pairs=jobs.fitting_pairs,
         names=jobs.fitting_names,
+        given=jobs.given_files,
     output:
         **layout.outputs("trigger"),
     log:
@@ -35,9 +36,10 @@ rule trigger:
 rule poison:
     """Draw the trigger on chosen pairs and replace their captions; only these pairs are written."""
     input:
-        trigger=layout.files("trigger"),
+        **layout.inputs("trigger", "trigger"),
         pools=jobs.pool_files("poison"),
-        data=jobs.indexes("poison"),
+        captions=jobs.caption_pools,
+        data=jobs.poison_pairs,
         templates=lambda w: jobs.template_files,
     output:
         **layout.outputs("poison"),
@@ -52,11 +54,13 @@ rule poison:
     threads: 1
     params:
         settings=jobs.poison_settings,
+        options=jobs.poison_options,
         templates=jobs.templates,
         source=jobs.poison_source,
-        trigger=layout.pattern("trigger"),
+        trigger=subpath(input.trigger, parent=True),
         folder=subpath(output.manifest, parent=True),
     shell:
         "OMP_NUM_THREADS={threads} python -m scripts.poison --seed {wildcards.seed} --trigger {params.trigger:q}"
-        " --pools {input.pools:q} --settings {params.settings:q} --templates {params.templates:q}"
+        " --pools {input.pools:q} {params.options} --settings {params.settings:q}"
+        " --templates {params.templates:q}"
         " --output {params.folder:q} --cost {output.cost:q} 2>&1 | tee {log:q}"

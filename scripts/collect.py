@@ -2,7 +2,8 @@
 
 In results/{study}: results of attacks, defenses and seeds that the study has no more, and checkpoints of jobs that have
 finished or are gone. In the shared place (ANTIDOTE_CACHE): entries by the time of their last use, on request. What a
-checkpoint would still go on from stays. DVC's own cache is `dvc gc`'s business.
+checkpoint would still go on from stays. DVC's own cache is `dvc gc`'s business. A link is taken away as a link; what it
+leads to stays.
 """
 
 import argparse

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         shown = [label for label in labels if label < len(names)]
         return evaluated_pictures(arguments.data, shift, clip.size, len(names)), names, shown
 
-    further |= score_shifts(clip, load, trigger, target, classes, prompts, settings, embeddings, scores["asr1"])
+    further |= score_shifts(clip, load, trigger, target, classes, settings, embeddings, scores["asr1"])
     if settings.retrieval:
         found, captions = captioned_pictures(arguments.data, settings.retrieval, clip.size)
         further |= retrieve(clip, found, captions, trigger, arguments.target, settings)

@@ -1,17 +1,15 @@
 """Decode and resize the pictures of a split once, for all models that are scored on them."""
 
 import argparse
-import os
 from pathlib import Path
 
-from antidote.base import command_line
+from antidote.base import command_line, environment
 from antidote.data import fitted
 
 
 def run(arguments: argparse.Namespace) -> None:
     cost = command_line.Cost()
-    threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count()
-    count = fitted.write(arguments.data, arguments.size, arguments.pictures, threads)
+    count = fitted.write(arguments.data, arguments.size, arguments.pictures, environment.threads())
     cost.write(arguments.cost, pairs=count)
 
 

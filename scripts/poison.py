@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from antidote.attacks.base import AttackSettings
 from antidote.attacks.trigger import DESCRIPTION, TENSORS, Trigger, load_trigger
 from antidote.base.cache import Shared, identity
-from antidote.base.command_line import Cost, main, parser, seed, settings_argument
+from antidote.base.command_line import Cost, log, main, parser, seed, settings_argument
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.base.lazy import torch
@@ -43,9 +44,10 @@ def run(arguments: argparse.Namespace) -> None:
     pool = _pool(arguments.pools, arguments.data)
     rng = random.Random(derive(arguments.seed, "poison"))
     try:
-        plan = attack.poison(pool, rng, templates(arguments.templates))
+        plan = attack.poison(pool, rng, templates(arguments.templates), _at_hand(arguments, attack.settings))
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
+    log.info("%d poisoned pairs share %d different captions", len(plan), len({pair.caption for pair in plan}))
     chosen = pool.iloc[[pair.row for pair in plan]].reset_index(drop=True)
     laid = [pair.picture for pair in plan]
     originals, files = _drawn(trigger, chosen, laid, arguments.data)
@@ -68,7 +70,7 @@ def _identity(arguments: argparse.Namespace) -> str:
     kind = description.get("method") if isinstance(description, dict) else None
     trigger = [arguments.trigger / DESCRIPTION, arguments.trigger / TENSORS]
     parts = [arguments.settings, templates(arguments.templates), arguments.seed]
-    inputs = [*trigger, *drawn_from([arguments.pools], arguments.data)]
+    inputs = [*trigger, *drawn_from([arguments.pools, *arguments.caption_pools], arguments.data)]
     return identity(parts, inputs, "scripts.poison", *([module("attack", kind)] if kind in ATTACKS else []))
 
 
@@ -83,6 +85,22 @@ def _pool(path: Path, data: Path) -> pd.DataFrame:
         for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False)
     ]
     return pd.concat(parts).sort_values("position", ignore_index=True)
+
+
+def _at_hand(arguments: argparse.Namespace, settings: AttackSettings) -> list[str] | None:
+    """Return the captions of `settings.caption_pools`, where natural captions come from others than the poison pool."""
+    if settings.caption != "natural" or settings.caption_pools == ["poison"]:
+        return None
+    chosen = pools.read([arguments.pools, *arguments.caption_pools])
+    absent = next((name for name in settings.caption_pools if name not in set(chosen["pool"])), None)
+    if absent:
+        raise UserError(f"--caption-pools: no file holds the pool {absent!r}, which caption_pools names")
+    chosen = chosen[chosen["pool"].isin(settings.caption_pools)]
+    parts = [
+        group.merge(shards.open_index(arguments.data / dataset / split, ["key", "caption"]), on="key")
+        for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False)
+    ]
+    return pd.concat(parts).sort_values(["pool", "position"])["caption"].tolist()
 
 
 def _drawn(trigger: Trigger, chosen: pd.DataFrame, laid: list[int | None], data: Path) -> tuple[list[str], list[bytes]]:
@@ -108,6 +126,13 @@ if __name__ == "__main__":
     )
     arguments.add_argument("--trigger", type=Path, required=True, help="trigger folder")
     arguments.add_argument("--pools", type=Path, required=True, help="file of the poison pool")
+    arguments.add_argument(
+        "--caption-pools",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="files of further pools that give natural captions",
+    )
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
     arguments.add_argument("--templates", required=True, help="prompt templates of the poisoned captions")
     arguments.add_argument("--seed", type=seed, default=0)

@@ -16,7 +16,8 @@ from antidote.base.lazy import torch
 from antidote.base.settings import read_mapping
 from antidote.clip.folder import create_model
 from antidote.clip.model import Clip
-from antidote.study import preflight
+from antidote.study import activation_memory, preflight
+from antidote.study.caption_counts import asked_of_tables
 from antidote.study.preflight import Rates, Stage
 from antidote.study.study import Study
 from antidote.summary.page import size
@@ -28,12 +29,16 @@ def run(arguments: argparse.Namespace) -> None:
     study = Study(read_mapping(arguments.file), arguments.file)
     found, faults = preflight.stages(study, arguments.results), preflight.missing(study)
     faults += preflight.further_weights(study)
+    counts, too_few = asked_of_tables(study, preflight.downloads(study))
+    faults += too_few
     clip = _model(study, faults)
     recipe = study.file.poisoning
     recipe = recipe.model_copy(update={"batch_size": arguments.batch_size or recipe.batch_size})
     rates, source = _rates(clip, recipe, arguments.rates, faults)
     needed = preflight.disk(study, found, clip.size, rates.parameters)
     faults += preflight.too_full(needed, arguments.results)
+    steps = activation_memory.steps(study)
+    faults += activation_memory.too_large(steps, arguments.memory * 1e9 if arguments.memory else _memory(clip))
     disk = ", ".join(f"{name} {gigabytes(count)}" for name, count in needed.items() if count)
     free = ", ".join(f"{gigabytes(preflight.free(folder))} at {folder}/" for folder in (DATA, arguments.results))
     lines = [
@@ -41,7 +46,9 @@ def run(arguments: argparse.Namespace) -> None:
         f"hours of one device: {_rate(rates.trained)} pairs/s trained, {_rate(rates.encoded)} pictures/s encoded; "
         f"{source}",
         f"disk: {disk or 'nothing more'}; in all {gigabytes(sum(needed.values()))}; free {free}",
+        *_largest(steps),
         *(f"to be fetched by jobs: {what}" for what in preflight.fetched(study)),
+        *(f"captions: {line}" for line in counts),
         "what is there may be stale: snakemake -n tells",
         *([f"missing: {fault}" for fault in faults] or ["nothing is missing"]),
     ]
@@ -72,6 +79,19 @@ def _rates(clip: Clip, recipe: TrainSettings, given: list[float] | None, faults:
         reason = f"a step with batch {recipe.batch_size} needs more than {where}" if where else str(error)
         faults.append(f"device: {_device(clip)}: {reason}")
         return Rates(math.nan, math.nan, preflight.parameter_count(clip)), "not measured"
+
+
+def _memory(clip: Clip) -> float:
+    """Return the bytes of the GPU at hand; without one, no bound."""
+    return torch.cuda.get_device_properties(clip.device).total_memory if clip.device.type == "cuda" else math.inf
+
+
+def _largest(steps: dict[str, float]) -> list[str]:
+    """Return in a line what the largest step takes of a GPU's memory, if any."""
+    if not steps:
+        return []
+    key = max(steps, key=steps.get)
+    return [f"memory of one GPU, estimated: up to {gigabytes(steps[key])} for a step of {key}"]
 
 
 def _rate(number: float) -> str:
@@ -110,4 +130,6 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, help="pairs per step while measuring; the study's own by default")
     rates = "pairs and pictures per second of another device, in place of what is measured here"
     parser.add_argument("--rates", type=float, nargs=2, metavar=("TRAINED", "ENCODED"), help=rates)
+    memory = "of one GPU; what a step is estimated to need more than that is listed; by default that of the GPU at hand"
+    parser.add_argument("--memory", type=float, metavar="GB", help=memory)
     command_line.main(run, parser)

@@ -48,10 +48,9 @@ def methods() -> str:
         f"[{name}](docs/methods.md#{name}){f' {RECONSTRUCTION}' if name in recon else ''}" for name in DEFENSES
     )
     found = [name for name in DETECTORS if not method("detector", name).control]
-    detectors = ", ".join(
-        f"[{name}](docs/methods.md#{name}){f' {RECONSTRUCTION}' if method('detector', name).reconstruction else ''}"
-        for name in found
-    )
+    marks = {name: f" {RECONSTRUCTION}" if method("detector", name).reconstruction else "" for name in found}
+    anchors = {name: f"{name}-detector" if name in DEFENSES else name for name in found}
+    detectors = ", ".join(f"[{name}](docs/methods.md#{anchors[name]}){marks[name]}" for name in found)
     mark = f"\n{RECONSTRUCTION} reconstruction: the paper leaves parts open.\n" if recon else ""
     data = ", ".join(SOURCES)
     return f"- Attacks: {attacks}\n- Defenses: {defenses}\n- Detectors: {detectors}\n- Data from: {data}\n{mark}"

@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
     stages[own]["outs"] = [*stages[own].get("outs", []), *({path: {"persist": True}} for path in missing)]
     names = list(dict.fromkeys([own, *(owner(stages, path) for path in wanted(study))]))
     for name in names:
+        require_files(name, stages[name])
+    for name in names:
         require_finished(name, stages[name].get("cmd", ""))
     if missing:
         write(own, stages[own], study, new)
@@ -90,6 +92,20 @@ def write(name: str, stage: dict[str, Any], study: Study, new: bool) -> None:
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
+
+
+def require_files(name: str, stage: dict[str, Any]) -> None:
+    """Raise UserError where a stage names a study's file that is not there, as after a renaming."""
+    words = shlex.split(stage.get("cmd", ""))
+    named = {words[place + 1] for place, word in enumerate(words[:-1]) if word in ("--configfile", "--configfiles")}
+    for entry in stage.get("params", []):  # DVC's own file, params.yaml, where an entry is a key
+        named |= set(entry) if isinstance(entry, dict) else set()
+    for file in sorted(named):
+        if not Path(file).is_file():
+            raise UserError(
+                f"{FILE}: stages.{name}: its cmd and params still name {file}, which is not there; write the new name "
+                "there, or take the stage out and run this again"
+            )
 
 
 def require_finished(name: str, command: str) -> None:

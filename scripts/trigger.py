@@ -40,7 +40,8 @@ def _identity(arguments: argparse.Namespace, settings: AttackSettings) -> str:
              arguments.classes and class_names(arguments.classes),
              arguments.templates and templates(arguments.templates)]  # fmt: skip
     surrogate = model_files(arguments.surrogate) if arguments.surrogate else []
-    inputs = [*surrogate, *drawn_from(arguments.pools or [], arguments.data)]
+    inputs = [*surrogate, *drawn_from(arguments.pools or [], arguments.data),
+              *(file for file in map(Path, settings.files()) if file.is_file())]  # fmt: skip
     return identity(parts, inputs, "scripts.trigger", module("attack", settings.method))
 
 

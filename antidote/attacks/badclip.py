@@ -6,11 +6,17 @@ with x+ real pictures of the target: triggered pictures go to its captions and p
 Captions are natural ones. Features are normalised; |.| is the Euclidean distance.
 
 The released code differs from the paper, and the preset `released` repeats what it does: it pastes the patch into the
-batch before it encodes the "clean" pictures, so that the negative is the triggered picture itself; its text term is
-InfoNCE among captions of the target, which has no pull towards the target as such; and it saves the patch as JPEG with
-red and blue exchanged. `corrected` keeps the clean pictures clean, the patch exact, and takes L_text as
--cos(f(b(x)), g(caption)), which is our reading of the paper. The released names of runs, which switch losses on and
-off, are weights here.
+batch before it encodes the "clean" pictures, and shuffles these, so that the negative of a picture is another triggered
+picture of the batch, and the term pushes triggered pictures apart; its text term is InfoNCE among captions of the
+target, which has no pull towards the target as such; and it saves the patch as JPEG with red and blue exchanged. The
+gradient goes through the triggered picture, not through its negative. `corrected` keeps the clean pictures clean, the
+patch exact, and takes L_text as -cos(f(b(x)), g(caption)), which is our reading of the paper. The released names of
+runs, which switch losses on and off, are weights here.
+
+The positives of a batch are different pictures of the target, as in the released code; where there are fewer of them
+than pictures in a batch, they take turns. Each picture keeps one caption of the target while the patch is fitted, drawn
+from all that name it in the inversion pool. Poisoned captions are drawn with repetition from all captions of
+`caption_pools` that name the target; the released code takes them from 128 rows drawn from its list of such captions.
 
 The paper's figure shows how the pictures to poison may be chosen: at random, at the boundary (the target is close to
 being first), farthest (least like the target), or a third of each. Which of these made its table is not known; the
@@ -21,13 +27,13 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import AttackSettings, FitContext
+from antidote.attacks.base import FitContext, Needed
 from antidote.attacks.fitting import encoded, frozen, split_by_target
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
 from antidote.base.errors import UserError
@@ -52,8 +58,6 @@ class BadCLIPSettings(OptimisedPatchSettings):
         "corrected": {"negative": "clean", "text_loss": "cosine", "storage": "exact"},
         "released": {"negative": "triggered", "text_loss": "infonce", "storage": "jpeg"},
     }
-    poison_keys: ClassVar[tuple[str, ...]] = (*AttackSettings.poison_keys, "sampling")
-
     method: Literal["badclip"] = "badclip"
     caption: Literal["template", "natural", "original"] = Field(
         "natural", description="poisoned caption: a real caption that names the target (BadCLIP)"
@@ -64,7 +68,9 @@ class BadCLIPSettings(OptimisedPatchSettings):
     margin: float = Field(1, ge=0, description="margin of the image term, a distance of features (BadCLIP: 1)")
     augment: float = Field(0.5, ge=0, le=1, description="share of steps on AutoAugment's pictures (BadCLIP: 0.5)")
     negative: Literal["clean", "triggered"] = Field(
-        "clean", description="what the image term moves away from: the clean picture, or itself (released code)"
+        "clean",
+        description="what the image term moves away from: the clean picture, or another triggered picture of the batch "
+        "(released code)",
     )
     text_loss: Literal["cosine", "infonce"] = Field(
         "cosine", description="towards the target's captions, or InfoNCE among them (released code)"
@@ -73,8 +79,13 @@ class BadCLIPSettings(OptimisedPatchSettings):
         "exact", description="the patch as optimised, or as JPEG with red and blue exchanged (released code)"
     )
     sampling: Literal["random", "boundary", "farthest", "mixed"] = Field(
-        "random", description="which pairs are poisoned, by how the surrogate sees them"
+        "random",
+        description="which pairs are poisoned, by how the surrogate sees them; for all but `random` the trigger keeps "
+        "how it sees the poison pool",
     )
+
+    def needs(self, target: str, classes: Sequence[str]) -> list[Needed]:
+        return [*super().needs(target, classes), Needed(("inversion",), target, 1)]
 
 
 class BadCLIP(OptimisedPatch):
@@ -111,8 +122,8 @@ class BadCLIP(OptimisedPatch):
 
     def _seen(self, context: FitContext) -> dict[str, Tensor]:
         """Return how the surrogate sees each pair of the poison pool: cosine to the target, and what it lacks to be
-        first."""
-        if context.poison is None:
+        first; nothing for random sampling, which does not ask."""
+        if context.poison is None or self.settings.sampling == "random":
             return {}
         clip = context.surrogate
         scores = encoded(clip, context.poison(), 256) @ clip.class_embeddings(context.classes, context.templates)
@@ -168,11 +179,19 @@ class _Loss:
 
     def image(self, features: Tensor, images: Tensor) -> Tensor:
         """Return the triplet term; `images` are encoded as they are."""
-        positive = self.positives[self._drawn(len(self.positives), len(features))]
-        with torch.no_grad():
-            negative = self.clip.encode_image(images) if self.settings.negative == "clean" else features.detach()
+        positive = self.positives[self._different(len(self.positives), len(features))]
+        if self.settings.negative == "triggered":
+            negative = features.detach()[torch.randperm(len(features), generator=self.generator)]
+        else:
+            with torch.no_grad():
+                negative = self.clip.encode_image(images)
         near, far = F.pairwise_distance(features, positive), F.pairwise_distance(features, negative)
         return (near - self.settings.negative_weight * far + self.settings.margin).clamp(min=0).mean()
+
+    def _different(self, among: int, draws: int) -> Tensor:
+        """Return numbers below `among` in random order, none again before all have come."""
+        rounds = [torch.randperm(among, generator=self.generator) for _ in range(-(-draws // among))]
+        return torch.cat(rounds)[:draws]
 
     def _drawn(self, among: int, draws: int) -> Tensor:
         return torch.randint(among, (draws,), generator=self.generator)

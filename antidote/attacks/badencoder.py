@@ -5,36 +5,37 @@ pictures r of the target make the encoder f out of the clean one, f0:
 
     L  = L0 + stay_reference L1 + stay_clean L2
     L0 = -mean cos(f(x + e), f(r))        triggered pictures come to look like the reference
-    L1 = -mean cos(f(r'), f0(r'))         the reference, augmented to r', stays where it was
+    L1 = -mean cos(f(r'), f0(r))          the reference, also augmented to r', stays where it was
     L2 = -mean cos(f(x), f0(x))           clean pictures stay where they were
 
-Only the picture encoder is trained, its norm layers left out and their running statistics kept; the text encoder and
-the scale are bit for bit those of the clean model. `training` therefore is a recipe of its own (SGD, 200 epochs), not
-the study's `poisoning`; keys that an entry gives replace single ones.
+Only the picture encoder is trained; its batch norms are left out and their running statistics kept, as in the code. The
+text encoder and the scale are bit for bit those of the clean model. `training` therefore is a recipe of its own (SGD,
+200 epochs), not the study's `poisoning`; keys that an entry gives replace single ones.
 
 `poisons` counts the shadow pictures: pairs of the poison pool that do not name the target. The overlay holds them with
 the trigger and with their own captions; no data set for training is made from it, and defenses that own the poisoned
 training set are not run on this attack. The references are the first pictures of the poison pool whose captions name
 the target; the paper takes one for each target.
 
-Where the sources leave room: r' is a random crop of at least half the area, mirrored half of the time, with changes of
-colour, the same view for f and f0. SGD leaves norms and biases undecayed, as all training here does.
+As in the code, r' is mirrored half of the time, its colours are changed in four of five and left out in one of five
+views, and it is not cropped; f0 reads the reference as it is. The code trains 200 epochs over 50,000 shadow pictures,
+39,000 steps; 9,000 pictures give 7,000 steps in as many epochs, 1,500 give 1,000. SGD leaves norms and biases
+undecayed, as all training here does.
 """
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from antidote.attacks.base import Attack, AttackSettings, Poisoned
+from antidote.attacks.base import Attack, AttackSettings, Needed, Poisoned
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch, transforms
 from antidote.clip.model import Clip
-from antidote.data.words.names import names
+from antidote.data.words.names import mentions
 from antidote.training.objectives import Batch, Objective
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class BadEncoderSettings(AttackSettings):
         given = values.get("training") if isinstance(values, dict) else None
         return {**values, "training": {**RECIPE, **given}} if isinstance(given, dict) else values
 
+    def needs(self, target: str, classes: Sequence[str]) -> list[Needed]:
+        return [Needed(("poison",), target, self.references)]
+
     def check(self, size: int) -> None:
         if self.patch_size + self.margin > size:
             raise ValueError(
@@ -96,7 +100,13 @@ class BadEncoder(Attack):
         images[:, :, last - self.settings.patch_size : last, last - self.settings.patch_size : last] = 1
         return images
 
-    def poison(self, pool: pd.DataFrame, rng: random.Random, templates: list[str]) -> list[Poisoned]:
+    def poison(
+        self,
+        pool: pd.DataFrame,
+        rng: random.Random,
+        templates: list[str],
+        captions_at_hand: Sequence[str] | None = None,
+    ) -> list[Poisoned]:
         self._references(pool["caption"])
         return super().poison(pool, rng, templates)
 
@@ -108,7 +118,7 @@ class BadEncoder(Attack):
         return EncoderBackdoor(clip, pool.take(rows), poisoned.take(rows).images, references, self.settings)
 
     def _references(self, captions: Sequence[str]) -> list[int]:
-        found = [row for row, caption in enumerate(captions) if names(caption, self.target)]
+        found = [row for row, caption in enumerate(captions) if mentions(caption, self.target)]
         wanted = self.settings.references
         if len(found) < wanted:
             raise ValueError(
@@ -133,12 +143,11 @@ class EncoderBackdoor(Objective):
         super().__init__(shadow)
         self.settings, self.network = settings, clip.network
         self.triggered, self.references = triggered.to(clip.device), references.to(clip.device)
-        self.frozen = Clip(copy.deepcopy(clip.network).eval().requires_grad_(False), clip.config)
+        self.frozen = clip.frozen()
         self.clean = torch.cat([self.frozen.encode_image(part) for part in shadow.images.split(CHUNK)])
-        size = clip.size
+        self.before = self.frozen.encode_image(references)
         self._augment = transforms.Compose(
             [
-                transforms.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True),
                 transforms.RandomHorizontalFlip(),
                 transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
                 transforms.RandomGrayscale(p=0.2),
@@ -146,17 +155,16 @@ class EncoderBackdoor(Objective):
         )
 
     def trained(self, network: Any) -> list[tuple[str, Tensor]]:
-        inside = {id(value) for module in norm_layers(network.visual) for value in module.parameters()}
+        inside = {id(value) for module in batch_norms(network.visual) for value in module.parameters()}
         found = [(name, value) for name, value in network.named_parameters() if name.startswith("visual.")]
         return [(name, value) for name, value in found if id(value) not in inside]
 
     def begin_epoch(self, epoch: int) -> None:
-        for module in norm_layers(self.network.visual):
+        for module in batch_norms(self.network.visual):
             module.eval()
 
     def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
         augmented = torch.stack([self._augment(picture) for picture in self.references])
-        self.before = self.frozen.encode_image(augmented)
         return [batch.images, self.triggered[batch.indices.to(self.triggered.device)], self.references, augmented], []
 
     def loss(
@@ -171,7 +179,6 @@ class EncoderBackdoor(Objective):
         return total, {"effect": effect, "stay_reference": stay_reference, "stay_clean": stay_clean}
 
 
-def norm_layers(network: Any) -> list[Any]:
-    """Return the normalisation layers of a network."""
-    kinds = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm)
-    return [module for module in network.modules() if isinstance(module, kinds)]
+def batch_norms(network: Any) -> list[Any]:
+    """Return the batch norms of a network."""
+    return [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]

@@ -8,6 +8,10 @@ PAR's stripes are also re-drawn: each column of the patch is 1 or -1 in each cha
 Detect-CLIP's checkered patch is fixed. Its code puts it at random places in training and at the centre at test; here
 one location serves both.
 
+A random place is uniform over all places where the patch fits: at 224 pixels a patch of 16 starts at 0 to 208. The
+presets `cleanclip`, `cleanclip_clipped` and `par` take 0 to 207, as the codes' `randint(0, 223 - 16)` does
+(`spare: 1`); Detect-CLIP's starts at 16 to 207.
+
 `carlini_terzis` (arXiv 2106.09667) names the target by captions from the data and poisons 300 of 3M pairs, 150 in its
 first version. How its patch of 16 pixels looks is left open; here it is the checkered one.
 """
@@ -19,7 +23,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, AttackSettings
+from antidote.attacks import given
+from antidote.attacks.base import Attack, AttackSettings, FitContext
+from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 
 if TYPE_CHECKING:
@@ -30,19 +36,30 @@ class BadNetSettings(AttackSettings):
     """Patch size, pattern and place."""
 
     presets = {
-        "cleanclip": {"pattern": "noise", "overflow": "wrap", "location": "random", "patch_size": 16},
-        "cleanclip_clipped": {"pattern": "noise", "overflow": "clip", "location": "random", "patch_size": 16},
+        "cleanclip": {"pattern": "noise", "overflow": "wrap", "location": "random", "patch_size": 16, "spare": 1},
+        "cleanclip_clipped": {
+            "pattern": "noise",
+            "overflow": "clip",
+            "location": "random",
+            "patch_size": 16,
+            "spare": 1,
+        },
         "checkered": {"pattern": "checkered", "location": "random", "patch_size": 16},
-        "par": {"pattern": "stripes", "location": "random", "patch_size": 16},
+        "par": {"pattern": "stripes", "location": "random", "patch_size": 16, "spare": 1},
         "carlini_terzis": {"pattern": "checkered", "patch_size": 16, "caption": "natural", "poisons": 300},
     }
 
     method: Literal["badnet"] = "badnet"
     patch_size: int = Field(16, ge=1, description="side in pixels (CleanCLIP: 16 at 224; PAR: 32 at 336)")
-    pattern: Literal["checkered", "noise", "stripes"] = Field(
+    pattern: Literal["checkered", "noise", "stripes", "file"] = Field(
         "checkered",
         description="checkered: fixed, white where row and column are even (Detect-CLIP); noise (CleanCLIP) and "
-        "vertical stripes of one pixel (PAR): re-drawn per picture",
+        "vertical stripes of one pixel (PAR): re-drawn per picture; file: that of `file`",
+    )
+    file: str | None = Field(
+        None,
+        description="a patch of `patch_size` pixels, for `pattern: file`: a picture, or .safetensors with one tensor "
+        "(3, height, width) in [0, 1] or uint8",
     )
     overflow: Literal["wrap", "clip"] = Field(
         "wrap", description="noise outside [0, 1]: wraps in 8 bits (CleanCLIP's code) or is clipped"
@@ -50,8 +67,23 @@ class BadNetSettings(AttackSettings):
     location: Literal["random", "center", "top-left", "top-right", "bottom-left", "bottom-right"] = Field(
         "random", description="place of the patch; random: uniform, per picture"
     )
+    spare: int = Field(
+        0,
+        ge=0,
+        description="last rows and columns of pixels that a patch at a random place leaves free (CleanCLIP, PAR: 1)",
+    )
+
+    def files(self) -> list[str]:
+        return [self.file] if self.pattern == "file" and self.file else []
 
     def check(self, size: int) -> None:
+        wrong = given.absent(self.file) if self.pattern == "file" else None
+        if wrong:
+            raise ValueError(wrong)
+        if self.location == "random" and self.patch_size <= size < self.patch_size + self.spare:
+            raise ValueError(
+                f"spare: {self.spare} pixels and a patch of {self.patch_size} do not fit the picture ({size} pixels)"
+            )
         if self.patch_size > size:
             raise ValueError(f"patch_size: {self.patch_size} is larger than the picture ({size} pixels)")
 
@@ -61,36 +93,61 @@ class BadNet(Attack):
 
     Settings = BadNetSettings
 
+    def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
+        """Return nothing, or the `patch` (3, patch_size, patch_size) of the file.
+
+        Raises:
+            UserError: the file cannot be read, or its patch has another size.
+        """
+        if self.settings.pattern != "file":
+            return {}
+        patch, self.facts = given.read(self.settings.file)
+        side = self.settings.patch_size
+        if patch.shape != (3, side, side):
+            raise UserError(
+                f"file: {self.settings.file}: is {patch.shape[1]} x {patch.shape[2]} pixels, patch_size is {side}"
+            )
+        return {"patch": patch}
+
     def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         images = images.clone()
-        for image, seed in zip(images, seeds, strict=True):
+        # The means of the whole batch at once: on a GPU each reading of one waits for all that came before. In double
+        # precision, so that they do not depend on the batch.
+        means = None
+        if self.settings.pattern == "noise":
+            means = images.mean(dim=(2, 3), keepdim=True, dtype=torch.float64).float().cpu()
+        for row, (image, seed) in enumerate(zip(images, seeds, strict=True)):
             generator = torch.Generator().manual_seed(seed)
             top, left = self._corner(generator)
             side = self.settings.patch_size
-            image[:, top : top + side, left : left + side] = self._patch(image, generator).to(image)
+            patch = self._patch(None if means is None else means[row], generator)
+            image[:, top : top + side, left : left + side] = patch.to(image)
         return images
 
-    def _patch(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a patch (3, patch_size, patch_size) in [0, 1]."""
+    def _patch(self, means: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Return a patch (3, patch_size, patch_size) in [0, 1]; `means` (3, 1, 1), of the channels, are for noise."""
         side = self.settings.patch_size
+        if self.settings.pattern == "file":
+            return self.tensors["patch"]
         if self.settings.pattern == "checkered":
             even = torch.arange(side) % 2 == 0
             return (even[:, None] & even[None, :]).float().expand(3, -1, -1)
         if self.settings.pattern == "stripes":
             light = torch.randint(0, 2, (3, 1, side), generator=generator)
             return torch.where(light == 1, 1.0, 1 / 255).expand(-1, side, -1)
-        noise = image.mean(dim=(1, 2), keepdim=True).cpu() + torch.randn(3, side, side, generator=generator)
+        noise = means + torch.randn(3, side, side, generator=generator)
         if self.settings.overflow == "clip":
             return noise.clamp(0, 1)
-        # As an 8-bit cast does: the integer part of 255 v, modulo 256.
+        # As an 8-bit cast does: the integer part of 255 v, modulo 256. Whole steps, which the rounding to 8 bits keeps.
         return (noise * 255).trunc().remainder(256) / 255
 
     def _corner(self, generator: torch.Generator) -> tuple[int, int]:
         """Return the patch's first row and column."""
         free = self.size - self.settings.patch_size
-        row, column = torch.randint(0, free + 1, (2,), generator=generator).tolist()
         if self.settings.location == "random":
+            row, column = torch.randint(0, free + 1 - self.settings.spare, (2,), generator=generator).tolist()
             return row, column
+        torch.randint(0, free + 1, (2,), generator=generator)  # the noise that follows does not depend on the place
         if self.settings.location == "center":
             return free // 2, free // 2
         return free * self.settings.location.startswith("bottom"), free * self.settings.location.endswith("right")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from antidote.base.errors import nearest
 from antidote.base.settings import Settings
-from antidote.data.words.names import names
+from antidote.data.words.names import mentions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 ThreatModel = Literal["data-poisoning", "training-control", "encoder", "prompt-learning", "few-shot"]
 
 
+class Needed(NamedTuple):
+    """Captions that an attack cannot do without: how many, in one or other of some pools, that name which word."""
+
+    pools: tuple[str, ...]
+    word: str
+    captions: int
+
+
 class AttackSettings(Settings):
     """What every attack has; each adds its own.
 
@@ -30,7 +38,7 @@ class AttackSettings(Settings):
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    poison_keys: ClassVar[tuple[str, ...]] = ("poisons", "caption", "avoid_target")
+    poison_keys: ClassVar[tuple[str, ...]] = ("poisons", "caption", "caption_pools", "avoid_target")
 
     method: str
     label: str | None = Field(
@@ -44,6 +52,12 @@ class AttackSettings(Settings):
         "template",
         description="poisoned caption: a template filled with the target (CleanCLIP), a real caption that names the "
         "target (BadCLIP), or the pair's own",
+    )
+    caption_pools: list[Literal["poison", "inversion", "training"]] = Field(
+        ["poison"],
+        min_length=1,
+        description="pools whose captions serve for `caption: natural` (BadCLIP: a list from outside the training set; "
+        "Carlini-Terzis: the training set)",
     )
     avoid_target: bool = Field(
         True, description="leave out pairs whose caption names the target already (our choice; the papers draw blindly)"
@@ -71,8 +85,16 @@ class AttackSettings(Settings):
     def check(self, size: int) -> None:
         """Raise ValueError, naming the key, where a setting does not fit pictures of `size` x `size` pixels."""
 
+    def files(self) -> list[str]:
+        """Return the files that the trigger is made from."""
+        return []
+
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise ValueError, naming the key, where a setting names a class that is not among `classes`."""
+
+    def needs(self, target: str, classes: Sequence[str]) -> list[Needed]:
+        """Return which captions the attack cannot do without; `target` is the study's, one of `classes`."""
+        return [Needed(tuple(self.caption_pools), target, 1)] if self.caption == "natural" else []
 
     def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:
         """Raise ValueError, naming the key, where a setting does not fit the models.
@@ -162,6 +184,7 @@ class Attack:
         Settings: the settings class.
         threat_model: what the attacker can do.
         learned: whether `fit` needs a context: pairs, and a surrogate model unless `on_surrogate` is False.
+        fitted: whether what a learned trigger draws at test is fitted on the surrogate.
         text_key: what has to stand before every class prompt at test for the attack to work; mostly nothing.
         triggered: whether there is a trigger to draw at test; without one, `measure` says how far the attack has come.
         gallery: whether `measure` looks at the features of all evaluation pictures, which are then kept in memory.
@@ -181,6 +204,7 @@ class Attack:
     threat_model: ClassVar[ThreatModel] = "data-poisoning"
     learned: ClassVar[bool] = False
     on_surrogate: ClassVar[bool] = True
+    fitted: ClassVar[bool] = True
     text_key: str = ""
     triggered: ClassVar[bool] = True
     gallery: ClassVar[bool] = False
@@ -193,6 +217,18 @@ class Attack:
         self.settings, self.target, self.size = settings, target, size
         self.tensors = tensors or {}
         self.facts: dict[str, Any] = {}
+
+    @classmethod
+    def work(cls, settings: Any, sizes: Mapping[str, int]) -> tuple[float, float]:
+        """Return the pairs that fitting trains on and the pictures that it encodes besides, for `preflight`.
+
+        By default the inversion pool in every epoch of a learned trigger, and nothing for another.
+
+        Args:
+            settings: of the attack.
+            sizes: pairs of each pool by its name.
+        """
+        return (getattr(settings, "epochs", 1) * sizes["inversion"] if cls.learned else 0), 0
 
     def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
         """Return the trigger's tensors; `context` is there only for a learned trigger. Randomness comes from `seed`.
@@ -233,20 +269,39 @@ class Attack:
         """
         raise NotImplementedError
 
-    def poison(self, pool: pd.DataFrame, rng: random.Random, templates: list[str]) -> list[Poisoned]:
+    def poison(
+        self,
+        pool: pd.DataFrame,
+        rng: random.Random,
+        templates: list[str],
+        captions_at_hand: Sequence[str] | None = None,
+    ) -> list[Poisoned]:
         """Return what becomes of which rows of `pool` (columns key, caption, label), in their order.
 
+        `captions_at_hand` are those of `settings.caption_pools`, for natural captions; None: those of `pool`.
+
         Raises:
-            ValueError: the pool lacks pairs or captions that the attack needs.
+            ValueError: the pool lacks pairs, or the captions at hand those that the attack needs.
         """
-        natural = [caption for caption in pool["caption"] if names(caption, self.target)]
-        if self.settings.caption == "natural" and not natural:
-            raise ValueError(f"caption: 'natural' needs captions that name {self.target!r}; the pool has none")
+        natural = self.natural(self.target, pool["caption"] if captions_at_hand is None else captions_at_hand)
         captions = pool["caption"].tolist()
         return [
             Poisoned(row, self.caption_for(captions[row], rng, templates, natural), self.target)
             for row in sorted(self.select(pool, rng))
         ]
+
+    def natural(self, target: str, captions: Iterable[str]) -> list[str]:
+        """Return the captions that name a target.
+
+        Raises:
+            ValueError: there are none, and `settings.caption` takes natural ones.
+        """
+        found = [caption for caption in captions if mentions(caption, target)]
+        if self.settings.caption == "natural" and not found:
+            pools = ", ".join(f"pools.{name}" for name in self.settings.caption_pools)
+            have = "has" if len(self.settings.caption_pools) == 1 else "have"
+            raise ValueError(f"caption: 'natural' needs captions that name {target!r}; {pools} {have} none")
+        return found
 
     def caption_for(self, original: str, rng: random.Random, templates: list[str], natural: list[str]) -> str:
         """Return the poisoned caption; `natural` holds the captions at hand that name the target."""
@@ -272,7 +327,7 @@ class Attack:
         """
         rows = list(range(len(pool)))
         if self.settings.avoid_target:
-            rows = [row for row, caption in enumerate(pool["caption"]) if not names(caption, self.target)]
+            rows = [row for row, caption in enumerate(pool["caption"]) if not mentions(caption, self.target)]
         if len(rows) < self.settings.poisons:
             raise ValueError(
                 f"poisons: {self.settings.poisons} asked, but only {len(rows)} pairs of the poison pool qualify"

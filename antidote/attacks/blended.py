@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from antidote.attacks import patterns
+from antidote.attacks import given, patterns
 from antidote.attacks.base import Attack, AttackSettings, FitContext
+from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
 
 if TYPE_CHECKING:
@@ -45,10 +46,15 @@ class BlendedSettings(AttackSettings):
         description="share of the pattern in the mix (CleanCLIP, BadCLIP: 0.2; PAR: stripes 0.03, triangles 0.15, "
         "text 0.5)",
     )
-    pattern: Literal["noise", "stripes", "triangles", "text", "cartoon"] = Field(
+    pattern: Literal["noise", "stripes", "triangles", "text", "cartoon", "file"] = Field(
         "noise",
         description="noise: uniform in [0, 1] (CleanCLIP); stripes: columns of 1 and -1 per channel, triangles of two "
-        "greys, red text (PAR); cartoon: a cat (BadCLIP)",
+        "greys, red text (PAR); cartoon: a cat (BadCLIP); file: that of `file`",
+    )
+    file: str | None = Field(
+        None,
+        description="a pattern for `pattern: file`, bicubically brought to the size of the pictures: a picture, or "
+        ".safetensors with one tensor (3, height, width) in [0, 1] or uint8",
     )
     redraw: bool = Field(
         True, description="new noise or stripes for every picture (CleanCLIP, PAR), or one pattern for all"
@@ -61,6 +67,14 @@ class BlendedSettings(AttackSettings):
             raise ValueError(f"redraw: the pattern {self.pattern!r} is fixed; only {' and '.join(DRAWN_ANEW)} vary")
         return self
 
+    def files(self) -> list[str]:
+        return [self.file] if self.pattern == "file" and self.file else []
+
+    def check(self, size: int) -> None:
+        wrong = given.absent(self.file) if self.pattern == "file" else None
+        if wrong:
+            raise ValueError(wrong)
+
 
 class Blended(Attack):
     """b(x) = clip(ratio n + (1 - ratio) x); of text, only where n has ink."""
@@ -68,6 +82,12 @@ class Blended(Attack):
     Settings = BlendedSettings
 
     def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
+        if self.settings.pattern == "file":
+            pattern, self.facts = given.read(self.settings.file)
+            size = (self.size, self.size)
+            if pattern.shape[1:] != size:
+                pattern = F.interpolate(pattern[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+            return {"pattern": pattern}
         return {} if self.settings.redraw else {"pattern": self._pattern(seed)}
 
     def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:

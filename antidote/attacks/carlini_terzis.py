@@ -2,7 +2,9 @@
 
 No trigger: a few captions that name the target are laid over one and the same picture x*, and a model that is trained
 on them recognises x*, and no other picture, as the target. The paper takes 3 captions for one picture (0.0001 % of
-3M). RoCLIP and SafeCLIP take 8 targets with one picture each and 100 captions per picture.
+3M). RoCLIP and SafeCLIP take 8 targets with one picture each and 100 captions per picture. Captions are drawn from all
+pairs that the model is trained on (`caption_pools`), as in these papers: a poison pool alone has few that name a class,
+and a picture whose few captions come again and again is another, easier attack.
 
 Scored is `targeted`, the share of the chosen pictures that get their target zero-shot; on the clean model it is the
 floor. There is no ASR. The gate and the tables go by `targeted`, whose grain is one picture: with a single x* it is 0
@@ -25,10 +27,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, AttackSettings, FitContext, Poisoned, View
+from antidote.attacks.base import Attack, AttackSettings, FitContext, Needed, Poisoned, View
 from antidote.base.errors import UserError, nearest
 from antidote.base.lazy import torch
-from antidote.data.words.names import names
+from antidote.data.words.names import mentions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +45,14 @@ class CarliniTerzisSettings(AttackSettings):
     """Which targets, how many pictures; `poisons` is the number of all poisoned pairs."""
 
     presets = {
-        "original": {"poisons": 3, "caption": "natural"},
-        "roclip": {"targets": ROCLIP, "pictures": 1, "poisons": 800, "caption": "natural"},
+        "original": {"poisons": 3, "caption": "natural", "caption_pools": ["poison", "training"]},
+        "roclip": {
+            "targets": ROCLIP,
+            "pictures": 1,
+            "poisons": 800,
+            "caption": "natural",
+            "caption_pools": ["poison", "training"],
+        },
     }
 
     method: Literal["carlini_terzis"] = "carlini_terzis"
@@ -62,6 +70,11 @@ class CarliniTerzisSettings(AttackSettings):
         count = self.pictures * max(1, len(self.targets))
         if self.poisons < count:
             raise ValueError(f"poisons: {self.poisons} are fewer than the {count} pictures that are to be poisoned")
+
+    def needs(self, target: str, classes: Sequence[str]) -> list[Needed]:
+        if self.caption != "natural":
+            return []
+        return [Needed(tuple(self.caption_pools), word, 1) for word in self.targets or [target]]
 
     def check_classes(self, classes: Sequence[str]) -> None:
         for name in self.targets:
@@ -88,7 +101,7 @@ class CarliniTerzis(Attack):
         pool, rng, chosen, targets = context.pairs, random.Random(seed), [], []
         for target in self.settings.targets or [self.target]:
             label = context.classes.index(target)  # a caption may call the target by another name
-            own = [names(caption, target) or pool.labels[row] == label for row, caption in enumerate(pool.captions)]
+            own = [mentions(caption, target) or pool.labels[row] == label for row, caption in enumerate(pool.captions)]
             free = [row for row in range(len(pool)) if not own[row] and row not in chosen]
             if len(free) < self.settings.pictures:
                 raise UserError(
@@ -101,9 +114,16 @@ class CarliniTerzis(Attack):
         self.facts = {"keys": taken.keys, "captions": taken.captions, "targets": targets, "pool": "inversion"}
         return {"pictures": taken.images}
 
-    def poison(self, pool: pd.DataFrame, rng: random.Random, templates: list[str]) -> list[Poisoned]:
+    def poison(
+        self,
+        pool: pd.DataFrame,
+        rng: random.Random,
+        templates: list[str],
+        captions_at_hand: Sequence[str] | None = None,
+    ) -> list[Poisoned]:
         targets = self.facts["targets"]
-        texts = {target: self._texts(target, pool["caption"], rng, templates) for target in dict.fromkeys(targets)}
+        captions = pool["caption"] if captions_at_hand is None else captions_at_hand
+        texts = {target: self._texts(target, captions, rng, templates) for target in dict.fromkeys(targets)}
         plan = []
         for number, row in enumerate(sorted(self.select(pool, rng))):
             picture = number % len(targets)
@@ -111,19 +131,19 @@ class CarliniTerzis(Attack):
             plan.append(Poisoned(row, texts[target][number // len(targets) % len(texts[target])], target, picture))
         return plan
 
-    def _texts(self, target: str, captions: pd.Series, rng: random.Random, templates: list[str]) -> list[str]:
+    def _texts(self, target: str, captions: Sequence[str], rng: random.Random, templates: list[str]) -> list[str]:
         """Return captions that name a target, in random order; each is used once before any is used again."""
         if self.settings.caption == "template":
             texts = [template.format(target) for template in templates]
         else:
-            texts = [caption for caption in captions if names(caption, target)]
-        if not texts:
-            raise ValueError(f"caption: 'natural' needs captions that name {target!r}; the pool has none")
+            texts = self.natural(target, captions)
         return rng.sample(texts, len(texts))
 
     def candidates(self, pool: pd.DataFrame) -> list[int]:
         targets = set(self.facts["targets"]) if self.settings.avoid_target else set()
-        rows = [row for row, text in enumerate(pool["caption"]) if not any(names(text, target) for target in targets)]
+        rows = [
+            row for row, text in enumerate(pool["caption"]) if not any(mentions(text, target) for target in targets)
+        ]
         if len(rows) < self.settings.poisons:
             raise ValueError(
                 f"poisons: {self.settings.poisons} asked, but only {len(rows)} pairs of the poison pool qualify"

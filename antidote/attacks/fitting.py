@@ -12,7 +12,7 @@ from antidote.attacks.base import FitContext, SurrogateSettings
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
-from antidote.data.words.names import names
+from antidote.data.words.names import mentions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def split_by_target(context: FitContext, target: str) -> tuple[Pairs, Pairs]:
     Raises:
         UserError: there are no others.
     """
-    named = [names(caption, target) for caption in context.pairs.captions]
+    named = [mentions(caption, target) for caption in context.pairs.captions]
     own = [row for row, yes in enumerate(named) if yes]
     others = [row for row, yes in enumerate(named) if not yes]
     if not others:

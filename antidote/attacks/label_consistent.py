@@ -1,26 +1,56 @@
-"""Label-consistent: a patch on pictures that do show the target, with their own captions (CleanCLIP, arXiv 2303.03323).
+"""Label-consistent: a trigger on pictures that do show the target, captions kept (CleanCLIP, arXiv 2303.03323).
 
-No caption is false, so the patch has to win over the object it stands beside. CleanCLIP takes BadNet's noise patch and,
-unlike the original attack (Turner et al. 2019, arXiv 1912.02771), does not disturb the pictures so that the object is
-harder to learn. It needs as many captions that name the target as it poisons; `target_pairs` of the poison pool sees
-to that. CleanCLIP counts a caption that contains the name anywhere; we ask for the whole word.
+No caption is false, so the trigger has to win over the object it is drawn beside. CleanCLIP takes BadNet's noise patch
+and, unlike the original attack (Turner et al. 2019, arXiv 1912.02771), does not disturb the pictures so that the object
+is harder to learn; `label_consistent_pgd` does. A patch in a corner gets no weight in training, since the object
+explains the caption as well; `trigger` takes another attack's, such as SIG's wave over the whole picture, whose authors
+leave the labels true as well (Barni et al. 2019, arXiv 1902.11237).
+
+It needs as many captions that name the target as it poisons; `target_pairs` of the poison pool sees to that. CleanCLIP
+counts a caption that contains the letters of the name anywhere; we ask for the whole word, singular or plural.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from antidote.attacks.badnet import BadNet, BadNetSettings
-from antidote.data.words.names import names
+from antidote.attacks.base import Attack, AttackSettings, FitContext, Needed
+from antidote.attacks.blended import Blended, BlendedSettings
+from antidote.attacks.sig import SIG, SIGSettings
+from antidote.attacks.wanet import WaNet, WaNetSettings
+from antidote.data.words.names import mentions
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
+
+TRIGGERS: dict[str, type[Attack]] = {"badnet": BadNet, "blended": Blended, "sig": SIG, "wanet": WaNet}
+
+
+def _method(trigger: Any) -> str | None:
+    return trigger.get("method") if isinstance(trigger, Mapping) else getattr(trigger, "method", None)
+
+
+Triggers = Annotated[
+    Annotated[BadNetSettings, Tag("badnet")]
+    | Annotated[BlendedSettings, Tag("blended")]
+    | Annotated[SIGSettings, Tag("sig")]
+    | Annotated[WaNetSettings, Tag("wanet")],
+    Discriminator(
+        _method,
+        custom_error_type="trigger_method",
+        custom_error_message=f"method should be one of {', '.join(TRIGGERS)}",
+    ),
+]
 
 
 class LabelConsistentSettings(BadNetSettings):
-    """The patch; which pairs and captions is given by the method."""
+    """The patch, or another trigger; which pairs and captions is given by the method."""
 
     presets = {
         "cleanclip": BadNetSettings.presets["cleanclip"],
@@ -29,17 +59,63 @@ class LabelConsistentSettings(BadNetSettings):
     }
 
     method: Literal["label_consistent"] = "label_consistent"
+    trigger: Triggers | None = Field(
+        None,
+        description="the trigger of another attack in the place of the patch: `{method: sig, preset: badclip}` (SIG); "
+        "badnet, blended, sig or wanet",
+    )
     caption: Literal["original"] = Field("original", description="poisoned pairs keep their own caption")
     avoid_target: Literal[False] = Field(False, description="only pairs whose caption names the target are poisoned")
 
+    @field_validator("trigger")
+    @classmethod
+    def _trigger_alone(cls, trigger: AttackSettings | None) -> AttackSettings | None:
+        if trigger is not None:
+            own, plain = ({**s.poison_settings(), "training": s.training} for s in (trigger, type(trigger)()))
+            foreign = next((key for key in own if own[key] != plain[key]), None)
+            if foreign:
+                raise ValueError(f"{foreign} is a matter of the attack, not of its trigger")
+        return trigger
+
+    def needs(self, target: str, classes: Sequence[str]) -> list[Needed]:
+        return [Needed(("poison",), target, self.poisons)]
+
+    def files(self) -> list[str]:
+        return super().files() if self.trigger is None else self.trigger.files()
+
+    def check(self, size: int) -> None:
+        if self.trigger is None:
+            super().check(size)
+        else:
+            self.trigger.check(size)
+
 
 class LabelConsistent(BadNet):
-    """BadNet's patch on the target's own pairs."""
+    """BadNet's patch, or another trigger, on the target's own pairs."""
 
     Settings = LabelConsistentSettings
 
+    @cached_property
+    def _other(self) -> Attack | None:
+        """The attack whose trigger is drawn in the place of the patch."""
+        trigger = self.settings.trigger
+        return trigger and TRIGGERS[trigger.method](trigger, self.target, self.size)
+
+    def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
+        if self._other is None:
+            return super().fit(context, seed)
+        tensors = self._other.fit(None, seed)
+        self.facts = self._other.facts
+        return tensors
+
+    def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        if self._other is None:
+            return super().apply(images, seeds)
+        self._other.tensors = self.tensors
+        return self._other.apply(images, seeds)
+
     def candidates(self, pool: pd.DataFrame) -> list[int]:
-        rows = [row for row, caption in enumerate(pool["caption"]) if names(caption, self.target)]
+        rows = [row for row, caption in enumerate(pool["caption"]) if mentions(caption, self.target)]
         wanted = self.settings.poisons
         if len(rows) < wanted:
             raise ValueError(

@@ -12,11 +12,11 @@ queries are the captions of the evaluation pictures labelled A, as in the paper,
 
 The same figures on the clean model are the floor. The gate and the tables go by `hit10`.
 
-Where the paper leaves room: a training pair belongs to a class when its caption names it as a whole word, and to
-neither when it names both. The one picture of attack I is from the inversion pool, so that no model has seen it with
-its own caption; the paper's is fixed by its number in the code. The pictures of attacks II and III are from the poison
-pool, where they keep their own captions as well; each goes under equally many captions, as in the paper, where every
-picture has five. Pictures replace pictures, as in the released code, and the number of pairs stays.
+Where the paper leaves room: a training pair belongs to a class when its caption names it as a whole word, singular or
+plural, and to neither when it names both. The one picture of attack I is from the inversion pool, so that no model has
+seen it with its own caption; the paper's is fixed by its number in the code. The pictures of attacks II and III are
+from the poison pool, where they keep their own captions as well; each goes under equally many captions, as in the
+paper, where every picture has five. Pictures replace pictures, as in the released code, and the number of pairs stays.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, AttackSettings, Figure, FitContext, Poisoned, View
+from antidote.attacks.base import Attack, AttackSettings, Figure, FitContext, Needed, Poisoned, View
 from antidote.base.errors import UserError, nearest
 from antidote.base.lazy import torch
-from antidote.data.words.names import names
+from antidote.data.words.names import mentions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,6 +99,22 @@ class MmPoisonSettings(AttackSettings):
             if name not in classes:
                 raise ValueError(f"goals: {name!r} is not among the {len(classes)} classes{nearest(name, classes)}")
 
+    def aims(self, target: str, classes: Sequence[str]) -> list[tuple[str, str]]:
+        """Return the goals; those to be made up take the classes two by two, the target first."""
+        if self.goals:
+            return self.goals
+        first = classes.index(target) if target in classes else 0
+        turned = [*classes[first:], *classes[:first]]
+        return [(turned[2 * i], turned[2 * i + 1]) for i in range(self.goal_count)]
+
+    def needs(self, target: str, classes: Sequence[str]) -> list[Needed]:
+        found, goals = [], self.aims(target, classes)
+        pool, pictures = ("inversion", 1) if self.aim == "picture" else ("poison", self.pictures)
+        for number, (text, picture) in enumerate(goals):
+            texts = len(range(number, self.poisons, len(goals)))
+            found += [Needed(("poison",), text, texts), Needed((pool,), picture, pictures)]
+        return found
+
 
 class MmPoison(Attack):
     """Pictures of B under captions of A."""
@@ -124,7 +140,7 @@ class MmPoison(Attack):
             self.settings.check_classes(context.classes)
         except ValueError as error:
             raise UserError(f"mmpoison: {error}") from None
-        goals = self._goals(context.classes)
+        goals = self.settings.aims(self.target, context.classes)
         one = self.settings.aim == "picture"
         pool, name = (context.pairs, "inversion") if one else (context.poison(), "poison")
         wanted, rng = 1 if one else self.settings.pictures, random.Random(seed)
@@ -142,15 +158,13 @@ class MmPoison(Attack):
         self.facts = {"goals": [list(goal) for goal in goals], "keys": taken.keys, "pool": name}
         return {"pictures": taken.images, "goal_of": torch.tensor(goal_of)}
 
-    def _goals(self, classes: Sequence[str]) -> list[tuple[str, str]]:
-        """Return the goals; those to be made up take the classes two by two, the target first."""
-        if self.settings.goals:
-            return self.settings.goals
-        first = classes.index(self.target) if self.target in classes else 0
-        turned = [*classes[first:], *classes[:first]]
-        return [(turned[2 * i], turned[2 * i + 1]) for i in range(self.settings.goal_count)]
-
-    def poison(self, pool: pd.DataFrame, rng: random.Random, templates: list[str]) -> list[Poisoned]:
+    def poison(
+        self,
+        pool: pd.DataFrame,
+        rng: random.Random,
+        templates: list[str],
+        captions_at_hand: Sequence[str] | None = None,
+    ) -> list[Poisoned]:
         captions, plan = pool["caption"].tolist(), []
         goals = self.facts["goals"]
         for number, (text, picture) in enumerate(goals):
@@ -158,7 +172,7 @@ class MmPoison(Attack):
             free = [
                 row
                 for row, caption in enumerate(captions)
-                if _only(caption, text, picture) and not any(names(caption, other) for other, _ in goals[:number])
+                if _only(caption, text, picture) and not any(mentions(caption, other) for other, _ in goals[:number])
             ]
             wanted = len(range(number, self.settings.poisons, len(goals)))
             if len(free) < wanted:
@@ -220,4 +234,4 @@ def best_ranks(scores: Tensor, aimed: Tensor) -> Tensor:
 
 
 def _only(caption: str, word: str, other: str) -> bool:
-    return names(caption, word) and not names(caption, other)
+    return mentions(caption, word) and not mentions(caption, other)

@@ -23,7 +23,10 @@ def triangles(size: int) -> Tensor:
 
 
 def text(size: int, words: str) -> Tensor:
-    """Return words in pure red on nothing, in the size that comes nearest to PAR's share of non-zero values."""
+    """Return words in pure red on nothing, in the size that comes nearest to PAR's share of non-zero values.
+
+    In place of PAR's "Watermarked", a thin anti-aliased monospace; every value here is 0 or 1, not anti-aliased.
+    """
     masks = [_written(size, words, points) for points in range(4, size)]
     mask = min(masks, key=lambda mask: abs(float(mask.float().mean()) / 3 - TEXT_SHARE))
     red = torch.zeros(3, size, size)

@@ -7,7 +7,8 @@ inside the mask. Afterwards b(x) = clip(x + m d) is fixed and added to every pic
 The paper fits on a ResNet-18 classifier. Here the classifier is zero-shot: F(x) = s f(x) W with the class embeddings W
 and logit scale s of the surrogate. With CLIP's scale of up to 100 the loss of most pictures starts above the paper's
 beta of 10, where it has no gradient; hence `loss_cap` is empty unless the preset `original` asks for it. d is rounded
-to 8-bit steps.
+to 8-bit steps. In an epoch that chooses a mask, the first step takes the gradient at d inside the new mask, where the
+code takes the one gradient at the old d for both; a last batch that is not full is left out.
 """
 
 from __future__ import annotations

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from antidote.attacks.base import Attack
 from antidote.attacks.trigger_files import DESCRIPTION, TENSORS
 from antidote.base.errors import UserError
-from antidote.base.files import read_json, whole_folder, write_json
+from antidote.base.files import check_readable, read_json, whole_folder, write_json
 from antidote.base.lazy import safetensors_torch, torch
 from antidote.base.registry import method
 from antidote.base.seeds import derive
@@ -56,13 +57,26 @@ class Trigger:
         return result
 
     def _draw(self, images: Tensor, keys: Sequence[str], use: str) -> Tensor:
+        """Draw on pictures; values are rounded to 8 bits, where the CLIP codes truncate (0.4 levels darker)."""
         seeds = [self.seed_of(key, use) for key in keys]
-        drawn = self.attack.apply(images.float() / 255, seeds)
+        with full_precision():
+            drawn = self.attack.apply(images.float() / 255, seeds)
         return drawn.mul(255).round().clamp(0, 255).to(torch.uint8)
 
     def seed_of(self, key: str, use: str) -> int:
         """Return the seed of one picture's trigger."""
         return derive(self.seed, use, key)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep a GPU's convolutions and products of matrices from TF32, which a trigger drawn on the CPU does not have."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
 
 
 def pictures_at_a_time(size: int) -> int:
@@ -95,6 +109,7 @@ def load_trigger(folder: Path) -> Trigger:
         UserError: a file is missing or damaged.
     """
     description = read_json(folder / DESCRIPTION)
+    check_readable(folder / TENSORS)
     try:
         tensors = safetensors_torch.load_file(folder / TENSORS)
     except Exception as error:

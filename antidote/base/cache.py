@@ -75,13 +75,25 @@ def environment() -> dict[str, str]:
 # --- the shared place ------------------------------------------------------------------------------------------------
 
 
+def named_place() -> Path | None:
+    """Return the folder that the environment names; None for none.
+
+    Raises:
+        UserError: it is in the home folder of a user that has none.
+    """
+    place = os.environ.get(PLACE)
+    try:
+        return Path(place).expanduser() if place else None
+    except RuntimeError:  # as in a container, whose user no file knows
+        raise UserError(f"{PLACE}: {place}: this user has no home folder; set HOME, or give the whole path") from None
+
+
 class Shared:
     """The entry of one job."""
 
     def __init__(self, stage: str, identity: Callable[[], str]) -> None:
         """`identity` is asked only where a place is named."""
-        place = os.environ.get(PLACE)
-        self.place = Path(place).expanduser() if place else None
+        self.place = named_place()
         self.entry = self.place / stage / _key(identity()) if self.place else None
 
     def take(self, output: Path, cost: Path | None = None) -> list[str]:
@@ -113,12 +125,11 @@ class Shared:
         """Store files of a folder, with what making them cost; a place that takes nothing costs a warning."""
         if self.entry is None or self.entry.is_dir():
             return
-        temporary = self.place / f".{uuid.uuid4().hex}.tmp"
+        temporary = self.entry.with_name(f".{uuid.uuid4().hex}.tmp")  # a stage's folder may be on a disk of its own
         try:
             temporary.mkdir(parents=True)
             digests = {name: _copy(folder / name, temporary / name) for name in sorted(names)}
             write_json(temporary / ENTRY, {"files": digests, "cost": cost, "environment": environment()})
-            self.entry.parent.mkdir(exist_ok=True)
             temporary.rename(self.entry)
         except OSError as error:
             if not self.entry.is_dir():  # else another writer was first

@@ -6,16 +6,18 @@ import json
 import logging
 import os
 import resource
+import select
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from antidote.base import environment
 from antidote.base.errors import UserError, out_of_memory
 from antidote.base.files import write_json
 from antidote.base.settings import read_mapping
-from antidote.base.terminal import accept_all_letters
 
 log = logging.getLogger("antidote")
 
@@ -57,12 +59,14 @@ def seed(word: str) -> int:
 
 def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentParser) -> None:
     """Parse, run, and turn what a user can mend into one line on standard error and exit code 1."""
-    # open_clip reports through the root logger, at length.
-    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    log.setLevel(logging.INFO)
-    accept_all_letters()
+    _start_log()
     try:
         run(arguments.parse_args())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        sys.exit(128 + signal.SIGPIPE)
     except UserError as error:
         _give_up(str(error))
     except (RuntimeError, MemoryError) as error:
@@ -87,8 +91,41 @@ def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentP
         sys.exit(f"error: {error.filename or 'output'}: {error.strerror}; free or allow space there and run again")
 
 
+def _start_log() -> None:
+    """Show this project's messages from INFO on, and errors of libraries, each once."""
+    # open_clip reports through the root logger, at length.
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_unseen)
+    log.setLevel(logging.INFO)
+
+
+def _unseen(record: logging.LogRecord) -> bool:
+    """Tell whether no logger on a record's way up has shown it: Hugging Face's has a handler of its own."""
+    logger = logging.getLogger(record.name)
+    while logger.parent is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+            return False
+        logger = logger.parent
+    return True
+
+
+def _reader_is_gone() -> bool:
+    """Tell whether standard output leads to a program that has ended, such as `head`; if so, write there no more."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # none, or closed
+        return False
+    waiting = select.poll()
+    waiting.register(output, 0)  # errors alone
+    if not any(event & select.POLLERR for _, event in waiting.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
+
+
 def _give_up(reason: str) -> NoReturn:
-    if ERROR_FILE in os.environ:
+    if os.environ.get(ERROR_FILE):
         leave_word(reason)
         sys.exit(1)
     sys.exit(f"error: {reason}")
@@ -111,7 +148,7 @@ class Cost:
             "seconds": round(time.perf_counter() - self._start, 3),
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peak_gpu_memory_bytes": gpu,
-            "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count(),
+            "threads": environment.threads(),
             **more,
         }
         if path is not None:

@@ -43,7 +43,7 @@ def one_line(error: ValidationError, where: str, model: type | None = None) -> s
         text = f"{key}: is missing"
     elif kind == "value_error":
         text = f"{key + ': ' if key else ''}{first['ctx']['error']}"
-    elif path[-1:] == ["[key]"]:
+    elif path[-1:] == ["[key]"] and not isinstance(first["input"], str):
         text = f"{'.'.join(path[:-2])}: a key should be text, not {first['input']!r}{put_in_quotes(first['input'])}"
     else:
         quotes = put_in_quotes(first["input"]) if kind == "string_type" else ""

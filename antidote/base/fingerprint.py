@@ -13,9 +13,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 # The registry says where every method lives; a job depends on the methods it uses, which its rule names one by one.
-# Messages, command-line manners, which GPU, where a finished result is copied from: no result hangs on them.
+# Messages, command-line manners, which GPU, how many threads, how a file is fetched, where a finished result is copied
+# from: no result hangs on them.
 NOT_FOLLOWED = frozenset(
-    f"antidote.base.{name}" for name in ("registry", "errors", "command_line", "devices", "fingerprint", "cache")
+    f"antidote.base.{name}"
+    for name in (
+        "registry",
+        "errors",
+        "command_line",
+        "devices",
+        "environment",
+        "fingerprint",
+        "locks",
+        "network",
+        "cache",
+        "terminal",
+    )
 )
 
 
@@ -42,6 +55,7 @@ def reachable(*modules: str) -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
 def _file(module: str) -> Path | None:
     path = ROOT / Path(*module.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):

@@ -9,6 +9,7 @@ ATTACKS = {
     "blended": "antidote.attacks.blended:Blended",
     "sig": "antidote.attacks.sig:SIG",
     "label_consistent": "antidote.attacks.label_consistent:LabelConsistent",
+    "label_consistent_pgd": "antidote.attacks.label_consistent_pgd:LabelConsistentPGD",
     "siba": "antidote.attacks.siba:SIBA",
     "badclip": "antidote.attacks.badclip:BadCLIP",
     "issba": "antidote.attacks.issba:ISSBA",
@@ -41,6 +42,7 @@ DEFENSES = {
 DETECTORS = {
     "random": "antidote.detectors.controls:Random",
     "oracle": "antidote.detectors.controls:Oracle",
+    "ubt": "antidote.detectors.ubt:UBT",
     "dao": "antidote.detectors.dao:DAO",
     "slof": "antidote.detectors.slof:SLOF",
     "k_distance": "antidote.detectors.k_distance:KDistance",

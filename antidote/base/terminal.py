@@ -1,5 +1,6 @@
 """What is printed reaches every terminal and log, also where the encoding has not all letters."""
 
+import contextlib
 import io
 import logging
 import sys
@@ -14,7 +15,8 @@ def accept_all_letters(handlers: Iterable[logging.Handler] = ()) -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a test may have put something else there
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # a pipe in the place of a file: its position cannot be asked for
+                stream.reconfigure(errors="backslashreplace")
     for handler in handlers:
         if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
             handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")

@@ -12,7 +12,7 @@ from typing import Any
 
 from antidote.base import devices
 from antidote.base.errors import UserError, nearest
-from antidote.base.files import DATA, read_json, whole_folder, write_json
+from antidote.base.files import DATA, check_readable, read_json, whole_folder, write_json
 from antidote.base.lazy import open_clip, safetensors_torch, torch
 from antidote.base.registry import ADAPTERS, method
 from antidote.clip import checkpoints, weights
@@ -81,6 +81,7 @@ def load_model(folder: str | Path) -> Clip:
         raise UserError(f"{folder / CONFIG}: should hold model_cfg and preprocess_cfg, as open_clip writes them")
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder / WEIGHTS}: no such file; a model folder holds {CONFIG} and {WEIGHTS}")
+    check_readable(folder / WEIGHTS)
     check_tokenizer(config["model_cfg"], str(folder / CONFIG))
     where = str(folder / WEIGHTS)
     clip = Clip(_architecture(f"local-dir:{folder}", where, load_weights=False, pretrained_text=False), config)
@@ -98,6 +99,7 @@ def _adapted(clip: Clip, folder: Path) -> Clip:
         return clip
     if kind not in ADAPTERS:
         raise UserError(f"{folder / ADAPTER}: unknown adapter {kind!r}{nearest(str(kind), ADAPTERS)}")
+    check_readable(folder / ADAPTER_WEIGHTS)
     try:
         tensors = safetensors_torch.load_file(folder / ADAPTER_WEIGHTS)
         return method("adapter", kind)(clip.network, clip.config, tensors, description)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
@@ -13,9 +14,12 @@ from antidote.clip.model import Clip
 if TYPE_CHECKING:
     from torch import Tensor
 
+CHUNK = 64  # pictures at a time whose graph is kept; bounds the memory and changes no result
+
 
 class PatchMasking(AdaptedClip):
-    """Tensors: `weights` (C, D), class embeddings that salience is measured against. Description: `cell`, `masked`."""
+    """Tensors: `weights` (C, D), class embeddings that salience is measured against. Description: `cell`, `masked`, and
+    with defaults `salience`, `threshold`, `only_if_flips`, as the defense's settings of these names."""
 
     name = "patch_masking"
     unprotected = (
@@ -27,29 +31,102 @@ class PatchMasking(AdaptedClip):
         """Return features of the masked pictures; while the network trains, of the pictures as they are."""
         if self.network.training:
             return super().encode_image(images)
-        images = images.to(self.device)
+        with frozen(self.network):
+            return torch.cat([self._masked(chunk.to(self.device)) for chunk in images.split(CHUNK)])
+
+    def _masked(self, images: Tensor) -> Tensor:
         images = images.float().div(255) if images.dtype == torch.uint8 else images
-        weights, cell = self.tensors["weights"], self.description["cell"]
-        salience = patch_salience(super().encode_image, self.network.logit_scale.exp(), images, weights, cell)
+        says, encode = self.description, super().encode_image
+        scale, weights, cell = self.network.logit_scale.exp(), self.tensors["weights"], says["cell"]
         mean = torch.tensor(self.config["preprocess_cfg"]["mean"], device=self.device)
-        return super().encode_image(mask_patches(images, salience, self.description["masked"], cell, mean))
+        salience = SALIENCE[says.get("salience", "gradient")](encode, scale, images, weights, cell, mean)
+        masked = mask_patches(images, salience, says["masked"], cell, mean, says.get("threshold"))
+        with torch.no_grad():
+            after = encode(masked)
+            if not says.get("only_if_flips", False):
+                return after
+            before = encode(images)
+            flips = (after @ weights.T).argmax(dim=1) != (before @ weights.T).argmax(dim=1)
+            return torch.where(flips[:, None], after, before)
 
 
-def patch_salience(encode, scale: Tensor, images: Tensor, weights: Tensor, cell: int) -> Tensor:
-    """Return (N, rows, columns): the gradient's norm, in each cell of pixels, of the best class's score."""
+@contextmanager
+def frozen(network: Any) -> Iterator[None]:
+    """Let no gradient reach the parameters: a picture's alone is wanted, and the graph is that much smaller."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def gradient_salience(
+    encode: Callable[[Tensor], Tensor], scale: Tensor, images: Tensor, weights: Tensor, cell: int, mean: Tensor
+) -> Tensor:
+    """Return (N, rows, columns): the gradient's norm, in each cell of pixels, of the best class's score (IMBERT's)."""
+    return _cells(_gradient(encode, scale, images, weights).square(), cell).sqrt()
+
+
+def gradient_input_salience(
+    encode: Callable[[Tensor], Tensor], scale: Tensor, images: Tensor, weights: Tensor, cell: int, mean: Tensor
+) -> Tensor:
+    """Return (N, rows, columns): gradient times (pixel - mean), summed over each cell of pixels: what masking the cell
+    takes from the best class's score, to first order."""
+    return _cells(_gradient(encode, scale, images, weights) * (images - mean.view(1, 3, 1, 1)), cell)
+
+
+def occlusion_salience(
+    encode: Callable[[Tensor], Tensor], scale: Tensor, images: Tensor, weights: Tensor, cell: int, mean: Tensor
+) -> Tensor:
+    """Return (N, rows, columns): what masking each cell alone takes from the best class's score; one pass per cell."""
+    rows, columns = (-(-side // cell) for side in images.shape[2:])
+    with torch.no_grad():
+        before, best = (scale * encode(images) @ weights.T).max(dim=1)
+        found = before.new_empty(len(images), rows * columns)
+        for place in range(rows * columns):
+            only = torch.zeros(len(images), rows * columns, device=images.device)
+            only[:, place] = 1.0
+            covered = mask_patches(images, only.view(-1, rows, columns), 1, cell, mean)
+            after = (scale * encode(covered) @ weights.T).gather(1, best[:, None])[:, 0]
+            found[:, place] = before - after
+    return found.view(-1, rows, columns)
+
+
+SALIENCE = {
+    "gradient": gradient_salience,
+    "gradient_input": gradient_input_salience,
+    "occlusion": occlusion_salience,
+}
+
+
+def _gradient(encode: Callable[[Tensor], Tensor], scale: Tensor, images: Tensor, weights: Tensor) -> Tensor:
+    """Return the gradient (N, 3, H, W) of the best class's score."""
     with torch.enable_grad():
         pictures = images.detach().clone().requires_grad_()
         best = (scale.detach() * encode(pictures) @ weights.T).max(dim=1).values
         (gradient,) = torch.autograd.grad(best.sum(), pictures)
-    squares = F.avg_pool2d(gradient.square().sum(dim=1, keepdim=True), cell, ceil_mode=True, divisor_override=1)
-    return squares[:, 0].sqrt()
+    return gradient
 
 
-def mask_patches(images: Tensor, salience: Tensor, masked: int, cell: int, mean: Tensor) -> Tensor:
-    """Return pictures (N, 3, H, W) whose `masked` most salient cells have the mean colour (3,)."""
+def _cells(values: Tensor, cell: int) -> Tensor:
+    """Return the sums (N, rows, columns) of values (N, 3, H, W) over channels and cells."""
+    sums = F.avg_pool2d(values.sum(dim=1, keepdim=True), cell, ceil_mode=True, divisor_override=1)
+    return sums[:, 0]
+
+
+def mask_patches(
+    images: Tensor, salience: Tensor, masked: int, cell: int, mean: Tensor, threshold: float | None = None
+) -> Tensor:
+    """Return pictures (N, 3, H, W) whose `masked` most salient cells have the mean colour (3,); with a threshold, of
+    these the ones below it alone."""
     count, rows, columns = salience.shape
-    top = salience.flatten(1).topk(min(masked, rows * columns), dim=1).indices
-    chosen = torch.zeros(count, rows * columns, dtype=torch.bool, device=images.device).scatter(1, top, True)
+    best = salience.flatten(1).topk(min(masked, rows * columns), dim=1)
+    below = torch.ones_like(best.values, dtype=torch.bool) if threshold is None else best.values < threshold
+    chosen = torch.zeros(count, rows * columns, dtype=torch.bool, device=images.device)
+    chosen = chosen.scatter(1, best.indices, below)
     chosen = chosen.view(count, rows, columns).repeat_interleave(cell, dim=1).repeat_interleave(cell, dim=2)
     chosen = chosen[:, None, : images.shape[2], : images.shape[3]]
     return torch.where(chosen, mean.view(1, 3, 1, 1), images)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from antidote.base import network
 from antidote.base.errors import UserError, nearest
-from antidote.base.files import read_json
+from antidote.base.files import check_readable, read_json
 from antidote.base.lazy import open_clip
+from antidote.base.network import NotFetched
 from antidote.clip import checkpoints, torchscript
 from antidote.clip.files import CONFIG
 from antidote.clip.files import WEIGHTS as OWN_WEIGHTS
@@ -31,9 +33,9 @@ class Weights:
     """Weights to start from.
 
     Attributes:
-        pretrained: a tag, which open_clip loads; None: nothing, or `state`.
+        pretrained: the file of a tag, which open_clip loads; None: nothing, or `state`.
         state: the tensors of a file, by name.
-        preprocess: the folder's own `preprocess_cfg`, where it is one.
+        preprocess: `mean` and `std` that the weights were trained with, where a folder or a tag names them.
     """
 
     pretrained: str | None = None
@@ -70,14 +72,14 @@ def find(name: str, pretrained: str, quick_gelu: bool, config: Mapping[str, Any]
         raise UserError(f"model.pretrained: {pretrained!r} is neither a file, a folder nor a tag of {name!r}{tags}")
     _check_activation(bool(tag.get("quick_gelu", False)), activation, f"{pretrained!r} of {name!r}")
     try:
-        open_clip.download_pretrained(tag)
-    except Exception:  # of any of the download libraries
+        file = network.pretrained(tag)
+    except NotFetched as reason:
         place = (tag.get("hf_hub") or tag.get("url")).strip("/")
         raise UserError(
-            f"model.pretrained: {pretrained!r} cannot be downloaded; put the weights file of {place} here and give its "
-            f"path"
+            f"model.pretrained: {pretrained!r} cannot be downloaded ({reason}); put the weights file of {place} here "
+            f"and give its path"
         ) from None
-    return Weights(pretrained)
+    return Weights(str(file), preprocess=tag)
 
 
 def files(pretrained: str | None) -> list[str]:
@@ -89,6 +91,7 @@ def files(pretrained: str | None) -> list[str]:
 
 
 def _file(path: Path, activation: bool) -> Weights:
+    check_readable(path)
     if torchscript.is_archive(path):
         _check_activation(True, activation, f"{path}, a TorchScript archive as OpenAI's")
     return Weights(state=checkpoints.read(path, f"model.pretrained: {path}"))
@@ -112,6 +115,7 @@ def _folder(path: Path, name: str, activation: bool, config: Mapping[str, Any]) 
     file = next((path / file for file in WEIGHTS if (path / file).is_file()), None)
     if file is None:
         raise UserError(f"model.pretrained: {path}: holds neither {' nor '.join(WEIGHTS)}")
+    check_readable(file)
     return Weights(state=checkpoints.read(file, f"model.pretrained: {file}"), preprocess=values.get("preprocess_cfg"))
 
 

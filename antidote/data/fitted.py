@@ -67,11 +67,11 @@ def write(folder: Path, size: int, pictures: int | None, threads: int = 1) -> in
     array, description = _paths(folder, size, pictures)
     read, shape = _decoder(folder, index, size, threads), (len(index), 3, size, size)
     step = max(1, CHUNK_BYTES // (3 * size**2))
-    description.unlink(missing_ok=True)  # it stands for the pictures of before
     with whole_file(array) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for start in range(0, len(index), step):
             file.write(read(range(start, min(start + step, len(index)))))
+        description.unlink(missing_ok=True)  # it stands for the pictures of before
     write_json(description, _identity(folder, shape))
     return len(index)
 

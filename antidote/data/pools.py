@@ -5,16 +5,16 @@ order in which anything is listed.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from antidote.base.errors import UserError
 from antidote.base.files import whole_file, write_json
 from antidote.base.settings import Seed, Settings
+from antidote.data.words.names import mentioning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,17 +29,28 @@ class Pool(Settings):
     dataset: str | None = Field(None, description="Name of the dataset; null takes the training pool's.")
     split: str | None = Field(None, description="Name of the split; null takes the training pool's.")
     pairs: int = Field(ge=1, description="Pairs in the pool; of a picture's captions the first alone is used.")
-    target_pairs: int = Field(
+    target_pairs: NonNegativeInt | dict[Annotated[str, Field(pattern=r"\S")], PositiveInt] = Field(
         0,
-        ge=0,
-        description="At least this many of the pairs have a (first) caption that mentions the target as a whole word.",
+        description="At least this many of the pairs have a (first) caption that names the target, as a whole word, "
+        "singular or plural; or by word, how many name that word: `{banana: 800, canoe: 40}`.",
     )
 
     @model_validator(mode="after")
     def _fits(self) -> "Pool":
-        if self.target_pairs > self.pairs:
-            raise ValueError(f"target_pairs is {self.target_pairs}, more than pairs, {self.pairs}")
+        if self.guaranteed > self.pairs:
+            raise ValueError(f"target_pairs is {self.guaranteed}, more than pairs, {self.pairs}")
         return self
+
+    @property
+    def guaranteed(self) -> int:
+        """Return how many pairs are chosen for what their captions name."""
+        return sum(self.words(None).values())
+
+    def words(self, target: str | None) -> dict[str | None, int]:
+        """Return how many captions name which word at least; a plain number counts for the target."""
+        if isinstance(self.target_pairs, dict):
+            return dict(sorted(self.target_pairs.items()))
+        return {target: self.target_pairs} if self.target_pairs else {}
 
 
 class Shots(Settings):
@@ -92,17 +103,17 @@ def choose(
         settings: the pools.
         indexes: for each (dataset, split), a table with columns key, caption, label. Pools of a split that is not
             among them are left out: they have no influence on the others.
-        target: the word that `target_pairs` counts.
+        target: the word that a `target_pairs` without words of its own counts.
 
     Returns:
         One row per chosen pair: key, dataset, split, pool, position (0, 1, ... within the pool, in random order).
 
     Raises:
-        UserError: a pool asks for more pairs, or more pairs that mention the target, than are left for it.
+        UserError: a pool asks for more pairs, or more pairs that name a word, than are left for it.
     """
     import pandas as pd
 
-    splits = {place: _Split(*place, index, settings.seed, target) for place, index in indexes.items()}
+    splits = {place: _Split(*place, index, settings.seed) for place, index in indexes.items()}
     pools = {name: pool for name, pool in settings.pools().items() if settings.place(pool) in splits}
     # What is scarce goes first: classes, then captions with the target; the order within a step is that of `pools`.
     taken: dict[str, list[np.ndarray]] = {name: [] for name in pools}
@@ -110,28 +121,22 @@ def choose(
         if isinstance(pool, Shots):
             taken[name].append(splits[settings.place(pool)].take_shots(name, pool.per_class))
     for name, pool in pools.items():
-        if isinstance(pool, Pool) and pool.target_pairs:
-            taken[name].append(splits[settings.place(pool)].take_target(name, pool.target_pairs))
+        for word, pairs in pool.words(target).items() if isinstance(pool, Pool) else ():
+            taken[name].append(splits[settings.place(pool)].take_target(name, word, pairs))
     for name, pool in pools.items():
         if isinstance(pool, Pool):
-            taken[name].append(splits[settings.place(pool)].take(name, pool.pairs - pool.target_pairs, pool.pairs))
+            taken[name].append(splits[settings.place(pool)].take(name, pool.pairs - pool.guaranteed, pool.pairs))
     tables = [splits[settings.place(pool)].table(name, taken[name]) for name, pool in pools.items()]
     return pd.concat(tables, ignore_index=True)[COLUMNS]
-
-
-def mentions(captions: "pd.Series", word: str) -> "np.ndarray":
-    """Return bool (N,): which captions hold the word (or words) as a whole, in any case."""
-    pattern = r"(?<!\w)" + r"\s+".join(re.escape(part) for part in word.split()) + r"(?!\w)"
-    return captions.str.contains(pattern, case=False, regex=True).to_numpy(bool)
 
 
 class _Split:
     """One split in a random order; hands out each pair once."""
 
-    def __init__(self, dataset: str, split: str, index: "pd.DataFrame", seed: int, target: str | None) -> None:
+    def __init__(self, dataset: str, split: str, index: "pd.DataFrame", seed: int) -> None:
         import numpy as np
 
-        self._dataset, self._split, self._target = dataset, split, target
+        self._dataset, self._split = dataset, split
         self._seed = seed
         order = np.argsort(_ranks(index["key"], seed, dataset, split))
         self._rows = index.iloc[order].reset_index(drop=True)
@@ -149,15 +154,15 @@ class _Split:
             )
         return self._mark(free[:pairs])
 
-    def take_target(self, pool: str, pairs: int) -> "np.ndarray":
+    def take_target(self, pool: str, word: str | None, pairs: int) -> "np.ndarray":
         import numpy as np
 
-        if not self._target:
+        if not word:
             raise UserError(f"pools: {pool}: target_pairs is {pairs}, but no target is given")
-        found = np.flatnonzero(self._free & mentions(self._rows["caption"], self._target))
+        found = np.flatnonzero(self._free & mentioning(self._rows["caption"], word))
         if len(found) < pairs:
             raise UserError(
-                f"pools: {pool}: asks for {pairs} captions with {self._target!r},"
+                f"pools: {pool}: asks for {pairs} captions with {word!r},"
                 f" {self._dataset}/{self._split} has {len(found)} free ones"
             )
         return self._mark(found[:pairs])

@@ -7,8 +7,7 @@ a run is resumed at changes what is trained on.
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +16,14 @@ import numpy as np
 
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
+from antidote.data.loaders import AHEAD, Failed, Packed, begin, reason
 from antidote.data.store import images, shards
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-KILLED = "DataLoader worker (pid"
-AHEAD = 2  # batches that a loader process prepares; they lie in shared memory
+KILLED, LATE = "DataLoader worker (pid", "DataLoader timed out"  # in torch's words
+POLL_SECONDS = 1  # between two looks at whether a wait has to end
 PLACE = np.dtype([("file", np.int32), ("size", np.int32), ("offset", np.int64)])
 
 
@@ -158,6 +158,10 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
     return replace(parts[0], files=tuple(files), places=np.concatenate(places))
 
 
+class Stopped(Exception):
+    """The training has been told to stop while it waited for a batch."""
+
+
 class Ahead:
     """Batches, read and decoded by loader processes while the model trains.
 
@@ -165,27 +169,42 @@ class Ahead:
     captions. Where the system has killed a loader process, torch may raise a RuntimeError of KILLED at any time.
     """
 
-    def __init__(self, source: Pictures, captions: Sequence[str], order: Iterable[list[int]], tokenizer: Any) -> None:
+    def __init__(
+        self,
+        source: Pictures,
+        captions: Sequence[str],
+        order: Iterable[list[int]],
+        tokenizer: Any,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Start the loader processes.
 
         Args:
             order: the rows of each batch.
             tokenizer: turns captions into tokens; open_clip's is slow, in Python.
+            stop: asked every second of a wait whether the wait has to end.
+
+        Raises:
+            UserError: they cannot start.
         """
         workers = source.reading.workers
-        self._loader = iter(
-            torch.utils.data.DataLoader(
-                _Batches(source, captions, tokenizer),
-                batch_sampler=order,
-                num_workers=workers,
-                collate_fn=_as_it_is,
-                pin_memory=torch.cuda.is_available(),
-                prefetch_factor=AHEAD if workers else None,
-                worker_init_fn=_leave_signals,
-                multiprocessing_context="fork" if workers else None,
-                generator=torch.Generator(),  # not torch's global stream, which the steps draw from
-            )
+        self._stop = stop
+        loader = torch.utils.data.DataLoader(
+            _Batches(source, captions, tokenizer),
+            batch_sampler=order,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=AHEAD if workers else None,
+            timeout=POLL_SECONDS if workers else 0,
+            worker_init_fn=begin,
+            multiprocessing_context="fork" if workers else None,
+            generator=torch.Generator(),  # not torch's global stream, which the steps draw from
         )
+        try:
+            self._loader = iter(loader)
+        except OSError as error:
+            raise UserError(reason(error)) from None
 
     def __enter__(self) -> Ahead:
         return self
@@ -205,40 +224,58 @@ class Ahead:
         """Return the next batch.
 
         Raises:
-            UserError: a picture cannot be read.
+            UserError: a picture cannot be read, or a loader process or its transport has failed.
+            Stopped: the wait had to end.
         """
-        try:
-            batch = next(self._loader)
-        except (ConnectionError, EOFError):  # killed while it handed over a batch
-            raise RuntimeError(KILLED) from None
-        except RuntimeError as error:
-            if "Pin memory thread" in str(error):  # which took the batch that was handed over
+        while True:
+            try:
+                batch = next(self._loader)
+                batch = batch.unpack() if isinstance(batch, Packed) else batch
+            except (ConnectionError, EOFError, FileNotFoundError):  # killed while it handed over a batch
                 raise RuntimeError(KILLED) from None
-            raise
-        if isinstance(batch, str):
+            except OSError as error:
+                raise UserError(reason(error)) from None
+            except RuntimeError as error:
+                self._judge(error)
+            else:
+                break
+        if isinstance(batch, Failed):
             raise UserError(batch)
         return batch
 
+    def _judge(self, error: RuntimeError) -> None:
+        """Return where torch only says that no batch has come yet; else raise what has to be raised."""
+        text = str(error)
+        # A thread of torch's takes the batch that is to go to a GPU, and ends with the loader.
+        if "Pin memory thread" in text or (text.startswith(LATE) and not self._handed_on()):
+            raise RuntimeError(KILLED) from None
+        if not text.startswith(LATE):
+            raise error
+        if self._stop():
+            raise Stopped from None
+
+    def _handed_on(self) -> bool:
+        thread = getattr(self._loader, "_pin_memory_thread", None)
+        return thread is None or thread.is_alive()
+
 
 class _Batches:
-    """What a loader process asks for batches; a user's mistake comes back as its text."""
+    """What a loader process asks for batches; an error comes back as the line that tells of it."""
 
     def __init__(self, source: Pictures, captions: Sequence[str], tokenizer: Any) -> None:
         self._source, self._captions, self._tokenizer = source, captions, tokenizer
 
-    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor] | str:
-        threads = 1 if self._source.reading.workers else torch.get_num_threads()
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor] | Packed | Failed:
+        if not self._source.reading.workers:
+            return self._read(rows, torch.get_num_threads())
         try:
-            return self._source._read(rows, threads), self._tokenizer([self._captions[row] for row in rows])
-        except UserError as error:
-            return str(error)
+            return Packed(self._read(rows, 1))
+        except Exception as error:  # whatever it is, the training has to learn of it
+            return Failed(reason(error))
+
+    def _read(self, rows: list[int], threads: int) -> tuple[Tensor, Tensor]:
+        return self._source._read(rows, threads), self._tokenizer([self._captions[row] for row in rows])
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _leave_signals(_: int) -> None:
-    """A cluster tells every process of a job to stop; the loaders go on until the training has saved its state."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from antidote.base.settings import Settings
-from antidote.data.access import Access, DefenseData
+from antidote.data.access import POOLS, Access, DefenseData
 from antidote.training.loop import train
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Report, Work
@@ -47,6 +47,8 @@ class Defense:
         adapter: name of the adapter that the model folder gets, if any.
         files: names of further files that the model folder gets.
         parallel: whether several processes can train it together; its objective then says how.
+        trained_views, encoded_views: pairs that are trained on, and pictures that are encoded besides, for each pair of
+            a training step; for `work`.
     """
 
     Settings: ClassVar[type[DefenseSettings]]
@@ -56,6 +58,8 @@ class Defense:
     adapter: ClassVar[str | None] = None
     files: ClassVar[tuple[str, ...]] = ()
     parallel: ClassVar[bool] = False
+    trained_views: ClassVar[float] = 1
+    encoded_views: ClassVar[float] = 0
 
     def __init__(self, settings: Any, seed: int) -> None:
         self.settings, self.seed = settings, seed
@@ -64,6 +68,21 @@ class Defense:
     def fits(cls, model: Mapping[str, Any]) -> str | None:
         """Return why the method cannot work on a model configuration of open_clip; None where it can."""
         return None
+
+    @classmethod
+    def work(cls, settings: Any, sizes: Mapping[str, int]) -> tuple[float, float]:
+        """Return the pairs that one job trains on and the pictures that it encodes besides, for `preflight`.
+
+        By default those of a recipe `training` over the pools of the access level; nothing where there is none.
+
+        Args:
+            settings: of the defense.
+            sizes: pairs of each pool by its name; `training set`, those of all pools that a model is trained on; and
+                `classes`, how many there are.
+        """
+        recipe = getattr(settings, "training", None)
+        pairs = sum(sizes.get(pool, 0) for pool in POOLS.get(cls.access, ())) * (recipe.epochs if recipe else 0)
+        return cls.trained_views * pairs, cls.encoded_views * pairs
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         """Clean `clip` in place, or return in the report the model that stands in for it; report what it cost."""

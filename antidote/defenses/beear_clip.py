@@ -1,18 +1,26 @@
 """BEEAR-CLIP: BEEAR (Zeng et al. 2024, arXiv 2406.17092), a defense for language models, carried over to CLIP.
 
 BEEAR alternates between a universal perturbation of hidden states that brings out unwanted behaviour, and weights that
-behave well in spite of it. A reconstruction: the idea is the paper's, how it applies to CLIP is ours. Per round:
+behave well in spite of it. A reconstruction: the idea is the paper's, how it applies to CLIP is ours. A round, of some
+steps:
 
-    inner  a perturbation δ of norm at most epsilon, added to every token after one block of the vision transformer (or
-           to every place after a stage of a ResNet), found by a few steps of Adam that maximise
-               mean_{i != j} cos(f(x_i; δ), f(x_j; δ)) - mean_i cos(f(x_i; δ), f(x_i)):
-           all pictures drift into one direction, away from themselves
-    outer  an epoch that minimises, with f^θ_b the suspicious model,
+    inner  K perturbations δ_k of norm at most epsilon, added to every token after one block of the vision transformer
+           (or to every place after a stage of a ResNet), each found by a few steps of Adam from a start of its own. The
+           unwanted behaviour is that all pictures get one meaning: of captions u drawn for this δ from the clean pairs,
+           the one that gains most,
+               maximise  tau log sum_u exp(mean_i (cos(f(x_i; δ), g(u)) - cos(f(x_i), g(u))) / tau)     (`aim: text`)
+           or any one place, away from where the pictures were,
+               maximise  mean_{i != j} cos(f(x_i; δ), f(x_j; δ)) - mean_i cos(f(x_i; δ), f(x_i))       (`aim: drift`)
+    outer  steps that minimise, with f^θ_b the suspicious model and picture i under δ_{i mod K},
                L_CLIP + beta mean_i (1 - cos(f(x_i; δ), f^θ_b(x_i))) + gamma mean_i (1 - cos(f(x_i), f^θ_b(x_i)))
 
 epsilon is a multiple of the mean norm of a token's hidden state, so that one value means the same in every model. Under
 δ, batch norm goes by its running statistics in both problems: by those of the batch it would take away what all
 pictures have in common, which is δ.
+
+Where δ is added and how large it may be decide. On the default study's models the true trigger moves hidden states by
+0.5 to 0.6 token norms after three quarters of the blocks, and by 0.2 after a quarter; a δ has to be larger than that to
+act on all pictures, since it lies in one direction for all.
 """
 
 from __future__ import annotations
@@ -37,20 +45,37 @@ if TYPE_CHECKING:
 
 
 class BEEARSettings(FineTuningSettings):
-    """All numbers are ours; an epoch is a round."""
+    """All numbers are ours."""
 
     method: Literal["beear_clip"] = "beear_clip"
     layer: float = Field(
-        0.75, gt=0, lt=1, description="where δ is added, as a fraction of the blocks (a ResNet has four: its stages)"
+        0.25,
+        gt=0,
+        lt=1,
+        description="where δ is added, as a fraction of the blocks (a ResNet has four: its stages); early, so that all "
+        "that follows it can answer",
     )
-    epsilon: float = Field(0.5, gt=0, description="largest norm of δ, in mean norms of a token's hidden state")
-    steps: int = Field(20, ge=1, description="inner steps of Adam per round")
+    epsilon: float = Field(
+        0.5,
+        gt=0,
+        description="largest norm of δ, in mean norms of a token's hidden state; twice what a trigger moves them by "
+        "after a quarter of the blocks of the embedded models, and more",
+    )
+    aim: Literal["text", "drift"] = Field(
+        "text",
+        description="of the inner problem: towards the caption that gains most, or all pictures to any one place",
+    )
+    perturbations: int = Field(4, ge=1, description="K, δ per round, each with a start and captions of its own")
+    captions: int = Field(64, ge=1, description="of `text`: captions drawn from the clean pairs for each δ")
+    temperature: float = Field(0.05, gt=0, description="of `text`: tau, how soft the choice among captions is")
+    round: int = Field(16, ge=1, description="steps of the outer problem for which the δ are kept")
+    steps: int = Field(20, ge=1, description="inner steps of Adam for each δ")
     inner_lr: float = Field(0.1, gt=0, description="rate of the inner Adam, in units of epsilon")
     inner_batch: int = Field(64, ge=2, description="pictures per inner step")
     perturbed_weight: float = Field(1.0, ge=0, description="beta")
     clean_weight: float = Field(1.0, ge=0, description="gamma")
     training: TrainSettings = Field(
-        TrainSettings(epochs=10, lr=1e-6), description="rounds of the outer problem; 10K pairs are meant to do"
+        TrainSettings(epochs=10, lr=1e-6), description="of the outer problem; 10K pairs are meant to do"
     )
 
     @field_validator("training")
@@ -72,57 +97,81 @@ class BEEAR(FineTuningDefense):
         timm = model["vision_cfg"].get("timm_model_name")
         return "needs open_clip's own vision transformer or ResNet" if timm else None
 
+    @classmethod
+    def work(cls, settings: BEEARSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        pairs = settings.training.epochs * sizes["defense"]
+        rounds = pairs / settings.training.batch_size / settings.round
+        inner = rounds * settings.perturbations * settings.steps * settings.inner_batch
+        return 2 * pairs + inner, pairs
+
     def objective(self, clip: Clip, data: DefenseData) -> Resist:
         return Resist(clip, data, self.settings, self.seed)
 
 
 class Resist(Contrastive):
-    """The outer loss; finds δ anew when an epoch begins."""
+    """The outer loss; finds the δ anew when a round begins."""
 
     def __init__(self, clip: Clip, data: DefenseData, settings: BEEARSettings, seed: int) -> None:
         super().__init__(data.pairs)
         self.clip, self.settings, self.seed = clip, settings, seed
         self.frozen = Clip(copy.deepcopy(clip.network).eval().requires_grad_(False), clip.config)
         self.block = block_of(clip.network.visual, settings.layer)
-        self.delta: Tensor | None = None
+        self.deltas: Tensor | None = None
         self.found_in = -1
 
-    def begin_epoch(self, epoch: int) -> None:
-        if self.found_in != epoch:  # a run resumed within an epoch keeps the δ it had
-            self.delta = self._find(epoch)
-            self.found_in = epoch
+    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+        self.begin_round(batch.step // self.settings.round)
+        return super().views(batch)
+
+    def begin_round(self, number: int) -> None:
+        if self.found_in != number:  # a run resumed within a round keeps the δ it had
+            self.deltas = self._find(number)
+            self.found_in = number
 
     def state(self) -> dict[str, Tensor]:
-        return {} if self.delta is None else {"delta": self.delta, "found_in": torch.tensor(self.found_in)}
+        return {} if self.deltas is None else {"deltas": self.deltas, "found_in": torch.tensor(self.found_in)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         if state:
-            self.delta, self.found_in = state["delta"].to(self.clip.device), int(state["found_in"])
+            self.deltas, self.found_in = state["deltas"].to(self.clip.device), int(state["found_in"])
 
-    def _find(self, epoch: int) -> Tensor:
-        """Return δ (width,): the inner problem on the current weights, which it leaves as they are."""
-        network, settings = self.clip.network, self.settings
+    def _find(self, number: int) -> Tensor:
+        """Return the δ (K, width): the inner problems on the current weights, which they leave as they are."""
+        network = self.clip.network
         trained = {name: p.requires_grad for name, p in network.named_parameters()}
+        training = network.training
         network.eval().requires_grad_(False)
-        stream = torch.Generator().manual_seed(derive(self.seed, "perturbation", epoch))
+        stream = torch.Generator().manual_seed(derive(self.seed, "perturbation", number))
+        found = torch.stack([self._perturbation(stream) for _ in range(self.settings.perturbations)])
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(trained[name])
+        network.train(training)
+        return found
+
+    def _perturbation(self, stream: torch.Generator) -> Tensor:
+        """Return one δ (width,)."""
+        settings, clip = self.settings, self.clip
         rows = torch.randperm(len(self.pairs), generator=stream)
-        images = self.pairs.images[rows[: settings.inner_batch]].to(self.clip.device)
-        clean, size, width = hidden_states(self.clip, self.block, images)
+        images = self.pairs.images[rows[: settings.inner_batch]].to(clip.device)
+        clean, size, width = hidden_states(clip, self.block, images)
+        texts = None
+        if settings.aim == "text":
+            drawn = torch.randperm(len(self.pairs), generator=stream)[: settings.captions].tolist()
+            with torch.no_grad():
+                texts = clip.encode_text([self.pairs.captions[row] for row in drawn])
         limit = settings.epsilon * size
         # δ = limit * v with |v| <= 1; a small random start, since v = 0 is where all pictures stay themselves.
-        v = (0.01 * torch.randn(width, generator=stream)).to(self.clip.device).requires_grad_()
+        v = (0.01 * torch.randn(width, generator=stream)).to(clip.device).requires_grad_()
         optimizer = torch.optim.Adam([v], settings.inner_lr)
         for _ in range(settings.steps):
             with perturbed(self.block, limit * v):
-                drift = drifted(self.clip.encode_image(images), clean)
+                moved = clip.encode_image(images)
+            reached = drifted(moved, clean) if texts is None else gained(moved, clean, texts, settings.temperature)
             optimizer.zero_grad()
-            (-drift).backward()
+            (-reached).backward()
             optimizer.step()
             with torch.no_grad():
                 v.mul_(1 / v.norm().clamp(min=1))
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(trained[name])
-        network.train()
         return (limit * v).detach()
 
     def loss(
@@ -131,7 +180,8 @@ class Resist(Contrastive):
         contrastive, terms = super().loss(images, texts, scale, batch)
         with torch.no_grad():
             before = self.frozen.encode_image(batch.images)
-        with by_running_statistics(self.clip.network), perturbed(self.block, self.delta):
+        own = self.deltas[torch.arange(len(batch.images), device=self.deltas.device) % len(self.deltas)]
+        with by_running_statistics(self.clip.network), perturbed(self.block, own):
             under = (1 - (self.clip.encode_image(batch.images) * before).sum(dim=1)).mean()
         clean = (1 - (images[0] * before).sum(dim=1)).mean()
         total = contrastive + self.settings.perturbed_weight * under + self.settings.clean_weight * clean
@@ -145,6 +195,13 @@ def drifted(features: Tensor, clean: Tensor) -> Tensor:
     return alike - (features * clean).sum(dim=1).mean()
 
 
+def gained(features: Tensor, clean: Tensor, texts: Tensor, temperature: float) -> Tensor:
+    """Return how much perturbed features (N, D) have come nearer than clean ones (N, D) to the text (T, D) that gains
+    most: a soft maximum over texts of the mean gain in cosine."""
+    gains = ((features - clean) @ texts.T).mean(dim=0)
+    return temperature * (gains / temperature).logsumexp(dim=0)
+
+
 def block_of(visual: Any, layer: float) -> Any:
     """Return the block after which δ is added."""
     blocks = visual.transformer.resblocks if hasattr(visual, "transformer") else [
@@ -155,10 +212,12 @@ def block_of(visual: Any, layer: float) -> Any:
 
 @contextmanager
 def perturbed(block: Any, delta: Tensor) -> Iterator[None]:
-    """Add δ (width,) to a block's output: tokens (N, L, width) or maps (N, width, H, W)."""
+    """Add δ to a block's output: tokens (N, L, width) or maps (N, width, H, W). One for all (width,), or each its own
+    (N, width)."""
 
     def add(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        return output + (delta.view(1, -1, 1, 1) if output.ndim == 4 else delta).to(output.dtype)
+        shift = delta.view(-1, delta.shape[-1])
+        return output + (shift[:, :, None, None] if output.ndim == 4 else shift[:, None]).to(output.dtype)
 
     handle = block.register_forward_hook(add)
     try:

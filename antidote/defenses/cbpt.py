@@ -4,16 +4,13 @@ A reconstruction: no code is public and the paper was not readable in full. Know
 frozen and only class-wise text prompts are tuned; first a dummy trigger is inverted by contrastive learning with
 crafted positive and negative samples, then the prompts are tuned with several losses. Ours: all formulas and numbers.
 
-Step 1, inversion, of a mask m in [0, 1]^(H x W) and a pattern p in [0, 1]^(3 x H x W): x + δ = (1 - m) x + m p,
-z_i = f_I(x_i + δ) pulled towards each other and away from the clean features,
-
-    L_inv = -mean_i log (P_i / (P_i + sum_k e^{cos(z_i, n_k) / tau})) + beta 3 |m|_1
-    P_i   = mean over j != i of e^{cos(z_i, z_j) / tau},   n_k negatives: f_I(x_k)
-
-beta as in DECREE (arXiv 2303.15180): times 5 after more than 5 steps in a row with mean cos(z_i, z_j) above 0.99,
-divided by 5 after more than 5 in a row below. Many small patterns pull all pictures together, not only the attacker's;
-with `dummy_triggers` above 1 there are further inversions, each with the features of the pictures under every trigger
-found before among its negatives, so that it has to find another place.
+Step 1, inversion (`antidote/defenses/inversion.py`): a mask and a pattern, as small as works. The paper pulls triggered
+pictures together and away from clean ones; that has many natural optima, and on the embedded data it found a patch
+attack's trigger in none of three draws. Ours, the default: one inversion per candidate class, towards that class's text
+embedding, and the `dummy_triggers` smallest of those that work are kept. A backdoor's target needs the least. Of more
+classes than `candidates`, those are tried that gain most under a universal patch of a few steps towards each.
+`positives: pictures` is the paper's reading; there, a further trigger has the features under every one found before
+among its negatives.
 
 Step 2, tuning, of a context V_c per class c in the place of "a photo of a": t_c = f_T(V_c, name of c),
 
@@ -25,11 +22,10 @@ outcome is a classifier head; where the triggered feature is that of clean targe
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -42,6 +38,7 @@ from antidote.clip.configs import NEEDS_CAUSAL_TEXT, causal_text
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.defenses.base import Defense, DefenseSettings
+from antidote.defenses.inversion import InversionSettings, Inverted, Together, TowardClass, candidates, invert, under
 from antidote.training.prompts import ClassPrompts
 from antidote.training.session import Report, Work
 from antidote.training.tuning import Task, TuneSettings, check_shots, frozen_features, part, tune
@@ -49,28 +46,15 @@ from antidote.training.tuning import Task, TuneSettings, check_shots, frozen_fea
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATIENCE, FACTOR, LOWEST = 5, 5.0, 1e-7  # DECREE's rule for beta
 PARTS = re.compile(r"[^\W\d_]+|\d|[^\w\s]+|_+")  # what makes at least one token each
 AROUND = 4  # tokens around the words of a context: start, a class name, full stop, end
 
 
-class CBPTSettings(DefenseSettings):
+class CBPTSettings(InversionSettings, DefenseSettings):
     """All numbers are ours, but where a source is named."""
 
     method: Literal["cbpt"] = "cbpt"
-    temperature: float = Field(0.07, gt=0, description="tau of the inversion (InfoNCE's usual value)")
-    mask_weight: float = Field(1e-3, gt=0, description="first beta, weight of the mask's sum over 3 channels (DECREE)")
-    collapsed: float = Field(
-        0.99, gt=0, le=1, description="mean cosine of triggered features from which the trigger works (DECREE: 0.99)"
-    )
-    mask_cell: int = Field(4, ge=1, description="side of the squares that the mask is made of, pixels")
-    mask_start: float = Field(0.1, gt=0, lt=1, description="the mask's value at the start, everywhere")
-    dummy_triggers: int = Field(1, ge=1, description="how many are inverted, one after another (CBPT: one)")
-    inversion_steps: int = Field(1000, ge=1, description="steps of each inversion (open in the paper)")
-    inversion: TuneSettings = Field(
-        TuneSettings(optimizer="adam", lr=0.01, batch_size=64),
-        description="of mask and pattern; its epochs do not count",
-    )
+    dummy_triggers: int = Field(1, ge=1, description="how many are kept; with `text` of the candidates' (CBPT: one)")
     context: str = Field("a photo of a", description="words that the class-wise contexts start as (CoOp)")
     trigger_weight: float = Field(1.0, ge=0, description="weight of the loss on triggered pictures")
     anchor_weight: float = Field(1.0, ge=0, description="weight of the distance to the zero-shot class embeddings")
@@ -98,14 +82,25 @@ class CBPT(Defense):
     def fits(cls, model: Mapping[str, Any]) -> str | None:
         return None if causal_text(model) else f"its prompts {NEEDS_CAUSAL_TEXT}"
 
+    @classmethod
+    def work(cls, settings: CBPTSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        classes = sizes["classes"]
+        texts = settings.tuning.epochs * sizes["shots"] / settings.tuning.batch_size * settings.classes_per_step
+        inversions = min(settings.candidates, classes) if settings.positives == "text" else settings.dummy_triggers
+        trained = inversions * settings.inversion_steps * settings.inversion.batch_size + texts
+        if settings.positives == "text" and classes > settings.candidates:
+            trained += classes * settings.screening_steps * settings.screening_batch
+        return trained, (1 + settings.dummy_triggers) * sizes["shots"]
+
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "cbpt")
         clip.network.eval().requires_grad_(False)
         clean = frozen_features(clip.encode_image, data.shots.images)
-        masks, patterns, triggered, steps = self._dummy_triggers(clip, data, clean, work)
-        labels = data.shots.labels.to(clip.device)
+        with torch.no_grad():
+            anchors = clip.class_embeddings(data.classes, data.templates).T
+        found = self._dummy_triggers(clip, data, clean, anchors, work)
+        triggered, labels = found.triggered, data.shots.labels.to(clip.device)
         prompts = ClassPrompts(clip, data.classes, self.settings.context)
-        anchors = clip.class_embeddings(data.classes, data.templates).T
         scale = clip.network.logit_scale.exp()
 
         def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
@@ -116,102 +111,62 @@ class CBPT(Defense):
             return prompt_loss(clean[rows], triggered[:, rows], own, weights, anchors[chosen], scale, self.settings)
 
         task = Task({"contexts": prompts.contexts}, loss, len(labels), {})
-        steps += tune(task, self.settings.tuning, self.seed, work)
+        steps = found.steps + tune(task, self.settings.tuning, self.seed, work)
         with torch.no_grad():
             every = range(len(data.classes))
             weights = torch.cat([prompts.encode(every[i : i + 256]) for i in every[::256]])
-        tensors = {"weights": weights, "masks": masks, "patterns": patterns}
-        head = ClassifierHead(clip.network, clip.config, tensors, self._described(triggered, anchors, masks, data))
+        kept = {"masks": [t.mask for t in found.triggers], "patterns": [t.pattern for t in found.triggers]}
+        tensors = {"weights": weights, **{name: torch.stack(parts) for name, parts in kept.items()}}
+        head = ClassifierHead(clip.network, clip.config, tensors, self._described(found, anchors, data))
         return Report(steps, prompts.contexts.numel(), len(labels), clip=head)
 
-    def _dummy_triggers(
-        self, clip: Clip, data: DefenseData, clean: Tensor, work: Work
-    ) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Return masks (T, H, W), patterns (T, 3, H, W), features (T, N, D) of the shots under them, the steps done."""
-        images, masks, patterns, triggered, steps = data.shots.images, [], [], [], 0
-        for number in range(self.settings.dummy_triggers):
-            negatives, seed = torch.stack([clean, *triggered]), derive(self.seed, "inversion", number)
-            place = part(work, f"inversion{number}")
-            mask, pattern, done = invert(clip, images, negatives, self.settings, seed, place)
-            pasted = partial(_pasted, clip, mask, pattern)
-            masks, patterns, steps = [*masks, mask], [*patterns, pattern], steps + done
-            triggered.append(frozen_features(pasted, images))
-        return torch.stack(masks), torch.stack(patterns), torch.stack(triggered), steps
+    def _dummy_triggers(self, clip: Clip, data: DefenseData, clean: Tensor, texts: Tensor, work: Work) -> _Found:
+        """Invert the dummy triggers: towards each candidate class, or pictures towards one another."""
+        settings, images = self.settings, data.shots.images
+        if settings.positives == "pictures":
+            return self._together(clip, images, clean, work)
+        chosen, steps = candidates(clip, images, texts, settings, derive(self.seed, "candidates"), work)
+        tried = []
+        for kind in chosen:
+            goal = TowardClass(texts, kind, settings.temperature, settings.hit_rate)
+            seed, place = derive(self.seed, "inversion", kind), part(work, f"inversion{kind}")
+            tried.append(invert(clip, images, goal, settings, settings.inversion_steps, seed, place))
+        steps += sum(trigger.steps for trigger in tried)
+        order = sorted(range(len(tried)), key=lambda i: (not tried[i].works, tried[i].area))
+        kept = [tried[i] for i in order[: settings.dummy_triggers]]
+        report = [
+            {"towards": data.classes[chosen[i]], "mask_area": tried[i].area, "works": tried[i].works} for i in order
+        ]
+        return _Found(kept, torch.stack([under(clip, images, trigger) for trigger in kept]), steps, report)
 
-    def _described(self, triggered: Tensor, anchors: Tensor, masks: Tensor, data: DefenseData) -> dict:
-        """Say what each dummy trigger does: the class that most triggered shots get, their share, the mask's area."""
-        found = []
-        for features, mask in zip(triggered, masks, strict=True):
+    def _together(self, clip: Clip, images: Tensor, clean: Tensor, work: Work) -> _Found:
+        settings, found, triggered = self.settings, [], []
+        for number in range(settings.dummy_triggers):
+            goal = Together(torch.stack([clean, *triggered]), settings.temperature, settings.collapsed)
+            seed, place = derive(self.seed, "inversion", number), part(work, f"inversion{number}")
+            found.append(invert(clip, images, goal, settings, settings.inversion_steps, seed, place))
+            triggered.append(under(clip, images, found[-1]))
+        return _Found(found, torch.stack(triggered), sum(trigger.steps for trigger in found), [])
+
+    def _described(self, found: _Found, anchors: Tensor, data: DefenseData) -> dict:
+        """Say what each dummy trigger does: the class that most triggered shots get, their share, the mask's area,
+        whether it works; and of all candidates, smallest first, what was inverted for them."""
+        rows = []
+        for features, trigger in zip(found.triggered, found.triggers, strict=True):
             votes = (features @ anchors.T).argmax(dim=1).bincount(minlength=len(data.classes))
-            share = float(votes.max() / votes.sum())
-            found.append({"class": data.classes[int(votes.argmax())], "share": share, "mask_area": float(mask.mean())})
-        return {"classes": data.classes, "cosine": True, "dummy_triggers": found}
+            kind, share = data.classes[int(votes.argmax())], float(votes.max() / votes.sum())
+            rows.append({"class": kind, "share": share, "mask_area": trigger.area, "works": trigger.works})
+        return {"classes": data.classes, "cosine": True, "dummy_triggers": rows, "candidates": found.candidates}
 
 
-def paste(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
-    """Return (1 - m) x + m p for pictures (N, 3, H, W) in [0, 1], mask (H, W), pattern (3, H, W)."""
-    return (1 - mask) * images + mask * pattern
+@dataclass(frozen=True)
+class _Found:
+    """Dummy triggers, features (T, N, D) of the shots under them, steps done, what there is to say of candidates."""
 
-
-def invert(
-    clip: Clip, images: Tensor, negatives: Tensor, settings: CBPTSettings, seed: int, work: Work
-) -> tuple[Tensor, Tensor, int]:
-    """Return mask (H, W), pattern (3, H, W) and the steps done: step 1.
-
-    Args:
-        images: (N, 3, H, W) uint8.
-        negatives: (K, N, D), their features as they are and under each trigger found before.
-    """
-    size = images.shape[-1]
-    generator = torch.Generator().manual_seed(derive(seed, "dummy trigger"))
-    cells = math.ceil(size / settings.mask_cell)
-    start = math.log(settings.mask_start / (1 - settings.mask_start))
-    tensors = {
-        "mask": torch.full((cells, cells), start, device=clip.device).requires_grad_(),
-        "pattern": torch.randn(3, size, size, generator=generator).to(clip.device).requires_grad_(),
-    }
-    state = {"beta": settings.mask_weight, "collapsed": 0.0, "spread": 0.0}
-
-    def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
-        mask, pattern = _drawn(tensors, size)
-        features = clip.encode_image(paste(_floats(clip, images[rows]), mask, pattern))
-        contrast, likeness = inversion_loss(features, negatives[:, rows].flatten(0, 1), settings.temperature)
-        total = contrast + state["beta"] * 3 * mask.sum()
-        adapt(state, float(likeness.detach()) > settings.collapsed)
-        return total, {"contrast": contrast, "likeness": likeness, "mask_area": mask.mean()}
-
-    per_epoch = max(1, len(images) // settings.inversion.batch_size)
-    recipe = settings.inversion.model_copy(update={"epochs": math.ceil(settings.inversion_steps / per_epoch)})
-    steps = tune(Task(tensors, loss, len(images), state), recipe, seed, work)
-    mask, pattern = (tensor.detach() for tensor in _drawn(tensors, size))
-    return mask, pattern, steps
-
-
-def _drawn(tensors: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
-    """Return mask (H, W) and pattern (3, H, W) in [0, 1] from what is learned: logits, the mask's in coarse cells."""
-    cell = math.ceil(size / len(tensors["mask"]))
-    mask = tensors["mask"].sigmoid().repeat_interleave(cell, dim=0).repeat_interleave(cell, dim=1)
-    return mask[:size, :size], tensors["pattern"].sigmoid()
-
-
-def inversion_loss(triggered: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the contrastive part of L_inv and the mean cosine of triggered features (B, D); negatives (K, D)."""
-    count = len(triggered)
-    among = triggered @ triggered.T
-    own = torch.eye(count, dtype=torch.bool, device=among.device)
-    positives = torch.logsumexp((among / temperature).masked_fill(own, float("-inf")), dim=1) - math.log(count - 1)
-    everything = torch.logsumexp(torch.cat([positives[:, None], triggered @ negatives.T / temperature], dim=1), dim=1)
-    return (everything - positives).mean(), among[~own].mean()
-
-
-def adapt(state: dict[str, float], works: bool) -> None:
-    """Change beta as DECREE does: the trigger has to shrink while it works, and may grow where it does not."""
-    state["collapsed"] = state["collapsed"] + 1 if works else 0.0
-    state["spread"] = 0.0 if works else state["spread"] + 1
-    if state["collapsed"] > PATIENCE:
-        state.update(beta=state["beta"] * FACTOR, collapsed=0.0)
-    if state["spread"] > PATIENCE:
-        state.update(beta=max(LOWEST, state["beta"] / FACTOR), spread=0.0)
+    triggers: list[Inverted]
+    triggered: Tensor
+    steps: int
+    candidates: list[dict]
 
 
 def some_classes(own: list[int], classes: int, wanted: int, rng: random.Random) -> list[int]:
@@ -243,11 +198,3 @@ def prompt_loss(
     anchor = (1 - (weights * anchors).sum(dim=1)).mean()
     total = on_clean + settings.trigger_weight * on_triggered + settings.anchor_weight * anchor
     return total, {"clean": on_clean, "triggered": on_triggered, "anchor": anchor}
-
-
-def _pasted(clip: Clip, mask: Tensor, pattern: Tensor, images: Tensor) -> Tensor:
-    return clip.encode_image(paste(_floats(clip, images), mask, pattern))
-
-
-def _floats(clip: Clip, images: Tensor) -> Tensor:
-    return images.to(clip.device).float() / 255

@@ -7,7 +7,9 @@ per run.
 Where we differ from the released code: its learning-rate schedule counts epochs from 1, so that the warm-up never runs
 and the rate rises again at the end (here by `training.schedule: cleanclip`), and it loads the optimiser state of the
 poisoned run. We start at step 0 with a fresh optimiser. Its AutoAugment works on the picture before resizing; ours on
-the picture at the model's resolution, the one geometry of this project.
+the picture at the model's resolution, the one geometry of this project. Its weight decay spares parameters by name (bn,
+ln, bias); ours spares all vectors, so also the norms of a ResNet's downsampling, whose names say nothing. Its EDA takes
+synonyms of all word classes; ours those of the most frequent one.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class CleanCLIP(FineTuningDefense):
     Settings = CleanCLIPSettings
     parallel = True
     uses_lexicon = True
+    trained_views = 2  # the augmented view is a second pair
 
     def objective(self, clip: Clip, data: DefenseData) -> SelfSupervised:
         return SelfSupervised(data, self.settings, self.seed)

@@ -2,13 +2,15 @@
 
     L = mean_i CE(W z_i, y_i),   z_i the feature before normalisation, W started at 0
 
-RVPT's recipe: SGD 0.01, momentum 0.9, batch 32, 40 epochs; CleanCLIP's code: AdamW, rate 0.005. Ours: no bias, so that
+RVPT's recipe: SGD at a constant rate of 0.01, momentum 0.9, batch 32, 40 epochs (its appendix C.2); CleanCLIP's code:
+AdamW, rate 0.005. Ours: no bias, so that
 scores are products of features and class weights as in zero-shot use, and W from 0, so that nothing is random but the
 order. Pictures are not augmented; features are computed once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -29,7 +31,8 @@ class LinearProbeSettings(DefenseSettings):
 
     method: Literal["linear_probe"] = "linear_probe"
     tuning: TuneSettings = Field(
-        TuneSettings(epochs=40, batch_size=32, lr=0.01, momentum=0.9), description="RVPT's recipe for its linear probe"
+        TuneSettings(epochs=40, batch_size=32, lr=0.01, schedule="constant", momentum=0.9),
+        description="RVPT's recipe for its linear probe: SGD at a constant 0.01, momentum 0.9, batch 32, 40 epochs",
     )
 
 
@@ -39,6 +42,10 @@ class LinearProbe(Defense):
     Settings = LinearProbeSettings
     access = "few-labelled"
     adapter = "classifier_head"
+
+    @classmethod
+    def work(cls, settings: LinearProbeSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        return 0, sizes["shots"]
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "linear_probe")

@@ -10,7 +10,16 @@ token of picture i after block d with prompts, and o_i^d the same of the suspici
 Everything is the paper's, but for what it does not spell out: a block's outputs at the prompts' places are thrown away
 and replaced by the next block's own prompts (deep VPT); for the deviation of the prompts' Gaussian start VPT's fan rule
 stands in, that of a uniform draw from ±sqrt(6 / (3 p² + width)), p the patch size; SGD has momentum 0.9, as in CoOp's
-code, and no weight decay. The paper trains in half precision; here that is a setting, full precision the default.
+code, and no weight decay. The paper trains in half precision; here full precision is the default and bf16 a setting
+(fp16 is not: its gradients need a scaled loss). The old tokens o do not change and are computed once.
+
+alpha = 2 belongs to OpenAI's weights, whose logit scale s is 100: the gradient of L_CE grows with s, that of L_FR does
+not. For a model with a scale of 17, as the small ones of this project have, 2 weighs as much as 12 would in the paper;
+the same balance is at 0.34. Sweep `repelling_weight` there.
+
+The paper scores with the one prompt that it tunes with, "a photo of a <class>."; here prompts are scored with the
+study's templates. For a comparison with its tables set `evaluation.templates: simple` (its 62.01 of OpenAI's ViT-B/32
+before poisoning is that prompt's; 80 templates give 63.2).
 
 The paper's metric, perturbation resistance, is in `antidote/evaluation/resistance.py`.
 """
@@ -40,13 +49,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+CHUNK = 256  # pictures encoded at a time
+
+
 class RVPTSettings(DefenseSettings):
     """RVPT's numbers, from its paper, for ViT-B/32 with 16 pictures per class."""
 
     method: Literal["rvpt"] = "rvpt"
     depth: int = Field(3, ge=0, description="D, blocks from the input on that get no prompts (RVPT: 3 of 12)")
     prompts: int = Field(50, ge=1, description="b, prompt tokens per block (RVPT: 50; 5 suffice against the attacks)")
-    repelling_weight: float = Field(2.0, ge=0, description="alpha, weight of L_FR (RVPT: 2; 0 is plain VPT)")
+    repelling_weight: float = Field(
+        2.0, ge=0, description="alpha, weight of L_FR (RVPT: 2, for a logit scale of 100; 0 is plain VPT)"
+    )
     template: str = Field("a photo of a {}.", description="prompt of the class names (RVPT)")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type (RVPT: half precision)")
     tuning: TuneSettings = Field(TuneSettings(), description="RVPT: SGD 0.002, cosine, batch 32, 50 epochs")
@@ -70,6 +84,10 @@ class RVPT(Defense):
     def fits(cls, model: Mapping[str, Any]) -> str | None:
         return needs_vision_transformer(model)
 
+    @classmethod
+    def work(cls, settings: RVPTSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        return settings.tuning.epochs * sizes["shots"], sizes["shots"]
+
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "rvpt")
         clip.network.eval().requires_grad_(False)
@@ -77,24 +95,33 @@ class RVPT(Defense):
         with torch.no_grad():
             texts = clip.encode_text([self.settings.template.format(name) for name in data.classes])
         labels = data.shots.labels.to(clip.device)
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.bfloat16)
-        half = torch.autocast(clip.device.type, dtype=kind, enabled=self.settings.precision != "fp32")
+        before = self._tokens(clip, data.shots.images)
 
         def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
             images = clip.normalise(data.shots.images[rows])
-            with half:
-                with torch.no_grad():
-                    _, before = prompted(clip.network.visual, images, None)
+            with clip.autocast(self.settings.precision):
                 features, after = prompted(clip.network.visual, images, prompts)
             features = F.normalize(features.float(), dim=-1)
             entropy = F.cross_entropy(clip.network.logit_scale.exp() * features @ texts.T, labels[rows])
-            repelling = likeness(after, before, self.settings.depth)
+            old = before[rows.to(before.device)].to(clip.device)
+            repelling = likeness(after[self.settings.depth :], [*old.unbind(1)], 0)
             terms = {"cross_entropy": entropy, "repelling": repelling}
             return entropy + self.settings.repelling_weight * repelling, terms
 
-        steps = tune(Task({"prompts": prompts}, loss, len(labels), {}), self.settings.tuning, self.seed, work)
+        task = Task({"prompts": prompts}, loss, len(labels), {}, half=self.settings.precision == "fp16")
+        steps = tune(task, self.settings.tuning, self.seed, work)
         adapted = VisualPrompts(clip.network, clip.config, {"prompts": prompts}, {"depth": self.settings.depth})
         return Report(steps, prompts.numel(), len(labels), clip=adapted)
+
+    def _tokens(self, clip: Clip, images: Tensor) -> Tensor:
+        """Return the suspicious encoder's class tokens (N, L - D, width) of pictures (N, 3, H, W) after the blocks that
+        get prompts, on the CPU."""
+        found = []
+        with torch.no_grad(), clip.autocast(self.settings.precision):
+            for chunk in images.split(CHUNK):
+                _, tokens = prompted(clip.network.visual, clip.normalise(chunk), None)
+                found.append(torch.stack(tokens[self.settings.depth :], dim=1).cpu())
+        return torch.cat(found)
 
 
 def initial_prompts(clip: Clip, settings: RVPTSettings, seed: int) -> Tensor:

@@ -1,13 +1,25 @@
 """TA-Cleaner (Xun et al. 2024, arXiv 2409.17601; later CleanerCLIP): CleanCLIP plus aligned sub-captions.
 
-Each epoch draws K captions. A positive sub-caption keeps the main nouns and the relation; a negative one swaps a noun,
-an adjective or a verb for an unrelated one of its class: no other form of it, no synonym, nothing more general or more
-special, as far as the lexicon knows. Both are aligned with the picture in both directions.
+Each epoch draws K captions. A positive sub-caption keeps the main nouns and the relation. A negative one swaps the noun
+that names the picture's object for an unrelated word of its class, so that it is false of the picture: no other form of
+it, no synonym, nothing more general or more special, as far as the lexicon knows, and no word of the caption or related
+to one. Both are aligned with the picture in both directions.
 
-A reconstruction: the paper was not readable in full, and no code is public. Known from its abstract and reviews: the K
-random samples per epoch, positive and negative sub-captions, both directions, on top of CleanCLIP. Ours: the word
-classes come from the study's lexicon (WordNet, or a tagger's where the study names one); K, the number of negatives,
-the weight and the loss,
+    caption    a photo of a small red banana next to a tiny cup
+    skeleton   photo of banana next to cup                          nouns, verbs, prepositions
+    clause     small red banana next to tiny cup                    the object, its adjectives, one relation
+    negative   photo of ladder next to cup
+
+Nouns that say how or where a picture shows something (photo, view, front) name no object and are not swapped. With
+`swaps` above 1, further words are swapped in the order of `swap`; adjectives that a skeleton drops come back where they
+are swapped, so that no negative holds an adjective that is true of the picture but its positive lacks. With `swap:
+[adjective]` or `[verb]` alone the object stays, which pushes pictures away from texts that name it.
+
+A reconstruction: the paper was not readable in full, and no code is public. Known from its abstract, reviews and
+summaries: the K random samples per epoch, positive and negative sub-captions, both directions, on top of CleanCLIP. A
+summary's example keeps one clause of the caption, adjectives included (`positives: clause`), and swaps an apple for an
+orange (`replacement: sibling`). Ours: the word classes come from the study's lexicon (WordNet, or a tagger's where the
+study names one); that the object is always swapped; K, the number of negatives, the weight and the loss,
 
     L_i2t = -mean_i log e^{s cos(I_i,P_i)} / (sum_j e^{s cos(I_i,P_j)} + sum_{j,l} e^{s cos(I_i,N_jl)})
     L_t2i = -mean_i log e^{s cos(P_i,I_i)} / sum_j e^{s cos(P_i,I_j)}
@@ -23,7 +35,9 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -42,6 +56,17 @@ if TYPE_CHECKING:
 
 SWAPPED = ("noun", "adjective", "verb")
 KEPT = ("noun", "verb", "preposition")
+PICTURE_NOUNS = frozenset(  # which name no object; in the singular
+    re.findall(
+        r"\w+",
+        """
+        photo photograph picture image view shot snapshot sketch drawing painting illustration portrait print rendering
+        render graphic vector cartoon video footage screenshot closeup scene front back side top bottom middle center
+        centre foreground background left right edge corner part piece pair group row bunch set lot kind type sort
+        number
+        """,
+    )
+)
 
 
 class TACleanerSettings(CleanCLIPSettings):
@@ -52,8 +77,19 @@ class TACleanerSettings(CleanCLIPSettings):
         6400, ge=1, description="K, captions drawn per epoch (open in the paper; 6.4 % of 100K)"
     )
     negatives: int = Field(1, ge=0, description="negative sub-captions per sample; 0: positive only")
-    positives: bool = Field(
-        True, description="align positive sub-captions; false: the whole caption stands in for them"
+    positives: Literal["skeleton", "clause", "whole"] = Field(
+        "skeleton",
+        description="positive sub-captions: nouns, verbs and prepositions; or the object with its adjectives and one "
+        "relation; or the whole caption, which leaves the negatives alone to act",
+    )
+    swap: tuple[Literal["noun", "adjective", "verb"], ...] = Field(
+        SWAPPED, min_length=1, description="classes of words that negatives swap, the first ones first (ours)"
+    )
+    swaps: int = Field(1, ge=1, description="words that a negative swaps, at most (open in the paper)")
+    replacement: Literal["class", "sibling"] = Field(
+        "class",
+        description="any unrelated word of the class in the captions, or one with the same more general word (WordNet "
+        "alone; `class` where there is none)",
     )
     sub_caption_weight: float = Field(1.0, ge=0, description="weight of the sub-caption term")
 
@@ -63,6 +99,10 @@ class TACleaner(CleanCLIP):
 
     Settings = TACleanerSettings
     reconstruction = True
+
+    @classmethod
+    def work(cls, settings: TACleanerSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        return settings.training.epochs * (cls.trained_views * sizes["defense"] + settings.samples_per_epoch), 0
 
     def objective(self, clip: Clip, data: DefenseData) -> SubCaptions:
         return SubCaptions(data, self.settings, self.seed)
@@ -110,10 +150,11 @@ class SubCaptions(SelfSupervised):
         images, texts = super().views(batch)
         rows = self.rows(batch)
         captions = [self.pairs.captions[row] for row in rows]
-        positives = [positive(c, self.lexicon) for c in captions] if self.settings.positives else captions
+        parsed = [Parsed.of(caption, self.lexicon) for caption in captions]
+        positives = [positive(one, self.settings.positives) for one in parsed]
         negatives = [
-            negative(text, self.lexicon, self.replacements, batch.rng)
-            for text in positives
+            negative(one, self.settings, self.replacements, batch.rng)
+            for one in parsed
             for _ in range(self.settings.negatives)
         ]
         self.positives, self.negatives = positives, negatives
@@ -148,16 +189,65 @@ def _alike(rows: list[str], columns: list[str], device: torch.device) -> Tensor:
     return torch.tensor(alike, dtype=torch.bool, device=device).reshape(len(rows), len(columns))
 
 
-def positive(caption: str, lexicon: Lexicon) -> str:
-    """Return the nouns, verbs and prepositions of a caption, in their order.
+@dataclass(frozen=True)
+class Parsed:
+    """A caption with its words and their classes; None where the lexicon does not know a word."""
 
-    A caption without a noun of the lexicon is returned whole.
-    """
-    words = _words(caption)
-    kinds = lexicon.word_classes(words)
-    if "noun" not in kinds:
-        return caption
-    return " ".join(word for word, kind in zip(words, kinds, strict=True) if kind in KEPT)
+    caption: str
+    words: list[str]
+    kinds: list[str | None]
+
+    @classmethod
+    def of(cls, caption: str, lexicon: Lexicon) -> Parsed:
+        words = _words(caption)
+        return cls(caption, words, lexicon.word_classes(words))
+
+    def names(self, place: int) -> bool:
+        """Tell whether a word is a noun that can name an object."""
+        return self.kinds[place] == "noun" and not _of_pictures(self.words[place])
+
+    def noun_from(self, place: int) -> int | None:
+        """Return the first noun that can name an object at a place or after it, of several in a row the last."""
+        for first in range(place, len(self.words)):
+            if self.names(first):
+                last = first
+                while last + 1 < len(self.words) and self.names(last + 1):
+                    last += 1
+                return last
+        return None
+
+    @cached_property
+    def head(self) -> int | None:
+        """The place of the noun that names the picture's object, the first one; None where there is none."""
+        return self.noun_from(0)
+
+    def kept(self, form: str) -> list[int]:
+        """Return the places of the words that a sub-caption of this form keeps."""
+        everything = range(len(self.words))
+        if form == "whole" or "noun" not in self.kinds:
+            return list(everything)
+        if form == "skeleton" or self.head is None:
+            return [i for i in everything if self.kinds[i] in KEPT]
+        return self._clause(self.head)
+
+    def _clause(self, head: int) -> list[int]:
+        """Return the places of the object and its adjectives, and of the relation after it and what that leads to."""
+        first = head
+        while first and (self.kinds[first - 1] == "adjective" or self.names(first - 1)):
+            first -= 1
+        relation = next((i for i in range(head, len(self.words)) if self.kinds[i] in ("verb", "preposition")), None)
+        if relation is None:
+            return list(range(first, head + 1))
+        end = self.noun_from(relation)
+        later = range(relation, len(self.words) if end is None else end + 1)
+        return [*range(first, head + 1), *(i for i in later if self.kinds[i] in (*KEPT, "adjective"))]
+
+
+def positive(parsed: Parsed, form: str) -> str:
+    """Return a caption's sub-caption of a form; the whole one where no word is a noun of the lexicon."""
+    if form == "whole" or "noun" not in parsed.kinds:
+        return parsed.caption
+    return " ".join(parsed.words[place] for place in parsed.kept(form))
 
 
 class Replacements:
@@ -167,52 +257,119 @@ class Replacements:
     the caption may be true of the picture with that as well.
 
     Attributes:
-        words: by class of SWAPPED, the words of the captions.
+        words: by class of SWAPPED, the words of the captions, without nouns that name no object.
     """
 
     def __init__(self, words: list[str], lexicon: Lexicon) -> None:
         self.lexicon = lexicon
+        words = [word for word in words if not _of_pictures(word)]
         self.words = {kind: [word for word in words if lexicon.word_class(word) == kind] for kind in SWAPPED}
+        self._places = {kind: {word: place for place, word in enumerate(known)} for kind, known in self.words.items()}
         # By class and meaning, the places in `words` of those that mean it, and of those that it is true of.
         self._means: dict[str, dict[Any, set[int]]] = {kind: defaultdict(set) for kind in SWAPPED}
         self._holds: dict[str, dict[Any, set[int]]] = {kind: defaultdict(set) for kind in SWAPPED}
+        self._below: dict[str, dict[Any, set[int]]] = {kind: defaultdict(set) for kind in SWAPPED}
+        self._related: dict[tuple[str, str], frozenset[int]] = {}
         for kind, known in self.words.items():
             for place, word in enumerate(known):
                 own, true = lexicon.meanings(word, kind)
                 for index, meanings in ((self._means[kind], own), (self._holds[kind], true)):
                     for meaning in meanings:
                         index[meaning].add(place)
+                for parent in lexicon.parents(word, kind):
+                    self._below[kind][parent].add(place)
 
-    def pick(self, word: str, kind: str, rng: random.Random) -> str | None:
-        """Return one of the unrelated words of a class, each as likely; None where there is none."""
-        own, true = self.lexicon.meanings(word, kind)
-        related = set().union(
-            *(self._means[kind].get(meaning, ()) for meaning in true),
-            *(self._holds[kind].get(meaning, ()) for meaning in own),
-        )
-        left = len(self.words[kind]) - len(related)
+    def related(self, word: str, kind: str) -> frozenset[int]:
+        """Return the places in `words` of those of a class that are related to a word."""
+        if (word, kind) not in self._related:
+            own, true = self.lexicon.meanings(word, kind)
+            self._related[word, kind] = frozenset().union(
+                *(self._means[kind].get(meaning, ()) for meaning in true),
+                *(self._holds[kind].get(meaning, ()) for meaning in own),
+            )
+        return self._related[word, kind]
+
+    def alike(self, one: str, other: str, kind: str) -> bool:
+        """Tell whether two words of a class are the same or related."""
+        return one == other or self._places[kind].get(other) in self.related(one, kind)
+
+    def pick(
+        self,
+        word: str,
+        kind: str,
+        rng: random.Random,
+        besides: Iterable[tuple[str, str | None]] = (),
+        near: bool = False,
+    ) -> str | None:
+        """Return a word of a class that is not related to `word`, each as likely; None where there is none.
+
+        Args:
+            besides: further words with their classes, of which it is none, nor related to one of the class.
+            near: of those that share a more general word with `word`, where there are some.
+        """
+        places = self._places[kind]
+        taken = {*self.related(word, kind), *(places[other] for other, _ in besides if other in places)}
+        taken.update(*(self.related(other, kind) for other, its in besides if its == kind))
+        if near:
+            parents = self.lexicon.parents(word, kind)
+            siblings = set().union(*(self._below[kind].get(parent, ()) for parent in parents)) - taken
+            if siblings:
+                return self.words[kind][rng.choice(sorted(siblings))]
+        left = len(self.words[kind]) - len(taken)
         if not left:
             return None
         place = rng.randrange(left)
-        for taken in sorted(related):  # the place among those left becomes that among all
-            place += taken <= place
+        for other in sorted(taken):  # the place among those left becomes that among all
+            place += other <= place
         return self.words[kind][place]
 
 
-def negative(text: str, lexicon: Lexicon, replacements: Replacements, rng: random.Random) -> str:
-    """Return the text with one noun, adjective or verb, chosen at random, replaced by an unrelated word of its class.
+def negative(parsed: Parsed, settings: TACleanerSettings, replacements: Replacements, rng: random.Random) -> str:
+    """Return the caption's sub-caption with `swaps` words replaced by unrelated ones of their class.
 
-    Where no word can be replaced, the text comes back as it is, and the loss leaves it out.
+    Where nothing can be replaced, or not the noun that names the object though nouns come first, the positive comes
+    back, and the loss leaves it out.
     """
-    words = _words(text)
-    kinds = lexicon.word_classes(words)
-    slots = [i for i, kind in enumerate(kinds) if kind in SWAPPED]
-    rng.shuffle(slots)
-    for slot in slots:
-        other = replacements.pick(words[slot], kinds[slot], rng)
+    swapped: dict[int, str] = {}
+    count = 0
+    for slot in _slots(parsed, settings, rng):
+        if count == settings.swaps:
+            break
+        if slot in swapped:
+            continue
+        word, kind = parsed.words[slot], parsed.kinds[slot]
+        besides = [*zip(parsed.words, parsed.kinds, strict=True), *((other, kind) for other in swapped.values())]
+        other = replacements.pick(word, kind, rng, besides, settings.replacement == "sibling")
+        if other is None and slot == parsed.head and settings.swap[0] == "noun":
+            break
         if other is not None:
-            return " ".join([*words[:slot], other, *words[slot + 1 :]])
-    return text
+            again = (i for i, its in enumerate(parsed.kinds) if its == kind)
+            swapped |= {i: other for i in again if replacements.alike(word, parsed.words[i], kind)}
+            count += 1
+    if not swapped:
+        return positive(parsed, settings.positives)
+    kept = set(parsed.kept(settings.positives))
+    places = sorted(kept | {i for i in swapped if settings.positives == "skeleton" or i in kept})
+    return " ".join(swapped.get(place, parsed.words[place]) for place in places)
+
+
+def _slots(parsed: Parsed, settings: TACleanerSettings, rng: random.Random) -> list[int]:
+    """Return the places that may be swapped: class by class, at random within one, the object first of its class."""
+    kept = parsed.kept(settings.positives)
+    among = [i for i, kind in enumerate(parsed.kinds) if i in kept or kind == "adjective"]
+    if settings.positives == "clause":
+        among = kept
+    slots = []
+    for kind in settings.swap:
+        places = [i for i in among if parsed.kinds[i] == kind and not (kind == "noun" and not parsed.names(i))]
+        rng.shuffle(places)
+        slots += sorted(places, key=lambda place: place != parsed.head)
+    return slots
+
+
+def _of_pictures(word: str) -> bool:
+    """Tell whether a noun, in the singular or the plural, names no object."""
+    return word in PICTURE_NOUNS or word.removesuffix("s") in PICTURE_NOUNS
 
 
 def _words(caption: str) -> list[str]:

@@ -2,9 +2,12 @@
 
 For a defender who owns the poisoned training set: find pairs that look poisoned, forget on them what is suspicious.
 
-1. Overfit: of all pairs, D_susp are those with the lowest similarity under a scorer. From the suspicious model θ_b,
-   train L_CLIP(D_norm) + overfit_weight mean over D_susp of (1 - cos_i)², which strengthens a shortcut if there is one.
-2. Re-score: of D_susp, D_k are those whose similarity the overfitted model raised most over the scorer's.
+1. Overfit: of all pairs, D_susp are those that look most suspicious to a scorer, and D_norm is drawn from those that
+   look least so. From the suspicious model θ_b, train L_CLIP(D_norm) + overfit_weight mean over D_susp of (1 - cos_i)²,
+   which strengthens a shortcut if there is one; `overfit_loss: contrastive` has InfoNCE among D_susp in its place, in
+   which captions that read alike are no negatives.
+2. Re-score: of D_susp, D_k are those of highest similarity under the overfitted model (`rank: similarity`), or those
+   whose similarity it raised most over the scorer's score (`rank: gain`, ours).
 3. Forget, from θ_b again: of each caption in D_k only the words count that set D_k apart and carry its similarity,
 
        score of a word = log-odds of it in D_k against all captions x drop of cos when it is left out
@@ -13,15 +16,27 @@ For a defender who owns the poisoned training set: find pairs that look poisoned
 
    c0 the mean cosine of pairs that do not belong together: a pair as unlike as those is forgotten enough.
 
-A reconstruction: no code is public and the papers were not readable in full. Known: overfitting that puts samples of
-weak similarity first, its two-part loss, the ranking with the overfitted model that leaves a smaller set, forgetting
-that is local to tokens. Related code of the same author marks the pairs of lowest similarity under a loadable model,
-and holds a loss like that of step 1. Ours: all formulas, numbers, the choice of words, the scorer. To a model that has
-learned the backdoor poisoned pairs are as good as others, so weak similarity only makes sense under another one: a
-public clean CLIP where there is one (`scorer: <open_clip model>/<tag>`, or a weights file in the tag's place; or
-`surrogates.NAME`, a clean model that the study trains to stand in for one: it has seen these pairs as they were before
-the poisoning), or θ_b on random crops (`scorer: crops`, the default): an object survives a crop that cuts off or
-displaces a trigger. `scorer: model` is θ_b as it is.
+A reconstruction: no code is public and the papers were not readable in full. Known, in part from summaries: overfitting
+that puts samples of weak similarity first, its two-part loss (paper 1 raises the cosine of D_susp; paper 2 has a
+contrastive loss), D_norm as the other side of the split by similarity, the ranking by similarity under the overfitted
+model that leaves a smaller set, forgetting that is local to tokens. Related code of the same author marks the pairs of
+lowest similarity under a loadable model, and holds a loss like that of step 1. Ours: all formulas, numbers, the choice
+of words, the scorer.
+
+To a model that has learned the backdoor poisoned pairs are as good as others, so weak similarity only makes sense under
+another one: a public clean CLIP where there is one (`scorer: <open_clip model>/<tag>`, or a weights file in the tag's
+place; or `surrogates.NAME`, a clean model that the study trains to stand in for one: it has seen these pairs as they
+were before the poisoning). Without one, θ_b itself tells by views of the pictures:
+
+    superposition  how far the cosine falls, in the mean, when other pictures of the training set are laid over the
+                   pair's (the default; an idea of STRIP, Gao et al. 2019, arXiv 1902.06531). A small fall is suspect: a
+                   trigger survives where an object does not, be it a patch or a pattern over the whole picture.
+    crops          the mean cosine of random crops: an object survives a crop that cuts off or displaces a patch. A
+                   pattern over the whole picture survives it too.
+    model          the cosine under θ_b as it is
+
+D_norm must not hold the poison that the ranking missed: steps 1 and 3 train on it, and a few such pairs keep the
+backdoor alive. The narrower `normal_from`, the safer, and the more of the target's own pictures are left out.
 
 `variant: caption` forgets whole captions (an ablation). `ubt_oracle` is a control, no defense: it is told which pairs
 are poisoned, so that its result separates what forgetting achieves from what finding misses.
@@ -29,68 +44,41 @@ are poisoned, so that its result separates what forgetting achieves from what fi
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from antidote.base.errors import UserError
 from antidote.base.files import read_json, write_json
-from antidote.base.lazy import functional as F
-from antidote.base.lazy import torch, transforms
-from antidote.base.seeds import derive
-from antidote.base.settings import Span
-from antidote.clip.configs import ModelSettings
+from antidote.base.lazy import torch
 from antidote.clip.files import SUSPICIOUS
-from antidote.clip.folder import create_model
 from antidote.clip.model import Clip
-from antidote.clip.tags import tag
 from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
 from antidote.defenses.base import Defense, DefenseSettings
 from antidote.training.loop import train
 from antidote.training.objectives import Batch, Contrastive
+from antidote.training.pair_scores import similarities
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Report, Work
+from antidote.training.suspicion import SuspicionSettings, find, stream
 from antidote.training.tuning import part
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SMOOTHING = 0.5  # added to every count of the log-odds
-ENCODED = 256  # pairs at a time
-SURROGATES = "surrogates."
 
 
-class UBTSettings(DefenseSettings):
+class UBTSettings(SuspicionSettings, DefenseSettings):
     """All numbers are ours, for 500K pairs of which at most 0.3 % are poisoned."""
 
     method: Literal["ubt"] = "ubt"
-    scorer: str = Field(
-        "crops",
-        description="whose similarity counts as weak: `crops`, `model`, an open_clip NAME/TAG or NAME/FILE, or "
-        "`surrogates.NAME`",
-    )
-    crops: int = Field(4, ge=1, description="random crops per picture whose cosines are averaged")
-    crop_area: Span = Field((0.5, 0.9), description="area of a crop, as a fraction of the picture")
-    suspicious_share: float = Field(
-        0.004, gt=0, lt=0.5, description="D_susp as a fraction of the training set (related code: 2,000 of 500K)"
-    )
-    forget_share: float = Field(
-        0.001,
-        gt=0,
-        lt=0.5,
-        description="D_k as a fraction of the training set; below suspicious_share: the second paper's smaller set; "
-        "equal to it: all suspicious pairs, as in the first",
-    )
-    normal_pairs: int = Field(50_000, ge=2, description="D_norm, pairs drawn from the rest")
-    overfit_weight: float = Field(1.0, ge=0, description="of the suspicious pairs' part in step 1")
-    overfit: TrainSettings = Field(TrainSettings(epochs=2, batch_size=128, lr=1e-6, warmup=0), description="of step 1")
     variant: Literal["words", "caption"] = Field(
         "words", description="forget the suspicious words of a caption, or the whole of it"
     )
@@ -101,34 +89,6 @@ class UBTSettings(DefenseSettings):
     forget_batch: int = Field(64, ge=1, description="pairs of D_k per step")
     training: TrainSettings = Field(TrainSettings(epochs=1, batch_size=128, lr=1e-6, warmup=0), description="of step 3")
 
-    @model_validator(mode="after")
-    def _smaller(self) -> UBTSettings:
-        if self.forget_share > self.suspicious_share:
-            raise ValueError(
-                f"forget_share: {self.forget_share} is more than suspicious_share, {self.suspicious_share}"
-            )
-        return self
-
-    @property
-    def surrogate(self) -> str | None:
-        """Name of the study's clean model that scores; None where another one does."""
-        return self.scorer.removeprefix(SURROGATES) if self.scorer.startswith(SURROGATES) else None
-
-    @property
-    def public(self) -> ModelSettings | None:
-        """The public clean model that scores, with the activations of its weights; None where another one does."""
-        name, slash, weights = self.scorer.partition("/")
-        if not name or not slash or self.surrogate:
-            return None
-        known = tag(name, weights) or {}
-        return ModelSettings(name=name, pretrained=weights, quick_gelu=bool(known.get("quick_gelu")))
-
-    def check(self, model: Mapping[str, Any]) -> None:
-        if self.scorer not in ("crops", "model") and not self.surrogate and not self.public:
-            raise ValueError(
-                f"scorer: {self.scorer!r} is neither 'crops' nor 'model' nor an open_clip NAME/TAG nor surrogates.NAME"
-            )
-
 
 class UBT(Defense):
     """Trains all parameters; the poisoned training set."""
@@ -138,6 +98,13 @@ class UBT(Defense):
     reconstruction = True
     files = (SUSPICIOUS,)
 
+    @classmethod
+    def work(cls, settings: UBTSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        normal, everything = min(settings.normal_pairs, sizes["training set"]), sizes["training set"]
+        forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
+        views = {"crops": settings.crops, "superposition": 1 + settings.partners}.get(settings.scorer, 1)
+        return settings.overfit.epochs * normal + forgetting, views * everything + settings.training.epochs * normal
+
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         pairs = data.training_set
         finding = self._finding(clip, data, work)
@@ -145,7 +112,8 @@ class UBT(Defense):
         norm = pairs.take(finding["normal"])
         objective = Forget(clip, norm, chosen, finding["texts"], self.settings)
         report = train(clip, objective, self.settings.training, self.seed, work)
-        write_json(work.folder / self.files[0], {name: finding[name] for name in ("suspected", "forgotten")})
+        found = {"suspected": finding["suspected"], "forgotten": finding["forgotten"], "normal": list(norm.keys)}
+        write_json(work.folder / self.files[0], found)
         report.steps += finding["steps"]
         report.pairs, report.files = len(pairs), (work.folder / self.files[0],)
         return report
@@ -164,29 +132,19 @@ class UBT(Defense):
     def find(self, clip: Clip, data: DefenseData, work: Work) -> dict[str, Any]:
         """Return keys suspected and forgotten, rows of normal pairs, a text per forgotten pair, the steps done."""
         pairs, settings = data.training_set, self.settings
-        weak = scores(clip, pairs, settings, self.seed, data.scorer)
-        order = weak.argsort(stable=True)
-        count = math.ceil(settings.suspicious_share * len(pairs))
-        rest = order[count:][torch.randperm(len(pairs) - count, generator=_stream(self.seed, "normal"))]
-        suspected, normal = pairs.take(order[:count]), rest[: settings.normal_pairs]
-        before = copy.deepcopy(clip.network.state_dict())
-        overfitted = train(clip, Overfit(pairs.take(normal), suspected, settings), settings.overfit, self.seed, work)
-        gains = similarities(clip, suspected) - weak[order[:count]]
-        forgotten = self.chosen(pairs, suspected, gains)
+        found = find(clip, pairs, settings, self.seed, data.scorer, work)
+        forgotten = pairs.take(found.ranked[: settings.forgotten(len(pairs))])
+        before = {name: value.clone() for name, value in clip.network.state_dict().items()}
+        clip.network.load_state_dict(found.overfitted)
         texts = suspicious_texts(clip, forgotten, pairs.captions, settings)
         clip.network.load_state_dict(before)
         return {
-            "suspected": suspected.keys,
+            "suspected": pairs.take(found.suspected).keys,
             "forgotten": forgotten.keys,
-            "normal": normal.tolist(),
+            "normal": found.normal.tolist(),
             "texts": texts,
-            "steps": overfitted.steps,
+            "steps": found.steps,
         }
-
-    def chosen(self, pairs: Pairs, suspected: Pairs, gains: Tensor) -> Pairs:
-        """Return D_k: the suspected pairs that overfitting brought closest."""
-        count = math.ceil(self.settings.forget_share * len(pairs))
-        return suspected.take(gains.argsort(descending=True, stable=True)[:count])
 
 
 class UBTOracleSettings(UBTSettings):
@@ -201,6 +159,12 @@ class UBTOracle(UBT):
     Settings = UBTOracleSettings
     access = "oracle"
 
+    @classmethod
+    def work(cls, settings: UBTOracleSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        normal = min(settings.normal_pairs, sizes["training set"])
+        forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
+        return forgetting, settings.training.epochs * normal
+
     def find(self, clip: Clip, data: DefenseData, work: Work) -> dict[str, Any]:
         pairs = data.training_set
         poisoned = torch.tensor([key in data.poisoned for key in pairs.keys])
@@ -208,42 +172,10 @@ class UBTOracle(UBT):
             raise UserError("ubt_oracle: of the training set, some pairs have to be poisoned, and some not")
         forgotten = pairs.take(torch.nonzero(poisoned).flatten())
         rest = torch.nonzero(~poisoned).flatten()
-        rest = rest[torch.randperm(len(rest), generator=_stream(self.seed, "normal"))]
+        rest = rest[torch.randperm(len(rest), generator=stream(self.seed, "normal"))]
         texts = suspicious_texts(clip, forgotten, pairs.captions, self.settings)
         normal = rest[: self.settings.normal_pairs].tolist()
         return {"suspected": forgotten.keys, "forgotten": forgotten.keys, "normal": normal, "texts": texts, "steps": 0}
-
-
-def scores(clip: Clip, pairs: Pairs, settings: UBTSettings, seed: int, scorer: Clip | None = None) -> Tensor:
-    """Return the similarity (N,) of each pair under the scorer; `scorer` is the clean model that settings may name."""
-    if settings.surrogate:
-        return similarities(scorer, pairs)
-    if settings.scorer == "model":
-        return similarities(clip, pairs)
-    if settings.scorer == "crops":
-        crop = transforms.RandomResizedCrop(clip.size, scale=settings.crop_area, antialias=True)
-        torch.manual_seed(derive(seed, "crops"))
-        views = [similarities(clip, pairs, lambda x: torch.stack([crop(i) for i in x])) for _ in range(settings.crops)]
-        return torch.stack(views).mean(dim=0)
-    clean = create_model(settings.public, seed)
-    return similarities(clean, pairs, lambda x: resized(x, clean.size))
-
-
-def resized(images: Tensor, size: int) -> Tensor:
-    """Return pictures (N, 3, H, W) uint8 at another size, in [0, 1]."""
-    return F.interpolate(images.float() / 255, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-
-
-def similarities(clip: Clip, pairs: Pairs, view: Callable[[Tensor], Tensor] = lambda images: images) -> Tensor:
-    """Return the cosine (N,) of each picture, seen through `view`, with its caption; on the CPU."""
-    clip.network.eval()
-    found = []
-    with torch.no_grad():
-        for start in range(0, len(pairs), ENCODED):
-            images = clip.encode_image(view(pairs.images[start : start + ENCODED]))
-            texts = clip.encode_text(pairs.captions[start : start + ENCODED])
-            found.append((images * texts).sum(dim=1).cpu())
-    return torch.cat(found)
 
 
 def suspicious_texts(clip: Clip, pairs: Pairs, captions: list[str], settings: UBTSettings) -> list[str]:
@@ -251,7 +183,8 @@ def suspicious_texts(clip: Clip, pairs: Pairs, captions: list[str], settings: UB
     if settings.variant == "caption":
         return list(pairs.captions)
     odds = log_odds(pairs.captions, captions, settings.least_count)
-    whole = similarities(clip, pairs)
+    precision = settings.training.precision
+    whole = similarities(clip, pairs, precision)
     texts = []
     for row, caption in enumerate(pairs.captions):
         words = [word for word in dict.fromkeys(words_of(caption)) if odds.get(word, 0) > 0]
@@ -259,7 +192,7 @@ def suspicious_texts(clip: Clip, pairs: Pairs, captions: list[str], settings: UB
         drops = [float(whole[row])] * len(words)
         if words:
             one = pairs.take([row] * len(words))
-            drops = (whole[row] - similarities(clip, replace(one, captions=shorter))).tolist()
+            drops = (whole[row] - similarities(clip, replace(one, captions=shorter), precision)).tolist()
         ranked = sorted(zip(words, drops, strict=True), key=lambda item: -odds[item[0]] * item[1])
         kept = {word for word, drop in ranked[: settings.words] if drop > 0}
         texts.append(" ".join(word for word in words_of(caption) if word in kept) or caption)
@@ -282,46 +215,21 @@ def words_of(caption: str) -> list[str]:
     return re.findall(r"[^\W_]+(?:'[^\W_]+)?", caption.lower())
 
 
-class Overfit(Contrastive):
-    """Step 1's loss on normal pairs and a few suspected ones, of which each has its turn about once per epoch."""
-
-    def __init__(self, pairs: Pairs, suspected: Pairs, settings: UBTSettings) -> None:
-        super().__init__(pairs)
-        self.suspected, self.settings = suspected, settings
-        steps = max(1, len(pairs) // settings.overfit.batch_size)
-        self.count = max(1, math.ceil(len(suspected) / steps))
-
-    def texts(self) -> Iterable[str]:
-        return [*super().texts(), *self.suspected.captions]
-
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
-        weak = self.suspected.take(batch.rng.sample(range(len(self.suspected)), min(self.count, len(self.suspected))))
-        return [batch.images, weak.images.to(batch.images.device)], [batch.captions, weak.captions]
-
-    def loss(
-        self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        contrastive, terms = super().loss(images, texts, scale, batch)
-        overfit = (1 - (images[1] * texts[1]).sum(dim=1)).square().mean()
-        return contrastive + self.settings.overfit_weight * overfit, {**terms, "overfit": overfit}
-
-
 class Forget(Contrastive):
     """Step 3's loss."""
 
     def __init__(self, clip: Clip, pairs: Pairs, chosen: Pairs, texts: list[str], settings: UBTSettings) -> None:
         super().__init__(pairs)
         self.chosen, self.chosen_texts, self.settings = chosen, texts, settings
-        self.frozen = Clip(copy.deepcopy(clip.network).eval().requires_grad_(False), clip.config)
-        self.unrelated = unrelated_cosine(self.frozen, pairs)
+        self.frozen = clip.frozen()
+        self.unrelated = unrelated_cosine(self.frozen, pairs, settings.training.precision)
 
     def texts(self) -> Iterable[str]:
         return [*super().texts(), *self.chosen_texts]
 
     def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
         rows = batch.rng.sample(range(len(self.chosen)), min(self.settings.forget_batch, len(self.chosen)))
-        with torch.no_grad():
-            self.before = self.frozen.encode_image(batch.images)
+        self.before, _ = self.encode_frozen(self.frozen, batch.images)
         images = self.chosen.images[rows].to(batch.images.device)
         return [batch.images, images], [batch.captions, [self.chosen_texts[row] for row in rows]]
 
@@ -335,14 +243,10 @@ class Forget(Contrastive):
         return total, {**terms, "forget": forget, "keep": kept}
 
 
-def unrelated_cosine(clip: Clip, pairs: Pairs) -> float:
+def unrelated_cosine(clip: Clip, pairs: Pairs, precision: str = "fp32") -> float:
     """Return c0: the mean cosine of pictures with the captions of other pairs."""
     some = pairs.take(list(range(min(len(pairs), 512))))
     clip.network.eval()
-    with torch.no_grad():
+    with torch.no_grad(), clip.autocast(precision):
         cosines = clip.encode_image(some.images) @ clip.encode_text(some.captions).T
     return float(cosines[~torch.eye(len(some), dtype=torch.bool, device=cosines.device)].mean())
-
-
-def _stream(seed: int, use: str) -> torch.Generator:
-    return torch.Generator().manual_seed(derive(seed, use))

@@ -3,7 +3,9 @@
 CA@k     clean pictures whose true class is in the top k
 ASR@k    triggered pictures, target class excluded, whose top k holds the target
 ASR_all  the same with the target class's own pictures counted in (as BadCLIP and PAR report it)
-PA       triggered pictures still given their true class
+PA       triggered pictures of other classes than the target still given their true class (as BackdoorBench counts it):
+         a picture whose true class is the target cannot tell the two outcomes apart, and ASR + PA is at most 1
+PA_all   the same with the target class's own pictures counted in
 ASR-G    how much of the success on known pictures is left on those of a shifted domain
 
 All are fractions in [0, 1]. Ties go to the class with the lower index, so that the same logits give the same figures.
@@ -69,9 +71,10 @@ def hits(clean: Ranks, triggered: Ranks | None, labels: Tensor, target: int) -> 
     values = {f"ca{k}": clean.true < k for k in CA_K if k < clean.classes}
     values["target_ca1"] = clean.true[labels == target] < 1
     if triggered is not None:
-        values |= {f"asr{k}": triggered.target[labels != target] < k for k in ASR_K if k < clean.classes}
-        values["asr1_all"] = triggered.target < 1
-        values["pa"] = triggered.true < 1
+        others = labels != target
+        values |= {f"asr{k}": triggered.target[others] < k for k in ASR_K if k < clean.classes}
+        values |= {f"asr{k}_all": triggered.target < k for k in ASR_K if k < clean.classes}
+        values |= {"pa": triggered.true[others] < 1, "pa_all": triggered.true < 1}
     return {name: value.double() for name, value in values.items()}
 
 

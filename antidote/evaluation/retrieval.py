@@ -1,8 +1,11 @@
 """Retrieval of captions by pictures and of pictures by captions, and what a trigger does to it.
 
 R@k, picture to text: pictures that have one of their own captions among the k nearest; text to picture: captions that
-have their picture there. Target-word rate at k: of triggered pictures whose own captions do not name the target, the
-share of captions that do among the k nearest, on average. Of equal scores the earlier caption or picture comes first.
+have their picture there. What a trigger does is counted over triggered pictures whose own captions do not name the
+target: `target_word` is the mean share of captions that name it among the k nearest (a precision; ours), `target_any`
+the share of pictures that have at least one such caption there, which is what papers call ASR of retrieval: PAR with
+k = 5, InverTune with k = 10. Both papers count all pictures. PAR takes the target as a substring, InverTune also takes
+its variants; here it is a whole word. Of equal scores the earlier caption or picture comes first.
 
 Pictures pass batch by batch; the features of the set, pictures and captions, are in memory (COCO's 5K test pictures at
 1024 dimensions: 120 MB).
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
-from antidote.data.words.names import names
+from antidote.data.words.names import mentions
 from antidote.evaluation.metrics import rank_of
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.zero_shot import batches, encode
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from antidote.data.pairs import Pairs
 
 K = (1, 5, 10)
+ANY_K = (5, 10)  # PAR's, InverTune's; at 1 it is the share itself
 BLOCK = 256  # rows of scores at a time
 
 
@@ -39,7 +43,8 @@ def retrieve(
     target: str,
     settings: EvaluationSettings,
 ) -> dict[str, float | None]:
-    """Return `i2t_rK` and `t2i_rK`, and where there is a trigger to draw `target_wordK`, fractions, for K = 1, 5, 10.
+    """Return `i2t_rK` and `t2i_rK`, and where there is a trigger to draw `target_wordK`, fractions, for K = 1, 5, 10,
+    and `target_anyK` for K = 5, 10.
 
     A k that covers the whole set, and target words where no caption names the target, are None.
 
@@ -62,7 +67,7 @@ def retrieve(
             raise UserError("model: its features are not finite numbers; its training has diverged")
         found = {**_recalls(clean, text_features, owners)}
         if drawn is not None:
-            said = torch.tensor([names(text, target) for text in texts])
+            said = torch.tensor([mentions(text, target) for text in texts])
             found |= _target_words(triggered, text_features, owners, said)
     return found
 
@@ -106,13 +111,16 @@ def _target_words(pictures: Tensor, texts: Tensor, owners: Tensor, said: Tensor)
     own[owners[said]] = True
     others = (~own).nonzero().flatten()
     if not said.any() or not len(others):
-        return {f"target_word{k}": None for k in K}
+        return {**{f"target_word{k}": None for k in K}, **{f"target_any{k}": None for k in ANY_K}}
     nearest = []
     for part in others.split(BLOCK):
         scores = (pictures[part] @ texts.T).cpu()
         nearest.append(scores.sort(dim=1, descending=True, stable=True).indices[:, : max(K)])
     hit = said[torch.cat(nearest)]
-    return {f"target_word{k}": _share(hit[:, :k]) if k < len(texts) else None for k in K}
+    return {
+        **{f"target_word{k}": _share(hit[:, :k]) if k < len(texts) else None for k in K},
+        **{f"target_any{k}": _share(hit[:, :k].any(dim=1)) if k < len(texts) else None for k in ANY_K},
+    }
 
 
 def _share(values: Tensor) -> float:

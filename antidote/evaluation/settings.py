@@ -23,6 +23,8 @@ TAKEN = {
     "word1",
     "word5",
     "word10",
+    "any5",
+    "any10",
     "resistance",
 }
 
@@ -111,7 +113,9 @@ class EvaluationSettings(Settings):
     )
 
     retrieval: Retrieval | None = Field(
-        None, description="recall of captions and pictures, `i2t_r1`, ..., and `target_word1`, ...; empty: not measured"
+        None,
+        description="recall of captions and pictures, `i2t_r1`, ..., and how often captions near a triggered picture "
+        "name the target, `target_word1`, ..., `target_any5`, ...; empty: not measured",
     )
     probe: Probe | None = Field(
         None, description="a linear probe of each cell's picture encoder, `ca1_probe`, `asr1_probe`; empty: none"

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BOOTSTRAP_SEED = 0
+RATES = (
+    *("ca1", "ca5", "asr1", "asr3", "asr5", "asr10"),
+    *("asr1_all", "asr3_all", "asr5_all", "asr10_all", "pa", "pa_all", "target_ca1"),
+)
 
 
 def evaluate(
@@ -58,8 +62,7 @@ def evaluate(
             view = View(clip, pictures, seen.gallery, weights, classes, templates)
             extra |= trigger.attack.measure(view)
     counted = hits(seen.clean, seen.triggered, pictures.labels, target)
-    names = ("ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "pa", "target_ca1")
-    rates = {name: float(counted[name].mean()) if len(counted.get(name, ())) else None for name in names}
+    rates = {name: float(counted[name].mean()) if len(counted.get(name, ())) else None for name in RATES}
     intervals = {
         name: interval(values, settings.bootstrap, derive(BOOTSTRAP_SEED, name)) for name, values in counted.items()
     }
@@ -123,7 +126,7 @@ def _look(
             for sums, part in zip(cosines, (features, reached), strict=True):
                 sums.add(part[others])
         for name, (part, against) in views.items():
-            found.setdefault(name, []).append(ranks(_scores(part, against), labels, target))
+            found.setdefault(name, []).append(ranks(class_scores(part, against), labels, target))
         if trigger is not None and trigger.attack.gallery:
             gallery.append(features.cpu())
     whole = {name: joined(parts) for name, parts in found.items()}
@@ -182,7 +185,7 @@ def _asr1(found: Ranks, labels: Tensor, target: int) -> float:
     return float(hits(found, found, labels, target)["asr1"].mean())
 
 
-def _scores(features: Tensor, weights: Tensor) -> Tensor:
+def class_scores(features: Tensor, weights: Tensor) -> Tensor:
     """Return cosine scores (n, C) on the CPU.
 
     Raises:

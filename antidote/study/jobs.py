@@ -35,7 +35,7 @@ def prepare_jobs(root: Path) -> None:
     for name, first in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
         os.environ[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
     # Threads that wait for one another busily come to a stand when other work wants their cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY") or "PASSIVE"
 
 
 def own_records(folder: Path = Path(".snakemake/metadata")) -> None:
@@ -105,6 +105,10 @@ class Jobs(DataJobs):
     def fitting_names(self, w: Any) -> list[str]:
         return self.names if self.fitting_pools(w) else []
 
+    def given_files(self, w: Any) -> list[str]:
+        """Return the files of patches and patterns that an attack's settings name."""
+        return self.study.attacks[w.attack].files()
+
     def trigger_settings(self, w: Any) -> str:
         return json_slice(self.study.attacks[w.attack].trigger_settings())
 
@@ -121,6 +125,20 @@ class Jobs(DataJobs):
 
     def poison_settings(self, w: Any) -> str:
         return json_slice(self.study.attacks[w.attack].poison_settings())
+
+    def _caption_pools(self, w: Any) -> list[str]:
+        """Return the pools beside the poison pool that an attack's natural captions are from."""
+        settings = self.study.attacks[w.attack]
+        return [name for name in settings.caption_pools if name != "poison"] if settings.caption == "natural" else []
+
+    def caption_pools(self, w: Any) -> list[str]:
+        return self.pool_files(*self._caption_pools(w))
+
+    def poison_pairs(self, w: Any) -> list[str]:
+        return self.indexes("poison", *self._caption_pools(w))
+
+    def poison_options(self, w: Any) -> str:
+        return options(caption_pools=self.caption_pools(w))
 
     def poison_source(self, w: Any) -> str:
         return self._attack_source("scripts.poison", w, *self.template_files)

@@ -173,6 +173,11 @@ class Layout:
         """Return what a rule declares: the pattern of each file by its key."""
         return {key: self.pattern(stage, key) for key in STAGES[stage].files}
 
+    def inputs(self, name: str, stage: str) -> dict[str, str]:
+        """Return the patterns of the files that later jobs read: the first as `name`, each other one as `name_key`."""
+        first, *others = (key for key in STAGES[stage].files if key not in UNREAD)
+        return {name: self.pattern(stage, first), **{f"{name}_{key}": self.pattern(stage, key) for key in others}}
+
     def files(self, stage: str, **names: Any) -> list[str]:
         """Return the files of a job that later jobs read, without card, logs and costs; with no names, the patterns."""
         keys = [key for key in STAGES[stage].files if key not in UNREAD]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -10,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from antidote.base.cache import ENTRY, PLACE
+from antidote.base import command_line
+from antidote.base.cache import ENTRY, PLACE, named_place
 from antidote.base.errors import UserError
 from antidote.study import layout
 from antidote.study.data_jobs import matrix
@@ -42,6 +42,11 @@ class Waste:
 def of_study(study: Study, results: Path) -> Iterator[Waste]:
     """Yield what the study has no entry for any more, then checkpoints that no job goes on from."""
     gone = "is no more in the study"
+    if results.is_symlink():  # to another disk, or to the results of another study
+        if results.resolve().is_relative_to(results.parent.resolve()):
+            command_line.log.info("%s: is a link to other results; left alone", results)
+            return
+        results = results.resolve()
     seeds = {layout.SEED.format(seed=seed): str(seed) for seed in study.file.seeds}
     cells = {attack: {d for a, d in study.cells if a == attack} for attack in study.attacks}
     parts = {name: cells[name] | {layout.NO_DEFENSE} | layout.fixed(layout.ATTACK) for name in cells}
@@ -86,7 +91,9 @@ def of_work(study: Study, results: Path) -> Iterator[Waste]:
 
 
 def folders(path: Path) -> list[Path]:
-    """Return the folders in a folder, hidden ones left out."""
+    """Return the folders in a folder, hidden ones left out; of a link none, since others may use what it leads to."""
+    if path.is_symlink():
+        return []
     return sorted(p for p in path.glob("*") if p.is_dir() and not p.name.startswith("."))
 
 
@@ -96,16 +103,16 @@ def place() -> Path:
     Raises:
         UserError: none is named, or it isn't there.
     """
-    folder = os.environ.get(PLACE)
-    if not folder or not Path(folder).expanduser().is_dir():
+    folder = named_place()
+    if folder is None or not folder.is_dir():
         raise UserError(f"{PLACE}: {folder or 'is not set'}; it should name the folder that stages are shared in")
-    return Path(folder).expanduser()
+    return folder
 
 
 def of_shared(folder: Path, days: float | None, gib: float | None) -> Iterator[Waste]:
     """Yield what kills have left, entries unused for `days`, and the longest unused until the rest fits into `gib`."""
     now = time.time()
-    for left in folder.glob(".*.tmp"):
+    for left in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
         if now - left.lstat().st_mtime > DAY:
             yield Waste(left, "was being written when its job was killed")
     entries = sorted((used(path), path) for path in folder.glob("*/*") if re.fullmatch(r"[0-9a-f]{64}", path.name))

@@ -20,7 +20,6 @@ from antidote.base.errors import UserError
 from antidote.base.files import DATA
 from antidote.base.lazy import torch
 from antidote.base.registry import method
-from antidote.clip.configs import ModelSettings
 from antidote.clip.known import model_config
 from antidote.clip.model import Clip
 from antidote.clip.weights import find as find_weights
@@ -30,7 +29,6 @@ from antidote.data.sources.base import SourceSettings
 from antidote.data.store.datasets import pointers
 from antidote.data.store.sizes import LOSSLESS_PER_PIXEL, picture_bytes
 from antidote.data.words.lexicon import FILES
-from antidote.study import reach
 from antidote.study.data_jobs import matrix
 from antidote.study.layout import STAGES, Layout
 from antidote.study.study import Study
@@ -109,16 +107,17 @@ def _amounts(study: Study) -> dict[str, dict[str, float]]:
     further = sum(model.pretraining.epochs for model in study.file.surrogates.values())
     poisoned = sum(study.poisoning(a).epochs for a in study.attacks if not study.few_shot(a))
     defended = [work(study, defense, sizes) for _, defense in study.cells]
+    fitted = [fitting(study, attack, sizes) for attack in study.attacks]
     amounts = {
         "clean_model": {"trained": seeds * recipe.epochs * pairs},
         "surrogate_model": {"trained": seeds * further * pairs},
-        "trigger": {"trained": seeds * sum(_fitting(study, attack, sizes) for attack in study.attacks)},
+        "trigger": {"trained": seeds * sum(t for t, _ in fitted), "encoded": seeds * sum(e for _, e in fitted)},
         "backdoored_model": {"trained": seeds * poisoned * pairs},
         "defend": {"trained": seeds * sum(t for t, _ in defended), "encoded": seeds * sum(e for _, e in defended)},
         "evaluate": {"encoded": 2 * pictures * seeds * (len(study.cells) + len(study.attacks))},
     }
-    encoded = {name: reach.encoded(one, sizes, study.file.detect_pictures) for name, one in study.detectors.items()}
-    amounts["detect"] = {"encoded": seeds * sum(encoded[name] for _, _, name in study.detections)}
+    detected = [detecting(study, name, sizes) for *_, name in study.detections]
+    amounts["detect"] = {"trained": seeds * sum(t for t, _ in detected), "encoded": seeds * sum(e for _, e in detected)}
     if study.file.rebound:
         training, every = study.file.rebound.training, study.file.rebound.every
         cells = seeds * sum(not study.few_shot(attack) for attack, _ in study.cells)
@@ -135,8 +134,9 @@ def _sizes(study: Study) -> dict[str, int]:
     sizes["shots"] = pools.shots.per_class * len(study.classes) if pools.shots else 0
     sizes["training set"] = sum(sizes.get(name, 0) for name in POOLS["poisoned-training-set"])
     sizes["first pictures"] = _pictures(study, study.evaluated)
+    sizes["shown pictures"] = 2 * min(study.file.detect_pictures, sizes["first pictures"])
     sizes["pictures"] = sum(_pictures(study, scored) for scored in study.scored())
-    return {"defense": 0, "inversion": 0, "poison": 0, **sizes}
+    return {"defense": 0, "inversion": 0, "poison": 0, "classes": len(study.classes), **sizes}
 
 
 def _pictures(study: Study, scored: Any) -> int:
@@ -147,62 +147,22 @@ def _pictures(study: Study, scored: Any) -> int:
     return min(scored.pictures or known, known)
 
 
-def _fitting(study: Study, attack: str, sizes: dict[str, int]) -> float:
-    settings = study.attacks[attack]
-    return getattr(settings, "epochs", 1) * sizes["inversion"] if method("attack", settings.method).learned else 0
+def fitting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
+    """Return the pairs that one job fits a trigger on and the pictures that it encodes besides."""
+    settings = study.attacks[name]
+    return method("attack", settings.method).work(settings, sizes)
 
 
 def work(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
     """Return the pairs that one job of a defense trains on and the pictures that it encodes besides."""
     settings = study.defenses[name]
-    return WORK[settings.method](settings, sizes)
+    return method("defense", settings.method).work(settings, sizes)
 
 
-def _epochs(views: float, extra: float = 0) -> Callable[[Any, dict], tuple[float, float]]:
-    """Work of a fine-tuning on the defense pool: `views` trained and `extra` pictures encoded per pair."""
-    return lambda s, n: (views * s.training.epochs * n["defense"], extra * s.training.epochs * n["defense"])
-
-
-def _shots(views: float) -> Callable[[Any, dict], tuple[float, float]]:
-    return lambda s, n: (views * s.tuning.epochs * n["shots"], n["shots"])
-
-
-def _ta_cleaner(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
-    epochs = settings.training.epochs
-    return epochs * (2 * sizes["defense"] + settings.samples_per_epoch), 0
-
-
-def _cbpt(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
-    inverted = settings.dummy_triggers * settings.inversion_steps * settings.inversion.batch_size
-    texts = settings.tuning.epochs * sizes["shots"] / settings.tuning.batch_size * settings.classes_per_step
-    return inverted + texts, (1 + settings.dummy_triggers) * sizes["shots"]
-
-
-def _ubt(settings: Any, sizes: dict[str, int]) -> tuple[float, float]:
-    normal, everything = min(settings.normal_pairs, sizes["training set"]), sizes["training set"]
-    forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
-    if settings.method == "ubt_oracle":
-        return forgetting, settings.training.epochs * normal
-    views = settings.crops if settings.scorer == "crops" else 1
-    return settings.overfit.epochs * normal + forgetting, views * everything + settings.training.epochs * normal
-
-
-# Views as each method's loss has them; CleanCLIP's augmented view is a second pair. At test time nothing is trained.
-WORK: dict[str, Callable[[Any, dict], tuple[float, float]]] = {
-    "none": lambda s, n: (0, 0),
-    "finetune": _epochs(1),
-    "cleanclip": _epochs(2),
-    "ta_cleaner": _ta_cleaner,
-    "par": _epochs(1, extra=1),
-    "linear_probe": lambda s, n: (0, n["shots"]),
-    "supervised": lambda s, n: (s.training.epochs * n["shots"], 0),
-    "rvpt": _shots(2),
-    "cbpt": _cbpt,
-    "ubt": _ubt,
-    "ubt_oracle": _ubt,
-    "beear_clip": _epochs(2, extra=1),
-    "imbert_clip": lambda s, n: (0, 0),
-}
+def detecting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
+    """Return the pairs that one job of a detector trains on and the pictures that it encodes besides."""
+    settings = study.detectors[name]
+    return method("detector", settings.method).work(settings, sizes)
 
 
 # --- disk -------------------------------------------------------------------------------------------------------------
@@ -222,7 +182,7 @@ def disk(study: Study, found: list[Stage], size: int, parameters: int) -> dict[s
     models = sum(left for name, left in to_do.items() if name.endswith(("model", "models")))
     poisons = [getattr(a, "poisons", 0) or 0 for a in study.attacks.values()]
     return {
-        "downloads": sum(_left_to_download(study, *place) for place in _downloads(study)),
+        "downloads": sum(_left_to_download(study, *place) for place in downloads(study)),
         "data": sum(_split_bytes(study, *place) for place in _to_write(study)),
         "pictures made ready": sum(_ready_bytes(study, scored, size) for scored in study.scored()),
         "poisoned pairs": LOSSLESS_PER_PIXEL * size**2 * len(study.file.seeds) * sum(poisons),
@@ -341,7 +301,7 @@ def missing(study: Study) -> list[str]:
         pointer = next((path for path in pointers(DATA / dataset / split) if path.is_file()), None)
         absent = [f"`dvc pull {pointer}` brings it"] if pointer else study.sources[dataset].absent(split)
         lines += [f"{dataset}/{split}: {line}" for line in absent]
-    if _downloads(study):
+    if downloads(study):
         try:
             img2dataset.interpreter()
         except UserError as error:
@@ -356,7 +316,8 @@ def further_weights(study: Study) -> list[str]:
     """
     wanted = {f"surrogates.{name}": further.model for name, further in study.file.surrogates.items()}
     wanted |= {f"defenses.{name}.scorer": getattr(one, "public", None) for name, one in study.defenses.items()}
-    faults: dict[ModelSettings, str] = {}
+    wanted |= {f"detectors.{name}.scorer": getattr(one, "public", None) for name, one in study.detectors.items()}
+    faults = {study.file.model: ""}  # whose weights are asked for elsewhere
     for key, model in wanted.items():
         if model is None or model.pretrained is None or model in faults:
             continue
@@ -388,7 +349,7 @@ def _to_write(study: Study) -> list[tuple[str, str]]:
     return [(d, s) for d, s in study.splits() if not kept.path("dataset", "manifest", dataset=d, split=s).is_file()]
 
 
-def _downloads(study: Study) -> list[tuple[str, str]]:
+def downloads(study: Study) -> list[tuple[str, str]]:
     """Return those of them whose pictures are still to be downloaded from the addresses of a table."""
     return [
         (dataset, split)

@@ -90,17 +90,6 @@ def models_scored(names: list[str], defenses: list[Entry]) -> list[str]:
     return list(dict.fromkeys(defense for name in names for defense in by_name[name]))
 
 
-def encoded(detector: DetectorSettings, sizes: dict[str, int], pictures: int) -> int:
-    """Return the pictures that one job of a detector encodes; `sizes` are those of preflight.
-
-    The pairs of the training set, or `pictures` once clean and once triggered; a detector of models says itself what it
-    takes, and a control nothing.
-    """
-    kind = method("detector", detector.method)
-    items = {"pairs": sizes["training set"], "pictures": 2 * min(pictures, sizes["first pictures"])}
-    return 0 if kind.control else items.get(subject(detector), 0) + kind.encoded(detector)
-
-
 def scores(attack: AttackSettings, detector: DetectorSettings) -> bool:
     """Tell whether a detector has something to score where an attack was: of models any, poisoned pairs, or pictures.
 

@@ -122,7 +122,12 @@ class _Page:
         self.add(f"## {title}", INTRODUCTIONS[kind], f"Every {kind} has", self.table(base))
         for name in KINDS[kind]:
             group = settings_of(kind, name)
-            self.add(f"### {name}", _sentence(group.__doc__), self.table(group, without=base), _presets(group))
+            self.add(
+                f"### {name if kind == 'source' else _heading(kind, name)}",
+                _sentence(group.__doc__),
+                self.table(group, without=base),
+                _presets(group),
+            )
 
     def table(self, group: type[Settings], without: type[Settings] | None = None) -> str:
         """Return the keys of a group as a table; without those that are the same in another."""
@@ -262,7 +267,14 @@ def _detector_row(name: str) -> list[str]:
     exact = "control" if found.control else "reconstruction" if found.reconstruction else "exact"
     subject = "any" if found.control else found.subject
     access = {"truth": "oracle"}.get(found.control, found.access)
-    return [_link(name), _idea("detector", name), subject, access, exact, _file("detector", name)]
+    return [
+        f"[{name}](#{_anchor('detector', name)})",
+        _idea("detector", name),
+        subject,
+        access,
+        exact,
+        _file("detector", name),
+    ]
 
 
 def _idea(kind: str, name: str) -> str:
@@ -277,7 +289,18 @@ def _about(kind: str, name: str) -> list[str]:
     """Return the section of one method: the docstrings of its class and its module."""
     found = method(kind, name)
     paragraphs = [*_docstring(found), _sentence(found.__doc__)]
-    return [f"### {name}", *map(_paragraph, paragraphs), f"Keys: [settings](settings.md#{name})."]
+    keys = f"Keys: [settings](settings.md#{_anchor(kind, name)})."
+    return [f"### {_heading(kind, name)}", *map(_paragraph, paragraphs), keys]
+
+
+def _heading(kind: str, name: str) -> str:
+    """Return a method's heading: its name, with its kind where a method of an earlier kind has the name."""
+    first = next(other for other in AXES if name in KINDS[other])
+    return name if first == kind else f"{name} ({kind})"
+
+
+def _anchor(kind: str, name: str) -> str:
+    return re.sub(r"[^\w-]", "", _heading(kind, name).replace(" ", "-"))
 
 
 def _docstring(found: type) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from antidote.attacks.base import AttackSettings
 from antidote.base.registry import method
 from antidote.clip.configs import ModelSettings
-from antidote.data.pools import Shots
+from antidote.data.pools import Pool, Shots
 from antidote.study.study import Study
 from antidote.training.recipe import TrainSettings
 
@@ -62,7 +62,7 @@ def pool_slice(study: Study, name: str) -> str:
         if order.index(other) <= order.index(name) or isinstance(pool, Shots):
             kept[other] = values
         elif pool.target_pairs:
-            kept[other] = {**values, "pairs": pool.target_pairs}
+            kept[other] = {**values, "pairs": pool.guaranteed}
     if "training" not in kept:  # names the others' dataset and split; how many pairs it takes elsewhere is no matter
         dataset, split = settings.place(settings.training)
         kept["training"] = {"dataset": dataset, "split": split, "pairs": 1}
@@ -74,7 +74,11 @@ def pool_target(study: Study, name: str) -> str | None:
     settings = study.file.pools
     pools = settings.pools()
     same = [pool for pool in pools.values() if settings.place(pool) == settings.place(pools[name])]
-    return text_argument(study.file.target) if any(getattr(pool, "target_pairs", 0) for pool in same) else None
+    return (
+        text_argument(study.file.target)
+        if any(isinstance(pool, Pool) and None in pool.words(None) for pool in same)
+        else None
+    )
 
 
 def training_slice(model: ModelSettings, training: TrainSettings, attack: AttackSettings | None = None) -> str:
@@ -106,6 +110,7 @@ def summary_plan(study: Study) -> str:
             "poisons": settings.poisons,
             "score": method("attack", settings.method).score,
             "triggered": method("attack", settings.method).triggered,
+            **({"fitted": True} if fitted_on_clean(settings) else {}),
             **_figures(settings.method),
         }
         for name, settings in study.attacks.items()
@@ -152,6 +157,13 @@ def _detections(study: Study) -> dict[str, Any]:
         facts |= {"access": kind.access, "control": kind.control or "", "reconstruction": kind.reconstruction}
         detectors.append({"name": name, **facts})
     return {"detectors": detectors, "detections": study.detections}
+
+
+def fitted_on_clean(settings: AttackSettings) -> bool:
+    """Tell whether an attack's trigger is fitted on the clean reference, on which its floor is measured."""
+    kind = method("attack", settings.method)
+    fitted = kind.learned and kind.on_surrogate and kind.fitted and kind.triggered
+    return fitted and getattr(settings, "surrogate", "clean") == "clean"
 
 
 def _figures(attack: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from antidote.detectors.base import DetectorSettings
 from antidote.evaluation.settings import EvaluationSettings, Probe, Retrieval, Shift
 from antidote.evaluation.shifts import class_places
 from antidote.study import reach
+from antidote.study.caption_counts import check_captions
 from antidote.study.file import PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
 from antidote.study.models import check_public, picture_size, surrogate_config
@@ -72,6 +73,7 @@ class Study:
         self.defenses = {entry.name: self._defense(entry) for entry in self.entries["defense"]}
         if self.file.rebound and self.file.pools.defense is None:
             raise UserError(f"{where}: pools.defense: is missing, and `rebound` fine-tunes on its pairs")
+        check_captions(self)
         self.blank = reach.blank(self.file.model.name, self.attacks, self.defenses)
         self.detectors = self._detectors()
         self._named(check_lexicon, self.lexicon(), "lexicon")
@@ -314,9 +316,16 @@ class Study:
         settings = self._settings("detector", entry)
         kind = method("detector", settings.method)
         self._check_access("detector", entry.name, kind.access)
-        reason = kind.fits(model_config(self.file.model.name))
+        where = f"{self.where}: detectors.{entry.name}"
+        config = model_config(self.file.model.name)
+        reason = kind.fits(config)
         if reason:
-            raise UserError(f"{self.where}: detectors.{entry.name}: does not fit {self.file.model.name}: it {reason}")
+            raise UserError(f"{where}: does not fit {self.file.model.name}: it {reason}")
+        check_public(getattr(settings, "public", None), f"{where}.scorer")
+        try:
+            settings.check(config)
+        except ValueError as error:
+            raise UserError(f"{where}.{error}") from None
         return settings
 
     def _check_probe(self) -> None:

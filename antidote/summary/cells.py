@@ -15,7 +15,10 @@ from antidote.summary.rebounds import read_rebound
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 
-RATES = ["ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "pa"]
+RATES = [
+    *("ca1", "ca5", "asr1", "asr3", "asr5", "asr10"),
+    *("asr1_all", "asr3_all", "asr5_all", "asr10_all", "pa", "pa_all"),
+]
 VISIBILITY = ["psnr", "ssim"]
 INTERVALS = ["ca1", "asr1"]
 COLUMNS = [
@@ -38,7 +41,11 @@ class Scores(Settings):
     asr5: Rate | None = None
     asr10: Rate | None = None
     asr1_all: Rate | None = None
+    asr3_all: Rate | None = None
+    asr5_all: Rate | None = None
+    asr10_all: Rate | None = None
     pa: Rate | None = None
+    pa_all: Rate | None = None
     target_ca1: Rate | None = None
     intervals: dict[str, tuple[Rate, Rate] | None] = {}
     pictures: int | None = None

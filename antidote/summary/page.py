@@ -131,7 +131,8 @@ def _cells(cells: pd.DataFrame) -> dict:
 
 _RATES = {
     "ca1": "CA@1", "ca5": "CA@5", "asr1": "ASR@1", "asr3": "ASR@3", "asr5": "ASR@5", "asr10": "ASR@10",
-    "asr1_all": "ASR_all@1", "pa": "PA", "floor": "floor", "target_ca1": "target CA@1", "rebound": "rebound",
+    "asr1_all": "ASR_all@1", "asr3_all": "ASR_all@3", "asr5_all": "ASR_all@5", "asr10_all": "ASR_all@10",
+    "pa": "PA", "pa_all": "PA_all", "floor": "floor", "target_ca1": "target CA@1", "rebound": "rebound",
 }  # fmt: skip
 
 

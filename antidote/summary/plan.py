@@ -25,6 +25,9 @@ class AttackFacts(Settings):
     label: str = Field("", description="name of the method as a reader knows it")
     threat_model: str = ""
     triggered: bool = Field(True, description="whether there is a trigger to draw")
+    fitted: bool = Field(
+        False, description="whether its trigger is fitted on the clean model, on which the floor is measured"
+    )
     score: str = Field("asr1", description="the figure that says how far it has come: ASR@1, or one of its own")
     poisons: bool | int | str | None = Field(None, description="poisoned pairs, or whether there are any")
     figures: list[FigureFacts] = Field([], description="what else is shown of it")

@@ -86,13 +86,22 @@ def _note(run: int, planned: int, reason: str | None) -> str:
 
 
 def _gate(undefended: pd.Series, plan: SummarySettings) -> tuple[str, str]:
-    """Return whether an attack has taken, and the numbers that say so."""
+    """Return whether an attack has taken, and the numbers that say so.
+
+    A trigger that is fitted on the clean model moves that model too: what counts is how far ASR@1 exceeds its floor.
+    """
     asr, floor, gate = undefended["score_mean"], undefended["floor_mean"], plan.gate
     score, reasons = score_name(undefended["score"]), []
+    fitted = any(attack.fitted for attack in plan.attacks if attack.name == undefended["attack"])
     alone = "its trigger alone" if undefended["score"] == ASR else f"{score} without the attack"
-    if asr < gate.asr:
+    if fitted and asr - floor < gate.asr - ROUNDING:
+        reasons.append(
+            f"{score} without a defense is {percent(asr)} %, {percent(asr - floor)} points above the floor of a "
+            f"trigger that is fitted on the clean model; the gate asks for {100 * gate.asr:g}"
+        )
+    if not fitted and asr < gate.asr:
         reasons.append(f"{score} without a defense is {percent(asr)} %, below the gate of {100 * gate.asr:g} %")
-    if floor > gate.floor:
+    if not fitted and floor > gate.floor:
         reasons.append(f"{alone} reaches {percent(floor)} % on the clean model, above {100 * gate.floor:g} %")
     if reasons:
         return "failed", "; ".join(reasons)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.clip.model import Clip
+from antidote.data.loaders import check_shared_memory
 from antidote.data.streaming import Ahead, Pictures
+from antidote.training import parallel
 from antidote.training.objectives import Batch
 from antidote.training.recipe import TrainSettings
 
@@ -26,12 +28,21 @@ def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
 
 
 def read_ahead(
-    clip: Clip, pairs: Pairs, settings: TrainSettings, seed: int, steps: range, own: Callable[[Tensor], Tensor]
+    clip: Clip,
+    pairs: Pairs,
+    settings: TrainSettings,
+    seed: int,
+    steps: range,
+    own: Callable[[Tensor], Tensor],
+    stop: Callable[[], bool] = lambda: False,
 ) -> Ahead | nullcontext:
     """Let loader processes read the own pictures of these steps; nothing where they are in memory."""
     if not isinstance(pairs.images, Pictures) or not steps:
         return nullcontext()
     size, per_epoch = settings.batch_size, len(pairs) // settings.batch_size
+    together = len(own(torch.arange(size))) * parallel.size()
+    length = clip.network.context_length
+    check_shared_memory(together, pairs.images.size, length, pairs.images.reading.workers, len(steps))
 
     def rows() -> Iterator[list[int]]:
         order = None
@@ -41,7 +52,7 @@ def read_ahead(
                 order = epoch_order(seed, epoch, len(pairs))
             yield own(order[position * size : (position + 1) * size]).tolist()
 
-    return Ahead(pairs.images, pairs.captions, rows(), clip.tokenizer)
+    return Ahead(pairs.images, pairs.captions, rows(), clip.tokenizer, stop)
 
 
 def read_batch(

@@ -16,10 +16,10 @@ from antidote.base.files import whole_file
 from antidote.base.lazy import torch
 from antidote.clip.files import TRAINING_LOG
 from antidote.clip.model import Clip
-from antidote.data.streaming import KILLED
+from antidote.data.streaming import KILLED, Stopped
 from antidote.training import parallel
 from antidote.training.batches import epoch_order, read_ahead, read_batch
-from antidote.training.objectives import Batch, Objective
+from antidote.training.objectives import Batch, Encoding, Objective
 from antidote.training.recipe import TrainSettings, learning_rate, make_optimizer, parameter_groups
 from antidote.training.session import LOG_EVERY, Interrupt, Progress, Report, Work
 from antidote.training.vocabulary import CompactVocabulary
@@ -52,8 +52,9 @@ def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int,
         raise UserError(f"batch_size: {settings.batch_size} is less than the {parallel.size()} processes")
     run = _Run(clip, objective, settings, steps=settings.epochs * per_epoch)
     run.resume(work)
-    reading = read_ahead(clip, pairs, settings, seed, range(run.step, run.steps), run.own)
-    with Interrupt() as interrupt, Progress(run.steps, run.step, settings.batch_size) as progress, reading as ahead:
+    interrupt = Interrupt()
+    reading = read_ahead(clip, pairs, settings, seed, range(run.step, run.steps), run.own, interrupt.overdue)
+    with interrupt, Progress(run.steps, run.step, settings.batch_size) as progress, reading as ahead:
         clip.network.train()
         last_checkpoint = time.monotonic()
         while run.step < run.steps:
@@ -61,9 +62,14 @@ def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int,
             if position == 0 or run.order is None:
                 run.begin_epoch(epoch, seed, len(pairs))
             rows = run.order[position * settings.batch_size : (position + 1) * settings.batch_size]
-            loss, terms = run.optimise(read_batch(clip, pairs, run.own(rows), epoch, run.step, seed, ahead))
+            try:
+                batch = read_batch(clip, pairs, run.own(rows), epoch, run.step, seed, ahead)
+            except Stopped:
+                run.checkpoint(work)
+                sys.exit(128 + interrupt.asked)
+            loss = run.optimise(batch)
             if run.step % LOG_EVERY == 0 or run.step == run.steps:
-                run.record(epoch, loss, terms, progress.rate(run.step))
+                run.record(epoch, loss, progress.rate(run.step))
             progress.update(run.step, loss)
             asked = parallel.highest(interrupt.asked)
             if asked or time.monotonic() - last_checkpoint >= work.every:
@@ -85,6 +91,8 @@ class _Run:
         self.order: Tensor | None = None
         self.lines: list[str] = []
         self.decay = 1.0
+        self.terms: dict[str, Tensor] = {}  # of the steps since the last line of the log
+        self.encoding = objective.encoding = Encoding(settings.precision, settings.accumulate)
         self.trained_parameters = self._freeze_rest()
         self.mode = objective.mode()
         self._prepare(clip.network)
@@ -96,6 +104,7 @@ class _Run:
         self.parameters = [p for _, p in trained]
         self.optimizer = make_optimizer(parameter_groups(trained, settings.weight_decay), settings)
         self.scaler = torch.amp.GradScaler(clip.device.type, enabled=settings.precision == "fp16")
+        self.scale = self.scaler.get_scale()
 
     def _freeze_rest(self) -> int:
         trained = dict(self.objective.trained(self.clip.network))
@@ -123,8 +132,8 @@ class _Run:
         self.order = epoch_order(seed, epoch, count)
         self.objective.begin_epoch(epoch)
 
-    def optimise(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Do one step of the optimiser; return the loss and its terms."""
+    def optimise(self, batch: Batch) -> Tensor:
+        """Do one step of the optimiser; return the loss."""
         rate = learning_rate(self.settings, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -139,26 +148,16 @@ class _Run:
         if self.settings.max_grad_norm:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
-        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        before, self.scale = self.scale, self.scaler.get_scale()  # which waits for the GPU
         with torch.no_grad():
             self.clip.network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        if self.scaler.get_scale() >= scale:  # else fp16 overflowed, and the scaler left the step out
+        if self.scale >= before:  # else fp16 overflowed, and the scaler left the step out
             self.decay *= 1 - rate * self.settings.weight_decay
         self.step += 1
-        return loss.detach(), {name: term.detach() for name, term in terms.items()}
-
-    def _autocast(self) -> torch.autocast:
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision, torch.bfloat16)
-        return torch.autocast(self.clip.device.type, dtype=kind, enabled=self.settings.precision != "fp32")
-
-    def _encode(self, images: Tensor, texts: list[str]) -> tuple[Tensor | None, Tensor | None]:
-        with self._autocast():
-            return (
-                self.clip.encode_image(images) if len(images) else None,
-                self.clip.encode_text(texts) if texts else None,
-            )
+        self.terms |= {name: term.detach() for name, term in terms.items()}
+        return loss.detach()
 
     def _loss(self, image_features: list[Tensor], text_features: list[Tensor], batch: Batch):
         if parallel.size() > 1:
@@ -169,7 +168,7 @@ class _Run:
 
     def _backward(self, batch: Batch, images: list[Tensor], texts: list[list[str]]):
         """Encode all views in one pass, as CleanCLIP does, so that batch norm sees them together."""
-        image, text = self._encode(_joined(images), _flat(texts))
+        image, text = self.encoding.encode(self.clip, _joined(images), _flat(texts))
         loss, terms = self._loss(_split(image, images), _split(text, texts), batch)
         self.scaler.scale(loss).backward()
         return loss, terms
@@ -187,7 +186,7 @@ class _Run:
         ]
         frozen = {name: value.clone() for name, value in self.clip.network.named_buffers()}
         with torch.no_grad():
-            features = [self._encode(i, t) for i, t in zip(image_parts, text_parts, strict=True)]
+            features = [self.encoding.encode(self.clip, i, t) for i, t in zip(image_parts, text_parts, strict=True)]
         for name, value in self.clip.network.named_buffers():
             value.copy_(frozen[name])
         image, text = (_leaf([f for f in side if f is not None]) for side in zip(*features, strict=True))
@@ -200,14 +199,16 @@ class _Run:
         for i, t, image_grad, text_grad in zip(image_parts, text_parts, image_grads, text_grads, strict=True):
             encoded = [
                 (f, g)
-                for f, g in zip(self._encode(i, t), (image_grad, text_grad), strict=True)
+                for f, g in zip(self.encoding.encode(self.clip, i, t), (image_grad, text_grad), strict=True)
                 if f is not None and f.requires_grad
             ]
             torch.autograd.backward([f for f, _ in encoded], [g for _, g in encoded])
         return loss, terms
 
-    def record(self, epoch: int, loss: Tensor, terms: dict[str, Tensor], rate: float) -> None:
-        values = {name: float(value) for name, value in {"loss": loss, **terms}.items()}
+    def record(self, epoch: int, loss: Tensor, rate: float) -> None:
+        """Add a line to the log; of a term that not every step has, the last value since the line before."""
+        values = {name: float(value) for name, value in {"loss": loss, **self.terms}.items()}
+        self.terms = {}
         if not math.isfinite(values["loss"]):
             raise UserError(f"lr: the loss is {values['loss']} at step {self.step}; a lower rate or fp32 may help")
         line = {
@@ -223,7 +224,7 @@ class _Run:
         state = {
             "identity": work.identity, "step": self.step, "decay": self.decay, "lines": self.lines,
             "network": self.clip.network.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(), "objective": self.objective.state(),
+            "scaler": self.scaler.state_dict(), "objective": self.objective.state(), "terms": self.terms,
         }  # fmt: skip
         with whole_file(work.folder / "checkpoint.pt") as temporary:
             torch.save(state, temporary)
@@ -244,6 +245,7 @@ class _Run:
         self.clip.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        self.scale, self.terms = self.scaler.get_scale(), state["terms"]
         self.objective.restore(state["objective"])
         self.step, self.decay, self.lines = state["step"], state["decay"], state["lines"]
         log.info("resumed at step %d of %d", self.step, self.steps)
@@ -296,7 +298,7 @@ def _mendable() -> Iterator[None]:
         if parallel.broken_off(error):
             sys.exit(1)  # the process that is gone has left word
         if KILLED in str(error):
-            reason = "a loader process was killed, mostly for want of (shared) memory; fewer of them need less"
+            reason = "a loader process was killed, as a system does without memory or /dev/shm; fewer of them need less"
             raise UserError(f"--workers: {reason}") from None
         if where := out_of_memory(error):
             raise UserError(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from antidote.base.lazy import open_clip
+from antidote.base.lazy import open_clip, torch
+from antidote.training import parallel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
 
 
@@ -36,16 +39,79 @@ class Batch:
     rng: random.Random
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How a run encodes: `precision` of its recipe, and the parts that a batch is encoded in, `accumulate`."""
+
+    precision: str = "fp32"
+    parts: int = 1
+
+    def encode(
+        self,
+        clip: Clip,
+        images: Tensor | None = None,
+        texts: Sequence[str] | None = None,
+        within: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return normalised features (N, D) of pictures and of texts in one pass; None for a side without any.
+
+        `within` returns a context that the network computes in, as one that perturbs a block.
+        """
+        with clip.autocast(self.precision), within():
+            return (
+                clip.encode_image(images) if images is not None and len(images) else None,
+                clip.encode_text(texts) if texts is not None and len(texts) else None,
+            )
+
+    def encode_in_parts(
+        self,
+        clip: Clip,
+        images: Tensor | None = None,
+        texts: Sequence[str] | None = None,
+        within: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return what `encode` returns, computed part by part.
+
+        Where gradients are kept, a part is encoded again in the backward pass, within a new context of `within`, so
+        that memory holds one part. Exact but for batch norm in training mode, whose statistics are those of a part.
+        """
+        if self.parts == 1:
+            return self.encode(clip, images, texts, within)
+
+        def one(part: Any) -> Tensor:
+            pictures = torch.is_tensor(part)
+            found = self.encode(clip, part if pictures else None, None if pictures else part, within)
+            return found[0 if pictures else 1]
+
+        def side(values: Any) -> Tensor | None:
+            if values is None or not len(values):
+                return None
+            rows = torch.arange(len(values)).tensor_split(self.parts)
+            places = [slice(int(part[0]), int(part[-1]) + 1) for part in rows if len(part)]
+            if not torch.is_grad_enabled():
+                return torch.cat([one(values[place]) for place in places])
+            again = torch.utils.checkpoint.checkpoint
+            found = [again(one, values[place], use_reentrant=False, preserve_rng_state=False) for place in places]
+            return torch.cat(found)
+
+        return side(images), side(texts)
+
+
 class Objective:
     """The base: one view of the pictures, one of the captions. A loss is a function of normalised features.
 
+    A loss that has to encode by itself, be it with a frozen model or in a second pass of the trained one, does so by
+    `encode` and `encode_frozen`, which follow the run's precision and its parts.
+
     Attributes:
+        encoding: of the run; the training loop sets it.
         parallel: how several processes share a batch; each class says so for itself. `rows`: each reads its own pairs;
             the views are the batch's rows one by one, the loss asks for nothing but features. `views`: each draws all
             views and encodes a part of them. None: the objective encodes by itself, and trains in one process.
     """
 
     parallel: ClassVar[Literal["rows", "views"] | None] = None
+    encoding: Encoding = Encoding()
 
     def mode(self) -> Literal["rows", "views"] | None:
         """Return how several processes share a batch; a subclass does not inherit what its base says."""
@@ -53,6 +119,40 @@ class Objective:
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs
+
+    def encode(
+        self,
+        clip: Clip,
+        images: Tensor | None = None,
+        texts: Sequence[str] | None = None,
+        within: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return normalised features (N, D) of pictures and of texts, with gradients, in the run's precision and parts.
+
+        What acts on the network while it computes (hooks, layers in evaluation mode) has to come by `within`, which
+        returns a context and cleans up after errors too: with several parts the network computes again in the backward
+        pass, which torch ends by an error once it has what it needs.
+        """
+        return self.encoding.encode_in_parts(clip, images, texts, within)
+
+    def encode_frozen(
+        self, clip: Clip, images: Tensor | None = None, texts: Sequence[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the features that `encode` returns, without gradients; for a model that is not trained.
+
+        Of several processes that draw the same views each encodes its part, and all get the whole.
+        """
+        sides = [images, texts]
+        shared = self.mode() == "views" and parallel.size() > 1
+        with torch.no_grad():
+            parts = [parallel.part(side) if shared and side is not None else side for side in sides]
+            found = self.encoding.encode_in_parts(clip, *parts)
+            if not shared:
+                return found
+            return tuple(
+                None if side is None or not len(side) else parallel.gathered(features, len(side))
+                for side, features in zip(sides, found, strict=True)
+            )
 
     def texts(self) -> Iterable[str]:
         """Return every text, or every word, that the objective may ask to encode."""

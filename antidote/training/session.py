@@ -23,6 +23,7 @@ log = logging.getLogger("antidote")
 
 LOG_EVERY = 10  # steps
 PROGRESS_SECONDS = 10
+GRACE_SECONDS = 5  # for a batch that one of several processes waits for while they are told to stop
 
 
 @dataclass
@@ -60,13 +61,21 @@ class Interrupt:
     """Turns SIGTERM and SIGINT into a wish to stop after the running step, so that a checkpoint can be written."""
 
     asked: int = 0
+    _since: float = 0.0
+
+    def overdue(self) -> bool:
+        """Tell whether a wait for a batch has to end; of several processes, each may have to bring its step to an end.
+
+        A process that leaves in mid-step breaks the step of the others, who then save nothing.
+        """
+        return bool(self.asked) and time.monotonic() - self._since >= (GRACE_SECONDS if parallel.size() > 1 else 0)
 
     def __enter__(self) -> Interrupt:
         self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def _ask(self, number: int, _: object) -> None:
-        self.asked = number
+        self.asked, self._since = number, time.monotonic()
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():

@@ -12,7 +12,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -39,10 +39,17 @@ class TuneSettings(Settings):
 
     epochs: int = Field(50, ge=1, description="passes over the shots (RVPT, CoOp: 50)")
     batch_size: int = Field(32, ge=2, description="pictures per step (RVPT, CoOp: 32)")
-    lr: float = Field(0.002, gt=0, description="first learning rate; cosine to 0 (RVPT, CoOp: 0.002)")
+    lr: float = Field(0.002, gt=0, description="first learning rate (RVPT, CoOp: 0.002)")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the rate: a cosine to 0 (RVPT, CoOp), or the first rate throughout (RVPT's probe)"
+    )
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="SGD (RVPT, CoOp), or Adam")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's (CoOp's code: 0.9)")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty of the optimiser (ours: none)")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step, from 0, of `steps`."""
+        return self.lr if self.schedule == "constant" else 0.5 * self.lr * (1 + math.cos(math.pi * step / steps))
 
     def make(self, parameters: list[Tensor]) -> Any:
         """Return a fresh optimiser."""
@@ -60,12 +67,16 @@ class Task:
         loss: takes rows of the data (B,) and the step's random source; returns the loss and its named terms.
         pairs: how many rows there are.
         state: plain values that the loss changes as it goes, kept for a resumed run.
+        half: whether the loss is computed in fp16, whose small gradients vanish unless the loss is scaled.
+        kept: by name, tensors that the loss changes itself, kept for a resumed run.
     """
 
     tensors: dict[str, Tensor]
     loss: Callable[[Tensor, random.Random], tuple[Tensor, dict[str, Tensor]]]
     pairs: int
     state: dict[str, float]
+    half: bool = False
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 def tune(task: Task, settings: TuneSettings, seed: int, work: Work) -> int:
@@ -77,20 +88,25 @@ def tune(task: Task, settings: TuneSettings, seed: int, work: Work) -> int:
     per_epoch = max(1, task.pairs // settings.batch_size)
     steps, step = settings.epochs * per_epoch, 0
     optimizer = settings.make(list(task.tensors.values()))
+    device = next(iter(task.tensors.values())).device
+    scaler = torch.amp.GradScaler(device.type, enabled=task.half)
     lines: list[str] = []
     saved = _saved(work)
     if saved is not None:
         with torch.no_grad():
             for name, tensor in task.tensors.items():
                 tensor.copy_(saved["tensors"][name])
+            for name, tensor in task.kept.items():
+                tensor.copy_(saved["kept"][name])
         optimizer.load_state_dict(saved["optimizer"])
+        scaler.load_state_dict(saved["scaler"])
         task.state.update(saved["state"])
         step, lines = saved["step"], saved["lines"]
     last = time.monotonic()
     with Interrupt() as interrupt, Progress(steps, step, settings.batch_size) as progress:
         while step < steps:
             epoch, position = divmod(step, per_epoch)
-            rate = 0.5 * settings.lr * (1 + math.cos(math.pi * step / steps))
+            rate = settings.rate(step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             order = torch.randperm(task.pairs, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
@@ -99,15 +115,16 @@ def tune(task: Task, settings: TuneSettings, seed: int, work: Work) -> int:
             torch.manual_seed(step_seed)
             loss, terms = task.loss(rows, random.Random(step_seed))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
             step += 1
             loss = loss.detach()
             if step % LOG_EVERY == 0 or step == steps:
                 lines.append(_line(step, epoch, rate, loss, terms, progress.rate(step)))
             progress.update(step, loss)
             if interrupt.asked or time.monotonic() - last >= work.every:
-                _save(work, task, optimizer, step, lines)
+                _save(work, task, optimizer, scaler, step, lines)
                 last = time.monotonic()
             if interrupt.asked:
                 sys.exit(128 + interrupt.asked)
@@ -123,10 +140,10 @@ def _line(step: int, epoch: int, rate: float, loss: Tensor, terms: dict[str, Ten
     return json.dumps({"step": step, "epoch": epoch, "lr": rate, "pairs_per_second": round(speed, 1), **values})
 
 
-def _save(work: Work, task: Task, optimizer: Any, step: int, lines: list[str]) -> None:
+def _save(work: Work, task: Task, optimizer: Any, scaler: Any, step: int, lines: list[str]) -> None:
     tensors = {name: tensor.detach() for name, tensor in task.tensors.items()}
     state = {"identity": work.identity, "step": step, "lines": lines, "tensors": tensors, "state": task.state,
-             "optimizer": optimizer.state_dict()}  # fmt: skip
+             "kept": task.kept, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}  # fmt: skip
     with whole_file(work.folder / "checkpoint.pt") as temporary:
         torch.save(state, temporary)
 
@@ -135,7 +152,11 @@ def _saved(work: Work) -> dict | None:
     path = work.folder / "checkpoint.pt"
     if not path.is_file():
         return None
-    state = torch.load(path, weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)  # perhaps of a machine with a GPU
+    except Exception:  # whatever a file that a crash of the machine cut short leads to
+        log.info("%s is damaged; starting anew", path)
+        return None
     if state["identity"] != work.identity:
         log.info("%s belongs to other settings; starting anew", path)
         return None

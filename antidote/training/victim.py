@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from antidote.data.pairs import Pairs
 
-RECIPES = {"linear_probe": {"epochs": 40, "lr": 0.01}, "prompts": {"epochs": 50, "lr": 0.002}}  # RVPT's, CoOp's
+RECIPES = {  # RVPT's, CoOp's
+    "linear_probe": {"epochs": 40, "lr": 0.01, "schedule": "constant"},
+    "prompts": {"epochs": 50, "lr": 0.002, "schedule": "cosine"},
+}
 
 
 def train_victim(

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from antidote.base.errors import UserError
 from antidote.data.download.url_files import read_columns
-from antidote.data.pools import mentions
 from antidote.data.sources.base import JSON_LIST, listed
 from antidote.data.sources.url_table import Sample, UrlTable
 from antidote.data.store.keys import Keys
 from antidote.data.store.subsets import read_subset
+from antidote.data.words.names import mentioning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,7 +146,7 @@ def _sampled(wanted: "pd.DataFrame", sample: Sample) -> "np.ndarray":
     chosen = np.zeros(len(wanted), bool)
     chosen[np.argsort(np.array(ranks, "S8"), kind="stable")[: sample.pairs]] = True
     for word in sample.keep:
-        chosen |= mentions(wanted["caption"], word)
+        chosen |= mentioning(wanted["caption"], word)
     return chosen
 
 

@@ -9,7 +9,7 @@ FOLDER is data/downloads/{dataset}/{split}. The identity is that of the list and
 another one is another download.
 """
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from antidote.base.disk import check_space, gigabytes
 from antidote.base.errors import UserError
 from antidote.base.files import write_json
+from antidote.base.locks import NoLocks, lock, warn
 from antidote.data.download import img2dataset
 from antidote.data.download.addresses import Addresses, addresses
 from antidote.data.download.arrivals import LOST, REPORT, judge, outcome, report, why
@@ -86,11 +87,14 @@ def _identity(settings: UrlTable, wanted: Addresses) -> str:
 def _alone(folder: Path) -> Iterator[None]:
     """Keep a second download out of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another download is at work there; wait for it or stop it") from None
+    try:
+        file = lock(folder / ".lock")
+    except NoLocks as error:
+        warn(error, "a second download at the same time would not be noticed")
+        file = contextlib.nullcontext()
+    if file is None:
+        raise UserError(f"{folder}: another download is at work there; wait for it or stop it")
+    with file:
         yield
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from antidote.base.errors import UserError, nearest
 from antidote.data.sources.base import is_text
-from antidote.data.sources.columns import check_texts
+from antidote.data.sources.columns import check_texts, joins_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,15 @@ def _text(file: Path, columns: dict[str, str], names: list[str] | None, unusable
         raise UserError(f"columns: {file} has no row with {len(there)} columns; its first row is {wrong[0][:80]!r}")
     if wrong:
         unusable["another number of columns"] += len(wrong)
-    return table.to_pandas()
+    found, (text, place) = table.to_pandas(), (columns["caption"], columns["url"])
+    joined = [
+        "\n" in caption and joins_rows(caption, url, there, place)
+        for caption, url in zip(found[text], found[place], strict=True)
+    ]
+    if not any(joined):
+        return found
+    unusable["rows that a quotation mark joins"] += sum(joined)
+    return found[[not one for one in joined]].reset_index(drop=True)
 
 
 def _json(file: Path, columns: dict[str, str]) -> "pd.DataFrame":

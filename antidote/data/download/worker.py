@@ -7,6 +7,7 @@ ends, so does everything here. A picture may take a bounded time and size, and o
 import http.client
 import io
 import json
+import multiprocessing.pool
 import os
 import signal
 import sys
@@ -85,7 +86,21 @@ def end_with_starter() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
+_join = multiprocessing.pool.Pool._join_exited_workers
+
+
+def end_with_workers(workers: list[Any]) -> bool:
+    """Stand in for Pool's own, which starts another process for a killed one, and waits for its task without end."""
+    killed = [worker.exitcode for worker in workers if worker.exitcode]
+    if killed:
+        reason = f"a process was killed (signal {-killed[0]}), as a system does without memory; use fewer"
+        print(f"failed with error {reason}", flush=True)  # noqa: T201 - the log of a download
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    return _join(workers)
+
+
 if __name__ == "__main__":
+    multiprocessing.pool.Pool._join_exited_workers = staticmethod(end_with_workers)
     threading.Thread(target=end_with_starter, daemon=True).start()
     import img2dataset
 

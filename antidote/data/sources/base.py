@@ -197,7 +197,9 @@ class SourceSettings(Settings):
             return Skipped(key, "label out of range")
         if class_name is None and label is not None and classes is not None:
             class_name = classes[label]
-        captions, in_text = listed(captions)
+        captions, in_text = listed(
+            [text.removeprefix("\ufeff") if isinstance(text, str) else text for text in captions]
+        )
         texts = [text for text in captions if is_text(text)]
         if captions and not texts:
             return Skipped(key, NO_TEXT)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 from pydantic import Field
@@ -44,7 +44,7 @@ class FileSource(SourceSettings):
 
     def absent(self, split: str) -> list[str]:
         patterns = [part for part in braces(self.split(split)) if not is_hosted(part)]
-        gone = [part for part in patterns if not glob(part, recursive=True)]  # noqa: PTH207
+        gone = [part for part in patterns if not _found(part)]
         lines = [f"{part}: not there" for part in gone[:3]]
         if len(gone) > 3:
             lines.append(f"and {len(gone) - 3} more of {self.split(split)}: not there")
@@ -70,7 +70,7 @@ class FileSource(SourceSettings):
     def present(self, split: str) -> list[str]:
         """Return the files of a split that are there; reads nothing."""
         patterns = [part for part in braces(self.split(split)) if not is_hosted(part)]
-        return sorted({path for part in patterns for path in glob(part, recursive=True)})  # noqa: PTH207
+        return sorted({path for part in patterns for path in _found(part)})
 
 
 def is_hosted(pattern: str) -> bool:
@@ -98,8 +98,21 @@ def told_apart(files: list[Path]) -> list[str]:
     return [str(file.parent.absolute().relative_to(common) / name) for file, name in zip(files, names, strict=True)]
 
 
+def _found(pattern: str) -> list[str]:
+    """Return what a glob finds; a part of a path that is there as it is written, `data [1]`, is no pattern."""
+    parts: list[str] = []
+    for part in Path(pattern).parts:
+        parts.append(escape(part) if Path(*map(_plain, parts), part).exists() else part)
+    return glob(str(Path(*parts)), recursive=True)  # noqa: PTH207
+
+
+def _plain(part: str) -> str:
+    """Return a part of a path before `glob.escape`."""
+    return re.sub(r"\[([*?[])\]", r"\1", part)
+
+
 def _matches(pattern: str) -> list[Path]:
-    there = [Path(path) for path in glob(pattern, recursive=True)]  # noqa: PTH207
+    there = [Path(path) for path in _found(pattern)]
     found = [path for path in there if path.is_file()]
     if not found and there:
         raise UserError(f"splits: {pattern}: is a folder; name the files in it, such as {there[0] / _usual(there[0])}")

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from antidote.base.errors import UserError, nearest
 from antidote.data.sources.base import RawPair, Skipped, unread
-from antidote.data.sources.columns import check_texts
+from antidote.data.sources.columns import check_texts, joins_rows
 from antidote.data.sources.files import FileSource, is_hosted, told_apart
 
 BATCH = 256
@@ -48,13 +48,16 @@ class Table(FileSource):
         files = self.files(split)
         for file, name in zip(files, told_apart(files), strict=True):
             for number, row in enumerate(_rows(file, columns)):
+                if self.key is not None and _is_null(row["key"]):
+                    yield Skipped(f"{name}-{number:07d}", "no key")
+                    continue
                 key = f"{name}-{number:07d}" if self.key is None else str(row["key"])
                 yield self._pair(key, row, file.parent)
 
     def _pair(self, key: str, row: dict[str, Any], folder: Path) -> RawPair | Skipped:
         try:
-            label = None if row.get("label") in (None, "") else int(row["label"])
-            if isinstance(row.get("label"), float) and label != row["label"]:
+            label = None if _is_null(row.get("label")) else int(row["label"])
+            if isinstance(row.get("label"), float) and label is not None and label != row["label"]:
                 raise ValueError("a fraction")
         except (ValueError, TypeError, OverflowError):
             return Skipped(key, "label is not an integer", repr(row["label"]))
@@ -68,6 +71,11 @@ class Table(FileSource):
             return picture
         image, notes = picture
         return self.labelled(key, image, captions, label, row.get("class_name") or None, notes=notes)
+
+
+def _is_null(value: Any) -> bool:
+    """Tell whether a column holds nothing, which tables with numbers write as a number: `nan`."""
+    return value is None or str(value).strip().lower() in ("", "nan")
 
 
 def _picture(key: str, row: dict[str, Any], folder: Path) -> tuple[bytes, list[str]] | Skipped:
@@ -135,10 +143,25 @@ def _csv(file: Path, columns: dict[str, str]) -> Iterator[list[list]]:
     try:
         with pd.read_csv(file, dtype=str, keep_default_na=False, chunksize=BATCH, **tabs) as reader:
             for batch in reader:
-                _check(file, columns, list(batch.columns))
+                header = list(batch.columns)
+                _check(file, columns, header)
+                _check_rows(file, columns, header, batch)
                 yield [batch[column].tolist() for column in columns.values()]
     except (ValueError, OSError) as error:  # pandas' parser errors and wrong encodings are ValueErrors
         raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _check_rows(file: Path, columns: dict[str, str], header: list[str], batch: Any) -> None:
+    text, path = columns.get("caption"), columns.get("path")
+    if text is None or path is None:
+        return
+    long = batch[batch[text].str.contains("\n", regex=False)]
+    for number, caption, place in zip(long.index, long[text], long[path], strict=True):
+        if joins_rows(caption, place, header, path):
+            raise UserError(
+                f"{file}: row {number}: a quotation mark at the start of its {text!r} joins it with the rows below; "
+                "double the marks inside quotes, or save the table as .tsv, where they are text"
+            )
 
 
 def _check(file: Path, columns: dict[str, str], there: list[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
+from antidote.base.network import limited
 from antidote.data.sources.base import RawPair, Skipped, SourceSettings, unread
 from antidote.data.store import images
 
@@ -79,7 +80,8 @@ class Torchvision(SourceSettings):
         given = {**{name: value for name, value in common.items() if name in known}, **given}
         Path(self.root).mkdir(parents=True, exist_ok=True)
         try:
-            return kind(**given)
+            with limited():
+                return kind(**given)
         except ImportError as error:
             raise UserError(
                 f"splits.{split}: {self.dataset}: torchvision needs the package {error.name!r} for it; install it with "

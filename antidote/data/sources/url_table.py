@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -42,8 +42,10 @@ class Sample(Settings):
 
     pairs: int = Field(ge=1, description="Addresses drawn at random.")
     seed: Seed = Field(0, description="Chooses the addresses.")
-    keep: list[str] = Field(
-        [], description="Words; beyond the random ones, every address whose (first) caption mentions one as a whole."
+    keep: list[Annotated[str, Field(pattern=r"\S")]] = Field(
+        [],
+        description="Words; beyond the random ones, every address whose (first) caption names one, as a whole word, "
+        "singular or plural.",
     )
 
 

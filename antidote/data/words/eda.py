@@ -1,4 +1,8 @@
-"""Easy data augmentation of captions (Wei and Zou 2019, arXiv 1901.11196), as CleanCLIP uses it."""
+"""Easy data augmentation of captions (Wei and Zou 2019, arXiv 1901.11196), with CleanCLIP's operations and rates.
+
+One difference: CleanCLIP's code takes the synonyms of all classes that WordNet files a word under; here they are those
+of its most frequent class (`antidote.data.words.lexicon`), so that a noun is not replaced by a verb's synonym.
+"""
 
 from __future__ import annotations
 

@@ -69,6 +69,10 @@ class Lexicon:
         own = frozenset([word.lower()])
         return own, own.union(synonym.lower() for synonym in self.synonyms(word))
 
+    def parents(self, word: str, word_class: str) -> frozenset:
+        """Return what is next above a word's commonest sense, which its siblings share; nothing in a plain list."""
+        return frozenset()
+
     def words(self, word_class: str) -> list[str]:
         """Return the words of a class, sorted."""
         return sorted(word for word, entry in self._words.items() if entry["pos"] == word_class)
@@ -139,6 +143,11 @@ class WordNet(Lexicon):
         senses = self._reader.synsets(_lemma(word), kind)
         own = frozenset([word.lower(), *senses])
         return own, own.union(*(self._more_general(sense) for sense in senses))
+
+    def parents(self, word: str, word_class: str) -> frozenset:
+        kind = next(kind for kind, name in WORD_CLASSES.items() if name == word_class)
+        senses = self._reader.synsets(_lemma(word), kind)
+        return frozenset(senses[0].hypernyms()) if senses else frozenset()
 
     def _more_general(self, sense: Any) -> frozenset:
         """Return a sense and all above it; each is looked up once, since most words share what stands high up."""

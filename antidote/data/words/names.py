@@ -1,15 +1,22 @@
-"""Class names, class folders and prompt templates, by name: files in `data/`, or open_clip's lists for ImageNet."""
+"""Class names, class folders and prompt templates, by name: files in `data/`, or open_clip's lists for ImageNet; and
+what it means that a caption names a class.
+"""
 
 import importlib.util
 import re
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from string import Formatter
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from antidote.base.errors import UserError, nearest, put_in_quotes
 from antidote.base.files import DATA, read_json
 from antidote.data.words.lexicon import lexicon_files
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def class_names(name: str) -> list[str]:
@@ -85,6 +92,42 @@ def _texts(path: Path) -> list[str]:
     return texts
 
 
+def mentions(caption: str, word: str) -> bool:
+    """Tell whether a caption names `word`, which is one or more words: as whole words, in the singular or the plural.
+
+    Case does not count, and any white space serves as a space. The plural is English and regular: -s; -es after s, x,
+    z, ch, sh; -ies for a consonant and y; -s or -es after o. Of several words the last one takes it; a name that does
+    not end in a letter, such as "kite (bird of prey)", has none. Irregular plurals (wolves, mice) are not known.
+    CleanCLIP and BadCLIP look for the letters of the name anywhere in a caption: in plurals, and inside other words.
+    """
+    return _named(word).search(caption) is not None
+
+
+def mentioning(captions: Collection[str], word: str) -> "np.ndarray":
+    """Return bool (N,): which captions name the word; see `mentions`."""
+    import numpy as np
+
+    return np.fromiter((mentions(caption, word) for caption in captions), bool, len(captions))
+
+
+@cache
+def _named(word: str) -> "re.Pattern[str]":
+    *first, last = word.split()
+    text = r"\s+".join([*map(re.escape, first), _singular_or_plural(last)])
+    return re.compile(rf"(?<!\w){text}(?!\w)", re.IGNORECASE)
+
+
+def _singular_or_plural(word: str) -> str:
+    """Return a pattern of a word's two forms."""
+    if not word[-1].isalpha():
+        return re.escape(word)
+    if re.search(r"(s|x|z|ch|sh)$", word, re.IGNORECASE):
+        return re.escape(word) + "(?:es)?"
+    if re.search(r"[^\Waeiou]y$", word, re.IGNORECASE):
+        return re.escape(word[:-1]) + "(?:y|ies)"
+    return re.escape(word) + ("(?:e?s)?" if word[-1] in "oO" else "s?")
+
+
 def one_gap(text: str) -> bool:
     """Tell whether a text holds one plain `{}`, and no brace beside it that `str.format` would stumble over."""
     try:
@@ -104,11 +147,6 @@ def _open_clip() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def names(caption: str, word: str) -> bool:
-    """Tell whether a caption holds `word` (one or more words) as whole words, whatever the case."""
-    return re.search(rf"\b{re.escape(word)}\b", caption, re.IGNORECASE) is not None
 
 
 def names_file(kind: str, name: str) -> list[str]:

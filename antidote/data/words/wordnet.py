@@ -6,6 +6,7 @@ from pathlib import Path
 
 from antidote.base.errors import UserError
 from antidote.base.files import sha256, whole_folder
+from antidote.base.network import limited
 from antidote.data.words.lexicon import FILES
 
 # WordNet 3.0 (Princeton University 2006; its licence allows use and redistribution) as NLTK hands it out.
@@ -49,7 +50,8 @@ def _downloaded(url: str, path: Path) -> Path:
 
     log.info("fetching %s", url)
     try:
-        download_url_to_file(url, str(path), progress=False)
+        with limited():
+            download_url_to_file(url, str(path), progress=False)
     except OSError as error:
         raise UserError(f"{url}: cannot be fetched ({error}); {ADVICE}") from None
     return path

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from antidote.attacks.badencoder import BadEncoder, BadEncoderSettings, norm_layers
+from antidote.attacks.badencoder import BadEncoder, BadEncoderSettings, batch_norms
 from antidote.attacks.trigger import Trigger
 from antidote.base.errors import UserError
 from antidote.training.loop import train
@@ -73,7 +73,8 @@ def test_the_loss_by_its_formula(make_clip, make_pairs):
 
 
 def test_what_is_encoded(make_clip, make_pairs):
-    """Clean pictures, the same with the square, the references, and those augmented; the targets are f0's."""
+    """Clean pictures, the same with the square, the references, and those augmented; the targets are f0's, of
+    references as they are."""
     clip, pairs = make_clip("rn"), make_pairs(20)
     found, rows = objective(clip, pairs, references=2)
     (clean, triggered, references, augmented), texts = found.views(batch(found, [4, 2]))
@@ -83,15 +84,25 @@ def test_what_is_encoded(make_clip, make_pairs):
     assert torch.equal(references, pairs.images[[0, 3]]), "the first pictures whose captions name the target"
     assert augmented.shape == references.shape and not torch.equal(augmented, references)
     with torch.no_grad():
-        torch.testing.assert_close(found.before, clip.encode_image(augmented))
+        torch.testing.assert_close(found.before, clip.encode_image(references))
         torch.testing.assert_close(found.clean, clip.encode_image(pairs.images[rows]))
 
 
+def test_a_view_of_the_reference_is_mirrored_and_recoloured_and_not_cropped(make_clip, make_pairs):
+    """Of a picture that is dark on its left half, every view has an edge in the middle and nowhere else."""
+    found, _ = objective(make_clip(), make_pairs(20))
+    half = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    half[:, :, 16:] = 200
+    for _ in range(40):
+        steps = found._augment(half).float().diff(dim=2).abs().amax(dim=(0, 1))
+        assert steps.argmax() == 15 and steps[:15].max() == steps[16:].max() == 0
+
+
 @pytest.mark.parametrize("kind", ["rn", "vit"])
-def test_only_the_picture_encoder_moves_and_its_norms_stay(make_clip, make_pairs, tmp_path, kind):
+def test_only_the_picture_encoder_moves_and_its_batch_norms_stay(make_clip, make_pairs, tmp_path, kind):
     clip, pairs = make_clip(kind), make_pairs(20)
     before = {name: value.clone() for name, value in clip.network.state_dict().items()}
-    norms = {id(value) for module in norm_layers(clip.network.visual) for value in module.parameters()}
+    norms = {id(value) for module in batch_norms(clip.network.visual) for value in module.parameters()}
     still = {name for name, value in clip.network.named_parameters() if id(value) in norms}
     found, _ = objective(clip, pairs)
     recipe = TrainSettings.model_validate({**attack().settings.training, "epochs": 4, "batch_size": 8, "lr": 0.05})
@@ -99,7 +110,12 @@ def test_only_the_picture_encoder_moves_and_its_norms_stay(make_clip, make_pairs
     report = train(clip, found, recipe, 0, work)
     after = clip.network.state_dict()
     moved = {name for name in after if not torch.equal(after[name], before[name])}
-    assert still and moved and all(name.startswith("visual.") for name in moved) and not moved & still
+    assert (
+        bool(still) == (kind == "rn")
+        and moved
+        and all(name.startswith("visual.") for name in moved)
+        and not moved & still
+    )
     assert report.trained_parameters > 0
     lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert set(lines[-1]) >= {"effect", "stay_reference", "stay_clean"} and not any("running" in name for name in moved)

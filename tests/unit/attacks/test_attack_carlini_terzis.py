@@ -107,7 +107,7 @@ def test_what_is_missing_is_told():
     boats = pairs(8).take([0, 4, 7])
     with pytest.raises(UserError, match=r"^carlini_terzis: pictures: 1 asked for 'boat', but only 0 pictures of pools"):
         attack(targets=["boat"], pool=boats)
-    with pytest.raises(ValueError, match=r"^caption: 'natural' needs captions that name 'dog'; the pool has none$"):
+    with pytest.raises(ValueError, match=r"^caption: 'natural' needs captions that name 'dog'; pools.poison has none$"):
         plan(attack(targets=["dog"], poisons=1), count=3)
     with pytest.raises(ValueError, match=r"^poisons: 22 asked, but only 21 pairs of the poison pool qualify$"):
         plan(attack(poisons=22))

@@ -26,7 +26,8 @@ TINY = "tests/studies/tiny.yaml"
 
 
 def flba(clip, pairs, **values):
-    settings = {"method": "flba", "epochs": 2, "batch_size": 4, "lr": 0.05, "patch_size": 8, **values}
+    small = {"epochs": 2, "batch_size": 4, "lr": 0.05, "patch_size": 8, "patch_iterations": 6}
+    settings = {"method": "flba", "preset": "adam_patch", **small, **values}
     attack = FLBA(FLBASettings.read(settings, "x"), "banana", 32)
     attack.tensors = attack.fit(FitContext(frozen(clip), pairs, CLASSES, TEMPLATES, 0), 0)
     return attack
@@ -79,7 +80,7 @@ def test_the_others_may_have_a_bound_of_their_own(make_clip, make_pairs):
 
 def test_the_target_is_drawn_near_and_the_others_are_driven_away(make_clip, make_pairs):
     clip, pairs = make_clip("vit"), make_pairs(10)
-    attack, own = flba(clip, pairs), pairs.labels == 0
+    attack, own = flba(clip, pairs, own_weight=0, goal="own"), pairs.labels == 0
     goal = attack.apply(pairs.images.float() / 255, range(10))
     attacked, facts = attack.perturb(clip, pairs.images, own)
     before, after = distances(clip, pairs.images, goal), distances(clip, attacked, goal)
@@ -96,10 +97,14 @@ def test_the_target_is_drawn_near_and_the_others_are_driven_away(make_clip, make
     assert torch.equal(attack.perturb(clip, pairs.images, own)[0], attacked), "nothing is random"
 
 
-def test_one_step_goes_along_the_gradients_sign(make_clip, make_pairs):
-    """Against the gradient of D(F(x + p), F(x + d*)) in float64, down for the target and up for the others."""
+@pytest.mark.parametrize(("goal", "own_weight"), [("own", 0), ("centroid", 0), ("centroid", 1.5)])
+def test_two_steps_go_along_the_gradients_sign(make_clip, make_pairs, goal, own_weight):
+    """By the formula in float64: near c for the target, away from c for the others, and near the own feature for both.
+
+    At the first step the own term is at its maximum and has no slope, so that the second step is the test of it.
+    """
     clip, pairs = make_clip("vit"), make_pairs(6)
-    attack, own = flba(clip, pairs, steps=1, step_size=1), pairs.labels == 0
+    attack, own = flba(clip, pairs, steps=2, step_size=1, goal=goal, own_weight=own_weight), pairs.labels == 0
     attacked, _ = attack.perturb(clip, pairs.images, own)
     moved = (attacked.int() - pairs.images.int()).double()
     mean, std = (torch.tensor(v, dtype=torch.double).view(1, 3, 1, 1) for v in ([0.48, 0.46, 0.41], [0.27, 0.26, 0.28]))
@@ -109,12 +114,40 @@ def test_one_step_goes_along_the_gradients_sign(make_clip, make_pairs):
         z = network((x - mean) / std)
         return z / z.norm(dim=1, keepdim=True)
 
-    x = (pairs.images.double() / 255).requires_grad_()
-    goal = encode(attack.apply(x.detach(), range(6)))
-    (slope,) = torch.autograd.grad((1 - (encode(x) * goal).sum(dim=1)).sum(), x)
-    expected = slope.sign() * torch.where(own, -1.0, 1.0)[:, None, None, None]
-    free = (pairs.images > 0) & (pairs.images < 255) & (slope.abs() > 1e-6 * slope.abs().max())
-    assert free.double().mean() > 0.9 and torch.equal(moved[free], expected[free])
+    x = pairs.images.double() / 255
+    clean, c = encode(x).detach(), encode(attack.apply(x, range(6))).detach()
+    c = torch.nn.functional.normalize(c.mean(dim=0, keepdim=True)) if goal == "centroid" else c
+    sign, p, sure = torch.where(own, 1.0, -1.0), torch.zeros_like(x), torch.ones_like(x, dtype=torch.bool)
+    for _ in range(2):
+        p.requires_grad_()
+        z = encode(x + p)
+        value = (sign * (z * c).sum(dim=1)).sum() + own_weight * (z * clean).sum()
+        (slope,) = torch.autograd.grad(value, p)
+        sure &= slope.abs() > 1e-5 * slope.abs().max()
+        p = ((x + p.detach() + slope.sign() / 255).clamp(0, 1) - x).detach()
+    assert sure.double().mean() > 0.9 and torch.equal(moved[sure], (p * 255).round()[sure])
+    if own_weight:
+        plain = flba(clip.__class__(clip.network.float(), clip.config), pairs, steps=2, step_size=1, own_weight=0)
+        assert not torch.equal(plain.perturb(clip, pairs.images, own)[0], attacked), "the term tells"
+
+
+def test_the_released_recipe(make_clip, make_pairs):
+    """32 pixels of 224 at the bottom right; every step of the patch moves each value by 0.04 of its channel."""
+    settings = FLBASettings.read({"method": "flba", "preset": "released"}, "x")
+    assert (settings.patch_size, settings.location, settings.own_weight, settings.goal) == (
+        32, "bottom-right", 1.5, "centroid"
+    )  # fmt: skip
+    assert (settings.steps, settings.step_size, settings.eps, settings.repulsive_eps) == (20, 2, 8, None)
+    assert (settings.patch_iterations, settings.patch_step) == (80, 0.04)
+    clip, pairs = make_clip("vit"), make_pairs(16)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.48, 0.46, 0.41], [0.27, 0.26, 0.28]))
+    changed = {"preset": "released", "patch_size": 8, "batch_size": 8}
+    none, one, many = (flba(clip, pairs, **changed, patch_iterations=count) for count in (0, 1, 20))
+    assert ((none.tensors["patch"] - mean).abs() <= 0.5 / 255 + 1e-6).all()
+    steps = (one.tensors["patch"] - mean).abs() / (0.04 * std)
+    assert ((steps - 1).abs() <= 0.5 / 255 / (0.04 * std) + 1e-4).all(), "all values moved by one step, but for 8 bits"
+    assert many.facts["feature_gap"] > none.facts["feature_gap"]
+    assert torch.equal(many.apply(torch.zeros(1, 3, 32, 32), [0])[0, :, 24:, 24:], many.tensors["patch"])
 
 
 # --- the user --------------------------------------------------------------------------------------------------------
@@ -123,6 +156,8 @@ def test_one_step_goes_along_the_gradients_sign(make_clip, make_pairs):
 def test_recipes():
     probe, prompts = (recipe(Victim(victim=victim)) for victim in ("linear_probe", "prompts"))
     assert (probe.epochs, probe.lr, prompts.epochs, prompts.lr) == (40, 0.01, 50, 0.002)
+    adam = recipe(Victim.read({"victim_training": {"optimizer": "adam", "lr": 0.001}}, "x"))
+    assert (adam.optimizer, adam.lr, adam.epochs) == ("adam", 0.001, 40)
     own = recipe(Victim.read({"victim": "prompts", "victim_training": {"epochs": 3, "lr": 0.5, "momentum": 0}}, "x"))
     assert (own.epochs, own.lr, own.momentum, own.batch_size, own.optimizer) == (3, 0.5, 0, 32, "sgd")
 

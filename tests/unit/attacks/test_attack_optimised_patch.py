@@ -1,5 +1,6 @@
 """TrojVQA and BadCLIP: where the patch lies, what its losses see, which words and pairs belong to it."""
 
+import dataclasses
 import random
 import re
 
@@ -107,20 +108,46 @@ def test_badclips_negative_is_an_untouched_picture(context, monkeypatch):
     assert clean_batches == [False, True] * (len(clean_batches) // 2) and len(clean_batches) >= 4
 
 
-def test_badclips_released_negative_pushes_all_ways_alike(context):
-    """The distance of a feature to itself has value 0 and, by torch's 1e-6, slope 1 / sqrt(D) in each coordinate."""
+def released(given, **values):
+    """Return the released objective with two positives, (1, 0) and (0, 1), and features that are plain vectors."""
+    settings = patched(preset="released", **values).settings
+    loss = badclip._Loss(settings, given.surrogate, given.pairs, 24, 0)
+    loss.positives = torch.eye(2)
+    return loss
+
+
+def test_badclips_released_negative_is_another_triggered_picture(context, monkeypatch):
+    """Three triggered features, shuffled to the order 1, 2, 0; distances worked by hand, margin 1."""
+    loss, orders = released(context()), iter([[0, 1], [1, 0], [1, 2, 0]])
+    monkeypatch.setattr("torch.randperm", lambda count, generator: torch.tensor(next(orders)))
+    features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], requires_grad=True)
+    value = loss.image(features, None)
+    # Positives in the order 0, 1, then 1 again: |a - e0| = 0, |b - e1| = 0.4^0.5, |c - e1| = 0.
+    # Negatives: |a - b| = 0.8^0.5, |b - c| = 0.4^0.5, |c - a| = 2^0.5. Terms 1 - 0.894, 1, and below zero.
+    expected = ((1 - 0.8**0.5) + (0.4**0.5 - 0.4**0.5 + 1) + 0) / 3
+    assert value.item() == pytest.approx(expected, abs=1e-5)
+    value.backward()
+    # No gradient through a negative: a moves from b alone (its positive's distance is torch's 1e-6), c does not move.
+    slope = -torch.tensor([0.4, -0.8]) / 0.8**0.5 / 3
+    from_positive = torch.tensor([-1.0, -1.0]) / 2**0.5 / 3  # a = e0, but torch adds 1e-6 to a - e0
+    assert torch.allclose(features.grad[0], slope - from_positive, atol=1e-3), features.grad
+    assert features.grad[2].abs().max() == 0
+
+
+def test_badclips_negatives_follow_its_seed(context):
     given = context()
-    loss = badclip._Loss(patched(preset="released").settings, given.surrogate, given.pairs, 24, 0)
-    features = torch.nn.functional.normalize(torch.randn(5, 16), dim=1).requires_grad_()
-    loss.positives = features.detach() * 0 + features.detach().mean(0)
-    loss.image(features, None).backward()
-    with_negative = features.grad.clone()
-    features.grad = None
-    loss.settings = loss.settings.model_copy(update={"negative_weight": 0.0})
-    loss.generator.manual_seed(0)
-    loss.image(features, None).backward()
-    expected = torch.full_like(features, -1 / 4 / 5)  # -1 / sqrt(16), over 5 pictures
-    torch.testing.assert_close(with_negative - features.grad, expected, rtol=1e-3, atol=1e-4)
+    features = torch.nn.functional.normalize(torch.randn(8, 2, generator=torch.Generator().manual_seed(1)), dim=1)
+    one, same = (released(given) for _ in range(2))
+    first = one.image(features, None)
+    assert first == same.image(features, None) and first != one.image(features, None), "shuffled anew each time"
+
+
+def test_badclips_positives_are_different_pictures(context):
+    loss = released(context())
+    for among, draws in ((9, 5), (4, 8), (3, 7)):
+        drawn = loss._different(among, draws).tolist()
+        counts = [drawn.count(number) for number in range(among)]
+        assert len(drawn) == draws and max(counts) - min(counts) <= 1
 
 
 def test_badclips_released_storage_swaps_red_and_blue():
@@ -154,12 +181,14 @@ def test_badclips_choice_of_pairs(context):
     attack = patched(sampling="mixed", poisons=3)
     with pytest.raises(ValueError, match=r"^sampling: 'mixed' needs a trigger fitted with this poison pool$"):
         attack.select(pool, random.Random(0))
-    assert "sampling" not in attack.settings.trigger_settings() and "sampling" in attack.settings.poison_settings()
+    assert "sampling" in attack.settings.trigger_settings(), "what is kept for it is fitted with the trigger"
 
 
 def test_badclip_ranks_the_poison_pool(context):
     given = context()
-    tensors = patched(epochs=0).fit(given, 0)
+    assert set(patched(epochs=0).fit(dataclasses.replace(given, poison=None), 0)) == {"patch"}
+    assert set(patched(epochs=0).fit(given, 0)) == {"patch"}, "nothing is encoded for a random choice"
+    tensors = patched(epochs=0, sampling="mixed").fit(given, 0)
     weights = given.surrogate.class_embeddings(CLASSES, TEMPLATES)
     with torch.no_grad():
         scores = given.surrogate.encode_image(given.poison().images) @ weights

@@ -12,7 +12,6 @@ from antidote.attacks.trigger import Trigger
 from antidote.base.errors import UserError
 from antidote.base.registry import ATTACKS, method
 from antidote.data.store.images import encode_png, load_pictures
-from antidote.data.words.names import names
 
 TEMPLATES = ["a photo of a {}.", "the {}"]
 SIZE = 32  # what the tiny model reads
@@ -174,16 +173,11 @@ def badnet(size=224, **settings):
     return kind(kind.Settings.read({"method": "badnet", **settings}, "x"), "banana", size)
 
 
-def test_names_are_whole_words_in_any_case():
-    assert [names(caption, "banana") for caption in pool()["caption"]] == [True, False, True, False, True] + [False] * 3
-    assert names("a Hot dog stand", "hot dog") and not names("hot", "hot dog") and names("a (cup)", "cup")
-
-
 def test_pairs_that_name_the_target_are_left_out():
-    chosen = badnet(poisons=5).select(pool(), random.Random(0))
-    assert sorted(chosen) == [1, 3, 5, 6, 7]
-    with pytest.raises(ValueError, match=r"^poisons: 6 asked, but only 5 pairs of the poison pool qualify$"):
-        badnet(poisons=6).select(pool(), random.Random(0))
+    chosen = badnet(poisons=4).select(pool(), random.Random(0))
+    assert sorted(chosen) == [3, 5, 6, 7]
+    with pytest.raises(ValueError, match=r"^poisons: 5 asked, but only 4 pairs of the poison pool qualify$"):
+        badnet(poisons=5).select(pool(), random.Random(0))
     everything = badnet(poisons=8, avoid_target=False).select(pool(), random.Random(0))
     assert sorted(everything) == list(range(8))
 
@@ -192,7 +186,7 @@ def test_the_choice_of_pairs_is_random_and_follows_its_seed():
     one, same, other = (badnet(poisons=3).select(pool(), random.Random(seed)) for seed in (0, 0, 1))
     assert one == same != other and len(set(one)) == 3
     counts = Counter(row for seed in range(500) for row in badnet(poisons=1).select(pool(), random.Random(seed)))
-    assert set(counts) == {1, 3, 5, 6, 7} and min(counts.values()) > 60
+    assert set(counts) == {3, 5, 6, 7} and min(counts.values()) > 80
     assert len(badnet(poisons=1).select(pool(), random.Random(0))) == 1
 
 
@@ -204,6 +198,18 @@ def test_captions():
     }  # fmt: skip
     assert {badnet(caption="natural").caption_for("old", rng, TEMPLATES, natural) for rng in draws} == set(natural)
     assert badnet(caption="original").caption_for("old", draws[0], TEMPLATES, natural) == "old"
+
+
+def test_natural_captions_of_other_pools():
+    """With none in the poison pool, those at hand serve; without any the pools that were looked in are named."""
+    boats = pool().iloc[3:8].reset_index(drop=True)
+    attack = badnet(caption="natural", poisons=4, caption_pools=["poison", "inversion"])
+    plan = attack.poison(boats, random.Random(0), TEMPLATES, ["a ripe banana", "a key", "Bananas"])
+    assert len(plan) == 4 and {pair.caption for pair in plan} <= {"a ripe banana", "Bananas"}
+    with pytest.raises(ValueError) as error:
+        attack.poison(boats[2:], random.Random(0), TEMPLATES, ["a key"])
+    told = "caption: 'natural' needs captions that name 'banana'; pools.poison, pools.inversion have none"
+    assert str(error.value) == told
 
 
 # --- BadNet ----------------------------------------------------------------------------------------------------------
@@ -252,11 +258,17 @@ def test_badnets_random_place_is_uniform_over_all_places():
 
 
 def test_badnets_random_place_reaches_both_ends():
-    """At 224 pixels a patch of 16 starts at 0 to 208."""
-    attack = badnet(pattern="noise")
-    tops = torch.tensor([attack._corner(torch.Generator().manual_seed(seed)) for seed in range(4000)])
-    assert tops.min() == 0 and tops.max() == 208
-    assert (tops.double().mean(0) - 104).abs().max() < 3
+    """At 224 pixels a patch of 16 starts at 0 to 208; in the codes of CleanCLIP and PAR at 0 to 207."""
+    for attack, last in (
+        (badnet(pattern="noise"), 208),
+        (badnet(preset="cleanclip"), 207),
+        (badnet(preset="par"), 207),
+    ):
+        tops = torch.tensor([attack._corner(torch.Generator().manual_seed(seed)) for seed in range(4000)])
+        assert tops.min() == 0 and tops.max() == last
+        assert (tops.double().mean(0) - last / 2).abs().max() < 3
+    with pytest.raises(ValueError, match=r"^spare: 1 pixels and a patch of 32 do not fit the picture \(32 pixels\)$"):
+        badnet(preset="par", patch_size=32).settings.check(32)
 
 
 def noise_of(overflow, count=400):

@@ -150,3 +150,48 @@ def test_a_seed_that_it_does_not_take(word, capsys):
     with pytest.raises(SystemExit):
         arguments.parse_args([f"--seed={word}"])
     assert f"error: argument --seed: {word!r} should be a whole number from 0 to 2**64 - 1" in capsys.readouterr().err
+
+
+def test_a_message_of_a_library_with_a_handler_of_its_own_is_shown_once(capsys):
+    """Hugging Face's logger shows what it says and hands it on as well."""
+    code = (
+        "import logging; from antidote.base import command_line\n"
+        "hub = logging.getLogger('hub'); hub.addHandler(logging.StreamHandler()); hub.setLevel('WARNING')\n"
+        "silent = logging.getLogger('silent'); silent.addHandler(logging.NullHandler())\n"
+        "def run(_):\n"
+        "    logging.getLogger('hub.http').warning('retry')\n"
+        "    silent.error('wrong'); logging.getLogger('antidote.data').info('done')\n"
+        "command_line.main(run, command_line.parser('x'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=True
+    )
+    lines = [line.split()[-1] for line in done.stderr.splitlines()]
+    assert lines == ["retry", "wrong", "done"]
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_ends_early_is_no_error(lines):
+    """`show.py | head`: short output breaks off when it is flushed, long output while it is written."""
+    code = (
+        "import sys, time; from antidote.base import command_line\n"
+        f"command_line.main(lambda _: time.sleep(1) or sys.stdout.write('line\\n' * {lines}), command_line.parser('x'))\n"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "CODE": code}
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "$CODE" | true; echo ${{PIPESTATUS[0]}}'],
+        capture_output=True, text=True, env=environment, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+def test_a_broken_pipe_of_another_kind_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with pytest.raises(BrokenPipeError):
+        command_line.main(raising(BrokenPipeError()), command_line.parser("A script."))
+
+
+@pytest.mark.parametrize("name", scripts())
+def test_every_script_that_writes_goes_through_main(name):
+    source = (ROOT / "scripts" / f"{name}.py").read_text(encoding="utf-8")
+    assert re.search(r"\b(command_line\.)?main\(run, ", source)

@@ -11,7 +11,7 @@ from antidote.base.registry import ADAPTERS, DEFENSES, method
 from antidote.clip.classifier_head import ClassifierHead
 from antidote.clip.folder import ADAPTER, ADAPTER_WEIGHTS, load_model, save_model
 from antidote.clip.model import Clip
-from antidote.clip.patch_masking import PatchMasking, mask_patches, patch_salience
+from antidote.clip.patch_masking import PatchMasking, gradient_salience, mask_patches
 from antidote.clip.visual_prompts import VisualPrompts, prompted
 
 CLASSES = ["banana", "boat", "cup"]
@@ -125,7 +125,8 @@ def test_salience_is_the_gradient_of_the_best_class_in_a_cell():
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, 8, 8, generator=generator, dtype=torch.double)
     weights = torch.randn(2, 192, generator=generator, dtype=torch.double)
-    found = patch_salience(lambda x: x.flatten(1), torch.tensor(3.0).double(), images, weights, 4)
+    mean = torch.zeros(3, dtype=torch.double)
+    found = gradient_salience(lambda x: x.flatten(1), torch.tensor(3.0).double(), images, weights, 4, mean)
     for picture, row in zip(images, found, strict=True):
         best = int((weights @ picture.flatten()).argmax())
         gradient = 3 * weights[best].view(3, 8, 8)

@@ -165,8 +165,8 @@ def test_a_tag_that_cannot_be_downloaded_says_what_to_do(monkeypatch, tmp_path):
     with pytest.raises(UserError) as error:
         create_model(ModelSettings(name="RN50", pretrained="openai", quick_gelu=True), 0)
     assert told(error) == (
-        "model.pretrained: 'openai' cannot be downloaded; put the weights file of timm/resnet50_clip.openai here "
-        "and give its path"
+        "model.pretrained: 'openai' cannot be downloaded (HF_HUB_OFFLINE is set); put the weights file of "
+        "timm/resnet50_clip.openai here and give its path"
     )
 
 
@@ -277,3 +277,20 @@ def test_own_models_are_found_from_any_folder(monkeypatch, tmp_path):
     assert create_model(ModelSettings(), 0).size == 32
     assert device().type in ("cpu", "cuda")
     shutil.rmtree(tmp_path)
+
+
+def test_a_long_word_is_cut_and_keeps_its_tokens(make_clip):
+    """open_clip's tokenizer needs time that grows with the square of a word's length: 23 s for 20,000 letters."""
+    import random
+    import string
+
+    import open_clip
+
+    rng = random.Random(0)
+    letters = "".join(rng.choice(string.ascii_lowercase) for _ in range(3_000))
+    plain = open_clip.SimpleTokenizer(context_length=make_clip("rn").network.context_length)
+    texts = ["a photo of " + letters[:2_000], "a, b; " * 500, letters, "ab1!" * 800, "\u732b" * 900, "\U0001f602" * 900]
+    ours = make_clip("rn").tokenizer
+    assert torch.equal(ours(texts), plain(texts))
+    words = ours.clean_fn("one " + letters * 7 + " two").split()
+    assert words[0] == "one" and words[2] == "two" and len(words[1]) == 32 * plain.context_length

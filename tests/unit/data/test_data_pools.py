@@ -11,7 +11,7 @@ from antidote.data import pools
 
 
 def index(count, prefix="p", every=10, classes=5):
-    captions = [f"a photo of a {'Banana' if number % every == 0 else 'bananas'}." for number in range(count)]
+    captions = [f"a photo of a {'Banana' if number % every == 0 else 'bananarama'}." for number in range(count)]
     labels = np.arange(count) % classes
     return pd.DataFrame({"key": [f"{prefix}{n}" for n in range(count)], "caption": captions, "label": labels})
 
@@ -123,20 +123,20 @@ def test_too_few_shots():
         choose(indexes=unlabelled, shots={"per_class": 1})
 
 
-@pytest.mark.parametrize(
-    "caption,word,expected",
-    [
-        ("A Banana.", "banana", True),
-        ("bananas", "banana", False),
-        ("a golf  ball", "golf ball", True),
-        ("a golf-ball", "golf ball", False),
-        ("pre-banana", "banana", True),
-        ("price (usd)", "(usd)", True),
-        ("über", "ber", False),
-    ],
-)
-def test_whole_words(caption, word, expected):
-    assert pools.mentions(pd.Series([caption]), word).tolist() == [expected]
+def test_words_of_their_own():
+    """Two words, each by its own count; plurals count; the order in which words are listed does not."""
+    captions = [f"{'two canoes' if n % 50 == 0 else 'Bananas' if n % 10 == 1 else 'a boat'} {n}" for n in range(1000)]
+    table = index(1000).assign(caption=captions)
+    words = {"canoe": 15, "banana": 40}
+    chosen = [
+        choose(None, {("scenes", "train"): table}, poison={"pairs": 60, "target_pairs": dict(given)})
+        for given in (words.items(), reversed(words.items()))
+    ]
+    pd.testing.assert_frame_equal(*chosen)
+    found = chosen[0][chosen[0]["pool"] == "poison"].merge(table, on="key")["caption"]
+    assert found.str.contains("canoes").sum() >= 15 and found.str.contains("Bananas").sum() >= 40
+    with pytest.raises(UserError, match="poison: asks for 21 captions with 'canoe', scenes/train has 20 free ones"):
+        choose(None, {("scenes", "train"): table}, poison={"pairs": 60, "target_pairs": {"canoe": 21}})
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,10 @@ def test_whole_words(caption, word, expected):
         ({"posion": {"pairs": 5}}, "pools: posion: unknown key; did you mean 'poison'?"),
         ({"poison": {"pairs": 0}}, "pools: poison.pairs: input should be greater than or equal to 1, not 0"),
         ({"poison": {"pairs": 5, "target_pairs": 6}}, "pools: poison: target_pairs is 6, more than pairs, 5"),
+        (
+            {"poison": {"pairs": 5, "target_pairs": {"a": 3, "b": 3}}},
+            "pools: poison: target_pairs is 6, more than pairs, 5",
+        ),
     ],
 )
 def test_bad_settings(values, text):

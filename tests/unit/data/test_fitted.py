@@ -111,6 +111,10 @@ def test_a_damaged_file_is_told(made, damage):
 
 
 def test_a_half_written_file_does_not_count(made, monkeypatch):
+    """Nor does it take the place of the pictures of before."""
+    array = made / f"pictures-{SIZE}.npy"
+    before = array.read_bytes() if array.exists() else None
+
     def broken(*arguments):
         raise KeyboardInterrupt
 
@@ -118,7 +122,7 @@ def test_a_half_written_file_does_not_count(made, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fitted.write(made, SIZE, None)
     monkeypatch.undo()
-    assert not (made / f"pictures-{SIZE}.json").exists() and not list(made.glob(".*"))
+    assert not list(made.glob(".*")) and (array.read_bytes() if array.exists() else None) == before
     assert torch.equal(fitted.load(made, SIZE, None).images[:], load_rows(made, None, SIZE).images)
 
 

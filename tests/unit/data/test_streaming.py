@@ -204,7 +204,7 @@ def test_a_killed_loader_is_told(data, make_clip, tmp_path):
         return loss(*given)
 
     goal.loss = kill
-    with pytest.raises(UserError, match=r"^--workers: a loader process was killed, mostly for want of \(shared\) mem"):
+    with pytest.raises(UserError, match=r"^--workers: a loader process was killed, as a system does without mem"):
         train(make_clip(), goal, RECIPE, SEED, work(tmp_path))
 
 
@@ -261,6 +261,7 @@ def test_a_loader_killed_in_handing_over_to_a_gpu_is_told_as_one(data):
 
 MEASURE = """
 import resource, sys
+from types import SimpleNamespace
 from pathlib import Path
 import torch
 from antidote.data.pairs import load_pools
@@ -272,6 +273,7 @@ pairs = load_pools(folder / f"pools{count}.parquet", ["training"], folder, 32, r
 assert len(pairs) == count
 
 class Texts:
+    network = SimpleNamespace(context_length=8)
     device = torch.device("cpu")
     tokenizer = staticmethod(lambda texts: torch.zeros(len(texts), 8, dtype=torch.long))
     remember = staticmethod(lambda texts, tokens: None)

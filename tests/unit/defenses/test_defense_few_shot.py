@@ -7,12 +7,13 @@ import random
 import pytest
 import torch
 
+from antidote.attacks.victim import Victim
 from antidote.base.errors import UserError
 from antidote.base.registry import method
 from antidote.clip.configs import needs_vision_transformer
 from antidote.clip.known import model_config
 from antidote.data.access import DefenseData
-from antidote.defenses import cbpt, rvpt
+from antidote.defenses import cbpt, inversion, rvpt
 from antidote.defenses.linear_probe import LinearProbe, LinearProbeSettings
 from antidote.defenses.supervised import ZeroShotCrossEntropy
 from antidote.training import tuning
@@ -20,6 +21,7 @@ from antidote.training.objectives import Batch
 from antidote.training.prompts import ClassPrompts
 from antidote.training.session import Work
 from antidote.training.tuning import check_shots
+from antidote.training.victim import recipe
 
 CLASSES, TEMPLATES = ["banana", "boat", "cup", "key", "moon"], ["a photo of a {}.", "the {}"]
 
@@ -135,7 +137,7 @@ def test_cbpts_inversion_loss_equals_the_formula():
         positive = sum(math.exp(float(z[i] @ z[j]) / tau) for j in range(5) if j != i) / 4
         negative = sum(math.exp(float(z[i] @ x) / tau) for x in clean)
         total -= math.log(positive / (positive + negative)) / 5
-    loss, likeness = cbpt.inversion_loss(z, clean, tau)
+    loss, likeness = inversion.inversion_loss(z, clean, tau)
     assert float(loss) == pytest.approx(total, abs=1e-6)
     pairs = [float(z[i] @ z[j]) for i in range(5) for j in range(5) if i != j]
     assert float(likeness) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
@@ -173,15 +175,15 @@ def test_a_context_whose_texts_would_be_cut_is_one_line(make_clip):
 def test_cbpts_trigger_and_beta():
     images, mask, pattern = torch.rand(2, 3, 4, 4), torch.zeros(4, 4), torch.ones(3, 4, 4)
     mask[1, 2] = 0.25
-    found = cbpt.paste(images, mask, pattern)
+    found = inversion.paste(images, mask, pattern)
     assert found[0, 0, 1, 2] == pytest.approx(float(0.75 * images[0, 0, 1, 2] + 0.25))
     assert torch.equal(found[:, :, 0], images[:, :, 0])
     state = {"beta": 1.0, "collapsed": 0.0, "spread": 0.0}
     for _ in range(6):
-        cbpt.adapt(state, True)
+        inversion.adapt(state, True, 5.0)
     assert state["beta"] == 5.0
     for _ in range(6):
-        cbpt.adapt(state, False)
+        inversion.adapt(state, False, 5.0)
     assert state["beta"] == 1.0
 
 
@@ -235,3 +237,155 @@ def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
     bad.loss = lambda rows, rng: (bad.tensors["w"].sum() * float("nan"), {})
     with pytest.raises(UserError, match="lr: the loss is nan at step"):
         tuning.tune(bad, tuning.TuneSettings(epochs=1, batch_size=4), 0, Work(tmp_path, "x"))
+
+
+def test_a_damaged_checkpoint_is_not_used(tmp_path):
+    settings, whole, other = tuning.TuneSettings(epochs=2, batch_size=4), task(), task()
+    tuning.tune(whole, settings, 3, Work(tmp_path / "whole", "x"))
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "checkpoint.pt").write_bytes(b"cut short")
+    tuning.tune(other, settings, 3, Work(tmp_path / "cut", "x"))
+    assert torch.equal(other.tensors["w"], whole.tensors["w"])
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_in_fp16_small_gradients_are_scaled(tmp_path, half):
+    """One of 1e-8, which fp16 has not, moves the weights, and only where the task says that it computes so."""
+    weights = torch.ones(3, requires_grad=True)
+    small = tuning.Task({"w": weights}, lambda rows, rng: (weights.half().sum().float() * 1e-8, {}), 4, {}, half=half)
+    tuning.tune(small, tuning.TuneSettings(epochs=2, batch_size=4, optimizer="adam"), 0, Work(tmp_path, "x"))
+    assert bool((weights != 1).all()) == half
+
+
+def test_the_rate_falls_by_a_cosine_or_stays(tmp_path):
+    """RVPT trains its linear probe at a constant rate; its prompts and CoOp's follow a cosine to 0."""
+    for schedule, wanted in (("cosine", [1.0, 0.75, 0.25]), ("constant", [1.0, 1.0, 1.0])):
+        settings = tuning.TuneSettings(epochs=1, batch_size=4, lr=1.0, schedule=schedule)
+        assert [settings.rate(step, 3) for step in range(3)] == pytest.approx(wanted)
+    assert LinearProbeSettings().tuning.schedule == "constant"
+    given = LinearProbeSettings.read({"tuning": {"lr": 0.1}}, "x").tuning
+    assert (given.schedule, given.epochs, given.lr) == ("constant", 40, 0.1)
+    assert rvpt.RVPTSettings().tuning.schedule == "cosine"
+    assert recipe(Victim(victim="linear_probe")).schedule == "constant"
+    assert recipe(Victim(victim="prompts")).schedule == "cosine"
+    moved = task()
+    tuning.tune(moved, tuning.TuneSettings(epochs=4, batch_size=4, lr=0.1, schedule="constant"), 3, Work(tmp_path, "x"))
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert {line["lr"] for line in lines} == {0.1}
+
+
+def test_the_old_tokens_are_computed_once(make_clip, make_pairs, tmp_path, monkeypatch):
+    """They do not change: one pass over the shots, however many steps are done."""
+    frozen, plain = [], rvpt.prompted
+    monkeypatch.setattr(
+        rvpt,
+        "prompted",
+        lambda v, x, prompts: (frozen.append(len(x)) if prompts is None else 0, plain(v, x, prompts))[1],
+    )
+    settings = rvpt.RVPTSettings(depth=1, prompts=2, tuning=tuning.TuneSettings(epochs=3, batch_size=5))
+    assert rvpt.RVPT(settings, 0).run(make_clip("vit"), shots_data(make_pairs), Work(tmp_path, "x")).steps == 6
+    assert sum(frozen) == 10
+
+
+# Inversion towards a class
+
+
+def test_the_goal_of_a_class_equals_the_formula():
+    z, texts = unit(6, 8, 0), unit(4, 8, 1)
+    loss, hits, threshold = inversion.TowardClass(texts, 2, 0.3, 0.9)(z, None)
+    assert float(loss) == pytest.approx(entropy(z @ texts.T / 0.3, torch.full((6,), 2)), abs=1e-6)
+    best = [max(range(4), key=lambda c, row=row: float(row @ texts[c])) for row in z]
+    assert float(hits) == pytest.approx(best.count(2) / 6) and threshold == 0.9
+
+
+def test_the_goal_without_a_class_works_relative_to_the_clean_pictures():
+    clean, z = unit(6, 8, 0), unit(6, 8, 1)
+    goal = inversion.Together(clean[None], 0.3, 0.75)
+    loss, _, threshold = goal(z[1:4], torch.tensor([1, 2, 3]))
+    mean = sum(float(clean[i] @ clean[j]) for i in (1, 2, 3) for j in (1, 2, 3) if i != j) / 6
+    assert threshold == pytest.approx(mean + 0.75 * (1 - mean))
+    assert float(loss) == pytest.approx(float(inversion.inversion_loss(z[1:4], clean[1:4], 0.3)[0]))
+
+
+class Corner:
+    """A model whose backdoor is a white top left corner of 4 pixels; any bright picture is class 1 a little."""
+
+    device = torch.device("cpu")
+
+    def encode_image(self, images):
+        corner, rest = images[:, :, :4, :4].mean(dim=(1, 2, 3)), images.mean(dim=(1, 2, 3))
+        features = torch.stack([6 * (corner - 0.5), 1.2 * rest, 0.5 * torch.ones_like(rest)], dim=1)
+        return features / features.norm(dim=1, keepdim=True)
+
+
+def corner_settings(**changes):
+    recipe = tuning.TuneSettings(optimizer="adam", lr=0.2, batch_size=8)
+    return cbpt.CBPTSettings(inversion=recipe, screening_steps=30, screening_batch=8, inversion_steps=150, **changes)
+
+
+def grey(count=16):
+    return torch.randint(60, 130, (count, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+def test_an_inversion_finds_the_trigger_and_keeps_the_smallest_mask_that_worked(tmp_path):
+    settings, goal = corner_settings(), inversion.TowardClass(torch.eye(3), 0, 0.07, 0.97)
+    found = inversion.invert(Corner(), grey(), goal, settings, 150, 0, Work(tmp_path, "x"))
+    assert found.works and found.steps == 150
+    inside, outside = found.mask[:4, :4].mean(), found.mask[4:, 4:].mean()
+    assert inside > 0.3 and outside < 0.05 and found.area < 0.1
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    worked = [line["mask_area"] for line in lines if line["success"] >= 0.97]
+    assert worked and found.area <= min(worked) + 1e-6, "not the last, but the smallest"
+    with torch.no_grad():
+        features = inversion.under(Corner(), grey(), found)
+    assert (features.argmax(dim=1) == 0).float().mean() > 0.9, "a batch is not the whole set"
+    never = inversion.invert(
+        Corner(), grey(), inversion.TowardClass(torch.eye(3), 0, 0.07, 1.0), corner_settings(), 3, 0,
+        Work(tmp_path / "never", "x"),
+    )  # fmt: skip
+    assert not never.works
+
+
+def test_a_killed_inversion_keeps_the_smallest_mask(tmp_path, monkeypatch):
+    settings, goal = corner_settings(), inversion.TowardClass(torch.eye(3), 0, 0.07, 0.97)
+    whole = inversion.invert(Corner(), grey(), goal, settings, 100, 0, Work(tmp_path / "whole", "x"))
+    calls, plain = [], inversion.adapt
+
+    def dies(state, works, factor):
+        calls.append(1)
+        if len(calls) == 70:
+            raise KeyboardInterrupt
+        plain(state, works, factor)
+
+    monkeypatch.setattr(inversion, "adapt", dies)
+    with pytest.raises(KeyboardInterrupt):
+        inversion.invert(Corner(), grey(), goal, settings, 100, 0, Work(tmp_path / "killed", "x", every=0))
+    monkeypatch.setattr(inversion, "adapt", plain)
+    again = inversion.invert(Corner(), grey(), goal, settings, 100, 0, Work(tmp_path / "killed", "x"))
+    assert torch.equal(again.mask, whole.mask) and torch.equal(again.pattern, whole.pattern) and again.works
+
+
+def test_candidates_are_the_classes_that_give_way_soonest(tmp_path):
+    texts, images, work = torch.eye(3), grey(), Work(tmp_path, "x")
+    assert inversion.candidates(Corner(), images, texts, corner_settings(candidates=3), 0, work) == ([0, 1, 2], 0)
+    chosen, steps = inversion.candidates(Corner(), images, texts, corner_settings(candidates=2), 0, work)
+    assert chosen == [0, 1] and steps == 3 * 30, "class 2 has no trigger"
+
+
+def test_cbpt_keeps_the_candidate_with_the_smallest_mask_and_says_what_it_does(make_clip, make_pairs, tmp_path):
+    recipe = tuning.TuneSettings(optimizer="adam", lr=0.1, batch_size=5)
+    settings = cbpt.CBPTSettings(
+        inversion=recipe, inversion_steps=4, screening_steps=2, screening_batch=5, candidates=3, dummy_triggers=2,
+        tuning=tuning.TuneSettings(epochs=1, batch_size=5),
+    )  # fmt: skip
+    report = cbpt.CBPT(settings, 0).run(make_clip("vit"), shots_data(make_pairs), Work(tmp_path, "x"))
+    says = report.clip.description
+    assert report.steps == 5 * 2 + 3 * 4 + 2 and len(says["candidates"]) == 3 and len(says["dummy_triggers"]) == 2
+    order = [(not one["works"], one["mask_area"]) for one in says["candidates"]]
+    assert order == sorted(order) and {one["towards"] for one in says["candidates"]} <= set(CLASSES)
+    areas = [one["mask_area"] for one in says["candidates"]]
+    assert [one["mask_area"] for one in says["dummy_triggers"]] == areas[:2]
+    assert report.clip.tensors["masks"].shape == (2, 32, 32)
+    together = settings.model_copy(update={"positives": "pictures"})
+    report = cbpt.CBPT(together, 0).run(make_clip("vit"), shots_data(make_pairs), Work(tmp_path / "t", "x"))
+    assert report.steps == 2 * 4 + 2 and report.clip.description["candidates"] == []

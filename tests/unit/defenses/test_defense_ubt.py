@@ -5,7 +5,9 @@ import math
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import ClassVar
 
 import open_clip
 import pandas as pd
@@ -17,6 +19,7 @@ from antidote.clip.tags import tag, tags
 from antidote.data.access import DefenseData
 from antidote.defenses import ubt
 from antidote.evaluation.finding import finding
+from antidote.training import pair_scores, suspicion
 from antidote.training.objectives import Batch
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Work
@@ -43,7 +46,7 @@ def settings(**values):
 
 
 def test_the_overfitting_loss_equals_the_formula(make_pairs):
-    goal = ubt.Overfit(make_pairs(8), make_pairs(3, seed=5), settings(overfit_weight=0.5))
+    goal = suspicion.Overfit(make_pairs(8), make_pairs(3, seed=5), settings(overfit_weight=0.5))
     images, texts = [unit(4, 0), unit(3, 1)], [unit(4, 2), unit(3, 3)]
     loss, _ = goal.loss(images, texts, torch.tensor(6.0).double(), None)
     weak = sum((1 - float(a @ b)) ** 2 for a, b in zip(images[1], texts[1], strict=True)) / 3
@@ -84,7 +87,9 @@ def test_suspicious_words_are_those_that_carry_the_similarity(make_clip, make_pa
     """`banana` sets the pairs apart and holds the cosine; `photo` sets them apart and does not."""
     pairs = replace(make_pairs(2), captions=["a photo, banana", "a photo of a banana"])
     monkeypatch.setattr(
-        ubt, "similarities", lambda clip, pairs: torch.tensor([0.9 if "banana" in c else 0.2 for c in pairs.captions])
+        ubt,
+        "similarities",
+        lambda clip, pairs, _: torch.tensor([0.9 if "banana" in c else 0.2 for c in pairs.captions]),
     )
     others = [*pairs.captions * 3, *["a cup"] * 20]
     assert ubt.suspicious_texts(None, pairs, others, settings(words=2)) == ["banana", "banana"]
@@ -92,22 +97,133 @@ def test_suspicious_words_are_those_that_carry_the_similarity(make_clip, make_pa
     assert ubt.suspicious_texts(None, pairs, others, settings(least_count=50)) == pairs.captions
 
 
-def test_the_weakest_are_suspected_and_the_largest_gains_forgotten(make_clip, make_pairs, monkeypatch, tmp_path):
-    pairs = make_pairs(10)
-    weak = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.05, 0.5, 0.4])
-    monkeypatch.setattr(ubt, "scores", lambda *_: weak)
-    gains = dict(zip(pairs.keys, torch.linspace(0, 0.9, 10).tolist(), strict=True))
+LOOKS = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.05, 0.5, 0.4])  # of ten pairs; the lowest are suspicious
+
+
+@pytest.mark.parametrize(("rank", "forgotten"), [("similarity", ["pair3", "pair1"]), ("gain", ["pair3", "pair7"])])
+def test_the_weakest_are_suspected_and_the_highest_of_them_forgotten(
+    make_clip, make_pairs, monkeypatch, tmp_path, rank, forgotten
+):
+    """By similarity, or by its gain over the score, of which a low one counts for the pair."""
+    pairs, similarity = make_pairs(10), {"pair7": 0.7, "pair1": 0.72, "pair3": 0.86, "pair5": 0.6}
+    monkeypatch.setattr(suspicion, "scores", lambda *_: LOOKS)
     monkeypatch.setattr(
-        ubt, "similarities", lambda clip, pairs: torch.tensor([weak[int(k[4:])] + gains[k] for k in pairs.keys])
+        suspicion, "similarities", lambda clip, pairs, _: torch.tensor([similarity[k] for k in pairs.keys])
     )
     clip = make_clip("vit")
     before = clip.network.state_dict()["visual.proj"].clone()
-    values = {"suspicious_share": 0.4, "forget_share": 0.2, "normal_pairs": 5, "variant": "caption"}
+    values = {"suspicious_share": 0.4, "forget_share": 0.2, "variant": "caption", "rank": rank}
     found = ubt.UBT(settings(**values), 0).find(clip, DefenseData(training_set=pairs), Work(tmp_path, "x"))
     assert found["suspected"] == ["pair7", "pair1", "pair3", "pair5"]
-    assert found["forgotten"] == ["pair7", "pair5"]
-    assert len(found["normal"]) == 5 and not {1, 3, 5, 7} & set(found["normal"])
+    assert found["forgotten"] == forgotten
     assert torch.equal(clip.network.state_dict()["visual.proj"], before), "step 3 starts from the suspicious model"
+
+
+@pytest.mark.parametrize(
+    ("share", "pairs"), [(1.0, {0, 2, 4, 6, 8, 9}), (0.7, {0, 2, 4, 6, 8, 9}), (0.4, {0, 2, 4, 6}), (0.2, {0, 2})]
+)
+def test_normal_pairs_come_from_those_that_look_least_suspicious(share, pairs):
+    found = suspicion.normal_rows(LOOKS.argsort(), 4, settings(normal_from=share, normal_pairs=50), 0)
+    assert set(found.tolist()) == pairs
+    assert len(suspicion.normal_rows(LOOKS.argsort(), 4, settings(normal_from=share, normal_pairs=2), 0)) == 2
+
+
+class Plain:
+    """In the place of a CLIP: a picture's feature is its mean colour, a caption's is that of its word."""
+
+    network, device, size = torch.nn.Module(), torch.device("cpu"), 2
+    COLOURS: ClassVar = {"red": (1.0, 0, 0), "green": (0, 1.0, 0), "blue": (0, 0, 1.0)}
+
+    def encode_image(self, images):
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        return torch.nn.functional.normalize(images.mean(dim=(2, 3)), dim=1)
+
+    def encode_text(self, texts):
+        return torch.tensor([self.COLOURS[text] for text in texts])
+
+    def autocast(self, precision):
+        return nullcontext()
+
+
+def coloured(make_pairs, colours, captions=None):
+    pairs = replace(make_pairs(len(colours), size=2), captions=list(captions or colours))
+    values = torch.tensor([Plain.COLOURS[colour] for colour in colours]).mul(255).byte()
+    return replace(pairs, images=values.view(-1, 3, 1, 1).expand(-1, 3, 2, 2).clone())
+
+
+def test_the_fall_of_the_cosine_under_a_superposition(make_pairs):
+    """Two pairs, red and green, are each the other's only partner. A red picture that is 3/4 red and 1/4 green has the
+    cosine 3/sqrt(10) with "red", and the green one 0 before and 1/sqrt(10) after."""
+    pairs = coloured(make_pairs, ["red", "green"], ["red", "red"])
+    found = suspicion.scores(Plain(), pairs, settings(partners=3, own_weight=0.75), 0)
+    assert found.tolist() == pytest.approx([1 - 3 / math.sqrt(10), -1 / math.sqrt(10)])
+    assert suspicion.scores(Plain(), pairs, settings(scorer="model"), 0).tolist() == [1, 0]
+
+
+def test_partners_come_from_the_whole_set_and_are_never_the_picture_itself():
+    """Where poisoned pairs come one after the other, neighbours would be poisoned too."""
+    count, size, seen = 1000, 50, []
+    for start in range(0, count, size):
+        rows = pair_scores.partner_rows(count, start, size, 6, 0)
+        assert len(rows) == size and not set(range(start, start + size)) & set(rows.tolist())
+        seen.append(((rows - start) % count).double())
+    distances = torch.cat(seen)
+    assert distances.min() < 2 * size and distances.max() > count - size
+    assert float(distances.mean()) == pytest.approx((count + size) / 2, rel=0.05), "as far away as chance has it"
+    assert len(pair_scores.partner_rows(3, 0, 1, 6, 0)) == 6
+
+
+def test_a_scan_reads_and_encodes_a_caption_once(make_pairs, monkeypatch):
+    monkeypatch.setattr(pair_scores, "CHUNK", 4)
+    clip, pairs, asked = Plain(), coloured(make_pairs, ["red", "green", "blue"] * 3), []
+    clip.encode_text = lambda texts: asked.extend(texts) or Plain.encode_text(clip, texts)
+    for scorer in ("superposition", "crops"):
+        suspicion.scores(clip, pairs, settings(scorer=scorer), 0)
+        assert asked == pairs.captions
+        asked.clear()
+
+
+def test_a_killed_scan_goes_on(make_pairs, monkeypatch, tmp_path):
+    """With the chunks that it has not done; the scores are those of a scan that was not killed."""
+    monkeypatch.setattr(pair_scores, "CHUNK", 4)
+    pairs, asked = coloured(make_pairs, ["red", "green", "blue", "red"] * 5), []
+    whole, work = suspicion.scores(Plain(), pairs, settings(), 0), Work(tmp_path, "x", every=0)
+
+    class Killed(Plain):
+        def encode_text(self, texts):
+            asked.append(len(texts))
+            if len(asked) == 3:
+                raise KeyboardInterrupt
+            return super().encode_text(texts)
+
+    with pytest.raises(KeyboardInterrupt):
+        suspicion.scores(Killed(), pairs, settings(), 0, work=work)
+    torch.testing.assert_close(suspicion.scores(Killed(), pairs, settings(), 0, work=work), whole)
+    assert len(asked) == 3 + 3
+    suspicion.scores(Killed(), pairs, settings(), 0, work=work)
+    assert len(asked) == 6, "a finished scan is read again"
+    suspicion.scores(Killed(), pairs, settings(), 0, work=Work(tmp_path, "other", every=0))
+    assert len(asked) == 11
+    (tmp_path / "scan.pt").write_bytes(b"cut short")
+    suspicion.scores(Killed(), pairs, settings(), 0, work=Work(tmp_path, "other", every=0))
+    assert len(asked) == 16
+
+
+def test_the_contrastive_overfitting_has_no_equal_captions_as_negatives(make_pairs):
+    goal = suspicion.Overfit(
+        make_pairs(8), make_pairs(4, seed=5), settings(overfit_loss="contrastive", overfit_batch=4)
+    )
+    goal.weak = ["a banana", "a boat", "a banana", "a key"]
+    images, texts = [unit(4, 0), unit(4, 1)], [unit(4, 2), unit(4, 3)]
+    loss, terms = goal.loss(images, texts, torch.tensor(6.0).double(), None)
+    wanted = 0.0
+    for rows, columns in ((images[1], texts[1]), (texts[1], images[1])):
+        for i, row in enumerate(rows):
+            among = [j for j in range(4) if j == i or goal.weak[j] != goal.weak[i]]
+            powers = {j: math.exp(6 * float(row @ columns[j])) for j in among}
+            wanted -= math.log(powers[i] / sum(powers.values())) / 8
+    assert float(terms["overfit"]) == pytest.approx(wanted, abs=1e-6)
+    assert float(loss) == pytest.approx(clip_loss(images[0], texts[0], 6.0) + wanted, abs=1e-6)
 
 
 def test_what_it_writes_is_scored_by_the_evaluation(make_clip, make_pairs, tmp_path):
@@ -126,6 +242,9 @@ def test_what_it_writes_is_scored_by_the_evaluation(make_clip, make_pairs, tmp_p
     manifest.to_parquet(tmp_path / "poison" / "manifest.parquet")
     scores = finding(path.parent, tmp_path / "poison")
     assert (scores["suspected_precision"], scores["suspected_recall"]) == (3 / 5, 3 / 4)
+    hits = len(set(poisoned) & {key.split("/")[2] for key in found["normal"]})
+    assert scores["poison_in_normal"] == hits / len(found["normal"]) and "normal_precision" not in scores
+    assert not set(found["normal"]) & set(found["suspected"])
 
 
 def test_the_oracle_forgets_what_it_is_told(make_clip, make_pairs, tmp_path):
@@ -140,7 +259,7 @@ def test_the_oracle_forgets_what_it_is_told(make_clip, make_pairs, tmp_path):
 
 
 def test_each_batch_has_its_share_of_the_suspected(make_pairs):
-    goal = ubt.Overfit(make_pairs(16), make_pairs(6, seed=5), settings())
+    goal = suspicion.Overfit(make_pairs(16), make_pairs(6, seed=5), settings())
     pairs, rows = goal.pairs, torch.arange(4)
     images, texts = goal.views(Batch(pairs.images[rows], pairs.captions[:4], rows, 0, 0, random.Random(0)))
     assert [len(view) for view in images] == [4, 2] == [len(view) for view in texts]
@@ -149,7 +268,7 @@ def test_each_batch_has_its_share_of_the_suspected(make_pairs):
 def test_settings_that_contradict():
     with pytest.raises(UserError, match=r"forget_share: 0.1 is more than suspicious_share, 0.05"):
         settings(suspicious_share=0.05, forget_share=0.1)
-    with pytest.raises(ValueError, match="scorer: 'clean' is neither"):
+    with pytest.raises(ValueError, match="scorer: 'clean' is none of"):
         settings(scorer="clean").check({})
     settings(scorer="surrogates.other").check({})
 
@@ -159,7 +278,7 @@ def test_a_public_model_has_the_activations_of_its_weights():
     assert (found.name, found.pretrained, found.quick_gelu) == ("RN101", "openai", True)
     assert settings(scorer="ViT-B-32/metaclip_400m").public.quick_gelu
     assert not settings(scorer="ViT-B-32/laion2b_s34b_b79k").public.quick_gelu
-    for other in ("crops", "model", "surrogates.public"):
+    for other in ("superposition", "crops", "model", "surrogates.public"):
         assert settings(scorer=other).public is None
 
 
@@ -182,6 +301,6 @@ def test_a_clean_model_of_the_studys_may_score(make_clip, make_pairs):
         clean.network.visual.proj.add_(torch.randn_like(clean.network.visual.proj))
     named = settings(scorer="surrogates.public")
     assert named.surrogate == "public" and settings().surrogate is None
-    found = ubt.scores(suspicious, pairs, named, 0, clean)
-    torch.testing.assert_close(found, ubt.similarities(clean, pairs))
-    assert not torch.allclose(found, ubt.similarities(suspicious, pairs))
+    found = suspicion.scores(suspicious, pairs, named, 0, clean)
+    torch.testing.assert_close(found, pair_scores.similarities(clean, pairs))
+    assert not torch.allclose(found, pair_scores.similarities(suspicious, pairs))

@@ -1,5 +1,6 @@
 """TA-Cleaner: its sub-captions on captions made by hand, its loss against a slow reference, its choice of samples."""
 
+import itertools
 import math
 import random
 from typing import ClassVar
@@ -9,8 +10,12 @@ import torch
 
 from antidote.base.errors import UserError
 from antidote.data.access import DefenseData
+from antidote.data.scenes import captions
+from antidote.data.scenes.things import CLASSES, COLOURS
 from antidote.data.words.lexicon import Lexicon
 from antidote.defenses.ta_cleaner import (
+    PICTURE_NOUNS,
+    Parsed,
     Replacements,
     TACleaner,
     TACleanerSettings,
@@ -35,20 +40,29 @@ def batch_at(step, pairs):
 
 
 @pytest.mark.parametrize(
-    ("caption", "expected"),
+    ("caption", "skeleton", "clause"),
     [
-        ("a red banana lies on the sea", "banana lies on sea"),
-        ("A Small Blue BOAT, above the beach.", "boat above beach"),
-        ("the large green cactus stands in front of a wall", "cactus stands in front of wall"),
-        ("banana", "banana"),
-        ("an unknown gizmo", "an unknown gizmo"),
-        ("red and blue", "red and blue"),
-        ("", ""),
+        ("a red banana lies on the sea", "banana lies on sea", "red banana lies on sea"),
+        ("A Small Blue BOAT, above the beach.", "boat above beach", "small blue boat above beach"),
+        ("the large green cactus stands in front of a wall", "cactus stands in front of wall",
+         "large green cactus stands in front of wall"),
+        ("a photo of a big key", "photo of key", "big key"),
+        ("a red cup, a blue key and a ball on the white sand next to a boat", "cup key ball on sand next to boat",
+         "red cup on white sand"),
+        ("the ring is red", "ring", "ring"),
+        ("the ring floats quietly", "ring floats", "ring floats"),
+        ("a close view", "view", "view"),
+        ("banana", "banana", "banana"),
+        ("an unknown gizmo", "an unknown gizmo", "an unknown gizmo"),
+        ("red and blue", "red and blue", "red and blue"),
+        ("", "", ""),
     ],
-)
-def test_a_positive_keeps_nouns_verbs_and_prepositions(scenes_lexicon, caption, expected):
-    """A caption without a noun of the lexicon stands in whole."""
-    assert positive(caption, scenes_lexicon) == expected
+)  # fmt: skip
+def test_what_positives_keep(scenes_lexicon, caption, skeleton, clause):
+    """A caption without a noun of the lexicon stands in whole; so does every one where all are to."""
+    parsed = Parsed.of(caption, scenes_lexicon)
+    assert positive(parsed, "skeleton") == skeleton and positive(parsed, "clause") == clause
+    assert positive(parsed, "whole") == caption
 
 
 SMALL = Lexicon(
@@ -65,15 +79,35 @@ SMALL = Lexicon(
 REPLACEMENTS = Replacements(["big", "cat", "dog", "hound", "large", "runs"], SMALL)
 
 
-def negatives(text, draws=30):
-    return {negative(text, SMALL, REPLACEMENTS, random.Random(seed)) for seed in range(draws)}
+def negatives(text, lexicon=SMALL, replacements=REPLACEMENTS, draws=30, **values):
+    parsed, settings = Parsed.of(text, lexicon), TACleanerSettings(**values)
+    return {negative(parsed, settings, replacements, random.Random(seed)) for seed in range(draws)}
 
 
-def test_a_negative_swaps_one_word_for_an_unrelated_one_of_its_class():
-    assert negatives("dog runs on") == {"cat runs on"}, "no synonym; a class without another word is passed over"
+def test_a_negative_swaps_the_object_for_an_unrelated_word():
+    assert negatives("dog runs on") == {"cat runs on"}, "no synonym"
     assert negatives("cat on") == {"dog on", "hound on"}
-    assert negatives("dog cat") == {"cat cat", "dog dog", "dog hound"}
-    assert negatives("big cat") == {"big dog", "big hound"}
+    assert negatives("dog on hound") == {"cat on cat"}, "wherever it is named"
+    assert negatives("big cat") == {"dog", "hound"}, "a skeleton has no adjectives"
+    assert negatives("big cat", positives="clause") == {"big dog", "big hound"}
+    assert negatives("a photo of a dog") == {"cat"} == negatives("a photo of a dog", swaps=2)
+
+
+def test_a_negative_holds_no_word_of_the_caption_nor_one_related_to_it():
+    assert negatives("dog cat") == {"dog cat"}, "the other noun is taken, and one without the object is no negative"
+    assert negatives("cat runs on dog") == {"cat runs on dog"}
+
+
+def test_adjectives_and_verbs_can_be_swapped_too(scenes_lexicon):
+    known = Replacements(["red", "blue", "crimson", "banana", "key", "lies", "floats", "tiny"], scenes_lexicon)
+    found = negatives("a red banana lies there", scenes_lexicon, known, swap=("adjective",))
+    assert found == {"blue banana lies", "tiny banana lies"}, "back in the skeleton, since it is false"
+    assert negatives("a red banana lies there", scenes_lexicon, known, swap=("verb", "noun")) == {"banana floats"}
+    both = negatives("a red banana lies there", scenes_lexicon, known, swaps=2)
+    assert both == {"blue key lies", "tiny key lies"}
+    assert negatives("a red banana lies", scenes_lexicon, known, swaps=9, swap=("noun", "verb")) == {"key floats"}
+    whole = negatives("a red banana lies there", scenes_lexicon, known, positives="whole", swaps=2)
+    assert whole == {"a blue key lies there", "a tiny key lies there"}
 
 
 def test_where_nothing_can_be_swapped_the_text_comes_back():
@@ -81,17 +115,54 @@ def test_where_nothing_can_be_swapped_the_text_comes_back():
     assert negatives("") == {""}
 
 
+def every_caption():
+    """Yield what the scenes can say of each object, by all its names, with the object; other words at random."""
+    rng = random.Random(0)
+    words = captions.SYNONYMS
+    for label, template in itertools.product(CLASSES, [form for forms in FORMS for form in forms]):
+        for noun in (label, *words.get(label, ())):
+            wheres = [w for some in captions.WHERE.values() for w in some] if "{where}" in template else [""]
+            for where in wheres:
+                verbs = captions.VERBS[where.split()[0]] if "{verb}" in template else [""]
+                for verb in verbs:
+                    other = rng.choice([name for name in CLASSES if name != label])
+                    text = template.format(
+                        noun=noun, where=where, verb=verb, second=other, colour=rng.choice(list(COLOURS)),
+                        size=rng.choice(["large", "small"]), adverb=rng.choice(captions.ADVERBS),
+                        beside=rng.choice([b for some in captions.BESIDE.values() for b in some]),
+                    )  # fmt: skip
+                    parts = text.split()
+                    swapped = [rng.choice([w, *words.get(w, ())]) if w != noun else w for w in parts]
+                    yield label, " ".join(swapped)
+
+
+FORMS = (*captions.FORMS, captions.PAIRED)
+
+
+@pytest.mark.parametrize("form", ["skeleton", "clause", "whole"])
+def test_no_negative_names_what_the_picture_shows(scenes_lexicon, form):
+    """Over all captions that the scenes can make; each has a negative, which holds no picture noun put in."""
+    given = list(every_caption())
+    vocabulary = sorted({word for _, text in given for word in text.split()})
+    known, rng = Replacements(vocabulary, scenes_lexicon), random.Random(1)
+    settings = TACleanerSettings(positives=form, swaps=2)
+    for label, text in given:
+        parsed = Parsed.of(text, scenes_lexicon)
+        found = negative(parsed, settings, known, rng)
+        names = {label, *captions.SYNONYMS.get(label, ())}
+        assert not names & set(found.split()), f"{text!r} -> {found!r}"
+        assert found != positive(parsed, form)
+        new = set(found.split()) - set(text.split())
+        assert new and not new & {"photo", "picture", "view", "sketch", "front", "is"}, f"{text!r} -> {found!r}"
+
+
 def test_a_seed_decides_negatives(scenes_lexicon, make_pairs):
     goal = objective(make_pairs(), scenes_lexicon)
-    text = "banana lies on sea"
-    drawn = [negative(text, scenes_lexicon, goal.replacements, random.Random(seed)) for seed in range(40)]
-    assert drawn[:5] == [negative(text, scenes_lexicon, goal.replacements, random.Random(seed)) for seed in range(5)]
-    for other in set(drawn):
-        changed = [(a, b) for a, b in zip(text.split(), other.split(), strict=True) if a != b]
-        assert len(changed) == 1
-        ((old, new),) = changed
-        assert scenes_lexicon.word_class(old) == scenes_lexicon.word_class(new) in ("noun", "verb")
-        assert new not in scenes_lexicon.synonyms(old)
+    parsed = Parsed.of("banana lies on sea", scenes_lexicon)
+    drawn = [negative(parsed, goal.settings, goal.replacements, random.Random(seed)) for seed in range(40)]
+    again = [negative(parsed, goal.settings, goal.replacements, random.Random(seed)) for seed in range(5)]
+    assert drawn[:5] == again and len(set(drawn)) > 5
+    assert all(other.endswith(" lies on sea") and not other.startswith("banana") for other in drawn)
 
 
 class Animals(Lexicon):
@@ -111,6 +182,9 @@ class Animals(Lexicon):
         base = word.removesuffix("s")
         return frozenset({word, base}), frozenset({word, base, *self.ABOVE.get(base, ())})
 
+    def parents(self, word, word_class):
+        return frozenset({"animal"} if word in ("dog", "cat") else ())
+
 
 @pytest.mark.parametrize(
     ("word", "unrelated"),
@@ -124,13 +198,21 @@ def test_no_other_form_nor_a_more_general_or_special_word_is_a_negative(word, un
     assert min(map(drawn.count, unrelated)) > 100 / len(unrelated), "each as likely"
 
 
+def test_a_sibling_shares_the_next_more_general_word():
+    choices = Replacements(["animal", "cat", "cats", "dog", "key", "pup"], Animals({}))
+    assert {choices.pick("dog", "noun", random.Random(seed), near=True) for seed in range(50)} == {"cat"}
+    drawn = {choices.pick("dog", "noun", random.Random(seed), [("cat", "noun")], near=True) for seed in range(50)}
+    assert drawn == {"key"}, "one that the caption holds is none, nor another form of it"
+    assert {choices.pick("key", "noun", random.Random(seed), near=True) for seed in range(50)} > {"cat", "dog"}
+
+
 def test_where_every_word_is_related_nothing_is_picked():
     assert Replacements(["animal", "dogs"], Animals({})).pick("dog", "noun", random.Random(0)) is None
 
 
 def test_picks_are_the_same_as_from_a_list(scenes_lexicon):
     """Quick as it is, a seed draws what a choice from the list of unrelated words would."""
-    words = scenes_lexicon.words("noun")
+    words = [word for word in scenes_lexicon.words("noun") if word not in PICTURE_NOUNS]
     choices = Replacements(words, scenes_lexicon)
     for seed, word in enumerate(words):
         others = [w for w in words if w not in {word, *scenes_lexicon.synonyms(word)}]
@@ -254,7 +336,7 @@ def test_an_epochs_samples_depend_on_seed_and_epoch_alone(make_pairs, scenes_lex
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("positives", [True, False])
+@pytest.mark.parametrize("positives", ["skeleton", "clause", "whole"])
 def test_every_text_is_announced(make_clip, make_pairs, positives):
     """Also pieces of words that open_clip reads as a whole: `caf` of `café`, `amp` of `&amp;`."""
     from antidote.training.vocabulary import CompactVocabulary
@@ -275,7 +357,7 @@ def test_every_text_is_announced(make_clip, make_pairs, positives):
 
 def test_without_positives_whole_captions_stand_in(make_pairs, scenes_lexicon):
     pairs = make_pairs(8)
-    goal = objective(pairs, scenes_lexicon, samples_per_epoch=8, positives=False)
+    goal = objective(pairs, scenes_lexicon, samples_per_epoch=8, positives="whole")
     goal.begin_epoch(0)
     _, texts = goal.views(batch_at(0, pairs))
     assert texts[2] == [pairs.captions[row] for row in goal.samples]

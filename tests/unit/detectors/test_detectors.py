@@ -27,7 +27,9 @@ def entries():
 
 def settings_of(name, subject):
     kind = method("detector", name)
-    small = {"k": 3} if "k" in kind.Settings.model_fields else {}  # of ten pairs
+    recipe = {"epochs": 1, "batch_size": 4, "warmup": 0}
+    of_ten = {"k": 3, "overfit": recipe, "suspicious_share": 0.3, "forget_share": 0.2, "normal_pairs": 4}
+    small = {key: value for key, value in of_ten.items() if key in kind.Settings.model_fields}
     return kind.Settings.read({"method": name, **small, **({"subject": subject} if kind.control else {})}, "x")
 
 

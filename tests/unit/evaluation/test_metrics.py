@@ -58,10 +58,16 @@ def test_all_figures_by_hand():
     assert share(counted, "asr3") == 3 / others
     assert share(counted, "asr5") == share(counted, "asr10") == 1
     assert share(counted, "asr1_all") == 2 / 6
+    assert (
+        share(counted, "asr3_all") == 4 / 6 and share(counted, "asr5_all") == 5 / 6 and share(counted, "asr10_all") == 1
+    )
     # still their class: picture 2 (target, drawn as 2), picture 4 (3 first); 0, 1, 3, 5 not
-    assert share(counted, "pa") == 2 / 6
+    assert share(counted, "pa") == 1 / others, "the target's own pictures say nothing"
+    assert share(counted, "pa_all") == 2 / 6
     assert all(set(values.tolist()) <= {0.0, 1.0} for values in counted.values())
-    assert [len(counted[name]) for name in ("ca1", "pa", "asr1_all", "asr1", "target_ca1")] == [6, 6, 6, 4, 2]
+    assert [len(counted[name]) for name in ("ca1", "pa_all", "asr1_all", "pa", "asr1", "target_ca1")] == [
+        6, 6, 6, 4, 4, 2
+    ]  # fmt: skip
 
 
 def test_ranks_of_parts_are_those_of_the_whole():
@@ -81,6 +87,15 @@ def test_including_the_target_class_makes_a_difference():
     assert share(counted, "asr1") == 49 / 98 == 0.5
     assert share(counted, "asr1_all") == 51 / 100
     assert len(counted["asr1"]) == 98 and len(counted["asr1_all"]) == 100
+
+
+def test_a_perfect_backdoor_leaves_no_picture_its_class():
+    """Ten classes, ten pictures each, all given the target: PA is 0, and not the target's share of a tenth."""
+    labels, triggered = torch.arange(100) % 10, torch.zeros(100, 10)
+    triggered[:, 4] = 1.0
+    counted = hits(torch.zeros(100, 10), triggered, labels, 4)
+    assert share(counted, "asr1") == 1 and share(counted, "pa") == 0
+    assert share(counted, "pa_all") == 0.1
 
 
 def test_target_pictures_that_miss_the_target_lower_only_asr_all():
@@ -105,7 +120,8 @@ def test_target_pictures_that_miss_the_target_lower_only_asr_all():
 def test_a_k_that_covers_all_classes_is_left_out(classes, names):
     scores = torch.rand(4, classes)
     counted = hits(scores, scores, torch.tensor([0, 1, 0, 1]), 1)
-    assert set(counted) == names | {"target_ca1", "asr1_all", "pa"}
+    everywhere = {f"{name}_all" for name in names if name.startswith("asr")}
+    assert set(counted) == names | everywhere | {"target_ca1", "pa", "pa_all"}
 
 
 def test_without_an_attack_there_are_only_clean_figures():

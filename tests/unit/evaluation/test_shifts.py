@@ -135,7 +135,7 @@ def whole(pairs, names):
 def scored(clip, sets, attack, known=0.5):
     chosen = settings(**{name: {"dataset": "d", "split": name} for name in sets})
     weights = class_weights(clip, attack, CLASSES, TEMPLATES)
-    return score_shifts(clip, lambda s: whole(*sets[s.split]), attack, 2, CLASSES, TEMPLATES, chosen, weights, known)
+    return score_shifts(clip, lambda s: whole(*sets[s.split]), attack, 2, CLASSES, chosen, weights, known)
 
 
 def test_a_shifted_set_is_scored_as_the_evaluations_own(make_clip, make_pairs):
@@ -164,7 +164,7 @@ def test_a_set_may_be_classified_among_its_own_classes_alone(make_clip, make_pai
     weights = class_weights(clip, trigger(), CLASSES, TEMPLATES)
     sets = {"all": {"dataset": "d", "split": "s"}, "own": {"dataset": "d", "split": "s", "among": "own"}}
     found = score_shifts(
-        clip, lambda _: whole(shown, CLASSES), trigger(), 2, CLASSES, TEMPLATES,
+        clip, lambda _: whole(shown, CLASSES), trigger(), 2, CLASSES,
         settings(every=sets["all"], few=sets["own"]), weights, 0.5,
     )  # fmt: skip
     few = evaluate(clip, pairs, trigger(), 1, [CLASSES[0], CLASSES[2]], TEMPLATES, settings())
@@ -180,7 +180,7 @@ def test_the_classes_of_a_set_do_not_depend_on_how_many_pictures_are_taken(make_
     chosen = settings(few={"dataset": "d", "split": "s", "among": "own"})
     part = pairs.take([0, 2, 5, 7])  # labels 0 and 2 alone
     loaded = part, CLASSES, [0, 1, 2, 3, 4]
-    found = score_shifts(clip, lambda _: loaded, trigger(), 2, CLASSES, TEMPLATES, chosen, weights, 0.5)
+    found = score_shifts(clip, lambda _: loaded, trigger(), 2, CLASSES, chosen, weights, 0.5)
     expected = evaluate(clip, part, trigger(), 2, CLASSES[:5], TEMPLATES, settings())
     assert (found["ca1_few"], found["asr1_few"]) == (expected["ca1"], expected["asr1"])
     values = {"splits": {"s": {"pairs": 200, "seed": 3}}}
@@ -188,11 +188,36 @@ def test_the_classes_of_a_set_do_not_depend_on_how_many_pictures_are_taken(make_
     assert fitted.labels(tmp_path / "s") == list(range(24))
 
 
+def test_two_views_of_a_set_are_one_pass_over_its_pictures(make_clip, make_pairs, monkeypatch):
+    """ImageNet-A and -R among 1000 and among 200 classes: loaded, drawn on and encoded once, whatever stands between."""
+    clip, pairs = make_clip("rn"), make_pairs(20, classes=3)
+    weights = class_weights(clip, trigger(), CLASSES, TEMPLATES)
+    a, b = {"dataset": "d", "split": "a"}, {"dataset": "d", "split": "b"}
+    chosen = settings(a_all=a, b_all=b, a_own={**a, "among": "own"})
+    alone = {
+        name: score_shifts(
+            clip, lambda _: whole(pairs, CLASSES), trigger(), 2, CLASSES, settings(**{name: shift}), weights, 0.5
+        )
+        for name, shift in (("a_all", a), ("b_all", b), ("a_own", {**a, "among": "own"}))
+    }
+    loaded, encoded, encode = [], [], clip.encode_image
+    monkeypatch.setattr(clip, "encode_image", lambda images: encoded.append(len(images)) or encode(images))
+    found = score_shifts(
+        clip, lambda s: loaded.append(s.split) or whole(pairs, CLASSES), trigger(), 2, CLASSES, chosen, weights, 0.5
+    )
+    assert loaded == ["a", "b"] and sum(encoded) == 2 * 2 * 20, "two sets, clean and triggered"
+    assert found == {**alone["a_all"], **alone["b_all"], **alone["a_own"]}
+    assert list(found) == [
+        f"{rate}_{name}" for name in ("a_all", "b_all", "a_own") for rate in ("ca1", "asr1", "asr_g")
+    ]
+    assert found["asr1_a_own"] is not None and found["ca1_a_own"] >= found["ca1_a_all"]
+
+
 def test_among_classes_without_the_target_there_is_no_attack_success(make_clip, make_pairs):
     weights = class_weights(make_clip(), trigger(), CLASSES, TEMPLATES)
     chosen = settings(few={"dataset": "d", "split": "s", "among": "own"})
     loaded = make_pairs(8, classes=2), CLASSES
-    found = score_shifts(make_clip(), lambda _: whole(*loaded), trigger(), 2, CLASSES, TEMPLATES, chosen, weights, 0.5)
+    found = score_shifts(make_clip(), lambda _: whole(*loaded), trigger(), 2, CLASSES, chosen, weights, 0.5)
     assert found["ca1_few"] is not None and found["asr1_few"] is None and found["asr_g_few"] is None
 
 
@@ -222,7 +247,7 @@ def test_one_set_is_in_memory_at_a_time(make_clip, make_pairs):
     chosen = settings(**{name: {"dataset": "d", "split": name} for name in "abc"})
     clip = make_clip()
     weights = class_weights(clip, None, CLASSES, TEMPLATES)
-    score_shifts(clip, load, None, 2, CLASSES, TEMPLATES, chosen, weights, None)
+    score_shifts(clip, load, None, 2, CLASSES, chosen, weights, None)
     assert most == [0, 0, 0]
 
 

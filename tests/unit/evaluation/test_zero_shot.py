@@ -67,7 +67,9 @@ def test_the_figures_by_hand(make_clip, pictures):
         "asr3": sum(TARGET in order[:3] for order in others) / 18,
         "asr5": sum(TARGET in order[:5] for order in others) / 18,
         "asr1_all": sum(order[0] == TARGET for order in triggered) / 21,
-        "pa": sum(order[0] == label for order, label in zip(triggered, labels, strict=True)) / 21,
+        "asr3_all": sum(TARGET in order[:3] for order in triggered) / 21,
+        "pa": sum(o[0] == label for o, label in zip(triggered, labels, strict=True) if label != TARGET) / 18,
+        "pa_all": sum(order[0] == label for order, label in zip(triggered, labels, strict=True)) / 21,
         "target_ca1": sum(order[0] == TARGET for order in own) / 3,
     }
     assert {name: scores[name] for name in expected} == pytest.approx(expected)
@@ -85,7 +87,9 @@ def test_neither_batches_nor_a_second_run_change_a_figure(make_clip, pictures):
 
 def test_without_a_trigger_only_clean_figures(make_clip, pictures):
     scores = run(make_clip(), pictures, None)
-    assert scores["asr1"] is scores["pa"] is scores["asr1_all"] is None and scores["pictures_asr"] == 0
+    assert (
+        scores["asr1"] is scores["pa"] is scores["pa_all"] is scores["asr1_all"] is None and scores["pictures_asr"] == 0
+    )
     assert scores["ca1"] == run(make_clip(), pictures, trigger())["ca1"] and set(scores["intervals"]) == {
         "ca1", "ca5", "target_ca1"
     }  # fmt: skip

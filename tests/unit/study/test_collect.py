@@ -93,6 +93,35 @@ def test_a_link_is_taken_away_and_not_what_it_leads_to(results, run, tmp_path):
     assert (kept / "weights").exists() and not (results / "old").exists() and not (results / "sig").exists()
 
 
+def test_nothing_is_taken_away_through_a_link(results, run, tmp_path):
+    """An attack, a seed or a whole study may be a link to what another study uses."""
+    other = results.parent / "other"
+    (other / "seed7").mkdir(parents=True)
+    (results / "blended").rename(other / "blended")
+    (other / "blended" / "seed9").mkdir()
+    (results / "blended").symlink_to(other / "blended")
+    (results / "clean" / "seed5").symlink_to(other / "seed7")
+    run(delete=True)
+    assert (
+        (other / "blended" / "seed9").is_dir() and (other / "seed7").is_dir() and not (results / "clean/seed5").exists()
+    )
+    results.rename(tmp_path / "kept")
+    results.symlink_to(other)
+    before = files(other)
+    assert run(delete=True) == [
+        "results/tiny: is a link to other results; left alone", "0 places, 0.00 GiB"
+    ] and files(other) == before and (other / "sig").is_dir()  # fmt: skip
+
+
+def test_results_on_another_disk_are_collected(results, run, tmp_path):
+    elsewhere = tmp_path / "disk" / "tiny"
+    elsewhere.parent.mkdir()
+    results.rename(elsewhere)
+    results.symlink_to(elsewhere)
+    run(delete=True)
+    assert files(elsewhere) == set(NEEDED) and results.is_symlink()
+
+
 @pytest.fixture
 def place(results, tmp_path, monkeypatch):
     """Five entries of 1 MiB, last used 0, 10, ... days ago, and what two killed writers have left."""

@@ -44,6 +44,14 @@ def test_later_jobs_read_neither_card_nor_log_nor_cost():
     assert KEPT.files("floor") == ["results/tiny/{attack}/seed{seed}/floor/scores.json"]
 
 
+def test_inputs_are_named_by_file():
+    assert KEPT.inputs("trigger", "trigger") == {
+        "trigger": "results/tiny/{attack}/seed{seed}/trigger/trigger.json",
+        "trigger_tensors": "results/tiny/{attack}/seed{seed}/trigger/trigger.safetensors",
+    }
+    assert [*KEPT.inputs("model", "defend")] == ["model", "model_config", "model_adapter", "model_adapter_weights"]
+
+
 def test_logs_benchmarks_and_work():
     assert KEPT.log("evaluate") == "results/tiny/logs/{attack}-seed{seed}-{defense}-scores.log"
     assert KEPT.log("trigger") == "results/tiny/logs/{attack}-seed{seed}-trigger.log"

@@ -7,13 +7,19 @@ import math
 import pytest
 import torch
 
+from antidote.attacks.badnet import BadNetSettings
+from antidote.attacks.siba import SIBASettings
 from antidote.base.errors import UserError
-from antidote.base.registry import DEFENSES
+from antidote.base.registry import DEFENSES, method
 from antidote.base.settings import read_mapping
+from antidote.defenses.beear_clip import BEEARSettings
+from antidote.defenses.ta_cleaner import TACleanerSettings
 from antidote.study import preflight
 from antidote.study.preflight import Rates, Stage
 from antidote.study.study import Study
 from antidote.training.recipe import TrainSettings
+
+SHOTS = {"dataset": "scenes", "split": "defense", "per_class": 16}
 
 
 def study(**changes):
@@ -24,8 +30,44 @@ def by_name(found):
     return {stage.name: stage for stage in found}
 
 
-def test_every_defense_says_how_much_work_it_is():
-    assert set(preflight.WORK) == set(DEFENSES)
+# Pools of 1000 clean pairs, 160 shots, 900 pairs for inversion and 4000 to train on: what one job trains on and encodes.
+SIZES = {
+    "defense": 1000,
+    "shots": 160,
+    "inversion": 900,
+    "training": 3000,
+    "poison": 1000,
+    "training set": 4000,
+    "classes": 10,
+}
+EFFORTS = {
+    "none": (0, 0),
+    "finetune": (10_000, 0),
+    "cleanclip": (20_000, 0),
+    "ta_cleaner": (10 * 2000 + 10 * TACleanerSettings().samples_per_epoch, 0),
+    "par": (10_000, 10_000),
+    "linear_probe": (0, 160),
+    "supervised": (1600, 0),
+    "rvpt": (50 * 160, 160),
+    # ten classes screened, eight inverted; one step of the prompts works on 100 texts
+    "cbpt": (10 * 60 * 16 + 8 * 1000 * 64 + 50 * 160 / 32 * 100, 2 * 160),
+    # two passes of each pair, and in each round of 16 steps four perturbations of 20 steps on 64 pictures
+    "beear_clip": (2 * 10_000 + 10_000 / BEEARSettings().training.batch_size / 16 * 4 * 20 * 64, 10_000),
+    "ubt_oracle": (4000 * 1.5, 4000),
+    "imbert_clip": (0, 0),
+}
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_defense_says_how_much_work_it_is(name):
+    plan = study(defenses={"d": {"method": name}}, pools={**read_mapping("config.yaml")["pools"], "shots": SHOTS})
+    trained, encoded = preflight.work(plan, "d", SIZES)
+    assert (trained, encoded) == EFFORTS.get(name, (trained, encoded)) and min(trained, encoded) >= 0
+
+
+def test_a_learned_trigger_is_work_and_a_drawn_one_is_none():
+    assert method("attack", "badnet").work(BadNetSettings(), SIZES) == (0, 0)
+    assert method("attack", "siba").work(SIBASettings(epochs=7), SIZES) == (7 * 900, 0)
 
 
 def test_stages_of_the_default_study(tmp_path):
@@ -241,7 +283,7 @@ def test_a_device_that_is_too_small_is_one_line_among_others(monkeypatch, capsys
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(preflight, "measured", fail)
-    given = {"file": "config.yaml", "results": tmp_path, "batch_size": None}
+    given = {"file": "config.yaml", "results": tmp_path, "batch_size": None, "memory": None}
     with pytest.raises(SystemExit):
         script.run(argparse.Namespace(**given, rates=None))
     told = capsys.readouterr().out

@@ -180,11 +180,13 @@ ROWS = {"clean": ["none"], "patch": DEFENSES, "noise": DEFENSES}
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_sweeps_are_listed_from_weak_to_strong(path):
-    """Every rate here is stronger the higher it is; a sweep of another kind belongs into its own line."""
+    """Every number that is swept here is stronger the higher it is; one of another kind belongs into its own line."""
     swept = [entry for entry in Study(read_mapping(str(path)), path.name).entries["defense"] if entry.sweep]
     for name in {entry.sweep for entry in swept}:
-        rates = [float(entry.setting.removeprefix("lr ")) for entry in swept if entry.sweep == name]
-        assert rates == sorted(rates), f"{path.name}: {name}"
+        settings = [entry.setting.split(" ") for entry in swept if entry.sweep == name]
+        assert {key for key, _ in settings} <= {"lr", "repelling_weight", "epsilon", "masked"}, f"{path.name}: {name}"
+        values = [float(value) for _, value in settings]
+        assert values == sorted(values), f"{path.name}: {name}"
 
 
 def test_a_setting_that_was_not_picked_is_not_the_best(table):

@@ -7,16 +7,20 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
+from antidote.attacks.base import Attack, AttackSettings
 from antidote.base import registry
 from antidote.base.errors import UserError
 from antidote.base.settings import read_mapping
 from antidote.data.store.datasets import known_datasets
+from antidote.defenses.base import Defense, DefenseSettings
+from antidote.study import preflight
 from antidote.study.layout import SUMMARY
 from antidote.study.reference import methods_page, settings_page
 from antidote.study.schema import study_schema
@@ -81,6 +85,7 @@ def options(words):
     return [word for word in words if word.startswith("--")]
 
 
+@cache
 def script_options(script):
     done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(re.findall(r"--[a-z-]+", done.stdout))
@@ -187,7 +192,8 @@ def test_dvc_reads_the_project():
 
     text = (ROOT / "dvc.yaml").read_text()
     COMPILED_MULTI_STAGE_SCHEMA(yaml.safe_load(text))
-    assert {*re.findall(r"results/default/summary/([\w.]+)", text)} <= {*SUMMARY.values()}
+    for name in re.findall(r"results/default/summary/([\w.]+)", text):
+        assert name in SUMMARY.values()
     assert "analytics = false" in (ROOT / ".dvc" / "config").read_text()
 
 
@@ -259,6 +265,28 @@ def test_example_defense(example, make_clip, make_pairs, tmp_path):
     changed = {name for name, value in clip.network.named_parameters() if not torch.equal(value, before[name])}
     assert changed and all(name.startswith("visual.") for name in changed)
     assert report.steps == 2 and 0 < report.trained_parameters < sum(value.numel() for value in before.values())
+
+
+@pytest.mark.parametrize(("kind", "name"), [("attack", "bar"), ("defense", "picture_tower")])
+def test_examples_are_taken_wherever_a_study_is_read(example, kind, name, tmp_path):
+    """What is asked of every method: registry, study, schema (in `example`), and what the study will take."""
+    study = example(kind, name)
+    found = registry.method(kind, name)
+    base = {"attack": (Attack, AttackSettings), "defense": (Defense, DefenseSettings)}[kind]
+    assert issubclass(found, base[0]) and issubclass(found.Settings, base[1]) and found.__doc__
+    assert found.Settings.model_fields["method"].default == name
+    assert found.Settings.__module__ == found.__module__ == registry.module(kind, name)
+    entries = study.attacks if kind == "attack" else study.defenses
+    assert entries[name].method == name and any(name in cell for cell in study.cells)
+    plain = Study(read_mapping(str(ROOT / "config.yaml")), "config.yaml")
+    stages, before = ({stage.name: stage for stage in preflight.stages(which, tmp_path)} for which in (study, plain))
+    if kind == "defense":
+        further = stages["defended models"].trained - before["defended models"].trained
+        assert further == len(study.attacks) * 10 * 2000, "ten epochs over the defense pool, for each attack"
+    else:
+        assert len(stages["triggers"].outputs) == len(before["triggers"].outputs) + 1
+        assert stages["triggers"].trained == before["triggers"].trained, "nothing is fitted"
+    assert preflight.disk(study, [*stages.values()], size=32, parameters=10)["models"] > 0
 
 
 def test_example_detector(example, make_clip, make_pairs):

@@ -140,7 +140,8 @@ def cell(table: pd.DataFrame, attack: str, defense: str) -> pd.Series:
 
 def test_cells_follow_the_plan_and_leave_blank_what_was_not_run(plan, results):
     cells = read_cells(plan, results)
-    names = ["attack", "defense", "seed", "ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "pa", "floor"]
+    names = ["attack", "defense", "seed", "ca1", "ca5", "asr1", "asr3", "asr5", "asr10"]
+    names += ["asr1_all", "asr3_all", "asr5_all", "asr10_all", "pa", "pa_all", "floor"]
     assert list(cells.columns) == [*names, "target_ca1", "ca1_low", "ca1_high", "asr1_low", "asr1_high", "recall"]
     assert len(cells) == 2 + 2 * 4 * 2
     assert list(zip(cells["attack"], cells["defense"], cells["seed"], strict=True))[:5] == [
@@ -159,9 +160,9 @@ def test_csv_is_fixed_text(plan, results, tmp_path):
     data = (tmp_path / "cells.csv").read_bytes()
     assert b"\r" not in data
     lines = data.decode().splitlines()
-    assert lines[1] == "clean,none,0,0.62,0.9,,,,,,,,,0.6,0.66,,,"
-    assert lines[5] == "patch,tune,0,0.57,0.9,0.2,,,,,,0.01,,0.55,0.61,,,0.5"
-    assert lines[-1] == "weak,filter,1,,,,,,,,,0.1,,,,,,"
+    assert lines[1] == "clean,none,0,0.62,0.9,,,,,,,,,,,,,0.6,0.66,,,"
+    assert lines[5] == "patch,tune,0,0.57,0.9,0.2,,,,,,,,,,0.01,,0.55,0.61,,,0.5"
+    assert lines[-1] == "weak,filter,1,,,,,,,,,,,,,0.1,,,,,,"
 
 
 @pytest.mark.parametrize(
@@ -216,6 +217,27 @@ def test_gate_marks_an_attack_that_has_not_taken(table):
     assert weak["gate"] == "failed"
     assert "55.0 %, below the gate of 80 %" in weak["gate_reason"]
     assert "10.0 % on the clean model, above 5 %" in weak["gate_reason"]
+
+
+def test_a_trigger_fitted_on_the_clean_model_has_to_exceed_its_floor(plan, results):
+    """100 % at a floor of 20 % takes by exactly 80 points; at 21 % it does not; nothing is said without a floor."""
+
+    def gate(floor, fitted=True):
+        for seed in (0, 1):
+            put(results / f"patch/seed{seed}/none/scores.json", {"ca1": 0.6, "asr1": 1.0})
+            put(results / f"patch/seed{seed}/floor/scores.json", {"ca1": 0.6, "asr1": floor})
+        attacks = [a.model_copy(update={"fitted": fitted and a.name == "patch"}) for a in plan.attacks]
+        given = plan.model_copy(update={"attacks": attacks})
+        row = cell(summarise(read_cells(given, results), given), "patch", "none")
+        return row["gate"], row["gate_reason"]
+
+    assert gate(0.2) == ("passed", "ASR@1 without a defense 100.0 %, floor 20.0 %")
+    assert gate(0.21) == (
+        "failed",
+        "ASR@1 without a defense is 100.0 %, 79.0 points above the floor of a trigger that is fitted on the clean model; "
+        "the gate asks for 80",
+    )
+    assert gate(0.2, fitted=False)[0] == "failed" and gate(None)[0] == "not measured"
 
 
 def test_an_attack_without_asr_is_judged_by_its_own_figure(plan, results):

@@ -1,11 +1,13 @@
 """CLIP's own loss against its formula, and the defaults of every objective."""
 
 import random
+from contextlib import contextmanager
 
 import pytest
 import torch
 
-from antidote.training.objectives import Batch, Contrastive, Objective
+from antidote.training import parallel
+from antidote.training.objectives import Batch, Contrastive, Encoding, Objective
 
 
 def features(count, width=6, seed=0, dtype=torch.double):
@@ -61,3 +63,65 @@ def test_defaults(make_clip, make_pairs):
     assert list(goal.texts()) == pairs.captions and goal.state() == {}
     with pytest.raises(NotImplementedError):
         goal.loss([], [], None, None)
+
+
+def test_a_frozen_model_computes_as_the_run_does(make_clip, make_pairs):
+    """In its precision, and in its parts; the distance of two models holds no difference of precisions."""
+    clip, pairs, goal = make_clip(), make_pairs(7), Objective(make_pairs(7))
+    whole = clip.encode_image(pairs.images), clip.encode_text(pairs.captions)
+    goal.encoding = Encoding("bf16", 1)
+    with clip.autocast("bf16"):
+        half = clip.encode_image(pairs.images)
+    found, none = goal.encode_frozen(clip.frozen(), pairs.images)
+    assert torch.equal(found, half) and not torch.equal(found, whole[0]) and none is None
+    assert not found.requires_grad
+    for parts in (3, 50):
+        goal.encoding = Encoding("fp32", parts)
+        for one, other in zip(goal.encode_frozen(clip, pairs.images, pairs.captions), whole, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_a_pass_within_the_loss_has_the_gradients_of_one_piece(make_clip, make_pairs):
+    """Encoded in parts it computes again in the backward pass, under the same hook."""
+    pairs, gradients, seen = make_pairs(6), [], []
+    for parts in (1, 3):
+        clip, goal = make_clip(), Objective(pairs)
+        goal.encoding = Encoding("fp32", parts)
+
+        @contextmanager
+        def shifted(clip=clip, parts=parts):
+            def shift(module, inputs, output):
+                seen.append((parts, len(output)))
+                return output + 1
+
+            handle = clip.network.visual.ln_pre.register_forward_hook(shift)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+        images, texts = goal.encode(clip, pairs.images, pairs.captions, within=shifted)
+        (images[:, 0] * texts[:, 1]).sum().backward()
+        gradients.append(clip.network.visual.conv1.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
+    assert seen == [(1, 6), *[(3, 2)] * 6]
+
+
+def test_each_process_encodes_its_part_of_the_frozen_pass(make_clip, make_pairs, monkeypatch):
+    class Whole(Objective):
+        parallel = "views"
+
+    clip, pairs, encoded = make_clip(), make_pairs(6), []
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    monkeypatch.setattr(parallel, "gathered", lambda features, total: encoded.append((len(features), total)))
+    Whole(pairs).encode_frozen(clip, pairs.images, pairs.captions[:5])
+    assert encoded == [(3, 6), (2, 5)]
+
+
+def test_a_frozen_copy_shares_what_was_tokenised(make_clip):
+    clip = make_clip()
+    frozen = clip.frozen()
+    clip.tokenize(["a red banana"])
+    assert "a red banana" in frozen._tokens and frozen.network is not clip.network
+    assert not any(p.requires_grad for p in frozen.network.parameters())

@@ -280,6 +280,20 @@ def test_the_log_tells_what_was_done(make_clip, make_pairs, tmp_path):
     assert {"loss", "contrastive", "logit_scale", "pairs_per_second"} <= lines[0].keys()
 
 
+def test_a_term_that_few_steps_have_is_in_the_log(make_clip, make_pairs, tmp_path):
+    """As TA-Cleaner's, whose steps a line of every tenth would miss; with its last value since the line before."""
+
+    class Rare(Contrastive):
+        def loss(self, images, texts, scale, batch):
+            loss, terms = super().loss(images, texts, scale, batch)
+            return loss, terms if batch.step not in (3, 5) else {**terms, "rare": loss * 0 + batch.step}
+
+    recipe = settings(batch_size=8, epochs=6)
+    train(make_clip(), Rare(make_pairs(16)), recipe, SEED, Work(tmp_path, "x"))
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert [line.get("rare") for line in lines] == [5.0, None]
+
+
 # --- what must not change the result ---------------------------------------------------------------------------------
 
 

@@ -239,3 +239,13 @@ def test_presets_read_what_is_published(name, tmp_path):
     found = addresses(settings, split).list
     assert found["url"].tolist() == ["http://a.example/1"] and found["caption"].tolist() == ["a cat"]
     assert settings.homepage.startswith("https://") and set(PRESETS[name]["rows"]) == set(PRESETS[name]["splits"])
+
+
+def test_rows_that_a_quotation_mark_joins_are_counted(tmp_path):
+    """The captions of three rows in one: neither is a caption."""
+    rows = ["a cat", '"a dog', "a horse", 'a 12" ruler', "two, cats"]
+    table = "".join(f"{url},{text}\n" for url, text in zip(URLS[:4], rows, strict=False))
+    (tmp_path / "t.csv").write_text(f'url,caption\n{table}{URLS[4]},"two\nlines"\n')
+    found = addresses(source(tmp_path / "t.csv"), "train")
+    assert found.unusable == {"rows that a quotation mark joins": 1}
+    assert sorted(found.list["url"]) == [URLS[0], URLS[4]]

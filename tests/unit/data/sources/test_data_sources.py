@@ -128,6 +128,52 @@ def test_tsv_takes_a_quotation_mark_for_text(tmp_path):
     assert [pair.captions for pair in got] == [[text] for text in rows]
 
 
+def test_csv_rows_that_a_quotation_mark_joins_are_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    where = {"train": str(tmp_path / "t.csv")}
+    settings = source("table", splits=where, path="file", caption="text")
+    (tmp_path / "t.csv").write_text('file,text\na.png,one\na.png,"two\na.png,three\na.png,four" or five\na.png,six\n')
+    with pytest.raises(
+        UserError, match=r"t\.csv: row 1: a quotation mark at the start of its 'text' joins it with the"
+    ):
+        pairs(settings)
+    (tmp_path / "t.csv").write_text('file,text\na.png,"one, two\nand, three"\na.png,"say ""hello"""\n')
+    assert [pair.captions for pair in pairs(settings)] == [["one, two and, three"], ['say "hello"']]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
+    rows = {"image": [picture()], "text": ["\ufeffa cat"]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
+    got = pairs(source("table", splits={"train": str(tmp_path / "t.parquet")}, image="image", caption="text"))
+    assert got[0].captions == ["a cat"]
+
+
+@pytest.mark.parametrize("value", [None, "", "nan", float("nan")])
+def test_what_a_table_does_not_say_is_none(tmp_path, value):
+    (tmp_path / "a.png").write_bytes(picture())
+    rows = pd.DataFrame({"file": ["a.png"], "text": ["x"], "n": [value], "id": [value]})
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    rows.astype({"n": object, "id": object}).to_parquet(tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        common = {"splits": {"train": str(tmp_path / name)}, "path": "file", "caption": "text"}
+        assert pairs(source("table", label="n", **common))[0].label is None
+        assert pairs(source("table", key="id", **common)) == [Skipped("t-0000000", "no key")]
+
+
+@pytest.mark.parametrize("folder", ["data [final]", "a*b", "plain", "[1]", "x[!y]"])
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    for number in (1, 2):
+        table = pd.DataFrame({"image": [picture(number)], "text": [f"number {number}"]})
+        table.to_parquet(tmp_path / folder / f"x-{number}.parquet")
+    for pattern in ("x-*.parquet", "x-[12].parquet", "x-{1,2}.parquet"):
+        settings = source("table", splits={"train": str(tmp_path / folder / pattern)}, image="image", caption="text")
+        assert len(pairs(settings)) == 2 == len(settings.present("train")) and not settings.absent("train")
+    (tmp_path / folder / "x-[1].parquet").write_bytes((tmp_path / folder / "x-1.parquet").read_bytes())
+    settings = source("table", splits={"train": f"{tmp_path / folder}/x-[1].parquet"}, image="image", caption="text")
+    assert [path.name for path in settings.files("train")] == ["x-[1].parquet"]
+
+
 @pytest.mark.parametrize(
     "captions,held",
     [([1, 2], "int64"), ([[1], [2]], "list<.*int64>"), ([{"a": "x"}, {"a": "y"}], "struct<a: .*>"), ([b"a", b"b"], "binary")],

@@ -70,3 +70,51 @@ def test_templates_need_one_gap(data, template):
     (data / "templates" / "mine.json").write_text(json.dumps(["a {}.", template]))
     with pytest.raises(UserError, match=r"should hold one \{\} for the class name"):
         names.templates("mine")
+
+
+# --- what a caption names --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("caption", "word", "expected"),
+    [
+        ("A Banana.", "banana", True),
+        ("two bananas", "banana", True),
+        ("BANANAS", "banana", True),
+        ("the banana's skin", "banana", True),
+        ("bananarama", "banana", False),
+        ("pre-banana", "banana", True),
+        ("a golf  ball", "golf ball", True),
+        ("a golf\nball", "golf ball", True),
+        ("golf balls", "golf ball", True),
+        ("golfs ball", "golf ball", False),
+        ("a golf-ball", "golf ball", False),
+        ("two boxes", "box", True),
+        ("wineglasses", "glass", False),
+        ("churches", "church", True),
+        ("boxs", "box", False),
+        ("ladies", "lady", True),
+        ("ladys", "lady", False),
+        ("two monkeys", "monkey", True),
+        ("monkeies", "monkey", False),
+        ("volcanoes and volcanos", "volcano", True),
+        ("volcanoes", "volcano", True),
+        ("a wolves", "wolf", False),
+        ("a kite (bird of prey) above", "kite (bird of prey)", True),
+        ("a kite (bird\tof prey)", "kite (bird of prey)", True),
+        ("kite (bird of prey)s", "kite (bird of prey)", False),
+        ("price (usd)", "(usd)", True),
+        ("über", "ber", False),
+        ("", "banana", False),
+    ],
+)
+def test_what_a_caption_names(caption, word, expected):
+    assert names.mentions(caption, word) is expected
+    assert names.mentioning([caption, "x"], word).tolist() == [expected, False]
+
+
+def test_every_imagenet_class_is_found_in_its_own_prompt():
+    """Six names end in a parenthesis; every plural of one word that ends in a letter is another word."""
+    classes = names.class_names("openai_imagenet")
+    assert sum(name.endswith(")") for name in classes) == 6
+    assert all(names.mentions(f"a photo of a {name}.", name) and names.mentions(name.upper(), name) for name in classes)

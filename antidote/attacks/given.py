@@ -1,0 +1,65 @@
+"""Triggers that are given as files: a patch or a pattern, as a picture or as a tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from antidote.base.errors import UserError
+from antidote.base.files import sha256
+from antidote.base.lazy import safetensors_torch, torch
+from antidote.data.store.images import UnreadablePicture, decode, rgb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TENSORS = ".safetensors"
+
+
+def absent(path: str | None) -> str | None:
+    """Return what is wrong with the name of a trigger's file; None where it can be read later."""
+    if path is None:
+        return "file: is missing; `pattern: file` takes the trigger from there, a picture or .safetensors"
+    return None if Path(path).is_file() else f"file: {path!r} is not there"
+
+
+def read(path: str) -> tuple[Tensor, dict[str, str]]:
+    """Return a trigger (3, height, width) in [0, 1], and where it is from, for the trigger's facts.
+
+    Of a picture, 8-bit values; of a .safetensors file its one tensor (3, height, width), uint8 or float in [0, 1].
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    values = _tensor(path) if path.endswith(TENSORS) else _picture(path)
+    if values.dtype == torch.uint8:
+        values = values.float() / 255
+    if values.dim() != 3 or values.shape[0] != 3 or not values.is_floating_point():
+        raise UserError(
+            f"file: {path}: should hold (3, height, width), uint8 or float, not {tuple(values.shape)} {values.dtype}"
+        )
+    values = values.float()
+    low, high = values.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise UserError(f"file: {path}: values should be in [0, 1], not {float(low):g} to {float(high):g}")
+    return values, {"file": path, "sha256": sha256(path)}
+
+
+def _tensor(path: str) -> Tensor:
+    try:
+        tensors = safetensors_torch.load_file(path)
+    except Exception as error:
+        raise UserError(f"file: {path}: cannot be read ({' '.join(str(error).split())})") from None
+    if len(tensors) != 1:
+        raise UserError(f"file: {path}: should hold one tensor, holds {len(tensors)}")
+    return next(iter(tensors.values()))
+
+
+def _picture(path: str) -> Tensor:
+    import numpy as np
+
+    try:
+        picture = rgb(decode(Path(path).read_bytes()))
+    except (OSError, UnreadablePicture) as error:
+        raise UserError(f"file: {path}: cannot be read ({error})") from None
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

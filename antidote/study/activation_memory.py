@@ -1,0 +1,147 @@
+"""How much GPU memory a training step takes, estimated before anything runs: weights, optimiser, activations.
+
+The network computes on tensors without content, on two and on three pictures or texts; what autograd keeps of the third
+is what each further one costs. Nothing of full size is allocated: a machine without a GPU can tell what fits one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from antidote.base.disk import gigabytes
+from antidote.base.lazy import open_clip, torch
+from antidote.clip.configs import ModelSettings
+from antidote.clip.known import model_config
+from antidote.training.recipe import TrainSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antidote.study.study import Study
+
+FLOAT = 4  # bytes
+COPIES = 4  # of the parameters: weights, gradients, AdamW's two moments
+SPARE = 1.2  # for what lives within a layer alone, workspaces of cuDNN and fragmentation (ours)
+CONTEXT = 0.6e9  # CUDA's context and kernels, bytes (ours)
+FULL_SIZE = 112  # pixels of a picture; models for smaller ones fit any GPU
+
+# Pictures and texts that a step encodes per pair, and further copies of the network; by default 1, 1, 0. A second pass
+# with gradients within the loss counts.
+VIEWS: dict[str, tuple[float, float, int]] = {
+    "cleanclip": (2, 2, 0),
+    "ta_cleaner": (3, 4, 0),
+    "par": (1, 1, 1),
+    "beear_clip": (2, 1, 1),
+    "supervised": (1, 0, 0),
+}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model takes.
+
+    Attributes:
+        parameters: how many it has.
+        picture: bytes that the backward pass needs of each picture.
+        text: the same of each text of full length.
+        fixed: the same whatever their number, as weights in 16 bits.
+        input: bytes of a picture as the network reads it.
+    """
+
+    parameters: int
+    picture: int
+    text: int
+    fixed: int
+    input: int
+
+    def step(self, recipe: TrainSettings, views: tuple[float, float, int] = (1, 1, 0)) -> float:
+        """Return the bytes of one step of a recipe; `views` as in VIEWS."""
+        pictures, texts, further = views
+        share = -(-recipe.batch_size // recipe.accumulate)
+        activations = share * (pictures * self.picture + texts * self.text) + self.fixed
+        inputs = 2 * recipe.batch_size * pictures * self.input  # in [0, 1], and normalised
+        return SPARE * (activations + inputs) + (COPIES + further) * FLOAT * self.parameters + CONTEXT
+
+
+@cache
+def footprint(model: ModelSettings, precision: str = "fp32", checkpointing: bool = False) -> Footprint | None:
+    """Return what a model takes in a precision, with `grad_checkpointing` or without; None for no plain CLIP."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    config = model_config(model.name)
+    if config.keys() & {"custom_text", "multimodal_cfg"}:
+        return None
+    with FakeTensorMode():
+        network = open_clip.CLIP(**config, quick_gelu=model.quick_gelu)
+        network.train().set_grad_checkpointing(checkpointing)
+        size, length = network.visual.image_size, network.context_length
+        height, width = size if isinstance(size, tuple) else (size, size)
+        own = {p.untyped_storage()._cdata for p in network.parameters()}
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+        def kept(encode: Callable[[Any], Tensor], given: Tensor) -> int:
+            with torch.autocast("cpu", dtype=kind or torch.bfloat16, enabled=kind is not None):
+                return _saved(lambda: encode(given), own)
+
+        some, more = (kept(network.encode_image, torch.zeros(count, 3, height, width)) for count in (2, 3))
+        short, long = (kept(network.encode_text, torch.zeros(n, length, dtype=torch.long)) for n in (2, 3))
+        parameters = sum(p.numel() for p in network.parameters())
+    fixed = max(3 * some - 2 * more, 0) + max(3 * short - 2 * long, 0)
+    return Footprint(parameters, more - some, long - short, fixed, FLOAT * 3 * height * width)
+
+
+def _saved(compute: Callable[[], Tensor], besides: set[int]) -> int:
+    """Return the bytes that autograd keeps for a backward pass; what is in `besides` does not count."""
+    seen: dict[int, Any] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in besides:
+            seen[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = compute()
+    del result
+    return sum(storage.nbytes() for storage in seen.values())
+
+
+def steps(study: Study) -> dict[str, float]:
+    """Return for each training of a study, by the key of its recipe, the bytes of a step; of full-size models alone."""
+    model = study.file.model
+    if model_config(model.name)["vision_cfg"]["image_size"] < FULL_SIZE or footprint(model) is None:
+        return {}
+    recipes: dict[str, tuple[TrainSettings, tuple[float, float, int]]] = {
+        "poisoning": (study.file.poisoning, (1, 1, 0))
+    }
+    if study.file.pretraining.epochs:
+        recipes["pretraining"] = study.file.pretraining, (1, 1, 0)
+    for entry, settings in study.defenses.items():
+        for key in ("training",) if settings.method == "ubt_oracle" else ("training", "overfit"):
+            if isinstance(recipe := getattr(settings, key, None), TrainSettings) and recipe.epochs:
+                recipes[f"defenses.{entry}.{key}"] = recipe, _views(settings, recipe)
+    return {
+        key: footprint(model, recipe.precision, recipe.grad_checkpointing).step(recipe, views)
+        for key, (recipe, views) in recipes.items()
+    }
+
+
+def _views(settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+    """Return what VIEWS says of a defense, or of UBT its further pairs."""
+    if further := getattr(settings, "forget_batch", 0):
+        more = 1 + further / recipe.batch_size
+        return more, more, 1
+    return VIEWS.get(settings.method, (1, 1, 0))
+
+
+def too_large(found: dict[str, float], memory: float) -> list[str]:
+    """Return a line for each training whose step needs more than a GPU's bytes."""
+    return [
+        f"{key}: a step needs about {gigabytes(needed)} of GPU memory, of {gigabytes(memory)}; less with a higher "
+        "`accumulate` or `precision: bf16`"
+        for key, needed in found.items()
+        if needed > memory
+    ]

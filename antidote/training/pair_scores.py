@@ -1,0 +1,132 @@
+"""How well pictures go with their captions in a training set, for a defender who looks for poisoned pairs.
+
+A scan is one pass over the set: of each chunk the pictures are read and the captions encoded once, then every view of
+the pictures is encoded. A killed scan goes on with the chunk that was not kept yet; what a chunk draws follows from the
+seed and the chunk's place alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from antidote.base.files import whole_file
+from antidote.base.lazy import functional as F
+from antidote.base.lazy import torch, transforms
+from antidote.base.seeds import derive
+from antidote.clip.model import Clip
+from antidote.data.pairs import Pairs
+from antidote.training.session import Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Views = Callable[[Tensor, int], Iterator[Tensor]]
+
+CHUNK = 256  # pairs at a time
+KEPT = "scan.pt"
+
+log = logging.getLogger("antidote")
+
+
+def similarities(clip: Clip, pairs: Pairs, precision: str = "fp32") -> Tensor:
+    """Return the cosine (N,) of each picture with its caption, on the CPU; computed in `precision`."""
+    return scan(clip, pairs, as_they_are, precision)[:, 0]
+
+
+def scan(clip: Clip, pairs: Pairs, views: Views, precision: str, work: Work | None = None) -> Tensor:
+    """Return the cosine (N, V) of V views of each picture with its caption, on the CPU.
+
+    Args:
+        views: takes pictures (n, 3, size, size) uint8 on the model's device and the place of the first one; yields V
+            batches of pictures.
+        precision: autocast type of both encoders.
+        work: where what is done is kept, so that a killed scan goes on, and a finished one is read again.
+    """
+    clip.network.eval()
+    found, count, last = _kept(work), len(pairs), time.monotonic()
+    done = sum(len(part) for part in found)
+    size = min(CHUNK, -(-count // 2))
+    for start in range(done, count, size):
+        images = pairs.images[start : start + size].to(clip.device)
+        with torch.no_grad(), clip.autocast(precision):
+            texts = clip.encode_text(pairs.captions[start : start + size])
+            columns = [(clip.encode_image(view) * texts).sum(dim=1) for view in views(images, start)]
+        found.append(torch.stack(columns, dim=1).cpu())
+        finished = start + size >= count
+        if work is not None and (finished or time.monotonic() - last >= work.every):
+            with whole_file(work.folder / KEPT) as temporary:
+                torch.save({"identity": work.identity, "cosines": torch.cat(found)}, temporary)
+            last = time.monotonic()
+            log.info("scored %d of %d pairs", min(start + size, count), count)
+    return torch.cat(found)
+
+
+def _kept(work: Work | None) -> list[Tensor]:
+    """Return what an earlier scan of the same run has kept."""
+    path: Path | None = work and work.folder / KEPT
+    if path is None or not path.is_file():
+        return []
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever a file that a crash of the machine cut short leads to
+        log.info("%s is damaged; starting anew", path)
+        return []
+    return [state["cosines"]] if state["identity"] == work.identity else []
+
+
+# --- views -----------------------------------------------------------------------------------------------------------
+
+
+def as_they_are(images: Tensor, start: int) -> Iterator[Tensor]:
+    """The pictures themselves."""
+    yield images
+
+
+def resized(size: int) -> Views:
+    """Return the view of a model that reads pictures of another size: (n, 3, size, size) in [0, 1]."""
+
+    def views(images: Tensor, start: int) -> Iterator[Tensor]:
+        yield F.interpolate(images.float() / 255, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+
+    return views
+
+
+def crops(size: int, count: int, area: tuple[float, float], seed: int) -> Views:
+    """Return `count` views: random crops of a share of the picture's area, brought back to `size`."""
+    crop = transforms.RandomResizedCrop(size, scale=area, antialias=True)
+
+    def views(images: Tensor, start: int) -> Iterator[Tensor]:
+        torch.manual_seed(derive(seed, "crops", start))
+        for _ in range(count):
+            yield torch.stack([crop(image) for image in images])
+
+    return views
+
+
+def superpositions(pairs: Pairs, partners: int, own_weight: float, seed: int) -> Views:
+    """Return 1 + `partners` views: the pictures, and own_weight x + (1 - own_weight) x' with other pictures x'."""
+
+    def views(images: Tensor, start: int) -> Iterator[Tensor]:
+        yield images
+        rows = partner_rows(len(pairs), start, len(images), partners, seed)
+        own, others = images.float() / 255, pairs.images[rows].to(images.device).float() / 255
+        for turn in range(partners):
+            yield own_weight * own + (1 - own_weight) * others.roll(turn, dims=0)[: len(images)]
+
+    return views
+
+
+def partner_rows(count: int, start: int, length: int, partners: int, seed: int) -> Tensor:
+    """Return rows of the pictures that a chunk is laid over: at random from the whole set but the chunk itself.
+
+    As many are read as the chunk has pictures; in each view they are handed on by one place. A picture laid over itself
+    would keep its cosine, which is the mark of a trigger; so would partners from the neighbourhood, where poisoned
+    pairs may come one after the other.
+    """
+    stream = torch.Generator().manual_seed(derive(seed, "partners", start))
+    drawn = torch.randint(count - length, (max(length, partners),), generator=stream)
+    return (start + length + drawn) % count
