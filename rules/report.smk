@@ -10,6 +10,9 @@ SHOWN = {
     "rebound": ("Plots", "rebound"),
     "curves": ("Plots", "training curves"),
     "gallery": ("Plots", "gallery"),
+    "detections": ("Tables", "every detection"),
+    "detection": ("Plots", "detector x attack"),
+    "roc": ("Plots", "ROC curves of detectors"),
 }
 
 
@@ -20,7 +23,7 @@ rule summary:
     output:
         **{
             key: report(file, category=SHOWN[key][0], labels={"what": SHOWN[key][1]}) if key in SHOWN else file
-            for key, file in layout.outputs("summary").items()
+            for key, file in jobs.summary_outputs().items()
         },
     log:
         layout.log("summary"),

@@ -70,6 +70,7 @@ SOURCES = {
     "torchvision": "antidote.data.sources.torchvision:Torchvision",
 }
 
+AXES = ("attack", "defense", "detector")  # kinds of entries that a study has
 KINDS = {"source": SOURCES, "attack": ATTACKS, "defense": DEFENSES, "detector": DETECTORS, "adapter": ADAPTERS}
 
 

@@ -320,9 +320,12 @@ class Jobs(DataJobs):
 
     def _cell_source(self, script: str, w: Any) -> str:
         """Return the sources of a job on one cell, with the module that reads the adapter of the model under test."""
-        adapter = "few_shot_head" if w.attack in self.few_shot else self._defense(w.defense).adapter
-        attack = module("attack", self.study.attacks[w.attack].method)
+        adapter, attack = self.adapter(w), module("attack", self.study.attacks[w.attack].method)
         return fingerprint(script, attack, *([module("adapter", adapter)] if adapter else [])) + content(*self.names)
+
+    def adapter(self, w: Any) -> str | None:
+        """Return the name of the adapter that the model under test has, if any."""
+        return "few_shot_head" if w.attack in self.few_shot else self._defense(w.defense).adapter
 
     def clean_options(self, w: Any) -> str:
         return options(attack="clean", defense=NO_DEFENSE)

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from antidote.attacks.base import AttackSettings
 from antidote.base.errors import UserError, nearest
-from antidote.base.files import read_json
 from antidote.base.naming import check_inputs
-from antidote.base.registry import ATTACKS, DEFENSES, method
-from antidote.clip.configs import ModelSettings, check_tokenizer
-from antidote.clip.files import CONFIG
-from antidote.clip.known import model_config, model_names
-from antidote.clip.tags import tag, tags
-from antidote.data.access import POOLS
+from antidote.base.registry import AXES, KINDS, method
+from antidote.clip.known import model_config
+from antidote.data.access import Access
 from antidote.data.sources.base import SourceSettings
 from antidote.data.store.datasets import dataset_settings
 from antidote.data.words.lexicon import check_lexicon
 from antidote.data.words.names import class_names, templates
 from antidote.defenses.base import DefenseSettings
+from antidote.detectors.base import DetectorSettings
 from antidote.evaluation.settings import EvaluationSettings, Probe, Retrieval, Shift
 from antidote.evaluation.shifts import class_places
+from antidote.study import reach
 from antidote.study.caption_counts import check_captions
 from antidote.study.file import PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
+from antidote.study.models import check_public, picture_size, surrogate_config
 from antidote.study.sweeps import Entry, entries
-
-KINDS = {"attack": ATTACKS, "defense": DEFENSES}
 
 
 class Study:
@@ -38,6 +34,7 @@ class Study:
         file: the study file's settings.
         entries: of each kind, the entries of the matrix; one per value where the file names a list of them (a sweep).
         attacks, defenses: their settings by name; `none` is always among the defenses.
+        detectors: theirs; with the controls where there are any.
         sources: the definition of every dataset that the study uses.
         blank: cells that cannot be run, each as attack, defense, reason.
         classes, templates: what the evaluation classifies into, by which prompts.
@@ -68,16 +65,17 @@ class Study:
                 f"{where}: target: {self.file.target!r} is not among the {len(self.classes)} classes of "
                 f"{self.evaluated.classes!r}{nearest(self.file.target, self.classes)}"
             )
-        self.size = self._picture_size(self.file.model.name, "model.name")
+        self.size = picture_size(self.file.model.name, f"{where}: model.name")
         self._check_resistance()
         self._check_surrogates()
-        self.entries = {kind: self._entries(kind) for kind in KINDS}
+        self.entries = {kind: self._entries(kind) for kind in AXES}
         self.attacks = {entry.name: self._attack(entry) for entry in self.entries["attack"]}
         self.defenses = {entry.name: self._defense(entry) for entry in self.entries["defense"]}
         if self.file.rebound and self.file.pools.defense is None:
             raise UserError(f"{where}: pools.defense: is missing, and `rebound` fine-tunes on its pairs")
         check_captions(self)
-        self.blank = self._blank()
+        self.blank = reach.blank(self.file.model.name, self.attacks, self.defenses)
+        self.detectors = self._detectors()
         self._named(check_lexicon, self.lexicon(), "lexicon")
 
     @property
@@ -89,6 +87,15 @@ class Study:
         """Return the attack and defense of every cell that is run."""
         blank = {(attack, defense) for attack, defense, _ in self.blank}
         return [(a, d) for a in self.attacks for d in self.defenses if (a, d) not in blank]
+
+    @property
+    def detections(self) -> list[tuple[str, str, str]]:
+        """Return the attack, defense and detector of every detection that is run."""
+        models = reach.models_scored(self.file.detect_on, self.entries["defense"])
+        cells = [cell for cell in self.cells if cell[1] in models]
+        return [
+            (a, d, name) for a, d in cells for name, s in self.detectors.items() if reach.scores(self.attacks[a], s)
+        ]
 
     @property
     def target_label(self) -> int:
@@ -104,7 +111,7 @@ class Study:
 
     def few_shot(self, attack: str) -> bool:
         """Tell whether an attack is one on a support set, with a clean encoder under it."""
-        return method("attack", self.attacks[attack].method).threat_model == "few-shot"
+        return reach.few_shot(self.attacks[attack])
 
     def lexicon(self) -> str:
         """Return the language resource: the study's choice, or that of the defense pool's dataset."""
@@ -131,7 +138,7 @@ class Study:
 
     def _check_names(self) -> None:
         entries = [("study", self.name)]
-        for key in ("attacks", "defenses", "surrogates"):
+        for key in (*(f"{axis}s" for axis in AXES), "surrogates"):
             entries += [(key, name) for name in getattr(self.file, key)]
         for key, name in entries:
             if not NAME.fullmatch(name) or name in RESERVED:
@@ -194,19 +201,12 @@ class Study:
         except UserError as error:
             raise UserError(f"{self.where}: {key}: {error}") from None
 
-    def _picture_size(self, name: str, key: str) -> int:
-        config = model_config(name)
-        if config is None:
-            raise UserError(f"{self.where}: {key}: unknown model {name!r}{nearest(name, model_names())}")
-        check_tokenizer(config, f"{self.where}: {key}: {name}")
-        return int(config["vision_cfg"]["image_size"])
-
     def _check_surrogates(self) -> None:
         for name, surrogate in self.file.surrogates.items():
-            key = f"surrogates.{name}.model.name"
-            if self._picture_size(surrogate.model.name, key) != self.size:
+            key = f"{self.where}: surrogates.{name}.model.name"
+            if picture_size(surrogate.model.name, key) != self.size:
                 raise UserError(
-                    f"{self.where}: {key}: {surrogate.model.name} reads pictures of another size than the study's "
+                    f"{key}: {surrogate.model.name} reads pictures of another size than the study's "
                     f"model, {self.size} pixels"
                 )
 
@@ -217,7 +217,7 @@ class Study:
             UserError: an entry names no known method; a sweep is no list of different numbers; two share a name.
         """
         table, found = KINDS[kind], []
-        given = self.file.attacks if kind == "attack" else {"none": {"method": "none"}, **self.file.defenses}
+        given = {**({"none": {"method": "none"}} if kind == "defense" else {}), **getattr(self.file, f"{kind}s")}
         for name, values in given.items():
             where = f"{self.where}: {kind}s.{name}"
             if "method" not in values:
@@ -241,7 +241,8 @@ class Study:
         settings = self._settings("attack", entry)
         try:
             settings.check(self.size)
-            settings.check_models(model_config(self.file.model.name), self._surrogate_config(settings))
+            further = surrogate_config(settings, self.file.model, self.file.surrogates, self.size)
+            settings.check_models(model_config(self.file.model.name), further)
             settings.check_classes(self.classes)
         except ValueError as error:
             raise UserError(f"{self.where}: attacks.{name}.{error}") from None
@@ -272,47 +273,18 @@ class Study:
             raise UserError(f"{where}.alternate: needs control over training; {settings.method} is {threat_model}")
         return settings
 
-    def _surrogate_config(self, settings: AttackSettings) -> dict[str, Any]:
-        """Return the configuration of the model that a trigger is fitted on.
-
-        Raises:
-            ValueError: it is neither a model of the study nor a fitting model folder.
-        """
-        name = getattr(settings, "surrogate", "clean")
-        if name == "clean" or name in self.file.surrogates:
-            return model_config((self.file if name == "clean" else self.file.surrogates[name]).model.name)
-        path = Path(name) / CONFIG
-        if not path.exists():
-            known = ["clean", *self.file.surrogates]
-            raise ValueError(
-                f"surrogate: {name!r} is neither a model folder nor one of the study{nearest(name, known)}"
-            )
-        try:
-            config = read_json(path)["model_cfg"]
-            reads = config["vision_cfg"]["image_size"]
-        except UserError as error:
-            raise ValueError(f"surrogate: {error}") from None
-        except (KeyError, TypeError):
-            raise ValueError(f"surrogate: {path} is not the configuration of an open_clip model") from None
-        if reads != self.size:
-            raise ValueError(f"surrogate: {name} reads {reads} pixels, the study's model {self.size}")
-        return config
-
     def _defense(self, entry: Entry) -> DefenseSettings:
         name = entry.name
         settings = self._settings("defense", entry)
         if name == "none" and settings.method != "none":
             raise UserError(f"{self.where}: defenses.none.method: has to be 'none', the undefended model")
         kind = method("defense", settings.method)
-        if kind.access == "clean-pairs" and self.file.pools.defense is None:
-            raise UserError(f"{self.where}: pools.defense: is missing, and the defense {name!r} needs clean pairs")
-        if kind.access == "few-labelled":
-            self._check_shots("defense", name)
+        self._check_access("defense", name, kind.access)
         scorer = getattr(settings, "surrogate", None)
         if scorer and scorer not in self.file.surrogates:
             wrong = f"surrogates has no {scorer!r}{nearest(scorer, self.file.surrogates)}"
             raise UserError(f"{self.where}: defenses.{name}.scorer: {wrong}")
-        self._check_public(getattr(settings, "public", None), f"defenses.{name}.scorer")
+        check_public(getattr(settings, "public", None), f"{self.where}: defenses.{name}.scorer")
         config = model_config(self.file.model.name)
         if kind.fits(config) is None:
             try:
@@ -321,15 +293,40 @@ class Study:
                 raise UserError(f"{self.where}: defenses.{name}.{error}") from None
         return settings
 
-    def _check_public(self, model: ModelSettings | None, key: str) -> None:
-        """Raise UserError where a public model has an unknown name, or weights that are neither here nor a tag."""
-        if model is None:
-            return
-        self._picture_size(model.name, key)
-        known = Path(model.pretrained).exists() or tag(model.name, model.pretrained)
-        if not model.pretrained or not known:
-            wrong = f"{model.pretrained!r} is neither a file, a folder nor a tag of {model.name!r}"
-            raise UserError(f"{self.where}: {key}: {wrong}{nearest(model.pretrained, tags(model.name))}")
+    def _check_access(self, kind: str, name: str, access: Access) -> None:
+        if access == "clean-pairs" and self.file.pools.defense is None:
+            raise UserError(f"{self.where}: pools.defense: is missing, and the {kind} {name!r} needs clean pairs")
+        if access == "few-labelled":
+            self._check_shots(kind, name)
+
+    def _detectors(self) -> dict[str, DetectorSettings]:
+        """Return the settings of every detector, the controls among them."""
+        found = {entry.name: self._detector(entry) for entry in self.entries["detector"]}
+        try:
+            found = reach.with_controls(found)
+            reach.models_scored(self.file.detect_on, self.entries["defense"])
+        except ValueError as error:
+            raise UserError(f"{self.where}: detectors.{error}") from None
+        except KeyError as error:
+            wrong = f"{error.args[0]!r} is no entry of defenses{nearest(error.args[0], self.defenses)}"
+            raise UserError(f"{self.where}: detect_on: {wrong}") from None
+        return found
+
+    def _detector(self, entry: Entry) -> DetectorSettings:
+        settings = self._settings("detector", entry)
+        kind = method("detector", settings.method)
+        self._check_access("detector", entry.name, kind.access)
+        where = f"{self.where}: detectors.{entry.name}"
+        config = model_config(self.file.model.name)
+        reason = kind.fits(config)
+        if reason:
+            raise UserError(f"{where}: does not fit {self.file.model.name}: it {reason}")
+        check_public(getattr(settings, "public", None), f"{where}.scorer")
+        try:
+            settings.check(config)
+        except ValueError as error:
+            raise UserError(f"{where}.{error}") from None
+        return settings
 
     def _check_probe(self) -> None:
         probe, own = self.file.evaluation.probe, self.file.evaluation
@@ -365,26 +362,6 @@ class Study:
                 f"{self.where}: pools.shots.dataset: the classes of {dataset} are {named!r}, the evaluation's are "
                 f"{self.evaluated.classes!r}"
             )
-
-    def _blank(self) -> list[tuple[str, str, str]]:
-        """Return the cells that cannot be run: attack, defense, reason."""
-        config = model_config(self.file.model.name)
-        reasons = {name: method("defense", entry.method).fits(config) for name, entry in self.defenses.items()}
-        unfit = {name: f"{self.file.model.name}: {reason}" for name, reason in reasons.items() if reason}
-        return [
-            (attack, defense, reason)
-            for attack in self.attacks
-            for defense in self.defenses
-            if (reason := unfit.get(defense) or self._out_of_reach(attack, defense))
-        ]
-
-    def _out_of_reach(self, attack: str, defense: str) -> str | None:
-        """Return why a defense cannot meet an attack: what it works on is not what the attacker touched."""
-        name = self.attacks[attack].method
-        if self.few_shot(attack) and defense != "none":
-            return f"{name}: the backdoor is in a few-shot classifier, not in the CLIP"
-        owns = "training" in POOLS.get(method("defense", self.defenses[defense].method).access, ())
-        return f"{name} poisons no training set" if owns and method("attack", name).trains else None
 
     def _settings(self, kind: str, entry: Entry) -> Any:
         where = f"{self.where}: {kind}s.{entry.name}"

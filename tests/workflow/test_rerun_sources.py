@@ -56,6 +56,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.access", "antidote.defenses", "antidote.defenses.base", "scripts.defend"), ("defend *",)),
     (("antidote.defenses.finetune",), ("defend * finetune",)),
     # Scores and their summary, which knows of the study where results are kept and when an attack counts.
+    (("antidote.evaluation.ranking",), ("summary",)),
     (("antidote.evaluation.detection", "antidote.evaluation.rebound", "antidote.summary.documents", "antidote.summary.transfer"),
      ()),
     (("antidote.evaluation*", "antidote.attacks.similarity", "scripts.evaluate"), SCORES),

@@ -62,6 +62,8 @@ def test_statements(name):
     kind = method("detector", name)
     assert issubclass(kind, Detector) and kind.__doc__ and kind.access in GRANTS
     assert kind.control or kind.subject in SUBJECTS
+    owns = GRANTS[kind.access].training_set
+    assert not (owns and getattr(kind, "subject", "") == "model"), "the clean references have no poisoned training set"
     assert not [key for key, field in kind.Settings.model_fields.items() if not field.description and key != "method"]
     with pytest.raises(UserError, match=r"^x: lable: unknown key; did you mean 'label'\?$"):
         kind.Settings.read({"method": name, "lable": "A"}, "x")
