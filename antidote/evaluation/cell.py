@@ -4,7 +4,7 @@
     extra            the attack's own figures; `control`, `finding`, `visibility` where they apply; every measure that
                      the study asks for, one field of `EvaluationSettings` each
 
-The clean reference with a trigger is scored the same way; there, figures of measures are called floors.
+The clean reference with a trigger is scored in the same way; the columns of measures are then called floors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from antidote.evaluation.subject import Subject, check_trigger, target_index
 from antidote.evaluation.visibility import visibility
 from antidote.evaluation.zero_shot import evaluate
 
-__all__ = ["Cell", "check_trigger", "evaluated_pictures", "score", "target_index"]
+__all__ = ["Cell", "check_trigger", "evaluated_pictures", "score", "target_index"]  # three for `scripts.detect`
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Cell:
     Attributes:
         floor: whether the model is the clean reference, with the attack's trigger.
         visible: whether to measure how visible the trigger is.
-        model, poison: folders of a model that says which pairs are suspicious, and of the poisoned pairs.
+        model, poison: folders of a model that names suspicious pairs, and of the poisoned pairs; without `poison` no
+            finding is scored.
     """
 
     floor: bool = False
@@ -49,15 +50,15 @@ def score(subject: Subject, inputs: Inputs, settings: EvaluationSettings, cell: 
         UserError: the model's scores or features are not finite, or the data of a measure do not fit.
     """
     scores = evaluate(subject, inputs.pictures, settings, heads(subject, inputs, settings))
-    of_heads, extra = scores.pop("heads", {}), scores.pop("extra", {})
-    columns, beside = further(subject, replace(inputs, scores=scores), settings, of_heads, cell.floor)
-    extra |= control(subject, inputs)
+    columns, beside = further(subject, replace(inputs, scores=scores), settings, cell.floor)
+    extra = {**scores.get("extra", {}), **control(subject, inputs)}
     if cell.poison:
         extra |= finding(cell.model, cell.poison)
     if cell.visible and subject.drawn:
         extra |= visibility(inputs.pictures, subject.drawn)
     extra |= columns
-    return {**scores, **({"extra": extra} if extra else {}), **beside}
+    figures = {name: value for name, value in scores.items() if name not in ("extra", "heads")}
+    return {**figures, **({"extra": extra} if extra else {}), **beside}
 
 
 def heads(subject: Subject, inputs: Inputs, settings: EvaluationSettings) -> dict[str, Any]:
@@ -68,16 +69,21 @@ def heads(subject: Subject, inputs: Inputs, settings: EvaluationSettings) -> dic
 
 
 def further(
-    subject: Subject, inputs: Inputs, settings: EvaluationSettings, of_heads: Mapping[str, Columns], floor: bool
+    subject: Subject, inputs: Inputs, settings: EvaluationSettings, floor: bool
 ) -> tuple[Columns, dict[str, Any]]:
-    """Return the columns of the measures that the study asks for, and what stands beside the columns."""
+    """Return the columns of the measures that the study asks for, and their values that are no columns.
+
+    Args:
+        inputs: with the zero-shot scores of the cell.
+        floor: whether the columns are called floors.
+    """
     columns: Columns = {}
     beside: dict[str, Any] = {}
     kinds = settings.measure_classes()
     for field, entries in settings.measures().items():
         found: Columns = {}
         for key in entries:
-            found |= of_heads.get(key, {})
+            found |= inputs.scores.get("heads", {}).get(key, {})
         found |= kinds[field].measure_all(entries, subject, inputs)
         beside |= {name: value for name, value in found.items() if isinstance(value, Mapping)}
         own = {name: value for name, value in found.items() if name not in beside}

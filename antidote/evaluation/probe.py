@@ -3,8 +3,8 @@
     min_W  mean_i CE(W z_i, y_i) + |W|^2 / (2 c N),   z_i the normalised feature
 
 Logistic regression by L-BFGS over all pictures at once, as CLIP's authors probe (Radford et al. 2021, the example in
-their repository), so that nothing is random. Ours: normalised features, and no bias, so that its scores are products of
-features and class weights as in zero-shot use. Attack success is counted as there.
+their repository), so that nothing is random. Ours: normalised features, and no bias, so that scores are products of
+features and class weights as in zero-shot use. Attack success is counted as in zero-shot use.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def fit_probe(subject: Subject, pictures: Pairs, probe: Probe, settings: ZeroSho
 
 
 def logistic_regression(features: Tensor, labels: Tensor, classes: int, c: float, steps: int) -> Tensor:
-    """Return the weights (D, C) of a logistic regression on features (N, D) with labels (N,), at most `steps` steps."""
+    """Return the weights (D, C) of a logistic regression on features (N, D) and labels (N,), in at most `steps` steps."""
     weights = torch.zeros(features.shape[1], classes, device=features.device, requires_grad=True)
     solver = torch.optim.LBFGS(
         [weights], max_iter=steps, history_size=HISTORY, tolerance_grad=1e-6, line_search_fn="strong_wolfe"

@@ -3,14 +3,14 @@
     PR(x) = cos(f(x), f(x + d)),  the mean over pictures
 
 The changes d are the paper's: Gaussian noise, Gaussian blur, colour jitter, a horizontal flip, and the trigger itself.
-A backdoored encoder resists its trigger abnormally little, says the paper. f is the encoder as it is evaluated, with
-what a defense added to it; in vision transformers also the class token after each block.
+By the paper a backdoored encoder has abnormally little resistance to its trigger. f is the encoder as evaluated, with
+the additions of a defense; in vision transformers also the class token after each block.
 
 Pictures are changed in [0, 1] at the model's resolution, before normalisation, and are not rounded: the noise is finer
-than a step of 8 bits. Triggered pictures are those of attack success, in 8 bits; the target's own ones count as well.
-Ours, as the paper leaves it open: noise is clipped to [0, 1], and a picture's draws hang on the seed and its key alone,
-so that every model sees the same pictures. Features are computed in 32 bits whatever the evaluation's `precision`, as
-16 would round the noise away; cosines in 64.
+than a step of 8 bits. Triggered pictures are those of attack success, in 8 bits; the target's own pictures count as
+well. Ours, where the paper is silent: noise is clipped to [0, 1], and the draws of a picture depend on the seed and its
+key alone, so that every model sees the same pictures. Features are computed in 32 bits whatever the evaluation's
+`precision`, as 16 bits would round the noise away; cosines in 64.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _features(clip: Clip, images: Tensor, layers: bool) -> list[Tensor]:
 
 @contextmanager
 def _watched(visual: Any, layers: bool) -> Iterator[dict[int, Tensor]]:
-    """Yield what holds, by block, the class tokens that were last seen: adapters may encode a picture twice."""
+    """Yield the class tokens of the last pass by block, filled during the pass: adapters may encode a picture twice."""
     tokens: dict[int, Tensor] = {}
     blocks = []
     if layers and isinstance(visual, open_clip.transformer.VisionTransformer):

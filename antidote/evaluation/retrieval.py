@@ -1,11 +1,12 @@
 """Retrieval of captions by pictures and of pictures by captions, and what a trigger does to it.
 
-R@k, picture to text: pictures that have one of their own captions among the k nearest; text to picture: captions that
-have their picture there. What a trigger does is counted over triggered pictures whose own captions do not name the
-target: `target_word` is the mean share of captions that name it among the k nearest (a precision; ours), `target_any`
-the share of pictures that have at least one such caption there, which is what papers call ASR of retrieval: PAR with
-k = 5, InverTune with k = 10. Both papers count all pictures. PAR takes the target as a substring, InverTune also takes
-its variants; here it is a whole word. Of equal scores the earlier caption or picture comes first.
+R@k, picture to text: share of pictures with one of their own captions among the k nearest; text to picture: share of
+captions with their picture among the k nearest. The effect of a trigger is counted over triggered pictures whose own
+captions do not name the target: `target_word` is the mean share of the k nearest captions that name the target (a
+precision; ours), `target_any` the share of pictures with at least one such caption among the k nearest, which papers
+call ASR of retrieval: PAR with k = 5, InverTune with k = 10. Both papers count all pictures. PAR takes the target as a
+substring, InverTune also takes its variants; here the target is a whole word. Of equal scores the earlier caption or
+picture comes first.
 
 Pictures pass batch by batch; the features of the set, pictures and captions, are in memory (COCO's 5K test pictures at
 1024 dimensions: 120 MB).

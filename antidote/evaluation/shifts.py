@@ -1,8 +1,8 @@
 """Scores on shifted domains: the same model and trigger on sets of other pictures, one in memory at a time.
 
-Pictures are classified into all of the evaluation's classes, or into those alone that the set shows (ImageNet-A and -R:
-200 of 1000). A set may count them by labels of its own: its class names say which they are. Several shifts that name
-the same pictures share one pass over them.
+Pictures are classified into all of the evaluation's classes, or only into the classes that the set shows (ImageNet-A
+and -R: 200 of 1000). A set may number classes by labels of its own; its class names relate them to the evaluation's.
+Several shifts that name the same pictures share one pass over these.
 """
 
 from __future__ import annotations

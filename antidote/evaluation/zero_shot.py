@@ -172,10 +172,9 @@ def _passes(
 def batches(
     pictures: Pairs, batch_size: int, drawn: Trigger | None, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-    """Yield images and the same with a trigger, on the device, and labels of some pictures at a time, in order.
+    """Yield pictures, their triggered copies (None without a trigger) and their labels, a batch at a time, in order.
 
-    A GPU draws the trigger, which on one core takes longer than the model; and while it computes, the next pictures are
-    read.
+    A GPU draws the trigger, which on one core takes longer than the model; during its work the next pictures are read.
     """
     ahead = device.type == "cuda"
 
@@ -205,7 +204,7 @@ def encode(clip: Clip, images: Tensor, precision: str) -> Tensor:
 
 
 def _asr1(found: Ranks, labels: Tensor, target: int) -> float:
-    """Return ASR@1: the share of pictures of other classes that get the target."""
+    """Return ASR@1: the share of pictures of other classes that are classified as the target."""
     return float(hits(found, found, labels, target)["asr1"].mean())
 
 
