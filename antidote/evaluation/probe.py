@@ -75,7 +75,7 @@ def fit_probe(subject: Subject, pictures: Pairs, probe: Probe, settings: ZeroSho
 
 
 def logistic_regression(features: Tensor, labels: Tensor, classes: int, c: float, steps: int) -> Tensor:
-    """Return the weights (D, C) of a logistic regression on features (N, D) and labels (N,), in at most `steps` steps."""
+    """Return the weights (D, C) of a logistic regression of features (N, D), labels (N,), at most `steps` steps."""
     weights = torch.zeros(features.shape[1], classes, device=features.device, requires_grad=True)
     solver = torch.optim.LBFGS(
         [weights], max_iter=steps, history_size=HISTORY, tolerance_grad=1e-6, line_search_fn="strong_wolfe"

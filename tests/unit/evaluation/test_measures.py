@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -168,28 +169,17 @@ def test_a_subject_names_its_texts(make_clip, make_trigger):
 
 # --- a further measure -----------------------------------------------------------------------------------------------
 
-FILE = '''
-"""How bright pictures of another split are, without and with the trigger."""
-
-from typing import ClassVar
-
-from antidote.evaluation.base import Measure, ScoredSet
-
-
-class Brightness(ScoredSet, Measure):
-    """A mean value."""
-
-    columns: ClassVar = ("brightness", "asr1_brightness")
-    floors: ClassVar = {"asr1_": "floor_"}
-
-    def measure(self, subject, inputs):
-        pictures = inputs.labelled(self, len(subject.classes))
-        drawn = subject.drawn.draw(pictures.images[:], pictures.keys, "test")
-        parts = {"brightness": pictures.images[:], "asr1_brightness": drawn}
-        return {name: float(images.double().mean()) for name, images in parts.items()}
-'''
+PAGE = ROOT / "docs" / "adding-a-method.md"
 IMPORT = "from antidote.evaluation.brightness import Brightness\n"
-FIELD = "    brightness: Brightness | None = Field(None, description='a mean value; empty: not measured')\n"
+
+
+def example() -> tuple[str, str]:
+    """Return the file and the field of the page's measure."""
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    file = next(text for text in code if "class Brightness" in text)
+    return file, next(text for text in code if text.startswith("    brightness: "))
+
+
 RUN = """
 import json, runpy, sys
 from pathlib import Path
@@ -245,18 +235,19 @@ def test_a_measure_is_one_file_and_one_field(tmp_path):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "data/datasets.yaml", tmp_path / "data")
     folder = tmp_path / "antidote" / "evaluation"
-    (folder / "brightness.py").write_text(FILE)
+    file, added = example()
+    (folder / "brightness.py").write_text(file)
     text = (folder / "settings.py").read_text()
     first, field = "from antidote.evaluation.probe", "    probe: Probe"
     assert text.count(first) == text.count(field) == 1
-    (folder / "settings.py").write_text(text.replace(first, IMPORT + first).replace(field, FIELD + field))
+    (folder / "settings.py").write_text(text.replace(first, IMPORT + first).replace(field, added + field))
     done = subprocess.run(
         [sys.executable, "-c", RUN], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     cell, floor = (json.loads((tmp_path / f"{name}.json").read_text())["extra"] for name in ("none", "floor"))
-    assert 0 < cell["brightness"] < 255 and cell["asr1_brightness"] != cell["brightness"]
+    assert 0 < cell["brightness"] < 1 and cell["asr1_brightness"] != cell["brightness"]
     assert floor["floor_brightness"] == cell["asr1_brightness"] and "brightness" not in floor
 
 
