@@ -90,8 +90,8 @@ def subject(
         raise UserError("--trigger: is missing; a detector of pictures scores clean and triggered pictures")
     evaluation = EvaluationSettings.read(arguments.evaluation, "evaluation")
     trigger, classes = load_trigger(arguments.trigger), class_names(evaluation.classes)
-    check_trigger(trigger, clip.size, arguments)
-    target = target_index(arguments.target, classes, evaluation)
+    check_trigger(trigger, clip.size, arguments.trigger, arguments.target)
+    target = target_index(arguments.target, classes, evaluation.classes)
     pictures = evaluated_pictures(arguments.data, evaluation, clip.size, len(classes))
     mixed, triggered = mixed_pictures(pictures, trigger, target, arguments.pictures, arguments.seed)
     return replace(data, pictures=mixed), triggered

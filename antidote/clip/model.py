@@ -124,6 +124,11 @@ class Clip:
         own = isinstance(network, open_clip.CLIP) and network.attn_mask is not None
         return own and network.text_pool_type == "argmax"
 
+    @property
+    def control(self) -> Clip | None:
+        """A classifier that was not attacked, which the evaluation scores beside this one; None for most models."""
+        return None
+
     def added(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Return description and tensors of the adapter; None for a plain CLIP."""
         return None

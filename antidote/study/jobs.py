@@ -24,7 +24,7 @@ from antidote.clip.weights import files as weight_files
 from antidote.data.access import POOLS, USES_CLASSES
 from antidote.data.words.names import names_file
 from antidote.defenses.base import Defense
-from antidote.evaluation.settings import EvaluationSettings, Probe, Retrieval, Shift
+from antidote.evaluation.base import ScoredSet
 from antidote.study.data_jobs import DataJobs, content, options
 from antidote.study.layout import NO_DEFENSE
 from antidote.study.slices import json_slice, rebound_slice, summary_plan, text_argument, training_slice
@@ -280,7 +280,7 @@ class Jobs(DataJobs):
         manifest = self.layout.path("poison", "manifest", **job)
         return [*self.layout.files("finding", **job, defense=w.defense), str(manifest)]
 
-    def scored_split(self, scored: EvaluationSettings | Shift | Retrieval | Probe) -> list[str]:
+    def scored_split(self, scored: ScoredSet) -> list[str]:
         """Return what is read of a set that is scored on.
 
         The description, written last, stands for its array of pictures: gigabytes, which Snakemake would hash for each

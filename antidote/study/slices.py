@@ -95,8 +95,7 @@ def training_slice(model: ModelSettings, training: TrainSettings, attack: Attack
 def rebound_slice(study: Study) -> str:
     """Return how the models under test are fine-tuned for the rebound, and how they are measured; null: not at all."""
     values = study.file.rebound and study.file.rebound.model_dump(mode="json")
-    evaluation = study.evaluated.model_copy(update={"shifts": {}, "retrieval": None, "probe": None, "resistance": None})
-    return json_slice({"rebound": values, "evaluation": json.loads(evaluation.slice())})
+    return json_slice({"rebound": values, "evaluation": json.loads(study.evaluated.zero_shot().slice())})
 
 
 def summary_plan(study: Study) -> str:

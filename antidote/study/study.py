@@ -17,7 +17,8 @@ from antidote.data.words.lexicon import check_lexicon
 from antidote.data.words.names import class_names, templates
 from antidote.defenses.base import DefenseSettings
 from antidote.detectors.base import DetectorSettings
-from antidote.evaluation.settings import EvaluationSettings, Probe, Retrieval, Shift
+from antidote.evaluation.base import ScoredSet
+from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.shifts import class_places
 from antidote.study import reach
 from antidote.study.caption_counts import check_captions
@@ -59,14 +60,13 @@ class Study:
         for name, shift in self.evaluated.shifts.items():
             key = f"evaluation.shifts.{name}.classes"
             class_places(self._named(class_names, shift.classes, key), self.classes, f"{self.where}: {key}")
-        self._check_probe()
         if self.file.target not in self.classes:
             raise UserError(
                 f"{where}: target: {self.file.target!r} is not among the {len(self.classes)} classes of "
                 f"{self.evaluated.classes!r}{nearest(self.file.target, self.classes)}"
             )
         self.size = picture_size(self.file.model.name, f"{where}: model.name")
-        self._check_resistance()
+        self._check_measures()
         self._check_surrogates()
         self.entries = {kind: self._entries(kind) for kind in AXES}
         self.attacks = {entry.name: self._attack(entry) for entry in self.entries["attack"]}
@@ -122,14 +122,14 @@ class Study:
     def splits(self) -> list[tuple[str, str]]:
         """Return every dataset and split that the study reads."""
         evaluation = self.file.evaluation
-        scored = [(part.dataset, part.split) for part in _parts(evaluation).values()]
+        scored = [(part.dataset, part.split) for part in evaluation.parts().values()]
         return list(dict.fromkeys([*self.file.pools.splits(), *scored]))
 
-    def scored(self) -> list[EvaluationSettings | Shift | Retrieval | Probe]:
+    def scored(self) -> list[ScoredSet]:
         """Return the sets that models are scored on or probed with, the evaluation's own first."""
-        return [*_parts(self.evaluated).values()]
+        return [*self.evaluated.parts().values()]
 
-    def fit(self, scored: EvaluationSettings | Shift | Retrieval | Probe) -> str:
+    def fit(self, scored: ScoredSet) -> str:
         """Return how the pictures of a set are made ready: their side in pixels, and how many where not all are taken.
 
         See `antidote.data.fitted`.
@@ -156,7 +156,7 @@ class Study:
         models = {"model": self.file.model} | {
             f"surrogates.{k}.model": s.model for k, s in self.file.surrogates.items()
         }
-        fields = [(_parts(self.file.evaluation), ("classes", "templates")), (models, ("name", "pretrained"))]
+        fields = [(self.file.evaluation.parts(), ("classes", "templates")), (models, ("name", "pretrained"))]
         named = {
             f"{k}.{f}": getattr(part, f, None) for parts, keys in fields for k, part in parts.items() for f in keys
         }
@@ -167,7 +167,7 @@ class Study:
         """Return the dataset and split behind each key of the file that names one."""
         pools = self.file.pools
         places = {f"pools.{name}": pools.place(pool) for name, pool in pools.pools().items()}
-        return {**places, **{key: (part.dataset, part.split) for key, part in _parts(self.file.evaluation).items()}}
+        return {**places, **{key: (part.dataset, part.split) for key, part in self.file.evaluation.parts().items()}}
 
     def _source(self, name: str) -> SourceSettings:
         try:
@@ -328,28 +328,13 @@ class Study:
             raise UserError(f"{where}.{error}") from None
         return settings
 
-    def _check_probe(self) -> None:
-        probe, own = self.file.evaluation.probe, self.file.evaluation
-        if probe is None:
-            return
-        key = f"{self.where}: evaluation.probe"
-        if (probe.dataset, probe.split) == (own.dataset, own.split):
-            raise UserError(f"{key}.split: {probe.split!r} is what the probe is scored on; it needs other pictures")
-        named = self.sources[probe.dataset].classes
-        if probe.dataset != own.dataset and named != self.evaluated.classes:
-            raise UserError(
-                f"{key}.dataset: the classes of {probe.dataset} are {named!r}, the evaluation's are "
-                f"{self.evaluated.classes!r}"
-            )
-
-    def _check_resistance(self) -> None:
-        resistance = self.file.evaluation.resistance
-        most = 2 * self.size - 1  # the blur mirrors pictures at their edges
-        if resistance is not None and resistance.blur_kernel > most:
-            raise UserError(
-                f"{self.where}: evaluation.resistance.blur_kernel: {resistance.blur_kernel} is too large for pictures "
-                f"of {self.size} pixels, which allow {most}"
-            )
+    def _check_measures(self) -> None:
+        for key, entry in self.evaluated.entries().items():
+            classes = self.sources[entry.dataset].classes if isinstance(entry, ScoredSet) else None
+            try:
+                entry.check(self.evaluated, self.size, classes)
+            except ValueError as error:
+                raise UserError(f"{self.where}: {key}.{error}") from None
 
     def _check_shots(self, kind: str, name: str) -> None:
         pools = self.file.pools
@@ -366,16 +351,6 @@ class Study:
     def _settings(self, kind: str, entry: Entry) -> Any:
         where = f"{self.where}: {kind}s.{entry.name}"
         return method(kind, entry.values["method"]).Settings.read(entry.values, where)
-
-
-def _parts(evaluation: EvaluationSettings) -> dict[str, EvaluationSettings | Shift | Retrieval | Probe]:
-    """Return the parts of an evaluation that name a dataset and a split, by their key in a study file."""
-    optional = {f"evaluation.{name}": getattr(evaluation, name) for name in ("retrieval", "probe")}
-    return {
-        "evaluation": evaluation,
-        **{f"evaluation.shifts.{name}": shift for name, shift in evaluation.shifts.items()},
-        **{key: part for key, part in optional.items() if part is not None},
-    }
 
 
 def _plain(value: Any) -> Any:
