@@ -12,7 +12,7 @@ A new source is a settings class with a literal `source` name, a field `splits`,
                 caption = path.with_suffix(".txt").read_text(encoding="utf-8")
                 yield self.labelled(path.name, path.read_bytes(), [caption], label=None, class_name=None)
 
-docs/adding-a-method.md describes the registration of a source.
+Its line in `SOURCES` of `antidote/base/registry.py` makes the source available to studies.
 """
 
 import ast
