@@ -14,7 +14,16 @@ from antidote.data.sources.base import Damaged, SourceSettings, Unread
 
 
 class FileSource(SourceSettings):
-    """Base class of sources that read files named by the user."""
+    """Base class of sources that read files named by the user.
+
+    Example of a subclass's `iterate`:
+
+        for file in self.files(split):
+            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
+                path, caption = line.split("\\t")
+                key, image = f"{file.stem}-{number:07d}", (file.parent / path).read_bytes()
+                yield self.labelled(key, image, [caption], label=None, class_name=None)
+    """
 
     splits: dict[str, str] = Field(
         description="Per split a path, a glob, or a pattern such as {00000..00041}.tar; hosted files (https://...) too."
