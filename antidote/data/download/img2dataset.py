@@ -64,14 +64,7 @@ def picture_options(settings: UrlTable) -> dict[str, Any]:
 
 
 def run(python: str, settings: UrlTable, part: Round, processes: int, name: str) -> None:
-    """Run img2dataset on a round until all work shards are finished.
-
-    Args:
-        python: the interpreter with img2dataset.
-        settings: the dataset's settings.
-        part: the round.
-        processes: number of processes of img2dataset.
-        name: name of the split for messages.
+    """Run img2dataset on a round until all work shards are finished; `name` is the split's name in messages.
 
     Raises:
         NothingArrives: the first DEAD addresses have all failed.
