@@ -1,45 +1,46 @@
 """UBT, Unlearning Backdoor Threats (Liang et al., arXiv 2403.16257; with token-level unlearning, 2409.19526).
 
-For a defender who owns the poisoned training set: find pairs that look poisoned, forget on them what is suspicious.
+For a defender who owns the poisoned training set: find pairs that look poisoned, then unlearn their suspicious words.
 
-1. Overfit: of all pairs, D_susp are those that look most suspicious to a scorer, and D_norm is drawn from those that
-   look least so. From the suspicious model θ_b, train L_CLIP(D_norm) + overfit_weight mean over D_susp of (1 - cos_i)²,
-   which strengthens a shortcut if there is one; `overfit_loss: contrastive` has InfoNCE among D_susp in its place, in
-   which captions that read alike are no negatives.
-2. Re-score: of D_susp, D_k are those of highest similarity under the overfitted model (`rank: similarity`), or those
-   whose similarity it raised most over the scorer's score (`rank: gain`, ours).
-3. Forget, from θ_b again: of each caption in D_k only the words count that set D_k apart and carry its similarity,
+1. Overfit: a scorer ranks all pairs. D_susp contains the most suspicious pairs; D_norm is drawn from the least
+   suspicious pairs. From the suspicious model θ_b, train L_CLIP(D_norm) + overfit_weight mean over D_susp of
+   (1 - cos_i)², which strengthens a shortcut if there is one. `overfit_loss: contrastive` replaces the second term by
+   InfoNCE among D_susp, in which pairs with equal captions are not negatives.
+2. Re-score: D_k is the part of D_susp with the highest similarity under the overfitted model (`rank: similarity`), or
+   with the largest increase of similarity over the scorer's score (`rank: gain`, ours).
+3. Forget, from θ_b again. Only those words of each caption in D_k are used that are specific to D_k and contribute to
+   the similarity,
 
-       score of a word = log-odds of it in D_k against all captions x drop of cos when it is left out
+       score of a word = log-odds of it in D_k against all captions x decrease of cos when it is left out
        L = forget_weight mean over D_k of max(0, cos(I_i, words_i) - c0)
            + L_CLIP(D_norm) + keep_weight mean over D_norm of (1 - cos(f_I(I), f_I^θ_b(I)))
 
-   c0 the mean cosine of pairs that do not belong together: a pair as unlike as those is forgotten enough.
+   c0 is the mean cosine of pictures with captions of other pairs; a pair at or below c0 counts as forgotten.
 
-A reconstruction: no code is public and the papers were not readable in full. Known, in part from summaries: overfitting
-that puts samples of weak similarity first, its two-part loss (paper 1 raises the cosine of D_susp; paper 2 has a
+A reconstruction: no code is public and the full papers were not available. Known, in part from summaries: overfitting
+that gives priority to samples of weak similarity, its two-part loss (paper 1 raises the cosine of D_susp; paper 2 has a
 contrastive loss), D_norm as the other side of the split by similarity, the ranking by similarity under the overfitted
-model that leaves a smaller set, forgetting that is local to tokens. Related code of the same author marks the pairs of
-lowest similarity under a loadable model, and holds a loss like that of step 1. Ours: all formulas, numbers, the choice
-of words, the scorer.
+model that leaves a smaller set, forgetting that is local to tokens. Related code by the same author marks the pairs of
+lowest similarity under a loadable model, and contains a loss like that of step 1. Ours: all formulas, numbers, the
+choice of words, the scorer.
 
-To a model that has learned the backdoor poisoned pairs are as good as others, so weak similarity only makes sense under
-another one: a public clean CLIP where there is one (`scorer: <open_clip model>/<tag>`, or a weights file in the tag's
-place; or `surrogates.NAME`, a clean model that the study trains to stand in for one: it has seen these pairs as they
-were before the poisoning). Without one, θ_b itself tells by views of the pictures:
+A model that has learned the backdoor gives poisoned pairs the same similarity as clean pairs, so weak similarity is a
+useful score only under another model. Options for `scorer` are a public clean CLIP (`<open_clip model>/<tag>`, or a
+weights file in place of the tag), or `surrogates.NAME`, a clean model that the study trains as a substitute; it has
+seen these pairs before the poisoning. Without another model, θ_b scores views of the pictures:
 
-    superposition  how far the cosine falls, in the mean, when other pictures of the training set are laid over the
-                   pair's (the default; an idea of STRIP, Gao et al. 2019, arXiv 1902.06531). A small fall is suspect: a
-                   trigger survives where an object does not, be it a patch or a pattern over the whole picture.
-    crops          the mean cosine of random crops: an object survives a crop that cuts off or displaces a patch. A
-                   pattern over the whole picture survives it too.
-    model          the cosine under θ_b as it is
+    superposition  mean decrease of the cosine when other pictures of the training set are blended over the picture (the
+                   default; an idea of STRIP, Gao et al. 2019, arXiv 1902.06531). A small decrease is suspicious: a
+                   trigger, be it a patch or a pattern over the whole picture, survives where an object does not.
+    crops          mean cosine of random crops: an object survives a crop that removes or displaces a patch. A pattern
+                   over the whole picture survives too.
+    model          cosine under θ_b of the unchanged picture
 
-D_norm must not hold the poison that the ranking missed: steps 1 and 3 train on it, and a few such pairs keep the
-backdoor alive. The narrower `normal_from`, the safer, and the more of the target's own pictures are left out.
+D_norm must not contain poisoned pairs that the ranking missed: steps 1 and 3 train on D_norm, and a few such pairs keep
+the backdoor. A narrower `normal_from` is safer, but excludes more of the target's clean pictures.
 
-`variant: caption` forgets whole captions (an ablation). `ubt_oracle` is a control, no defense: it is told which pairs
-are poisoned, so that its result separates what forgetting achieves from what finding misses.
+`variant: caption` forgets whole captions (an ablation). `ubt_oracle` is a control, not a defense: it knows the poisoned
+pairs, so its result separates the effect of forgetting from errors of finding.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ from antidote.training.tuning import part
 if TYPE_CHECKING:
     from torch import Tensor
 
-SMOOTHING = 0.5  # added to every count of the log-odds
+SMOOTHING = 0.5  # added to every count in the log-odds
 
 
 class UBTSettings(SuspicionSettings, DefenseSettings):
@@ -80,18 +81,24 @@ class UBTSettings(SuspicionSettings, DefenseSettings):
 
     method: Literal["ubt"] = "ubt"
     variant: Literal["words", "caption"] = Field(
-        "words", description="forget the suspicious words of a caption, or the whole of it"
+        "words", description="forget the suspicious words of a caption (words), or the whole caption (caption)"
     )
-    words: int = Field(3, ge=1, description="suspicious words per caption, at most")
-    least_count: int = Field(5, ge=1, description="captions of the training set that a suspicious word stands in")
-    forget_weight: float = Field(1.0, ge=0, description="of the forgetting term in step 3")
-    keep_weight: float = Field(1.0, ge=0, description="of the distance to the suspicious model's features in step 3")
+    words: int = Field(3, ge=1, description="largest number of suspicious words per caption")
+    least_count: int = Field(
+        5, ge=1, description="least number of captions in the training set that contain a suspicious word"
+    )
+    forget_weight: float = Field(1.0, ge=0, description="weight of the forgetting term in step 3")
+    keep_weight: float = Field(
+        1.0, ge=0, description="weight of the distance to the suspicious model's features in step 3"
+    )
     forget_batch: int = Field(64, ge=1, description="pairs of D_k per step")
-    training: TrainSettings = Field(TrainSettings(epochs=1, batch_size=128, lr=1e-6, warmup=0), description="of step 3")
+    training: TrainSettings = Field(
+        TrainSettings(epochs=1, batch_size=128, lr=1e-6, warmup=0), description="recipe of step 3"
+    )
 
 
 class UBT(Defense):
-    """Trains all parameters; the poisoned training set."""
+    """Trains all parameters on the poisoned training set."""
 
     Settings = UBTSettings
     access = "poisoned-training-set"
@@ -119,7 +126,7 @@ class UBT(Defense):
         return report
 
     def _finding(self, clip: Clip, data: DefenseData, work: Work) -> dict[str, Any]:
-        """Return steps 1 and 2, and the texts of step 3; read again by a resumed run."""
+        """Return the results of steps 1 and 2, and the texts of step 3; a resumed run reads them from a file."""
         finding, path = part(work, "finding"), work.folder / "finding" / "finding.json"
         if path.is_file():
             found = read_json(path)
@@ -130,7 +137,7 @@ class UBT(Defense):
         return found
 
     def find(self, clip: Clip, data: DefenseData, work: Work) -> dict[str, Any]:
-        """Return keys suspected and forgotten, rows of normal pairs, a text per forgotten pair, the steps done."""
+        """Return suspected and forgotten keys, rows of normal pairs, a text per forgotten pair, the number of steps."""
         pairs, settings = data.training_set, self.settings
         found = find(clip, pairs, settings, self.seed, data.scorer, work)
         forgotten = pairs.take(found.ranked[: settings.forgotten(len(pairs))])
@@ -148,13 +155,13 @@ class UBT(Defense):
 
 
 class UBTOracleSettings(UBTSettings):
-    """UBT's settings; what it would suspect does not count."""
+    """UBT's settings; of the settings for finding, only `normal_pairs` is used."""
 
     method: Literal["ubt_oracle"] = "ubt_oracle"
 
 
 class UBTOracle(UBT):
-    """A control, no defense: UBT with D_k the poisoned pairs themselves, which it is told."""
+    """A control, not a defense: UBT with the true set of poisoned pairs as D_k."""
 
     Settings = UBTOracleSettings
     access = "oracle"
@@ -179,7 +186,14 @@ class UBTOracle(UBT):
 
 
 def suspicious_texts(clip: Clip, pairs: Pairs, captions: list[str], settings: UBTSettings) -> list[str]:
-    """Return for each pair to forget the text that is forgotten: its suspicious words, or where there are none, all."""
+    """Return the text to forget for each pair: the suspicious words of its caption, or the caption if there are none.
+
+    Args:
+        clip: the model for the decrease of the cosine.
+        pairs: the pairs to forget (D_k).
+        captions: all captions of the training set.
+        settings: number of words, least count, variant.
+    """
     if settings.variant == "caption":
         return list(pairs.captions)
     odds = log_odds(pairs.captions, captions, settings.least_count)
@@ -200,7 +214,7 @@ def suspicious_texts(clip: Clip, pairs: Pairs, captions: list[str], settings: UB
 
 
 def log_odds(chosen: list[str], captions: list[str], least_count: int) -> dict[str, float]:
-    """Return for each word of the chosen captions its log-odds of standing in one of them, against all captions."""
+    """Return the log-odds of each word in the chosen captions, relative to all captions."""
     inside = Counter(word for caption in chosen for word in set(words_of(caption)))
     everywhere = Counter(word for caption in captions for word in set(words_of(caption)))
 
@@ -244,7 +258,7 @@ class Forget(Contrastive):
 
 
 def unrelated_cosine(clip: Clip, pairs: Pairs, precision: str = "fp32") -> float:
-    """Return c0: the mean cosine of pictures with the captions of other pairs."""
+    """Return c0, the mean cosine of pictures with captions of other pairs, over at most 512 pairs."""
     some = pairs.take(list(range(min(len(pairs), 512))))
     clip.network.eval()
     with torch.no_grad(), clip.autocast(precision):
