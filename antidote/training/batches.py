@@ -1,4 +1,4 @@
-"""Order of the pairs, and the batches that a training run reads."""
+"""The batches that a training run reads."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ from antidote.data.streaming import Ahead, Pictures
 from antidote.training import parallel
 from antidote.training.objectives import Batch
 from antidote.training.recipe import TrainSettings
+from antidote.training.session import epoch_order
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from antidote.data.pairs import Pairs
-
-
-def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    """Return the order (count,) in which an epoch takes the pairs."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
 
 
 def read_ahead(

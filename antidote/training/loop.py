@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from antidote.base.errors import UserError, out_of_memory
-from antidote.base.files import whole_file
 from antidote.base.lazy import torch
-from antidote.clip.files import TRAINING_LOG
 from antidote.clip.model import Clip
 from antidote.data.streaming import KILLED, Stopped
 from antidote.training import parallel
-from antidote.training.batches import epoch_order, read_ahead, read_batch
+from antidote.training.batches import read_ahead, read_batch
 from antidote.training.objectives import Batch, Encoding, Objective
 from antidote.training.recipe import TrainSettings, learning_rate, make_optimizer, parameter_groups
-from antidote.training.session import LOG_EVERY, Interrupt, Progress, Report, Work
+from antidote.training.session import Report, Session, Work, epoch_order
 from antidote.training.vocabulary import CompactVocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-log = logging.getLogger("antidote")
 
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP: the inverse temperature stays at or below 100
 
@@ -51,47 +44,33 @@ def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int,
     if settings.batch_size < parallel.size():
         raise UserError(f"batch_size: {settings.batch_size} is less than the {parallel.size()} processes")
     run = _Run(clip, objective, settings, steps=settings.epochs * per_epoch)
-    run.resume(work)
-    interrupt = Interrupt()
-    reading = read_ahead(clip, pairs, settings, seed, range(run.step, run.steps), run.own, interrupt.overdue)
-    with interrupt, Progress(run.steps, run.step, settings.batch_size) as progress, reading as ahead:
+    session = Session(work, run, run.steps, settings.batch_size, "a lower rate or fp32 may help")
+    session.resume()
+    reading = read_ahead(clip, pairs, settings, seed, range(session.step, run.steps), run.own, session.overdue)
+    with session.running(), reading as ahead:
         clip.network.train()
-        last_checkpoint = time.monotonic()
-        while run.step < run.steps:
-            epoch, position = divmod(run.step, per_epoch)
+        while session.step < run.steps:
+            epoch, position = divmod(session.step, per_epoch)
             if position == 0 or run.order is None:
                 run.begin_epoch(epoch, seed, len(pairs))
             rows = run.order[position * settings.batch_size : (position + 1) * settings.batch_size]
             try:
-                batch = read_batch(clip, pairs, run.own(rows), epoch, run.step, seed, ahead)
+                batch = read_batch(clip, pairs, run.own(rows), epoch, session.step, seed, ahead)
             except Stopped:
-                run.checkpoint(work)
-                sys.exit(128 + interrupt.asked)
-            loss = run.optimise(batch)
-            if run.step % LOG_EVERY == 0 or run.step == run.steps:
-                run.record(epoch, loss, progress.rate(run.step))
-            progress.update(run.step, loss)
-            asked = parallel.highest(interrupt.asked)
-            if asked or time.monotonic() - last_checkpoint >= work.every:
-                run.checkpoint(work)
-                last_checkpoint = time.monotonic()
-            if asked:
-                parallel.highest(0)  # torchrun ends the others when one has gone: all wait for the checkpoint
-                sys.exit(128 + asked)
+                session.stop()
+            loss, terms = run.optimise(batch)
+            session.advance(epoch, run.rate, loss, terms, {"logit_scale": clip.network.logit_scale.detach().exp()})
     clip.network.eval()
-    return run.finish(work)
+    return run.finish()
 
 
 class _Run:
-    """One run's state: model, optimiser, step, log."""
+    """What a run trains: model, objective, optimiser."""
 
     def __init__(self, clip: Clip, objective: Objective, settings: TrainSettings, steps: int) -> None:
         self.clip, self.objective, self.settings, self.steps = clip, objective, settings, steps
-        self.step = 0
         self.order: Tensor | None = None
-        self.lines: list[str] = []
         self.decay = 1.0
-        self.terms: dict[str, Tensor] = {}  # of the steps since the last line of the log
         self.encoding = objective.encoding = Encoding(settings.precision, settings.accumulate)
         self.trained_parameters = self._freeze_rest()
         self.mode = objective.mode()
@@ -132,9 +111,14 @@ class _Run:
         self.order = epoch_order(seed, epoch, count)
         self.objective.begin_epoch(epoch)
 
-    def optimise(self, batch: Batch) -> Tensor:
-        """Do one step of the optimiser; return the loss."""
-        rate = learning_rate(self.settings, self.step, self.steps)
+    @property
+    def rate(self) -> float:
+        """Learning rate of the last step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def optimise(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Do one step of the optimiser; return the loss and its terms."""
+        rate = learning_rate(self.settings, batch.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -155,9 +139,7 @@ class _Run:
             self.clip.network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         if self.scale >= before:  # else fp16 overflowed, and the scaler left the step out
             self.decay *= 1 - rate * self.settings.weight_decay
-        self.step += 1
-        self.terms |= {name: term.detach() for name, term in terms.items()}
-        return loss.detach()
+        return loss.detach(), terms
 
     def _loss(self, image_features: list[Tensor], text_features: list[Tensor], batch: Batch):
         if parallel.size() > 1:
@@ -205,65 +187,28 @@ class _Run:
             torch.autograd.backward([f for f, _ in encoded], [g for _, g in encoded])
         return loss, terms
 
-    def record(self, epoch: int, loss: Tensor, rate: float) -> None:
-        """Add a line to the log; of a term that not every step has, the last value since the line before."""
-        values = {name: float(value) for name, value in {"loss": loss, **self.terms}.items()}
-        self.terms = {}
-        if not math.isfinite(values["loss"]):
-            raise UserError(f"lr: the loss is {values['loss']} at step {self.step}; a lower rate or fp32 may help")
-        line = {
-            "step": self.step, "epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"],
-            "logit_scale": float(self.clip.network.logit_scale.detach().exp()),
-            "pairs_per_second": round(rate, 1), **values,
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.clip.network.state_dict(), "optimizer": self.optimizer.state_dict(), "decay": self.decay,
+            "scaler": self.scaler.state_dict(), "objective": self.objective.state(),
         }  # fmt: skip
-        self.lines.append(json.dumps(line))
 
-    def checkpoint(self, work: Work) -> None:
-        if not parallel.first():
-            return
-        state = {
-            "identity": work.identity, "step": self.step, "decay": self.decay, "lines": self.lines,
-            "network": self.clip.network.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(), "objective": self.objective.state(), "terms": self.terms,
-        }  # fmt: skip
-        with whole_file(work.folder / "checkpoint.pt") as temporary:
-            torch.save(state, temporary)
-
-    def resume(self, work: Work) -> None:
-        """Go on from the last checkpoint, if there is one of this very run."""
-        path = work.folder / "checkpoint.pt"
-        if not path.is_file():
-            return
-        try:
-            state = torch.load(path, map_location=self.clip.device, weights_only=True)
-        except Exception:  # whatever a file that a crash of the machine cut short leads to
-            log.info("%s is damaged; starting anew", path)
-            return
-        if state["identity"] != work.identity:
-            log.info("%s belongs to other settings; starting anew", path)
-            return
+    def restore(self, state: dict[str, Any]) -> None:
         self.clip.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.scale, self.terms = self.scaler.get_scale(), state["terms"]
         self.objective.restore(state["objective"])
-        self.step, self.decay, self.lines = state["step"], state["decay"], state["lines"]
-        log.info("resumed at step %d of %d", self.step, self.steps)
+        self.scale, self.decay = self.scaler.get_scale(), state["decay"]
 
-    def finish(self, work: Work) -> Report:
+    def finish(self) -> Report:
+        """Leave the network as it came, but for its weights; return what the run cost."""
         if self.vocabulary:
             trains_words = self.clip.network.token_embedding.weight.requires_grad
             self.vocabulary.restore(self.decay if trains_words else 1.0)
         for tower in _towers(self.clip.network):
             tower._compiled_call_impl = None
         self.clip.network.set_grad_checkpointing(False)
-        if parallel.first():
-            self._write_log(work)
         return Report(self.steps, self.trained_parameters, len(self.objective.pairs))
-
-    def _write_log(self, work: Work) -> None:
-        with whole_file(work.folder / TRAINING_LOG) as temporary:
-            temporary.write_text("".join(line + "\n" for line in self.lines), encoding="utf-8")
 
 
 def _towers(network: Any) -> tuple[Any, Any]:
