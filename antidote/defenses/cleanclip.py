@@ -27,7 +27,7 @@ from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.data.words.eda import augment
 from antidote.defenses.base import FineTuningDefense, FineTuningSettings
-from antidote.training.objectives import Batch, Contrastive
+from antidote.training.objectives import Batch, Contrastive, Views
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,9 +68,10 @@ class SelfSupervised(Contrastive):
     def texts(self) -> Iterable[str]:
         return [*self.pairs.captions, *self.augmented]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+    def views(self, batch: Batch) -> Views:
         augmented = torch.stack([self._auto_augment(image) for image in batch.images])
-        return [batch.images, augmented], [batch.captions, [self.augmented[i] for i in batch.indices.tolist()]]
+        texts = [self.augmented[i] for i in batch.indices.tolist()]
+        return Views([batch.images, augmented], [batch.captions, texts])
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch

@@ -23,7 +23,7 @@ from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.defenses.base import Defense, DefenseSettings
 from antidote.training.loop import train
-from antidote.training.objectives import Batch, Objective
+from antidote.training.objectives import Batch, Objective, Views
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Report, Work
 from antidote.training.tuning import check_shots
@@ -70,8 +70,8 @@ class ZeroShotCrossEntropy(Objective):
     def trained(self, network: Any) -> list[tuple[str, Tensor]]:
         return [(name, value) for name, value in network.named_parameters() if name.startswith("visual.")]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
-        return [batch.images], []
+    def views(self, batch: Batch) -> Views:
+        return Views([batch.images], [])
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch

@@ -71,7 +71,7 @@ from antidote.defenses import pair_scores
 from antidote.defenses.base import Defense, DefenseSettings
 from antidote.defenses.pair_scores import scan, similarities
 from antidote.training.loop import train
-from antidote.training.objectives import Batch, Contrastive
+from antidote.training.objectives import Batch, Contrastive, Views
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Report, Work
 from antidote.training.tuning import part
@@ -341,6 +341,8 @@ def words_of(caption: str) -> list[str]:
 class Overfit(Contrastive):
     """Step 1's loss on normal pairs and a few suspected ones, of which each has its turn about once per epoch."""
 
+    parallel = None  # as `Forget`
+
     def __init__(self, pairs: Pairs, suspected: Pairs, settings: UBTSettings) -> None:
         super().__init__(pairs)
         self.suspected, self.settings = suspected, settings
@@ -351,17 +353,16 @@ class Overfit(Contrastive):
     def texts(self) -> Iterable[str]:
         return [*super().texts(), *self.suspected.captions]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+    def views(self, batch: Batch) -> Views:
         weak = self.suspected.take(batch.rng.sample(range(len(self.suspected)), min(self.count, len(self.suspected))))
-        self.weak = weak.captions
-        return [batch.images, weak.images.to(batch.images.device)], [batch.captions, weak.captions]
+        return Views([batch.images, weak.images.to(batch.images.device)], [batch.captions, weak.captions])
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         contrastive, terms = super().loss(images, texts, scale, batch)
         if self.settings.overfit_loss == "contrastive":
-            overfit = contrastive_but_alike(images[1], texts[1], scale, self.weak)
+            overfit = contrastive_but_alike(images[1], texts[1], scale, batch.views.texts[1])
         else:
             overfit = (1 - (images[1] * texts[1]).sum(dim=1)).square().mean()
         return contrastive + self.settings.overfit_weight * overfit, {**terms, "overfit": overfit}
@@ -381,6 +382,8 @@ def contrastive_but_alike(images: Tensor, texts: Tensor, scale: Tensor, captions
 class Forget(Contrastive):
     """Step 3's loss."""
 
+    parallel = None  # the scan before it runs in one process
+
     def __init__(self, clip: Clip, pairs: Pairs, chosen: Pairs, texts: list[str], settings: UBTSettings) -> None:
         super().__init__(pairs)
         self.chosen, self.chosen_texts, self.settings = chosen, texts, settings
@@ -390,18 +393,19 @@ class Forget(Contrastive):
     def texts(self) -> Iterable[str]:
         return [*super().texts(), *self.chosen_texts]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+    def views(self, batch: Batch) -> Views:
         rows = batch.rng.sample(range(len(self.chosen)), min(self.settings.forget_batch, len(self.chosen)))
-        self.before, _ = self.encode_frozen(self.frozen, batch.images)
+        before, _ = self.encode_frozen(self.frozen, batch.images)
         images = self.chosen.images[rows].to(batch.images.device)
-        return [batch.images, images], [batch.captions, [self.chosen_texts[row] for row in rows]]
+        texts = [self.chosen_texts[row] for row in rows]
+        return Views([batch.images, images], [batch.captions, texts], kept=before)
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         contrastive, terms = super().loss(images, texts, scale, batch)
         forget = ((images[1] * texts[1]).sum(dim=1) - self.unrelated).clamp(min=0).mean()
-        kept = (1 - (images[0] * self.before).sum(dim=1)).mean()
+        kept = (1 - (images[0] * batch.views.kept).sum(dim=1)).mean()
         total = self.settings.forget_weight * forget + contrastive + self.settings.keep_weight * kept
         return total, {**terms, "forget": forget, "keep": kept}
 

@@ -15,6 +15,7 @@ from antidote.base.disk import gigabytes
 from antidote.base.lazy import open_clip, torch
 from antidote.clip.configs import ModelSettings
 from antidote.clip.known import model_config
+from antidote.clip.model import autocast
 from antidote.training.recipe import TrainSettings
 
 if TYPE_CHECKING:
@@ -80,10 +81,9 @@ def footprint(model: ModelSettings, precision: str = "fp32", checkpointing: bool
         size, length = network.visual.image_size, network.context_length
         height, width = size if isinstance(size, tuple) else (size, size)
         own = {p.untyped_storage()._cdata for p in network.parameters()}
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
         def kept(encode: Callable[[Any], Tensor], given: Tensor) -> int:
-            with torch.autocast("cpu", dtype=kind or torch.bfloat16, enabled=kind is not None):
+            with autocast("cpu", precision):
                 return _saved(lambda: encode(given), own)
 
         some, more = (kept(network.encode_image, torch.zeros(count, 3, height, width)) for count in (2, 3))

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from antidote.base.errors import UserError, out_of_memory
@@ -73,7 +74,6 @@ class _Run:
         self.decay = 1.0
         self.encoding = objective.encoding = Encoding(settings.precision, settings.accumulate)
         self.trained_parameters = self._freeze_rest()
-        self.mode = objective.mode()
         self._prepare(clip.network)
         self.vocabulary = None
         # Its rule for the words that do not occur is AdamW's.
@@ -93,7 +93,7 @@ class _Run:
 
     def _prepare(self, network: Any) -> None:
         """Set how the network computes: over several processes, in which layout, compiled or not."""
-        if self.mode is None and parallel.size() > 1:
+        if self.objective.parallel is None and parallel.size() > 1:
             raise UserError(f"--processes: {parallel.size()}: {type(self.objective).__name__} trains in one process")
         parallel.synchronised(network)
         network.set_grad_checkpointing(self.settings.grad_checkpointing)
@@ -105,7 +105,7 @@ class _Run:
 
     def own(self, rows: Tensor) -> Tensor:
         """Return the rows of a batch that this process reads."""
-        return parallel.part(rows) if self.mode == "rows" else rows
+        return parallel.part(rows) if self.objective.parallel == "rows" else rows
 
     def begin_epoch(self, epoch: int, seed: int, count: int) -> None:
         self.order = epoch_order(seed, epoch, count)
@@ -122,9 +122,9 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        images, texts = self.objective.views(batch)
-        self.totals = [self.settings.batch_size if self.mode == "rows" else len(view) for view in [*images, *texts]]
-        if self.mode == "views":
+        batch = replace(batch, views=self.objective.views(batch))
+        images, texts = batch.views.images, batch.views.texts
+        if self.objective.parallel == "views":
             images, texts = [parallel.part(view) for view in images], [parallel.part(view) for view in texts]
         backward = self._backward if self.settings.accumulate == 1 else self._backward_in_parts
         loss, terms = backward(batch, images, texts)
@@ -143,7 +143,9 @@ class _Run:
 
     def _loss(self, image_features: list[Tensor], text_features: list[Tensor], batch: Batch):
         if parallel.size() > 1:
-            parts = zip([*image_features, *text_features], self.totals, strict=True)
+            views = [*batch.views.images, *batch.views.texts]
+            totals = [self.settings.batch_size if self.objective.parallel == "rows" else len(view) for view in views]
+            parts = zip([*image_features, *text_features], totals, strict=True)
             whole = [parallel.gathered(features, total) for features, total in parts]
             image_features, text_features = whole[: len(image_features)], whole[len(image_features) :]
         return self.objective.loss(image_features, text_features, self.clip.network.logit_scale.exp(), batch)

@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Views:
+    """What an objective has encoded in one step.
+
+    Attributes:
+        images: views of the pictures, each (B', 3, size, size), uint8 or float in [0, 1].
+        texts: views of the texts, each a list; B' may differ from view to view, and be 0.
+        kept: anything else that the loss of this step needs, as features of a frozen model.
+    """
+
+    images: list[Tensor]
+    texts: list[list[str]]
+    kept: Any = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """One batch of pairs.
 
@@ -29,6 +44,7 @@ class Batch:
         epoch: from 0.
         step: optimisation steps done so far in the whole run, from 0.
         rng: seeded by run and step, so that a resumed run draws what an undisturbed one draws.
+        views: what the objective's `views` returned for this batch; None until then, `loss` finds it here.
     """
 
     images: Tensor
@@ -37,6 +53,7 @@ class Batch:
     epoch: int
     step: int
     rng: random.Random
+    views: Views | None = None
 
 
 @dataclass(frozen=True)
@@ -105,17 +122,14 @@ class Objective:
 
     Attributes:
         encoding: of the run; the training loop sets it.
-        parallel: how several processes share a batch; each class says so for itself. `rows`: each reads its own pairs;
-            the views are the batch's rows one by one, the loss asks for nothing but features. `views`: each draws all
-            views and encodes a part of them. None: the objective encodes by itself, and trains in one process.
+        parallel: how several processes share a batch. `rows`: each process loads its share of the batch; row i of every
+            view must come from row i of the batch, and `loss` may use features only. `views`: each process makes all
+            views of the whole batch and encodes its share of them. None: one process only. A subclass inherits it, so
+            one with views or a loss of its own has to state the mode that these allow.
     """
 
     parallel: ClassVar[Literal["rows", "views"] | None] = None
     encoding: Encoding = Encoding()
-
-    def mode(self) -> Literal["rows", "views"] | None:
-        """Return how several processes share a batch; a subclass does not inherit what its base says."""
-        return vars(type(self)).get("parallel")
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs
@@ -143,7 +157,7 @@ class Objective:
         Of several processes that draw the same views each encodes its part, and all get the whole.
         """
         sides = [images, texts]
-        shared = self.mode() == "views" and parallel.size() > 1
+        shared = self.parallel == "views" and parallel.size() > 1
         with torch.no_grad():
             parts = [parallel.part(side) if shared and side is not None else side for side in sides]
             found = self.encoding.encode_in_parts(clip, *parts)
@@ -172,14 +186,21 @@ class Objective:
         """Return the names and parameters that are trained; all by default."""
         return list(network.named_parameters())
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
-        """Return the picture views (each (B', 3, size, size), uint8 or float in [0, 1]) and the text views."""
-        return [batch.images], [batch.captions]
+    def views(self, batch: Batch) -> Views:
+        """Return what to encode, and what the loss needs besides; may draw, but must set no attribute."""
+        return Views([batch.images], [batch.captions])
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its named terms, from the normalised features of each view and s = exp(logit_scale)."""
+        """Return the loss, a scalar, and its named terms, for the log.
+
+        Args:
+            images: normalised features (B', D) of each view of the pictures.
+            texts: the same of each view of the texts.
+            scale: s = exp(logit_scale), with its gradient.
+            batch: the batch; what `views` returned for it is `batch.views`.
+        """
         raise NotImplementedError
 
 

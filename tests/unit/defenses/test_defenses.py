@@ -204,7 +204,7 @@ def test_cleanclips_captions_are_augmented_once_per_run(make_pairs, scenes_lexic
     assert one == same_seed != other
     rng = random.Random(derive(0, "eda"))
     assert one == [augment(caption, scenes_lexicon, rng) for caption in pairs.captions]
-    _, texts = cleanclip(pairs, scenes_lexicon).views(batch_of(pairs, [7, 2]))
+    texts = cleanclip(pairs, scenes_lexicon).views(batch_of(pairs, [7, 2])).texts
     assert texts == [[pairs.captions[7], pairs.captions[2]], [one[7], one[2]]]
 
 
@@ -214,7 +214,7 @@ def test_cleanclips_pictures_are_augmented_at_every_access(make_pairs, scenes_le
     views = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        (original, augmented), _ = goal.views(batch)
+        original, augmented = goal.views(batch).images
         assert torch.equal(original, pairs.images) and augmented.shape == original.shape
         assert augmented.dtype == torch.uint8
         views.append(augmented)

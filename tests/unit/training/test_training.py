@@ -16,7 +16,7 @@ from antidote.data.access import DefenseData
 from antidote.training import session
 from antidote.training.batches import read_batch
 from antidote.training.loop import _Run, train
-from antidote.training.objectives import Contrastive, Objective
+from antidote.training.objectives import Contrastive, Objective, Views
 from antidote.training.recipe import TrainSettings, learning_rate, parameter_groups
 from antidote.training.session import Work
 from antidote.training.vocabulary import CompactVocabulary
@@ -302,7 +302,7 @@ def test_accumulation_where_there_is_no_text(make_clip, make_pairs):
 
     class Bright(Objective):
         def views(self, batch):
-            return [batch.images], []
+            return Views([batch.images], [])
 
         def loss(self, images, texts, scale, batch):
             assert texts == []
