@@ -89,6 +89,14 @@ class AttackSettings(Settings):
         """Return the files that the trigger is made from."""
         return []
 
+    def fitted_on(self) -> str:
+        """Return the model that a learned trigger is fitted on, as `SurrogateSettings.surrogate` names it."""
+        return "clean"
+
+    def passes(self) -> int:
+        """Return how often fitting the trigger reads the inversion pool."""
+        return 1
+
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise ValueError, naming the key, where a setting names a class that is not among `classes`."""
 
@@ -111,6 +119,9 @@ class SurrogateSettings(AttackSettings):
         description="model that the trigger is fitted on: `clean`, the study's clean reference; one of the study's "
         "`surrogates`; or the path of an open_clip model folder",
     )
+
+    def fitted_on(self) -> str:
+        return self.surrogate
 
 
 @dataclass(frozen=True)
@@ -228,7 +239,7 @@ class Attack:
             settings: of the attack.
             sizes: pairs of each pool by its name.
         """
-        return (getattr(settings, "epochs", 1) * sizes["inversion"] if cls.learned else 0), 0
+        return (settings.passes() * sizes["inversion"] if cls.learned else 0), 0
 
     def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
         """Return the trigger's tensors; `context` is there only for a learned trigger. Randomness comes from `seed`.

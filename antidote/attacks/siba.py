@@ -49,6 +49,9 @@ class SIBASettings(SurrogateSettings):
         None, gt=0, description="beta, above which a picture's loss no longer counts (SIBA: 10); empty: none"
     )
 
+    def passes(self) -> int:
+        return self.epochs
+
     def check(self, size: int) -> None:
         super().check(size)
         if self.pixels > size**2:

@@ -104,6 +104,10 @@ class BEEAR(FineTuningDefense):
         inner = rounds * settings.perturbations * settings.steps * settings.inner_batch
         return 2 * pairs + inner, pairs
 
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        return 2, 1, 1  # pictures under δ, and the frozen model
+
     def objective(self, clip: Clip, data: DefenseData) -> Resist:
         return Resist(clip, data, self.settings, self.seed)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ from antidote.data.access import DefenseData
 from antidote.data.words.eda import augment
 from antidote.defenses.base import FineTuningDefense, FineTuningSettings
 from antidote.training.objectives import Batch, Contrastive, Views
+from antidote.training.recipe import TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,10 @@ class CleanCLIP(FineTuningDefense):
     parallel = True
     uses_lexicon = True
     trained_views = 2  # the augmented view is a second pair
+
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        return 2, 2, 0
 
     def objective(self, clip: Clip, data: DefenseData) -> SelfSupervised:
         return SelfSupervised(data, self.settings, self.seed)

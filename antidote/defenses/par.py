@@ -58,6 +58,10 @@ class PAR(FineTuningDefense):
     parallel = True
     encoded_views = 1  # the frozen pass
 
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        return 1, 1, 1  # the frozen model
+
     def objective(self, clip: Clip, data: DefenseData) -> PerturbAndRecover:
         return PerturbAndRecover(clip, data, self.settings)
 

@@ -42,6 +42,9 @@ class SupervisedSettings(DefenseSettings):
         "is for 50K pictures",
     )
 
+    def recipes(self) -> dict[str, TrainSettings]:
+        return {"training": self.training}
+
 
 class Supervised(Defense):
     """Trains the picture encoder; labelled shots."""
@@ -50,6 +53,10 @@ class Supervised(Defense):
     reconstruction = True
     parallel = True
     access = "few-labelled"
+
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        return 1, 0, 0
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "supervised")

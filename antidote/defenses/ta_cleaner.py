@@ -50,6 +50,7 @@ from antidote.data.access import DefenseData
 from antidote.data.words.lexicon import Lexicon
 from antidote.defenses.cleanclip import CleanCLIP, CleanCLIPSettings, SelfSupervised
 from antidote.training.objectives import Batch, Views
+from antidote.training.recipe import TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,6 +104,10 @@ class TACleaner(CleanCLIP):
     @classmethod
     def work(cls, settings: TACleanerSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         return settings.training.epochs * (cls.trained_views * sizes["defense"] + settings.samples_per_epoch), 0
+
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        return 3, 4, 0
 
     def objective(self, clip: Clip, data: DefenseData) -> SubCaptions:
         return SubCaptions(data, self.settings, self.seed)

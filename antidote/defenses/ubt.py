@@ -151,6 +151,9 @@ class UBTSettings(DefenseSettings):
             )
         return self
 
+    def recipes(self) -> dict[str, TrainSettings]:
+        return {"training": self.training, "overfit": self.overfit}
+
     @property
     def surrogate(self) -> str | None:
         """Name of the study's clean model that scores; None where another one does."""
@@ -186,6 +189,11 @@ class UBT(Defense):
         forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
         views = {"crops": settings.crops, "superposition": 1 + settings.partners}.get(settings.scorer, 1)
         return settings.overfit.epochs * normal + forgetting, views * everything + settings.training.epochs * normal
+
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        more = 1 + settings.forget_batch / recipe.batch_size
+        return more, more, 1
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         pairs = data.training_set
@@ -251,6 +259,9 @@ class UBTOracleSettings(UBTSettings):
     """UBT's settings; what it would suspect does not count."""
 
     method: Literal["ubt_oracle"] = "ubt_oracle"
+
+    def recipes(self) -> dict[str, TrainSettings]:
+        return {"training": self.training}
 
 
 class UBTOracle(UBT):

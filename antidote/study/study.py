@@ -278,7 +278,7 @@ class Study:
         Raises:
             ValueError: it is neither a model of the study nor a fitting model folder.
         """
-        name = getattr(settings, "surrogate", "clean")
+        name = settings.fitted_on()
         if name == "clean" or name in self.file.surrogates:
             return model_config((self.file if name == "clean" else self.file.surrogates[name]).model.name)
         path = Path(name) / CONFIG
@@ -308,11 +308,11 @@ class Study:
             raise UserError(f"{self.where}: pools.defense: is missing, and the defense {name!r} needs clean pairs")
         if kind.access == "few-labelled":
             self._check_shots("defense", name)
-        scorer = getattr(settings, "surrogate", None)
+        scorer = settings.surrogate
         if scorer and scorer not in self.file.surrogates:
             wrong = f"surrogates has no {scorer!r}{nearest(scorer, self.file.surrogates)}"
             raise UserError(f"{self.where}: defenses.{name}.scorer: {wrong}")
-        self._check_public(getattr(settings, "public", None), f"defenses.{name}.scorer")
+        self._check_public(settings.public, f"defenses.{name}.scorer")
         config = model_config(self.file.model.name)
         if kind.fits(config) is None:
             try:

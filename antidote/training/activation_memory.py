@@ -6,7 +6,7 @@ is what each further one costs. Nothing of full size is allocated: a machine wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,23 +21,11 @@ from antidote.training.recipe import TrainSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from antidote.study.study import Study
-
 FLOAT = 4  # bytes
 COPIES = 4  # of the parameters: weights, gradients, AdamW's two moments
 SPARE = 1.2  # for what lives within a layer alone, workspaces of cuDNN and fragmentation (ours)
 CONTEXT = 0.6e9  # CUDA's context and kernels, bytes (ours)
 FULL_SIZE = 112  # pixels of a picture; models for smaller ones fit any GPU
-
-# Pictures and texts that a step encodes per pair, and further copies of the network; by default 1, 1, 0. A second pass
-# with gradients within the loss counts.
-VIEWS: dict[str, tuple[float, float, int]] = {
-    "cleanclip": (2, 2, 0),
-    "ta_cleaner": (3, 4, 0),
-    "par": (1, 1, 1),
-    "beear_clip": (2, 1, 1),
-    "supervised": (1, 0, 0),
-}
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,12 @@ class Footprint:
     input: int
 
     def step(self, recipe: TrainSettings, views: tuple[float, float, int] = (1, 1, 0)) -> float:
-        """Return the bytes of one step of a recipe; `views` as in VIEWS."""
+        """Return the bytes of one step of a recipe.
+
+        Args:
+            recipe: whose batch size and accumulation count.
+            views: pictures, and texts, that are encoded with gradients per pair; further copies of the network.
+        """
         pictures, texts, further = views
         share = -(-recipe.batch_size // recipe.accumulate)
         activations = share * (pictures * self.picture + texts * self.text) + self.fixed
@@ -109,32 +102,23 @@ def _saved(compute: Callable[[], Tensor], besides: set[int]) -> int:
     return sum(storage.nbytes() for storage in seen.values())
 
 
-def steps(study: Study) -> dict[str, float]:
-    """Return for each training of a study, by the key of its recipe, the bytes of a step; of full-size models alone."""
-    model = study.file.model
+def steps(
+    model: ModelSettings, recipes: Mapping[str, tuple[TrainSettings, tuple[float, float, int]]]
+) -> dict[str, float]:
+    """Return the bytes of a step for each recipe that trains a model, by its key; {} for a model below full size.
+
+    Args:
+        model: what is trained.
+        recipes: by key, a recipe and what a step of it encodes: pictures and texts per pair, further copies of the
+            network. Those without an epoch are left out.
+    """
     if model_config(model.name)["vision_cfg"]["image_size"] < FULL_SIZE or footprint(model) is None:
         return {}
-    recipes: dict[str, tuple[TrainSettings, tuple[float, float, int]]] = {
-        "poisoning": (study.file.poisoning, (1, 1, 0))
-    }
-    if study.file.pretraining.epochs:
-        recipes["pretraining"] = study.file.pretraining, (1, 1, 0)
-    for entry, settings in study.defenses.items():
-        for key in ("training",) if settings.method == "ubt_oracle" else ("training", "overfit"):
-            if isinstance(recipe := getattr(settings, key, None), TrainSettings) and recipe.epochs:
-                recipes[f"defenses.{entry}.{key}"] = recipe, _views(settings, recipe)
     return {
         key: footprint(model, recipe.precision, recipe.grad_checkpointing).step(recipe, views)
         for key, (recipe, views) in recipes.items()
+        if recipe.epochs
     }
-
-
-def _views(settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
-    """Return what VIEWS says of a defense, or of UBT its further pairs."""
-    if further := getattr(settings, "forget_batch", 0):
-        more = 1 + further / recipe.batch_size
-        return more, more, 1
-    return VIEWS.get(settings.method, (1, 1, 0))
 
 
 def too_large(found: dict[str, float], memory: float) -> list[str]:

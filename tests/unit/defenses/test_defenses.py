@@ -112,6 +112,22 @@ def test_settings(name):
 
 
 @pytest.mark.parametrize("name", DEFENSES)
+def test_every_recipe_is_declared(name):
+    """Those of the settings; the oracle does not overfit. What a step encodes is positive."""
+    kind = method("defense", name)
+    settings = kind.Settings.read({"method": name}, "x")
+    values = {key: getattr(settings, key) for key in kind.Settings.model_fields}
+    recipes = {key: value for key, value in values.items() if isinstance(value, TrainSettings)}
+    if name == "ubt_oracle":
+        del recipes["overfit"]
+    assert settings.recipes() == recipes
+    for recipe in recipes.values():
+        pictures, texts, copies = kind.step_views(settings, recipe)
+        assert pictures >= 1 and texts >= 0 and copies in (0, 1)
+    assert settings.surrogate is None and settings.public is None
+
+
+@pytest.mark.parametrize("name", DEFENSES)
 def test_no_defense_can_reach_an_attack(name):
     """Neither its source nor the script that runs it reads triggers, attacks or the evaluation."""
     code = reachable("scripts.defend", module("defense", name))
