@@ -1,7 +1,8 @@
 """How much GPU memory a training step takes, estimated before anything runs: weights, optimiser, activations.
 
-The network computes on tensors without content, on two and on three pictures or texts; what autograd keeps of the third
-is what each further one costs. Nothing of full size is allocated: a machine without a GPU can tell what fits one.
+The network computes on tensors without content, once on two and once on three pictures or texts; the difference in what
+autograd keeps is the cost of each further one. Nothing of full size is allocated, so a machine without a GPU can tell
+what fits on one.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ if TYPE_CHECKING:
 
 FLOAT = 4  # bytes
 COPIES = 4  # of the parameters: weights, gradients, AdamW's two moments
-SPARE = 1.2  # for what lives within a layer alone, workspaces of cuDNN and fragmentation (ours)
+SPARE = 1.2  # factor for buffers within a layer, workspaces of cuDNN and fragmentation (ours)
 CONTEXT = 0.6e9  # CUDA's context and kernels, bytes (ours)
 FULL_SIZE = 112  # pixels of a picture; models for smaller ones fit any GPU
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a model takes.
+    """The memory that a model needs in a training step.
 
     Attributes:
-        parameters: how many it has.
-        picture: bytes that the backward pass needs of each picture.
-        text: the same of each text of full length.
-        fixed: the same whatever their number, as weights in 16 bits.
+        parameters: number of parameters.
+        picture: bytes kept for the backward pass, per picture.
+        text: bytes kept for the backward pass, per text of full length.
+        fixed: bytes kept for the backward pass whatever the batch size, as weights in 16 bits.
         input: bytes of a picture as the network reads it.
     """
 
@@ -62,7 +63,11 @@ class Footprint:
 
 @cache
 def footprint(model: ModelSettings, precision: str = "fp32", checkpointing: bool = False) -> Footprint | None:
-    """Return what a model takes in a precision, with `grad_checkpointing` or without; None for no plain CLIP."""
+    """Return the memory that a model needs in a precision; None for a model that is no plain CLIP.
+
+    Args:
+        checkpointing: the recipe's `grad_checkpointing`.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     config = model_config(model.name)
@@ -87,7 +92,7 @@ def footprint(model: ModelSettings, precision: str = "fp32", checkpointing: bool
 
 
 def _saved(compute: Callable[[], Tensor], besides: set[int]) -> int:
-    """Return the bytes that autograd keeps for a backward pass; what is in `besides` does not count."""
+    """Return the bytes that autograd keeps for a backward pass, without the storages in `besides`."""
     seen: dict[int, Any] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -122,7 +127,7 @@ def steps(
 
 
 def too_large(found: dict[str, float], memory: float) -> list[str]:
-    """Return a line for each training whose step needs more than a GPU's bytes."""
+    """Return a line for each training whose step needs more than `memory` bytes."""
     return [
         f"{key}: a step needs about {gigabytes(needed)} of GPU memory, of {gigabytes(memory)}; less with a higher "
         "`accumulate` or `precision: bf16`"

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 
 class Alternating(Contrastive):
-    """InfoNCE on pairs whose last ones are poisoned; in odd epochs, counted from 0, `originals` stand in for those."""
+    """InfoNCE on pairs of which the last are poisoned; odd epochs, counted from 0, use their originals instead.
+
+    Args:
+        pairs: the training pairs, poisoned ones last.
+        originals: the pairs that the poisoned ones were made from, in the same order.
+    """
 
     parallel = "rows"
 

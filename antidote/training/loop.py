@@ -1,4 +1,4 @@
-"""The one training loop: pre-training, poisoning and every fine-tuning defense run through it."""
+"""The training loop of whole models: pre-training, poisoning and every fine-tuning defense use it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ MAX_LOGIT_SCALE = math.log(100)  # as in CLIP: the inverse temperature stays at 
 
 def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, work: Work) -> Report:
     """Train `clip` in place. The same seed and settings give the same weights, also when killed and resumed.
+
+        report = train(clip, Contrastive(pairs), TrainSettings(epochs=1), seed=0, work=Work(folder, identity))
+
+    Args:
+        clip: the model; in evaluation mode afterwards.
+        objective: the pairs, and the loss that is minimised on them.
+        settings: the recipe. Pairs that do not fill a batch are left out of an epoch.
+        seed: of the order of the pairs and of every draw of a step.
+        work: where checkpoints and the log are written.
 
     Raises:
         UserError: fewer pairs than one batch; a loss that is not finite; a picture that cannot be read; no memory.
@@ -76,7 +85,7 @@ class _Run:
         self.trained_parameters = self._freeze_rest()
         self._prepare(clip.network)
         self.vocabulary = None
-        # Its rule for the words that do not occur is AdamW's.
+        # CompactVocabulary reproduces AdamW's weight decay on unused words, so it is used with AdamW alone.
         if steps and settings.optimizer == "adamw" and CompactVocabulary.possible(clip):
             self.vocabulary = CompactVocabulary(clip, objective.texts())
         trained = [(n, p) for n, p in objective.trained(clip.network) if p.requires_grad]
@@ -86,13 +95,14 @@ class _Run:
         self.scale = self.scaler.get_scale()
 
     def _freeze_rest(self) -> int:
+        """Freeze what the objective does not train; return the number of trained parameters."""
         trained = dict(self.objective.trained(self.clip.network))
         for name, parameter in self.clip.network.named_parameters():
             parameter.requires_grad_(name in trained)
         return sum(parameter.numel() for parameter in trained.values())
 
     def _prepare(self, network: Any) -> None:
-        """Set how the network computes: over several processes, in which layout, compiled or not."""
+        """Apply the settings that change how the network computes: processes, checkpointing, layout, compilation."""
         if self.objective.parallel is None and parallel.size() > 1:
             raise UserError(f"--processes: {parallel.size()}: {type(self.objective).__name__} trains in one process")
         parallel.synchronised(network)
@@ -134,10 +144,10 @@ class _Run:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        before, self.scale = self.scale, self.scaler.get_scale()  # which waits for the GPU
+        before, self.scale = self.scale, self.scaler.get_scale()  # get_scale waits for the GPU
         with torch.no_grad():
             self.clip.network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        if self.scale >= before:  # else fp16 overflowed, and the scaler left the step out
+        if self.scale >= before:  # a smaller scale means that fp16 overflowed and the scaler skipped the step
             self.decay *= 1 - rate * self.settings.weight_decay
         return loss.detach(), terms
 
@@ -158,9 +168,11 @@ class _Run:
         return loss, terms
 
     def _backward_in_parts(self, batch: Batch, images: list[Tensor], texts: list[list[str]]):
-        """Gradient caching (Gao et al. 2021, arXiv 2101.06983): the loss sees the whole batch, the memory a part of it.
+        """Gradient caching (Gao et al. 2021, arXiv 2101.06983): the loss of the whole batch, in the memory of one part.
 
-        Exact but for batch norm, whose statistics are those of a part, and for dropout, of which CLIP has none.
+        All parts are encoded without gradients, the loss gives the gradients of the features, and each part is encoded
+        again to pass them on. Exact but for batch norm, which takes its statistics over a part, and for dropout, which
+        CLIP does not have.
         """
         all_images, all_texts = _joined(images), _flat(texts)
         parts = self.settings.accumulate
@@ -238,12 +250,12 @@ def _split(features: Tensor | None, views: list) -> list[Tensor]:
 
 @contextmanager
 def _mendable() -> Iterator[None]:
-    """Turn what torch says of memory, and of its compiler, into advice."""
+    """Turn torch's errors about memory, loader processes and its compiler into a line of advice."""
     try:
         yield
     except RuntimeError as error:
         if parallel.broken_off(error):
-            sys.exit(1)  # the process that is gone has left word
+            sys.exit(1)  # the process that failed has already reported
         if KILLED in str(error):
             reason = "a loader process was killed, as a system does without memory or /dev/shm; fewer of them need less"
             raise UserError(f"--workers: {reason}") from None

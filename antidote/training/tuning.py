@@ -1,6 +1,6 @@
-"""A small loop for defenses that learn a few tensors over frozen encoders: heads, prompts, triggers.
+"""The training loop for a few tensors over frozen encoders: heads, prompts, inverted triggers.
 
-As in the shared training loop, the same seed gives the same result, also when killed and resumed.
+As in the loop for whole models, the same seed gives the same result, also when killed and resumed.
 """
 
 from __future__ import annotations
@@ -51,15 +51,19 @@ class TuneSettings(Settings):
 
 @dataclass
 class Task:
-    """What is learned.
+    """What `tune` learns.
+
+        weights = torch.zeros(width, classes, requires_grad=True)
+        task = Task({"weights": weights}, lambda rows, rng: (cross_entropy(x[rows] @ weights, y[rows]), {}), len(y), {})
+        steps = tune(task, TuneSettings(epochs=40), seed=0, work=work)
 
     Attributes:
-        tensors: by name, leaves that require gradients; changed in place.
+        tensors: by name, the learned leaves, which require gradients; changed in place.
         loss: takes rows of the data (B,) and the step's random source; returns the loss and its named terms.
-        pairs: how many rows there are.
-        state: plain values that the loss changes as it goes, kept for a resumed run.
-        half: whether the loss is computed in fp16, whose small gradients vanish unless the loss is scaled.
-        kept: by name, tensors that the loss changes itself, kept for a resumed run.
+        pairs: number of rows.
+        state: plain values that `loss` changes; a resumed run gets them back.
+        half: whether `loss` computes in fp16, in which small gradients vanish unless the loss is scaled.
+        kept: by name, tensors that `loss` changes itself; a resumed run gets them back.
     """
 
     tensors: dict[str, Tensor]
@@ -109,10 +113,12 @@ class _Tuning:
 
 
 def tune(task: Task, settings: TuneSettings, seed: int, work: Work) -> int:
-    """Minimise the task's loss; write the log to `work`; return the number of steps.
+    """Minimise the task's loss, write the log to `work`, and return the number of steps.
+
+    An epoch takes as many whole batches as there are, or all rows as one smaller batch.
 
     Raises:
-        UserError: a loss that is not finite.
+        UserError: a logged loss is not finite.
     """
     per_epoch, size = max(1, task.pairs // settings.batch_size), settings.batch_size
     steps, run = settings.epochs * per_epoch, _Tuning(task, settings)
@@ -136,13 +142,13 @@ def part(work: Work, name: str) -> Work:
 
 
 def frozen_features(encode: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 256) -> Tensor:
-    """Return features (N, D) of pictures (N, 3, size, size) that no gradient passes through."""
+    """Return the features (N, D) of pictures (N, 3, size, size), without gradients."""
     with torch.no_grad():
         return torch.cat([encode(chunk) for chunk in images.split(batch_size)])
 
 
 def check_shots(shots: Pairs, classes: list[str], name: str) -> None:
-    """Raise UserError where a class has no picture, or a picture no class."""
+    """Raise UserError if a class has no picture or a picture has no class; `name` is the method's, for the message."""
     labels = set(shots.labels.tolist())
     wrong = sorted(label for label in labels if not 0 <= label < len(classes))
     if wrong:
