@@ -39,13 +39,13 @@ class TrainSettings(Settings):
         "code, which counts epochs from 1, so that the warm-up is skipped and the rate rises again at the end",
     )
     accumulate: int = Field(
-        1, ge=1, description="parts a batch is encoded in; the loss sees the whole batch all the same"
+        1, ge=1, description="parts that a batch is encoded in, one at a time; the loss is that of the whole batch"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type")
     max_grad_norm: float | None = Field(None, gt=0, description="gradient clipping; empty: none")
     grad_checkpointing: bool = Field(
         False,
-        description="encode again in the backward pass instead of keeping what is in between: less memory, more "
+        description="encode again in the backward pass instead of keeping intermediate values: less memory, more "
         "time, the same result; transformers alone, not the picture tower of a ResNet",
     )
     compile: bool = Field(False, description="compile both towers with torch.compile; needs a C compiler")

@@ -23,7 +23,8 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote", "antidote.data", "scripts"), EVERYTHING),
     # The ground: what a job computes with. What it says, where it runs and what it is called changes no result.
     (("antidote.base", "antidote.base.files", "antidote.base.seeds", "antidote.base.settings"), EVERYTHING),
-    (("antidote.base.lazy", "antidote.data.overlay*", "antidote.data.pairs", "antidote.data.streaming"), PICTURES),
+    (("antidote.base.lazy", "antidote.data.overlay*", "antidote.data.pairs", "antidote.data.picture_array",
+      "antidote.data.streaming"), PICTURES),
     (("antidote.base.disk", "scripts.dataset"), ("dataset *",)),
     (("antidote.base.*",), ()),
     # Data.
