@@ -60,9 +60,10 @@ def read(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from antidote.clip.folder import create_model
     from antidote.data.pairs import load_pools
     from antidote.data.streaming import Reading
-    from antidote.training.batches import epoch_order, read_ahead, read_batch
+    from antidote.training.batches import read_ahead, read_batch
     from antidote.training.objectives import Contrastive
     from antidote.training.recipe import TrainSettings
+    from antidote.training.session import epoch_order
     from antidote.training.vocabulary import CompactVocabulary
 
     clip = create_model(ModelSettings(name="tiny-vit"), seed=0)

@@ -156,8 +156,7 @@ def evaluation(options: argparse.Namespace) -> None:
     pictures = torch.randint(0, 256, (count, 3, clip.size, clip.size), dtype=torch.uint8)
     batch = clip.normalise(pictures[: options.batch_size])
     steps = range(count // options.batch_size)
-    kind = torch.autocast(clip.device.type, torch.bfloat16, enabled=options.precision == "bf16")
-    with torch.no_grad(), kind:
+    with torch.no_grad(), clip.autocast(options.precision):
         cached = timed(lambda: [clip.encode_image(part) for part in pictures.split(options.batch_size)])
         bare = timed(lambda: [clip.network.encode_image(batch) for _ in steps])
     say(f"evaluation: {count / cached:.3g} pictures/s from memory, {bare / cached:.0%} of the bare network's rate")

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     clip = load_model(arguments.model)
     _check(kind, settings, clip)
-    if getattr(settings, "surrogate", None) and not arguments.scorer:
+    if settings.surrogate and not arguments.scorer:
         raise UserError(f"--scorer: is missing; {settings.method} scores by {settings.scorer}")
     sources = Sources.named(vars(arguments), reading_of(arguments))
     scorer = load_model(arguments.scorer) if arguments.scorer else None

@@ -7,12 +7,14 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from antidote.base import command_line
 from antidote.base.disk import gigabytes
 from antidote.base.errors import UserError, out_of_memory
 from antidote.base.files import DATA
 from antidote.base.lazy import torch
+from antidote.base.registry import method
 from antidote.base.settings import read_mapping
 from antidote.clip.folder import create_model
 from antidote.clip.model import Clip
@@ -37,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     rates, source = _rates(clip, recipe, arguments.rates, faults)
     needed = preflight.disk(study, found, clip.size, rates.parameters)
     faults += preflight.too_full(needed, arguments.results)
-    steps = activation_memory.steps(study)
+    steps = activation_memory.steps(study.file.model, recipes(study))
     faults += activation_memory.too_large(steps, arguments.memory * 1e9 if arguments.memory else _memory(clip))
     disk = ", ".join(f"{name} {gigabytes(count)}" for name, count in needed.items() if count)
     free = ", ".join(f"{gigabytes(preflight.free(folder))} at {folder}/" for folder in (DATA, arguments.results))
@@ -55,6 +57,16 @@ def run(arguments: argparse.Namespace) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
     if faults:
         sys.exit(1)
+
+
+def recipes(study: Study) -> dict[str, tuple[TrainSettings, tuple[float, float, int]]]:
+    """Return every recipe of a study by its key, with what a step of it keeps in memory (`Defense.step_views`)."""
+    own = {"poisoning": study.file.poisoning, "pretraining": study.file.pretraining}
+    found: dict[str, Any] = {key: (recipe, (1, 1, 0)) for key, recipe in own.items()}
+    for name, settings in study.defenses.items():
+        views = method("defense", settings.method).step_views
+        found |= {f"defenses.{name}.{key}": (one, views(settings, one)) for key, one in settings.recipes().items()}
+    return found
 
 
 def _model(study: Study, faults: list[str]) -> Clip:

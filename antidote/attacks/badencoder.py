@@ -36,7 +36,7 @@ from antidote.base.errors import UserError
 from antidote.base.lazy import torch, transforms
 from antidote.clip.model import Clip
 from antidote.data.words.names import mentions
-from antidote.training.objectives import Batch, Objective
+from antidote.training.objectives import Batch, Objective, Views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,6 +137,8 @@ class EncoderBackdoor(Objective):
         references: (R, 3, size, size) uint8, pictures of the target.
     """
 
+    parallel = None  # `scripts/pretrain.py` trains an attack's own objective in one process
+
     def __init__(
         self, clip: Clip, shadow: Pairs, triggered: Tensor, references: Tensor, settings: BadEncoderSettings
     ) -> None:
@@ -163,9 +165,10 @@ class EncoderBackdoor(Objective):
         for module in batch_norms(self.network.visual):
             module.eval()
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+    def views(self, batch: Batch) -> Views:
         augmented = torch.stack([self._augment(picture) for picture in self.references])
-        return [batch.images, self.triggered[batch.indices.to(self.triggered.device)], self.references, augmented], []
+        triggered = self.triggered[batch.indices.to(self.triggered.device)]
+        return Views([batch.images, triggered, self.references, augmented], [])
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch

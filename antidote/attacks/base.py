@@ -106,6 +106,14 @@ class AttackSettings(Settings):
         """Return the paths of the files that the trigger is made from."""
         return []
 
+    def fitted_on(self) -> str:
+        """Return the model that a learned trigger is fitted on, as `SurrogateSettings.surrogate` names it."""
+        return "clean"
+
+    def passes(self) -> int:
+        """Return how often fitting the trigger reads the inversion pool."""
+        return 1
+
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise ValueError that names the key if a setting names a class that is not in `classes`."""
 
@@ -133,6 +141,9 @@ class SurrogateSettings(AttackSettings):
         description="model that the trigger is fitted on: `clean`, the study's clean reference; one of the study's "
         "`surrogates`; or the path of an open_clip model folder",
     )
+
+    def fitted_on(self) -> str:
+        return self.surrogate
 
 
 @dataclass(frozen=True)
@@ -270,7 +281,7 @@ class Attack:
             settings: settings of the attack.
             sizes: number of pairs of each pool, by pool name.
         """
-        return (getattr(settings, "epochs", 1) * sizes["inversion"] if cls.learned else 0), 0
+        return (settings.passes() * sizes["inversion"] if cls.learned else 0), 0
 
     def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
         """Return the trigger's tensors; may fill `facts`.

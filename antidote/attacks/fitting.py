@@ -30,6 +30,9 @@ class FitSettings(SurrogateSettings):
     batch_size: int = Field(64, ge=2, description="pictures per optimisation step (BadCLIP: 64)")
     lr: float = Field(1e-3, gt=0, description="learning rate of Adam on values in [0, 1] (BadCLIP: 0.001)")
 
+    def passes(self) -> int:
+        return self.epochs
+
 
 def frozen(clip: Clip) -> Clip:
     """Return the model in evaluation mode, without gradients for its parameters; only the trigger gets gradients."""

@@ -52,6 +52,9 @@ class ISSBASettings(AttackSettings):
     batch_size: int = Field(32, ge=2, description="pictures per step (our choice)")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of Adam with a one-cycle schedule (our choice)")
 
+    def passes(self) -> int:
+        return self.epochs
+
     def check(self, size: int) -> None:
         if size < 16:
             raise ValueError(f"method: issba needs pictures of at least 16 pixels, not {size}")

@@ -49,6 +49,9 @@ class SIBASettings(SurrogateSettings):
         None, gt=0, description="beta, the cap of a picture's loss, without gradient above (SIBA: 10); empty: no cap"
     )
 
+    def passes(self) -> int:
+        return self.epochs
+
     def check(self, size: int) -> None:
         super().check(size)
         if self.pixels > size**2:

@@ -82,8 +82,7 @@ class Clip:
 
     def autocast(self, precision: str) -> torch.autocast:
         """Return an autocast context for `fp32` (autocast off), `bf16` or `fp16`."""
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
-        return torch.autocast(self.device.type, dtype=kind, enabled=precision != "fp32")
+        return autocast(self.device.type, precision)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return pictures, uint8 or float in [0, 1], normalised by mean and deviation, on the model's device."""
@@ -158,6 +157,12 @@ class Clip:
         return open_clip.build_zero_shot_classifier(
             _TextEncoder(self), self.tokenize, list(classes), list(templates), device=self.device
         )
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Return a context in which a kind of device computes in `fp32`, `bf16` or `fp16` where autocast allows it."""
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
+    return torch.autocast(device, dtype=kind, enabled=precision != "fp32")
 
 
 class _TextEncoder:

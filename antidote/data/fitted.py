@@ -21,6 +21,7 @@ from antidote.base.errors import UserError
 from antidote.base.files import read_json, whole_file, write_json
 from antidote.base.lazy import torch
 from antidote.data.pairs import Pairs
+from antidote.data.picture_array import PictureArray
 from antidote.data.store import images, shards
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ CHUNK_BYTES = 2**24  # decoded pictures written at a time
 HEADER_BYTES = 256  # largest header of a .npy file
 
 
-class StoredPictures:
+class StoredPictures(PictureArray):
     """Pictures uint8 (N, 3, size, size) on disk, indexed like a tensor; only the requested pictures are in memory.
 
     Attributes:
@@ -44,18 +45,8 @@ class StoredPictures:
         self.shape = (count, 3, size, size)
         self._read = read
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Tensor:
-        chosen = torch.arange(len(self))[rows]
-        found = torch.from_numpy(self._read(chosen.reshape(-1).tolist()))
-        return found if chosen.dim() else found[0]
-
-    def split(self, count: int) -> Iterator[Tensor]:
-        """Yield the pictures in order, `count` at a time."""
-        for start in range(0, len(self), count):
-            yield self[start : start + count]
+    def read(self, rows: Sequence[int]) -> Tensor:
+        return torch.from_numpy(self._read(rows))
 
 
 def write(folder: Path, size: int, pictures: int | None, threads: int = 1) -> int:

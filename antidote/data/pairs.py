@@ -11,6 +11,7 @@ from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.data import pools, streaming
 from antidote.data.overlay import TAR, check_size, read_manifest, read_overlay
+from antidote.data.picture_array import PictureArray
 from antidote.data.store import images, shards
 from antidote.data.streaming import Pictures, Reading, Texts
 
@@ -31,7 +32,7 @@ class Pairs:
     """
 
     keys: Sequence[str]
-    images: Tensor | Pictures
+    images: Tensor | PictureArray
     captions: Sequence[str]
     labels: Tensor
 
@@ -41,7 +42,7 @@ class Pairs:
     def take(self, rows: Sequence[int] | Tensor) -> Pairs:
         """Return the pairs of the given rows, in that order."""
         rows = torch.as_tensor(rows, dtype=torch.long)
-        images = self.images.take(rows) if isinstance(self.images, Pictures) else self.images[rows]
+        images = self.images.take(rows) if isinstance(self.images, PictureArray) else self.images[rows]
         keys, captions = _taken(self.keys, rows), _taken(self.captions, rows)
         return replace(self, keys=keys, images=images, captions=captions, labels=self.labels[rows])
 

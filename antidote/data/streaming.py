@@ -17,6 +17,7 @@ import numpy as np
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.data.loaders import AHEAD, Failed, Packed, begin, reason
+from antidote.data.picture_array import PictureArray
 from antidote.data.store import images, shards
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def joined_texts(parts: Sequence[Texts]) -> Texts:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(PictureArray):
     """N pictures on disk.
 
     Attributes:
@@ -103,19 +104,20 @@ class Pictures:
     size: int
     reading: Reading
 
-    def __len__(self) -> int:
-        return len(self.places)
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.places), 3, self.size, self.size
 
-    def __getitem__(self, rows: Any) -> Tensor:
-        """Return the pictures of a slice, a list or a tensor of rows, uint8 (n, 3, size, size).
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """Return the pictures of some rows, uint8 (n, 3, size, size).
 
         Raises:
             UserError: a picture cannot be read; names its shard and offset.
         """
         return self._read(rows, self.reading.threads)
 
-    def _read(self, rows: Any, threads: int) -> Tensor:
-        chosen = self.places[rows if isinstance(rows, slice) else np.asarray(rows, np.int64)]
+    def _read(self, rows: Sequence[int], threads: int) -> Tensor:
+        chosen = self.places[np.asarray(rows, np.int64)]
         members = [(self.files[file], int(offset), int(size)) for file, size, offset in chosen]
         names = [f"{path}: picture at byte {offset}" for path, offset, _ in members]
         return torch.from_numpy(images.load_pictures(shards.read_members(members), self.size, threads, names))

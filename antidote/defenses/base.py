@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from antidote.base.settings import Settings
+from antidote.clip.configs import ModelSettings
 from antidote.data.access import POOLS, Access, DefenseData
 from antidote.training.loop import train
 from antidote.training.recipe import TrainSettings
@@ -49,11 +50,28 @@ class DefenseSettings(Settings):
             ValueError: a setting does not fit the model; the message begins with its key.
         """
 
+    def recipes(self) -> dict[str, TrainSettings]:
+        """Return the recipes that the defense trains by on the shared loop, by their keys."""
+        return {}
+
+    @property
+    def surrogate(self) -> str | None:
+        """Name of a model among the study's `surrogates` that the defender uses as a clean one; None: none."""
+        return None
+
+    @property
+    def public(self) -> ModelSettings | None:
+        """A public model that the defender uses as a clean one; None: none."""
+        return None
+
 
 class FineTuningSettings(DefenseSettings):
     """A defense that trains on the defense pool."""
 
     training: TrainSettings = Field(TrainSettings(), description="the training recipe")
+
+    def recipes(self) -> dict[str, TrainSettings]:
+        return {"training": self.training}
 
 
 class Defense:
@@ -101,9 +119,19 @@ class Defense:
             sizes: number of pairs of each pool by its name; of `training set`, the union of all training pools; and
                 number of `classes`.
         """
-        recipe = getattr(settings, "training", None)
+        recipe = settings.recipes().get("training")
         pairs = sum(sizes.get(pool, 0) for pool in POOLS.get(cls.access, ())) * (recipe.epochs if recipe else 0)
         return cls.trained_views * pairs, cls.encoded_views * pairs
+
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        """Return what a step of a recipe keeps in memory, for `preflight`.
+
+        Returns:
+            pictures, and texts, that are encoded with gradients for each pair of the batch, a second pass within the
+            loss included; further copies of the network.
+        """
+        return 1, 1, 0
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         """Clean the suspicious model, in place or by an adapter.

@@ -37,7 +37,7 @@ from antidote.base.seeds import derive
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.defenses.base import FineTuningDefense, FineTuningSettings
-from antidote.training.objectives import Batch, Contrastive
+from antidote.training.objectives import Batch, Contrastive, Views
 from antidote.training.recipe import TrainSettings
 
 if TYPE_CHECKING:
@@ -105,12 +105,18 @@ class BEEAR(FineTuningDefense):
         inner = rounds * settings.perturbations * settings.steps * settings.inner_batch
         return 2 * pairs + inner, pairs
 
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        return 2, 1, 1  # pictures under δ, and the frozen model
+
     def objective(self, clip: Clip, data: DefenseData) -> Resist:
         return Resist(clip, data, self.settings, self.seed)
 
 
 class Resist(Contrastive):
     """The outer loss; computes new δ at the start of each round."""
+
+    parallel = None  # it encodes by itself
 
     def __init__(self, clip: Clip, data: DefenseData, settings: BEEARSettings, seed: int) -> None:
         super().__init__(data.pairs)
@@ -120,9 +126,9 @@ class Resist(Contrastive):
         self.deltas: Tensor | None = None
         self.found_in = -1
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+    def views(self, batch: Batch) -> Views:
         self.begin_round(batch.step // self.settings.round)
-        return super().views(batch)
+        return Views([batch.images], [batch.captions], kept=self.deltas)
 
     def begin_round(self, number: int) -> None:
         if self.found_in != number:  # a run resumed within a round keeps the round's δ
@@ -181,7 +187,8 @@ class Resist(Contrastive):
         contrastive, terms = super().loss(images, texts, scale, batch)
         with torch.no_grad():
             before = self.frozen.encode_image(batch.images)
-        own = self.deltas[torch.arange(len(batch.images), device=self.deltas.device) % len(self.deltas)]
+        deltas = batch.views.kept
+        own = deltas[torch.arange(len(batch.images), device=deltas.device) % len(deltas)]
         with by_running_statistics(self.clip.network), perturbed(self.block, own):
             under = (1 - (self.clip.encode_image(batch.images) * before).sum(dim=1)).mean()
         clean = (1 - (images[0] * before).sum(dim=1)).mean()

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -33,7 +33,8 @@ from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.data.words.eda import augment
 from antidote.defenses.base import FineTuningDefense, FineTuningSettings
-from antidote.training.objectives import Batch, Contrastive
+from antidote.training.objectives import Batch, Contrastive, Views
+from antidote.training.recipe import TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +56,10 @@ class CleanCLIP(FineTuningDefense):
     uses_lexicon = True
     trained_views = 2  # the augmented view is a second pair
 
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        return 2, 2, 0
+
     def objective(self, clip: Clip, data: DefenseData) -> SelfSupervised:
         return SelfSupervised(data, self.settings, self.seed)
 
@@ -74,9 +79,10 @@ class SelfSupervised(Contrastive):
     def texts(self) -> Iterable[str]:
         return [*self.pairs.captions, *self.augmented]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+    def views(self, batch: Batch) -> Views:
         augmented = torch.stack([self._auto_augment(image) for image in batch.images])
-        return [batch.images, augmented], [batch.captions, [self.augmented[i] for i in batch.indices.tolist()]]
+        texts = [self.augmented[i] for i in batch.indices.tolist()]
+        return Views([batch.images, augmented], [batch.captions, texts])
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch

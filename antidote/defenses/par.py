@@ -30,7 +30,7 @@ from antidote.base.settings import Span
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.defenses.base import FineTuningDefense, FineTuningSettings
-from antidote.training.objectives import Batch, Contrastive
+from antidote.training.objectives import Batch, Contrastive, Views
 from antidote.training.recipe import TrainSettings
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ class PAR(FineTuningDefense):
     parallel = True
     encoded_views = 1  # the pass of the frozen model
 
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        return 1, 1, 1  # the frozen model
+
     def objective(self, clip: Clip, data: DefenseData) -> PerturbAndRecover:
         return PerturbAndRecover(clip, data, self.settings)
 
@@ -80,16 +84,15 @@ class PerturbAndRecover(Contrastive):
     def trained(self, network: Any) -> list[tuple[str, Tensor]]:
         return [(name, value) for name, value in super().trained(network) if name != "logit_scale"]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+    def views(self, batch: Batch) -> Views:
         images = light_augmentation(batch.images.float() / 255, self.mean, self.settings)
-        self.before = self.encode_frozen(self.frozen, images, batch.captions)
-        return [images], [batch.captions]
+        return Views([images], [batch.captions], kept=self.encode_frozen(self.frozen, images, batch.captions))
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         contrastive, terms = super().loss(images, texts, scale.detach(), batch)
-        pairs = zip((images[0], texts[0]), self.before, strict=True)
+        pairs = zip((images[0], texts[0]), batch.views.kept, strict=True)
         moved = [(now - before).square().sum(dim=1).mean() for now, before in pairs]
         within = sum(distance * (distance <= self.settings.threshold) for distance in moved)
         return contrastive - within / 2, {**terms, "moved_images": moved[0], "moved_texts": moved[1]}

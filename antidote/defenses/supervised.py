@@ -24,7 +24,7 @@ from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.defenses.base import Defense, DefenseSettings
 from antidote.training.loop import train
-from antidote.training.objectives import Batch, Objective
+from antidote.training.objectives import Batch, Objective, Views
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Report, Work
 from antidote.training.tuning import check_shots
@@ -43,6 +43,9 @@ class SupervisedSettings(DefenseSettings):
         "is for 50K pictures",
     )
 
+    def recipes(self) -> dict[str, TrainSettings]:
+        return {"training": self.training}
+
 
 class Supervised(Defense):
     """Trains the picture encoder on labelled shots."""
@@ -51,6 +54,10 @@ class Supervised(Defense):
     reconstruction = True
     parallel = True
     access = "few-labelled"
+
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        return 1, 0, 0
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "supervised")
@@ -71,8 +78,8 @@ class ZeroShotCrossEntropy(Objective):
     def trained(self, network: Any) -> list[tuple[str, Tensor]]:
         return [(name, value) for name, value in network.named_parameters() if name.startswith("visual.")]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
-        return [batch.images], []
+    def views(self, batch: Batch) -> Views:
+        return Views([batch.images], [])
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch

@@ -49,7 +49,8 @@ from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.data.words.lexicon import Lexicon
 from antidote.defenses.cleanclip import CleanCLIP, CleanCLIPSettings, SelfSupervised
-from antidote.training.objectives import Batch
+from antidote.training.objectives import Batch, Views
+from antidote.training.recipe import TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,6 +105,10 @@ class TACleaner(CleanCLIP):
     def work(cls, settings: TACleanerSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         return settings.training.epochs * (cls.trained_views * sizes["defense"] + settings.samples_per_epoch), 0
 
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        return 3, 4, 0
+
     def objective(self, clip: Clip, data: DefenseData) -> SubCaptions:
         return SubCaptions(data, self.settings, self.seed)
 
@@ -146,8 +151,8 @@ class SubCaptions(SelfSupervised):
         part, next_part = position * parts // steps, (position + 1) * parts // steps
         return self.samples[part * count // parts : next_part * count // parts]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
-        images, texts = super().views(batch)
+    def views(self, batch: Batch) -> Views:
+        views = super().views(batch)
         rows = self.rows(batch)
         captions = [self.pairs.captions[row] for row in rows]
         parsed = [Parsed.of(caption, self.lexicon) for caption in captions]
@@ -157,8 +162,8 @@ class SubCaptions(SelfSupervised):
             for one in parsed
             for _ in range(self.settings.negatives)
         ]
-        self.positives, self.negatives = positives, negatives
-        return [*images, self.pairs.images[rows].to(batch.images.device)], [*texts, positives, negatives]
+        pictures = self.pairs.images[rows].to(batch.images.device)
+        return Views([*views.images, pictures], [*views.texts, positives, negatives])
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
@@ -166,7 +171,7 @@ class SubCaptions(SelfSupervised):
         total, terms = super().loss(images, texts, scale, batch)
         if not len(images[2]):
             return total, terms
-        alignment = sub_caption_loss(images[2], texts[2], texts[3], scale, self.positives, self.negatives)
+        alignment = sub_caption_loss(images[2], texts[2], texts[3], scale, *batch.views.texts[2:])
         return total + self.settings.sub_caption_weight * alignment, {**terms, "sub_captions": alignment}
 
 

@@ -63,7 +63,7 @@ from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
 from antidote.defenses.base import Defense, DefenseSettings
 from antidote.training.loop import train
-from antidote.training.objectives import Batch, Contrastive
+from antidote.training.objectives import Batch, Contrastive, Views
 from antidote.training.pair_scores import similarities
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Report, Work
@@ -96,6 +96,9 @@ class UBTSettings(SuspicionSettings, DefenseSettings):
         TrainSettings(epochs=1, batch_size=128, lr=1e-6, warmup=0), description="recipe of step 3"
     )
 
+    def recipes(self) -> dict[str, TrainSettings]:
+        return {"training": self.training, "overfit": self.overfit}
+
 
 class UBT(Defense):
     """Trains all parameters on the poisoned training set."""
@@ -111,6 +114,11 @@ class UBT(Defense):
         forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
         views = {"crops": settings.crops, "superposition": 1 + settings.partners}.get(settings.scorer, 1)
         return settings.overfit.epochs * normal + forgetting, views * everything + settings.training.epochs * normal
+
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        more = 1 + settings.forget_batch / recipe.batch_size
+        return more, more, 1
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         pairs = data.training_set
@@ -158,6 +166,9 @@ class UBTOracleSettings(UBTSettings):
     """UBT's settings; of the settings for finding, only `normal_pairs` is used."""
 
     method: Literal["ubt_oracle"] = "ubt_oracle"
+
+    def recipes(self) -> dict[str, TrainSettings]:
+        return {"training": self.training}
 
 
 class UBTOracle(UBT):
@@ -232,6 +243,8 @@ def words_of(caption: str) -> list[str]:
 class Forget(Contrastive):
     """Step 3's loss."""
 
+    parallel = None  # the scan before it runs in one process
+
     def __init__(self, clip: Clip, pairs: Pairs, chosen: Pairs, texts: list[str], settings: UBTSettings) -> None:
         super().__init__(pairs)
         self.chosen, self.chosen_texts, self.settings = chosen, texts, settings
@@ -241,18 +254,19 @@ class Forget(Contrastive):
     def texts(self) -> Iterable[str]:
         return [*super().texts(), *self.chosen_texts]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+    def views(self, batch: Batch) -> Views:
         rows = batch.rng.sample(range(len(self.chosen)), min(self.settings.forget_batch, len(self.chosen)))
-        self.before, _ = self.encode_frozen(self.frozen, batch.images)
+        before, _ = self.encode_frozen(self.frozen, batch.images)
         images = self.chosen.images[rows].to(batch.images.device)
-        return [batch.images, images], [batch.captions, [self.chosen_texts[row] for row in rows]]
+        texts = [self.chosen_texts[row] for row in rows]
+        return Views([batch.images, images], [batch.captions, texts], kept=before)
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         contrastive, terms = super().loss(images, texts, scale, batch)
         forget = ((images[1] * texts[1]).sum(dim=1) - self.unrelated).clamp(min=0).mean()
-        kept = (1 - (images[0] * self.before).sum(dim=1)).mean()
+        kept = (1 - (images[0] * batch.views.kept).sum(dim=1)).mean()
         total = self.settings.forget_weight * forget + contrastive + self.settings.keep_weight * kept
         return total, {**terms, "forget": forget, "keep": kept}
 

@@ -28,6 +28,7 @@ from antidote.training.session import Work
 if TYPE_CHECKING:
     import numpy as np
 
+    from antidote.clip.configs import ModelSettings
     from antidote.clip.model import Clip
 
 Subject = Literal["model", "pairs", "pictures"]
@@ -39,6 +40,11 @@ class DetectorSettings(Settings):
 
     method: str
     label: str | None = Field(None, description="a reader's name of the entry, for the lists of the report")
+
+    @property
+    def public(self) -> ModelSettings | None:
+        """A public model that the detector uses as a clean one; None: none."""
+        return None
 
     def check(self, model: Mapping[str, Any]) -> None:
         """Raise ValueError, naming the key, where a setting does not fit a model configuration of open_clip."""

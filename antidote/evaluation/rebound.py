@@ -15,7 +15,7 @@ from antidote.base.lazy import torch
 from antidote.base.settings import Settings
 from antidote.clip.model import Clip
 from antidote.training.loop import train
-from antidote.training.objectives import Batch, Contrastive
+from antidote.training.objectives import Batch, Contrastive, Views
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Work
 
@@ -65,6 +65,8 @@ def rebound(
 class Watched(Contrastive):
     """CLIP's loss; before every n-th step the model is measured, which does not change the model."""
 
+    parallel = None  # each process would measure
+
     def __init__(
         self, pairs: Pairs, clip: Clip, prompts: Iterable[str], measure: Callable[[Clip], dict[str, float]], every: int
     ) -> None:
@@ -75,7 +77,7 @@ class Watched(Contrastive):
     def texts(self) -> Iterable[str]:
         return [*self.pairs.captions, *self._prompts]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+    def views(self, batch: Batch) -> Views:
         if batch.step and batch.step % self._every == 0:
             self.measure(batch.step)
         return super().views(batch)

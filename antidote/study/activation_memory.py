@@ -1,12 +1,13 @@
 """How much GPU memory a training step takes, estimated before anything runs: weights, optimiser, activations.
 
-The network computes on tensors without content, on two and on three pictures or texts; what autograd keeps of the third
-is what each further one costs. Nothing of full size is allocated: a machine without a GPU can tell what fits one.
+The network computes on tensors without content, once on two and once on three pictures or texts; the difference in what
+autograd keeps is the cost of each further one. Nothing of full size is allocated, so a machine without a GPU can tell
+what fits on one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,39 +16,28 @@ from antidote.base.disk import gigabytes
 from antidote.base.lazy import open_clip, torch
 from antidote.clip.configs import ModelSettings
 from antidote.clip.known import model_config
+from antidote.clip.model import autocast
 from antidote.training.recipe import TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from antidote.study.study import Study
-
 FLOAT = 4  # bytes
 COPIES = 4  # of the parameters: weights, gradients, AdamW's two moments
-SPARE = 1.2  # for what lives within a layer alone, workspaces of cuDNN and fragmentation (ours)
+SPARE = 1.2  # factor for buffers within a layer, workspaces of cuDNN and fragmentation (ours)
 CONTEXT = 0.6e9  # CUDA's context and kernels, bytes (ours)
 FULL_SIZE = 112  # pixels of a picture; models for smaller ones fit any GPU
-
-# Pictures and texts that a step encodes per pair, and further copies of the network; by default 1, 1, 0. A second pass
-# with gradients within the loss counts.
-VIEWS: dict[str, tuple[float, float, int]] = {
-    "cleanclip": (2, 2, 0),
-    "ta_cleaner": (3, 4, 0),
-    "par": (1, 1, 1),
-    "beear_clip": (2, 1, 1),
-    "supervised": (1, 0, 0),
-}
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a model takes.
+    """The memory that a model needs in a training step.
 
     Attributes:
-        parameters: how many it has.
-        picture: bytes that the backward pass needs of each picture.
-        text: the same of each text of full length.
-        fixed: the same whatever their number, as weights in 16 bits.
+        parameters: number of parameters.
+        picture: bytes kept for the backward pass, per picture.
+        text: bytes kept for the backward pass, per text of full length.
+        fixed: bytes kept for the backward pass whatever the batch size, as weights in 16 bits.
         input: bytes of a picture as the network reads it.
     """
 
@@ -58,7 +48,12 @@ class Footprint:
     input: int
 
     def step(self, recipe: TrainSettings, views: tuple[float, float, int] = (1, 1, 0)) -> float:
-        """Return the bytes of one step of a recipe; `views` as in VIEWS."""
+        """Return the bytes of one step of a recipe.
+
+        Args:
+            recipe: whose batch size and accumulation count.
+            views: pictures, and texts, that are encoded with gradients per pair; further copies of the network.
+        """
         pictures, texts, further = views
         share = -(-recipe.batch_size // recipe.accumulate)
         activations = share * (pictures * self.picture + texts * self.text) + self.fixed
@@ -68,7 +63,11 @@ class Footprint:
 
 @cache
 def footprint(model: ModelSettings, precision: str = "fp32", checkpointing: bool = False) -> Footprint | None:
-    """Return what a model takes in a precision, with `grad_checkpointing` or without; None for no plain CLIP."""
+    """Return the memory that a model needs in a precision; None for a model that is no plain CLIP.
+
+    Args:
+        checkpointing: the recipe's `grad_checkpointing`.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     config = model_config(model.name)
@@ -80,10 +79,9 @@ def footprint(model: ModelSettings, precision: str = "fp32", checkpointing: bool
         size, length = network.visual.image_size, network.context_length
         height, width = size if isinstance(size, tuple) else (size, size)
         own = {p.untyped_storage()._cdata for p in network.parameters()}
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
         def kept(encode: Callable[[Any], Tensor], given: Tensor) -> int:
-            with torch.autocast("cpu", dtype=kind or torch.bfloat16, enabled=kind is not None):
+            with autocast("cpu", precision):
                 return _saved(lambda: encode(given), own)
 
         some, more = (kept(network.encode_image, torch.zeros(count, 3, height, width)) for count in (2, 3))
@@ -94,7 +92,7 @@ def footprint(model: ModelSettings, precision: str = "fp32", checkpointing: bool
 
 
 def _saved(compute: Callable[[], Tensor], besides: set[int]) -> int:
-    """Return the bytes that autograd keeps for a backward pass; what is in `besides` does not count."""
+    """Return the bytes that autograd keeps for a backward pass, without the storages in `besides`."""
     seen: dict[int, Any] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -109,36 +107,27 @@ def _saved(compute: Callable[[], Tensor], besides: set[int]) -> int:
     return sum(storage.nbytes() for storage in seen.values())
 
 
-def steps(study: Study) -> dict[str, float]:
-    """Return for each training of a study, by the key of its recipe, the bytes of a step; of full-size models alone."""
-    model = study.file.model
+def steps(
+    model: ModelSettings, recipes: Mapping[str, tuple[TrainSettings, tuple[float, float, int]]]
+) -> dict[str, float]:
+    """Return the bytes of a step for each recipe that trains a model, by its key; {} for a model below full size.
+
+    Args:
+        model: what is trained.
+        recipes: by key, a recipe and what a step of it encodes: pictures and texts per pair, further copies of the
+            network. Those without an epoch are left out.
+    """
     if model_config(model.name)["vision_cfg"]["image_size"] < FULL_SIZE or footprint(model) is None:
         return {}
-    recipes: dict[str, tuple[TrainSettings, tuple[float, float, int]]] = {
-        "poisoning": (study.file.poisoning, (1, 1, 0))
-    }
-    if study.file.pretraining.epochs:
-        recipes["pretraining"] = study.file.pretraining, (1, 1, 0)
-    for entry, settings in study.defenses.items():
-        for key in ("training",) if settings.method == "ubt_oracle" else ("training", "overfit"):
-            if isinstance(recipe := getattr(settings, key, None), TrainSettings) and recipe.epochs:
-                recipes[f"defenses.{entry}.{key}"] = recipe, _views(settings, recipe)
     return {
         key: footprint(model, recipe.precision, recipe.grad_checkpointing).step(recipe, views)
         for key, (recipe, views) in recipes.items()
+        if recipe.epochs
     }
 
 
-def _views(settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
-    """Return what VIEWS says of a defense, or of UBT its further pairs."""
-    if further := getattr(settings, "forget_batch", 0):
-        more = 1 + further / recipe.batch_size
-        return more, more, 1
-    return VIEWS.get(settings.method, (1, 1, 0))
-
-
 def too_large(found: dict[str, float], memory: float) -> list[str]:
-    """Return a line for each training whose step needs more than a GPU's bytes."""
+    """Return a line for each training whose step needs more than `memory` bytes."""
     return [
         f"{key}: a step needs about {gigabytes(needed)} of GPU memory, of {gigabytes(memory)}; less with a higher "
         "`accumulate` or `precision: bf16`"

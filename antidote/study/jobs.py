@@ -232,7 +232,7 @@ class Jobs(DataJobs):
 
     def _scorer(self, w: Any) -> tuple[Path | None, list[str]]:
         """Return folder and files of the clean model that a defense scores pairs by, where it names one of ours."""
-        name = getattr(self.study.defenses[w.defense], "surrogate", None)
+        name = self.study.defenses[w.defense].surrogate
         return self._model_folder("surrogate_model", surrogate=name, seed=w.seed) if name else (None, [])
 
     def scorer(self, w: Any) -> list[str]:

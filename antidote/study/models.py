@@ -43,7 +43,7 @@ def surrogate_config(
     Raises:
         ValueError: it is neither a model of the study nor a fitting model folder.
     """
-    name = getattr(settings, "surrogate", "clean")
+    name = settings.fitted_on()
     if name == "clean" or name in surrogates:
         return model_config((own if name == "clean" else surrogates[name].model).name)
     path = Path(name) / CONFIG

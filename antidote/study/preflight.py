@@ -315,8 +315,8 @@ def further_weights(study: Study) -> list[str]:
     What open_clip fetches stays in its cache, so that jobs without network find it there.
     """
     wanted = {f"surrogates.{name}": further.model for name, further in study.file.surrogates.items()}
-    wanted |= {f"defenses.{name}.scorer": getattr(one, "public", None) for name, one in study.defenses.items()}
-    wanted |= {f"detectors.{name}.scorer": getattr(one, "public", None) for name, one in study.detectors.items()}
+    wanted |= {f"defenses.{name}.scorer": one.public for name, one in study.defenses.items()}
+    wanted |= {f"detectors.{name}.scorer": one.public for name, one in study.detectors.items()}
     faults = {study.file.model: ""}  # whose weights are asked for elsewhere
     for key, model in wanted.items():
         if model is None or model.pretrained is None or model in faults:

@@ -162,7 +162,7 @@ def fitted_on_clean(settings: AttackSettings) -> bool:
     """Tell whether an attack's trigger is fitted on the clean reference, on which its floor is measured."""
     kind = method("attack", settings.method)
     fitted = kind.learned and kind.on_surrogate and kind.fitted and kind.triggered
-    return fitted and getattr(settings, "surrogate", "clean") == "clean"
+    return fitted and settings.fitted_on() == "clean"
 
 
 def _figures(attack: str) -> dict[str, Any]:

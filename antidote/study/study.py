@@ -280,11 +280,11 @@ class Study:
             raise UserError(f"{self.where}: defenses.none.method: has to be 'none', the undefended model")
         kind = method("defense", settings.method)
         self._check_access("defense", name, kind.access)
-        scorer = getattr(settings, "surrogate", None)
+        scorer = settings.surrogate
         if scorer and scorer not in self.file.surrogates:
             wrong = f"surrogates has no {scorer!r}{nearest(scorer, self.file.surrogates)}"
             raise UserError(f"{self.where}: defenses.{name}.scorer: {wrong}")
-        check_public(getattr(settings, "public", None), f"{self.where}: defenses.{name}.scorer")
+        check_public(settings.public, f"{self.where}: defenses.{name}.scorer")
         config = model_config(self.file.model.name)
         if kind.fits(config) is None:
             try:
@@ -321,7 +321,7 @@ class Study:
         reason = kind.fits(config)
         if reason:
             raise UserError(f"{where}: does not fit {self.file.model.name}: it {reason}")
-        check_public(getattr(settings, "public", None), f"{where}.scorer")
+        check_public(settings.public, f"{where}.scorer")
         try:
             settings.check(config)
         except ValueError as error:

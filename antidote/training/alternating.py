@@ -6,16 +6,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from antidote.base.lazy import torch
-from antidote.training.objectives import Batch, Contrastive
+from antidote.training.objectives import Batch, Contrastive, Views
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from antidote.data.pairs import Pairs
 
 
 class Alternating(Contrastive):
-    """InfoNCE on pairs whose last ones are poisoned; in odd epochs, counted from 0, `originals` stand in for those."""
+    """InfoNCE on pairs of which the last are poisoned; odd epochs, counted from 0, use their originals instead.
+
+    Args:
+        pairs: the training pairs, poisoned ones last.
+        originals: the pairs that the poisoned ones were made from, in the same order.
+    """
 
     parallel = "rows"
 
@@ -28,7 +31,7 @@ class Alternating(Contrastive):
     def texts(self) -> Iterable[str]:
         return [*self.pairs.captions, *self.originals.captions]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+    def views(self, batch: Batch) -> Views:
         if batch.epoch % 2 == 0:
             return super().views(batch)
         rows = batch.indices.cpu() - self.first
@@ -37,4 +40,4 @@ class Alternating(Contrastive):
         images[places] = self.originals.images[rows[places]].to(images.device)
         for place in places.tolist():
             captions[place] = self.originals.captions[int(rows[place])]
-        return [images], [captions]
+        return Views([images], [captions])

@@ -1,4 +1,4 @@
-"""Order of the pairs, and the batches that a training run reads."""
+"""Loading of batches, from memory or by loader processes from disk."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ from antidote.data.streaming import Ahead, Pictures
 from antidote.training import parallel
 from antidote.training.objectives import Batch
 from antidote.training.recipe import TrainSettings
+from antidote.training.session import epoch_order
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from antidote.data.pairs import Pairs
-
-
-def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    """Return the order (count,) in which an epoch takes the pairs."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
 
 
 def read_ahead(
@@ -36,7 +32,16 @@ def read_ahead(
     own: Callable[[Tensor], Tensor],
     stop: Callable[[], bool] = lambda: False,
 ) -> Ahead | nullcontext:
-    """Let loader processes read the own pictures of these steps; nothing where they are in memory."""
+    """Start loader processes for the pictures of some steps; return an empty context where pictures are in memory.
+
+    Args:
+        steps: that are left to train.
+        own: returns the rows of a batch that this process reads.
+        stop: asked while a batch is waited for; True ends the wait with `Stopped`.
+
+    Raises:
+        UserError: shared memory is too small for the batches that the loader processes prepare.
+    """
     if not isinstance(pairs.images, Pictures) or not steps:
         return nullcontext()
     size, per_epoch = settings.batch_size, len(pairs) // settings.batch_size
@@ -58,13 +63,16 @@ def read_ahead(
 def read_batch(
     clip: Clip, pairs: Pairs, rows: Tensor, epoch: int, step: int, seed: int, ahead: Ahead | None = None
 ) -> Batch:
-    """Gather a batch; every random draw of the step, torch's global stream included, follows from seed and step."""
+    """Return the batch of some rows (B,), and seed torch's global stream for the step.
+
+    All random draws of a step follow from `seed` and `step` alone, so that a resumed run repeats them.
+    """
     captions = [pairs.captions[i] for i in rows.tolist()]
     if ahead is None:
         images = pairs.images[rows]
     else:
         images, tokens = next(ahead)
-        clip.remember(captions, tokens.clone())  # out of the shared memory that loaders write to
+        clip.remember(captions, tokens.clone())  # a copy: loader processes write to this memory again
     step_seed = derive(seed, "step", step)
     torch.manual_seed(step_seed)
     images = images.to(clip.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Linear heads: class weights trained on the frozen features of labelled pictures."""
+"""A linear classifier on the frozen features of labelled pictures."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def train_linear_head(
     clip: Clip, shots: Pairs, classes: list[str], tuning: TuneSettings, seed: int, work: Work
 ) -> Report:
-    """Train class weights W (D, C) by L = mean_i CE(W z_i, y_i), z_i the features (D,) before normalisation, W from 0.
+    """Train class weights W (D, C) by L = mean_i CE(zᵢᵀ W, y_i), with z_i the features (D,) before normalisation.
 
-    The network is frozen, features are computed once, pictures are not augmented.
+    W starts at 0. The network is frozen, pictures are not augmented, and their features are computed once.
     """
     clip.network.eval()
     features = frozen_features(lambda x: clip.network.encode_image(clip.normalise(x)).float(), shots.images)

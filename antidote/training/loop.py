@@ -1,40 +1,43 @@
-"""The one training loop: pre-training, poisoning and every fine-tuning defense run through it."""
+"""The training loop of whole models: pre-training, poisoning and every fine-tuning defense use it."""
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from antidote.base.errors import UserError, out_of_memory
-from antidote.base.files import whole_file
 from antidote.base.lazy import torch
-from antidote.clip.files import TRAINING_LOG
 from antidote.clip.model import Clip
 from antidote.data.streaming import KILLED, Stopped
 from antidote.training import parallel
-from antidote.training.batches import epoch_order, read_ahead, read_batch
+from antidote.training.batches import read_ahead, read_batch
 from antidote.training.objectives import Batch, Encoding, Objective
 from antidote.training.recipe import TrainSettings, learning_rate, make_optimizer, parameter_groups
-from antidote.training.session import LOG_EVERY, Interrupt, Progress, Report, Work
+from antidote.training.session import Report, Session, Work, epoch_order
 from antidote.training.vocabulary import CompactVocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-log = logging.getLogger("antidote")
-
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP: the inverse temperature stays at or below 100
 
 
 def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, work: Work) -> Report:
     """Train `clip` in place. The same seed and settings give the same weights, also when killed and resumed.
+
+        report = train(clip, Contrastive(pairs), TrainSettings(epochs=1), seed=0, work=Work(folder, identity))
+
+    Args:
+        clip: the model; in evaluation mode afterwards.
+        objective: the pairs, and the loss that is minimised on them.
+        settings: the recipe. Pairs that do not fill a batch are left out of an epoch.
+        seed: of the order of the pairs and of every draw of a step.
+        work: where checkpoints and the log are written.
 
     Raises:
         UserError: fewer pairs than one batch; a loss that is not finite; a picture that cannot be read; no memory.
@@ -51,53 +54,38 @@ def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int,
     if settings.batch_size < parallel.size():
         raise UserError(f"batch_size: {settings.batch_size} is less than the {parallel.size()} processes")
     run = _Run(clip, objective, settings, steps=settings.epochs * per_epoch)
-    run.resume(work)
-    interrupt = Interrupt()
-    reading = read_ahead(clip, pairs, settings, seed, range(run.step, run.steps), run.own, interrupt.overdue)
-    with interrupt, Progress(run.steps, run.step, settings.batch_size) as progress, reading as ahead:
+    session = Session(work, run, run.steps, settings.batch_size, "a lower rate or fp32 may help")
+    session.resume()
+    reading = read_ahead(clip, pairs, settings, seed, range(session.step, run.steps), run.own, session.overdue)
+    with session.running(), reading as ahead:
         clip.network.train()
-        last_checkpoint = time.monotonic()
-        while run.step < run.steps:
-            epoch, position = divmod(run.step, per_epoch)
+        while session.step < run.steps:
+            epoch, position = divmod(session.step, per_epoch)
             if position == 0 or run.order is None:
                 run.begin_epoch(epoch, seed, len(pairs))
             rows = run.order[position * settings.batch_size : (position + 1) * settings.batch_size]
             try:
-                batch = read_batch(clip, pairs, run.own(rows), epoch, run.step, seed, ahead)
+                batch = read_batch(clip, pairs, run.own(rows), epoch, session.step, seed, ahead)
             except Stopped:
-                run.checkpoint(work)
-                sys.exit(128 + interrupt.asked)
-            loss = run.optimise(batch)
-            if run.step % LOG_EVERY == 0 or run.step == run.steps:
-                run.record(epoch, loss, progress.rate(run.step))
-            progress.update(run.step, loss)
-            asked = parallel.highest(interrupt.asked)
-            if asked or time.monotonic() - last_checkpoint >= work.every:
-                run.checkpoint(work)
-                last_checkpoint = time.monotonic()
-            if asked:
-                parallel.highest(0)  # torchrun ends the others when one has gone: all wait for the checkpoint
-                sys.exit(128 + asked)
+                session.stop()
+            loss, terms = run.optimise(batch)
+            session.advance(epoch, run.rate, loss, terms, {"logit_scale": clip.network.logit_scale.detach().exp()})
     clip.network.eval()
-    return run.finish(work)
+    return run.finish()
 
 
 class _Run:
-    """One run's state: model, optimiser, step, log."""
+    """What a run trains: model, objective, optimiser."""
 
     def __init__(self, clip: Clip, objective: Objective, settings: TrainSettings, steps: int) -> None:
         self.clip, self.objective, self.settings, self.steps = clip, objective, settings, steps
-        self.step = 0
         self.order: Tensor | None = None
-        self.lines: list[str] = []
         self.decay = 1.0
-        self.terms: dict[str, Tensor] = {}  # of the steps since the last line of the log
         self.encoding = objective.encoding = Encoding(settings.precision, settings.accumulate)
         self.trained_parameters = self._freeze_rest()
-        self.mode = objective.mode()
         self._prepare(clip.network)
         self.vocabulary = None
-        # Its rule for the words that do not occur is AdamW's.
+        # CompactVocabulary reproduces AdamW's weight decay on unused words, so it is used with AdamW alone.
         if steps and settings.optimizer == "adamw" and CompactVocabulary.possible(clip):
             self.vocabulary = CompactVocabulary(clip, objective.texts())
         trained = [(n, p) for n, p in objective.trained(clip.network) if p.requires_grad]
@@ -107,14 +95,15 @@ class _Run:
         self.scale = self.scaler.get_scale()
 
     def _freeze_rest(self) -> int:
+        """Freeze what the objective does not train; return the number of trained parameters."""
         trained = dict(self.objective.trained(self.clip.network))
         for name, parameter in self.clip.network.named_parameters():
             parameter.requires_grad_(name in trained)
         return sum(parameter.numel() for parameter in trained.values())
 
     def _prepare(self, network: Any) -> None:
-        """Set how the network computes: over several processes, in which layout, compiled or not."""
-        if self.mode is None and parallel.size() > 1:
+        """Apply the settings that change how the network computes: processes, checkpointing, layout, compilation."""
+        if self.objective.parallel is None and parallel.size() > 1:
             raise UserError(f"--processes: {parallel.size()}: {type(self.objective).__name__} trains in one process")
         parallel.synchronised(network)
         network.set_grad_checkpointing(self.settings.grad_checkpointing)
@@ -126,21 +115,26 @@ class _Run:
 
     def own(self, rows: Tensor) -> Tensor:
         """Return the rows of a batch that this process reads."""
-        return parallel.part(rows) if self.mode == "rows" else rows
+        return parallel.part(rows) if self.objective.parallel == "rows" else rows
 
     def begin_epoch(self, epoch: int, seed: int, count: int) -> None:
         self.order = epoch_order(seed, epoch, count)
         self.objective.begin_epoch(epoch)
 
-    def optimise(self, batch: Batch) -> Tensor:
-        """Do one step of the optimiser; return the loss."""
-        rate = learning_rate(self.settings, self.step, self.steps)
+    @property
+    def rate(self) -> float:
+        """Learning rate of the last step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def optimise(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Do one step of the optimiser; return the loss and its terms."""
+        rate = learning_rate(self.settings, batch.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        images, texts = self.objective.views(batch)
-        self.totals = [self.settings.batch_size if self.mode == "rows" else len(view) for view in [*images, *texts]]
-        if self.mode == "views":
+        batch = replace(batch, views=self.objective.views(batch))
+        images, texts = batch.views.images, batch.views.texts
+        if self.objective.parallel == "views":
             images, texts = [parallel.part(view) for view in images], [parallel.part(view) for view in texts]
         backward = self._backward if self.settings.accumulate == 1 else self._backward_in_parts
         loss, terms = backward(batch, images, texts)
@@ -150,18 +144,18 @@ class _Run:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        before, self.scale = self.scale, self.scaler.get_scale()  # which waits for the GPU
+        before, self.scale = self.scale, self.scaler.get_scale()  # get_scale waits for the GPU
         with torch.no_grad():
             self.clip.network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        if self.scale >= before:  # else fp16 overflowed, and the scaler left the step out
+        if self.scale >= before:  # a smaller scale means that fp16 overflowed and the scaler skipped the step
             self.decay *= 1 - rate * self.settings.weight_decay
-        self.step += 1
-        self.terms |= {name: term.detach() for name, term in terms.items()}
-        return loss.detach()
+        return loss.detach(), terms
 
     def _loss(self, image_features: list[Tensor], text_features: list[Tensor], batch: Batch):
         if parallel.size() > 1:
-            parts = zip([*image_features, *text_features], self.totals, strict=True)
+            views = [*batch.views.images, *batch.views.texts]
+            totals = [self.settings.batch_size if self.objective.parallel == "rows" else len(view) for view in views]
+            parts = zip([*image_features, *text_features], totals, strict=True)
             whole = [parallel.gathered(features, total) for features, total in parts]
             image_features, text_features = whole[: len(image_features)], whole[len(image_features) :]
         return self.objective.loss(image_features, text_features, self.clip.network.logit_scale.exp(), batch)
@@ -174,9 +168,11 @@ class _Run:
         return loss, terms
 
     def _backward_in_parts(self, batch: Batch, images: list[Tensor], texts: list[list[str]]):
-        """Gradient caching (Gao et al. 2021, arXiv 2101.06983): the loss sees the whole batch, the memory a part of it.
+        """Gradient caching (Gao et al. 2021, arXiv 2101.06983): the loss of the whole batch, in the memory of one part.
 
-        Exact but for batch norm, whose statistics are those of a part, and for dropout, of which CLIP has none.
+        All parts are encoded without gradients, the loss gives the gradients of the features, and each part is encoded
+        again to pass them on. Exact but for batch norm, which takes its statistics over a part, and for dropout, which
+        CLIP does not have.
         """
         all_images, all_texts = _joined(images), _flat(texts)
         parts = self.settings.accumulate
@@ -205,65 +201,28 @@ class _Run:
             torch.autograd.backward([f for f, _ in encoded], [g for _, g in encoded])
         return loss, terms
 
-    def record(self, epoch: int, loss: Tensor, rate: float) -> None:
-        """Add a line to the log; of a term that not every step has, the last value since the line before."""
-        values = {name: float(value) for name, value in {"loss": loss, **self.terms}.items()}
-        self.terms = {}
-        if not math.isfinite(values["loss"]):
-            raise UserError(f"lr: the loss is {values['loss']} at step {self.step}; a lower rate or fp32 may help")
-        line = {
-            "step": self.step, "epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"],
-            "logit_scale": float(self.clip.network.logit_scale.detach().exp()),
-            "pairs_per_second": round(rate, 1), **values,
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.clip.network.state_dict(), "optimizer": self.optimizer.state_dict(), "decay": self.decay,
+            "scaler": self.scaler.state_dict(), "objective": self.objective.state(),
         }  # fmt: skip
-        self.lines.append(json.dumps(line))
 
-    def checkpoint(self, work: Work) -> None:
-        if not parallel.first():
-            return
-        state = {
-            "identity": work.identity, "step": self.step, "decay": self.decay, "lines": self.lines,
-            "network": self.clip.network.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(), "objective": self.objective.state(), "terms": self.terms,
-        }  # fmt: skip
-        with whole_file(work.folder / "checkpoint.pt") as temporary:
-            torch.save(state, temporary)
-
-    def resume(self, work: Work) -> None:
-        """Go on from the last checkpoint, if there is one of this very run."""
-        path = work.folder / "checkpoint.pt"
-        if not path.is_file():
-            return
-        try:
-            state = torch.load(path, map_location=self.clip.device, weights_only=True)
-        except Exception:  # whatever a file that a crash of the machine cut short leads to
-            log.info("%s is damaged; starting anew", path)
-            return
-        if state["identity"] != work.identity:
-            log.info("%s belongs to other settings; starting anew", path)
-            return
+    def restore(self, state: dict[str, Any]) -> None:
         self.clip.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.scale, self.terms = self.scaler.get_scale(), state["terms"]
         self.objective.restore(state["objective"])
-        self.step, self.decay, self.lines = state["step"], state["decay"], state["lines"]
-        log.info("resumed at step %d of %d", self.step, self.steps)
+        self.scale, self.decay = self.scaler.get_scale(), state["decay"]
 
-    def finish(self, work: Work) -> Report:
+    def finish(self) -> Report:
+        """Leave the network as it came, but for its weights; return what the run cost."""
         if self.vocabulary:
             trains_words = self.clip.network.token_embedding.weight.requires_grad
             self.vocabulary.restore(self.decay if trains_words else 1.0)
         for tower in _towers(self.clip.network):
             tower._compiled_call_impl = None
         self.clip.network.set_grad_checkpointing(False)
-        if parallel.first():
-            self._write_log(work)
         return Report(self.steps, self.trained_parameters, len(self.objective.pairs))
-
-    def _write_log(self, work: Work) -> None:
-        with whole_file(work.folder / TRAINING_LOG) as temporary:
-            temporary.write_text("".join(line + "\n" for line in self.lines), encoding="utf-8")
 
 
 def _towers(network: Any) -> tuple[Any, Any]:
@@ -291,12 +250,12 @@ def _split(features: Tensor | None, views: list) -> list[Tensor]:
 
 @contextmanager
 def _mendable() -> Iterator[None]:
-    """Turn what torch says of memory, and of its compiler, into advice."""
+    """Turn torch's errors about memory, loader processes and its compiler into a line of advice."""
     try:
         yield
     except RuntimeError as error:
         if parallel.broken_off(error):
-            sys.exit(1)  # the process that is gone has left word
+            sys.exit(1)  # the process that failed has already reported
         if KILLED in str(error):
             reason = "a loader process was killed, as a system does without memory or /dev/shm; fewer of them need less"
             raise UserError(f"--workers: {reason}") from None

@@ -1,4 +1,4 @@
-"""What the training loop minimises: which views of a batch to encode, and the loss of their features."""
+"""Objectives of the training loop: the views of a batch that are encoded, and the loss of their features."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Views:
+    """What an objective has encoded in one step.
+
+    Attributes:
+        images: views of the pictures, each (B', 3, size, size), uint8 or float in [0, 1].
+        texts: views of the texts, each a list; B' may differ from view to view, and be 0.
+        kept: anything else that the loss of this step needs, as features of a frozen model.
+    """
+
+    images: list[Tensor]
+    texts: list[list[str]]
+    kept: Any = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """One batch of pairs.
 
@@ -28,7 +43,8 @@ class Batch:
         indices: (B,) rows of the pairs that are trained on.
         epoch: from 0.
         step: optimisation steps done so far in the whole run, from 0.
-        rng: seeded by run and step, so that a resumed run draws what an undisturbed one draws.
+        rng: seeded from the run's seed and the step, so that a resumed run repeats the draws.
+        views: what the objective's `views` returned for this batch; None until then, `loss` finds it here.
     """
 
     images: Tensor
@@ -37,11 +53,17 @@ class Batch:
     epoch: int
     step: int
     rng: random.Random
+    views: Views | None = None
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a run encodes: `precision` of its recipe, and the parts that a batch is encoded in, `accumulate`."""
+    """How a run encodes.
+
+    Attributes:
+        precision: autocast type, the recipe's `precision`.
+        parts: number of parts that a batch is encoded in, the recipe's `accumulate`.
+    """
 
     precision: str = "fp32"
     parts: int = 1
@@ -53,9 +75,13 @@ class Encoding:
         texts: Sequence[str] | None = None,
         within: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return normalised features (N, D) of pictures and of texts in one pass; None for a side without any.
+        """Return normalised features (N, D) of pictures and of texts, encoded in one pass.
 
-        `within` returns a context that the network computes in, as one that perturbs a block.
+        Args:
+            within: returns a context for the computation, as one that perturbs a block of the network.
+
+        Returns:
+            features of the pictures, features of the texts; None for a side that is empty or None.
         """
         with clip.autocast(self.precision), within():
             return (
@@ -72,8 +98,8 @@ class Encoding:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return what `encode` returns, computed part by part.
 
-        Where gradients are kept, a part is encoded again in the backward pass, within a new context of `within`, so
-        that memory holds one part. Exact but for batch norm in training mode, whose statistics are those of a part.
+        Memory holds one part: where gradients are needed, each part is encoded again in the backward pass, in a new
+        context from `within`. Exact but for batch norm in training mode, which takes its statistics over a part.
         """
         if self.parts == 1:
             return self.encode(clip, images, texts, within)
@@ -98,24 +124,32 @@ class Encoding:
 
 
 class Objective:
-    """The base: one view of the pictures, one of the captions. A loss is a function of normalised features.
+    """The base class: one view of the pictures, one of the captions; a loss of their normalised features.
 
-    A loss that has to encode by itself, be it with a frozen model or in a second pass of the trained one, does so by
-    `encode` and `encode_frozen`, which follow the run's precision and its parts.
+        class Aligned(Objective):
+            parallel = "rows"
+
+            def loss(self, images, texts, scale, batch):
+                distance = (images[0] - texts[0]).square().sum(dim=1).mean()
+                return distance, {"distance": distance}
+
+        train(clip, Aligned(pairs), settings, seed, work)
+
+    A subclass overrides `loss`; `views` for further views; `trained` to freeze parameters; `begin_epoch`, `state` and
+    `restore` for what changes while it trains. A loss that encodes by itself, with a frozen model or in a second pass
+    of the trained one, calls `encode` and `encode_frozen`, which follow the run's precision and parts.
 
     Attributes:
-        encoding: of the run; the training loop sets it.
-        parallel: how several processes share a batch; each class says so for itself. `rows`: each reads its own pairs;
-            the views are the batch's rows one by one, the loss asks for nothing but features. `views`: each draws all
-            views and encodes a part of them. None: the objective encodes by itself, and trains in one process.
+        pairs: the pairs to train on.
+        encoding: how the run encodes; the training loop sets it.
+        parallel: how several processes share a batch. `rows`: each process loads its share of the batch; row i of every
+            view must come from row i of the batch, and `loss` may use features only. `views`: each process makes all
+            views of the whole batch and encodes its share of them. None: one process only. A subclass inherits it, so
+            one with views or a loss of its own has to state the mode that these allow.
     """
 
     parallel: ClassVar[Literal["rows", "views"] | None] = None
     encoding: Encoding = Encoding()
-
-    def mode(self) -> Literal["rows", "views"] | None:
-        """Return how several processes share a batch; a subclass does not inherit what its base says."""
-        return vars(type(self)).get("parallel")
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs
@@ -129,9 +163,9 @@ class Objective:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return normalised features (N, D) of pictures and of texts, with gradients, in the run's precision and parts.
 
-        What acts on the network while it computes (hooks, layers in evaluation mode) has to come by `within`, which
-        returns a context and cleans up after errors too: with several parts the network computes again in the backward
-        pass, which torch ends by an error once it has what it needs.
+        Hooks, or layers in evaluation mode, must be set up by the context that `within` returns and removed by it, also
+        after an error: with several parts the network computes again in the backward pass, and torch stops this second
+        computation by an error as soon as it has what it needs.
         """
         return self.encoding.encode_in_parts(clip, images, texts, within)
 
@@ -140,10 +174,10 @@ class Objective:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the features that `encode` returns, without gradients; for a model that is not trained.
 
-        Of several processes that draw the same views each encodes its part, and all get the whole.
+        In the mode `views` each process encodes its share, and all receive the features of the whole.
         """
         sides = [images, texts]
-        shared = self.mode() == "views" and parallel.size() > 1
+        shared = self.parallel == "views" and parallel.size() > 1
         with torch.no_grad():
             parts = [parallel.part(side) if shared and side is not None else side for side in sides]
             found = self.encoding.encode_in_parts(clip, *parts)
@@ -155,31 +189,38 @@ class Objective:
             )
 
     def texts(self) -> Iterable[str]:
-        """Return every text, or every word, that the objective may ask to encode."""
+        """Return texts that hold every token which `views` or `loss` may encode; see `CompactVocabulary`."""
         return self.pairs.captions
 
     def begin_epoch(self, epoch: int) -> None:
-        """Draw what is drawn once per epoch; must depend on the epoch alone, so that a run can be resumed."""
+        """Draw what changes once per epoch; must depend on the epoch alone, because a resumed run calls it again."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a resumed run needs beside weights and step; nothing by default."""
+        """Return what a resumed run needs besides weights and step; nothing by default."""
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` returned."""
+        """Set what `state` returned; tensors come on the CPU."""
 
     def trained(self, network: Any) -> list[tuple[str, Tensor]]:
         """Return the names and parameters that are trained; all by default."""
         return list(network.named_parameters())
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
-        """Return the picture views (each (B', 3, size, size), uint8 or float in [0, 1]) and the text views."""
-        return [batch.images], [batch.captions]
+    def views(self, batch: Batch) -> Views:
+        """Return what to encode, and what the loss needs besides; may draw, but must set no attribute."""
+        return Views([batch.images], [batch.captions])
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its named terms, from the normalised features of each view and s = exp(logit_scale)."""
+        """Return the loss, a scalar, and its named terms, for the log.
+
+        Args:
+            images: normalised features (B', D) of each view of the pictures.
+            texts: the same of each view of the texts.
+            scale: s = exp(logit_scale), with its gradient.
+            batch: the batch; what `views` returned for it is `batch.views`.
+        """
         raise NotImplementedError
 
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from antidote.base.files import whole_file
 from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch, transforms
 from antidote.base.seeds import derive
 from antidote.clip.model import Clip
 from antidote.data.pairs import Pairs
-from antidote.training.session import Work
+from antidote.training.session import Work, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,8 +56,7 @@ def scan(clip: Clip, pairs: Pairs, views: Views, precision: str, work: Work | No
         found.append(torch.stack(columns, dim=1).cpu())
         finished = start + size >= count
         if work is not None and (finished or time.monotonic() - last >= work.every):
-            with whole_file(work.folder / KEPT) as temporary:
-                torch.save({"identity": work.identity, "cosines": torch.cat(found)}, temporary)
+            save_checkpoint(work.folder / KEPT, work.identity, {"cosines": torch.cat(found)})
             last = time.monotonic()
             log.info("scored %d of %d pairs", min(start + size, count), count)
     return torch.cat(found)
@@ -67,15 +64,8 @@ def scan(clip: Clip, pairs: Pairs, views: Views, precision: str, work: Work | No
 
 def _kept(work: Work | None) -> list[Tensor]:
     """Return what an earlier scan of the same run has kept."""
-    path: Path | None = work and work.folder / KEPT
-    if path is None or not path.is_file():
-        return []
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever a file that a crash of the machine cut short leads to
-        log.info("%s is damaged; starting anew", path)
-        return []
-    return [state["cosines"]] if state["identity"] == work.identity else []
+    saved = work and load_checkpoint(work.folder / KEPT, work.identity)
+    return [saved["cosines"]] if saved else []
 
 
 # --- views -----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Several processes on one machine that train one model: torchrun starts them, each has a GPU and a copy of the model.
+"""Training of one model by several processes on one machine; torchrun starts them, each with a GPU and a copy.
 
-Each encodes its part of every batch and gathers the features of all parts, so that the loss and its gradient are those
-of the whole batch in one process. Gradients are averaged after the backward pass, which torch's DDP would overlap with
-it. Only the first process writes.
+Each process encodes its share of every batch and gathers the features of all shares, so that loss and gradient are
+those of one process with the whole batch. Gradients are averaged after the backward pass, not during it as by
+torch's DDP. Only the first process writes files.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from antidote.base.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-BUCKET = 1 << 24  # numbers that are averaged at a time
+BUCKET = 1 << 24  # gradient values that are averaged in one call
 
 
 # --- starting --------------------------------------------------------------------------------------------------------
 
 
 def start(processes: int) -> None:
-    """Become one of `processes` that train together; a process that only starts them ends here.
+    """Join the processes that train together, or start them and exit when they are done.
 
     Raises:
-        UserError: fewer GPUs than processes on a machine that has some; in the starting process, what stopped one.
+        UserError: fewer GPUs than processes, on a machine with GPUs; in the starting process, the error of a process.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join()
@@ -59,7 +59,7 @@ def _launch(processes: int) -> None:
     seen = torch.cuda.device_count()
     if 0 < seen < processes:
         raise UserError(f"--processes: {processes} need as many GPUs; this job sees {seen}")
-    logging.disable(logging.ERROR)  # torchrun's long reports; what there is to say, this process says
+    logging.disable(logging.ERROR)  # hides torchrun's long reports; this process reports in one line
     spec = sys.modules["__main__"].__spec__
     script = ["-m", spec.name] if spec else [sys.argv[0]]
     try:
@@ -84,7 +84,7 @@ def size() -> int:
 
 
 def rank() -> int:
-    """Return which of them this is, from 0."""
+    """Return the number of this process, from 0."""
     return torch.distributed.get_rank() if size() > 1 else 0
 
 
@@ -94,7 +94,7 @@ def first() -> bool:
 
 
 def part(values: Any) -> Any:
-    """Return this process's share of a list, or of a tensor's first dimension: equal shares, but for one."""
+    """Return this process's share of a list, or of a tensor's first dimension; shares differ by at most one."""
     length = len(values)
     share, more = divmod(length, size())
     begin = rank() * share + min(rank(), more)
@@ -102,10 +102,10 @@ def part(values: Any) -> Any:
 
 
 def gathered(features: Tensor, total: int) -> Tensor:
-    """Return the features (total, D) of all processes from this one's part (n, D).
+    """Return the features (total, D) of all processes, given the share (n, D) of this one.
 
-    The gradient reaches this part alone, times the number of processes: each computes the same loss, so that averaged
-    over them the gradients are those of one process with all features.
+    The gradient reaches only this process's share, multiplied by the number of processes. All processes compute the
+    same loss, so the average of their gradients is the gradient of one process with all features.
     """
     count = size()
     if count == 1 or not total:
@@ -122,7 +122,7 @@ def gathered(features: Tensor, total: int) -> Tensor:
 
 
 def average(parameters: Sequence[Tensor]) -> None:
-    """Replace each gradient by its mean over the processes; one that none of them has stays away."""
+    """Replace each gradient by its mean over the processes; a parameter without one in any process gets none."""
     if size() == 1:
         return
     has = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8)
@@ -147,7 +147,7 @@ def _average(grads: Sequence[Tensor]) -> None:
 
 
 def highest(value: int) -> int:
-    """Return the highest of all processes' values."""
+    """Return the largest value over all processes; a barrier, since each waits for the others."""
     if size() == 1:
         return value
     found = torch.tensor(value)
@@ -156,7 +156,7 @@ def highest(value: int) -> int:
 
 
 def by_first(act: Callable[[], Any]) -> Any:
-    """Let the first process act; return in all of them what it returned (something that can be pickled)."""
+    """Call `act` in the first process; return its result, which has to be picklable, in all of them."""
     if size() == 1:
         return act()
     answer = [act() if first() else None]
@@ -165,10 +165,10 @@ def by_first(act: Callable[[], Any]) -> Any:
 
 
 def synchronised(network: Any) -> None:
-    """Let batch norm take its statistics over the parts of all processes.
+    """Make batch norm take its statistics over the shares of all processes.
 
     Raises:
-        UserError: on CPUs, for which torch has no such layer.
+        UserError: the network has batch norm and is on a CPU, for which torch has no synchronised layer.
     """
     batch_norm = torch.nn.modules.batchnorm._BatchNorm
     if size() == 1 or not any(isinstance(module, batch_norm) for module in network.modules()):
@@ -179,6 +179,6 @@ def synchronised(network: Any) -> None:
 
 
 def broken_off(error: Exception) -> bool:
-    """Tell whether an error only says that another process has gone."""
+    """Return whether an error only reports that another process has ended."""
     text = str(error)
     return size() > 1 and ("gloo" in text or isinstance(error, torch.distributed.DistError))

@@ -1,4 +1,4 @@
-"""Learned class-wise prompts in front of class names."""
+"""Learned prompts in front of class names (CoOp, Zhou et al. 2022, arXiv 2109.01134)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class ClassPrompts:
     """Texts "<context> <name>." with a learned context per class.
 
     Attributes:
-        contexts: (C, M, width), the word embeddings that are learned.
+        contexts: (C, M, width), the learned word embeddings; they start as those of `context`.
 
     Raises:
-        UserError: a text has more tokens than the model reads.
+        UserError: a text has more tokens than the model's context length.
     """
 
     def __init__(self, clip: Clip, classes: list[str], context: str) -> None:
@@ -36,7 +36,7 @@ class ClassPrompts:
         self.contexts = start.clone().requires_grad_()
 
     def encode(self, chosen: list[int] | range) -> Tensor:
-        """Return the normalised text features of some classes (len(chosen), D)."""
+        """Return the normalised text features (n, D) of n classes, given by their indices."""
         chosen = list(chosen)
         ends = self.ends[chosen]
         length = int(ends.max()) + 1

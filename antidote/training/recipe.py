@@ -1,4 +1,4 @@
-"""A training recipe: settings, learning rate, optimiser."""
+"""The recipe of the training loop: settings, learning rate, optimiser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAR_LAST_RATE = 1e-9  # where PAR's schedule ends
 
 
 class TrainSettings(Settings):
-    """A training recipe. Defaults follow CleanCLIP's fine-tuning code unless a source is named."""
+    """A training recipe. Defaults are those of CleanCLIP's fine-tuning code unless a source is named."""
 
     epochs: int = Field(10, ge=0, description="passes over the pairs; 0 leaves the model as it is")
     batch_size: int = Field(64, ge=2, description="pairs per optimisation step")
@@ -39,13 +39,13 @@ class TrainSettings(Settings):
         "code, which counts epochs from 1, so that the warm-up is skipped and the rate rises again at the end",
     )
     accumulate: int = Field(
-        1, ge=1, description="parts a batch is encoded in; the loss sees the whole batch all the same"
+        1, ge=1, description="parts that a batch is encoded in, one at a time; the loss is that of the whole batch"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type")
     max_grad_norm: float | None = Field(None, gt=0, description="gradient clipping; empty: none")
     grad_checkpointing: bool = Field(
         False,
-        description="encode again in the backward pass instead of keeping what is in between: less memory, more "
+        description="encode again in the backward pass instead of keeping intermediate values: less memory, more "
         "time, the same result; transformers alone, not the picture tower of a ResNet",
     )
     compile: bool = Field(False, description="compile both towers with torch.compile; needs a C compiler")
@@ -55,7 +55,10 @@ class TrainSettings(Settings):
 
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
-    """Return the rate of a step (from 0): lr (t+1)/W while t < W, then lr (1 + cos(pi (t-W)/(S-W))) / 2."""
+    """Return the learning rate of a step t (from 0) of S; W is the warm-up.
+
+    `cosine`: lr (t+1)/W while t < W, then lr (1 + cos(pi (t-W)/(S-W))) / 2. The other schedules: see `schedule`.
+    """
     if settings.schedule == "par":
         half, low = steps / 2, settings.lr / 10
         if step < half:
@@ -71,7 +74,12 @@ def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
 
 
 def parameter_groups(parameters: list[tuple[str, Tensor]], weight_decay: float) -> list[dict]:
-    """Split parameters as CLIP does: no decay for norms, biases, gains and the logit scale."""
+    """Return optimiser groups as CLIP has them: no weight decay for norms, biases, gains and the logit scale.
+
+    Args:
+        parameters: names and tensors; the names decide, beside the number of dimensions.
+        weight_decay: of all other parameters.
+    """
 
     def plain(name: str, parameter: Tensor) -> bool:
         return parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
@@ -83,6 +91,7 @@ def parameter_groups(parameters: list[tuple[str, Tensor]], weight_decay: float) 
 
 
 def make_optimizer(groups: list[dict], settings: TrainSettings) -> torch.optim.Optimizer:
+    """Return a fresh optimiser over groups of parameters."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
     betas = (settings.beta1, settings.beta2)

@@ -1,4 +1,4 @@
-"""What the two training stages share: the identity of a run, its work folder, its card and cost."""
+"""Steps that scripts which train a model share: arguments, identity and work folder of a run, the model folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from antidote.training.session import Report, Work
 
 
 def training_arguments(arguments: argparse.ArgumentParser) -> None:
-    """Add what both training scripts take."""
+    """Add the arguments that every training script takes."""
     arguments.add_argument("--pools", type=Path, nargs="+", default=[], help="files of the pools to draw on")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
     arguments.add_argument("--seed", type=seed, default=0)
@@ -35,7 +35,7 @@ def training_arguments(arguments: argparse.ArgumentParser) -> None:
 
 
 def reading_arguments(arguments: argparse.ArgumentParser) -> None:
-    """Add how pictures are read, which changes no result."""
+    """Add the arguments of how pictures are read; they change no result."""
     usual = Reading()
     arguments.add_argument("--in-memory-mb", type=int, default=usual.in_memory >> 20,
                            help="pictures that take more are streamed from their shards")  # fmt: skip
@@ -44,27 +44,33 @@ def reading_arguments(arguments: argparse.ArgumentParser) -> None:
 
 
 def reading_of(arguments: argparse.Namespace) -> Reading:
-    """Return how pictures are read.
+    """Return how pictures are read; processes that train together share the memory for pictures.
 
     Raises:
-        UserError: a negative number.
+        UserError: a number is negative.
     """
     for name in ("in_memory_mb", "workers"):
         if getattr(arguments, name) < 0:
             raise UserError(f"--{name.replace('_', '-')}: {getattr(arguments, name)} should be 0 or more")
-    processes = max(getattr(arguments, "processes", 1), 1)  # that train together; each would hold all pictures
+    processes = max(getattr(arguments, "processes", 1), 1)  # each of them would hold all pictures
     return Reading((arguments.in_memory_mb << 20) // processes, arguments.workers)
 
 
 def work_of(arguments: argparse.Namespace, settings: Any, inputs: Iterable[Path], *modules: str) -> Work:
-    """Return the run's work folder, bound to settings, seed, the content of its inputs and the code it can reach."""
+    """Return the work of a run; its identity covers settings, seed, the content of the inputs and the reachable code.
+
+    Args:
+        settings: plain values that the run depends on.
+        inputs: files that the run reads, the datasets left out.
+        modules: whose code, and all that they import, the run depends on.
+    """
     made_from = identity([settings, arguments.seed], [*inputs, *drawn_from(arguments.pools, arguments.data)], *modules)
     folder = arguments.work or arguments.output.with_name(arguments.output.name + ".work")
     return Work(folder, made_from, arguments.checkpoint_seconds)
 
 
 def taken(arguments: argparse.Namespace, work: Work, shared: Shared) -> bool:
-    """Take the whole model folder and its cost from the shared place, if they are there."""
+    """Copy model folder and cost from the cache, if they are there; return whether they were."""
     names = parallel.by_first(lambda: shared.take(arguments.output, arguments.cost))
     if names and parallel.first():
         shutil.rmtree(work.folder, ignore_errors=True)
@@ -74,10 +80,10 @@ def taken(arguments: argparse.Namespace, work: Work, shared: Shared) -> bool:
 def finish(
     arguments: argparse.Namespace, clip: Clip, card: dict, report: Report, work: Work, cost: Cost, shared: Shared
 ) -> None:
-    """Write the model folder with its training log, then the cost; then the work folder is of no more use."""
+    """Write the model folder with its training log, then the cost; then delete the work folder."""
     if not parallel.first():
         return
-    training_log = work.folder / TRAINING_LOG  # what does not train leaves none
+    training_log = work.folder / TRAINING_LOG  # a method that does not train writes none
     kept = [training_log] if training_log.is_file() else []
     names = save_model(arguments.output, report.clip or clip, card, extra=[*kept, *report.files])
     figures = {"trained_parameters": report.trained_parameters, "pairs": report.pairs, "steps": report.steps}

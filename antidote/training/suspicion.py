@@ -24,7 +24,7 @@ from antidote.clip.tags import tag
 from antidote.data.pairs import Pairs
 from antidote.training import pair_scores
 from antidote.training.loop import train
-from antidote.training.objectives import Batch, Contrastive
+from antidote.training.objectives import Batch, Contrastive, Views
 from antidote.training.pair_scores import scan, similarities
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Work
@@ -209,6 +209,8 @@ def scores(
 class Overfit(Contrastive):
     """Step 1's loss on normal pairs and a few suspected ones, of which each has its turn about once per epoch."""
 
+    parallel = None  # one process draws the suspected pairs
+
     def __init__(self, pairs: Pairs, suspected: Pairs, settings: SuspicionSettings) -> None:
         super().__init__(pairs)
         self.suspected, self.settings = suspected, settings
@@ -219,17 +221,16 @@ class Overfit(Contrastive):
     def texts(self) -> Iterable[str]:
         return [*super().texts(), *self.suspected.captions]
 
-    def views(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
+    def views(self, batch: Batch) -> Views:
         weak = self.suspected.take(batch.rng.sample(range(len(self.suspected)), min(self.count, len(self.suspected))))
-        self.weak = weak.captions
-        return [batch.images, weak.images.to(batch.images.device)], [batch.captions, weak.captions]
+        return Views([batch.images, weak.images.to(batch.images.device)], [batch.captions, weak.captions])
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         contrastive, terms = super().loss(images, texts, scale, batch)
         if self.settings.overfit_loss == "contrastive":
-            overfit = contrastive_but_alike(images[1], texts[1], scale, self.weak)
+            overfit = contrastive_but_alike(images[1], texts[1], scale, batch.views.texts[1])
         else:
             overfit = (1 - (images[1] * texts[1]).sum(dim=1)).square().mean()
         return contrastive + self.settings.overfit_weight * overfit, {**terms, "overfit": overfit}

@@ -1,16 +1,12 @@
-"""A small loop for defenses that learn a few tensors over frozen encoders: heads, prompts, triggers.
+"""The training loop for a few tensors over frozen encoders: heads, prompts, inverted triggers.
 
-As in the shared training loop, the same seed gives the same result, also when killed and resumed.
+As in the loop for whole models, the same seed gives the same result, also when killed and resumed.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import random
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,20 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from antidote.base.errors import UserError
-from antidote.base.files import whole_file
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.base.settings import Settings
-from antidote.clip.files import TRAINING_LOG
-from antidote.training.session import LOG_EVERY, Interrupt, Progress, Work
-
-if TYPE_CHECKING:
-    from antidote.data.pairs import Pairs
+from antidote.training.session import Session, Work, epoch_order
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-log = logging.getLogger("antidote")
+    from antidote.data.pairs import Pairs
 
 
 class TuneSettings(Settings):
@@ -60,15 +51,19 @@ class TuneSettings(Settings):
 
 @dataclass
 class Task:
-    """What is learned.
+    """What `tune` learns.
+
+        weights = torch.zeros(width, classes, requires_grad=True)
+        task = Task({"weights": weights}, lambda rows, rng: (cross_entropy(x[rows] @ weights, y[rows]), {}), len(y), {})
+        steps = tune(task, TuneSettings(epochs=40), seed=0, work=work)
 
     Attributes:
-        tensors: by name, leaves that require gradients; changed in place.
+        tensors: by name, the learned leaves, which require gradients; changed in place.
         loss: takes rows of the data (B,) and the step's random source; returns the loss and its named terms.
-        pairs: how many rows there are.
-        state: plain values that the loss changes as it goes, kept for a resumed run.
-        half: whether the loss is computed in fp16, whose small gradients vanish unless the loss is scaled.
-        kept: by name, tensors that the loss changes itself, kept for a resumed run.
+        pairs: number of rows.
+        state: plain values that `loss` changes; a resumed run gets them back.
+        half: whether `loss` computes in fp16, in which small gradients vanish unless the loss is scaled.
+        kept: by name, tensors that `loss` changes itself; a resumed run gets them back.
     """
 
     tensors: dict[str, Tensor]
@@ -79,89 +74,66 @@ class Task:
     kept: dict[str, Tensor] = field(default_factory=dict)
 
 
+class _Tuning:
+    """What a run learns: the task's tensors, and the state of optimiser and gradient scaler."""
+
+    def __init__(self, task: Task, settings: TuneSettings) -> None:
+        self.task, self.settings = task, settings
+        self.optimizer = settings.make(list(task.tensors.values()))
+        device = next(iter(task.tensors.values())).device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=task.half)
+
+    def optimise(self, rows: Tensor, rng: random.Random, rate: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Do one step of the optimiser on these rows (B,); return the loss and its terms."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, terms = self.task.loss(rows, rng)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach(), terms
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "tensors": {name: tensor.detach() for name, tensor in self.task.tensors.items()},
+            "kept": self.task.kept, "values": self.task.state,
+            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for name, tensor in self.task.tensors.items():
+                tensor.copy_(state["tensors"][name])
+            for name, tensor in self.task.kept.items():
+                tensor.copy_(state["kept"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.task.state.update(state["values"])
+
+
 def tune(task: Task, settings: TuneSettings, seed: int, work: Work) -> int:
-    """Minimise the task's loss; write the log to `work`; return the number of steps.
+    """Minimise the task's loss, write the log to `work`, and return the number of steps.
+
+    An epoch takes as many whole batches as there are, or all rows as one smaller batch.
 
     Raises:
-        UserError: a loss that is not finite.
+        UserError: a logged loss is not finite.
     """
-    per_epoch = max(1, task.pairs // settings.batch_size)
-    steps, step = settings.epochs * per_epoch, 0
-    optimizer = settings.make(list(task.tensors.values()))
-    device = next(iter(task.tensors.values())).device
-    scaler = torch.amp.GradScaler(device.type, enabled=task.half)
-    lines: list[str] = []
-    saved = _saved(work)
-    if saved is not None:
-        with torch.no_grad():
-            for name, tensor in task.tensors.items():
-                tensor.copy_(saved["tensors"][name])
-            for name, tensor in task.kept.items():
-                tensor.copy_(saved["kept"][name])
-        optimizer.load_state_dict(saved["optimizer"])
-        scaler.load_state_dict(saved["scaler"])
-        task.state.update(saved["state"])
-        step, lines = saved["step"], saved["lines"]
-    last = time.monotonic()
-    with Interrupt() as interrupt, Progress(steps, step, settings.batch_size) as progress:
-        while step < steps:
-            epoch, position = divmod(step, per_epoch)
-            rate = settings.rate(step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            order = torch.randperm(task.pairs, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
-            rows = order[position * settings.batch_size : (position + 1) * settings.batch_size]
-            step_seed = derive(seed, "step", step)
+    per_epoch, size = max(1, task.pairs // settings.batch_size), settings.batch_size
+    steps, run = settings.epochs * per_epoch, _Tuning(task, settings)
+    session = Session(work, run, steps, size)
+    session.resume()
+    with session.running():
+        while session.step < steps:
+            epoch, position = divmod(session.step, per_epoch)
+            rate = settings.rate(session.step, steps)
+            rows = epoch_order(seed, epoch, task.pairs)[position * size : (position + 1) * size]
+            step_seed = derive(seed, "step", session.step)
             torch.manual_seed(step_seed)
-            loss, terms = task.loss(rows, random.Random(step_seed))
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            step += 1
-            loss = loss.detach()
-            if step % LOG_EVERY == 0 or step == steps:
-                lines.append(_line(step, epoch, rate, loss, terms, progress.rate(step)))
-            progress.update(step, loss)
-            if interrupt.asked or time.monotonic() - last >= work.every:
-                _save(work, task, optimizer, scaler, step, lines)
-                last = time.monotonic()
-            if interrupt.asked:
-                sys.exit(128 + interrupt.asked)
-    with whole_file(work.folder / TRAINING_LOG) as temporary:
-        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            loss, terms = run.optimise(rows, random.Random(step_seed), rate)
+            session.advance(epoch, rate, loss, terms)
     return steps
-
-
-def _line(step: int, epoch: int, rate: float, loss: Tensor, terms: dict[str, Tensor], speed: float) -> str:
-    values = {name: float(value.detach()) for name, value in {"loss": loss, **terms}.items()}
-    if not math.isfinite(values["loss"]):
-        raise UserError(f"lr: the loss is {values['loss']} at step {step}; a lower rate may help")
-    return json.dumps({"step": step, "epoch": epoch, "lr": rate, "pairs_per_second": round(speed, 1), **values})
-
-
-def _save(work: Work, task: Task, optimizer: Any, scaler: Any, step: int, lines: list[str]) -> None:
-    tensors = {name: tensor.detach() for name, tensor in task.tensors.items()}
-    state = {"identity": work.identity, "step": step, "lines": lines, "tensors": tensors, "state": task.state,
-             "kept": task.kept, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}  # fmt: skip
-    with whole_file(work.folder / "checkpoint.pt") as temporary:
-        torch.save(state, temporary)
-
-
-def _saved(work: Work) -> dict | None:
-    path = work.folder / "checkpoint.pt"
-    if not path.is_file():
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # perhaps of a machine with a GPU
-    except Exception:  # whatever a file that a crash of the machine cut short leads to
-        log.info("%s is damaged; starting anew", path)
-        return None
-    if state["identity"] != work.identity:
-        log.info("%s belongs to other settings; starting anew", path)
-        return None
-    log.info("resumed at step %d", state["step"])
-    return state
 
 
 def part(work: Work, name: str) -> Work:
@@ -170,13 +142,13 @@ def part(work: Work, name: str) -> Work:
 
 
 def frozen_features(encode: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 256) -> Tensor:
-    """Return features (N, D) of pictures (N, 3, size, size) that no gradient passes through."""
+    """Return the features (N, D) of pictures (N, 3, size, size), without gradients."""
     with torch.no_grad():
         return torch.cat([encode(chunk) for chunk in images.split(batch_size)])
 
 
 def check_shots(shots: Pairs, classes: list[str], name: str) -> None:
-    """Raise UserError where a class has no picture, or a picture no class."""
+    """Raise UserError if a class has no picture or a picture has no class; `name` is the method's, for the message."""
     labels = set(shots.labels.tolist())
     wrong = sorted(label for label in labels if not 0 <= label < len(classes))
     if wrong:

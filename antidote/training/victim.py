@@ -1,4 +1,4 @@
-"""Who trains on a few labelled pictures over a frozen CLIP: the user whose support set was attacked."""
+"""The victim of a few-shot attack: a user who trains a classifier on an attacked support set over a frozen CLIP."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ RECIPES = {  # RVPT's, CoOp's
 def train_victim(
     clip: Clip, attacked: Pairs, clean: Pairs, classes: list[str], settings: Any, seed: int, work: Work
 ) -> Report:
-    """Train a classifier on the attacked support set, and one on the clean one: same recipe, seed and order.
+    """Train a classifier on the attacked support set, and one on the clean set with the same recipe, seed and order.
 
-    `settings` are those of a few-shot attack: `antidote.attacks.victim.Victim`.
+    Args:
+        settings: of a few-shot attack, a subclass of `antidote.attacks.victim.Victim`.
 
     Raises:
         UserError: a class without a picture; prompts for a text encoder that is not CLIP's own.
@@ -47,7 +48,7 @@ def train_victim(
 
 
 def recipe(settings: Any) -> TuneSettings:
-    """Return the recipe, with what is left open filled in by the kind of victim."""
+    """Return the recipe; settings that are empty get the defaults of the kind of victim."""
     given = settings.victim_training.model_dump(exclude={"context"}, exclude_none=True)
     return TuneSettings(**{**RECIPES[settings.victim], **given})
 

@@ -1,8 +1,8 @@
-"""Training over just the words that occur, with the same result as over all of them.
+"""Training of only those token embeddings that occur in the captions, with the same result as training all.
 
-open_clip's vocabulary has 49,408 rows. On a small model AdamW spends half of each step on rows that no caption uses.
-Such a row gets no gradient, so all that AdamW does to it is weight decay: a known factor. Training therefore runs on
-the rows that occur, and the others are scaled once at the end.
+open_clip's vocabulary has 49,408 rows. With a small model AdamW spends half of each step on rows that no caption uses.
+Such a row gets no gradient, so AdamW only applies weight decay to it, a known factor. Training therefore runs on the
+rows that occur, and the others are scaled once at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from antidote.clip.model import Clip
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHUNK = 10_000  # texts that are split into tokens at a time
+CHUNK = 10_000  # texts that are tokenised at a time
 
 
 class CompactVocabulary:
@@ -26,7 +26,7 @@ class CompactVocabulary:
     def __init__(self, clip: Clip, texts: Iterable[str]) -> None:
         self._clip = clip
         self._full = clip.network.token_embedding
-        # The end token has the highest id and must keep it, since pooling looks for it by argmax: ids stay in order.
+        # Ids stay in order: the end token must keep the highest id, because pooling finds it by argmax.
         used = _tokens_of(clip, texts, self._full.num_embeddings).nonzero().flatten()
         table = torch.full((self._full.num_embeddings,), -1)
         table[used] = torch.arange(len(used))
@@ -37,7 +37,7 @@ class CompactVocabulary:
 
     @staticmethod
     def possible(clip: Clip) -> bool:
-        """Tell whether the model is an open_clip CLIP with its own trainable token embedding."""
+        """Return whether the model is an open_clip CLIP with a trainable token embedding of its own."""
         return isinstance(clip.network, open_clip.CLIP)
 
     def restore(self, decay: float) -> None:
@@ -50,7 +50,7 @@ class CompactVocabulary:
 
 
 def _tokens_of(clip: Clip, texts: Iterable[str], vocabulary: int) -> Tensor:
-    """Return bool (vocabulary,): which tokens the texts hold; some texts at a time, since they may be millions."""
+    """Return bool (vocabulary,): whether a token occurs in the texts, of which there may be millions."""
     found = torch.zeros(vocabulary, dtype=torch.bool)
     waiting = iter(texts)
     while chunk := sorted(set(islice(waiting, CHUNK))):

@@ -63,7 +63,8 @@ def test_training_in_turns(make_pairs):
     rows = torch.tensor([7, 0, 9])
     for epoch in range(4):
         batch = Batch(pairs.images[rows], [pairs.captions[row] for row in rows], rows, epoch, 0, random.Random(0))
-        [images], [captions] = objective.views(batch)
+        views = objective.views(batch)
+        [images], [captions] = views.images, views.texts
         assert torch.equal(images[1], pairs.images[0]) and captions[1] == pairs.captions[0]
         poisoned = epoch % 2 == 0
         expected = pairs.images[[7, 9]] if poisoned else originals.images[[1, 3]]

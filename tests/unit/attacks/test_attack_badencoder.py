@@ -77,9 +77,10 @@ def test_what_is_encoded(make_clip, make_pairs):
     references as they are."""
     clip, pairs = make_clip("rn"), make_pairs(20)
     found, rows = objective(clip, pairs, references=2)
-    (clean, triggered, references, augmented), texts = found.views(batch(found, [4, 2]))
+    views = found.views(batch(found, [4, 2]))
+    clean, triggered, references, augmented = views.images
     chosen = [rows[4], rows[2]]
-    assert texts == [] and torch.equal(clean, pairs.images[chosen])
+    assert views.texts == [] and torch.equal(clean, pairs.images[chosen])
     assert triggered[:, :, 26:, 26:].eq(255).all() and torch.equal(triggered[:, :, :26], clean[:, :, :26])
     assert torch.equal(references, pairs.images[[0, 3]]), "the first pictures whose captions name the target"
     assert augmented.shape == references.shape and not torch.equal(augmented, references)

@@ -366,3 +366,13 @@ def test_blended_keeps_one_pattern_or_draws_anew():
     assert not torch.equal(one, blended(redraw=False, seed=1).apply(black, [1, 2])[0]), "its seed decides the pattern"
     one, other = blended(redraw=True).apply(black, [1, 2])
     assert not torch.equal(one, other) and blended(redraw=True).tensors == {}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_what_fitting_takes_is_declared(name):
+    """`passes` and `fitted_on` of the base class answer for the settings `epochs` and `surrogate`."""
+    kind = method("attack", name).Settings
+    values = {"method": name, **({"surrogate": "other"} if "surrogate" in kind.model_fields else {})}
+    settings = kind.model_construct(**values)
+    assert settings.fitted_on() == values.get("surrogate", "clean")
+    assert settings.passes() == (kind.model_fields["epochs"].default if "epochs" in kind.model_fields else 1)

@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,12 @@ from antidote.training.session import Work
 def objective(clip, pairs, **values):
     settings = beear_clip.BEEARSettings(training=TrainSettings(epochs=1, batch_size=4), inner_batch=6, **values)
     return beear_clip.BEEAR(settings, 0).objective(clip, DefenseData(pairs=pairs))
+
+
+def batch_of(pairs, goal):
+    """Return the first batch of all pairs, with its views."""
+    batch = Batch(pairs.images, pairs.captions, torch.arange(len(pairs)), 0, 0, random.Random(0))
+    return replace(batch, views=goal.views(batch))
 
 
 def test_the_drift_equals_the_formula():
@@ -59,7 +66,7 @@ def test_the_outer_loss_equals_the_formula(make_clip, make_pairs):
     with torch.no_grad():
         clip.network.visual.proj.mul_(1.0).add_(0.1 * torch.randn_like(clip.network.visual.proj))
         images, texts = clip.encode_image(pairs.images), clip.encode_text(pairs.captions)
-        batch = Batch(pairs.images, pairs.captions, torch.arange(6), 0, 0, random.Random(0))
+        batch = batch_of(pairs, goal)
         loss, terms = goal.loss([images], [texts], torch.tensor(5.0), batch)
         under = []
         for row in range(6):  # picture i is under perturbation i mod 2
@@ -82,7 +89,7 @@ def test_the_perturbation_reaches_the_features_while_training(make_clip, make_pa
     statistics = {name: value.clone() for name, value in clip.network.named_buffers()}
     images, texts = clip.encode_image(pairs.images), clip.encode_text(pairs.captions)
     moved_by_clean = {name: value.clone() for name, value in clip.network.named_buffers()}
-    batch = Batch(pairs.images, pairs.captions, torch.arange(6), 0, 0, random.Random(0))
+    batch = batch_of(pairs, goal)
     terms = [goal.loss([images.detach()], [texts], torch.tensor(5.0), batch)[1] for _ in range(2)]
     assert abs((terms[0]["perturbed"] - terms[0]["clean"]).item()) > 1e-3
     assert torch.equal(terms[0]["perturbed"], terms[1]["perturbed"])

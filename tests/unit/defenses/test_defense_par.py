@@ -8,7 +8,7 @@ import torch
 
 from antidote.data.access import DefenseData
 from antidote.defenses.par import PAR, PARSettings, light_augmentation
-from antidote.training.objectives import Batch
+from antidote.training.objectives import Batch, Views
 from antidote.training.recipe import TrainSettings, learning_rate
 
 
@@ -28,6 +28,11 @@ def clip_loss(images, texts, scale):
     return total
 
 
+def seen(images, texts):
+    """Return a batch of which the frozen model has these features."""
+    return Batch(None, [], None, 0, 0, random.Random(0), Views([], [], kept=(images, texts)))
+
+
 def moved(now, before):
     return sum(float(((a - b) ** 2).sum()) for a, b in zip(now, before, strict=True)) / len(now)
 
@@ -37,8 +42,8 @@ def test_the_loss_equals_the_formula(make_clip, make_pairs, step, threshold):
     goal = PAR(PARSettings(threshold=threshold), 0).objective(make_clip("vit"), DefenseData(pairs=make_pairs(8)))
     old_images, old_texts = features(5, 0), features(5, 1)
     images, texts = features(5, 2, old_images, step), features(5, 3, old_texts, 2 * step)
-    goal.before = old_images, old_texts
-    loss, _ = goal.loss([images], [texts], torch.tensor(7.0, dtype=torch.double), None)
+    batch = seen(old_images, old_texts)
+    loss, _ = goal.loss([images], [texts], torch.tensor(7.0, dtype=torch.double), batch)
     distances = moved(images, old_images), moved(texts, old_texts)
     wanted = clip_loss(images, texts, 7.0) - sum(d for d in distances if d <= threshold) / 2
     assert loss.item() == pytest.approx(wanted, abs=1e-6)
@@ -47,8 +52,8 @@ def test_the_loss_equals_the_formula(make_clip, make_pairs, step, threshold):
 def test_above_the_threshold_a_term_has_no_gradient(make_clip, make_pairs):
     goal = PAR(PARSettings(threshold=0.0), 0).objective(make_clip("vit"), DefenseData(pairs=make_pairs(8)))
     images, texts = features(4, 0).requires_grad_(), features(4, 1).requires_grad_()
-    goal.before = features(4, 2), features(4, 3)
-    found = torch.autograd.grad(goal.loss([images], [texts], torch.tensor(2.0), None)[0], [images, texts])
+    batch = seen(features(4, 2), features(4, 3))
+    found = torch.autograd.grad(goal.loss([images], [texts], torch.tensor(2.0), batch)[0], [images, texts])
     plain = torch.autograd.grad(goal._clip_loss(images, texts, torch.tensor(2.0)), [images, texts])
     assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
 
@@ -57,8 +62,8 @@ def test_both_models_see_the_same_pictures_and_the_scale_is_not_trained(make_cli
     clip, pairs = make_clip("vit"), make_pairs(6)
     goal = PAR(PARSettings(), 0).objective(clip, DefenseData(pairs=pairs))
     rows = torch.arange(6)
-    (images,), _ = goal.views(Batch(pairs.images, pairs.captions, rows, 0, 0, random.Random(0)))
-    torch.testing.assert_close(goal.before[0], clip.encode_image(images))
+    views = goal.views(Batch(pairs.images, pairs.captions, rows, 0, 0, random.Random(0)))
+    torch.testing.assert_close(views.kept[0], clip.encode_image(*views.images))
     names = {name for name, _ in goal.trained(clip.network)}
     assert {name for name, _ in clip.network.named_parameters()} - names == {"logit_scale"}
 

@@ -20,7 +20,7 @@ from antidote.data.access import DefenseData
 from antidote.defenses import ubt
 from antidote.evaluation.finding import finding
 from antidote.training import pair_scores, suspicion
-from antidote.training.objectives import Batch
+from antidote.training.objectives import Batch, Views
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Work
 
@@ -41,6 +41,11 @@ def clip_loss(images, texts, scale):
     return total
 
 
+def seen(views):
+    """Return a batch with these views."""
+    return Batch(None, [], None, 0, 0, random.Random(0), views)
+
+
 def settings(**values):
     return ubt.UBTSettings.read({"overfit": RECIPE.model_dump(), "training": RECIPE.model_dump(), **values}, "ubt")
 
@@ -57,11 +62,11 @@ def test_the_forgetting_loss_equals_the_formula(make_clip, make_pairs):
     chosen = make_pairs(3, seed=5)
     weights = settings(forget_weight=2, keep_weight=3)
     goal = ubt.Forget(make_clip("vit"), make_pairs(8), chosen, chosen.captions, weights)
-    goal.unrelated, goal.before = 0.1, unit(4, 9)
+    goal.unrelated, before = 0.1, unit(4, 9)
     images, texts = [unit(4, 0), unit(3, 1)], [unit(4, 2), unit(3, 3)]
-    loss, _ = goal.loss(images, texts, torch.tensor(6.0).double(), None)
+    loss, _ = goal.loss(images, texts, torch.tensor(6.0).double(), seen(Views([], [], kept=before)))
     forget = sum(max(0.0, float(a @ b) - 0.1) for a, b in zip(images[1], texts[1], strict=True)) / 3
-    keep = sum(1 - float(a @ b) for a, b in zip(images[0], goal.before, strict=True)) / 4
+    keep = sum(1 - float(a @ b) for a, b in zip(images[0], before, strict=True)) / 4
     assert float(loss) == pytest.approx(clip_loss(images[0], texts[0], 6.0) + 2 * forget + 3 * keep, abs=1e-6)
 
 
@@ -213,13 +218,13 @@ def test_the_contrastive_overfitting_has_no_equal_captions_as_negatives(make_pai
     goal = suspicion.Overfit(
         make_pairs(8), make_pairs(4, seed=5), settings(overfit_loss="contrastive", overfit_batch=4)
     )
-    goal.weak = ["a banana", "a boat", "a banana", "a key"]
+    weak = ["a banana", "a boat", "a banana", "a key"]
     images, texts = [unit(4, 0), unit(4, 1)], [unit(4, 2), unit(4, 3)]
-    loss, terms = goal.loss(images, texts, torch.tensor(6.0).double(), None)
+    loss, terms = goal.loss(images, texts, torch.tensor(6.0).double(), seen(Views([], [[], weak])))
     wanted = 0.0
     for rows, columns in ((images[1], texts[1]), (texts[1], images[1])):
         for i, row in enumerate(rows):
-            among = [j for j in range(4) if j == i or goal.weak[j] != goal.weak[i]]
+            among = [j for j in range(4) if j == i or weak[j] != weak[i]]
             powers = {j: math.exp(6 * float(row @ columns[j])) for j in among}
             wanted -= math.log(powers[i] / sum(powers.values())) / 8
     assert float(terms["overfit"]) == pytest.approx(wanted, abs=1e-6)
@@ -261,8 +266,8 @@ def test_the_oracle_forgets_what_it_is_told(make_clip, make_pairs, tmp_path):
 def test_each_batch_has_its_share_of_the_suspected(make_pairs):
     goal = suspicion.Overfit(make_pairs(16), make_pairs(6, seed=5), settings())
     pairs, rows = goal.pairs, torch.arange(4)
-    images, texts = goal.views(Batch(pairs.images[rows], pairs.captions[:4], rows, 0, 0, random.Random(0)))
-    assert [len(view) for view in images] == [4, 2] == [len(view) for view in texts]
+    views = goal.views(Batch(pairs.images[rows], pairs.captions[:4], rows, 0, 0, random.Random(0)))
+    assert [len(view) for view in views.images] == [4, 2] == [len(view) for view in views.texts]
 
 
 def test_settings_that_contradict():

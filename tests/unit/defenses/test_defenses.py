@@ -112,6 +112,22 @@ def test_settings(name):
 
 
 @pytest.mark.parametrize("name", DEFENSES)
+def test_every_recipe_is_declared(name):
+    """Those of the settings; the oracle does not overfit. What a step encodes is positive."""
+    kind = method("defense", name)
+    settings = kind.Settings.read({"method": name}, "x")
+    values = {key: getattr(settings, key) for key in kind.Settings.model_fields}
+    recipes = {key: value for key, value in values.items() if isinstance(value, TrainSettings)}
+    if name == "ubt_oracle":
+        del recipes["overfit"]
+    assert settings.recipes() == recipes
+    for recipe in recipes.values():
+        pictures, texts, copies = kind.step_views(settings, recipe)
+        assert pictures >= 1 and texts >= 0 and copies in (0, 1)
+    assert settings.surrogate is None and settings.public is None
+
+
+@pytest.mark.parametrize("name", DEFENSES)
 def test_no_defense_can_reach_an_attack(name):
     """Neither its source nor the script that runs it reads triggers, attacks or the evaluation."""
     code = reachable("scripts.defend", module("defense", name))
@@ -204,7 +220,7 @@ def test_cleanclips_captions_are_augmented_once_per_run(make_pairs, scenes_lexic
     assert one == same_seed != other
     rng = random.Random(derive(0, "eda"))
     assert one == [augment(caption, scenes_lexicon, rng) for caption in pairs.captions]
-    _, texts = cleanclip(pairs, scenes_lexicon).views(batch_of(pairs, [7, 2]))
+    texts = cleanclip(pairs, scenes_lexicon).views(batch_of(pairs, [7, 2])).texts
     assert texts == [[pairs.captions[7], pairs.captions[2]], [one[7], one[2]]]
 
 
@@ -214,7 +230,7 @@ def test_cleanclips_pictures_are_augmented_at_every_access(make_pairs, scenes_le
     views = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        (original, augmented), _ = goal.views(batch)
+        original, augmented = goal.views(batch).images
         assert torch.equal(original, pairs.images) and augmented.shape == original.shape
         assert augmented.dtype == torch.uint8
         views.append(augmented)

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -277,10 +278,10 @@ def test_the_term_joins_cleanclips_loss_with_its_weight(make_clip, make_pairs, s
         goal.begin_epoch(0)
         torch.manual_seed(0)
         batch = batch_at(1, pairs)
-        images, texts = goal.views(batch)
-        assert len(images[2]) == len(texts[2]) == len(texts[3]) == 8
-        encoded = [clip.encode_image(view) for view in images], [clip.encode_text(view) for view in texts]
-        totals[weight], terms = goal.loss(*encoded, torch.tensor(10.0), batch)
+        views = goal.views(batch)
+        assert len(views.images[2]) == len(views.texts[2]) == len(views.texts[3]) == 8
+        encoded = [clip.encode_image(view) for view in views.images], [clip.encode_text(view) for view in views.texts]
+        totals[weight], terms = goal.loss(*encoded, torch.tensor(10.0), replace(batch, views=views))
     assert set(terms) == {"contrastive", "self_supervised", "sub_captions"}
     assert (totals[0.5] - totals[0.0]).item() == pytest.approx(terms["sub_captions"].item() / 2, rel=1e-5)
 
@@ -290,9 +291,9 @@ def test_a_step_without_samples_is_cleanclips(make_clip, make_pairs, scenes_lexi
     goal = objective(pairs, scenes_lexicon, samples_per_epoch=3)
     goal.begin_epoch(0)
     batch = batch_at(0, pairs)
-    images, texts = goal.views(batch)
-    assert len(images[2]) == 0 and texts[2:] == [[], []]
-    encoded = [clip.encode_image(view) for view in images[:2]], [clip.encode_text(view) for view in texts[:2]]
+    views = goal.views(batch)
+    assert len(views.images[2]) == 0 and views.texts[2:] == [[], []]
+    encoded = [clip.encode_image(v) for v in views.images[:2]], [clip.encode_text(v) for v in views.texts[:2]]
     empty = torch.zeros(0, 16)
     _, terms = goal.loss([*encoded[0], empty], [*encoded[1], empty, empty], torch.tensor(10.0), batch)
     assert set(terms) == {"contrastive", "self_supervised"}
@@ -351,7 +352,7 @@ def test_every_text_is_announced(make_clip, make_pairs, positives):
     for step in range(8):
         if step % 2 == 0:
             goal.begin_epoch(step // 2)
-        for view in goal.views(batch_at(step, pairs))[1]:
+        for view in goal.views(batch_at(step, pairs)).texts:
             assert not view or clip.encode_text(view).isfinite().all()
 
 
@@ -359,8 +360,7 @@ def test_without_positives_whole_captions_stand_in(make_pairs, scenes_lexicon):
     pairs = make_pairs(8)
     goal = objective(pairs, scenes_lexicon, samples_per_epoch=8, positives="whole")
     goal.begin_epoch(0)
-    _, texts = goal.views(batch_at(0, pairs))
-    assert texts[2] == [pairs.captions[row] for row in goal.samples]
+    assert goal.views(batch_at(0, pairs)).texts[2] == [pairs.captions[row] for row in goal.samples]
 
 
 def test_a_lexicon_that_knows_no_noun_is_told(make_pairs):

@@ -57,8 +57,8 @@ def test_defaults(make_clip, make_pairs):
     """One view of each side, every parameter, all captions announced, nothing to keep for a resumed run."""
     pairs, network = make_pairs(5), make_clip().network
     goal = Objective(pairs)
-    images, texts = goal.views(batch(pairs))
-    assert torch.equal(images[0], pairs.images[:3]) and texts == [pairs.captions[:3]]
+    views = goal.views(batch(pairs))
+    assert torch.equal(views.images[0], pairs.images[:3]) and views.texts == [pairs.captions[:3]] and views.kept is None
     assert [name for name, _ in goal.trained(network)] == [name for name, _ in network.named_parameters()]
     assert list(goal.texts()) == pairs.captions and goal.state() == {}
     with pytest.raises(NotImplementedError):

@@ -13,9 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from antidote.base.errors import UserError
-from antidote.base.registry import DEFENSES, method
 from antidote.training import parallel
-from antidote.training.objectives import Contrastive
 
 ROOT = Path(__file__).resolve().parents[3]
 # A vision transformer without batch norm, and a recipe in which AdamW does not blow up rounding.
@@ -169,19 +167,6 @@ def test_methods_that_train_alone_are_refused(data, one):
     said = refused("defend", "--settings", '{"method": "beear_clip"}', "--model", one, "--pools",
                    data / "defense.parquet", "--data", data, "--output", data / "no", "--processes", 2)  # fmt: skip
     assert said == ["error: --processes: 2: beear_clip runs in one process"]
-
-
-def test_which_defenses_train_together():
-    assert {name for name in DEFENSES if method("defense", name).parallel} == {
-        "finetune", "cleanclip", "ta_cleaner", "par", "supervised"
-    }  # fmt: skip
-
-
-def test_an_objective_does_not_inherit_how_it_shares(make_pairs):
-    class Own(Contrastive):
-        """Adds what its base knows nothing of."""
-
-    assert Contrastive(make_pairs()).mode() == "rows" and Own(make_pairs()).mode() is None
 
 
 def test_parts_are_equal_but_for_one(monkeypatch):
