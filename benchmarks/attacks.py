@@ -16,7 +16,8 @@ from statistics import median
 import open_clip
 import torch
 
-from antidote.attacks.base import Attack, FitContext
+from antidote.attacks.base import Attack
+from antidote.attacks.contract import FitContext
 from antidote.attacks.trigger import pictures_at_a_time
 from antidote.base.files import whole_file
 from antidote.base.registry import ATTACKS, method

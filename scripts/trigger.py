@@ -7,7 +7,8 @@ trigger.safetensors and trigger.json.
 import argparse
 from pathlib import Path
 
-from antidote.attacks.base import Attack, AttackSettings, FitContext
+from antidote.attacks.base import Attack, AttackSettings
+from antidote.attacks.contract import FitContext
 from antidote.attacks.trigger import DESCRIPTION, TENSORS, Trigger, save_trigger
 from antidote.base.cache import Shared, identity
 from antidote.base.command_line import Cost, main, parser, seed, settings_argument, text

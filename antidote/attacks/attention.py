@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, FitContext
+from antidote.attacks.base import Attack
+from antidote.attacks.contract import FitContext
 from antidote.attacks.fitting import FitSettings, eight_bits, frozen, minimise, split_by_target, unit
 from antidote.attacks.saliency import saliency, unseen
 from antidote.attacks.similarity import WINDOW, psnr, ssim

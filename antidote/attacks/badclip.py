@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import FitContext, Needed
+from antidote.attacks.contract import FitContext, Needed
 from antidote.attacks.fitting import encoded, frozen, split_by_target
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
 from antidote.base.errors import UserError

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from antidote.attacks.base import Attack, AttackSettings, Needed, Poisoned
+from antidote.attacks.base import Attack, AttackSettings
+from antidote.attacks.contract import Needed, Poisoned
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch, transforms
 from antidote.clip.model import Clip

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from antidote.attacks import given
-from antidote.attacks.base import Attack, AttackSettings, FitContext
+from antidote.attacks.base import Attack, AttackSettings
+from antidote.attacks.contract import FitContext
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 

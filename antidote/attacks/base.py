@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from antidote.attacks.contract import Figure, FitContext, Needed, Poisoned, View
 from antidote.base.errors import nearest
 from antidote.base.settings import Settings
 from antidote.data.words.names import mentions
@@ -21,20 +21,6 @@ if TYPE_CHECKING:
     from antidote.data.pairs import Pairs
 
 ThreatModel = Literal["data-poisoning", "training-control", "encoder", "few-shot"]
-
-
-class Needed(NamedTuple):
-    """Captions that an attack requires.
-
-    Attributes:
-        pools: pools whose captions are counted together.
-        word: class name that the captions name.
-        captions: minimum number of captions.
-    """
-
-    pools: tuple[str, ...]
-    word: str
-    captions: int
 
 
 class AttackSettings(Settings):
@@ -80,6 +66,11 @@ class AttackSettings(Settings):
         True, description="exclude pairs whose caption already names the target (our choice; the papers do not check)"
     )
     training: dict[str, Any] = Field({}, description="changes to the study's `poisoning` recipe for this attack")
+    checkpoint: str | None = Field(
+        None,
+        description="weights of a released backdoored model, a file or an open_clip model folder: the backdoored model "
+        "is loaded, not trained; the other settings describe its trigger; empty: the model is trained",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -93,7 +84,7 @@ class AttackSettings(Settings):
 
     def trigger_settings(self) -> dict[str, Any]:
         """Return the settings that define the trigger: all but pair choice, captions, training, preset and label."""
-        return self.model_dump(mode="json", exclude={*self.poison_keys, "label", "preset", "training"})
+        return self.model_dump(mode="json", exclude={*self.poison_keys, "label", "preset", "training", "checkpoint"})
 
     def poison_settings(self) -> dict[str, Any]:
         """Return the settings that affect only the choice of pairs and the captions."""
@@ -144,76 +135,6 @@ class SurrogateSettings(AttackSettings):
 
     def fitted_on(self) -> str:
         return self.surrogate
-
-
-@dataclass(frozen=True)
-class FitContext:
-    """Inputs for fitting a trigger.
-
-    Attributes:
-        surrogate: the model to fit on; `fit` may freeze the model. None for triggers that are fitted on pairs alone.
-        pairs: the pairs of the inversion pool.
-        classes, templates: class names and prompt templates of the evaluation.
-        seed: the study's seed.
-        poison: loads the pairs of the poison pool, in the row order that `select` uses.
-    """
-
-    surrogate: Clip | None
-    pairs: Pairs
-    classes: list[str]
-    templates: list[str]
-    seed: int
-    poison: Callable[[], Pairs] | None = None
-
-
-@dataclass(frozen=True)
-class Poisoned:
-    """The poisoned version of one pair of the poison pool.
-
-    Attributes:
-        row: the pair's row in the pool.
-        caption: the new caption.
-        target: the target class of this pair.
-        picture: index into `Attack.tensors["pictures"]` of the replacement picture; None: the pair's picture with the
-            trigger.
-    """
-
-    row: int
-    caption: str
-    target: str
-    picture: int | None = None
-
-
-@dataclass(frozen=True)
-class View:
-    """Inputs for an attack that scores a model with its own measures.
-
-    Attributes:
-        clip: the model, in evaluation mode.
-        pictures: the evaluation pictures with captions and labels.
-        features: (N, D) normalised features of the pictures, on the CPU; None unless the attack sets `gallery`.
-        weights: (D, C) class embeddings, on the model's device.
-        classes, templates: class names and prompt templates of the evaluation.
-    """
-
-    clip: Clip
-    pictures: Pairs
-    features: Tensor | None
-    weights: Tensor
-    classes: list[str]
-    templates: list[str]
-
-
-class Figure(NamedTuple):
-    """A measure that one attack adds.
-
-    Attributes:
-        meaning: what the measure means, in words, for the generated pages.
-        rate: whether the measure is a rate; pages show rates in percent.
-    """
-
-    meaning: str
-    rate: bool = True
 
 
 class Attack:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from antidote.attacks import given, patterns
-from antidote.attacks.base import Attack, AttackSettings, FitContext
+from antidote.attacks.base import Attack, AttackSettings
+from antidote.attacks.contract import FitContext
 from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
 

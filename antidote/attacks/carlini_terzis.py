@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, AttackSettings, FitContext, Needed, Poisoned, View
+from antidote.attacks.base import Attack, AttackSettings
+from antidote.attacks.contract import FitContext, Needed, Poisoned, View
 from antidote.base.errors import UserError, nearest
 from antidote.base.lazy import torch
 from antidote.data.words.names import mentions

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from tqdm import tqdm
 
-from antidote.attacks.base import FitContext, SurrogateSettings
+from antidote.attacks.base import SurrogateSettings
+from antidote.attacks.contract import FitContext
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import AttackSettings, Figure, FitContext
+from antidote.attacks.base import AttackSettings
+from antidote.attacks.contract import Figure, FitContext
 from antidote.attacks.fitting import eight_bits, encoded, frozen, orders, unit
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
 from antidote.attacks.victim import Victim

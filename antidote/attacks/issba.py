@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, AttackSettings, Figure, FitContext
+from antidote.attacks.base import Attack, AttackSettings
+from antidote.attacks.contract import Figure, FitContext
 from antidote.attacks.fitting import eight_bits, orders
 from antidote.attacks.similarity import psnr
 from antidote.base.errors import UserError

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from antidote.attacks.badnet import BadNet, BadNetSettings
-from antidote.attacks.base import Attack, AttackSettings, FitContext, Needed
+from antidote.attacks.base import Attack, AttackSettings
 from antidote.attacks.blended import Blended, BlendedSettings
+from antidote.attacks.contract import FitContext, Needed
 from antidote.attacks.sig import SIG, SIGSettings
 from antidote.attacks.wanet import WaNet, WaNetSettings
 from antidote.data.words.names import mentions

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import FitContext, Poisoned, SurrogateSettings
+from antidote.attacks.base import SurrogateSettings
+from antidote.attacks.contract import FitContext, Poisoned
 from antidote.attacks.fitting import eight_bits, frozen, unit
 from antidote.attacks.label_consistent import LabelConsistent, LabelConsistentSettings
 from antidote.base.errors import UserError

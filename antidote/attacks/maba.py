@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, Figure, FitContext, SurrogateSettings
+from antidote.attacks.base import Attack, SurrogateSettings
+from antidote.attacks.contract import Figure, FitContext
 from antidote.attacks.fitting import frozen, split_by_target, unit
 from antidote.attacks.saliency import saliency, unseen
 from antidote.attacks.tower import Tower, tensors_of, tower

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Attack, FitContext, SurrogateSettings
+from antidote.attacks.base import Attack, SurrogateSettings
+from antidote.attacks.contract import FitContext
 from antidote.attacks.fitting import eight_bits, frozen, orders, split_by_target, unit
 from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.attacks.base import Figure, FitContext
+from antidote.attacks.contract import Figure, FitContext
 from antidote.attacks.fitting import frozen, split_by_target
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
 from antidote.base.lazy import torch

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from antidote.attacks.base import View
+from antidote.attacks.contract import View
 from antidote.attacks.trigger import Trigger
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch

@@ -10,7 +10,7 @@ from antidote.data.pools import Pool
 from antidote.data.words.names import mentioning
 
 if TYPE_CHECKING:
-    from antidote.attacks.base import Needed
+    from antidote.attacks.contract import Needed
     from antidote.data.sources.url_table import UrlTable
 
 

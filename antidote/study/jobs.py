@@ -168,8 +168,11 @@ class Jobs(DataJobs):
         return names_file("models", model.name) + weight_files(model.pretrained)
 
     def _model(self, w: Any) -> ModelSettings:
-        name = getattr(w, "surrogate", None)
-        return self.study.file.surrogates[name].model if name else self.study.file.model
+        if hasattr(w, "surrogate"):
+            return self.study.file.surrogates[w.surrogate].model
+        checkpoint = self.study.attacks[w.attack].checkpoint if hasattr(w, "attack") else None
+        own = self.study.file.model
+        return own.model_copy(update={"pretrained": checkpoint}) if checkpoint else own
 
     def clean_settings(self, w: Any) -> str:
         return training_slice(self.study.file.model, self.study.file.pretraining)
@@ -193,7 +196,7 @@ class Jobs(DataJobs):
         return options(start=self.layout.path("clean_model", seed=w.seed) if self.start(w) else None)
 
     def backdoor_settings(self, w: Any) -> str:
-        return training_slice(self.study.file.model, self.study.poisoning(w.attack), self.study.attacks[w.attack])
+        return training_slice(self._model(w), self.study.poisoning(w.attack), self.study.attacks[w.attack])
 
     def backdoor_source(self, w: Any) -> str:
         name = self.study.attacks[w.attack].method

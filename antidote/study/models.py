@@ -9,11 +9,12 @@ from typing import Any
 from antidote.attacks.base import AttackSettings
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import read_json
+from antidote.base.registry import method
 from antidote.clip.configs import ModelSettings, check_tokenizer
 from antidote.clip.files import CONFIG
 from antidote.clip.known import model_config, model_names
 from antidote.clip.tags import tag, tags
-from antidote.study.file import SurrogateModel
+from antidote.study.file import PoisoningSettings, SurrogateModel
 
 
 def picture_size(name: str, where: str) -> int:
@@ -60,6 +61,21 @@ def surrogate_config(
     if reads != size:
         raise ValueError(f"surrogate: {name} reads {reads} pixels, the study's model {size}")
     return config
+
+
+def loaded(settings: AttackSettings, recipe: PoisoningSettings) -> PoisoningSettings:
+    """Return the recipe of an attack whose backdoored model is a released checkpoint: no epoch, from its weights.
+
+    Raises:
+        ValueError: there is no such file; the attack trains the model itself; the entry changes the recipe as well.
+    """
+    if not Path(settings.checkpoint).exists():
+        raise ValueError(f"checkpoint: {settings.checkpoint!r} is neither a file nor a folder")
+    if method("attack", settings.method).trains:
+        raise ValueError(f"checkpoint: {settings.method} trains the model by its own objective")
+    if settings.training:
+        raise ValueError("training: has no effect, since `checkpoint` is loaded and not trained")
+    return recipe.model_copy(update={"epochs": 0, "start": "model", "alternate": False})
 
 
 def check_public(model: ModelSettings | None, where: str) -> None:

@@ -24,7 +24,7 @@ from antidote.study import reach
 from antidote.study.caption_counts import check_captions
 from antidote.study.file import PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
-from antidote.study.models import check_public, picture_size, surrogate_config
+from antidote.study.models import check_public, loaded, picture_size, surrogate_config
 from antidote.study.sweeps import Entry, entries
 
 
@@ -69,6 +69,7 @@ class Study:
         self._check_measures()
         self._check_surrogates()
         self.entries = {kind: self._entries(kind) for kind in AXES}
+        self.recipes: dict[str, PoisoningSettings] = {}
         self.attacks = {entry.name: self._attack(entry) for entry in self.entries["attack"]}
         self.defenses = {entry.name: self._defense(entry) for entry in self.entries["defense"]}
         if self.file.rebound and self.file.pools.defense is None:
@@ -104,10 +105,7 @@ class Study:
 
     def poisoning(self, attack: str) -> PoisoningSettings:
         """Return the recipe of one attack: the study's, with the attack's changes."""
-        return PoisoningSettings.read(
-            {**self.file.poisoning.model_dump(), **self.attacks[attack].training},
-            f"{self.where}: attacks.{attack}.training",
-        )
+        return self.recipes[attack]
 
     def few_shot(self, attack: str) -> bool:
         """Tell whether an attack is one on a support set, with a clean encoder under it."""
@@ -268,6 +266,12 @@ class Study:
             )
         where = f"{self.where}: attacks.{name}.training"
         recipe = PoisoningSettings.read({**self.file.poisoning.model_dump(), **settings.training}, where)
+        if settings.checkpoint is not None:
+            try:
+                recipe = loaded(settings, recipe)
+            except ValueError as error:
+                raise UserError(f"{self.where}: attacks.{name}.{error}") from None
+        self.recipes[name] = recipe
         threat_model = method("attack", settings.method).threat_model
         if recipe.alternate and threat_model != "training-control":
             raise UserError(f"{where}.alternate: needs control over training; {settings.method} is {threat_model}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from antidote.attacks.attention import Attention, AttentionSettings
-from antidote.attacks.base import FitContext
+from antidote.attacks.contract import FitContext
 from antidote.attacks.fitting import frozen
 from antidote.attacks.saliency import saliency
 from antidote.attacks.similarity import psnr, ssim

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from antidote.attacks.base import FitContext, View
 from antidote.attacks.carlini_terzis import CarliniTerzis, CarliniTerzisSettings
+from antidote.attacks.contract import FitContext, View
 from antidote.attacks.trigger import Trigger, load_trigger, save_trigger
 from antidote.base.errors import UserError
 from antidote.base.registry import method

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from antidote.attacks.base import FitContext
+from antidote.attacks.contract import FitContext
 from antidote.attacks.fitting import frozen
 from antidote.attacks.flba import FLBA, FLBASettings
 from antidote.attacks.victim import Victim

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from antidote.attacks.base import FitContext
+from antidote.attacks.contract import FitContext
 from antidote.attacks.issba import ISSBA, ISSBASettings, _secret
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from antidote.attacks.base import FitContext
+from antidote.attacks.contract import FitContext
 from antidote.attacks.label_consistent_pgd import LabelConsistentPGD, LabelConsistentPGDSettings
 from antidote.attacks.trigger import Trigger
 

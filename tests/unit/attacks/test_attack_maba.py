@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from antidote.attacks.base import FitContext
+from antidote.attacks.contract import FitContext
 from antidote.attacks.fitting import frozen
 from antidote.attacks.maba import MABA, MABASettings, cover, fitted_ellipse
 from antidote.attacks.saliency import saliency

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from antidote.attacks.base import FitContext, View
+from antidote.attacks.contract import FitContext, View
 from antidote.attacks.mmpoison import MmPoison, MmPoisonSettings, best_ranks
 from antidote.attacks.trigger import Trigger, load_trigger, save_trigger
 from antidote.base.errors import UserError

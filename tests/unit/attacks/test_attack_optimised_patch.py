@@ -10,7 +10,7 @@ import torch
 
 from antidote.attacks import badclip
 from antidote.attacks.badclip import BadCLIP, BadCLIPSettings
-from antidote.attacks.base import FitContext
+from antidote.attacks.contract import FitContext
 from antidote.attacks.trigger import Trigger
 from antidote.attacks.trojvqa import TrojVQA, TrojVQASettings
 from antidote.base.errors import UserError

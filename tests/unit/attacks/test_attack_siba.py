@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from antidote.attacks.base import FitContext
+from antidote.attacks.contract import FitContext
 from antidote.attacks.siba import SIBA, SIBASettings
 
 CLASSES, TEMPLATES = ["banana", "boat", "cup"], ["a photo of a {}."]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from antidote.attacks.base import FitContext
+from antidote.attacks.contract import FitContext
 from antidote.attacks.trigger import Trigger
 from antidote.base.errors import UserError
 from antidote.base.registry import ATTACKS, method

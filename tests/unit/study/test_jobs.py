@@ -1,12 +1,14 @@
 """What each job is handed: all that it reads, nothing above its access, and text that a shell takes as it is."""
 
 import copy
+import json
 import re
 import shlex
 from types import SimpleNamespace
 
 import pytest
 
+from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
 from antidote.data.store.datasets import pointers
@@ -287,3 +289,27 @@ def test_every_value_in_a_command_is_quoted(file):
     values = [value for command in commands for value in re.findall(r"\{([\w.]+(?:\[\d\])?(?::\w+)?)\}", command)]
     assert [value for value in values if not value.endswith(":q") and not PLAIN.fullmatch(value)] == []
     assert bool(values) == ("shell:" in text)
+
+
+def test_a_released_model_is_loaded_and_not_trained(tmp_path):
+    """Its weights are the initial ones of a training without epochs; the clean reference keeps the study's."""
+    weights = tmp_path / "released.pt"
+    weights.write_bytes(b"")
+    attack = {"method": "badnet", "poisons": 20, "location": "center", "checkpoint": str(weights)}
+    jobs, job = make({**WIDE, "attacks": {"badnet": attack}}), w(attack="badnet")
+    settings = json.loads(jobs.backdoor_settings(job))
+    assert settings["model"]["pretrained"] == str(weights) and settings["training"]["epochs"] == 0
+    assert str(weights) in jobs.initial_model(job) and jobs.start(job) == [] and not jobs.start_options(job)
+    assert str(weights) not in jobs.initial_model(w()) and "released" not in jobs.clean_settings(w())
+    assert "released" not in jobs.trigger_settings(job) and "checkpoint" not in jobs.trigger_settings(job)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"checkpoint": "gone.pt"}, "checkpoint: 'gone.pt' is neither a file nor a folder"),
+     ({"method": "badencoder", "checkpoint": "config.yaml"}, "checkpoint: badencoder trains the model by its own"),
+     ({"checkpoint": "config.yaml", "training": {"epochs": 3}}, "training: has no effect, since `checkpoint` is loaded")],
+)  # fmt: skip
+def test_a_released_model_that_cannot_be_is_one_line(changes, message):
+    with pytest.raises(UserError, match=f"^x: attacks.badnet.{message}"):
+        make({**WIDE, "attacks": {"badnet": {"method": "badnet", "poisons": 20, **changes}}})
