@@ -23,9 +23,9 @@ from antidote.data.access import DefenseData, Sources, load_granted
 from antidote.data.overlay import poisoned_keys
 from antidote.data.words.names import class_names
 from antidote.detectors.base import MODEL, Detector
-from antidote.evaluation.cell import check_trigger, evaluated_pictures, target_index
+from antidote.evaluation.base import ZeroShotSettings, evaluated_pictures
 from antidote.evaluation.detection import curve, figures, mixed_pictures
-from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.subject import check_trigger, target_index
 from antidote.training.run import reading_of, training_arguments, work_of
 
 SCORES, DETECTION = "scores.parquet", "detection.json"
@@ -88,7 +88,7 @@ def subject(
         return replace(data, training_set=whole.training_set), poisoned_keys(arguments.poison)
     if not arguments.trigger:
         raise UserError("--trigger: is missing; a detector of pictures scores clean and triggered pictures")
-    evaluation = EvaluationSettings.read(arguments.evaluation, "evaluation")
+    evaluation = ZeroShotSettings.read(arguments.evaluation, "evaluation")
     trigger, classes = load_trigger(arguments.trigger), class_names(evaluation.classes)
     check_trigger(trigger, clip.size, arguments.trigger, arguments.target)
     target = target_index(arguments.target, classes, evaluation.classes)

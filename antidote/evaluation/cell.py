@@ -14,14 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from antidote.evaluation.base import Columns, Inputs, as_floor, evaluated_pictures
+from antidote.evaluation.base import Columns, Inputs, as_floor
 from antidote.evaluation.finding import finding
 from antidote.evaluation.settings import EvaluationSettings
-from antidote.evaluation.subject import Subject, check_trigger, target_index
+from antidote.evaluation.subject import Subject
 from antidote.evaluation.visibility import visibility
 from antidote.evaluation.zero_shot import evaluate
-
-__all__ = ["Cell", "check_trigger", "evaluated_pictures", "score", "target_index"]  # three for `scripts.detect`
 
 
 @dataclass(frozen=True)

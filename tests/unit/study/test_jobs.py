@@ -307,7 +307,7 @@ def test_a_released_model_is_loaded_and_not_trained(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"checkpoint": "gone.pt"}, "checkpoint: 'gone.pt' is neither a file nor a folder"),
-     ({"method": "badencoder", "checkpoint": "config.yaml"}, "checkpoint: badencoder trains the model by its own"),
+     ({"method": "badencoder", "patch_size": 6, "checkpoint": "config.yaml"}, "checkpoint: badencoder trains the model by its own"),
      ({"checkpoint": "config.yaml", "training": {"epochs": 3}}, "training: has no effect, since `checkpoint` is loaded")],
 )  # fmt: skip
 def test_a_released_model_that_cannot_be_is_one_line(changes, message):
