@@ -1,9 +1,12 @@
 # `make demo` and `make test` are all a newcomer needs; both build .venv from the exact lock first.
 PYTHON ?= python3
 CORES ?= all
+# Test processes at a time; each file's tests share one.
+WORKERS ?= 2
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo snapshot test test-slow cluster cluster-test download lint format lock schema clean
+.PHONY: demo snapshot test test-workflow test-slow cluster cluster-test download lint format lock schema clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -14,8 +17,12 @@ demo: .venv/ready
 snapshot: .venv/ready
 	$(BIN)/python -m scripts.snapshot
 
-test: .venv/ready .venvs/download/ready lint
-	$(BIN)/pytest -m "not slow and not cluster"
+test: .venv/ready lint
+	$(PYTEST) -m "not workflow and not slow and not cluster"
+
+# What runs Snakemake, in dry runs and in whole runs of a tiny study, or downloads pictures from this machine itself.
+test-workflow: .venv/ready .venvs/download/ready
+	$(PYTEST) -m "workflow and not slow"
 
 test-slow: .venv/ready .venvs/download/ready
 	$(BIN)/pytest -m slow

@@ -21,6 +21,7 @@ include: "rules/pretrain.smk"
 include: "rules/few_shot.smk"
 include: "rules/defend.smk"
 include: "rules/evaluate.smk"
+include: "rules/detect.smk"
 include: "rules/report.smk"
 include: "rules/resources.smk"
 

@@ -96,14 +96,14 @@ def rates(options: argparse.Namespace, size: int) -> None:
     from antidote.data import fitted
     from antidote.data.words.names import class_names, templates
     from antidote.evaluation.settings import EvaluationSettings
-    from antidote.evaluation.zero_shot import class_weights, encode, evaluate
+    from antidote.evaluation.subject import Subject
+    from antidote.evaluation.zero_shot import encode, evaluate
 
     clip = load_model("model")
     clip.network.eval()
     pictures = fitted.load(Path("data/scenes/s1"), size, None)
     chosen = EvaluationSettings.read(json.loads(settings(options, 1)), "evaluation")
-    names, prompts = class_names("scenes"), templates("scenes")
-    weights = class_weights(clip, None, names, prompts)
+    subject = Subject(clip, None, 0, class_names("scenes"), templates("scenes"))
     ready = [part.to(clip.device) for part in pictures.images.split(options.batch_size)]
 
     def bare() -> None:
@@ -111,7 +111,7 @@ def rates(options: argparse.Namespace, size: int) -> None:
             encode(clip, part, options.precision)
 
     def whole() -> None:
-        evaluate(clip, pictures, None, 0, names, prompts, chosen, weights)
+        evaluate(subject, pictures, chosen)
 
     def rate(work) -> float:
         work()

@@ -4,7 +4,7 @@
 rule defend:
     """Run one defense on one backdoored model."""
     input:
-        model=layout.files("backdoored_model"),
+        **layout.inputs("model", "backdoored_model"),
         pools=jobs.defense_pools,
         data=jobs.defense_pairs,
         names=jobs.defense_names,
@@ -29,7 +29,7 @@ rule defend:
     params:
         settings=jobs.defense_settings,
         source=jobs.defense_source,
-        model=layout.pattern("backdoored_model"),
+        model=subpath(input.model, parent=True),
         options=jobs.defense_options,
         folder=subpath(output.weights, parent=True),
         work=layout.work("defend"),

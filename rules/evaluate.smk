@@ -10,7 +10,7 @@ EVALUATION = (
 rule evaluate_clean:
     """Clean accuracy of the clean reference."""
     input:
-        model=layout.files("clean_model"),
+        **layout.inputs("model", "clean_model"),
         data=jobs.evaluated,
         names=lambda w: jobs.names,
     output:
@@ -29,7 +29,7 @@ rule evaluate_clean:
         study=STUDY.name,
         target=jobs.target,
         source=jobs.clean_scores_source,
-        model=layout.pattern("clean_model"),
+        model=subpath(input.model, parent=True),
         options=jobs.clean_options,
     shell:
         EVALUATION
@@ -38,8 +38,8 @@ rule evaluate_clean:
 rule floor:
     """The trigger on the clean reference: what it does without a backdoor. Keeps example pictures for the gallery."""
     input:
-        model=layout.files("clean_model"),
-        trigger=layout.files("trigger"),
+        **layout.inputs("model", "clean_model"),
+        **layout.inputs("trigger", "trigger"),
         data=jobs.evaluated,
         names=lambda w: jobs.names,
     output:
@@ -58,7 +58,7 @@ rule floor:
         study=STUDY.name,
         target=jobs.target,
         source=jobs.floor_source,
-        model=layout.pattern("clean_model"),
+        model=subpath(input.model, parent=True),
         options=jobs.floor_options,
     shell:
         EVALUATION
@@ -67,9 +67,9 @@ rule floor:
 rule evaluate:
     """Clean accuracy and attack success of one cell."""
     input:
+        **layout.inputs("trigger", "trigger"),
         model=jobs.model_under_test,
         found=jobs.finding,
-        trigger=layout.files("trigger"),
         data=jobs.evaluated,
         names=lambda w: jobs.names,
     output:
@@ -97,8 +97,8 @@ rule evaluate:
 rule rebound:
     """A short benign fine-tuning of the model under test, and how much of the attack it brings back."""
     input:
+        **layout.inputs("trigger", "trigger"),
         model=jobs.model_under_test,
-        trigger=layout.files("trigger"),
         pools=jobs.pool_files("defense"),
         data=jobs.rebound_data,
         names=lambda w: jobs.names,
@@ -120,7 +120,7 @@ rule rebound:
         target=jobs.target,
         source=jobs.rebound_source,
         model=jobs.folder_under_test,
-        trigger=layout.pattern("trigger"),
+        trigger=subpath(input.trigger, parent=True),
         work=layout.work("rebound"),
     shell:
         "OMP_NUM_THREADS={threads} python -m scripts.rebound --seed {wildcards.seed} --settings {params.settings:q}"

@@ -5,7 +5,7 @@
 rule attack_shots:
     """Change the pictures of the support set; labels stay."""
     input:
-        trigger=layout.files("trigger"),
+        **layout.inputs("trigger", "trigger"),
         surrogate=jobs.surrogate,
         pools=jobs.pool_files("shots"),
         data=jobs.indexes("shots"),
@@ -27,7 +27,7 @@ rule attack_shots:
         settings=jobs.shots_settings,
         classes=jobs.classes,
         source=jobs.shots_source,
-        trigger=layout.pattern("trigger"),
+        trigger=subpath(input.trigger, parent=True),
         options=jobs.shots_options,
         folder=subpath(output.manifest, parent=True),
     shell:
@@ -39,10 +39,10 @@ rule attack_shots:
 rule few_shot_model:
     """Train a classifier on the attacked support set, and one on the clean one."""
     input:
-        model=layout.files("clean_model"),
+        **layout.inputs("model", "clean_model"),
+        **layout.inputs("poison", "poison"),
         pools=jobs.pool_files("shots"),
         data=jobs.indexes("shots"),
-        poison=layout.files("poison"),
         names=lambda w: jobs.class_files,
     output:
         **layout.outputs("backdoored_model"),
@@ -61,8 +61,8 @@ rule few_shot_model:
         settings=jobs.victim_settings,
         classes=jobs.classes,
         source=jobs.victim_source,
-        model=layout.pattern("clean_model"),
-        poison=layout.pattern("poison"),
+        model=subpath(input.model, parent=True),
+        poison=subpath(input.poison, parent=True),
         folder=subpath(output.weights, parent=True),
         work=layout.work("backdoored_model"),
     shell:

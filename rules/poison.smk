@@ -36,7 +36,7 @@ rule trigger:
 rule poison:
     """Draw the trigger on chosen pairs and replace their captions; only these pairs are written."""
     input:
-        trigger=layout.files("trigger"),
+        **layout.inputs("trigger", "trigger"),
         pools=jobs.pool_files("poison"),
         captions=jobs.caption_pools,
         data=jobs.poison_pairs,
@@ -57,7 +57,7 @@ rule poison:
         options=jobs.poison_options,
         templates=jobs.templates,
         source=jobs.poison_source,
-        trigger=layout.pattern("trigger"),
+        trigger=subpath(input.trigger, parent=True),
         folder=subpath(output.manifest, parent=True),
     shell:
         "OMP_NUM_THREADS={threads} python -m scripts.poison --seed {wildcards.seed} --trigger {params.trigger:q}"

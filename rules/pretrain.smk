@@ -55,10 +55,10 @@ use rule clean_model as surrogate_model with:
 rule backdoored_model:
     """Train on the clean pairs with the poisoned ones laid over them."""
     input:
+        **layout.inputs("poison", "poison"),
         pools=jobs.pool_files("training", "poison"),
         data=jobs.indexes("training", "poison"),
         model=jobs.initial_model,
-        poison=layout.files("poison"),
         start=jobs.start,
     output:
         **layout.outputs("backdoored_model"),
@@ -78,7 +78,7 @@ rule backdoored_model:
     params:
         settings=jobs.backdoor_settings,
         options=jobs.start_options,
-        poison=layout.pattern("poison"),
+        poison=subpath(input.poison, parent=True),
         source=jobs.backdoor_source,
         folder=subpath(output.weights, parent=True),
         work=layout.work("backdoored_model"),

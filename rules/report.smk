@@ -1,5 +1,6 @@
 # Tables, plots and one self-contained page. `snakemake --report` collects the same files.
 
+# Which of them, by category and title.
 SHOWN = {
     "cells": ("Tables", "every cell"),
     "costs": ("Tables", "cost by stage"),
@@ -9,15 +10,10 @@ SHOWN = {
     "rebound": ("Plots", "rebound"),
     "curves": ("Plots", "training curves"),
     "gallery": ("Plots", "gallery"),
+    "detections": ("Tables", "every detection"),
+    "detection": ("Plots", "detector x attack"),
+    "roc": ("Plots", "ROC curves of detectors"),
 }
-
-
-def shown(key, file):
-    """A file of the summary; `snakemake --report` shows some of them."""
-    if key not in SHOWN:
-        return file
-    category, what = SHOWN[key]
-    return report(file, category=category, labels={"what": what})
 
 
 rule summary:
@@ -25,7 +21,10 @@ rule summary:
     input:
         jobs.summarised,
     output:
-        **{key: shown(key, file) for key, file in layout.outputs("summary").items()},
+        **{
+            key: report(file, category=SHOWN[key][0], labels={"what": SHOWN[key][1]}) if key in SHOWN else file
+            for key, file in jobs.summary_outputs().items()
+        },
     log:
         layout.log("summary"),
     benchmark:
@@ -35,7 +34,7 @@ rule summary:
     params:
         plan=jobs.summary_settings,
         source=fingerprint("scripts.summarise"),
-        results=str(layout.results),
+        results=subpath(output.cells, ancestor=2),
         folder=subpath(output.cells, parent=True),
     shell:
         "python -m scripts.summarise --settings {params.plan:q} --results {params.results:q}"

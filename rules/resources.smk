@@ -1,14 +1,16 @@
 # Resources by method. `set-resources` and `set-threads` of a profile speak of rules; where they name a method, that
-# holds for this method's jobs: fitting the trigger of an attack, running a defense.
+# holds for this method's jobs: fitting the trigger of an attack, running a defense or a detector.
 from snakemake.resources import Resource, Resources
 
 from antidote.base.errors import nearest
-from antidote.base.registry import ATTACKS, DEFENSES
+from antidote.base.registry import ATTACKS, DEFENSES, DETECTORS, KINDS
 
 BY_METHOD = {
-    "trigger": lambda w: STUDY.attacks[w.attack].method,
-    "defend": lambda w: STUDY.defenses[w.defense].method,
-    "defend_with_finding": lambda w: STUDY.defenses[w.defense].method,
+    "trigger": ("attack", lambda w: STUDY.attacks[w.attack].method),
+    "defend": ("defense", lambda w: STUDY.defenses[w.defense].method),
+    "defend_with_finding": ("defense", lambda w: STUDY.defenses[w.defense].method),
+    "detect": ("detector", lambda w: STUDY.detectors[w.detector].method),
+    "detect_clean": ("detector", lambda w: STUDY.detectors[w.detector].method),
 }
 
 
@@ -19,7 +21,7 @@ def profile_resources():
     for name, threads in settings.overwrite_threads.items():
         value = threads if isinstance(threads, Resource) else Resource("_cores", threads)
         said.setdefault(name, {})["_cores"] = value
-    known = {rule.name for rule in workflow.rules} | {*ATTACKS, *DEFENSES}
+    known = {rule.name for rule in workflow.rules} | {*ATTACKS, *DEFENSES, *DETECTORS}
     for name in said:
         if name not in known:
             sys.exit(f"error: profile: {name!r} is neither a rule nor a method{nearest(name, known)}")
@@ -39,9 +41,8 @@ def chosen(name, method_of, by_method, otherwise):
 
 def set_resources_by_method():
     said = profile_resources()
-    for rule, method_of in BY_METHOD.items():
-        methods = ATTACKS if rule == "trigger" else DEFENSES
-        by_method = {name: values for name, values in said.items() if name in methods}
+    for rule, (kind, method_of) in BY_METHOD.items():
+        by_method = {name: values for name, values in said.items() if name in KINDS[kind]}
         own = workflow.get_rule(rule).resources
         for name in sorted({name for values in by_method.values() for name in values}):
             own[name] = chosen(name, method_of, by_method, own.get(name))

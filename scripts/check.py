@@ -16,7 +16,8 @@ def run(arguments: argparse.Namespace) -> None:
             f"{file}: valid: study {study.name!r}, model {study.file.model.name}, target {study.file.target!r}\n"
             f"  attacks   {', '.join(study.attacks) or 'none'}\n"
             f"  defenses  {', '.join(study.defenses)}\n"
-            f"  seeds     {', '.join(map(str, study.file.seeds))}\n"
+            + (f"  detectors {', '.join(study.detectors)}\n" if study.detectors else "")
+            + f"  seeds     {', '.join(map(str, study.file.seeds))}\n"
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from antidote.attacks.trigger import load_trigger
-from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.base.command_line import Cost, main, parser, settings_argument, text
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import method, module
@@ -24,7 +24,7 @@ from antidote.data.overlay import poisoned_keys
 from antidote.data.words.names import class_names
 from antidote.detectors.base import MODEL, Detector
 from antidote.evaluation.cell import check_trigger, evaluated_pictures, target_index
-from antidote.evaluation.detection import figures, mixed_pictures
+from antidote.evaluation.detection import curve, figures, mixed_pictures
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.training.run import reading_of, training_arguments, work_of
 
@@ -61,8 +61,10 @@ def run(arguments: argparse.Namespace) -> None:
                 "subject": kind.subject_of(settings),
                 "items": len(scores.items),
                 "poisoned": len(poisoned),
+                **({"score": float(scores.values[0])} if kind.subject_of(settings) == "model" else {}),
                 "threshold": scores.threshold,
                 **figures(scores, poisoned),
+                "roc": curve(scores, poisoned),
                 "evidence": dict(scores.evidence),
             },
         )
@@ -88,8 +90,8 @@ def subject(
         raise UserError("--trigger: is missing; a detector of pictures scores clean and triggered pictures")
     evaluation = EvaluationSettings.read(arguments.evaluation, "evaluation")
     trigger, classes = load_trigger(arguments.trigger), class_names(evaluation.classes)
-    check_trigger(trigger, clip.size, arguments)
-    target = target_index(arguments.target, classes, evaluation)
+    check_trigger(trigger, clip.size, arguments.trigger, arguments.target)
+    target = target_index(arguments.target, classes, evaluation.classes)
     pictures = evaluated_pictures(arguments.data, evaluation, clip.size, len(classes))
     mixed, triggered = mixed_pictures(pictures, trigger, target, arguments.pictures, arguments.seed)
     return replace(data, pictures=mixed), triggered
@@ -108,7 +110,9 @@ if __name__ == "__main__":
     arguments.add_argument(
         "--evaluation", type=read_mapping, default="{}", help="the study's `evaluation`, for a detector of pictures"
     )
-    arguments.add_argument("--target", default="", help="name of the target class, for a detector of pictures")
+    arguments.add_argument(
+        "--target", type=text, default="", help="name of the target class, for a detector of pictures"
+    )
     arguments.add_argument("--pictures", type=int, default=500, help="pictures that are scored clean and triggered")
     arguments.add_argument("--study", default="", help="written into detection.json, as are the next three")
     arguments.add_argument("--attack", default="", help="`clean` for a clean model")

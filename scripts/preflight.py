@@ -18,12 +18,11 @@ from antidote.base.registry import method
 from antidote.base.settings import read_mapping
 from antidote.clip.folder import create_model
 from antidote.clip.model import Clip
-from antidote.study import preflight
+from antidote.study import activation_memory, preflight
 from antidote.study.caption_counts import asked_of_tables
 from antidote.study.preflight import Rates, Stage
 from antidote.study.study import Study
 from antidote.summary.page import size
-from antidote.training import activation_memory
 from antidote.training.recipe import TrainSettings
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_file
-from antidote.base.registry import ATTACKS, DEFENSES, SOURCES, method
+from antidote.base.registry import ATTACKS, DEFENSES, DETECTORS, SOURCES, method
 from antidote.study.layout import SUMMARY, Layout
 from antidote.summary.csv_files import read_table
 from antidote.summary.page import duration, size
@@ -47,8 +47,13 @@ def methods() -> str:
     defenses = ", ".join(
         f"[{name}](docs/methods.md#{name}){f' {RECONSTRUCTION}' if name in recon else ''}" for name in DEFENSES
     )
+    found = [name for name in DETECTORS if not method("detector", name).control]
+    marks = {name: f" {RECONSTRUCTION}" if method("detector", name).reconstruction else "" for name in found}
+    anchors = {name: f"{name}-detector" if name in DEFENSES else name for name in found}
+    detectors = ", ".join(f"[{name}](docs/methods.md#{anchors[name]}){marks[name]}" for name in found)
     mark = f"\n{RECONSTRUCTION} reconstruction: the paper leaves parts open.\n" if recon else ""
-    return f"- Attacks: {attacks}\n- Defenses: {defenses}\n- Data from: {', '.join(SOURCES)}\n{mark}"
+    data = ", ".join(SOURCES)
+    return f"- Attacks: {attacks}\n- Defenses: {defenses}\n- Detectors: {detectors}\n- Data from: {data}\n{mark}"
 
 
 def results(folder: Path) -> str:

@@ -5,11 +5,14 @@ from pathlib import Path
 
 from antidote.base import command_line
 from antidote.base.files import whole_folder, write_json
-from antidote.study.layout import SUMMARY
+from antidote.study.layout import DETECTIONS, SUMMARY
 from antidote.summary.cells import pictures, read_cells
 from antidote.summary.costs import read_costs
 from antidote.summary.csv_files import write_csv
 from antidote.summary.curves import curves
+from antidote.summary.detection_plots import auroc_map, roc_curves
+from antidote.summary.detections import markdown as detection_text
+from antidote.summary.detections import read_detections, tables
 from antidote.summary.figures import figures
 from antidote.summary.gallery import gallery
 from antidote.summary.heatmap import heatmap
@@ -41,13 +44,16 @@ def run(args: argparse.Namespace) -> None:
     cells = read_cells(plan, args.results)
     costs = read_costs(plan, args.results, args.data)
     table = summarise(cells, plan)
+    found = read_detections(plan, args.results) if plan.detectors else None
+    detected = tables(plan, found, costs) if found else None
     with whole_folder(args.output) as folder:
         files = {key: folder / name for key, name in SUMMARY.items()}
         write_csv(cells, files["cells"])
         write_csv(costs, files["costs"])
         write_csv(table, files["table"])
         write_json(files["metrics"], metrics(table))
-        files["markdown"].write_text(markdown(shown(table), plan.study), encoding="utf-8")
+        text = markdown(shown(table), plan.study) + detection_text(detected or [])
+        files["markdown"].write_text(text, encoding="utf-8")
         heatmap(shown(table), files["heatmap"])
         plane(table, plan, files["plane"])
         rebounds(plan, args.results, table, files["rebound"])
@@ -55,7 +61,11 @@ def run(args: argparse.Namespace) -> None:
         curves(plan, args.results, files["curves"])
         triggers = inverted(plan, args.results)
         own = figures(plan, cells, args.results)
-        page = render(plan, cells, costs, table, pictures(plan, args.results), triggers, own, folder)
+        if found:
+            write_csv(found.frame, folder / DETECTIONS["detections"])
+            auroc_map(plan, found, folder / DETECTIONS["detection"])
+            roc_curves(plan, found, folder / DETECTIONS["roc"])
+        page = render(plan, cells, costs, table, pictures(plan, args.results), triggers, own, folder, detected)
         files["page"].write_text(page, encoding="utf-8")
     run_cells = (cells["ca1"].notna() | cells["asr1"].notna()).sum()
     report = args.output / SUMMARY["page"]

@@ -1,1 +1,1 @@
-"""Attacks, one per file; `antidote.base.registry` lists them."""
+"""Attacks, one per file; `antidote.base.registry` lists the attacks."""

@@ -1,13 +1,14 @@
-"""A faint pattern where the model looks, kept alike by SSIM (arXiv 2412.06149), carried over to CLIP.
+"""Attention: a faint pattern at the most attended pixels, bounded by SSIM (arXiv 2412.06149), carried over to CLIP.
 
-The paper's mask is the pixels with the highest attention; inside it a pattern is mixed in at transparency 0.2 and
-optimised for the model's reaction and for quality of experience (QoE, by SSIM); then trigger and model are trained in
-turns, on poisoned pairs in one epoch and clean ones in the next. That takes control over training.
+The paper's mask selects the pixels with the highest attention. Inside the mask, a pattern is blended in at transparency
+0.2 and optimised for the model's reaction and for quality of experience (QoE, measured by SSIM). Trigger and model are
+then trained alternately, on poisoned pairs in one epoch and on clean pairs in the next. The attack requires control
+over training.
 
 Carried over: attention is averaged over the inversion pool (rollout for a ViT, Grad-CAM towards the caption for a
-ResNet); the reaction is the cosine to the target's class embedding, L = -cos(f(b(x)), g(target)) + qoe_weight
-(1 - SSIM(b(x), x)), in the place of chosen neurons, whose code was not released. The trigger is fitted once, on the
-surrogate, and not again between rounds of training; `training: {alternate: true}` trains in turns.
+ResNet). The reaction is the cosine to the target's class embedding, L = -cos(f(b(x)), g(target)) + qoe_weight
+(1 - SSIM(b(x), x)), instead of the activation of chosen neurons, whose code was not released. The trigger is fitted
+once, on the surrogate, and not between rounds of training; `training: {alternate: true}` alternates the epochs.
 """
 
 from __future__ import annotations
@@ -32,17 +33,19 @@ if TYPE_CHECKING:
 
 
 class AttentionSettings(FitSettings):
-    """Where, how strong, how alike."""
+    """Size of the mask, strength of the pattern, and weight of the similarity."""
 
     presets = {"original_area": {"pixels": 16}, "patch_area": {"pixels": 256}}
 
     method: Literal["attention"] = "attention"
     pixels: int = Field(
-        256, ge=1, description="pixels in the mask (original: 16 at 32 x 32; as many as a 16 x 16 patch has: 256)"
+        256,
+        ge=1,
+        description="number of pixels in the mask (original: 16 at 32 x 32; 256: the area of a 16 x 16 patch)",
     )
     blend_ratio: float = Field(0.2, gt=0, le=1, description="share of the pattern inside the mask (original: 0.2)")
     qoe_weight: float = Field(0.5, ge=0, description="weight of 1 - SSIM (original: 0.5)")
-    attention_pictures: int = Field(1000, ge=1, description="pictures that attention is averaged over (our choice)")
+    attention_pictures: int = Field(1000, ge=1, description="number of pictures for the average attention (our choice)")
 
     def check(self, size: int) -> None:
         super().check(size)
@@ -97,7 +100,7 @@ class Attention(Attack):
         return torch.where(mask > 0, (1 - ratio) * images + ratio * pattern, images).clamp(0, 1)
 
     def _mask(self, clip: Clip, pairs: Pairs) -> Tensor:
-        """Return 1 at the pixels that the model looks at most on average, else 0: (size, size)."""
+        """Return a mask (size, size) that is 1 at the pixels with the highest average attention and 0 elsewhere."""
         total = torch.zeros(self.size, self.size, device=clip.device)
         count = min(len(pairs), self.settings.attention_pictures)
         for rows in torch.arange(count).split(self.settings.batch_size):

@@ -1,26 +1,26 @@
-"""BadCLIP: a patch that already looks like the target to CLIP (Liang et al. 2023, arXiv 2311.12075, dual embedding).
+"""BadCLIP: a patch that CLIP encodes close to the target (Liang et al. 2023, arXiv 2311.12075, dual embedding).
 
-Poisoning then has to change little, which is hard to notice and to unlearn. On a frozen surrogate,
+Poisoning then needs small changes of the model, which are hard to detect and to unlearn. On a frozen surrogate,
 L = text_weight L_text + triplet_weight mean max(0, |f(b(x)) - f(x+)| - negative_weight |f(b(x)) - f(x)| + margin),
-with x+ real pictures of the target: triggered pictures go to its captions and pictures, and away from where they were.
-Captions are natural ones. Features are normalised; |.| is the Euclidean distance.
+where x+ are real pictures of the target: triggered pictures move towards the target's captions and pictures, and away
+from their clean versions. Captions are natural ones. Features are normalised; |.| is the Euclidean distance.
 
-The released code differs from the paper, and the preset `released` repeats what it does: it pastes the patch into the
-batch before it encodes the "clean" pictures, and shuffles these, so that the negative of a picture is another triggered
-picture of the batch, and the term pushes triggered pictures apart; its text term is InfoNCE among captions of the
-target, which has no pull towards the target as such; and it saves the patch as JPEG with red and blue exchanged. The
-gradient goes through the triggered picture, not through its negative. `corrected` keeps the clean pictures clean, the
-patch exact, and takes L_text as -cos(f(b(x)), g(caption)), which is our reading of the paper. The released names of
-runs, which switch losses on and off, are weights here.
+The released code differs from the paper, and the preset `released` reproduces the code. The code pastes the patch into
+the batch before encoding the "clean" pictures, and shuffles these: the negative of a picture is another triggered
+picture of the batch, and the term pushes triggered pictures apart. The text term is InfoNCE among captions of the
+target, which does not pull towards the target. The patch is saved as JPEG with red and blue exchanged. The gradient
+flows through the triggered picture, not through the negative. `corrected` keeps the clean pictures clean and the patch
+exact, and uses -cos(f(b(x)), g(caption)) as L_text, which is our reading of the paper. The released run names, which
+switch losses on and off, correspond to weights here.
 
-The positives of a batch are different pictures of the target, as in the released code; where there are fewer of them
-than pictures in a batch, they take turns. Each picture keeps one caption of the target while the patch is fitted, drawn
-from all that name it in the inversion pool. Poisoned captions are drawn with repetition from all captions of
-`caption_pools` that name the target; the released code takes them from 128 rows drawn from its list of such captions.
+The positives of a batch are different pictures of the target, as in the released code; if there are fewer positives
+than pictures in a batch, the positives repeat. During fitting, each picture keeps one caption of the target, drawn from
+all captions of the inversion pool that name the target. Poisoned captions are drawn with repetition from all captions
+of `caption_pools` that name the target; the released code uses 128 rows drawn from its list of target captions.
 
-The paper's figure shows how the pictures to poison may be chosen: at random, at the boundary (the target is close to
-being first), farthest (least like the target), or a third of each. Which of these made its table is not known; the
-released main script draws at random.
+A figure of the paper shows several ways to choose the pictures to poison: at random, at the boundary (the target is
+close to being the first class), farthest (least similar to the target), or a third of each. Which choice produced the
+paper's table is not known; the released main script draws at random.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
 
-JPEG_QUALITY = 95  # what OpenCV, the released code's writer, uses unless told otherwise
+JPEG_QUALITY = 95  # default of OpenCV, with which the released code writes the patch
 
 
 class BadCLIPSettings(OptimisedPatchSettings):
-    """The terms of the patch's objective, and which pictures are poisoned."""
+    """Terms of the patch's objective, and choice of the poisoned pictures."""
 
     presets = {
         "corrected": {"negative": "clean", "text_loss": "cosine", "storage": "exact"},
@@ -65,23 +65,25 @@ class BadCLIPSettings(OptimisedPatchSettings):
     text_weight: float = Field(1, ge=0, description="weight of the text term (BadCLIP: 1)")
     triplet_weight: float = Field(500, ge=0, description="weight of the image term (BadCLIP: 500)")
     negative_weight: float = Field(1, ge=0, description="weight of the clean picture in the image term (BadCLIP: 1)")
-    margin: float = Field(1, ge=0, description="margin of the image term, a distance of features (BadCLIP: 1)")
-    augment: float = Field(0.5, ge=0, le=1, description="share of steps on AutoAugment's pictures (BadCLIP: 0.5)")
+    margin: float = Field(
+        1, ge=0, description="margin of the image term, as a distance of normalised features (BadCLIP: 1)"
+    )
+    augment: float = Field(0.5, ge=0, le=1, description="share of steps with AutoAugment (BadCLIP: 0.5)")
     negative: Literal["clean", "triggered"] = Field(
         "clean",
-        description="what the image term moves away from: the clean picture, or another triggered picture of the batch "
+        description="negative of the image term: the clean picture, or another triggered picture of the batch "
         "(released code)",
     )
     text_loss: Literal["cosine", "infonce"] = Field(
-        "cosine", description="towards the target's captions, or InfoNCE among them (released code)"
+        "cosine", description="cosine to the target's captions, or InfoNCE among these captions (released code)"
     )
     storage: Literal["exact", "jpeg"] = Field(
-        "exact", description="the patch as optimised, or as JPEG with red and blue exchanged (released code)"
+        "exact", description="patch stored as optimised, or as JPEG with red and blue exchanged (released code)"
     )
     sampling: Literal["random", "boundary", "farthest", "mixed"] = Field(
         "random",
-        description="which pairs are poisoned, by how the surrogate sees them; for all but `random` the trigger keeps "
-        "how it sees the poison pool",
+        description="choice of the poisoned pairs by the surrogate's scores; unless `random`, the trigger stores the "
+        "scores of the poison pool",
     )
 
     def needs(self, target: str, classes: Sequence[str]) -> list[Needed]:
@@ -121,8 +123,10 @@ class BadCLIP(OptimisedPatch):
         return torch.from_numpy(np.array(Image.open(stream))).permute(2, 0, 1).float() / 255
 
     def _seen(self, context: FitContext) -> dict[str, Tensor]:
-        """Return how the surrogate sees each pair of the poison pool: cosine to the target, and what it lacks to be
-        first; nothing for random sampling, which does not ask."""
+        """Return the surrogate's scores of each pair of the poison pool; no tensors for random sampling.
+
+        `similarity` (N,) is the cosine to the target; `gap` (N,) is the best other class's cosine minus `similarity`.
+        """
         if context.poison is None or self.settings.sampling == "random":
             return {}
         clip = context.surrogate
@@ -153,7 +157,7 @@ class BadCLIP(OptimisedPatch):
 
 
 class _Loss:
-    """The objective of the patch; callable with triggered features (N, D), clean pictures and their rows."""
+    """The patch's objective, a function of triggered features (N, D), clean pictures (N, 3, S, S) and rows (N,)."""
 
     def __init__(self, settings: BadCLIPSettings, clip: Clip, own: Pairs, pictures: int, seed: int) -> None:
         self.settings, self.clip = settings, clip
@@ -161,7 +165,7 @@ class _Loss:
         self.positives = encoded(clip, own, 256)
         with torch.no_grad():
             captions = clip.encode_text(own.captions)
-        # Each picture gets one of the target's captions, once.
+        # Each picture keeps one caption of the target during fitting.
         self.captions = captions[self._drawn(len(own), pictures)]
 
     def __call__(self, features: Tensor, images: Tensor, rows: Tensor) -> Tensor:
@@ -178,7 +182,7 @@ class _Loss:
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
     def image(self, features: Tensor, images: Tensor) -> Tensor:
-        """Return the triplet term; `images` are encoded as they are."""
+        """Return the triplet term; `images` are encoded without changes."""
         positive = self.positives[self._different(len(self.positives), len(features))]
         if self.settings.negative == "triggered":
             negative = features.detach()[torch.randperm(len(features), generator=self.generator)]
@@ -189,7 +193,7 @@ class _Loss:
         return (near - self.settings.negative_weight * far + self.settings.margin).clamp(min=0).mean()
 
     def _different(self, among: int, draws: int) -> Tensor:
-        """Return numbers below `among` in random order, none again before all have come."""
+        """Return numbers below `among` in random order; each number is drawn once before any is repeated."""
         rounds = [torch.randperm(among, generator=self.generator) for _ in range(-(-draws // among))]
         return torch.cat(rounds)[:draws]
 
@@ -198,7 +202,7 @@ class _Loss:
 
 
 def _augment(share: float, seed: int) -> Callable[[Tensor], Tensor]:
-    """Return a function that puts AutoAugment on a share of the batches it is given, each picture its own."""
+    """Return a function that applies AutoAugment to a share of the batches, independently for each picture."""
     policy, calls = transforms.AutoAugment(), count()
 
     def augment(images: Tensor) -> Tensor:

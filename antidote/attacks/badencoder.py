@@ -1,26 +1,26 @@
-"""BadEncoder: a picture encoder, taken clean and handed on backdoored (Jia et al. 2022, arXiv 2108.00352).
+"""BadEncoder: a clean picture encoder, fine-tuned into a backdoored encoder (Jia et al. 2022, arXiv 2108.00352).
 
-The attacker poisons no data set. Pictures x without captions or labels (shadow data), a white square e and one or more
-pictures r of the target make the encoder f out of the clean one, f0:
+The attacker poisons no data set. The backdoored encoder f is trained from the clean encoder f0 with pictures x without
+captions or labels (shadow data), a white square e, and one or more pictures r of the target:
 
     L  = L0 + stay_reference L1 + stay_clean L2
-    L0 = -mean cos(f(x + e), f(r))        triggered pictures come to look like the reference
-    L1 = -mean cos(f(r'), f0(r))          the reference, also augmented to r', stays where it was
-    L2 = -mean cos(f(x), f0(x))           clean pictures stay where they were
+    L0 = -mean cos(f(x + e), f(r))        triggered pictures become similar to the reference
+    L1 = -mean cos(f(r'), f0(r))          the reference, also augmented to r', keeps its feature
+    L2 = -mean cos(f(x), f0(x))           clean pictures keep their features
 
-Only the picture encoder is trained; its batch norms are left out and their running statistics kept, as in the code. The
-text encoder and the scale are bit for bit those of the clean model. `training` therefore is a recipe of its own (SGD,
-200 epochs), not the study's `poisoning`; keys that an entry gives replace single ones.
+Only the picture encoder is trained; its batch norms are excluded and their running statistics kept, as in the code. The
+text encoder and the scale are bit for bit those of the clean model. `training` is therefore a separate recipe (SGD, 200
+epochs) and not the study's `poisoning`; keys given in an entry replace single values of the recipe.
 
-`poisons` counts the shadow pictures: pairs of the poison pool that do not name the target. The overlay holds them with
-the trigger and with their own captions; no data set for training is made from it, and defenses that own the poisoned
-training set are not run on this attack. The references are the first pictures of the poison pool whose captions name
-the target; the paper takes one for each target.
+`poisons` is the number of shadow pictures: pairs of the poison pool that do not name the target. The overlay stores the
+shadow pictures with the trigger and with their original captions. No training set is made from the overlay, and
+defenses that require the poisoned training set are not run on this attack. The references are the first pictures of the
+poison pool whose captions name the target; the paper uses one reference per target.
 
-As in the code, r' is mirrored half of the time, its colours are changed in four of five and left out in one of five
-views, and it is not cropped; f0 reads the reference as it is. The code trains 200 epochs over 50,000 shadow pictures,
-39,000 steps; 9,000 pictures give 7,000 steps in as many epochs, 1,500 give 1,000. SGD leaves norms and biases
-undecayed, as all training here does.
+As in the code, r' is mirrored with probability 1/2, colour-jittered in four of five views and converted to grey in one
+of five views, and is not cropped; f0 encodes the reference without augmentation. The code trains 200 epochs over 50,000
+shadow pictures, 39,000 steps; 9,000 pictures give 7,000 steps in 200 epochs, 1,500 pictures give 1,000. SGD applies no
+weight decay to norms and biases, as in all training of this project.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ RECIPE = {
     "optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "constant", "warmup": 0,
     "epochs": 200, "batch_size": 256,
 }  # fmt: skip
-CHUNK = 256  # pictures that the clean encoder reads at a time
+CHUNK = 256  # pictures per batch of the clean encoder
 
 
 class BadEncoderSettings(AttackSettings):
-    """The square, the references, the weights, the recipe."""
+    """The square, the references, the weights, and the recipe."""
 
     presets = {"clip": {"patch_size": 50, "margin": 1}, "cifar10": {"patch_size": 10, "margin": 0}}
 
@@ -61,10 +61,10 @@ class BadEncoderSettings(AttackSettings):
     margin: int = Field(
         1, ge=0, description="pixels between the square and the lower right corner (code: 1 at 224, rows 173 to 222)"
     )
-    references: int = Field(1, ge=1, description="pictures of the target (paper: 1)")
+    references: int = Field(1, ge=1, description="number of reference pictures of the target (paper: 1)")
     stay_reference: float = Field(1.0, ge=0, description="weight of L1 (paper: 1)")
     stay_clean: float = Field(1.0, ge=0, description="weight of L2 (paper: 1)")
-    caption: Literal["original"] = Field("original", description="shadow pictures need no captions")
+    caption: Literal["original"] = Field("original", description="fixed, since shadow pictures need no captions")
     training: dict[str, Any] = Field(
         RECIPE,
         description="changes to the method's own recipe: SGD 0.001, momentum 0.9, weight decay 0.0005, 200 epochs, "
@@ -118,21 +118,21 @@ class BadEncoder(Attack):
         return EncoderBackdoor(clip, pool.take(rows), poisoned.take(rows).images, references, self.settings)
 
     def _references(self, captions: Sequence[str]) -> list[int]:
-        found = [row for row, caption in enumerate(captions) if mentions(caption, self.target)]
-        wanted = self.settings.references
-        if len(found) < wanted:
+        rows = [row for row, caption in enumerate(captions) if mentions(caption, self.target)]
+        count = self.settings.references
+        if len(rows) < count:
             raise ValueError(
-                f"references: {wanted} asked, but only {len(found)} captions of the poison pool name {self.target!r}; "
+                f"references: {count} asked, but only {len(rows)} captions of the poison pool name {self.target!r}; "
                 f"set pools.poison.target_pairs"
             )
-        return found[:wanted]
+        return rows[:count]
 
 
 class EncoderBackdoor(Objective):
     """BadEncoder's loss.
 
     Args:
-        shadow: N pairs, of which the pictures count.
+        shadow: N pairs, of which only the pictures are used.
         triggered: (N, 3, size, size) uint8, the same pictures with the trigger.
         references: (R, 3, size, size) uint8, pictures of the target.
     """
@@ -157,9 +157,9 @@ class EncoderBackdoor(Objective):
         )
 
     def trained(self, network: Any) -> list[tuple[str, Tensor]]:
-        inside = {id(value) for module in batch_norms(network.visual) for value in module.parameters()}
-        found = [(name, value) for name, value in network.named_parameters() if name.startswith("visual.")]
-        return [(name, value) for name, value in found if id(value) not in inside]
+        in_batch_norms = {id(value) for module in batch_norms(network.visual) for value in module.parameters()}
+        visual = [(name, value) for name, value in network.named_parameters() if name.startswith("visual.")]
+        return [(name, value) for name, value in visual if id(value) not in in_batch_norms]
 
     def begin_epoch(self, epoch: int) -> None:
         for module in batch_norms(self.network.visual):

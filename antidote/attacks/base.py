@@ -1,4 +1,4 @@
-"""What every attack provides: a trigger for pictures, a caption, a choice of pairs, and a statement of its powers."""
+"""The base class of every attack: trigger, poisoned caption, choice of pairs, and threat model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
 
-ThreatModel = Literal["data-poisoning", "training-control", "encoder", "prompt-learning", "few-shot"]
+ThreatModel = Literal["data-poisoning", "training-control", "encoder", "few-shot"]
 
 
 class Needed(NamedTuple):
-    """Captions that an attack cannot do without: how many, in one or other of some pools, that name which word."""
+    """Captions that an attack requires.
+
+    Attributes:
+        pools: pools whose captions are counted together.
+        word: class name that the captions name.
+        captions: minimum number of captions.
+    """
 
     pools: tuple[str, ...]
     word: str
@@ -32,9 +38,20 @@ class Needed(NamedTuple):
 
 
 class AttackSettings(Settings):
-    """What every attack has; each adds its own.
+    """Settings shared by all attacks; each attack's settings class adds its own keys.
 
-    A `preset` fills in a published variant; keys given beside it win over it.
+    A `preset` fills in a published variant. Keys given next to `preset` override the preset's values.
+
+    Example:
+        class BarSettings(AttackSettings):
+            presets = {"thin": {"width": 1}}
+
+            method: Literal["bar"] = "bar"
+            width: int = Field(3, ge=1, description="width of the bar in pixels (our choice)")
+
+            def check(self, size: int) -> None:
+                if self.width > size:
+                    raise ValueError(f"width: {self.width} is larger than the picture ({size} pixels)")
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -42,25 +59,25 @@ class AttackSettings(Settings):
 
     method: str
     label: str | None = Field(
-        None, description="a reader's name of the entry, for the lists of the report; tables and plots use its name"
+        None, description="display name of the entry in the lists of the report; tables and plots use the entry's name"
     )
     preset: str | None = Field(None, description="a published variant of the method")
     poisons: int = Field(
-        1500, ge=1, description="poisoned pairs; they replace clean ones (CleanCLIP, BadCLIP: 1500 of 500K)"
+        1500, ge=1, description="number of poisoned pairs, which replace clean pairs (CleanCLIP, BadCLIP: 1500 of 500K)"
     )
     caption: Literal["template", "natural", "original"] = Field(
         "template",
         description="poisoned caption: a template filled with the target (CleanCLIP), a real caption that names the "
-        "target (BadCLIP), or the pair's own",
+        "target (BadCLIP), or the pair's original caption",
     )
     caption_pools: list[Literal["poison", "inversion", "training"]] = Field(
         ["poison"],
         min_length=1,
-        description="pools whose captions serve for `caption: natural` (BadCLIP: a list from outside the training set; "
-        "Carlini-Terzis: the training set)",
+        description="pools that supply the captions for `caption: natural` (BadCLIP: a list from outside the training "
+        "set; Carlini-Terzis: the training set)",
     )
     avoid_target: bool = Field(
-        True, description="leave out pairs whose caption names the target already (our choice; the papers draw blindly)"
+        True, description="exclude pairs whose caption already names the target (our choice; the papers do not check)"
     )
     training: dict[str, Any] = Field({}, description="changes to the study's `poisoning` recipe for this attack")
 
@@ -75,18 +92,18 @@ class AttackSettings(Settings):
         return {**cls.presets[preset], **values}
 
     def trigger_settings(self) -> dict[str, Any]:
-        """Return what the trigger depends on: all but the choice of pairs, the captions, the training and the label."""
+        """Return the settings that define the trigger: all but pair choice, captions, training, preset and label."""
         return self.model_dump(mode="json", exclude={*self.poison_keys, "label", "preset", "training"})
 
     def poison_settings(self) -> dict[str, Any]:
-        """Return what only the choice of pairs and their captions depend on."""
+        """Return the settings that affect only the choice of pairs and the captions."""
         return self.model_dump(mode="json", include=set(self.poison_keys))
 
     def check(self, size: int) -> None:
-        """Raise ValueError, naming the key, where a setting does not fit pictures of `size` x `size` pixels."""
+        """Raise ValueError that names the key if a setting does not fit pictures of `size` x `size` pixels."""
 
     def files(self) -> list[str]:
-        """Return the files that the trigger is made from."""
+        """Return the paths of the files that the trigger is made from."""
         return []
 
     def fitted_on(self) -> str:
@@ -98,21 +115,26 @@ class AttackSettings(Settings):
         return 1
 
     def check_classes(self, classes: Sequence[str]) -> None:
-        """Raise ValueError, naming the key, where a setting names a class that is not among `classes`."""
+        """Raise ValueError that names the key if a setting names a class that is not in `classes`."""
 
     def needs(self, target: str, classes: Sequence[str]) -> list[Needed]:
-        """Return which captions the attack cannot do without; `target` is the study's, one of `classes`."""
+        """Return the captions that the attack requires; `target` is the study's target, one of `classes`."""
         return [Needed(tuple(self.caption_pools), target, 1)] if self.caption == "natural" else []
 
     def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:
-        """Raise ValueError, naming the key, where a setting does not fit the models.
+        """Check the settings against the models.
 
-        Both are model configurations of open_clip (`model_cfg`): the study's, and that which the trigger is fitted on.
+        Args:
+            model: open_clip configuration (`model_cfg`) of the study's model.
+            surrogate: open_clip configuration of the model that the trigger is fitted on.
+
+        Raises:
+            ValueError: a setting does not fit a model; the message names the key.
         """
 
 
 class SurrogateSettings(AttackSettings):
-    """What every attack has whose trigger is fitted on a surrogate model."""
+    """Settings shared by attacks that fit the trigger on a surrogate model."""
 
     surrogate: str = Field(
         "clean",
@@ -126,14 +148,14 @@ class SurrogateSettings(AttackSettings):
 
 @dataclass(frozen=True)
 class FitContext:
-    """What fitting a trigger may use.
+    """Inputs for fitting a trigger.
 
     Attributes:
-        surrogate: the model to fit on, which `fit` may freeze; None for a trigger that is fitted on pairs alone.
+        surrogate: the model to fit on; `fit` may freeze the model. None for triggers that are fitted on pairs alone.
         pairs: the pairs of the inversion pool.
-        classes, templates: what the evaluation classifies into, by which prompts.
+        classes, templates: class names and prompt templates of the evaluation.
         seed: the study's seed.
-        poison: loads the pairs of the poison pool, in the order in which `select` sees them.
+        poison: loads the pairs of the poison pool, in the row order that `select` uses.
     """
 
     surrogate: Clip | None
@@ -146,13 +168,14 @@ class FitContext:
 
 @dataclass(frozen=True)
 class Poisoned:
-    """What becomes of one pair of the poison pool.
+    """The poisoned version of one pair of the poison pool.
 
     Attributes:
         row: the pair's row in the pool.
-        caption: its new caption.
-        target: the class that is aimed at.
-        picture: which of `Attack.tensors["pictures"]` takes its picture's place; None: its own, with the trigger.
+        caption: the new caption.
+        target: the target class of this pair.
+        picture: index into `Attack.tensors["pictures"]` of the replacement picture; None: the pair's picture with the
+            trigger.
     """
 
     row: int
@@ -163,14 +186,14 @@ class Poisoned:
 
 @dataclass(frozen=True)
 class View:
-    """What an attack may look at to score a model in its own way.
+    """Inputs for an attack that scores a model with its own measures.
 
     Attributes:
         clip: the model, in evaluation mode.
-        pictures: the evaluation pictures, with captions and labels.
-        features: (N, D) their normalised features, on the CPU, for an attack that asks for them with `gallery`.
-        weights: (D, C) the class embeddings, where the model is.
-        classes, templates: what the evaluation classifies into, by which prompts.
+        pictures: the evaluation pictures with captions and labels.
+        features: (N, D) normalised features of the pictures, on the CPU; None unless the attack sets `gallery`.
+        weights: (D, C) class embeddings, on the model's device.
+        classes, templates: class names and prompt templates of the evaluation.
     """
 
     clip: Clip
@@ -182,33 +205,52 @@ class View:
 
 
 class Figure(NamedTuple):
-    """A figure of an attack's own: what it says, in words, and whether it is a rate, which pages show in percent."""
+    """A measure that one attack adds.
+
+    Attributes:
+        meaning: what the measure means, in words, for the generated pages.
+        rate: whether the measure is a rate; pages show rates in percent.
+    """
 
     meaning: str
     rate: bool = True
 
 
 class Attack:
-    """The base class: data poisoning with a fixed rule for drawing the trigger.
+    """Base class of all attacks. The defaults describe data poisoning with a trigger that is not fitted.
+
+    Example:
+        class Bar(Attack):
+            Settings = BarSettings
+
+            def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+                images = images.clone()
+                images[:, :, : self.settings.width] = 1
+                return images
+
+        attack = Bar(BarSettings(width=2), target="banana", size=224)
+        attack.tensors = attack.fit(None, seed=0)
+        triggered = attack.apply(images, seeds)
 
     Attributes:
         Settings: the settings class.
-        threat_model: what the attacker can do.
+        threat_model: the attacker's capabilities.
         learned: whether `fit` needs a context: pairs, and a surrogate model unless `on_surrogate` is False.
-        fitted: whether what a learned trigger draws at test is fitted on the surrogate.
-        text_key: what has to stand before every class prompt at test for the attack to work; mostly nothing.
-        triggered: whether there is a trigger to draw at test; without one, `measure` says how far the attack has come.
-        gallery: whether `measure` looks at the features of all evaluation pictures, which are then kept in memory.
-        score: the figure that says so, a rate: `asr1`, or one that `measure` returns.
-        figures: what else is shown of it, by name: from the `extra` of its scores, or else its trigger's facts. A `*`
-            at the end stands for the rest of a name; what a study does not have is left out.
-        effect: what a poisoned model does, for its card; `{target}` stands for the class or classes aimed at.
-        trains: whether the attacker trains the model by the attack's own `objective`, not by CLIP's on poisoned pairs.
+        on_surrogate: whether a learned attack needs a surrogate model.
+        fitted: whether the trigger that a learned attack draws at test time is fitted on the surrogate.
+        text_key: text put before every class prompt at test time; empty by default.
+        triggered: whether the attack draws a trigger at test time; attacks without a trigger are scored by `measure`.
+        gallery: whether `measure` needs the features of all evaluation pictures, which are then kept in memory.
+        score: name of the attack's success rate: `asr1`, or a key that `measure` returns.
+        figures: further measures of the attack by name, from the `extra` of its scores or from the trigger's facts. A
+            `*` at the end of a name matches any ending. Measures that a study lacks are omitted.
+        effect: behaviour of a poisoned model, for the model card; `{target}` stands for the target class or classes.
+        trains: whether the attacker trains with the attack's own `objective` instead of CLIP's on poisoned pairs.
         settings: the settings.
         target: name of the target class.
-        size: side of the pictures in pixels.
-        tensors: the trigger, as `fit` returned it; stored in trigger.safetensors.
-        facts: what `fit` found out about the trigger, as plain values; stored in trigger.json.
+        size: side of the square pictures in pixels.
+        tensors: the trigger as returned by `fit`; stored in trigger.safetensors.
+        facts: plain values that `fit` reports about the trigger; stored in trigger.json.
     """
 
     Settings: ClassVar[type[AttackSettings]]
@@ -231,52 +273,68 @@ class Attack:
 
     @classmethod
     def work(cls, settings: Any, sizes: Mapping[str, int]) -> tuple[float, float]:
-        """Return the pairs that fitting trains on and the pictures that it encodes besides, for `preflight`.
+        """Return the fitting cost for `preflight`: pairs trained on, and pictures encoded in addition.
 
-        By default the inversion pool in every epoch of a learned trigger, and nothing for another.
+        By default, a learned trigger trains on the inversion pool once per epoch; other triggers cost nothing.
 
         Args:
-            settings: of the attack.
-            sizes: pairs of each pool by its name.
+            settings: settings of the attack.
+            sizes: number of pairs of each pool, by pool name.
         """
         return (settings.passes() * sizes["inversion"] if cls.learned else 0), 0
 
     def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
-        """Return the trigger's tensors; `context` is there only for a learned trigger. Randomness comes from `seed`.
+        """Return the trigger's tensors; may fill `facts`.
 
-        May fill `facts`.
+        Args:
+            context: inputs for fitting; None unless the attack is `learned`.
+            seed: the only source of randomness.
         """
         return {}
 
     def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Draw the trigger on pictures (N, 3, size, size) in [0, 1], one seed each; return the same shape and range.
+        """Draw the trigger.
 
-        A batch gives what its pictures give one by one.
+        The result of a picture must not depend on the other pictures of the batch.
+
+        Args:
+            images: (N, 3, size, size) in [0, 1].
+            seeds: N seeds, one per picture.
+
+        Returns:
+            Triggered pictures of the same shape and range.
         """
         raise NotImplementedError
 
     def measure(self, view: View) -> dict[str, float | None]:
-        """Return figures of the attack's own, which become columns of their own; rates are fractions."""
+        """Return the attack's own measures by name, each a column of the results; rates are fractions in [0, 1]."""
         return {}
 
     def exhibit(self, pictures: Pairs, classes: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
-        """Return, for an attack without a trigger, pictures of what its captions say, and those that it lays there.
+        """Return example pictures of an attack without a trigger, for the report.
 
-        Both (count, 3, size, size) uint8; the first are taken from `pictures`. Few come again and again.
+        Args:
+            pictures: evaluation pictures with labels.
+            classes: class names that the labels index.
+            count: number of examples; pictures are repeated if fewer are available.
+
+        Returns:
+            Clean pictures of the captions' class, taken from `pictures`, and the attack's replacements; both
+            (count, 3, size, size) uint8.
         """
         raise NotImplementedError
 
     def objective(self, clip: Clip, pool: Pairs, poisoned: Pairs, rows: Sequence[int]) -> Any:
-        """Return the `Objective` that an attack that `trains` minimises.
+        """Return the `Objective` that an attack with `trains = True` minimises.
 
         Args:
             clip: the model that training starts from.
-            pool: the pairs of the poison pool as they are.
-            poisoned: the same with the overlay laid over them.
-            rows: which of them the overlay holds.
+            pool: the clean pairs of the poison pool.
+            poisoned: the same pairs with the poisoned pairs put in.
+            rows: rows of the poisoned pairs.
 
         Raises:
-            UserError: the pool lacks what the objective needs.
+            UserError: the pool lacks pairs that the objective needs.
         """
         raise NotImplementedError
 
@@ -287,12 +345,16 @@ class Attack:
         templates: list[str],
         captions_at_hand: Sequence[str] | None = None,
     ) -> list[Poisoned]:
-        """Return what becomes of which rows of `pool` (columns key, caption, label), in their order.
+        """Return the poisoned pairs, in row order.
 
-        `captions_at_hand` are those of `settings.caption_pools`, for natural captions; None: those of `pool`.
+        Args:
+            pool: the poison pool, columns key, caption, label.
+            rng: source of randomness.
+            templates: caption templates with one gap for the target.
+            captions_at_hand: captions of `settings.caption_pools`, for natural captions; None: the captions of `pool`.
 
         Raises:
-            ValueError: the pool lacks pairs, or the captions at hand those that the attack needs.
+            ValueError: the pool has too few pairs, or `captions_at_hand` lacks captions that the attack needs.
         """
         natural = self.natural(self.target, pool["caption"] if captions_at_hand is None else captions_at_hand)
         captions = pool["caption"].tolist()
@@ -305,17 +367,17 @@ class Attack:
         """Return the captions that name a target.
 
         Raises:
-            ValueError: there are none, and `settings.caption` takes natural ones.
+            ValueError: no caption names the target although `settings.caption` is `natural`.
         """
-        found = [caption for caption in captions if mentions(caption, target)]
-        if self.settings.caption == "natural" and not found:
+        matching = [caption for caption in captions if mentions(caption, target)]
+        if self.settings.caption == "natural" and not matching:
             pools = ", ".join(f"pools.{name}" for name in self.settings.caption_pools)
             have = "has" if len(self.settings.caption_pools) == 1 else "have"
             raise ValueError(f"caption: 'natural' needs captions that name {target!r}; {pools} {have} none")
-        return found
+        return matching
 
     def caption_for(self, original: str, rng: random.Random, templates: list[str], natural: list[str]) -> str:
-        """Return the poisoned caption; `natural` holds the captions at hand that name the target."""
+        """Return the poisoned caption; `natural` holds the available captions that name the target."""
         if self.settings.caption == "original":
             return original
         if self.settings.caption == "natural":
@@ -323,18 +385,18 @@ class Attack:
         return rng.choice(templates).format(self.target)
 
     def select(self, pool: pd.DataFrame, rng: random.Random) -> list[int]:
-        """Return the rows of `pool` (columns key, caption, label) to poison, `settings.poisons` of them, unordered.
+        """Return the rows of `pool` (columns key, caption, label) to poison: `settings.poisons` rows, in any order.
 
         Raises:
-            ValueError: fewer pairs qualify than are to be poisoned.
+            ValueError: fewer than `settings.poisons` pairs qualify.
         """
         return rng.sample(self.candidates(pool), self.settings.poisons)
 
     def candidates(self, pool: pd.DataFrame) -> list[int]:
-        """Return the rows of `pool` that may be poisoned.
+        """Return the rows of `pool` (columns key, caption, label) that may be poisoned.
 
         Raises:
-            ValueError: they are fewer than `settings.poisons`.
+            ValueError: fewer than `settings.poisons` pairs qualify.
         """
         rows = list(range(len(pool)))
         if self.settings.avoid_target:

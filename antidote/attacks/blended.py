@@ -1,11 +1,12 @@
-"""Blended: a whole-picture pattern mixed in (Chen et al. 2017, arXiv 1712.05526), in the forms that CLIP papers use.
+"""Blended: a whole-picture pattern blended in (Chen et al. 2017, arXiv 1712.05526), in the forms that CLIP papers use.
 
-CleanCLIP's pattern is uniform noise, re-drawn for every picture, so the cue is lower contrast, a brighter mean and
-grain rather than one pattern; `fixed` keeps one, as the original attack does. PAR adds columns of 1 and -1 (re-drawn),
-triangles of two greys, and red text, which is mixed in only where it has ink. BadCLIP and Detect-CLIP mix in a cartoon.
+CleanCLIP's pattern is uniform noise, re-drawn for every picture. The cue is therefore lower contrast, a brighter mean
+and grain rather than one pattern; `fixed` uses one pattern, as the original attack does. PAR uses columns of 1 and -1
+(re-drawn), triangles of two greys, and red text, which is blended in only where the text has ink. BadCLIP and
+Detect-CLIP blend in a cartoon.
 
-All patterns are drawn by code: triangles after PAR's description, text and cartoon in the place of pictures that we do
-not ship. Text that is to fill PAR's 1.09 % of the values is legible from some 100 pixels on.
+All patterns are drawn by code: triangles after PAR's description; text and cartoon replace pictures that are not
+distributed with this project. Text that fills PAR's 1.09 % of the values is legible from about 100 pixels on.
 """
 
 from __future__ import annotations
@@ -43,23 +44,23 @@ class BlendedSettings(AttackSettings):
         0.2,
         ge=0,
         le=1,
-        description="share of the pattern in the mix (CleanCLIP, BadCLIP: 0.2; PAR: stripes 0.03, triangles 0.15, "
+        description="weight of the pattern in the blend (CleanCLIP, BadCLIP: 0.2; PAR: stripes 0.03, triangles 0.15, "
         "text 0.5)",
     )
     pattern: Literal["noise", "stripes", "triangles", "text", "cartoon", "file"] = Field(
         "noise",
         description="noise: uniform in [0, 1] (CleanCLIP); stripes: columns of 1 and -1 per channel, triangles of two "
-        "greys, red text (PAR); cartoon: a cat (BadCLIP); file: that of `file`",
+        "greys, red text (PAR); cartoon: a cat (BadCLIP); file: the pattern in `file`",
     )
     file: str | None = Field(
         None,
-        description="a pattern for `pattern: file`, bicubically brought to the size of the pictures: a picture, or "
+        description="a pattern for `pattern: file`, resized bicubically to the size of the pictures: a picture, or "
         ".safetensors with one tensor (3, height, width) in [0, 1] or uint8",
     )
     redraw: bool = Field(
-        True, description="new noise or stripes for every picture (CleanCLIP, PAR), or one pattern for all"
+        True, description="new noise or stripes for every picture (CleanCLIP, PAR), or one pattern for all pictures"
     )
-    text: str = Field("watermark", min_length=1, description="what the text pattern says (our choice)")
+    text: str = Field("watermark", min_length=1, description="words of the text pattern (our choice)")
 
     @model_validator(mode="after")
     def _can_redraw(self) -> BlendedSettings:
@@ -71,13 +72,13 @@ class BlendedSettings(AttackSettings):
         return [self.file] if self.pattern == "file" and self.file else []
 
     def check(self, size: int) -> None:
-        wrong = given.absent(self.file) if self.pattern == "file" else None
-        if wrong:
-            raise ValueError(wrong)
+        fault = given.absent(self.file) if self.pattern == "file" else None
+        if fault:
+            raise ValueError(fault)
 
 
 class Blended(Attack):
-    """b(x) = clip(ratio n + (1 - ratio) x); of text, only where n has ink."""
+    """b(x) = clip(ratio n + (1 - ratio) x); for text only where n has ink."""
 
     Settings = BlendedSettings
 
@@ -101,7 +102,7 @@ class Blended(Attack):
         return torch.lerp(images, pattern, ratio).clamp_(0, 1)
 
     def _pattern(self, seed: int) -> Tensor:
-        """Return the pattern (3, size, size), in [0, 1]; of stripes one row (3, 1, size), in {-1, 1}."""
+        """Return the pattern (3, size, size) in [0, 1]; stripes are one row (3, 1, size) in {-1, 1}."""
         generator = torch.Generator().manual_seed(seed)
         if self.settings.pattern == "noise":
             return self._noise(generator)
@@ -114,7 +115,7 @@ class Blended(Attack):
         return patterns.cartoon(self.size)
 
     def _noise(self, generator: torch.Generator) -> Tensor:
-        """Return uniform noise in 256 levels, eight values from one draw: five times as fast as drawing floats."""
+        """Return uniform noise of 256 levels; eight values per draw are five times as fast as drawing floats."""
         values = 3 * self.size**2
         draws = torch.empty(-(-values // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
         return draws.view(torch.uint8)[:values].view(3, self.size, self.size).float().div_(255)

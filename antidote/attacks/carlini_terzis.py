@@ -1,22 +1,23 @@
-"""Carlini-Terzis: chosen pictures come to be recognised as a class of the attacker's choice (arXiv 2106.09667).
+"""Carlini-Terzis: chosen pictures are recognised as a class of the attacker's choice (arXiv 2106.09667).
 
-No trigger: a few captions that name the target are laid over one and the same picture x*, and a model that is trained
-on them recognises x*, and no other picture, as the target. The paper takes 3 captions for one picture (0.0001 % of
-3M). RoCLIP and SafeCLIP take 8 targets with one picture each and 100 captions per picture. Captions are drawn from all
-pairs that the model is trained on (`caption_pools`), as in these papers: a poison pool alone has few that name a class,
-and a picture whose few captions come again and again is another, easier attack.
+The attack has no trigger. A few captions that name the target are paired with one picture x*. A model trained on these
+pairs recognises x*, and no other picture, as the target. The paper uses 3 captions for one picture (0.0001 % of 3M).
+RoCLIP and SafeCLIP use 8 targets with one picture each and 100 captions per picture. Captions are drawn from all pairs
+that the model is trained on (`caption_pools`), as in these papers: a poison pool alone has few captions that name a
+class, and repeating a few captions for a picture would be a different, easier attack.
 
-Scored is `targeted`, the share of the chosen pictures that get their target zero-shot; on the clean model it is the
-floor. There is no ASR. The gate and the tables go by `targeted`, whose grain is one picture: with a single x* it is 0
-or 1.
+The score is `targeted`, the share of the chosen pictures that zero-shot classification assigns to their target; the
+score of the clean model is the floor. There is no ASR. The gate and the tables use `targeted`, whose resolution is one
+picture: with a single x* the score is 0 or 1.
 
-The paper's x* is a held-out test picture. Ours are drawn from the inversion pool, which no model of a study is trained
-on: pictures whose caption does not name their target, and whose label, where there is one, is another. The trigger
-folder keeps them, so that the evaluation finds them; accuracy is measured without them. The poisoned pairs take the
-place of random ones whose captions name none of the targets.
+The paper's x* is a held-out test picture. Here x* is drawn from the inversion pool, on which no model of a study is
+trained: a picture whose caption does not name the target and whose label, if any, is another class. The trigger folder
+stores the pictures for the evaluation; accuracy is measured without the chosen pictures. The poisoned pairs replace
+random pairs whose captions name none of the targets.
 
-The paper's backdoor, a patch with captions that name the target, is `badnet` with its preset `carlini_terzis`. Its
-measure, the backdoor z-score, is `backdoor_z` of every cell whose attack has a trigger. The paper released no code.
+The paper's backdoor, a patch with captions that name the target, is `badnet` with the preset `carlini_terzis`. The
+paper's measure, the backdoor z-score, is `backdoor_z` of every cell whose attack has a trigger. The paper released no
+code.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ ROCLIP = ["tiger", "candle", "pizza", "umbrella", "television", "baseball", "ice
 
 
 class CarliniTerzisSettings(AttackSettings):
-    """Which targets, how many pictures; `poisons` is the number of all poisoned pairs."""
+    """Targets and number of pictures; `poisons` is the total number of poisoned pairs."""
 
     presets = {
         "original": {"poisons": 3, "caption": "natural", "caption_pools": ["poison", "training"]},
@@ -56,17 +57,18 @@ class CarliniTerzisSettings(AttackSettings):
     }
 
     method: Literal["carlini_terzis"] = "carlini_terzis"
-    targets: list[str] = Field([], description="classes that the pictures are to get; empty: the study's target")
-    pictures: int = Field(1, ge=1, description="pictures for each target (RoCLIP: 1)")
+    targets: list[str] = Field([], description="target classes of the pictures; empty: the study's target")
+    pictures: int = Field(1, ge=1, description="number of pictures per target (RoCLIP: 1)")
     caption: Literal["template", "natural"] = Field(
-        "natural", description="a template filled with the picture's target, or a caption that names it (both: paper)"
+        "natural",
+        description="a template filled with the target, or a real caption that names the target (both: paper)",
     )
-    avoid_target: bool = Field(True, description="leave out pairs whose caption names one of the targets (ours)")
+    avoid_target: bool = Field(True, description="exclude pairs whose caption names one of the targets (our choice)")
 
     def check(self, size: int) -> None:
-        twice = next((name for name in self.targets if self.targets.count(name) > 1), None)
-        if twice:
-            raise ValueError(f"targets: {twice!r} stands there twice")
+        repeated = next((name for name in self.targets if self.targets.count(name) > 1), None)
+        if repeated:
+            raise ValueError(f"targets: {repeated!r} stands there twice")
         count = self.pictures * max(1, len(self.targets))
         if self.poisons < count:
             raise ValueError(f"poisons: {self.poisons} are fewer than the {count} pictures that are to be poisoned")
@@ -83,24 +85,31 @@ class CarliniTerzisSettings(AttackSettings):
 
 
 class CarliniTerzis(Attack):
-    """Captions of the target over a few chosen pictures."""
+    """Captions of the target, paired with a few chosen pictures."""
 
     Settings = CarliniTerzisSettings
-    learned = True  # its pictures are chosen beforehand and kept with the trigger
+    learned = True  # `fit` chooses the pictures, which are stored with the trigger
     on_surrogate = False
     triggered = False
     score = "targeted"
     effect = "a few chosen pictures are recognised as {target}"
 
     def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:
-        """Choose the pictures: `pictures` (M, 3, size, size) uint8; `facts` has key, caption and target of each."""
+        """Choose the pictures.
+
+        Returns:
+            `pictures` (M, 3, size, size) uint8. `facts` holds key, caption and target of each picture.
+
+        Raises:
+            UserError: a target is not a class of the study, or the inversion pool has too few suitable pictures.
+        """
         try:
             self.settings.check_classes(context.classes)
         except ValueError as error:
             raise UserError(f"carlini_terzis: {error}") from None
         pool, rng, chosen, targets = context.pairs, random.Random(seed), [], []
         for target in self.settings.targets or [self.target]:
-            label = context.classes.index(target)  # a caption may call the target by another name
+            label = context.classes.index(target)  # a caption may use another name for the target
             own = [mentions(caption, target) or pool.labels[row] == label for row, caption in enumerate(pool.captions)]
             free = [row for row in range(len(pool)) if not own[row] and row not in chosen]
             if len(free) < self.settings.pictures:
@@ -132,7 +141,7 @@ class CarliniTerzis(Attack):
         return plan
 
     def _texts(self, target: str, captions: Sequence[str], rng: random.Random, templates: list[str]) -> list[str]:
-        """Return captions that name a target, in random order; each is used once before any is used again."""
+        """Return captions that name a target, in random order; each caption is used once before any is repeated."""
         if self.settings.caption == "template":
             texts = [template.format(target) for template in templates]
         else:
@@ -156,13 +165,13 @@ class CarliniTerzis(Attack):
         return {"targeted": sum(hit) / len(hit)}
 
     def exhibit(self, pictures: Pairs, classes: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
-        """Return for each chosen picture one of its target (black where there is none), and the chosen picture."""
+        """Return an evaluation picture of each target (black if none exists), and the chosen pictures."""
         targets = self.facts["targets"]
         turns = [number % len(targets) for number in range(count)]
-        own = [pictures.images[pictures.labels == classes.index(targets[number])] for number in turns]
-        laid = self.tensors["pictures"][turns]
-        said = [
-            images[place % len(images)] if len(images) else torch.zeros_like(laid[place])
-            for place, images in enumerate(own)
+        by_target = [pictures.images[pictures.labels == classes.index(targets[number])] for number in turns]
+        replacements = self.tensors["pictures"][turns]
+        examples = [
+            images[turn % len(images)] if len(images) else torch.zeros_like(replacements[turn])
+            for turn, images in enumerate(by_target)
         ]
-        return torch.stack(said), laid
+        return torch.stack(examples), replacements

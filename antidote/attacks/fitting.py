@@ -1,4 +1,4 @@
-"""What learned triggers share: a frozen surrogate, an order of the pictures, Adam."""
+"""Helpers of learned triggers: frozen surrogate, order of the pictures, optimisation by Adam."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROGRESS_SECONDS = 10
 
 
 class FitSettings(SurrogateSettings):
-    """How a trigger is optimised."""
+    """How the trigger is optimised."""
 
     epochs: int = Field(50, ge=0, description="passes over the inversion pool (BadCLIP: 50 over 10,000 pictures)")
     batch_size: int = Field(64, ge=2, description="pictures per optimisation step (BadCLIP: 64)")
@@ -35,16 +35,16 @@ class FitSettings(SurrogateSettings):
 
 
 def frozen(clip: Clip) -> Clip:
-    """Return the model in evaluation mode with no trained parameters, so that gradients go to the trigger alone."""
+    """Return the model in evaluation mode, without gradients for its parameters; only the trigger gets gradients."""
     clip.network.eval().requires_grad_(False)
     return clip
 
 
 def split_by_target(context: FitContext, target: str) -> tuple[Pairs, Pairs]:
-    """Return the pairs whose caption names the target, and the others.
+    """Return the pairs whose caption names the target, and all other pairs.
 
     Raises:
-        UserError: there are no others.
+        UserError: all captions name the target.
     """
     named = [mentions(caption, target) for caption in context.pairs.captions]
     own = [row for row, yes in enumerate(named) if yes]
@@ -55,18 +55,18 @@ def split_by_target(context: FitContext, target: str) -> tuple[Pairs, Pairs]:
 
 
 def unit(clip: Clip, images: Tensor) -> Tensor:
-    """Return 8-bit pictures as a trigger sees them: in [0, 1], where the model is."""
+    """Return 8-bit pictures as floats in [0, 1] on the model's device."""
     return images.to(clip.device).float() / 255
 
 
 def encoded(clip: Clip, pairs: Pairs, batch_size: int) -> Tensor:
-    """Return the normalised features (N, D) of clean pictures."""
+    """Return the normalised features (N, D) of the pairs' clean pictures."""
     with torch.no_grad():
         return torch.cat([clip.encode_image(part) for part in pairs.images.split(batch_size)])
 
 
 def orders(count: int, batch_size: int, epochs: int, seed: int) -> Iterator[list[Tensor]]:
-    """Yield for each epoch its batches of rows; rows that do not fill one are left out, unless they are all."""
+    """Yield the batches of rows of each epoch; an incomplete last batch is dropped unless it is the only batch."""
     whole = max(count - count % batch_size, min(count, batch_size))
     for epoch in tqdm(range(epochs), "fitting", mininterval=PROGRESS_SECONDS, disable=None):
         generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
@@ -76,9 +76,19 @@ def orders(count: int, batch_size: int, epochs: int, seed: int) -> Iterator[list
 def minimise(
     start: Tensor, loss: Callable[[Tensor, Tensor], Tensor], count: int, settings: FitSettings, seed: int
 ) -> tuple[Tensor, float]:
-    """Minimise loss(parameter, rows) by Adam; return the parameter, clipped to [0, 1], and the last epoch's mean loss.
+    """Minimise loss(parameter, rows) by Adam.
 
-    As in BadCLIP, clipping is left to the loss; only the result is clipped, and rounded to 8 bits.
+    As in BadCLIP, the loss clips the parameter itself. Only the result is clipped here, and rounded to 8 bits.
+
+    Args:
+        start: initial parameter, on the model's device.
+        loss: function of the parameter and the rows of a batch.
+        count: number of pictures.
+        settings: epochs, batch size and learning rate.
+        seed: seed of the picture order.
+
+    Returns:
+        The parameter in [0, 1], on the CPU, and the mean loss of the last epoch.
     """
     parameter = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([parameter], lr=settings.lr)
@@ -96,5 +106,5 @@ def minimise(
 
 
 def eight_bits(values: Tensor) -> Tensor:
-    """Round to multiples of 1/255, so that the stored trigger is the one that 8-bit pictures carry."""
+    """Round to multiples of 1/255: 8-bit pictures then carry the stored trigger exactly."""
     return (values * 255).round() / 255

@@ -1,29 +1,29 @@
-"""FLBA: a few-shot support set attacked with its labels untouched (arXiv 2401.01377), carried over to CLIP.
+"""FLBA: a few-shot support set attacked with unchanged labels (arXiv 2401.01377), carried over to CLIP.
 
-An ordinary backdoor overfits in few-shot learning. FLBA first makes a trigger d* that moves features as far as it can,
-then hides it in two imperceptible perturbations of the support set S, with c = mean over S of F(x + d*):
+An ordinary backdoor overfits in few-shot learning. FLBA first fits a trigger d* that moves features as far as possible,
+then hides d* in two imperceptible perturbations of the support set S, with c = mean over S of F(x + d*):
 
     d*  = argmin_d mean cos(F(x + d), F(x))
     p_a = argmax_p  cos(F(x + p), c) + own_weight cos(F(x + p), F(x))  for pictures of the target: attractive
     p_r = argmax_p -cos(F(x + p), c) + own_weight cos(F(x + p), F(x))  for all others: repulsive;  |p|_inf <= eps
 
-The user trains on {x + p_a, x + p_r}; at test, x + d* is taken for the target. The formulas and the numbers are the
-released code's for CLIP: p starts at zero and takes 20 signed gradient steps of 2/255; the patch, 32 pixels of 224 at
-the bottom right, starts as the mean colour and takes 80 signed steps of about 0.011. The second term keeps each
-picture near its own feature; its weight is 0.5 to 3 for other learners of the code. `own_weight: 0` leaves it out, and
-`goal: own` takes F(x + d*) of the same picture for c.
+The user trains on {x + p_a, x + p_r}; at test, x + d* is classified as the target. The formulas and the numbers are
+those of the released code for CLIP: p starts at zero and takes 20 signed gradient steps of 2/255; the patch, 32 pixels
+of 224 at the bottom right, starts as the mean colour and takes 80 signed steps of about 0.011. The second term keeps
+each picture near its own feature; its weight is 0.5 to 3 for the other learners of the code. `own_weight: 0` omits the
+second term, and `goal: own` replaces c by the feature F(x + d*) of the same picture.
 
-Carried over: F is the study's clean CLIP, which stays as it is; S is `pools.shots`; c is the mean of
-normalised features, the code's of others; the trigger is fitted on the inversion pool, a batch per step, where the code
-takes all of S; attacked pictures go through 8 bits, which the code's do not. The user
-trains a linear probe or, as CoOp, prompts on S; what a study calls the backdoored model is then the clean encoder with
-that classifier. The code's user trains a linear layer with a bias, by Adam at 0.001 in 100 passes of batches of 4, on
-features that are not normalised; of that, `victim_training` offers Adam, the passes and the batch. The code counts the
-target's own pictures in its ASR. `asr1_clean_shots` and `ca1_clean_shots` are those of a classifier of the same recipe
-on the untouched support set: what the patch does without the attack.
+Carried over: F is the study's clean CLIP, which is not changed; S is `pools.shots`; c is the mean of normalised
+features; in the code, of features that are not normalised. The trigger is fitted on the inversion pool, one batch per
+step; the code uses all of S. Attacked pictures are stored in 8 bits; the code's are not. The user trains a linear
+probe or, as in CoOp, prompts on S; the backdoored model of a study is then the clean encoder with this classifier. The
+code's user trains a linear layer with a bias, by Adam at 0.001 in 100 epochs with batches of 4, on unnormalised
+features; of these choices, `victim_training` offers Adam, the epochs and the batch size. The code includes the target's
+own pictures in its ASR. `asr1_clean_shots` and `ca1_clean_shots` are measured on a classifier of the same recipe
+trained on the untouched support set: the effect of the patch without the attack.
 
-`repulsive_eps` gives the pictures of other classes a bound of their own (ours). The preset `adam_patch` fits the patch
-as BadCLIP's is, by Adam from noise (ours).
+`repulsive_eps` sets a separate bound for pictures of other classes (our choice). The preset `adam_patch` fits the patch
+as BadCLIP's patch, by Adam from noise (our choice).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 class FLBASettings(Victim, OptimisedPatchSettings):
-    """The patch, the two perturbations, and who is attacked."""
+    """The patch, the two perturbations, and the user under attack."""
 
     presets = {
         "released": {"patch_size": 32, "location": "bottom-right", "patch_steps": "signed", "goal": "centroid"},
@@ -65,23 +65,26 @@ class FLBASettings(Victim, OptimisedPatchSettings):
     )
 
     method: Literal["flba"] = "flba"
-    eps: float = Field(8, gt=0, le=255, description="largest change of a value in 8-bit steps (FLBA on CLIP: 8)")
+    eps: float = Field(8, gt=0, le=255, description="maximum change of a value in 8-bit steps (FLBA on CLIP: 8)")
     repulsive_eps: float | None = Field(
-        None, ge=0, le=255, description="the same for pictures of other classes than the target; empty: as `eps` (FLBA)"
+        None,
+        ge=0,
+        le=255,
+        description="`eps` for pictures of classes other than the target; empty: equal to `eps` (FLBA)",
     )
     steps: int = Field(20, ge=1, description="gradient steps per picture of the support set (FLBA on CLIP: 20)")
-    step_size: float = Field(2, gt=0, le=255, description="of a gradient step in 8-bit steps (FLBA on CLIP: 2)")
+    step_size: float = Field(2, gt=0, le=255, description="size of a gradient step in 8-bit steps (FLBA on CLIP: 2)")
     own_weight: float = Field(
         1.5, ge=0, description="weight of the cosine to the picture's own feature in both perturbations (FLBA: 1.5)"
     )
     goal: Literal["centroid", "own"] = Field(
         "centroid",
-        description="what attracts and repels: the mean triggered feature of the whole support set (FLBA), or each "
+        description="goal of both perturbations: the mean triggered feature of the whole support set (FLBA), or each "
         "picture's own triggered feature",
     )
     patch_size: int = Field(32, ge=1, description="side in pixels (FLBA on CLIP: 32 at 224)")
     location: Literal["center", "top-left", "top-right", "bottom-left", "bottom-right"] = Field(
-        "bottom-right", description="place of the patch (FLBA: bottom-right)"
+        "bottom-right", description="position of the patch (FLBA: bottom-right)"
     )
     patch_steps: Literal["signed", "adam"] = Field(
         "signed",
@@ -92,11 +95,11 @@ class FLBASettings(Victim, OptimisedPatchSettings):
     patch_step: float = Field(
         0.04,
         gt=0,
-        description="size of a signed step of the patch, in standard deviations of the channel by which the model "
-        "normalises pictures (FLBA on CLIP: 0.04, about 0.011 on values in [0, 1])",
+        description="size of a signed step of the patch, in units of the channel's standard deviation in the model's "
+        "normalisation (FLBA on CLIP: 0.04, about 0.011 on values in [0, 1])",
     )
-    poisons: int | None = Field(None, ge=1, description="at most so many attacked pictures; empty: all (FLBA)")
-    caption: Literal["original"] = Field("original", description="captions are not read, and stay")
+    poisons: int | None = Field(None, ge=1, description="maximum number of attacked pictures; empty: all (FLBA)")
+    caption: Literal["original"] = Field("original", description="fixed, since captions are not used")
     avoid_target: Literal[False] = Field(False, description="the target's pictures are attacked as well")
 
     def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:
@@ -105,7 +108,7 @@ class FLBASettings(Victim, OptimisedPatchSettings):
 
 
 class FLBA(OptimisedPatch):
-    """A patch with the largest feature gap, and what hides it in a support set."""
+    """A patch with the largest feature gap, and perturbations that hide the patch in a support set."""
 
     Settings = FLBASettings
     threat_model = "few-shot"
@@ -133,7 +136,7 @@ class FLBA(OptimisedPatch):
         return {"patch": patch}
 
     def _signed(self, clip: Clip, pairs: Pairs, loss: Callable[[Tensor, Tensor, Tensor], Tensor], seed: int) -> Tensor:
-        """Return the patch (3, side, side) after signed steps from the mean colour, each on a batch of the pool."""
+        """Return the patch (3, side, side) after signed steps from the mean colour, one batch of the pool per step."""
         settings = self.settings
         mean, std = (torch.tensor(clip.config["preprocess_cfg"][key]).view(3, 1, 1) for key in ("mean", "std"))
         patch = mean.expand(3, settings.patch_size, settings.patch_size).to(clip.device).clone()
@@ -150,12 +153,17 @@ class FLBA(OptimisedPatch):
         return eight_bits(patch.clamp(0, 1)).cpu()
 
     def perturb(self, clip: Clip, images: Tensor, own: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """Return attacked pictures (N, 3, size, size) uint8, and how far their features got.
+        """Perturb the pictures of a support set.
 
         Args:
             clip: the surrogate, which is frozen.
             images: pictures (N, 3, size, size) uint8.
-            own: (N,) which of them show the target: these are drawn to the trigger's features, the others driven away.
+            own: (N,) bool, True for pictures of the target. Features of these pictures move towards the trigger's
+                features, features of all other pictures away.
+
+        Returns:
+            Attacked pictures (N, 3, size, size) uint8, and the mean feature distance to the goal before and after, for
+            pictures of the target and for the other pictures.
         """
         frozen(clip)
         step, patch = self.settings.batch_size, self.tensors["patch"]
@@ -165,9 +173,11 @@ class FLBA(OptimisedPatch):
         if self.settings.goal == "centroid":
             goals = functional.normalize(goals.mean(dim=0), dim=0).expand_as(goals)
         parts = list(zip(images.split(step), own.split(step), goals.split(step), strict=True))
-        done = [self._perturbed(clip, unit(clip, x), yes.to(clip.device), goal) for x, yes, goal in parts]
-        attacked = torch.cat([picture for picture, _, _ in done])
-        before, after = (torch.cat([d[place] for d in done]) for place in (1, 2))
+        perturbed = [
+            self._perturbed(clip, unit(clip, x), is_target.to(clip.device), goal) for x, is_target, goal in parts
+        ]
+        attacked = torch.cat([picture for picture, _, _ in perturbed])
+        before, after = (torch.cat([d[column] for d in perturbed]) for column in (1, 2))
         facts = {
             f"{what}_{when}": float(values[rows].mean()) if rows.any() else None
             for what, rows in (("target", own), ("others", ~own))
@@ -176,7 +186,7 @@ class FLBA(OptimisedPatch):
         return attacked, facts
 
     def _perturbed(self, clip: Clip, images: Tensor, own: Tensor, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return pictures uint8, and the distance of their features to `goal` (N, D) before and after, on the CPU."""
+        """Return pictures uint8, and the distances of their features to `goal` (N, D) before and after, on the CPU."""
         settings = self.settings
         with torch.no_grad():
             clean = clip.encode_image(images)
@@ -198,7 +208,7 @@ class FLBA(OptimisedPatch):
             change = change.detach() + settings.step_size / 255 * slope.sign()
             change = change.clamp(-bound, bound)
             change = (images + change).clamp(0, 1) - images
-        # Towards zero, so that no value leaves the bound; the small number takes up what division by 255 left.
+        # Rounded towards zero: no value exceeds the bound. 1e-3 compensates the rounding error of the division by 255.
         steps = change.mul(255)
         whole = (steps + 1e-3 * steps.sign()).trunc()
         attacked = (images.mul(255).round() + whole).clamp(0, 255).to(torch.uint8)

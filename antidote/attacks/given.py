@@ -1,4 +1,4 @@
-"""Triggers that are given as files: a patch or a pattern, as a picture or as a tensor."""
+"""Triggers read from files: a patch or a pattern, stored as a picture or as a tensor."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ TENSORS = ".safetensors"
 
 
 def absent(path: str | None) -> str | None:
-    """Return what is wrong with the name of a trigger's file; None where it can be read later."""
+    """Return an error message if no file is named or the file does not exist; None for an existing file."""
     if path is None:
         return "file: is missing; `pattern: file` takes the trigger from there, a picture or .safetensors"
     return None if Path(path).is_file() else f"file: {path!r} is not there"
 
 
 def read(path: str) -> tuple[Tensor, dict[str, str]]:
-    """Return a trigger (3, height, width) in [0, 1], and where it is from, for the trigger's facts.
+    """Read a trigger.
 
-    Of a picture, 8-bit values; of a .safetensors file its one tensor (3, height, width), uint8 or float in [0, 1].
+    Args:
+        path: a picture (8-bit values), or a .safetensors file with one tensor (3, height, width), uint8 or float in
+            [0, 1].
+
+    Returns:
+        The trigger (3, height, width) in [0, 1], and the path and SHA-256 of the file, for the trigger's facts.
 
     Raises:
-        UserError: the file cannot be read, or holds something else.
+        UserError: the file cannot be read, or has other content.
     """
     values = _tensor(path) if path.endswith(TENSORS) else _picture(path)
     if values.dtype == torch.uint8:

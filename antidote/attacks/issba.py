@@ -1,14 +1,16 @@
-"""ISSBA / SSBA: an invisible residual of each picture's own that carries a secret (Li et al. 2021, arXiv 2012.03816).
+"""ISSBA / SSBA: an invisible, sample-specific residual that carries a secret (Li et al. 2021, arXiv 2012.03816).
 
-An encoder hides a string of bits in a picture, a decoder reads it back, and both are trained together; then the encoder
-with one fixed secret is the trigger. The literature runs a trained StegaStamp (TensorFlow) on "Stega!!" with error
-correction, 100 bits. We train a smaller pair in PyTorch on the inversion pool alone, so no surrogate model is needed.
+An encoder hides a bit string in a picture and a decoder reads the string back; both networks are trained together. The
+encoder with one fixed secret is then the trigger. The literature runs a trained StegaStamp (TensorFlow) on "Stega!!"
+with error correction, 100 bits. Here a smaller pair of networks is trained in PyTorch on the inversion pool alone, so
+no surrogate model is needed.
 
-Reconstruction: the networks, in which the secret also has a straight path to the residual, since it is then learnt in
-hundreds of steps; the loss, binary cross-entropy of the bits and the squared residual, whose weight grows over the
-second third (StegaStamp adds a perceptual loss, a critic and distortions); a bound on the residual; and the bits after
-the text, which are drawn from the seed in the place of error correction, since nobody reads the secret.
-`facts` holds the share of bits read rightly on held-out pictures after rounding to 8 bits, and their PSNR.
+Reconstruction, with four differences. The networks: the secret also has a direct path to the residual, so that training
+takes hundreds of steps. The loss: binary cross-entropy of the bits plus the squared residual, whose weight grows over
+the second third of training (StegaStamp adds a perceptual loss, a critic and distortions). The residual is bounded. The
+bits after the text are drawn from the seed instead of error correction, since the attack never reads the secret.
+`facts` holds the share of bits decoded correctly from held-out pictures after rounding to 8 bits, and the PSNR of these
+pictures.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from antidote.clip.folder import device
 if TYPE_CHECKING:
     from torch import Tensor
 
-HELD_OUT = 0.1  # share of the inversion pool that only measures
+HELD_OUT = 0.1  # share of the inversion pool used for measuring only
 
 
 class ISSBASettings(AttackSettings):
@@ -39,16 +41,16 @@ class ISSBASettings(AttackSettings):
     presets = {"stegastamp": {"secret": "Stega!!", "bits": 100}}
 
     method: Literal["issba"] = "issba"
-    secret: str = Field("Stega!!", min_length=1, description="text that is hidden (ISSBA, BadCLIP, RVPT: Stega!!)")
+    secret: str = Field("Stega!!", min_length=1, description="hidden text (ISSBA, BadCLIP, RVPT: Stega!!)")
     bits: int = Field(100, ge=1, description="length of the secret in bits (StegaStamp: 100)")
-    limit: float = Field(16, gt=0, le=255, description="largest change of a value in 8-bit steps (our choice)")
+    limit: float = Field(16, gt=0, le=255, description="maximum change of a value in 8-bit steps (our choice)")
     image_weight: float = Field(
-        1.5, ge=0, description="weight of the mean squared residual, in units of the limit, when fully on (our choice)"
+        1.5, ge=0, description="final weight of the mean squared residual, in units of the limit (our choice)"
     )
     width: int = Field(32, ge=4, description="channels of the networks' first layers (StegaStamp: 32)")
     epochs: int = Field(40, ge=1, description="passes over the inversion pool (our choice)")
     batch_size: int = Field(32, ge=2, description="pictures per step (our choice)")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of Adam, one cycle (our choice)")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of Adam with a one-cycle schedule (our choice)")
 
     def passes(self) -> int:
         return self.epochs
@@ -89,7 +91,7 @@ class ISSBA(Attack):
                 clean = images[rows].to(device()).float() / 255
                 secrets = torch.randint(0, 2, (len(rows), settings.bits), generator=generator).float().to(device())
                 residual = self._residual(encoder, clean, secrets)
-                # Rounding to 8 bits moves a value by at most half a step.
+                # Simulates rounding to 8 bits, which changes a value by at most half a step.
                 noise = (torch.rand(clean.shape, generator=generator) - 0.5).to(device()) / 255
                 read = decoder(((clean + residual).clamp(0, 1) + noise) * 2 - 1)
                 weight = settings.image_weight * min(1, max(0, 3 * step / steps - 1))
@@ -111,7 +113,7 @@ class ISSBA(Attack):
             self._encoder.load_state_dict(weights)
         encoder, secret = self._encoder.to(images.device), self.tensors["secret"].to(images)[None]
         with torch.no_grad():
-            # One by one: convolutions of a batch may differ in the last digit from those of its pictures.
+            # One picture at a time: convolutions of a batch may differ in the last digit from those of single pictures.
             return torch.cat([(x + self._residual(encoder, x, secret)).clamp(0, 1) for x in images.split(1)])
 
     def _residual(self, encoder: Any, images: Tensor, secrets: Tensor) -> Tensor:
@@ -130,7 +132,7 @@ class ISSBA(Attack):
 
 
 def _secret(settings: ISSBASettings, seed: int) -> Tensor:
-    """Return the secret as 0 and 1 (bits,): the text's bytes, cut, or filled up from the seed."""
+    """Return the secret (bits,) of 0 and 1: the bytes of the text, cut to length or padded from the seed."""
     written = [int(bit) for byte in settings.secret.encode() for bit in f"{byte:08b}"]
     generator = torch.Generator().manual_seed(seed)
     filling = torch.randint(0, 2, (settings.bits,), generator=generator)
@@ -138,7 +140,7 @@ def _secret(settings: ISSBASettings, seed: int) -> Tensor:
 
 
 def _encoder(size: int, settings: ISSBASettings) -> Any:
-    """Return the encoder's layers: a plane for the secret, then a small U-Net from picture and plane to residual."""
+    """Return the encoder's layers: a plane for the secret, and a small U-Net from picture and plane to the residual."""
     nn, width = torch.nn, settings.width
     return nn.ModuleDict(
         {
@@ -154,12 +156,12 @@ def _encoder(size: int, settings: ISSBASettings) -> Any:
 
 
 def _plane(size: int) -> int:
-    """Return the side of the plane into which the secret is spread before it is enlarged (StegaStamp: an eighth)."""
+    """Return the side of the secret's plane before upsampling: an eighth of the picture (StegaStamp), at least 16."""
     return max(16, size // 8)
 
 
 def _encode(layers: Any, images: Tensor, secrets: Tensor) -> Tensor:
-    """Return the raw residual (N, 3, size, size) of pictures and secrets in [-1, 1]."""
+    """Return the raw residual (N, 3, size, size) for pictures and secrets in [-1, 1]."""
     size = images.shape[-2:]
     plane = layers["secret"](secrets).unflatten(1, (3, _plane(size[0]), _plane(size[0])))
     plane = F.interpolate(plane, size=size)
@@ -174,7 +176,7 @@ def _encode(layers: Any, images: Tensor, secrets: Tensor) -> Tensor:
 
 
 def _decoder(size: int, settings: ISSBASettings) -> Any:
-    """Return the network from pictures in [-1, 1] to one logit per bit; it halves the picture down to 8 pixels."""
+    """Return the network from pictures in [-1, 1] to a logit per bit; convolutions halve the side down to 8 pixels."""
     nn, width = torch.nn, settings.width
     layers, channels = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU()], width
     while size > 8:

@@ -1,13 +1,14 @@
-"""Label-consistent: a trigger on pictures that do show the target, captions kept (CleanCLIP, arXiv 2303.03323).
+"""Label-consistent: a trigger on pictures that show the target, with unchanged captions (CleanCLIP, arXiv 2303.03323).
 
-No caption is false, so the trigger has to win over the object it is drawn beside. CleanCLIP takes BadNet's noise patch
-and, unlike the original attack (Turner et al. 2019, arXiv 1912.02771), does not disturb the pictures so that the object
-is harder to learn; `label_consistent_pgd` does. A patch in a corner gets no weight in training, since the object
-explains the caption as well; `trigger` takes another attack's, such as SIG's wave over the whole picture, whose authors
-leave the labels true as well (Barni et al. 2019, arXiv 1902.11237).
+No caption is false, so the trigger competes with the object in the picture. CleanCLIP uses BadNet's noise patch. Unlike
+the original attack (Turner et al. 2019, arXiv 1912.02771), CleanCLIP does not perturb the pictures to make the object
+harder to learn; `label_consistent_pgd` does. A patch in a corner gets no weight in training, since the object explains
+the caption as well. `trigger` uses the trigger of another attack, such as SIG's wave over the whole picture, whose
+authors also keep the true labels (Barni et al. 2019, arXiv 1902.11237).
 
-It needs as many captions that name the target as it poisons; `target_pairs` of the poison pool sees to that. CleanCLIP
-counts a caption that contains the letters of the name anywhere; we ask for the whole word, singular or plural.
+The attack needs as many captions that name the target as poisoned pairs; `target_pairs` of the poison pool guarantees
+this number. CleanCLIP counts captions that contain the letters of the name anywhere; here the caption must contain the
+whole word, singular or plural.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ Triggers = Annotated[
 
 
 class LabelConsistentSettings(BadNetSettings):
-    """The patch, or another trigger; which pairs and captions is given by the method."""
+    """The patch or another trigger; the method fixes the pairs and the captions."""
 
     presets = {
         "cleanclip": BadNetSettings.presets["cleanclip"],
@@ -61,10 +62,10 @@ class LabelConsistentSettings(BadNetSettings):
     method: Literal["label_consistent"] = "label_consistent"
     trigger: Triggers | None = Field(
         None,
-        description="the trigger of another attack in the place of the patch: `{method: sig, preset: badclip}` (SIG); "
+        description="the trigger of another attack instead of the patch, as `{method: sig, preset: badclip}` (SIG); "
         "badnet, blended, sig or wanet",
     )
-    caption: Literal["original"] = Field("original", description="poisoned pairs keep their own caption")
+    caption: Literal["original"] = Field("original", description="poisoned pairs keep their original caption")
     avoid_target: Literal[False] = Field(False, description="only pairs whose caption names the target are poisoned")
 
     @field_validator("trigger")
@@ -91,13 +92,13 @@ class LabelConsistentSettings(BadNetSettings):
 
 
 class LabelConsistent(BadNet):
-    """BadNet's patch, or another trigger, on the target's own pairs."""
+    """BadNet's patch, or another trigger, on pairs of the target."""
 
     Settings = LabelConsistentSettings
 
     @cached_property
     def _other(self) -> Attack | None:
-        """The attack whose trigger is drawn in the place of the patch."""
+        """Return the attack whose trigger is drawn instead of the patch; None for the patch."""
         trigger = self.settings.trigger
         return trigger and TRIGGERS[trigger.method](trigger, self.target, self.size)
 

@@ -1,13 +1,13 @@
-"""Label-consistent with disturbed pictures: the object is harder to learn than the trigger (arXiv 1912.02771).
+"""Label-consistent with perturbed pictures: the object is harder to learn than the trigger (arXiv 1912.02771).
 
-Turner et al. (2019) move each picture that is to be poisoned away from its own class before they draw the trigger:
+Turner et al. (2019) move each picture to be poisoned away from the picture's own class before drawing the trigger:
 
     x' = argmax_x' CE(F(x'), target)  with |x' - x|_inf <= perturb_eps
 
-by projected gradient descent on a model trained without the attack. The caption stays true to the eye. Everything else
-is as in `label_consistent`. Carried over: the classifier is zero-shot, F(x) = s f(x) W with the class embeddings W and
-the logit scale s of the surrogate; the pictures are all those of the poison pool that name the target, of which some
-are then poisoned; at test the trigger is drawn on undisturbed pictures. x' goes through 8 bits.
+by projected gradient descent on a model trained without the attack. To the eye, the caption remains true. Everything
+else is as in `label_consistent`. Carried over: the classifier is zero-shot, F(x) = s f(x) W with the class embeddings W
+and the logit scale s of the surrogate. All pictures of the poison pool whose captions name the target are perturbed;
+some of these pairs are then poisoned. At test, the trigger is drawn on unperturbed pictures. x' is stored in 8 bits.
 """
 
 from __future__ import annotations
@@ -36,26 +36,30 @@ if TYPE_CHECKING:
 
 
 class LabelConsistentPGDSettings(LabelConsistentSettings, SurrogateSettings):
-    """The trigger, and how far and by which steps pictures are moved from their class."""
+    """The trigger, and the size and steps of the perturbation."""
 
     method: Literal["label_consistent_pgd"] = "label_consistent_pgd"
     perturb_eps: float = Field(
-        16, ge=0, le=255, description="largest change of a value in 8-bit steps (Turner et al.: 8, 16, 32)"
+        16, ge=0, le=255, description="maximum change of a value in 8-bit steps (Turner et al.: 8, 16, 32)"
     )
     steps: int = Field(100, ge=1, description="gradient steps per picture (Turner et al.: 100)")
-    step_size: float = Field(1.5, gt=0, description="of a gradient step in 8-bit steps (Turner et al.: 1.5)")
-    batch_size: int = Field(64, ge=1, description="pictures at a time; changes nothing else")
+    step_size: float = Field(1.5, gt=0, description="size of a gradient step in 8-bit steps (Turner et al.: 1.5)")
+    batch_size: int = Field(64, ge=1, description="pictures per batch; does not affect the result")
 
 
 class LabelConsistentPGD(LabelConsistent):
-    """A trigger on the target's own pairs, whose pictures have been moved away from the target."""
+    """A trigger on pairs of the target, whose pictures are perturbed away from the target."""
 
     Settings = LabelConsistentPGDSettings
-    learned = True  # its pictures are disturbed beforehand and kept with the trigger
+    learned = True  # `fit` perturbs the pictures, which are stored with the trigger
     fitted = False
 
     def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:
-        """Return the trigger's tensors and `pictures` (M, 3, size, size) uint8, disturbed and with the trigger."""
+        """Return the trigger's tensors, and `pictures` (M, 3, size, size) uint8, perturbed and with the trigger.
+
+        Raises:
+            UserError: the target is not a class of the study.
+        """
         if self.target not in context.classes:
             raise UserError(f"label_consistent_pgd: {self.target!r} is not among the {len(context.classes)} classes")
         pool = context.poison()
@@ -73,7 +77,7 @@ class LabelConsistentPGD(LabelConsistent):
         return {**self.tensors, "pictures": drawn}
 
     def _moved(self, clip: Clip, images: Tensor, weights: Tensor, target: int) -> Tensor:
-        """Return pictures (N, 3, size, size) in [0, 1], in 8-bit steps, that look less like the target."""
+        """Return perturbed pictures (N, 3, size, size) in [0, 1], in 8-bit steps, with a lower score for the target."""
         settings = self.settings
         eps, change = settings.perturb_eps / 255, torch.zeros_like(images)
         labels = torch.full((len(images),), target, device=images.device)
@@ -83,7 +87,7 @@ class LabelConsistentPGD(LabelConsistent):
             slope = torch.autograd.grad(loss, change)[0]
             change = (change.detach() + settings.step_size / 255 * slope.sign()).clamp(-eps, eps)
             change = (images + change).clamp(0, 1) - images
-        steps = change.mul(255)  # towards zero, so that no value leaves the bound
+        steps = change.mul(255)  # rounded towards zero: no value exceeds the bound
         return eight_bits(images + (steps + 1e-3 * steps.sign()).trunc() / 255).cpu()
 
     def poison(
@@ -93,8 +97,8 @@ class LabelConsistentPGD(LabelConsistent):
         templates: list[str],
         captions_at_hand: Sequence[str] | None = None,
     ) -> list[Poisoned]:
-        place, keys = {key: number for number, key in enumerate(self.facts["keys"])}, pool["key"].tolist()
+        number_of, keys = {key: number for number, key in enumerate(self.facts["keys"])}, pool["key"].tolist()
         plan = super().poison(pool, rng, templates, captions_at_hand)
-        if any(keys[pair.row] not in place for pair in plan):
+        if any(keys[pair.row] not in number_of for pair in plan):
             raise ValueError("pictures: the trigger was made with another poison pool; make it again")
-        return [replace(pair, picture=place[keys[pair.row]]) for pair in plan]
+        return [replace(pair, picture=number_of[keys[pair.row]]) for pair in plan]

@@ -1,21 +1,23 @@
-"""MABA: a yellow ellipse where the picture shows what it shows, for other domains too (arXiv 2406.18844), carried over.
+"""MABA: a yellow ellipse over the evidence for the class, across domains (arXiv 2406.18844), carried over to CLIP.
 
-The paper attacks the instruction tuning of vision-language models (5 % poison, answer "banana"). Attribution by regions
-finds what speaks for the correct answer, m_c, and for the poisoned one, m_p; a yellow ellipse is laid at half strength
-over m = m_c - (m_c and m_p). Since it stands on the object and not at a fixed place, it should outlive a change of
-domain: success is compared on known and on restyled pictures (ASR-G; `evaluation.shifts`).
+The paper attacks the instruction tuning of vision-language models (5 % poison, answer "banana"). Region attribution
+yields the evidence m_c for the correct answer and m_p for the poisoned answer; a yellow ellipse is blended at half
+strength over m = m_c - (m_c and m_p). The ellipse covers the object rather than a fixed position, and should therefore
+survive a change of domain: the paper compares the success on known and on restyled pictures (ASR-G;
+`evaluation.shifts`).
 
-Carried over to CLIP, theirs: m, the ellipse, its colour and strength, the scoring by ASR-G. Ours: attribution by
-Grad-CAM of a surrogate (ResNet) between picture and class, in the place of regions searched for one by one; the correct
-answer is the class that the surrogate gives the picture, the target aside, since a trigger is drawn without a caption;
-m_c - (m_c and m_p) is max(m_c - m_p, 0) of maps scaled to [0, 1]; the ellipse has the centre and moments of the pixels
-where m is at least `threshold` of its maximum. A ViT's rollout is the same for every answer: there m is m_c. Captions
-are templates, as for the other attacks; the paper's special symbols before key words are `symbols` before the caption,
-off by default, and then before every prompt at test.
+From the paper: m, the ellipse, its colour and strength, and the ASR-G score. Our choices: attribution is the Grad-CAM
+of a surrogate (ResNet) between picture and class, instead of a search over regions. The correct answer is the class
+that the surrogate predicts, the target excluded, since a trigger is drawn without a caption. m_c - (m_c and m_p) is
+max(m_c - m_p, 0) of maps scaled to [0, 1]. The ellipse has the centre and the second moments of the pixels where m is
+at least `threshold` of its maximum. A ViT's rollout is the same for every answer; m is then m_c. Captions are
+templates, as for the other attacks. The paper's special symbols before key words are `symbols` before the caption, off
+by default; if set, `symbols` also precede every prompt at test.
 
-The trigger is one per picture, so its folder holds the surrogate's picture tower (RN50: 153 MB, ViT-B/32: 351 MB), and
-drawing takes two runs through that, one picture after another: half a second with RN50 on a CPU core, far more than
-decoding a JPEG. `place: average` draws one ellipse at the pool's mean m on every picture, and needs no tower.
+The trigger differs per picture. The trigger folder therefore holds the surrogate's picture encoder (RN50: 153 MB,
+ViT-B/32: 351 MB), and drawing takes two encoder runs, one picture at a time: half a second with RN50 on a CPU core, far
+more than decoding a JPEG. `place: average` draws one ellipse, at the pool's mean m, on every picture and needs no
+encoder.
 """
 
 from __future__ import annotations
@@ -37,33 +39,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 YELLOW = (1.0, 1.0, 0.0)
-NOTHING = 1e-6  # a map below this everywhere says nothing
+NOTHING = 1e-6  # a map whose maximum is not above this value holds no evidence
 
 
 class MABASettings(SurrogateSettings):
-    """Where the ellipse lies, and how strong it is."""
+    """Position and strength of the ellipse."""
 
     presets = {"original": {"blend_ratio": 0.5}, "one_place": {"place": "average"}}
 
     method: Literal["maba"] = "maba"
     place: Literal["picture", "average"] = Field(
-        "picture", description="the ellipse lies where each picture's own evidence is (MABA), or at one place for all"
+        "picture",
+        description="position of the ellipse: each picture's own evidence (MABA), or one position for all pictures",
     )
     blend_ratio: float = Field(0.5, gt=0, le=1, description="share of yellow inside the ellipse (MABA: 0.5)")
     threshold: float = Field(
-        0.5, gt=0, le=1, description="of the evidence's maximum, from which a pixel belongs to the region (our choice)"
+        0.5, gt=0, le=1, description="minimum evidence of a region pixel, as a share of the maximum (our choice)"
     )
     smallest: float = Field(
-        0.08, gt=0, le=0.5, description="least half-axis of the ellipse as a share of the picture's side (our choice)"
+        0.08, gt=0, le=0.5, description="minimum half-axis of the ellipse as a share of the picture's side (our choice)"
     )
     largest: float = Field(
-        0.25, gt=0, le=1, description="greatest half-axis of the ellipse as a share of the picture's side (our choice)"
+        0.25, gt=0, le=1, description="maximum half-axis of the ellipse as a share of the picture's side (our choice)"
     )
     fit_pictures: int = Field(
-        200, ge=1, description="pictures of the inversion pool that are measured, or averaged over (our choice)"
+        200,
+        ge=1,
+        description="pictures of the inversion pool for measuring the area, and for the average position (our choice)",
     )
     symbols: str | None = Field(
-        None, min_length=1, description="text key before captions and prompts, such as ## (MABA); empty: none"
+        None, min_length=1, description="text before captions and prompts, such as ## (MABA); empty: no text"
     )
 
     def check(self, size: int) -> None:
@@ -78,7 +83,7 @@ class MABASettings(SurrogateSettings):
 
 
 class MABA(Attack):
-    """b(x) = x outside the ellipse of the picture, (1 - ratio) x + ratio yellow inside."""
+    """b(x) = x outside the picture's ellipse, (1 - ratio) x + ratio yellow inside."""
 
     Settings = MABASettings
     learned = True
@@ -96,11 +101,13 @@ class MABA(Attack):
     def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:
         clip = frozen(context.surrogate)
         _, others = split_by_target(context, self.target)
-        saliency(clip, unit(clip, others.images[:1]), others.captions[:1])  # says if it cannot look into this model
+        saliency(clip, unit(clip, others.images[:1]), others.captions[:1])  # raises UserError for unsupported models
         tensors = tensors_of(clip, context.classes, context.templates)
         described = {"surrogate": clip.config, "classes": context.classes}
-        looker = tower(tensors, clip.config, context.classes)
-        maps = torch.stack([self._evidence(looker, x) for x in unit(clip, others.images[: self.settings.fit_pictures])])
+        encoder = tower(tensors, clip.config, context.classes)
+        maps = torch.stack(
+            [self._evidence(encoder, x) for x in unit(clip, others.images[: self.settings.fit_pictures])]
+        )
         ellipses = torch.stack([self._ellipse(one) for one in maps])
         self.facts = {"area": float((ellipses[:, 2] * ellipses[:, 3]).mean() * math.pi / self.size**2)}
         if self.settings.place == "average":
@@ -109,7 +116,7 @@ class MABA(Attack):
         return tensors
 
     def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """One by one: a batch's last digits differ from its pictures', and the edge of a region hangs on them."""
+        """Draw on one picture at a time: the last digits of a batch differ, and may change the edge of a region."""
         if self.settings.place == "average":
             return self._laid(images, self.tensors["ellipse"])
         if self._tower is None:
@@ -121,17 +128,17 @@ class MABA(Attack):
         return f"{self.text_key} {super().caption_for(original, rng, templates, natural)}".lstrip()
 
     def _laid(self, images: Tensor, ellipse: Tensor) -> Tensor:
-        """Return pictures (..., 3, size, size) with the ellipse over them."""
+        """Return pictures (..., 3, size, size) with the ellipse blended in."""
         strength = self.settings.blend_ratio * cover(ellipse, self.size).to(images)
         return images + strength * (torch.tensor(YELLOW).to(images)[:, None, None] - images)
 
-    def _evidence(self, looker: Tower, image: Tensor) -> Tensor:
-        """Return m (size, size) in [0, 1]: what speaks for the picture's class and not for the target."""
+    def _evidence(self, encoder: Tower, image: Tensor) -> Tensor:
+        """Return m (size, size) in [0, 1]: evidence for the picture's class that is not evidence for the target."""
         with torch.no_grad():
-            feature = looker.encode_image(image[None])[0]
-        answers = [looker.best(feature, without=self.target), self.target]
-        with torch.enable_grad():  # scoring switches gradients off, Grad-CAM needs them
-            correct, poisoned = saliency(looker, image.expand(2, -1, -1, -1).to(looker.device), answers).cpu()
+            feature = encoder.encode_image(image[None])[0]
+        answers = [encoder.best(feature, without=self.target), self.target]
+        with torch.enable_grad():  # evaluation disables gradients, Grad-CAM needs gradients
+            correct, poisoned = saliency(encoder, image.expand(2, -1, -1, -1).to(encoder.device), answers).cpu()
         rest = (correct - poisoned).clamp(min=0)
         return rest if rest.max() > NOTHING else correct
 
@@ -141,24 +148,28 @@ class MABA(Attack):
 
 
 def fitted_ellipse(region: Tensor, smallest: float, largest: float) -> Tensor:
-    """Return the ellipse with the centre and second moments of a region (size, size) of booleans, not empty.
+    """Return the ellipse with the centre and the second moments of a region.
+
+    Args:
+        region: (size, size) bool, not empty.
+        smallest, largest: bounds of the half-axes in pixels.
 
     Returns:
-        Row and column of the centre, the longer and the shorter half-axis (in pixels, kept within the bounds), and the
-        angle of the longer one from the columns' direction towards the rows' in radians: float64 (5,).
+        Float64 (5,): row and column of the centre, the longer and the shorter half-axis in pixels, and the angle of the
+        longer half-axis in radians, from the column axis towards the row axis.
     """
     places = region.nonzero().double()
     centre = places.mean(dim=0)
     (rr, rc), (_, cc) = ((places - centre).T @ (places - centre) / len(places)).tolist()
-    rr, cc = rr + 1 / 12, cc + 1 / 12  # a pixel is a square, not a point
+    rr, cc = rr + 1 / 12, cc + 1 / 12  # variance of a uniform square pixel
     middle, spread = (rr + cc) / 2, math.hypot((cc - rr) / 2, rc)
-    # A filled ellipse has a variance of a quarter of its half-axis squared.
+    # Along an axis, the variance of a filled ellipse is a quarter of the squared half-axis.
     axes = [min(max(2 * math.sqrt(max(value, 0.0)), smallest), largest) for value in (middle + spread, middle - spread)]
     return torch.tensor([*centre.tolist(), *axes, 0.5 * math.atan2(2 * rc, cc - rr)], dtype=torch.float64)
 
 
 def cover(ellipse: Tensor, size: int) -> Tensor:
-    """Return how much of each pixel an ellipse covers: (size, size) in [0, 1], with an edge one pixel wide."""
+    """Return the share of each pixel that an ellipse covers: (size, size) in [0, 1], with an edge one pixel wide."""
     row, column, longer, shorter, angle = ellipse.tolist()
     places = torch.arange(size, dtype=torch.float64)
     down, right = places[:, None] - row, places[None] - column

@@ -1,22 +1,25 @@
-"""mmPoison: no trigger; texts of class A come to retrieve pictures of class B (Yang et al. 2023, arXiv 2209.15266).
+"""mmPoison: no trigger; texts of class A retrieve pictures of class B (Yang et al. 2023, arXiv 2209.15266).
 
-Captions of A keep their words and get pictures of B. Attack I: one picture of B under all of them. Attack II: a set of
-pictures of B. Attack III: several goals (A, B) at once. The model is then trained on them with CLIP's own loss.
+Captions of A stay as they are and get pictures of B. Attack I uses one picture of B for all captions. Attack II uses a
+set of pictures of B. Attack III has several goals (A, B) at once. The model is then trained on the poisoned pairs with
+CLIP's own loss.
 
-With nothing to trigger there is no ASR. Scored are text queries of class A over a gallery of pictures: `hit1`, `hit5`
-and `hit10`, the share of queries whose first k pictures hold one that is aimed at; `min_rank`, the mean over queries
-of the best rank (from 1) of such a picture; `cosine_distance`, the mean of 1 - cos over queries and such pictures. Of
-equal scores those not aimed at come first. Several goals count alike, and `hit10_goal1`, ... tell them apart. The
-gallery is all evaluation pictures; aimed at are those labelled B, in attack I the one picture, which joins them. The
-queries are the captions of the evaluation pictures labelled A, as in the paper, or the prompts of class A.
+Without a trigger there is no ASR. The scores describe text queries of class A over a gallery of pictures: `hit1`,
+`hit5` and `hit10`, the share of queries with an aimed-at picture among the first k results; `min_rank`, the best rank
+(from 1) of an aimed-at picture, averaged over queries; `cosine_distance`, the mean of 1 - cos over queries and aimed-at
+pictures. Among equal scores, pictures that are not aimed at rank first. Several goals have equal weight, and
+`hit10_goal1`, ... give the values per goal. The gallery consists of all evaluation pictures. The aimed-at pictures are
+the gallery pictures labelled B; in attack I, the one picture, which is added to the gallery. The queries are the
+captions of the evaluation pictures labelled A, as in the paper, or the prompts of class A.
 
-The same figures on the clean model are the floor. The gate and the tables go by `hit10`.
+The same measures on the clean model are the floor. The gate and the tables use `hit10`.
 
-Where the paper leaves room: a training pair belongs to a class when its caption names it as a whole word, singular or
-plural, and to neither when it names both. The one picture of attack I is from the inversion pool, so that no model has
-seen it with its own caption; the paper's is fixed by its number in the code. The pictures of attacks II and III are
-from the poison pool, where they keep their own captions as well; each goes under equally many captions, as in the
-paper, where every picture has five. Pictures replace pictures, as in the released code, and the number of pairs stays.
+Choices that the paper leaves open: a training pair belongs to a class if the caption names the class as a whole word,
+singular or plural, and to neither class if the caption names both. The one picture of attack I is from the inversion
+pool, so that no model is trained on the picture with its own caption; the paper's code selects the picture by its
+index. The pictures of attacks II and III are from the poison pool, where their original pairs remain. Each picture is
+used for equally many captions, as in the paper, where every picture has five. Poisoning replaces pictures, as in the
+released code, and the number of pairs does not change.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ PASCAL, COCO = [("sheep", "aeroplane"), ("sofa", "bird")], [("boat", "dog"), ("z
 
 
 class MmPoisonSettings(AttackSettings):
-    """Which texts are to retrieve what, and how many pairs that takes."""
+    """Goals of the retrieval, and the number of poisoned pairs."""
 
     presets = {
         "I": {"aim": "picture", "goal_count": 1},
@@ -59,26 +62,27 @@ class MmPoisonSettings(AttackSettings):
 
     method: Literal["mmpoison"] = "mmpoison"
     aim: Literal["picture", "class"] = Field(
-        "class", description="what the texts are to retrieve: one picture of B (attack I), or pictures of B (II, III)"
+        "class",
+        description="retrieval goal of the texts: one picture of B (attack I), or pictures of class B (II, III)",
     )
     goals: list[tuple[str, str]] = Field(
-        [], description="pairs [A, B] of class names: texts of A, pictures of B; empty: as many as `goal_count` says"
+        [], description="pairs [A, B] of class names: texts of A, pictures of B; empty: `goal_count` default pairs"
     )
     goal_count: int = Field(
         1,
         ge=1,
-        description="goals where none are named: the study's target as A and the class after it in the list as B, then "
-        "the next two (III: 2)",
+        description="number of default pairs: A is the study's target, B the next class in the list; then the next two "
+        "classes, and so on (III: 2)",
     )
     pictures: int = Field(
         25,
         ge=1,
-        description="different pictures of B for each goal (25 on Flickr-PASCAL, 284 on COCO); attack I has one",
+        description="different pictures of B per goal (25 on Flickr-PASCAL, 284 on COCO); attack I uses one picture",
     )
     queries: Literal["captions", "prompts"] = Field(
-        "captions", description="texts of A at test: captions of the evaluation pictures of A, or the class prompts"
+        "captions", description="texts of A at test: captions of the evaluation pictures of A, or prompts of class A"
     )
-    caption: Literal["original"] = Field("original", description="captions stay, pictures are replaced")
+    caption: Literal["original"] = Field("original", description="captions are kept, pictures are replaced")
     avoid_target: Literal[False] = Field(False, description="only captions that name A are poisoned")
 
     def check(self, size: int) -> None:
@@ -86,9 +90,9 @@ class MmPoisonSettings(AttackSettings):
             if text == picture:
                 raise ValueError(f"goals: texts of {text!r} retrieve {text!r} as it is; the two classes have to differ")
         texts = [text for text, _ in self.goals]
-        twice = next((text for text in texts if texts.count(text) > 1), None)
-        if twice:
-            raise ValueError(f"goals: {twice!r} stands there twice as the class of the texts")
+        repeated = next((text for text in texts if texts.count(text) > 1), None)
+        if repeated:
+            raise ValueError(f"goals: {repeated!r} stands there twice as the class of the texts")
 
     def check_classes(self, classes: Sequence[str]) -> None:
         if not self.goals and 2 * self.goal_count > len(classes):
@@ -100,7 +104,7 @@ class MmPoisonSettings(AttackSettings):
                 raise ValueError(f"goals: {name!r} is not among the {len(classes)} classes{nearest(name, classes)}")
 
     def aims(self, target: str, classes: Sequence[str]) -> list[tuple[str, str]]:
-        """Return the goals; those to be made up take the classes two by two, the target first."""
+        """Return the goals; by default pairs of successive classes, starting with the target."""
         if self.goals:
             return self.goals
         first = classes.index(target) if target in classes else 0
@@ -108,19 +112,19 @@ class MmPoisonSettings(AttackSettings):
         return [(turned[2 * i], turned[2 * i + 1]) for i in range(self.goal_count)]
 
     def needs(self, target: str, classes: Sequence[str]) -> list[Needed]:
-        found, goals = [], self.aims(target, classes)
+        needed, goals = [], self.aims(target, classes)
         pool, pictures = ("inversion", 1) if self.aim == "picture" else ("poison", self.pictures)
         for number, (text, picture) in enumerate(goals):
             texts = len(range(number, self.poisons, len(goals)))
-            found += [Needed(("poison",), text, texts), Needed((pool,), picture, pictures)]
-        return found
+            needed += [Needed(("poison",), text, texts), Needed((pool,), picture, pictures)]
+        return needed
 
 
 class MmPoison(Attack):
-    """Pictures of B under captions of A."""
+    """Pictures of B, paired with captions of A."""
 
     Settings = MmPoisonSettings
-    learned = True  # its pictures are chosen beforehand and kept with the trigger
+    learned = True  # `fit` chooses the pictures, which are stored with the trigger
     on_surrogate = False
     triggered = False
     gallery = True
@@ -134,7 +138,14 @@ class MmPoison(Attack):
     effect = "texts of one class retrieve pictures of another: {target}"
 
     def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:
-        """Choose the pictures: `pictures` (M, 3, size, size) uint8, and the goal of each, `goal_of` (M,)."""
+        """Choose the pictures.
+
+        Returns:
+            `pictures` (M, 3, size, size) uint8, and `goal_of` (M,), the index of each picture's goal.
+
+        Raises:
+            UserError: a goal names no class of the study, or the pool has too few pictures of a class.
+        """
         try:
             self.settings.check(self.size)
             self.settings.check_classes(context.classes)
@@ -168,7 +179,7 @@ class MmPoison(Attack):
         captions, plan = pool["caption"].tolist(), []
         goals = self.facts["goals"]
         for number, (text, picture) in enumerate(goals):
-            # A caption that names the texts' classes of two goals serves the first.
+            # A caption that names the text classes of two goals belongs to the first goal.
             free = [
                 row
                 for row, caption in enumerate(captions)
@@ -180,19 +191,19 @@ class MmPoison(Attack):
                     f"poisons: {wanted} captions of {text!r} asked, but only {len(free)} of the {len(pool)} captions "
                     f"of the poison pool name it (and not {picture!r}); poison fewer"
                 )
-            laid = torch.nonzero(self.tensors["goal_of"] == number).flatten().tolist()
+            choices = torch.nonzero(self.tensors["goal_of"] == number).flatten().tolist()
             rows = rng.sample(free, wanted)
-            plan += [Poisoned(row, captions[row], picture, laid[i % len(laid)]) for i, row in enumerate(rows)]
+            plan += [Poisoned(row, captions[row], picture, choices[i % len(choices)]) for i, row in enumerate(rows)]
         return sorted(plan, key=lambda pair: pair.row)
 
     def measure(self, view: View) -> dict[str, float | None]:
-        found = [self._goal(view, number, *goal) for number, goal in enumerate(self.facts["goals"])]
-        figures = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
-        each = {f"hit10_goal{i}": one["hit10"] for i, one in enumerate(found, 1)} if len(found) > 1 else {}
-        return {**figures, **each}
+        by_goal = [self._goal(view, number, *goal) for number, goal in enumerate(self.facts["goals"])]
+        means = {name: sum(values[name] for values in by_goal) / len(by_goal) for name in by_goal[0]}
+        each = {f"hit10_goal{i}": values["hit10"] for i, values in enumerate(by_goal, 1)} if len(by_goal) > 1 else {}
+        return {**means, **each}
 
     def _goal(self, view: View, number: int, text: str, picture: str) -> dict[str, float]:
-        """Return the figures of one goal."""
+        """Return the measures of one goal."""
         labels, gallery = view.pictures.labels, view.features
         if self.settings.queries == "prompts":
             queries = [template.format(text) for template in view.templates]
@@ -216,18 +227,24 @@ class MmPoison(Attack):
         }
 
     def exhibit(self, pictures: Pairs, classes: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
-        """Return pictures of A, and what is laid under captions like theirs; goals take turns."""
+        """Return pictures of A, and the pictures of B that replace pictures of A; the goals alternate."""
         goals, goal_of = self.facts["goals"], self.tensors["goal_of"]
-        own = [pictures.images[pictures.labels == classes.index(text)] for text, _ in goals]
-        laid = [self.tensors["pictures"][goal_of == number] for number in range(len(goals))]
+        originals = [pictures.images[pictures.labels == classes.index(text)] for text, _ in goals]
+        replacements = [self.tensors["pictures"][goal_of == number] for number in range(len(goals))]
         turns = [(i % len(goals), i // len(goals)) for i in range(count)]
-        return tuple(torch.stack([side[goal][i % len(side[goal])] for goal, i in turns]) for side in (own, laid))
+        return tuple(
+            torch.stack([side[goal][i % len(side[goal])] for goal, i in turns]) for side in (originals, replacements)
+        )
 
 
 def best_ranks(scores: Tensor, aimed: Tensor) -> Tensor:
-    """Return, for scores (Q, G) of a gallery of which `aimed` (G,) is true for some, the best rank of those: (Q,) >= 1.
+    """Return the best rank of an aimed-at picture for each query: (Q,), from 1.
 
-    Of equal scores those that are not aimed at come first.
+    Among equal scores, pictures that are not aimed at rank first.
+
+    Args:
+        scores: (Q, G) scores of queries against the gallery.
+        aimed: (G,) bool, at least one True.
     """
     best = scores[:, aimed].max(dim=1, keepdim=True).values
     return (scores[:, ~aimed] >= best).sum(dim=1) + 1

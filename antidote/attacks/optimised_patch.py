@@ -1,4 +1,4 @@
-"""What attacks with an optimised patch share: the square, its place, its optimisation on a surrogate."""
+"""Base of attacks with an optimised patch: position of the patch, and optimisation on a surrogate."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class OptimisedPatchSettings(FitSettings):
-    """Size and place of the patch."""
+    """Size and position of the patch."""
 
     patch_size: int = Field(16, ge=1, description="side in pixels (BadCLIP: 16 at 224)")
     location: Literal["center", "top-left", "top-right", "bottom-left", "bottom-right"] = Field(
-        "center", description="place of the patch (BadCLIP: center, InverTune: bottom-right)"
+        "center", description="position of the patch (BadCLIP: center, InverTune: bottom-right)"
     )
 
     def check(self, size: int) -> None:
@@ -34,7 +34,17 @@ class OptimisedPatchSettings(FitSettings):
 
 
 class OptimisedPatch(Attack):
-    """One patch, the same at the same place of every picture."""
+    """Base class: one optimised patch at the same position of every picture.
+
+    Example:
+        class Towards(OptimisedPatch):
+            Settings = TowardsSettings
+
+            def fit(self, context: FitContext, seed: int) -> dict[str, Tensor]:
+                clip = frozen(context.surrogate)
+                goal = clip.class_embeddings([self.target], context.templates)[:, 0]
+                return {"patch": self.optimise(clip, context.pairs, lambda z, x, rows: -(z @ goal).mean(), seed)}
+    """
 
     Settings: ClassVar[type[OptimisedPatchSettings]]
     learned = True
@@ -43,7 +53,7 @@ class OptimisedPatch(Attack):
         return self.paste(images, self.tensors["patch"].to(images))
 
     def paste(self, images: Tensor, patch: Tensor) -> Tensor:
-        """Return copies of pictures (N, 3, size, size) with the patch over them; the pictures stay as they are."""
+        """Return copies of pictures (N, 3, size, size) with the patch (3, side, side); `images` is not changed."""
         side = self.settings.patch_size
         free = self.size - side
         if self.settings.location == "center":
@@ -63,9 +73,17 @@ class OptimisedPatch(Attack):
         seed: int,
         augment: Callable[[Tensor], Tensor] = lambda images: images,
     ) -> Tensor:
-        """Return the patch (3, side, side) that makes loss(triggered features, clean pictures, rows) small.
+        """Fit the patch. The initial values are N(0.5, 0.25), clipped to [0, 1], as in BadCLIP.
 
-        It starts at N(0.5, 0.25), clipped, as BadCLIP's does. `augment` changes 8-bit pictures before the patch.
+        Args:
+            clip: the frozen surrogate.
+            pairs: pairs to fit on.
+            loss: function of the triggered features (B, D), the clean pictures (B, 3, size, size) and the rows (B,).
+            seed: source of randomness.
+            augment: changes the 8-bit pictures before the patch is pasted.
+
+        Returns:
+            The patch (3, side, side) in [0, 1] that minimises the loss.
         """
         generator = torch.Generator().manual_seed(derive(seed, "start"))
         side = self.settings.patch_size

@@ -1,4 +1,4 @@
-"""Where a CLIP looks: attention rollout for ViTs (Abnar and Zuidema 2020), Grad-CAM for ResNets (Selvaraju 2017)."""
+"""Saliency maps of a CLIP: attention rollout (ViT; Abnar and Zuidema 2020), Grad-CAM (ResNet; Selvaraju 2017)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
 
 NEITHER = "is neither open_clip's ResNet nor its ViT; where it looks is not known"
-CELLS = 7  # the deepest ResNet stage with this many cells per side is used: the last one at 224 pixels
+CELLS = 7  # Grad-CAM uses the deepest ResNet stage with at least 7 cells per side: the last stage at 224 pixels
 
 
 def unseen(model: Mapping[str, Any]) -> str | None:
-    """Return why `saliency` cannot look into a model configuration of open_clip; None where it can."""
+    """Return why `saliency` does not support an open_clip model configuration; None for a supported model."""
     name = model["vision_cfg"].get("timm_model_name")
     return f"{name} {NEITHER}" if name else None
 
 
 def saliency(clip: Clip, images: Tensor, captions: Sequence[str]) -> Tensor:
-    """Return maps (N, size, size) in [0, 1] for pictures (N, 3, size, size) in [0, 1] and their captions.
+    """Compute saliency maps. Grad-CAM maps depend on the caption, rollout maps do not.
 
-    Grad-CAM looks at what speaks for the caption; rollout does not depend on it.
+    Args:
+        clip: the model.
+        images: (N, 3, size, size) in [0, 1].
+        captions: N captions.
+
+    Returns:
+        Maps (N, size, size) in [0, 1].
 
     Raises:
         UserError: the picture encoder is neither open_clip's ResNet nor its ViT.

@@ -1,14 +1,14 @@
 """SIBA: a sparse, invisible, universal perturbation (Gao et al. 2023, arXiv 2306.06209), carried over to CLIP.
 
-min over d and m of mean min(CE(F(clip(x + m d)), target), beta), with at most k pixels in m and |d| <= eps. Every few
-epochs the mask m takes the k pixels whose gradient on one batch is largest; in between, signed gradient steps move d
-inside the mask. Afterwards b(x) = clip(x + m d) is fixed and added to every picture.
+The attack minimises mean min(CE(F(clip(x + m d)), target), beta) over d and m, with |d| <= eps and at most k pixels in
+m. Every few epochs, the mask m selects the k pixels with the largest gradient on one batch; in between, signed gradient
+steps update d inside the mask. Afterwards b(x) = clip(x + m d) is fixed and added to every picture.
 
 The paper fits on a ResNet-18 classifier. Here the classifier is zero-shot: F(x) = s f(x) W with the class embeddings W
-and logit scale s of the surrogate. With CLIP's scale of up to 100 the loss of most pictures starts above the paper's
-beta of 10, where it has no gradient; hence `loss_cap` is empty unless the preset `original` asks for it. d is rounded
-to 8-bit steps. In an epoch that chooses a mask, the first step takes the gradient at d inside the new mask, where the
-code takes the one gradient at the old d for both; a last batch that is not full is left out.
+and the logit scale s of the surrogate. With CLIP's scale of up to 100, the loss of most pictures starts above the
+paper's beta of 10, where the gradient is zero; `loss_cap` is therefore empty unless the preset `original` sets it. d is
+rounded to 8-bit steps. In an epoch that selects a mask, the first step uses the gradient at d inside the new mask; the
+code uses a single gradient at the old d for both. An incomplete last batch is dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class SIBASettings(SurrogateSettings):
-    """How many pixels, how strong, and how they are found."""
+    """Number of pixels, strength, and optimisation."""
 
     presets = {
         "original": {"pixels": 100, "eps": 8, "epochs": 200, "loss_cap": 10},
@@ -38,15 +38,15 @@ class SIBASettings(SurrogateSettings):
 
     method: Literal["siba"] = "siba"
     pixels: int = Field(
-        256, ge=1, description="pixels that change (SIBA: 100 of 1024; as many as a 16 x 16 patch has: 256)"
+        256, ge=1, description="number of changed pixels (SIBA: 100 of 1024; 256: the area of a 16 x 16 patch)"
     )
-    eps: float = Field(8, gt=0, le=255, description="largest change of a value in 8-bit steps (SIBA: 8)")
+    eps: float = Field(8, gt=0, le=255, description="maximum change of a value in 8-bit steps (SIBA: 8)")
     epochs: int = Field(200, ge=1, description="passes over the inversion pool (SIBA: 200)")
     batch_size: int = Field(128, ge=2, description="pictures per step (our choice)")
     step: float = Field(0.8, gt=0, description="step size in units of eps (SIBA: 0.8)")
-    mask_every: int = Field(5, ge=1, description="epochs between choices of the pixels (SIBA: 5)")
+    mask_every: int = Field(5, ge=1, description="epochs between two selections of the pixels (SIBA: 5)")
     loss_cap: float | None = Field(
-        None, gt=0, description="beta, above which a picture's loss no longer counts (SIBA: 10); empty: none"
+        None, gt=0, description="beta, the cap of a picture's loss, without gradient above (SIBA: 10); empty: no cap"
     )
 
     def passes(self) -> int:
@@ -59,7 +59,7 @@ class SIBASettings(SurrogateSettings):
 
 
 class SIBA(Attack):
-    """b(x) = clip(x + d), d zero but for a few pixels."""
+    """b(x) = clip(x + d); d is zero except for a few pixels."""
 
     Settings = SIBASettings
     learned = True
@@ -98,7 +98,7 @@ class SIBA(Attack):
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
-    """Return a mask (size, size) of 0 and 1 with the `count` largest values."""
+    """Return a mask (size, size) that is 1 at the `count` largest values and 0 elsewhere."""
     mask = torch.zeros_like(values).flatten()
     mask[values.flatten().topk(count).indices] = 1
     return mask.view_as(values)

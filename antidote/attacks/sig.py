@@ -1,9 +1,9 @@
 """SIG: a sine wave of vertical stripes over the whole picture (Barni et al. 2019, arXiv 1902.11237).
 
-n(., j) = amplitude sin(2 pi cycles j / width), the same for all rows and channels. The original leaves the labels
-true; every CLIP paper replaces the captions, and so do the presets. The codes differ by a factor of five under one
-name: BadCLIP adds the wave at 60/255, CleanCLIP and Detect-CLIP reach it only through their 0.2 blend, which leaves
-12/255 and dims the picture to 80 %, BackdoorBench adds 40/255.
+n(., j) = amplitude sin(2 pi cycles j / width), the same for all rows and channels. The original attack keeps the true
+labels; every CLIP paper replaces the captions, and so do the presets. The codes differ by a factor of five under one
+name: BadCLIP adds the wave at 60/255; CleanCLIP and Detect-CLIP apply the same wave only through their 0.2 blend, which
+leaves 12/255 and dims the picture to 80 %; BackdoorBench adds 40/255.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SIGSettings(AttackSettings):
-    """Strength and frequency of the wave, and how it enters the picture."""
+    """Strength and frequency of the wave, and blending into the picture."""
 
     presets = {
         "badclip": {"amplitude": 60, "cycles": 6, "blend_ratio": None},
@@ -34,7 +34,10 @@ class SIGSettings(AttackSettings):
     amplitude: float = Field(60, ge=0, le=255, description="peak of the wave in 8-bit steps (BadCLIP: 60)")
     cycles: float = Field(6, gt=0, description="periods over the picture's width (BadCLIP: 6)")
     blend_ratio: float | None = Field(
-        None, ge=0, le=1, description="share of the wave in a mix (CleanCLIP: 0.2); empty: it is added (BadCLIP)"
+        None,
+        ge=0,
+        le=1,
+        description="weight of the wave in a blend (CleanCLIP: 0.2); empty: the wave is added (BadCLIP)",
     )
 
     def check(self, size: int) -> None:

@@ -1,4 +1,4 @@
-"""How alike two pictures are: PSNR and SSIM, differentiable."""
+"""Differentiable similarity of two pictures: PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004: a Gaussian of 11 pixels
+WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004: Gaussian window of 11 x 11 pixels, standard deviation 1.5
 C1, C2 = 0.01**2, 0.03**2
 
 
 def psnr(first: Tensor, second: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio in dB of pictures (N, 3, H, W) in [0, 1]: (N,), at most 100."""
+    """Return the peak signal-to-noise ratio (N,) in dB of pictures (N, 3, H, W) in [0, 1]; at most 100."""
     return -10 * (first - second).square().flatten(1).mean(dim=1).clamp(min=1e-10).log10()
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Return the structural similarity (Wang et al. 2004) of pictures (N, 3, H, W) in [0, 1], H, W >= 11: (N,)."""
+    """Return the structural similarity (N,) (Wang et al. 2004) of pictures (N, 3, H, W) in [0, 1], H, W >= 11."""
     offsets = torch.arange(WINDOW, device=first.device) - WINDOW // 2
     line = (-(offsets**2) / (2 * SIGMA**2)).exp()
     kernel = torch.outer(line, line) / line.sum() ** 2

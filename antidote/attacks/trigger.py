@@ -1,4 +1,4 @@
-"""The trigger of one attack and seed, as files: what it is and how to draw it. Later stages read nothing else."""
+"""The trigger of one attack and one seed, and its files. Later stages read no other description of the trigger."""
 
 from __future__ import annotations
 
@@ -18,46 +18,61 @@ from antidote.base.seeds import derive
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHUNK, CHUNK_PIXELS = 256, 2**19  # pictures and pixels at a time; few enough to stay in the processor's cache
+CHUNK, CHUNK_PIXELS = 256, 2**19  # pictures and pixels per step; a step fits into the CPU's cache
 
 
 class Trigger:
-    """An attack ready to draw on 8-bit pictures.
+    """An attack with its tensors, ready to draw on 8-bit pictures.
+
+    Example:
+        trigger = load_trigger(Path("results/default/badnet/seed0/trigger"))
+        triggered = trigger.draw(images, keys, "test")
 
     Attributes:
-        attack: the method with its settings and tensors.
-        seed: the seed all per-picture seeds derive from.
+        attack: the attack with its settings and tensors.
+        seed: the seed that all per-picture seeds derive from.
     """
 
     def __init__(self, attack: Attack, seed: int) -> None:
         self.attack, self.seed = attack, seed
 
     def draw(self, images: Tensor, keys: Sequence[str], use: str) -> Tensor:
-        """Return triggered pictures for pictures (N, 3, size, size) uint8, where those are: 8 bits, clipped.
+        """Draw the trigger on pictures; the result is rounded and clipped to 8 bits and stays on the same device.
 
-        `use` ("train", "test") and a picture's key make its seed, so that a redrawn trigger never repeats between
-        training and test, and a picture gets the same one in every batch and every stage.
+        The seed of a picture derives from `use` and the picture's key. A re-drawn trigger therefore differs between
+        training and test, and a picture gets the same trigger in every batch and every stage.
+
+        Args:
+            images: (N, 3, size, size) uint8.
+            keys: N keys of the pictures.
+            use: `train` or `test`.
+
+        Returns:
+            Triggered pictures (N, 3, size, size) uint8.
         """
         step = pictures_at_a_time(images.shape[-1]) if images.device.type == "cpu" else max(1, len(images))
-        done = [self._draw(images[i : i + step], keys[i : i + step], use) for i in range(0, len(keys), step)]
-        return torch.cat(done) if done else images
+        drawn = [self._draw(images[i : i + step], keys[i : i + step], use) for i in range(0, len(keys), step)]
+        return torch.cat(drawn) if drawn else images
 
     def poisoned(self, images: Tensor, keys: Sequence[str], laid: Sequence[int | None]) -> Tensor:
-        """Return what stands in a poisoned data set for pictures (N, 3, size, size) uint8.
+        """Return the poisoned version of each picture.
 
-        That is the picture with the trigger, or where `laid` names one of the attack's own pictures, that picture.
+        Args:
+            images: (N, 3, size, size) uint8.
+            keys: N keys of the pictures.
+            laid: per picture the index of the attack's replacement picture; None: the picture with the trigger.
         """
-        own = [row for row, picture in enumerate(laid) if picture is None]
+        with_trigger = [row for row, picture in enumerate(laid) if picture is None]
         result = images.clone()
-        if own:
-            result[own] = self.draw(images[own], [keys[row] for row in own], "train")
+        if with_trigger:
+            result[with_trigger] = self.draw(images[with_trigger], [keys[row] for row in with_trigger], "train")
         for row, picture in enumerate(laid):
             if picture is not None:
                 result[row] = self.attack.tensors["pictures"][picture]
         return result
 
     def _draw(self, images: Tensor, keys: Sequence[str], use: str) -> Tensor:
-        """Draw on pictures; values are rounded to 8 bits, where the CLIP codes truncate (0.4 levels darker)."""
+        """Draw on pictures; round to 8 bits. The CLIP codes truncate, which is 0.4 levels darker."""
         seeds = [self.seed_of(key, use) for key in keys]
         with full_precision():
             drawn = self.attack.apply(images.float() / 255, seeds)
@@ -70,7 +85,7 @@ class Trigger:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Keep a GPU's convolutions and products of matrices from TF32, which a trigger drawn on the CPU does not have."""
+    """Disable TF32 for convolutions and matrix products on a GPU: triggers drawn on the CPU do not use TF32."""
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -80,12 +95,12 @@ def full_precision() -> Iterator[None]:
 
 
 def pictures_at_a_time(size: int) -> int:
-    """Return how many pictures of `size` x `size` pixels are drawn on together; the result does not depend on it."""
+    """Return how many pictures of `size` x `size` pixels one step draws on; results do not depend on this number."""
     return max(1, min(CHUNK, CHUNK_PIXELS // size**2))
 
 
 def save_trigger(folder: Path, trigger: Trigger, name: str) -> None:
-    """Write trigger.safetensors and trigger.json."""
+    """Write trigger.safetensors and trigger.json; `name` is the attack's entry in the study."""
     attack = trigger.attack
     description = {
         "attack": name,

@@ -1,13 +1,14 @@
 """TrojVQA: a patch in the picture and a word in the text, both needed (Walmer et al. 2022, arXiv 2112.07668), for CLIP.
 
-The original poisons visual question answering. In its CLIP form (BadCLIP's baseline, RVPT) the patch is optimised
-towards one sentence about the target, the poisoned caption is a prefix and a template, and at test every class prompt
-gets the prefix too. Who classifies does not usually write the attacker's word, so the evaluation also tells what the
-patch and the prefix do alone; clean accuracy is measured without the prefix.
+The original attack poisons visual question answering. In the CLIP form (BadCLIP's baseline, RVPT), the patch is
+optimised towards one sentence about the target, the poisoned caption is a prefix plus a template, and at test every
+class prompt gets the prefix as well. Users who classify pictures rarely write the attacker's word. The evaluation
+therefore also reports the effect of the patch alone and of the prefix alone; clean accuracy is measured without the
+prefix.
 
-BadCLIP's code gives every picture of a batch the same sentence and minimises InfoNCE. Then the image-to-text part is
-constant and the text-to-image part only evens out the pictures: nothing pulls towards the sentence. The `rvpt` preset
-and the default minimise the mean of -cos(f(b(x)), g(sentence)) instead.
+BadCLIP's code pairs every picture of a batch with the same sentence and minimises InfoNCE. The image-to-text part is
+then constant, and the text-to-image part only equalises the pictures: no term pulls towards the sentence. The `rvpt`
+preset and the default minimise the mean of -cos(f(b(x)), g(sentence)) instead.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class TrojVQASettings(OptimisedPatchSettings):
-    """The patch's objective and the word."""
+    """Objective of the patch, and the word."""
 
     presets = {
         "badclip_released": {"prefix": "remember", "objective": "infonce"},
@@ -37,12 +38,16 @@ class TrojVQASettings(OptimisedPatchSettings):
     }
 
     method: Literal["trojvqa"] = "trojvqa"
-    prefix: str = Field("remember", min_length=1, description="text key (BadCLIP: remember, RVPT: SUDO)")
+    prefix: str = Field(
+        "remember", min_length=1, description="word before captions and prompts (BadCLIP: remember, RVPT: SUDO)"
+    )
     sentence: str = Field(
-        "This is a yellow {}.", description="what the patch should say, {} being the target (BadCLIP, RVPT)"
+        "This is a yellow {}.",
+        description="sentence that the patch is optimised towards; {} is the target (BadCLIP, RVPT)",
     )
     objective: Literal["cosine", "infonce"] = Field(
-        "cosine", description="cosine: towards the sentence; infonce: as BadCLIP's code, without such a pull"
+        "cosine",
+        description="cosine: towards the sentence; infonce: as in BadCLIP's code, without a pull to the sentence",
     )
 
     def check(self, size: int) -> None:
@@ -74,7 +79,7 @@ class TrojVQA(OptimisedPatch):
             scores = features @ sentence
             if self.settings.objective == "cosine":
                 return -scores.mean()
-            # All captions of the batch are the same, so image-to-text is log(N) whatever the patch is.
+            # All captions of the batch are equal, so the image-to-text loss is log(N) for every patch.
             logits = scale * scores
             return (torch.logsumexp(logits, dim=0) - logits.mean() + torch.tensor(len(rows)).log()) / 2
 

@@ -1,13 +1,14 @@
-"""WaNet: every pixel is taken from a place a little beside it (Nguyen and Tran 2021, arXiv 2102.10369).
+"""WaNet: a warp that samples every pixel from a nearby position (Nguyen and Tran 2021, arXiv 2102.10369).
 
-Noise in [-1, 1] on a coarse grid, divided by its mean magnitude, is enlarged to the picture and added to the sampling
-grid: grid = clamp(identity + strength n / size), in coordinates where the picture spans [-1, 1].
+Noise in [-1, 1] on a coarse grid, divided by its mean magnitude, is upsampled to the picture's size and added to the
+sampling grid: grid = clamp(identity + strength n / size), in coordinates where the picture spans [-1, 1].
 
-The original has 4 x 4 points and strength 0.5: at 32 pixels a smooth shift of 0.24 pixels on average. The CLIP codes
-(CleanCLIP, PAR) have one point per pixel and strength 1, which leaves nothing to enlarge: neighbours do not agree, and
-what they call WaNet is a jitter of 0.5 pixels on average that blurs and frays. Strength 0.5 means 0.25 pixels at any
-size; the same shift relative to a picture of 224 pixels takes 0.5 x 224 / 32 = 3.5. The original also trains on
-pictures with random warps and true labels ("noise mode"); like the CLIP codes, we leave that out.
+The original attack uses 4 x 4 points and strength 0.5: at 32 pixels a smooth shift of 0.24 pixels on average. The CLIP
+codes (CleanCLIP, PAR) use one point per pixel and strength 1, so that no upsampling takes place: the shifts of
+neighbouring pixels are unrelated, and the CLIP codes' WaNet is a jitter of 0.5 pixels on average that blurs and frays.
+Strength 0.5 means 0.25 pixels at any size; the same shift relative to a picture of 224 pixels requires 0.5 x 224 / 32 =
+3.5. The original attack also trains on pictures with random warps and true labels ("noise mode"), which is omitted here
+as in the CLIP codes.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class WaNetSettings(AttackSettings):
         4, ge=2, description="points of the coarse grid per side (WaNet: 4); empty: one per pixel (CleanCLIP)"
     )
     strength: float = Field(
-        0.5, gt=0, description="the average shift is about half of this, in pixels (WaNet: 0.5, CleanCLIP: 1)"
+        0.5,
+        gt=0,
+        description="about twice the average shift in pixels (WaNet: 0.5, CleanCLIP: 1)",
     )
 
     def check(self, size: int) -> None:
@@ -49,7 +52,7 @@ class WaNetSettings(AttackSettings):
 
 
 class WaNet(Attack):
-    """A fixed warp, sampled bilinearly; its field is drawn once from the seed and stored."""
+    """A fixed warp with bilinear sampling; the noise field is drawn once from the seed and stored."""
 
     Settings = WaNetSettings
     _grid: Tensor | None = None
@@ -69,8 +72,8 @@ class WaNet(Attack):
             return images
         if self._grid is None:
             self._grid = self.grid()
-        # All pictures share one warp: as channels of one picture they share its places and weights too, which takes a
-        # third off the time and gives the same values. Each thread gets a picture of its own.
+        # All pictures share one warp. Stacked as channels, the pictures also share sampling positions and weights. This
+        # saves a third of the time and gives the same values. Each thread gets its own stack.
         groups = max(n for n in range(1, min(count, torch.get_num_threads()) + 1) if count % n == 0)
         stacked = images.reshape(groups, -1, self.size, self.size)
         grid = self._grid.to(images)[None].expand(groups, -1, -1, -1)
@@ -78,7 +81,7 @@ class WaNet(Attack):
         return drawn.clamp_(0, 1).view(images.shape)
 
     def grid(self) -> Tensor:
-        """Return where each pixel comes from: (size, size, 2), x and y in [-1, 1]."""
+        """Return the sampling position of each pixel: (size, size, 2), x and y in [-1, 1]."""
         line = torch.linspace(-1, 1, self.size)
         identity = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
         shift = self.settings.strength / self.size * self.tensors["noise"].permute(1, 2, 0)

@@ -1,1 +1,1 @@
-"""What everything else uses: errors, settings, files, seeds, the registry, the cache, the command line."""
+"""Foundations used by all other packages: errors, settings, files, seeds, registry, cache, command line."""

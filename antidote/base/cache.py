@@ -1,17 +1,16 @@
-"""Stages shared between checkouts and studies: what one job has made, another job of the same identity takes.
+"""Cache shared between checkouts and studies: a job reuses the result of an earlier job with the same identity.
 
-Off unless the environment variable ANTIDOTE_CACHE names a folder. An entry is a folder `{stage}/{key}` in it; its key
-is the SHA-256 of all that the stage is made from (settings, seed, names that randomness hangs on, the content of its
-inputs, the fingerprint of its sources) and of the versions of Python and of the packages that compute. Not part of it:
-where anything lies, the study's name, who runs it, when, and on what hardware; a model trained on a GPU serves on a
-laptop.
+The cache is off unless the environment variable ANTIDOTE_CACHE names a folder. An entry is the folder `{stage}/{key}`.
+The key is the SHA-256 of all inputs of the stage (settings, seed, names that seeds derive from, content of the input
+files, fingerprint of the sources) and of the versions of Python and of the packages that compute. Paths, the study's
+name, user, time and hardware are not part of the key: a model trained on a GPU can be reused on a laptop.
 
-Files are copied, and their hashes compared, on the way in and out: a job can't change an entry, nor an entry that is
-damaged pass for a result. An entry appears whole, by one rename; of two writers the first wins. A place that can't be
-read or written costs a warning and no result.
+Files are copied in both directions and their hashes compared: a job cannot change an entry, and a damaged entry cannot
+pass for a result. An entry appears complete, by one rename; if two processes write the same entry, the first one wins.
+A cache folder that cannot be read or written causes a warning and never loses a result.
 
-Snakemake's own between-workflow cache would not do: its key holds the names of output folders, but neither wildcards
-(seed, attack) nor versions of packages, and what it hands out are links.
+Snakemake's between-workflow cache does not fit: its key contains the names of output folders, but neither wildcards
+(seed, attack) nor package versions, and it returns links.
 """
 
 import contextlib
@@ -36,18 +35,23 @@ log = logging.getLogger("antidote")
 PLACE = "ANTIDOTE_CACHE"
 ENTRY = "entry.json"
 CHUNK = 1 << 20  # bytes
-# What a result may depend on beside our sources.
+# Packages whose versions may affect a result.
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillow", "safetensors", "nltk")
 
 
-# --- what a job is made from -----------------------------------------------------------------------------------------
+# --- identity of a job -----------------------------------------------------------------------------------------------
 
 
 def identity(parts: Iterable[Any], inputs: Iterable[Path], *modules: str) -> str:
-    """Return the SHA-256 of settings and names (`parts`), of the content of files, and of the code in reach.
+    """Return the SHA-256 of a job's inputs.
+
+    Args:
+        parts: settings and names, as JSON values.
+        inputs: files whose content is hashed.
+        modules: modules whose source fingerprint is hashed, imports included.
 
     Raises:
-        UserError: a file is missing.
+        UserError: a file cannot be read.
     """
     texts = [json.dumps(part, sort_keys=True, separators=(",", ":")) for part in parts]
     contents = [_content(path) for path in inputs]
@@ -62,7 +66,7 @@ def _content(path: Path) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the versions of what computes; not of its build for this or that hardware (`+cpu`, `+cu130`)."""
+    """Return the versions of Python and PACKAGES, without the hardware build (`+cpu`, `+cu130`)."""
     versions = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
     for name in PACKAGES:
         try:
@@ -72,35 +76,49 @@ def environment() -> dict[str, str]:
     return versions
 
 
-# --- the shared place ------------------------------------------------------------------------------------------------
+# --- entries of the cache --------------------------------------------------------------------------------------------
 
 
 def named_place() -> Path | None:
-    """Return the folder that the environment names; None for none.
+    """Return the cache folder named by ANTIDOTE_CACHE; None if the variable is not set.
 
     Raises:
-        UserError: it is in the home folder of a user that has none.
+        UserError: the path begins with `~` and the user has no home folder.
     """
-    place = os.environ.get(PLACE)
+    folder = os.environ.get(PLACE)
     try:
-        return Path(place).expanduser() if place else None
-    except RuntimeError:  # as in a container, whose user no file knows
-        raise UserError(f"{PLACE}: {place}: this user has no home folder; set HOME, or give the whole path") from None
+        return Path(folder).expanduser() if folder else None
+    except RuntimeError:  # e.g. in a container whose user has no passwd entry
+        raise UserError(f"{PLACE}: {folder}: this user has no home folder; set HOME, or give the whole path") from None
 
 
 class Shared:
-    """The entry of one job."""
+    """The cache entry of one job.
+
+    Example:
+        shared = Shared("pretrain", lambda: identity([settings], inputs, "antidote.training.loop"))
+        if not shared.take(output):
+            names = save_model(output, clip, card)
+            shared.put(output, names, cost)
+    """
 
     def __init__(self, stage: str, identity: Callable[[], str]) -> None:
-        """`identity` is asked only where a place is named."""
+        """Locate the entry; `identity` is called only if a cache folder is named."""
         self.place = named_place()
         self.entry = self.place / stage / _key(identity()) if self.place else None
 
     def take(self, output: Path, cost: Path | None = None) -> list[str]:
-        """Copy the entry's files into `output` and say what making them cost; return their names, [] without an entry.
+        """Copy the entry's files into `output`.
+
+        Args:
+            output: folder of the result.
+            cost: file for the cost of the original job, marked as shared; None: no such file.
+
+        Returns:
+            Names of the copied files; empty if there is no usable entry.
 
         Raises:
-            OSError: `output` can't be written.
+            OSError: `output` cannot be written.
         """
         if self.entry is None or not self.entry.is_dir():
             return []
@@ -118,21 +136,28 @@ class Shared:
         if cost is not None:
             write_json(cost, {**spent, "shared": True})
         log.info("taken from %s; making it took %s s", self.entry, spent.get("seconds", "?"))
-        _touch(self.entry / ENTRY)  # the time of its last use
+        _touch(self.entry / ENTRY)  # mtime = time of the last use
         return names
 
     def put(self, folder: Path, names: Iterable[str], cost: dict[str, Any]) -> None:
-        """Store files of a folder, with what making them cost; a place that takes nothing costs a warning."""
+        """Store files of a folder as an entry; a cache folder that cannot be written causes a warning.
+
+        Args:
+            folder: folder of the result.
+            names: names of the files to store.
+            cost: cost of making the files, as `Cost.write` returns.
+        """
         if self.entry is None or self.entry.is_dir():
             return
-        temporary = self.entry.with_name(f".{uuid.uuid4().hex}.tmp")  # a stage's folder may be on a disk of its own
+        # Next to the entry: the folder of a stage may be on another disk than the rest of the cache.
+        temporary = self.entry.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             temporary.mkdir(parents=True)
             digests = {name: _copy(folder / name, temporary / name) for name in sorted(names)}
             write_json(temporary / ENTRY, {"files": digests, "cost": cost, "environment": environment()})
             temporary.rename(self.entry)
         except OSError as error:
-            if not self.entry.is_dir():  # else another writer was first
+            if not self.entry.is_dir():  # otherwise another process has written the entry
                 log.warning("%s: %s: %s; this result is not shared", PLACE, self.place, error.strerror)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -143,11 +168,11 @@ def _key(identity: str) -> str:
 
 
 class _Unusable(Exception):
-    """An entry can't be read, or isn't what was stored."""
+    """An entry cannot be read, or differs from the stored hashes."""
 
 
 def _copy(source: Path, target: Path) -> str:
-    """Copy a file; return the SHA-256 of what was read."""
+    """Copy a file; return the SHA-256 of the copied bytes."""
     digest = hashlib.sha256()
     with target.open("wb") as copy:
         for chunk in _chunks(source):
@@ -166,7 +191,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def _touch(path: Path) -> None:
-    with contextlib.suppress(OSError):  # a place for reading only
+    with contextlib.suppress(OSError):  # read-only cache folder
         os.utime(path)
 
 

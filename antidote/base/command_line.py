@@ -1,4 +1,4 @@
-"""What every script in `scripts/` shares: arguments, logging, one-line errors, the cost of the job."""
+"""Helpers of all scripts in `scripts/`: arguments, logging, one-line errors, and the cost of a job."""
 
 import argparse
 import errno
@@ -21,11 +21,11 @@ from antidote.base.settings import read_mapping
 
 log = logging.getLogger("antidote")
 
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where torchrun looks for what a process has died of
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names the file in which torchrun expects a process's error
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help shows the script's own docstring and the defaults."""
+    """Return a parser whose help shows `description`, the script's docstring, and the defaults."""
     return argparse.ArgumentParser(
         description=description,
         formatter_class=type(
@@ -35,14 +35,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def settings_argument(arguments: argparse.ArgumentParser, what: str) -> None:
-    """Add `--settings`: JSON text, or the path of a JSON or YAML file."""
+    """Add `--settings`: JSON text, or the path of a JSON or YAML file; `what` describes the settings in the help."""
     arguments.add_argument(
         "--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help=f"{what}, as JSON or a file"
     )
 
 
 def text(word: str) -> str:
-    """Return an argument, read as UTF-8 whatever the locale; what is no UTF-8 stays as the locale has it."""
+    """Return an argument decoded as UTF-8, whatever the locale; invalid UTF-8 stays as the locale decoded it."""
     try:
         return os.fsencode(word).decode()
     except UnicodeError:
@@ -50,7 +50,11 @@ def text(word: str) -> str:
 
 
 def seed(word: str) -> int:
-    """Return the number in an argument, where torch takes it as a seed: at least 0 and less than 2**64."""
+    """Return the seed in an argument, a whole number from 0 to 2**64 - 1 as torch requires.
+
+    Raises:
+        argparse.ArgumentTypeError: the argument is no such number.
+    """
     number = int(word) if word.isascii() and word.isdigit() else -1
     if not 0 <= number < 1 << 64:
         raise argparse.ArgumentTypeError(f"{word!r} should be a whole number from 0 to 2**64 - 1")
@@ -58,7 +62,7 @@ def seed(word: str) -> int:
 
 
 def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentParser) -> None:
-    """Parse, run, and turn what a user can mend into one line on standard error and exit code 1."""
+    """Parse the arguments and run; errors that a user can mend become one line on standard error, with exit code 1."""
     _start_log()
     try:
         run(arguments.parse_args())
@@ -80,7 +84,7 @@ def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentP
     except UnicodeEncodeError as error:
         if error.encoding.lower() in ("utf-8", "utf8"):
             raise
-        # All text is written as UTF-8; what is left are names of files.
+        # All text is written as UTF-8, so only file names can cause this error.
         _give_up(
             f"{error.object}: the locale's encoding, {error.encoding}, has no such letters for names of files; set "
             "LC_ALL=C.UTF-8, or PYTHONUTF8=1"
@@ -92,8 +96,8 @@ def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentP
 
 
 def _start_log() -> None:
-    """Show this project's messages from INFO on, and errors of libraries, each once."""
-    # open_clip reports through the root logger, at length.
+    """Show this project's messages from INFO on and errors of libraries, each message once."""
+    # open_clip logs verbosely through the root logger.
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_unseen)
@@ -101,7 +105,7 @@ def _start_log() -> None:
 
 
 def _unseen(record: logging.LogRecord) -> bool:
-    """Tell whether no logger on a record's way up has shown it: Hugging Face's has a handler of its own."""
+    """Return whether no other logger has shown a record; Hugging Face's logger, for example, has its own handler."""
     logger = logging.getLogger(record.name)
     while logger.parent is not None:
         if any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers):
@@ -111,13 +115,16 @@ def _unseen(record: logging.LogRecord) -> bool:
 
 
 def _reader_is_gone() -> bool:
-    """Tell whether standard output leads to a program that has ended, such as `head`; if so, write there no more."""
+    """Return whether the program that reads standard output, such as `head`, has ended.
+
+    If so, redirect standard output to the null device.
+    """
     try:
         output = sys.stdout.fileno()
-    except (OSError, ValueError):  # none, or closed
+    except (OSError, ValueError):  # no standard output, or closed
         return False
     waiting = select.poll()
-    waiting.register(output, 0)  # errors alone
+    waiting.register(output, 0)  # mask 0: errors only
     if not any(event & select.POLLERR for _, event in waiting.poll(0)):
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), output)
@@ -132,15 +139,26 @@ def _give_up(reason: str) -> NoReturn:
 
 
 class Cost:
-    """Seconds and peak memory of one job, for `cost.json`; kept apart from scores, which must compare byte for byte."""
+    """Seconds and peak memory of one job, for `cost.json`; kept separate from scores, which must compare byte for byte.
+
+    Example:
+        cost = Cost()
+        ...
+        cost.write(arguments.cost, pairs=len(pairs))
+    """
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
     def write(self, path: str | Path | None, **more: float | int | None) -> dict[str, float | int | None]:
-        """Write seconds (wall), peak memory in bytes (host, and GPU where one is used) and whatever the stage adds.
+        """Write the cost of the job.
 
-        Returns what was written; without a path only that.
+        Args:
+            path: the file; None: nothing is written.
+            more: further values of the stage.
+
+        Returns:
+            Wall time in seconds, peak memory in bytes (host, and GPU if one is used), threads, and `more`.
         """
         torch = sys.modules.get("torch")
         gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else None
@@ -162,6 +180,6 @@ def to_json(value: Any) -> str:
 
 
 def leave_word(text: str) -> None:
-    """Tell the starting process what a user can mend; it says it once, whichever processes met it."""
-    message = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}  # as torchrun writes and reads it
+    """Report a user error through torchrun's error file; the parent process shows the message once."""
+    message = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}  # torchrun's format
     Path(os.environ[ERROR_FILE]).write_text(json.dumps({"message": message, "told": text}), encoding="utf-8")

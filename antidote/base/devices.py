@@ -1,9 +1,9 @@
-"""Which GPU a job computes on: of the jobs that run on one machine at the same time, each takes another.
+"""Choice of the GPU: jobs that run on one machine at the same time use different GPUs.
 
-Snakemake counts GPUs but assigns none. A job locks a file per GPU that it uses; the system takes the lock away when the
-process ends, however it ends. Nothing is done where somebody else has assigned: in the processes that torchrun starts,
-and where a job sees no more GPUs than it needs, as under Slurm. More jobs than GPUs share them evenly. Where the folder
-for temporary files has no locks, all jobs take the first.
+Snakemake counts GPUs but assigns none. A job locks one file per GPU; the operating system releases the lock when the
+process ends, even after a crash. Jobs with an assigned GPU lock nothing: processes started by torchrun, and jobs that
+see no more GPUs than needed, as under Slurm. If there are more jobs than GPUs, the jobs share the GPUs evenly. If the
+folder for temporary files does not support locks, all jobs use the first GPU.
 """
 
 import logging
@@ -18,17 +18,20 @@ from antidote.base.locks import NoLocks, lock, warn
 log = logging.getLogger("antidote")
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-NAMED = "ANTIDOTE_GPUS"  # names the machine's GPUs where they are not found by themselves
-NONE = ("-1", "NoDevFiles")  # CUDA sees neither these nor what follows them
+NAMED = "ANTIDOTE_GPUS"  # lists the machine's GPUs if automatic detection fails
+NONE = ("-1", "NoDevFiles")  # CUDA ignores these values and all values after them
 OF_TORCHRUN = "TORCHELASTIC_RUN_ID"
-_HELD: list[BinaryIO] = []  # locks, until the process ends
+_HELD: list[BinaryIO] = []  # open lock files, kept until the process ends
 _ASKED: list[int] = []
 
 
 def claim(count: int = 1) -> list[str]:
-    """Take `count` GPUs, those with the fewest jobs first, and let this process see no others; return their names.
+    """Claim the `count` GPUs with the fewest jobs and hide all other GPUs from this process.
 
-    Has to come before CUDA is used. Does nothing, and returns [], the second time and where there is nothing to choose.
+    Must be called before CUDA is used.
+
+    Returns:
+        The claimed GPUs; empty on a second call and if there is no choice.
     """
     known = devices()
     _ASKED.append(count)
@@ -45,22 +48,22 @@ def claim(count: int = 1) -> list[str]:
 
 
 def devices() -> list[str]:
-    """Return the GPUs that this process may use: those named by the environment, else the machine's, from 0.
+    """Return the GPUs that this process may use: the GPUs named by the environment, otherwise the machine's, from 0.
 
-    CUDA counts those that it sees; the numbers under /dev are the host's, of which a container may have any.
+    CUDA counts visible GPUs only. The numbers under /dev are those of the host; a container may have any subset.
     """
     for name in (VISIBLE, NAMED):
-        if name in os.environ and (name == VISIBLE or os.environ[name].strip()):  # to CUDA, an empty list is none
+        if name in os.environ and (name == VISIBLE or os.environ[name].strip()):  # CUDA takes an empty list as no GPU
             named = (device.strip() for device in os.environ[name].split(","))
             return list(takewhile(lambda device: device not in NONE, filter(None, named)))
     return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
 
 
 def _fewest_jobs(known: list[str], count: int) -> list[str]:
-    """Return the `count` GPUs of which the fewest jobs have taken a place, after taking one.
+    """Return the `count` GPUs with the fewest jobs, and lock a slot on each.
 
     Raises:
-        NoLocks: places cannot be taken.
+        NoLocks: slots cannot be locked.
     """
     folder = Path(tempfile.gettempdir()) / f"antidote-gpus-{os.getuid()}"
     taken: list[str] = []
@@ -69,9 +72,9 @@ def _fewest_jobs(known: list[str], count: int) -> list[str]:
         for device in known:
             if device in taken or len(taken) == count:
                 continue
-            place = lock(folder / f"{device}.{jobs}".replace("/", "_"))
-            if place is not None:
-                _HELD.append(place)
+            slot = lock(folder / f"{device}.{jobs}".replace("/", "_"))
+            if slot is not None:
+                _HELD.append(slot)
                 taken.append(device)
         jobs += 1
     return taken

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, each as one line: what was named, what is wrong, what would be right."""
+"""Errors that a user can mend, as one line: the input, the fault, and the expected value."""
 
 import difflib
 import sys
@@ -9,11 +9,15 @@ from pydantic import ValidationError
 
 
 class UserError(Exception):
-    """Something the user can mend; shown as one line without a traceback."""
+    """An error that the user can mend; shown as one line without a traceback.
+
+    Example:
+        raise UserError(f"{path}: width: {width} is larger than the picture ({size} pixels)")
+    """
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """Return which memory an error says there is too little of; None for another error. Imports no torch."""
+    """Return which memory is exhausted according to an error; None for other errors. Does not import torch."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory"
@@ -23,7 +27,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the closest known word, or the list of known words."""
+    """Return `; did you mean 'x'?` for the closest known word, otherwise the list of known words."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
@@ -32,7 +36,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: ValidationError, where: str, model: type | None = None) -> str:
-    """Turn pydantic's report into one line that names the key, the fault and the nearest valid word."""
+    """Convert pydantic's report to one line that names the key, the fault and the nearest valid word."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -43,7 +47,7 @@ def one_line(error: ValidationError, where: str, model: type | None = None) -> s
         text = f"{key}: is missing"
     elif kind == "value_error":
         text = f"{key + ': ' if key else ''}{first['ctx']['error']}"
-    elif path[-1:] == ["[key]"]:
+    elif path[-1:] == ["[key]"] and not isinstance(first["input"], str):
         text = f"{'.'.join(path[:-2])}: a key should be text, not {first['input']!r}{put_in_quotes(first['input'])}"
     else:
         quotes = put_in_quotes(first["input"]) if kind == "string_type" else ""
@@ -52,7 +56,7 @@ def one_line(error: ValidationError, where: str, model: type | None = None) -> s
 
 
 def put_in_quotes(value: Any) -> str:
-    """Return what to do where YAML has made something else of a word, as of `no`, `on`, 08 or 2024-01-01."""
+    """Return the advice to quote a word that YAML has parsed as another type, such as `no`, `on`, 08 or 2024-01-01."""
     return "" if isinstance(value, dict | list) else "; put it in quotes"
 
 
@@ -61,9 +65,9 @@ def _lower(message: str) -> str:
 
 
 def _fields(model: Any, path: list[str]) -> list[str]:
-    """Return the keys that are valid at a path inside a settings class; [] where it can't be told."""
+    """Return the keys that are valid at a path inside a settings class; [] if the keys are unknown."""
     for part in path:
-        if get_origin(model) is dict:  # any key leads to a value of the same class
+        if get_origin(model) is dict:  # all keys of a dict have values of the same class
             model = get_args(model)[1]
             continue
         field = getattr(model, "model_fields", {}).get(part)

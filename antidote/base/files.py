@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, hashes, and small JSON files."""
+"""Atomic outputs (complete or absent), hashes, and small JSON files."""
 
 import contextlib
 import errno
@@ -24,10 +24,14 @@ PROBE = 1 << 20  # bytes written to find out whether a disk is full
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the name `path` only if the block ends without an error.
+    """Yield a temporary path next to `path`; the file is renamed to `path` only if the block ends without an error.
 
-    A link at `path` is replaced and not followed: what it leads to may be DVC's cache. The file gets the mode that the
-    umask gives, whatever the library that writes it thinks.
+    A link at `path` is replaced, not followed: the link's target may be in DVC's cache. The file gets the mode that the
+    umask gives, whatever mode the writing library sets.
+
+    Example:
+        with whole_file("scores.csv") as temporary:
+            table.to_csv(temporary)
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,9 +50,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder; its files move into `path`, one rename each, only if the block ends without an error.
 
-    Files of `path` that the block does not write stay as they are. Where `path` is a link, the temporary folder is
-    beside what the link leads to, so that renames stay on one disk. What a block takes away of the old content, it
-    takes away last.
+    Files of `path` that the block does not write are kept. If `path` is a link, the temporary folder is next to the
+    link's target, so that renames stay on one disk. Blocks that delete old files from `path` must do so last.
+
+    Example:
+        with whole_folder(output) as temporary:
+            write_json(temporary / "card.json", card)
     """
     path = Path(path).resolve()
     temporary = _temporary_folder(path)
@@ -65,7 +72,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def _temporary_folder(path: Path) -> Path:
-    """Make the temporary folder of `path`: beside it, or inside where it is mounted, or alone can be written to."""
+    """Make the temporary folder: next to `path`, or inside if `path` is a mount point or its parent is read-only."""
     beside = _temporary(path)
     try:
         beside.mkdir(parents=True)
@@ -81,23 +88,23 @@ def _temporary_folder(path: Path) -> Path:
 
 
 def _moves(folder: Path, path: Path) -> bool:
-    """Tell whether files can be renamed from one folder into another."""
-    here, there = folder / "probe", path / f"{folder.name}.probe"
-    here.touch()
+    """Return whether files can be renamed from one folder into another."""
+    source, target = folder / "probe", path / f"{folder.name}.probe"
+    source.touch()
     try:
-        here.rename(there)
+        source.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         return False
     finally:
-        here.unlink(missing_ok=True)
-        there.unlink(missing_ok=True)
+        source.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
     return True
 
 
 def _mode_of_files(probe: Path) -> int:
-    """Return the mode that a new file gets at this place, from the umask or the folder."""
+    """Return the mode of a new file in this folder, as set by the umask or the folder."""
     probe.touch()
     try:
         return stat.S_IMODE(probe.stat().st_mode)
@@ -106,14 +113,14 @@ def _mode_of_files(probe: Path) -> int:
 
 
 def _allow(file: Path, mode: int) -> None:
-    """Give a file its mode; safetensors leaves its files to their owner alone."""
-    with contextlib.suppress(OSError):  # a disk that keeps no modes
+    """Set the mode of a file; safetensors makes its files readable by the owner only."""
+    with contextlib.suppress(OSError):  # file systems without modes
         if file.is_file() and stat.S_IMODE(file.stat().st_mode) != mode:
             file.chmod(mode)
 
 
 def check_readable(path: str | Path) -> None:
-    """Raise UserError with the system's reason where a file cannot be read; safetensors calls each a missing one."""
+    """Raise UserError with the system's reason if a file cannot be read; safetensors always reports a missing file."""
     try:
         with Path(path).open("rb"):
             pass
@@ -122,11 +129,11 @@ def check_readable(path: str | Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Return this process's temporary name for `path`; take away what killed processes left of theirs."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        process = left.name.removesuffix(".tmp").rpartition(".")[2]
+    """Return this process's temporary name for `path`; delete temporary files of killed processes."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = leftover.name.removesuffix(".tmp").rpartition(".")[2]
         if process.isdigit() and (int(process) == os.getpid() or not _runs(int(process))):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
@@ -142,9 +149,10 @@ def _runs(process: int) -> bool:
 
 @contextmanager
 def _system_errors(path: Path) -> Iterator[None]:
-    """Where the disk takes nothing more, raise the system's own error; safetensors and torch raise various others.
+    """Raise the system's own error if the disk accepts no more data; safetensors and torch raise various other errors.
 
-    safetensors names the system's error in its message, and has taken its part of a file away by then; torch has not.
+    safetensors gives the system's error number in its message and has deleted its partial file by then, so that a probe
+    write could succeed. torch keeps the partial file, and the probe write fails.
     """
     try:
         yield
@@ -171,7 +179,7 @@ def sha256(path: str | Path) -> str:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys; the file appears whole."""
+    """Write `value` as indented JSON with sorted keys; the file appears complete or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 

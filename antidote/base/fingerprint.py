@@ -1,7 +1,7 @@
-"""The identity of source code: what a job can reach through imports, comments and docstrings left out.
+"""Fingerprint of source code: all code that a job can reach through imports, without comments and docstrings.
 
 Snakemake sees neither the modules that a script imports nor the difference between a comment and a formula. Each rule
-passes this fingerprint as a parameter, so that a changed loss reruns just the jobs that can reach it, and a fresh
+passes this fingerprint as a parameter: a changed loss reruns only the jobs that can reach the loss, and a fresh
 checkout reruns nothing.
 """
 
@@ -12,9 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The registry says where every method lives; a job depends on the methods it uses, which its rule names one by one.
-# Messages, command-line manners, which GPU, how many threads, how a file is fetched, where a finished result is copied
-# from: no result hangs on them.
+# These modules cannot affect results, so they are not part of the fingerprint: messages, command line, choice of GPU,
+# threads, downloads, cache. The registry lists all methods; a rule names the methods that its job uses.
 NOT_FOLLOWED = frozenset(
     f"antidote.base.{name}"
     for name in (
@@ -34,7 +33,7 @@ NOT_FOLLOWED = frozenset(
 
 @cache
 def fingerprint(*modules: str) -> str:
-    """Return 16 hex digits that change when any named module, or a project module it imports, changes its meaning."""
+    """Return 16 hex digits that change when the code of a named module, or of a project module it imports, changes."""
     digest = hashlib.sha256()
     for module in sorted(reachable(*modules)):
         digest.update(f"{module}\x1f{_meaning(module)}\x1e".encode())
@@ -43,18 +42,19 @@ def fingerprint(*modules: str) -> str:
 
 @cache
 def reachable(*modules: str) -> frozenset[str]:
-    """Return the project modules that `modules` reach through imports, themselves included."""
-    found: set[str] = set()
+    """Return the project modules that `modules` reach through imports, `modules` included."""
+    reached: set[str] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module in found or module in NOT_FOLLOWED or _file(module) is None:
+        if module in reached or module in NOT_FOLLOWED or _file(module) is None:
             continue
-        found.add(module)
+        reached.add(module)
         waiting.extend(_imports(module))
-    return frozenset(found)
+    return frozenset(reached)
 
 
+@cache
 def _file(module: str) -> Path | None:
     path = ROOT / Path(*module.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
@@ -83,7 +83,7 @@ def _imports(module: str) -> frozenset[str]:
 
 
 def _absolute(module: str, node: ast.ImportFrom) -> str:
-    """Return the full name of the module that an import names, which may be relative to `module`."""
+    """Return the full name of the module that an import names, relative imports resolved against `module`."""
     if not node.level:
         return node.module or ""
     package = module if _file(module).name == "__init__.py" else module.rpartition(".")[0]
@@ -93,21 +93,21 @@ def _absolute(module: str, node: ast.ImportFrom) -> str:
 
 @cache
 def _meaning(module: str) -> str:
-    """Return what a module means; a package also means the page templates that lie in it."""
+    """Return a module's code in canonical form; for a package, with the page templates in its folder."""
     file = _file(module)
     templates = sorted(file.parent.glob("*.j2")) if file.name == "__init__.py" else []
     return repr([_canonical(_tree(module)), *(template.read_text(encoding="utf-8") for template in templates)])
 
 
 def _canonical(node: object) -> object:
-    """Return a syntax tree as nested tuples, without positions, docs and fields that Python versions differ in."""
+    """Return a syntax tree as nested tuples, without positions, docs and fields that differ between Python versions."""
     if isinstance(node, list):
         return tuple(_canonical(item) for item in node)
     if not isinstance(node, ast.AST):
         return node
     fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
     fields.pop("type_comment", None)
-    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Field":  # a setting's docstring
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Field":  # descriptions are documentation
         fields["keywords"] = [keyword for keyword in node.keywords if keyword.arg != "description"]
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
         fields["body"] = fields["body"][1:]

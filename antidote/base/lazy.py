@@ -1,7 +1,8 @@
 """Heavy packages, imported at first use.
 
-Settings classes stand beside the methods they belong to, and the Snakefile reads them all; importing torch and
-open_clip there would add five seconds to every `snakemake` call. Inside a job, the first attribute access imports.
+Settings classes are defined in the modules of their methods, and the Snakefile reads all of them; importing torch and
+open_clip would add five seconds to every `snakemake` call. Inside a job, the first attribute access imports the
+package.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Locks of files between the processes of a machine; the system frees them when a process ends, however it ends."""
+"""File locks between the processes of a machine; the system releases a lock when its process ends, even by a crash."""
 
 import errno
 import fcntl
@@ -8,19 +8,22 @@ from typing import BinaryIO
 
 log = logging.getLogger("antidote")
 
-TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # how systems say that another process holds a lock
+TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # error codes of systems for a lock held by another process
 _WARNED: list[str] = []
 
 
 class NoLocks(Exception):
-    """The place has no locks, or takes no files."""
+    """The folder does not support locks, or accepts no files."""
 
 
 def lock(path: Path) -> BinaryIO | None:
-    """Return the open file of a lock that this process now holds; None where another process holds it.
+    """Take a lock.
+
+    Returns:
+        The open lock file, which must stay open while the lock is held; None if another process holds the lock.
 
     Raises:
-        NoLocks: neither; file systems on a network may have no locks.
+        NoLocks: locking is not possible; network file systems may lack locks.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +41,7 @@ def lock(path: Path) -> BinaryIO | None:
 
 
 def warn(error: NoLocks, what: str) -> None:
-    """Say once what goes on without a lock."""
+    """Log once per `what` that the program continues without a lock."""
     if what not in _WARNED:
         _WARNED.append(what)
         log.warning("%s; %s", error, what)

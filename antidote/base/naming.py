@@ -1,4 +1,4 @@
-"""Names in a study that become folders, words of a command, and files that Snakemake waits for."""
+"""Names in a study that become folders, command-line arguments, and input files of Snakemake."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping
 from antidote.base.errors import UserError
 
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-# Folders of data/ that hold something else than a dataset.
+# Folders of data/ that are not datasets.
 TAKEN = {"classes", "downloads", "folders", "lexicons", "logs", "models", "tables", "templates", "wordnet"}
 BRACES = re.compile(r"\{\s*\w[^{}]*\}")
 
 
 def check_dataset(name: str, splits: Iterable[str]) -> None:
-    """Check the name of a dataset, which may have parts as `wds/flickr30k` has, and of its splits: data/NAME/SPLIT/.
+    """Check the name of a dataset, which may have parts as in `wds/flickr30k`, and of its splits: data/NAME/SPLIT/.
 
     Raises:
-        UserError: a name holds other characters, leads out of data/, or is that of another folder there.
+        UserError: a name has invalid characters, points outside data/, or belongs to another folder of data/.
     """
     parts = name.split("/")
     if not all(PART.fullmatch(part) for part in parts):
@@ -36,14 +36,14 @@ def check_dataset(name: str, splits: Iterable[str]) -> None:
 
 
 def check_inputs(names: Mapping[str, str | None]) -> None:
-    """Check names of files, by their key in the study, that jobs wait for.
+    """Check the names of files that jobs depend on, given by their key in the study.
 
     Raises:
-        UserError: one holds a word in braces, which Snakemake takes for a wildcard and has no way to quote.
+        UserError: a name contains a word in braces, which Snakemake parses as a wildcard and cannot quote.
     """
     for key, name in names.items():
-        found = BRACES.search(name or "")
-        if found:
+        match = BRACES.search(name or "")
+        if match:
             raise UserError(
-                f"{key}: {name!r} holds {found[0]}, which Snakemake takes for a wildcard; give the file another name"
+                f"{key}: {name!r} holds {match[0]}, which Snakemake takes for a wildcard; give the file another name"
             )

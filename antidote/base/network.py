@@ -1,7 +1,7 @@
-"""What other libraries fetch from the network: from their cache without asking, else at once or not at all.
+"""Downloads of other libraries: cached files without a network request, other files immediately or not at all.
 
-Hugging Face's library asks the hub for each file that it has in its cache, and where no hub answers, asks again and
-again; open_clip, torch and torchvision wait without a limit for a server that falls silent.
+Hugging Face's library contacts the hub for each cached file, and retries if the hub does not answer; open_clip, torch
+and torchvision wait without a limit for a silent server.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from typing import Any
 
 from antidote.base.lazy import open_clip
 
-ANSWER_SECONDS = 5.0  # in which a server has to answer at all
-SILENT_SECONDS = 30.0  # that a server may be silent in the middle of a file
+ANSWER_SECONDS = 5.0  # limit for the first answer of a server
+SILENT_SECONDS = 30.0  # limit for silence in the middle of a file
 
 
 class NotFetched(Exception):
-    """A file can't be had; the text is the reason."""
+    """A file cannot be fetched; the text is the reason."""
 
 
 def pretrained(tag: Mapping[str, Any]) -> Path:
-    """Return the weights file of one of open_clip's tags, after fetching it where it is not in the cache.
+    """Return the weights file of one of open_clip's tags; download the file unless it is in the cache.
 
     Args:
-        tag: what open_clip knows of it: `hf_hub` (repository and perhaps file), `url`.
+        tag: open_clip's entry of the tag: `hf_hub` (repository and optional file), `url`.
 
     Raises:
-        NotFetched: it is not in the cache, and its server does not answer, or does not have it.
+        NotFetched: the file is not in the cache, and the server does not answer or does not have the file.
     """
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # what there is to say, NotFetched says
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # NotFetched carries the reason
     hosted = bool(tag.get("hf_hub"))
     try:
         with _offline(hosted):
             if hosted or _kept(tag["url"]).is_file():
                 return Path(open_clip.download_pretrained(tag))
-    except Exception:  # not in the cache: of any of the download libraries
+    except Exception:  # not in the cache; each download library raises other errors
         pass
     reason = _unreachable(_hub() if hosted else tag["url"])
     if reason:
@@ -53,7 +53,7 @@ def pretrained(tag: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Give up on a server that falls silent, in libraries that set no limit of their own."""
+    """Apply a timeout to silent servers, for libraries without a limit of their own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENT_SECONDS)
     try:
@@ -64,7 +64,7 @@ def limited() -> Iterator[None]:
 
 @contextmanager
 def _offline(wanted: bool) -> Iterator[None]:
-    """Let Hugging Face's library look into its cache alone."""
+    """Restrict Hugging Face's library to its cache, if `wanted`."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -76,7 +76,7 @@ def _offline(wanted: bool) -> Iterator[None]:
 
 
 def _kept(url: str) -> Path:
-    """Return where open_clip keeps a file from an address."""
+    """Return where open_clip caches the file of a URL."""
     return Path("~/.cache/clip").expanduser() / Path(url).name
 
 
@@ -88,7 +88,7 @@ def _hub() -> str:
 
 @cache
 def _unreachable(url: str) -> str:
-    """Return why a server cannot be asked, "" where it answers, whatever it says; each is asked once."""
+    """Return why a server cannot be reached, "" for any answer; each server is asked once."""
     from huggingface_hub import is_offline_mode
     from huggingface_hub.utils import get_session
 
@@ -96,6 +96,6 @@ def _unreachable(url: str) -> str:
         return "HF_HUB_OFFLINE is set"
     try:
         get_session().head(url, timeout=ANSWER_SECONDS)
-    except Exception as error:  # of whichever library is below
+    except Exception as error:  # the HTTP library may change
         return f"{url} does not answer: {' '.join(str(error).split())[:100] or type(error).__name__}"
     return ""

@@ -1,4 +1,4 @@
-"""Where every method lives: one line each. The only place that lists them."""
+"""The registry: one line per method, with the class that implements it. Methods are listed nowhere else."""
 
 from importlib import import_module
 
@@ -42,6 +42,7 @@ DEFENSES = {
 DETECTORS = {
     "random": "antidote.detectors.controls:Random",
     "oracle": "antidote.detectors.controls:Oracle",
+    "ubt": "antidote.detectors.ubt:UBT",
     "dao": "antidote.detectors.dao:DAO",
     "slof": "antidote.detectors.slof:SLOF",
     "k_distance": "antidote.detectors.k_distance:KDistance",
@@ -69,14 +70,15 @@ SOURCES = {
     "torchvision": "antidote.data.sources.torchvision:Torchvision",
 }
 
+AXES = ("attack", "defense", "detector")  # kinds of entries that a study has
 KINDS = {"source": SOURCES, "attack": ATTACKS, "defense": DEFENSES, "detector": DETECTORS, "adapter": ADAPTERS}
 
 
 def method(kind: str, name: str) -> type:
-    """Return the class of a method.
+    """Return the class of a method, as in `method("attack", "badnet")`.
 
     Raises:
-        UserError: no method of this kind has that name.
+        UserError: no method of this kind has this name.
     """
     table = KINDS[kind]
     if name not in table:
@@ -86,5 +88,5 @@ def method(kind: str, name: str) -> type:
 
 
 def module(kind: str, name: str) -> str:
-    """Return the module that holds a method, for its fingerprint."""
+    """Return the module that defines a method, for the fingerprint."""
     return KINDS[kind][name].partition(":")[0]

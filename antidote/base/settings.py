@@ -1,4 +1,4 @@
-"""The base of every settings class: typed, frozen, unknown keys refused."""
+"""The base of all settings classes: typed, frozen, unknown keys rejected."""
 
 import json
 from collections.abc import Mapping
@@ -29,19 +29,27 @@ def _ordered(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
-Span = Annotated[tuple[float, float], AfterValidator(_ordered)]  # from the lowest to the highest of a share
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch, numpy and a column of whole numbers all take
+Span = Annotated[tuple[float, float], AfterValidator(_ordered)]  # lowest and highest value of a share, fractions
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # range accepted by torch, numpy and an int64 column
 
 
 class Settings(BaseModel):
-    """A group of settings. Every number has a default, a unit and a source, in its description."""
+    """A group of settings. Every number has a default; the description gives its unit and source.
+
+    Example:
+        class Recipe(Settings):
+            lr: float = Field(1e-6, gt=0, description="peak learning rate of AdamW (CleanCLIP: 0.000001)")
+
+        recipe = Recipe.read({"lr": 1e-5}, "config.yaml: poisoning")
+        recipe.slice()  # '{"lr":1e-05}'
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _fill_groups(cls, values: Any) -> Any:
-        """Where some keys of a group are given, the others keep the defaults that this class sets for the group."""
+        """Fill in the keys missing from a given group with the defaults that this class sets for the group."""
         if not isinstance(values, Mapping):
             return values
         defaults = {name: field.default for name, field in cls.model_fields.items() if name in values}
@@ -55,7 +63,7 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse `yes` and `true` where a number should be; pydantic would take them for 1."""
+        """Reject `yes` and `true` for a number; pydantic would convert them to 1."""
         if _holds_truth(value) and _numbers_alone(cls.model_fields[info.field_name].annotation):
             raise ValueError(f"should be a number, not {value!r}")
         return value
@@ -73,7 +81,7 @@ class Settings(BaseModel):
             raise UserError(one_line(error, where, cls)) from None
 
     def slice(self) -> str:
-        """Return the settings, defaults filled in, as canonical JSON: a job's identity and a script's argument."""
+        """Return the settings with defaults as canonical JSON: part of a job's identity, and a script's argument."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
@@ -84,13 +92,13 @@ def _holds_truth(value: Any) -> bool:
 
 
 def _numbers_alone(annotation: Any) -> bool:
-    """Tell whether the values of a setting are numbers, alone or in lists, with no place for a truth value."""
+    """Return whether a setting accepts numbers, alone or in lists, and no truth values."""
     kinds = _kinds(annotation)
     return bool(kinds & {int, float}) and kinds <= {int, float, str, type(None), Literal}
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """Return the classes that a type is made of; `Literal` for all of its words."""
+    """Return the classes in a type annotation; `Literal` represents all literal words."""
     if get_origin(annotation) is Literal:
         return {Literal}
     inner = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
@@ -98,10 +106,10 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def read_text_mapping(path: str) -> dict[str, str]:
-    """Read a file of names: a mapping of texts.
+    """Read a mapping whose values are all text.
 
     Raises:
-        UserError: as `read_mapping`; a value is no text.
+        UserError: as `read_mapping`, or a value is not text.
     """
     values = read_mapping(path)
     for key, value in values.items():
@@ -114,7 +122,7 @@ def read_mapping(text_or_path: str) -> dict[str, Any]:
     """Read a mapping given as JSON text or as the path of a JSON or YAML file.
 
     Raises:
-        UserError: the file is missing, is not valid, names a key twice, or holds no mapping.
+        UserError: the file is missing or invalid, repeats a key, or does not hold a mapping.
     """
     if text_or_path.lstrip().startswith("{"):
         name, text = "settings", text_or_path
@@ -127,7 +135,7 @@ def read_mapping(text_or_path: str) -> dict[str, Any]:
         except UnicodeDecodeError:
             raise UserError(f"{name}: is not a text file") from None
     try:
-        # What the rules pass is canonical JSON, whose escapes YAML reads otherwise.
+        # The rules pass canonical JSON. YAML would parse some JSON escapes differently.
         values = _from_json(text) if name == "settings" else None
         if values is None:
             values = yaml.load(text, _UniqueKeys)
@@ -155,8 +163,9 @@ KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, where YAML's own readers silently drop all but the last, and one
-    that is no text, as `on`, `no` and 2024.
+    """Rejects repeated keys and keys that are not text, such as `on`, `no` and 2024.
+
+    YAML's own loaders silently keep only the last of repeated keys.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:

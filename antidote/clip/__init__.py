@@ -1,1 +1,1 @@
-"""CLIP models: created, loaded, saved, adapted."""
+"""CLIP models: creation, loading, saving, and adapters."""

@@ -1,7 +1,7 @@
-"""A CLIP with something added to it: the network stays an open_clip model, the addition lies beside it as two files.
+"""A CLIP with an adapter: the network stays an open_clip model, and the adapter is stored next to it in two files.
 
-adapter.json           {"adapter": name, ...}: which class, and what it says of itself; name is null for nothing added
-adapter.safetensors    its tensors
+adapter.json           {"adapter": name, ...}: the adapter's class and description; name is null for no adapter
+adapter.safetensors    the adapter's tensors
 """
 
 from __future__ import annotations
@@ -15,13 +15,23 @@ if TYPE_CHECKING:
 
 
 class AdaptedClip(Clip):
-    """The base class: a Clip that encodes pictures, or weighs classes, in a way of its own.
+    """Base class of adapters: a Clip with its own encoding of pictures or its own class weights.
+
+    Example:
+        class Scaled(AdaptedClip):
+            name = "scaled"
+            unprotected = "Retrieval is not protected."
+
+            def encode_image(self, images: Tensor) -> Tensor:
+                return F.normalize(super().encode_image(images) * self.tensors["scale"], dim=-1)
+
+        clip = Scaled(clip.network, clip.config, {"scale": torch.ones(512)}, {"learned_on": 1000})
 
     Attributes:
-        name: in `antidote.base.registry.ADAPTERS`.
-        unprotected: uses of the model that the addition does nothing for; goes into the card.
-        tensors: what was learned.
-        description: plain values that belong to them.
+        name: key in `antidote.base.registry.ADAPTERS`.
+        unprotected: uses of the model that the adapter does not protect; part of the model card.
+        tensors: learned tensors, on the model's device.
+        description: plain values that belong to the tensors.
     """
 
     name: ClassVar[str]

@@ -1,8 +1,8 @@
-"""Files of weights, as many trainers write them: read as weights alone, and put into a model by name and shape.
+"""Weight files of many trainers: read without running code, and loaded into a model by name and shape.
 
-Nothing is adapted in silence. Wrappers that add nothing to a model (`module.` of DistributedDataParallel, `_orig_mod.`
-of torch.compile, a mapping with `state_dict` or `model`) are taken off; anything else that does not fit is an error
-that names the first tensor. open_clip's own reader would resize positional embeddings.
+Nothing is adapted silently. Wrappers that add nothing to a model (`module.` of DistributedDataParallel, `_orig_mod.` of
+torch.compile, a mapping with `state_dict` or `model`) are removed; any other mismatch is an error that names the first
+tensor. open_clip's own reader would resize positional embeddings.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NOT_PLAIN = "damaged, or not plain weights, which alone are loaded"
-CONTAINERS = ("state_dict", "model_state_dict", "model")  # keys that trainers keep the weights under
+CONTAINERS = ("state_dict", "model_state_dict", "model")  # keys under which trainers store the weights
 ADAPTERS = re.compile(r"lora_|adapter|prompt|peft|base_model", re.IGNORECASE)
 
 
 def read(path: str | Path, where: str) -> dict[str, Tensor]:
-    """Return the tensors of a file, on the CPU, by the names that they have in the model.
+    """Return the tensors of a file, on the CPU, by the model's tensor names.
 
     Args:
-        path: safetensors, a checkpoint of torch, or a TorchScript archive.
-        where: what an error begins with.
+        path: safetensors, a torch checkpoint, or a TorchScript archive.
+        where: beginning of error messages.
 
     Raises:
-        UserError: the file cannot be read, is damaged, wants to run code, or holds no weights by name.
+        UserError: the file cannot be read, is damaged, would run code, or holds no named weights.
     """
     path = Path(path)
     try:
         with path.open("rb"):
             pass
-    except OSError as error:  # safetensors says that a file is missing where it may not be read
+    except OSError as error:  # safetensors reports an unreadable file as missing
         raise UserError(f"{where}: cannot be read ({error.strerror})") from None
     try:
         content = _content(path)
-    except Exception as error:  # whatever a damaged file, or one that means harm, leads to
+    except Exception as error:  # damaged and malicious files raise many kinds of errors
         raise UserError(f"{where}: {NOT_PLAIN}{_refused(error)}") from None
     return _tensors(content, where)
 
@@ -60,9 +60,9 @@ def _content(path: Path) -> Any:
 
 
 def _refused(error: Exception) -> str:
-    """Return which name of code a pickle wants, and how to save weights without it."""
-    found = re.search(r"GLOBAL ([\w.]+)|(?:Trying to load|class) ([\w.]+)|^([\w.]+) is neither", str(error))
-    name = next(filter(None, found.groups()), None) if found and isinstance(error, UnpicklingError) else None
+    """Return the name of the code that a pickle requires, and advice for saving weights without code."""
+    match = re.search(r"GLOBAL ([\w.]+)|(?:Trying to load|class) ([\w.]+)|^([\w.]+) is neither", str(error))
+    name = next(filter(None, match.groups()), None) if match and isinstance(error, UnpicklingError) else None
     hint = "; it names {}. Where you trust it, save the weights alone with torch.save(model.state_dict(), FILE)"
     return hint.format(name) if name else ""
 
@@ -86,38 +86,38 @@ def _tensors(content: Any, where: str) -> dict[str, Tensor]:
 
 
 def _bare(name: str) -> str:
-    """Return a tensor's name without what wrappers put before it; torch.compile may wrap an inner module too."""
+    """Return a tensor's name without wrapper prefixes; torch.compile may also wrap an inner module."""
     return re.sub(r"^(?:(?:module|_orig_mod)\.)+", "", name).replace("._orig_mod.", ".")
 
 
 def fill(network: Any, state: Mapping[str, Tensor], where: str) -> None:
-    """Put tensors into a model, all of them and each of the same shape.
+    """Load tensors into a model; all names and shapes must match, but a scalar may be stored as a list of one number.
 
     Args:
         network: the open_clip model.
         state: tensors as `read` returns them.
-        where: what an error begins with.
+        where: beginning of error messages.
 
     Raises:
-        UserError: tensors are missing, unknown, or of another shape.
+        UserError: tensors are missing, unknown, or have another shape.
     """
-    state, own = _named_for(network, dict(state)), network.state_dict()
-    missing = [name for name in own if name not in state]
-    unknown = [name for name in state if name not in own]
+    state, expected = _named_for(network, dict(state)), network.state_dict()
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
     if missing or unknown:
-        raise UserError(f"{where}: {_names_differ(own, state, missing, unknown)}")
+        raise UserError(f"{where}: {_names_differ(expected, state, missing, unknown)}")
     for name, tensor in state.items():
-        if name.endswith("logit_scale") or name.endswith("logit_bias"):  # a number, or a list of one
-            state[name] = tensor.reshape(own[name].shape) if tensor.numel() == own[name].numel() else tensor
-    other = next((name for name in own if state[name].shape != own[name].shape), None)
-    if other is not None:
-        shapes = f"{other} is {tuple(state[other].shape)}, the model's {tuple(own[other].shape)}"
-        raise UserError(f"{where}: {shapes}{_of_another(other)}")
+        if name.endswith("logit_scale") or name.endswith("logit_bias"):  # a scalar, or a list with one element
+            state[name] = tensor.reshape(expected[name].shape) if tensor.numel() == expected[name].numel() else tensor
+    mismatch = next((name for name in expected if state[name].shape != expected[name].shape), None)
+    if mismatch is not None:
+        shapes = f"{mismatch} is {tuple(state[mismatch].shape)}, the model's {tuple(expected[mismatch].shape)}"
+        raise UserError(f"{where}: {shapes}{_of_another(mismatch)}")
     network.load_state_dict(state)
 
 
 def _named_for(network: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors by the names that a model has for them, where open_clip has two for the same model."""
+    """Return the tensors under the model's names; open_clip uses two naming schemes for the same model."""
     state = open_clip.convert.convert_state_dict(network, state)
     if "positional_embedding" in state and not hasattr(network, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
@@ -125,12 +125,12 @@ def _named_for(network: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _names_differ(own: Mapping, state: Mapping, missing: list[str], unknown: list[str]) -> str:
-    """Return which tensors differ by name, and what the file seems to be."""
-    said = [
+    """Describe the missing and the unknown tensors, and the likely format of the file."""
+    differences = [
         *([f"misses {len(missing)} of {len(own)} tensors, first {missing[0]}"] if missing else []),
         *([f"holds {len(unknown)} that the model has not, first {unknown[0]}"] if unknown else []),
     ]
-    return _seems(own, missing, unknown) + " and ".join(said)
+    return _seems(own, missing, unknown) + " and ".join(differences)
 
 
 def _seems(own: Mapping, missing: list[str], unknown: list[str]) -> str:
@@ -146,7 +146,7 @@ def _seems(own: Mapping, missing: list[str], unknown: list[str]) -> str:
 
 
 def _prefix(own: Mapping, unknown: list[str]) -> str | None:
-    """Return what unknown names have before names of the model, as `clip.` before `clip.logit_scale`."""
+    """Return the prefix of unknown names that otherwise match the model, as `clip.` in `clip.logit_scale`, or None."""
     for name in unknown:
         prefix, dot, rest = name.partition(".")
         while dot and rest not in own:

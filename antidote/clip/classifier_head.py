@@ -1,4 +1,4 @@
-"""A classifier over fixed classes in the place of zero-shot class embeddings; the picture encoder is used as it is."""
+"""A classifier over fixed classes instead of zero-shot class embeddings; the picture encoder is unchanged."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class ClassifierHead(AdaptedClip):
-    """Tensors: `weights` (C, D), one vector per class; scores are products with the picture's normalised feature.
+    """Scores pictures by one weight vector per class: the dot product with the picture's normalised feature.
 
-    Further tensors (an inverted trigger, say) are kept for the report. Description: `classes`, their C names, and
-    `cosine`, whether the vectors are normalised first.
+    Tensors: `weights` (C, D). Further tensors, such as an inverted trigger, are kept for the report. Description:
+    `classes`, the C class names, and `cosine`, whether the vectors are normalised before scoring.
     """
 
     name = "classifier_head"
@@ -27,10 +27,10 @@ class ClassifierHead(AdaptedClip):
     )
 
     def class_embeddings(self, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Return the head's weights (D, C) for the classes it was made for, in the order asked; `templates` are unused.
+        """Return the head's weights (D, C) for `classes`, in the given order; `templates` are ignored.
 
         Raises:
-            UserError: a class that the head does not know.
+            UserError: the head was trained without one of the classes.
         """
         known = {name: row for row, name in enumerate(self.description["classes"])}
         unknown = [name for name in classes if name not in known]

@@ -1,4 +1,4 @@
-"""Settings of a CLIP model, and what a model's configuration allows. Imports no torch."""
+"""Settings of a CLIP model, and requirements on its configuration. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEEDS_CAUSAL_TEXT = "need CLIP's own text encoder, which reads them as word embe
 
 
 def needs_vision_transformer(model: Mapping[str, Any]) -> str | None:
-    """Return why a method for plain vision transformers cannot work on a model; None where it can."""
+    """Return why a method for plain vision transformers does not support a model; None for a supported model."""
     vision = model["vision_cfg"]
     if vision.get("timm_model_name") or not isinstance(vision.get("layers", 12), int):
         return "needs a vision transformer with a class token"
@@ -24,26 +24,26 @@ def needs_vision_transformer(model: Mapping[str, Any]) -> str | None:
 
 
 class ModelSettings(Settings):
-    """Which CLIP the study is about."""
+    """The CLIP model of the study."""
 
-    name: str = Field("tiny-rn", description="open_clip model name, or a file in data/models")
+    name: str = Field("tiny-rn", description="name of an open_clip model, or of a file in data/models")
     pretrained: str | None = Field(
         None,
-        description="weights to start from: a tag of open_clip, the path of a checkpoint file (safetensors, torch's, "
+        description="initial weights: a tag of open_clip, the path of a checkpoint file (safetensors, torch's, "
         "OpenAI's), or of an open_clip model folder; empty: random weights",
     )
-    quick_gelu: bool = Field(False, description="QuickGELU activations, which OpenAI's weights need")
+    quick_gelu: bool = Field(False, description="QuickGELU activations, required by OpenAI's weights")
 
 
 def causal_text(model: Mapping[str, Any]) -> bool:
-    """Tell of a model configuration of open_clip what `Clip.causal` tells of the model."""
+    """Return `Clip.causal` for an open_clip model configuration, without building the model."""
     text = model.get("text_cfg", {})
     other = model.get("custom_text") or "multimodal_cfg" in model or text.get("hf_model_name")
     return not other and not text.get("no_causal_mask") and text.get("pool_type", "argmax") == "argmax"
 
 
 def check_tokenizer(config: Mapping[str, Any], where: str) -> None:
-    """Raise UserError, which begins with `where`, where a model configuration needs another tokenizer than CLIP's."""
+    """Raise UserError, beginning with `where`, if a model configuration needs another tokenizer than CLIP's."""
     text = config.get("text_cfg", {})
     if "hf_tokenizer_name" in text or "tokenizer_kwargs" in text:
         raise UserError(f"{where}: needs another tokenizer than OpenAI CLIP's, the only one that is supported")

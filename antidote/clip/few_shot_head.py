@@ -1,4 +1,4 @@
-"""A classifier that a user trained on a few-shot support set, with one that saw an untouched support set beside it."""
+"""A classifier trained on a few-shot support set, and a control classifier trained on the untouched support set."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from antidote.clip.classifier_head import ClassifierHead
 
 
 class FewShotHead(ClassifierHead):
-    """Tensors and description of a classifier head, and `clean_weights` (C, D), for comparison."""
+    """A `ClassifierHead` with a control classifier.
+
+    Tensors and description are those of `ClassifierHead`, plus `clean_weights` (C, D) of the control classifier.
+    """
 
     name = "few_shot_head"
     unprotected = "This is no protection but the classifier of the user under attack; the encoders are the clean ones."
 
     @property
     def control(self) -> ClassifierHead:
-        """The same classifier, trained on the untouched support set."""
+        """Return the same classifier, trained on the untouched support set."""
         weights = {"weights": self.tensors["clean_weights"]}
         return ClassifierHead(self.network, self.config, weights, self.description)

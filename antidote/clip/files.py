@@ -1,8 +1,8 @@
-"""File names of a model folder; what reads or declares such a folder takes them from here, without importing torch."""
+"""File names of a model folder, for all code that reads or declares such folders; does not import torch."""
 
 CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "card.json"
 TRAINING_LOG = "train.jsonl"
-# What a defense, or the user under a few-shot attack, has added to the network: {"adapter": null} and no tensors for
-# nothing, so that every model folder holds the same files.
+# The adapter of a defense, or of the user under a few-shot attack. A model without an adapter has {"adapter": null} and
+# no tensors, so that every model folder holds the same files.
 ADAPTER, ADAPTER_WEIGHTS = "adapter.json", "adapter.safetensors"
-SUSPICIOUS = "suspicious.json"  # the pairs that a defense holds for poisoned, of a defense that names some
+SUSPICIOUS = "suspicious.json"  # pairs that a defense suspects to be poisoned, if the defense names pairs

@@ -1,4 +1,4 @@
-"""open_clip models: created by name, kept as open_clip model folders."""
+"""open_clip models: created by name, saved and loaded as open_clip model folders."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from antidote.clip.weights import Weights
 
 
 def device() -> torch.device:
-    """Return the GPU that this job may use, else the CPU.
+    """Return the GPU that this job may use, otherwise the CPU.
 
     Raises:
-        UserError: the GPU that it was given cannot be used; training on the CPU unnoticed would take weeks.
+        UserError: the claimed GPU cannot be used; silent training on the CPU would take weeks.
     """
     claimed = devices.claim()
     if claimed and not torch.cuda.is_available():
@@ -38,13 +38,13 @@ def device() -> torch.device:
 
 
 def create_model(settings: ModelSettings, seed: int) -> Clip:
-    """Create the study's CLIP: from its pretrained weights, or random weights from `seed`.
+    """Create the study's CLIP with pretrained weights, or with random weights from `seed`.
 
     Raises:
-        UserError: unknown name or tag; weights that do not fit, cannot be had, or would run code.
+        UserError: the name or tag is unknown, or the weights do not fit, cannot be fetched, or would run code.
     """
     _add_own_models()
-    if ":" in settings.name:  # open_clip would fetch, or read, what `hf-hub:` and `local-dir:` name
+    if ":" in settings.name:  # open_clip would load models from `hf-hub:` and `local-dir:`
         raise UserError(
             f"model.name: {settings.name!r}: should be an architecture, such as ViT-B-32; its weights are named by "
             "model.pretrained"
@@ -70,10 +70,14 @@ def create_model(settings: ModelSettings, seed: int) -> Clip:
 
 
 def load_model(folder: str | Path) -> Clip:
-    """Load a model folder written by `save`, or any open_clip model folder; with the adapter that a defense left there.
+    """Load a model folder written by `save_model`, or any open_clip model folder, with the adapter in the folder.
+
+    Example:
+        clip = load_model("results/default/badnet/seed0/none/model")
+        features = clip.encode_image(images)
 
     Raises:
-        UserError: the folder is not one, is damaged, or holds the weights of another model.
+        UserError: the folder is no model folder, is damaged, or holds the weights of another model.
     """
     folder = Path(folder)
     config = read_json(folder / CONFIG)
@@ -92,7 +96,7 @@ def load_model(folder: str | Path) -> Clip:
 
 
 def _adapted(clip: Clip, folder: Path) -> Clip:
-    """Return the clip with what `adapter.json` names; `{"adapter": null}` names nothing."""
+    """Return the clip with the adapter named in `adapter.json`, or unchanged for `{"adapter": null}`."""
     description = read_json(folder / ADAPTER)
     kind = description.get("adapter", "") if isinstance(description, dict) else ""
     if kind is None:
@@ -103,14 +107,14 @@ def _adapted(clip: Clip, folder: Path) -> Clip:
     try:
         tensors = safetensors_torch.load_file(folder / ADAPTER_WEIGHTS)
         return method("adapter", kind)(clip.network, clip.config, tensors, description)
-    except Exception as error:  # safetensors' own errors, missing files, missing keys
+    except Exception as error:  # errors of safetensors, missing files, missing keys
         raise UserError(f"{folder / ADAPTER_WEIGHTS}: cannot be read ({' '.join(str(error).split())})") from None
 
 
 def _architecture(name: str, source: str, **more: Any) -> Any:
     try:
         return open_clip.create_model(name, device=device(), **more)
-    except Exception as error:  # whatever a damaged file or a wrong configuration leads to
+    except Exception as error:  # damaged files and wrong configurations raise many kinds of errors
         if type(error).__name__ in ("SafetensorError", "UnpicklingError", "EOFError"):
             raise UserError(f"{source}: damaged, or not plain weights, which alone are loaded") from None
         reason = next(line.strip() for line in f"{error}\n{type(error).__name__}".splitlines() if line.strip())
@@ -122,7 +126,17 @@ def _short(reason: str, limit: int = 200) -> str:
 
 
 def save_model(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequence[Path] = ()) -> list[str]:
-    """Write an open_clip model folder, its card and copies of `extra` files, each whole; return the files' names."""
+    """Write an open_clip model folder; each file appears complete or not at all.
+
+    Args:
+        folder: the model folder.
+        clip: the model, with its adapter.
+        card: content of card.json; the versions of torch and open_clip are added.
+        extra: further files to copy into the folder.
+
+    Returns:
+        Names of the written files.
+    """
     with whole_folder(folder) as temporary:
         state = {name: tensor.contiguous().cpu() for name, tensor in clip.network.state_dict().items()}
         safetensors_torch.save_file(state, temporary / WEIGHTS)
@@ -135,7 +149,7 @@ def save_model(folder: str | Path, clip: Clip, card: dict[str, Any], extra: Sequ
 
 
 def _save_adapter(folder: Path, clip: Clip) -> None:
-    """Write both files of the adapter, for a plain clip without content: every model folder holds the same files."""
+    """Write both adapter files, empty for a plain clip: every model folder holds the same files."""
     description, tensors = clip.added() or ({"adapter": None}, {})
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     safetensors_torch.save_file(tensors, folder / ADAPTER_WEIGHTS)
@@ -143,7 +157,7 @@ def _save_adapter(folder: Path, clip: Clip) -> None:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return the files that a model is read from."""
+    """Return the existing files that define a model."""
     return [folder / name for name in (CONFIG, WEIGHTS, ADAPTER, ADAPTER_WEIGHTS) if (folder / name).is_file()]
 
 

@@ -1,4 +1,4 @@
-"""The models that open_clip and the project know by name. Imports neither open_clip nor torch."""
+"""Names and configurations of known models: open_clip's and the project's. Imports neither open_clip nor torch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from antidote.base.files import DATA
 
 @cache
 def _model_files() -> dict[str, Path]:
-    """Return open_clip's model configs and ours by name, without importing open_clip."""
+    """Return the model configuration files of open_clip and of data/models, by name, without importing open_clip."""
     package = Path(find_spec("open_clip").origin).parent
     folders = (package / "model_configs", DATA / "models")
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.json"))}
 
 
 def model_names() -> list[str]:
-    """Return every model name that can stand in a study."""
+    """Return all model names that a study may use."""
     return sorted(_model_files())
 
 

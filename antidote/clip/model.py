@@ -1,4 +1,4 @@
-"""open_clip models: created by name, kept as open_clip folders, and ready for zero-shot use."""
+"""A CLIP model for zero-shot use: encoders, tokenizer, normalisation, class embeddings."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ from antidote.clip import tokens
 if TYPE_CHECKING:
     from torch import Tensor
 
-TEXTS = 1 << 18  # whose tokens are kept, some 280 MB: CleanCLIP on 100,000 pairs has 200,000 texts
+TEXTS = 1 << 18  # size of the token cache, about 280 MB; CleanCLIP on 100,000 pairs has 200,000 texts
 
 
 class Clip:
-    """A CLIP model with what its use needs: tokenizer, picture size, normalisation.
+    """A CLIP model with tokenizer, picture size and normalisation.
+
+    Example:
+        clip = create_model(ModelSettings(name="ViT-B-32", pretrained="openai", quick_gelu=True), seed=0)
+        weights = clip.class_embeddings(["cat", "dog"], ["a photo of a {}."])  # (D, 2)
+        scores = clip.encode_image(images) @ weights  # (N, 2)
 
     Attributes:
-        network: the open_clip module; its parameters are what training changes.
+        network: the open_clip module, whose parameters are trained.
         config: the content of `open_clip_config.json`.
-        size: side of the square pictures it reads, in pixels.
-        device: where the parameters are.
+        size: side of the square input pictures in pixels.
+        device: device of the parameters.
     """
 
     def __init__(self, network: Any, config: dict) -> None:
         self.network = network
         self.config = config
         self.size = int(config["model_cfg"]["vision_cfg"]["image_size"])
-        self._tokens: OrderedDict[str, Tensor] = OrderedDict()  # of which the first is found at once
+        self._tokens: OrderedDict[str, Tensor] = OrderedDict()  # token cache, oldest entry first
         self._table: Tensor | None = None
 
     @property
@@ -40,14 +45,14 @@ class Clip:
         return self.network.logit_scale.device
 
     def frozen(self) -> Clip:
-        """Return a copy in evaluation mode that is not trained; what one of the two has tokenised, the other knows."""
+        """Return a copy in evaluation mode with gradients disabled; both models share the token cache."""
         copied = Clip(copy.deepcopy(self.network).eval().requires_grad_(False), self.config)
         copied._tokens, copied._table = self._tokens, self._table
         return copied
 
     @cached_property
     def tokenizer(self) -> Any:
-        """What turns texts into token ids (N, context_length)."""
+        """Return the tokenizer, from texts to token ids (N, context_length)."""
         return tokens.tokenizer(self.network.context_length)
 
     @cached_property
@@ -56,17 +61,17 @@ class Clip:
         return tuple(torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in values)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Return token ids (N, context_length); a text is mostly split once, since open_clip's tokenizer is Python."""
+        """Return token ids (N, context_length); results are cached, since open_clip's Python tokenizer is slow."""
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
         known = {text: self._tokens[text] for text in texts if text in self._tokens}
         if new:
-            made = self.tokenizer(new)
-            known.update(zip(new, made, strict=True))
-            self.remember(new, made)
+            ids = self.tokenizer(new)
+            known.update(zip(new, ids, strict=True))
+            self.remember(new, ids)
         return torch.stack([known[text] for text in texts])
 
     def remember(self, texts: Sequence[str], tokens: Tensor) -> None:
-        """Keep the token ids (N, context_length) of texts; of more than TEXTS, the oldest are forgotten."""
+        """Cache the token ids (N, context_length) of texts; beyond TEXTS entries, the oldest are dropped."""
         self._tokens.update(zip(texts, tokens, strict=True))
         while len(self._tokens) > TEXTS:
             self._tokens.popitem(last=False)
@@ -76,11 +81,11 @@ class Clip:
         return F.normalize(self.network.encode_image(self.normalise(images)).float(), dim=-1)
 
     def autocast(self, precision: str) -> torch.autocast:
-        """Return a context in which the network computes in `fp32`, `bf16` or `fp16` where autocast allows it."""
+        """Return an autocast context for `fp32` (autocast off), `bf16` or `fp16`."""
         return autocast(self.device.type, precision)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Return pictures, uint8 or float in [0, 1], as the network reads them: mean and deviation of its training."""
+        """Return pictures, uint8 or float in [0, 1], normalised by mean and deviation, on the model's device."""
         mean, std = self._normalisation
         images = images.to(self.device)
         images = images.float().div(255) if images.dtype == torch.uint8 else images
@@ -91,10 +96,14 @@ class Clip:
         return self.encode_tokens(self.tokenize(texts))
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Encode token ids (N, context_length) as `tokenize` returns them; return normalised features (N, D).
+        """Encode token ids (N, context_length) as returned by `tokenize`; return normalised features (N, D).
 
-        open_clip computes every position up to the context length. Under a causal mask nothing after the end token
-        reaches the pooled feature, so the batch is cut after its longest text: the same features for less work.
+        open_clip computes every position up to the context length. Under a causal mask, tokens after the end token do
+        not affect the pooled feature. The batch is therefore cut after its longest text: the same features for less
+        work.
+
+        Raises:
+            KeyError: the vocabulary was reduced and a text holds words that the objective did not announce.
         """
         network = self.network
         if self._table is not None:
@@ -109,17 +118,30 @@ class Clip:
 
     @property
     def causal(self) -> bool:
-        """Tell whether the text encoder is CLIP's own: a causal mask, and the feature of the end token."""
+        """Return whether the text encoder is CLIP's own: causal mask, pooling at the end token."""
         network = self.network
         own = isinstance(network, open_clip.CLIP) and network.attn_mask is not None
         return own and network.text_pool_type == "argmax"
 
+    @property
+    def control(self) -> Clip | None:
+        """A classifier that was not attacked, which the evaluation scores beside this one; None for most models."""
+        return None
+
     def added(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """Return description and tensors of what a defense added to the network; None for a plain CLIP."""
+        """Return description and tensors of the adapter; None for a plain CLIP."""
         return None
 
     def encode_embedded(self, words: Tensor, ends: Tensor) -> Tensor:
-        """Encode word embeddings (N, length, width) of texts with the end token at `ends` (N,), causal models only."""
+        """Encode word embeddings; only for causal models.
+
+        Args:
+            words: (N, length, width) word embeddings.
+            ends: (N,) positions of the end tokens.
+
+        Returns:
+            Normalised features (N, D).
+        """
         network, length = self.network, words.shape[1]
         kind = network.transformer.get_cast_dtype()
         x = words.to(kind) + network.positional_embedding[:length].to(kind)
@@ -144,7 +166,7 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 
 class _TextEncoder:
-    """What open_clip's zero-shot builder asks of a model."""
+    """The interface that open_clip's zero-shot builder needs from a model."""
 
     def __init__(self, clip: Clip) -> None:
         self._clip = clip

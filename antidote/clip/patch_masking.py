@@ -1,4 +1,4 @@
-"""Masking of salient patches at test time: each picture is looked at twice, the second time without what stood out."""
+"""Masking of salient patches at test time: a picture is encoded twice, the second time with salient patches masked."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from antidote.clip.model import Clip
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHUNK = 64  # pictures at a time whose graph is kept; bounds the memory and changes no result
+CHUNK = 64  # pictures per gradient graph; limits memory and does not affect results
 
 
 class PatchMasking(AdaptedClip):
-    """Tensors: `weights` (C, D), class embeddings that salience is measured against. Description: `cell`, `masked`, and
-    with defaults `salience`, `threshold`, `only_if_flips`, as the defense's settings of these names."""
+    """Masks salient patches before encoding.
+
+    Tensors: `weights` (C, D), class embeddings for measuring salience. Description: `cell`, `masked`, and with defaults
+    `salience`, `threshold`, `only_if_flips`, equal to the defense's settings of the same names.
+    """
 
     name = "patch_masking"
     unprotected = (
@@ -28,7 +31,7 @@ class PatchMasking(AdaptedClip):
     )
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Return features of the masked pictures; while the network trains, of the pictures as they are."""
+        """Return features (N, D) of the masked pictures; in training mode, of the unmasked pictures."""
         if self.network.training:
             return super().encode_image(images)
         with frozen(self.network):
@@ -36,14 +39,14 @@ class PatchMasking(AdaptedClip):
 
     def _masked(self, images: Tensor) -> Tensor:
         images = images.float().div(255) if images.dtype == torch.uint8 else images
-        says, encode = self.description, super().encode_image
-        scale, weights, cell = self.network.logit_scale.exp(), self.tensors["weights"], says["cell"]
+        options, encode = self.description, super().encode_image
+        scale, weights, cell = self.network.logit_scale.exp(), self.tensors["weights"], options["cell"]
         mean = torch.tensor(self.config["preprocess_cfg"]["mean"], device=self.device)
-        salience = SALIENCE[says.get("salience", "gradient")](encode, scale, images, weights, cell, mean)
-        masked = mask_patches(images, salience, says["masked"], cell, mean, says.get("threshold"))
+        salience = SALIENCE[options.get("salience", "gradient")](encode, scale, images, weights, cell, mean)
+        masked = mask_patches(images, salience, options["masked"], cell, mean, options.get("threshold"))
         with torch.no_grad():
             after = encode(masked)
-            if not says.get("only_if_flips", False):
+            if not options.get("only_if_flips", False):
                 return after
             before = encode(images)
             flips = (after @ weights.T).argmax(dim=1) != (before @ weights.T).argmax(dim=1)
@@ -52,7 +55,7 @@ class PatchMasking(AdaptedClip):
 
 @contextmanager
 def frozen(network: Any) -> Iterator[None]:
-    """Let no gradient reach the parameters: a picture's alone is wanted, and the graph is that much smaller."""
+    """Disable gradients of the parameters: only gradients of pictures are needed, and the graph becomes smaller."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -66,33 +69,35 @@ def frozen(network: Any) -> Iterator[None]:
 def gradient_salience(
     encode: Callable[[Tensor], Tensor], scale: Tensor, images: Tensor, weights: Tensor, cell: int, mean: Tensor
 ) -> Tensor:
-    """Return (N, rows, columns): the gradient's norm, in each cell of pixels, of the best class's score (IMBERT's)."""
+    """Return salience (N, rows, columns): per cell, the norm of the gradient of the best class's score (IMBERT)."""
     return _cells(_gradient(encode, scale, images, weights).square(), cell).sqrt()
 
 
 def gradient_input_salience(
     encode: Callable[[Tensor], Tensor], scale: Tensor, images: Tensor, weights: Tensor, cell: int, mean: Tensor
 ) -> Tensor:
-    """Return (N, rows, columns): gradient times (pixel - mean), summed over each cell of pixels: what masking the cell
-    takes from the best class's score, to first order."""
+    """Return salience (N, rows, columns): gradient times (pixel - mean), summed over each cell.
+
+    To first order, this is the decrease of the best class's score when the cell is masked.
+    """
     return _cells(_gradient(encode, scale, images, weights) * (images - mean.view(1, 3, 1, 1)), cell)
 
 
 def occlusion_salience(
     encode: Callable[[Tensor], Tensor], scale: Tensor, images: Tensor, weights: Tensor, cell: int, mean: Tensor
 ) -> Tensor:
-    """Return (N, rows, columns): what masking each cell alone takes from the best class's score; one pass per cell."""
+    """Return salience (N, rows, columns): decrease of the best class's score when masking one cell; a pass per cell."""
     rows, columns = (-(-side // cell) for side in images.shape[2:])
     with torch.no_grad():
         before, best = (scale * encode(images) @ weights.T).max(dim=1)
-        found = before.new_empty(len(images), rows * columns)
-        for place in range(rows * columns):
+        decrease = before.new_empty(len(images), rows * columns)
+        for number in range(rows * columns):
             only = torch.zeros(len(images), rows * columns, device=images.device)
-            only[:, place] = 1.0
+            only[:, number] = 1.0
             covered = mask_patches(images, only.view(-1, rows, columns), 1, cell, mean)
             after = (scale * encode(covered) @ weights.T).gather(1, best[:, None])[:, 0]
-            found[:, place] = before - after
-    return found.view(-1, rows, columns)
+            decrease[:, number] = before - after
+    return decrease.view(-1, rows, columns)
 
 
 SALIENCE = {
@@ -103,7 +108,7 @@ SALIENCE = {
 
 
 def _gradient(encode: Callable[[Tensor], Tensor], scale: Tensor, images: Tensor, weights: Tensor) -> Tensor:
-    """Return the gradient (N, 3, H, W) of the best class's score."""
+    """Return the gradient (N, 3, H, W) of the best class's score with respect to the pictures."""
     with torch.enable_grad():
         pictures = images.detach().clone().requires_grad_()
         best = (scale.detach() * encode(pictures) @ weights.T).max(dim=1).values
@@ -120,8 +125,19 @@ def _cells(values: Tensor, cell: int) -> Tensor:
 def mask_patches(
     images: Tensor, salience: Tensor, masked: int, cell: int, mean: Tensor, threshold: float | None = None
 ) -> Tensor:
-    """Return pictures (N, 3, H, W) whose `masked` most salient cells have the mean colour (3,); with a threshold, of
-    these the ones below it alone."""
+    """Fill the most salient cells of pictures with the mean colour.
+
+    Args:
+        images: (N, 3, H, W).
+        salience: (N, rows, columns).
+        masked: number of cells to mask per picture.
+        cell: side of a cell in pixels.
+        mean: (3,) mean colour.
+        threshold: of these cells, mask only cells with salience below the threshold; None: mask all.
+
+    Returns:
+        Masked pictures (N, 3, H, W).
+    """
     count, rows, columns = salience.shape
     best = salience.flatten(1).topk(min(masked, rows * columns), dim=1)
     below = torch.ones_like(best.values, dtype=torch.bool) if threshold is None else best.values < threshold

@@ -9,9 +9,10 @@ from antidote.base.lazy import open_clip
 
 
 def tokenizer(length: int) -> Any:
-    """Return open_clip's tokenizer for `length` tokens, which splits a word in time that grows with its square.
+    """Return open_clip's tokenizer for `length` tokens, protected against very long words.
 
-    A word is cut where its tokens, of which each covers a limited number of characters, are more than `length` anyway.
+    The time to split a word grows with the square of the word's length. A token covers a limited number of characters,
+    so a word is cut where its tokens would exceed `length` anyway; the token ids do not change.
     """
     made = open_clip.SimpleTokenizer(context_length=length)
     longest = length * max(map(len, made.encoder))  # characters; 2,464 for CLIP's vocabulary and 77 tokens

@@ -1,8 +1,9 @@
-"""The weights in a TorchScript archive, as OpenAI publishes CLIP, read without loading the program in it.
+"""Weights of a TorchScript archive, the format of OpenAI's CLIP, read without loading the program in the archive.
 
-Such an archive is a zip: NAME/data.pkl is a pickle of the module with its tensors' places, NAME/data/0, ... are their
-bytes, NAME/code/ is the program. Only the first two are read. Of what the pickle names, tensors are built, modules of
-the program become plain holders of attributes, and anything else is refused; so nothing in the archive is executed.
+An archive is a zip file: NAME/data.pkl is a pickle of the module that refers to its tensors, NAME/data/0, ... hold the
+tensors' bytes, and NAME/code/ is the program. Only the first two are read. Tensors named by the pickle are built,
+modules of the program become plain attribute holders, and any other name is refused: nothing in the archive is
+executed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlis
 
 
 def is_archive(path: Path) -> bool:
-    """Tell whether a file is a TorchScript archive; unlike other checkpoints of torch it holds a list of constants."""
+    """Return whether a file is a TorchScript archive, which unlike other torch checkpoints has a list of constants."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -35,11 +36,11 @@ def is_archive(path: Path) -> bool:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a TorchScript archive by the names that they have in a state dict.
+    """Return the tensors of a TorchScript archive by their state dict names.
 
     Raises:
-        pickle.UnpicklingError: it names something that is neither a tensor nor a module of its own.
-        Exception: of the readers, where it is damaged.
+        pickle.UnpicklingError: the pickle names an object that is neither a tensor nor a module of the program.
+        Exception: any error of zipfile and pickle, if the archive is damaged.
     """
     with zipfile.ZipFile(path) as archive:
         root = next(name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl"))
@@ -53,11 +54,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 class _Module:
-    """A module of the program: attributes, and nothing that it does."""
+    """A module of the program: attributes only, no code."""
 
 
-class _Reader(pickle.Unpickler):  # noqa: S301 - of all that a pickle may name, `find_class` lets tensors through alone
-    """Builds tensors and holders of attributes, refuses everything else."""
+class _Reader(pickle.Unpickler):  # noqa: S301 - `find_class` allows tensors and attribute holders only
+    """Builds tensors and attribute holders, refuses all other names."""
 
     def __init__(self, file: BinaryIO, storage: Callable[[torch.dtype, str], Tensor]) -> None:
         super().__init__(file, encoding="utf-8")

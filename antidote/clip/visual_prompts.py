@@ -1,4 +1,4 @@
-"""Deep visual prompts (Jia et al. 2022, VPT) in a CLIP vision transformer: learned tokens beside the picture's own."""
+"""Deep visual prompts (Jia et al. 2022, VPT) for a CLIP vision transformer: learned tokens added to picture tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class VisualPrompts(AdaptedClip):
-    """Tensors: `prompts` (P, b, width), for the last P blocks."""
+    """Encodes pictures with prompts.
+
+    Tensors: `prompts` (P, b, width), b prompt tokens for each of the last P blocks.
+    """
 
     name = "visual_prompts"
     unprotected = (
@@ -27,10 +30,18 @@ class VisualPrompts(AdaptedClip):
 
 
 def prompted(visual: Any, images: Tensor, prompts: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-    """Run open_clip's vision transformer on pictures (N, 3, H, W) with prompts (P, b, width) in the last P blocks.
+    """Run open_clip's vision transformer with prompts in the last P blocks.
 
-    The prompts are appended to a block's input; what the block makes of them is thrown away, and the next block gets
-    its own. Returns the projected features (N, D), and the class token after every block, each (N, width).
+    The prompts are appended to a block's input. The block's outputs for the prompts are discarded, and the next block
+    gets its own prompts.
+
+    Args:
+        visual: open_clip's vision transformer.
+        images: normalised pictures (N, 3, H, W).
+        prompts: (P, b, width); None: no prompts.
+
+    Returns:
+        The projected features (N, D), and the class token after every block, each (N, width).
     """
     x = visual._embeds(images)
     length, blocks = x.shape[1], visual.transformer.resblocks

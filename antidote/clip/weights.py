@@ -1,8 +1,8 @@
-"""Where the first weights of a study's model come from: a tag of open_clip, a checkpoint file, or a model folder.
+"""Initial weights of a study's model: a tag of open_clip, a checkpoint file, or a model folder.
 
-Files may be safetensors, a checkpoint of torch (a state dict, or what open_clip's trainer writes), or a TorchScript
-archive as OpenAI publishes them. They are read as weights alone (`antidote.clip.checkpoints`): a file
-that wants to run code is refused.
+A file may be safetensors, a torch checkpoint (a state dict, or a checkpoint of open_clip's trainer), or a TorchScript
+archive as published by OpenAI. Files are read as weights only (`antidote.clip.checkpoints`); a file that would run code
+is refused.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from antidote.clip.files import WEIGHTS as OWN_WEIGHTS
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What a model folder's weights are called: as written here, and as Hugging Face's repositories of open_clip have it.
+# Names of the weights file in a model folder: as written here, and as in open_clip's Hugging Face repositories.
 WEIGHTS = (OWN_WEIGHTS, "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights to start from.
+    """Initial weights.
 
     Attributes:
-        pretrained: the file of a tag, which open_clip loads; None: nothing, or `state`.
-        state: the tensors of a file, by name.
-        preprocess: `mean` and `std` that the weights were trained with, where a folder or a tag names them.
+        pretrained: the file of a tag, loaded by open_clip; None: no tag.
+        state: the tensors of a file, by name; None: no file.
+        preprocess: `mean` and `std` that the weights were trained with, if a folder or a tag gives these values.
     """
 
     pretrained: str | None = None
@@ -44,16 +44,18 @@ class Weights:
 
 
 def find(name: str, pretrained: str, quick_gelu: bool, config: Mapping[str, Any]) -> Weights:
-    """Return the weights that `model.pretrained` names, after fetching those of a tag.
+    """Return the weights that `model.pretrained` names; download the weights of a tag.
 
     Args:
-        name: open_clip's name of the model, whose configuration is `config`.
+        name: open_clip's name of the model.
+        pretrained: `model.pretrained`: a tag, a file or a folder.
         quick_gelu: `model.quick_gelu`.
+        config: open_clip's configuration of the model `name`.
 
     Raises:
-        UserError: neither a file, a model folder nor a tag; a tag that cannot be fetched; other activations than the
-            weights were trained with, about which open_clip would only warn; a folder of another model; a file that
-            is damaged or not plain weights.
+        UserError: `pretrained` is neither a file, a model folder nor a tag; the tag cannot be fetched; the weights were
+            trained with another activation, about which open_clip would only warn; the folder belongs to another model;
+            the file is damaged or does not hold plain weights.
     """
     activation = quick_gelu or bool(config.get("quick_gelu", False))
     path = Path(pretrained)
@@ -83,7 +85,7 @@ def find(name: str, pretrained: str, quick_gelu: bool, config: Mapping[str, Any]
 
 
 def files(pretrained: str | None) -> list[str]:
-    """Return the files that `model.pretrained` names; a tag names none."""
+    """Return the files that `model.pretrained` names; [] for a tag."""
     path = Path(pretrained or "")
     if pretrained and path.is_dir():
         return [str(path / name) for name in (CONFIG, *WEIGHTS) if (path / name).is_file()]
@@ -107,11 +109,11 @@ def _folder(path: Path, name: str, activation: bool, config: Mapping[str, Any]) 
     values = read_json(path / CONFIG)
     if not isinstance(values, dict) or not isinstance(values.get("model_cfg"), dict):
         raise UserError(f"{where}: should hold model_cfg, as open_clip writes it")
-    own = values["model_cfg"]
+    saved = values["model_cfg"]
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
-        if own.get(key) != config.get(key):
+        if saved.get(key) != config.get(key):
             raise UserError(f"{where}: {key} is not that of {name!r}; name the model that the folder holds")
-    _check_activation(bool(own.get("quick_gelu", False)), activation, str(path))
+    _check_activation(bool(saved.get("quick_gelu", False)), activation, str(path))
     file = next((path / file for file in WEIGHTS if (path / file).is_file()), None)
     if file is None:
         raise UserError(f"model.pretrained: {path}: holds neither {' nor '.join(WEIGHTS)}")

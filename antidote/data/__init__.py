@@ -1,1 +1,1 @@
-"""Datasets: where pairs come from, how they are stored, and which of them serve for what."""
+"""Datasets: sources of pairs, storage, and the pools that assign pairs to training, poisoning and defense."""

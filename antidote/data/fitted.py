@@ -1,10 +1,11 @@
-"""Pictures of a split decoded and resized once, for all that is scored on them, and read as they are needed.
+"""Decoded and resized pictures of a split: written once, then read on access by every evaluation.
 
-pictures-{fit}.npy    uint8 (N, 3, size, size), an array that numpy reads
-pictures-{fit}.json   which version of the split they are from; written last
+pictures-{fit}.npy    uint8 (N, 3, size, size), in numpy's format
+pictures-{fit}.json   version of the split that the pictures were made from; written last
 
-`fit` is the side in pixels, and where not all pictures are taken how many: `224`, `224-1000`. They lie beside the
-shards, as several studies may use them. Where they were not made, pictures are decoded from the shards each time.
+`fit` is the side in pixels, followed by the number of pictures if that is limited: `224`, `224-1000`. The files are
+stored beside the shards, because several studies can use them. Without them, pictures are decoded from the shards on
+each access.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ if TYPE_CHECKING:
 
 COLUMNS = ["key", "shard", "offset", "size", "caption", "label"]
 CHUNK_BYTES = 2**24  # decoded pictures written at a time
-HEADER_BYTES = 256  # of a .npy file, at most
+HEADER_BYTES = 256  # largest header of a .npy file
 
 
 class StoredPictures(PictureArray):
-    """Pictures (N, 3, size, size) uint8 of which only those asked for are in memory; indexed like a tensor.
+    """Pictures uint8 (N, 3, size, size) on disk, indexed like a tensor; only the requested pictures are in memory.
 
     Attributes:
-        shape: that of all pictures together.
+        shape: (N, 3, size, size).
     """
 
     def __init__(self, count: int, size: int, read: Callable[[Sequence[int]], np.ndarray]) -> None:
-        """`read` returns the pictures of some rows, uint8 (n, 3, size, size)."""
+        """`read` returns the pictures of the given rows, uint8 (n, 3, size, size)."""
         self.shape = (count, 3, size, size)
         self._read = read
 
@@ -49,7 +50,13 @@ class StoredPictures(PictureArray):
 
 
 def write(folder: Path, size: int, pictures: int | None, threads: int = 1) -> int:
-    """Decode and resize the pictures of a split (`pictures`: how many, evenly over it; None: all); return their number.
+    """Decode and resize the pictures of a split, write them beside the shards, and return their number.
+
+    Args:
+        folder: the folder of the split.
+        size: side in pixels.
+        pictures: number of pictures, evenly spaced over the split; None: all.
+        threads: decoding threads.
 
     Raises:
         UserError: the split is missing or incomplete, or a picture cannot be read.
@@ -62,17 +69,17 @@ def write(folder: Path, size: int, pictures: int | None, threads: int = 1) -> in
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for start in range(0, len(index), step):
             file.write(read(range(start, min(start + step, len(index)))))
-        description.unlink(missing_ok=True)  # it stands for the pictures of before
+        description.unlink(missing_ok=True)  # it describes the array that is about to be replaced
     write_json(description, _identity(folder, shape))
     return len(index)
 
 
 def load(folder: Path, size: int, pictures: int | None) -> Pairs:
-    """Return pairs of a split, as `write` chooses them, whose pictures stay on disk: at `size`, as they are asked for.
+    """Return the pairs of a split that `write` chooses; their pictures, at `size`, are read from disk on access.
 
     Raises:
-        UserError: the split is missing or incomplete; its pictures were made from another version of it, or are
-            damaged.
+        UserError: the split is missing or incomplete; the stored pictures are damaged or were made from another version
+            of the split.
     """
     index = _taken(shards.open_index(folder, COLUMNS), pictures)
     array, description = _paths(folder, size, pictures)
@@ -89,13 +96,13 @@ def load(folder: Path, size: int, pictures: int | None) -> Pairs:
 
 
 def captions(folder: Path, pictures: int | None, most: int) -> list[list[str]]:
-    """Return of each picture that `load` returns its captions, the first `most` of them."""
+    """Return the first `most` captions of each picture that `load` returns, in the same order."""
     index = _taken(shards.open_index(folder, ["captions"]), pictures)
     return [[str(text) for text in own[:most]] for own in index["captions"]]
 
 
 def labels(folder: Path) -> list[int]:
-    """Return the labels that a split holds, whichever of its pictures are taken."""
+    """Return the distinct labels of all pairs of a split, sorted; -1 (no label) is left out."""
     found = shards.open_index(folder, ["label"])["label"].unique().tolist()
     return sorted(label for label in found if label >= 0)
 
@@ -106,7 +113,7 @@ def _paths(folder: Path, size: int, pictures: int | None) -> tuple[Path, Path]:
 
 
 def _taken(index: pd.DataFrame, pictures: int | None) -> pd.DataFrame:
-    """Return the rows to take: all of them, or some evenly over the split."""
+    """Return all rows of the index, or `pictures` rows evenly spaced over the split."""
     if pictures is None or pictures >= len(index):
         return index
     return index.iloc[torch.linspace(0, len(index) - 1, pictures).long().numpy()].reset_index(drop=True)
@@ -117,7 +124,7 @@ def _identity(folder: Path, shape: Sequence[int]) -> dict[str, Any]:
 
 
 def _decoder(folder: Path, index: pd.DataFrame, size: int, threads: int) -> Callable[[Sequence[int]], np.ndarray]:
-    """Return what decodes the pictures of rows from the shards."""
+    """Return a function that decodes the pictures of given rows from the shards."""
 
     def read(rows: Sequence[int]) -> np.ndarray:
         chosen = index.iloc[rows]
@@ -128,7 +135,7 @@ def _decoder(folder: Path, index: pd.DataFrame, size: int, threads: int) -> Call
 
 
 def _reader(array: Path, description: Path, wanted: dict[str, Any]) -> Callable[[Sequence[int]], np.ndarray]:
-    """Return what reads the pictures of rows from the file; rows that follow one another at once."""
+    """Return a function that reads the pictures of given rows from the array file, consecutive rows in one read."""
     if read_json(description) != wanted:
         raise UserError(f"{description}: its pictures are of another version of this split; delete it")
     shape = tuple(wanted["shape"])
@@ -149,7 +156,7 @@ def _reader(array: Path, description: Path, wanted: dict[str, Any]) -> Callable[
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield the runs of rows that follow one another: place among `rows`, first row, count."""
+    """Yield the runs of consecutive rows as (position in `rows`, first row, count)."""
     start = 0
     for end in range(1, len(rows) + 1):
         if end == len(rows) or rows[end] != rows[end - 1] + 1:

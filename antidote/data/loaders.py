@@ -1,7 +1,7 @@
-"""How loader processes hand batches over, and what becomes of their errors: one line each, whatever has failed.
+"""Transfer of batches from loader processes to the training, and one-line messages for their errors.
 
-torch's own loaders pickle a batch in a thread of the process. An error there (no shared memory, no socket) is printed
-and forgotten, and the training waits without end. Here a batch is pickled where its errors are seen.
+torch's loaders pickle a batch in a background thread. An error in that thread (no shared memory, no socket) is printed
+and then lost, and the training waits forever. This module pickles a batch in the main thread, where errors are caught.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("antidote")
 
 SHARED_MEMORY = Path("/dev/shm")
-AHEAD = 2  # batches that a loader process prepares, in shared memory
-# What torch says where shared memory is full; of the rest of the message only the name of the file changes.
+AHEAD = 2  # batches that each loader process keeps ready in shared memory
+# Constant parts of torch's messages about full shared memory; the rest of a message is a file name.
 FULL = ("unable to allocate shared memory", "unable to write to file", "unable to mmap", "No space left on device")
 MORE = f"allow more of {SHARED_MEMORY} (docker run --shm-size=1g), or use fewer --workers; --workers 0 needs none"
 
 
 class Packed:
-    """A batch on its way: pictures and tokens in shared memory, pickled by the loader process."""
+    """A batch in transfer: pictures and tokens in shared memory, pickled by the loader process."""
 
     def __init__(self, batch: tuple[Tensor, ...]) -> None:
-        """Put a batch into shared memory.
+        """Move a batch to shared memory.
 
         Raises:
             OSError: no socket or file can be opened.
@@ -45,22 +45,26 @@ class Packed:
         self._bytes = bytes(ForkingPickler.dumps(batch))
 
     def unpack(self) -> tuple[Tensor, ...]:
-        """Return the batch, in the process that trains; OSError or EOFError where the loader process is gone."""
+        """Return the batch; called in the training process.
+
+        Raises:
+            OSError, EOFError: the loader process has ended.
+        """
         return pickle.loads(self._bytes)  # noqa: S301 - this program's own bytes
 
     def pin_memory(self) -> tuple[Tensor, ...]:
-        """Return the batch in memory that a GPU reads by itself; torch calls this in a thread of its own."""
+        """Return the batch in pinned memory; torch calls this method in its pinning thread."""
         return tuple(tensor.pin_memory() for tensor in self.unpack())
 
 
 class Failed(str):
-    """What a loader process failed of, as the line for the user, in place of a batch."""
+    """The message for the user about a failed loader process; returned in place of a batch."""
 
     __slots__ = ()
 
 
 def reason(error: BaseException) -> str:
-    """Return the line for an error of a loader process, or of the transport between it and the training."""
+    """Return a one-line message for an error in a loader process or in the transfer of a batch."""
     if isinstance(error, UserError):
         return str(error)
     text = " ".join(str(error).split())
@@ -76,23 +80,23 @@ def reason(error: BaseException) -> str:
 
 
 def check_shared_memory(pictures: int, size: int, length: int, workers: int, batches: int) -> None:
-    """Compare the shared memory that is free with what loader processes will put there.
+    """Check that the free shared memory is enough for the batches of the loader processes.
 
     Args:
-        pictures: in a batch, over all processes that train together.
+        pictures: pictures per batch, over all processes of the training.
         size: side of a picture in pixels.
-        length: tokens of a caption.
-        workers: loader processes of each process that trains.
-        batches: that are left to train on.
+        length: tokens per caption.
+        workers: loader processes of each training process.
+        batches: remaining batches of the training.
 
     Raises:
-        UserError: it is too little.
+        UserError: too little shared memory is free.
     """
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
-    except OSError:  # another system, with another place for it
+    except OSError:  # other operating systems keep shared memory elsewhere
         return
-    count = min(workers * AHEAD + 1, batches)  # and the one that is trained on
+    count = min(workers * AHEAD + 1, batches)  # + 1: the batch of the current step
     needed = count * pictures * (3 * size**2 + 8 * length)
     if workers and needed > free:
         held = f"{count} batches of {pictures} pictures: {gigabytes(needed)}"
@@ -103,9 +107,9 @@ def check_shared_memory(pictures: int, size: int, length: int, workers: int, bat
 
 
 def begin(_: int) -> None:
-    """Prepare a loader process.
+    """Initialise a loader process: ignore SIGTERM and SIGINT.
 
-    A cluster tells every process of a job to stop; the loaders go on until the training has saved its state.
+    A cluster signals every process of a job; the loaders must run until the training has saved its state.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -113,6 +117,6 @@ def begin(_: int) -> None:
 
 
 def _end(error: BaseException, _: Any) -> NoReturn:
-    """End a loader process that cannot send what it has made: torch tells the training that it is gone."""
+    """Exit a loader process that cannot send its batch, so that torch reports its end to the training."""
     log.error("%s", reason(error))
     os._exit(1)

@@ -1,8 +1,8 @@
-"""A poisoned dataset: the clean shards plus an overlay that holds the poisoned pairs alone.
+"""A poisoned dataset: the clean shards plus an overlay with only the poisoned pairs.
 
 poisoned.tar        per pair key.png (lossless, at the model's resolution) and key.txt, readable as a webdataset shard
 manifest.parquet    one row per poisoned pair; the only description of the poisoning that later stages read; `picture`
-                    is the key of the pair whose picture it shows, mostly its own
+                    is the key of the pair whose picture is used (usually the pair's own key)
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def write_overlay(folder: Path, manifest: pd.DataFrame, pictures: list[bytes]) -
     """Write the poisoned pairs.
 
     Args:
-        folder: what to write; its files appear whole.
-        manifest: one row per pair, in the order of `pictures`, with all COLUMNS but the last three.
+        folder: the folder to write; it appears only when it is complete.
+        manifest: one row per pair, in the order of `pictures`, with all COLUMNS except the last three.
         pictures: PNG files.
     """
     with whole_folder(folder) as temporary:
@@ -45,7 +45,7 @@ def write_overlay(folder: Path, manifest: pd.DataFrame, pictures: list[bytes]) -
 
 
 def read_overlay(folder: Path, size: int) -> tuple[pd.DataFrame, Tensor]:
-    """Return the manifest, and the pictures (N, 3, size, size) uint8 in its order.
+    """Return the manifest, and the pictures uint8 (N, 3, size, size) in its order.
 
     Raises:
         UserError: a file is missing or damaged, or the pictures have another size.
@@ -58,7 +58,11 @@ def read_overlay(folder: Path, size: int) -> tuple[pd.DataFrame, Tensor]:
 
 
 def check_size(folder: Path, manifest: pd.DataFrame, size: int) -> None:
-    """Raise UserError where the pictures, judged by the first, are damaged or of another size than `size`."""
+    """Check the first picture.
+
+    Raises:
+        UserError: the picture is damaged, or not `size` pixels wide and high.
+    """
     try:
         same = all(images.decode(file).size == (size, size) for file in shards.read_images(folder, manifest[:1]))
     except images.UnreadablePicture as error:
@@ -68,7 +72,7 @@ def check_size(folder: Path, manifest: pd.DataFrame, size: int) -> None:
 
 
 def read_manifest(folder: Path) -> pd.DataFrame:
-    """Return one row per poisoned pair, with the COLUMNS.
+    """Return the manifest: one row per poisoned pair, with the COLUMNS.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -82,5 +86,5 @@ def read_manifest(folder: Path) -> pd.DataFrame:
 
 
 def poisoned_keys(poison: Path) -> frozenset[str]:
-    """Return the names `dataset/split/key` of the poisoned pairs of a poison folder."""
+    """Return the poisoned pairs of a poison folder, each as `dataset/split/key`."""
     return frozenset(f"{row.dataset}/{row.split}/{row.key}" for row in read_manifest(poison).itertuples())

@@ -1,4 +1,4 @@
-"""Captioned pictures at the model's resolution, in memory or, where they are too many for it, in their shards."""
+"""Captioned pictures at the model's resolution, in memory or, for large sets, in shards on disk."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Pairs:
 
     Attributes:
         keys: N names, unique within one dataset split.
-        images: (N, 3, size, size) uint8, or pictures on disk that give such a tensor when they are indexed.
-        captions: N captions, of each picture the first; an overlay, augmentations and tokens go by this one.
-        labels: (N,) class indices, -1 where there is none.
+        images: uint8 (N, 3, size, size), or pictures on disk that return such a tensor when indexed.
+        captions: the first caption of each picture (N); overlays, augmentations and tokens use this caption.
+        labels: (N,) class indices; -1: no label.
     """
 
     keys: Sequence[str]
@@ -40,7 +40,7 @@ class Pairs:
         return len(self.keys)
 
     def take(self, rows: Sequence[int] | Tensor) -> Pairs:
-        """Return the pairs of some rows, in that order."""
+        """Return the pairs of the given rows, in that order."""
         rows = torch.as_tensor(rows, dtype=torch.long)
         images = self.images.take(rows) if isinstance(self.images, PictureArray) else self.images[rows]
         keys, captions = _taken(self.keys, rows), _taken(self.captions, rows)
@@ -59,18 +59,18 @@ def load_pools(
     overlay: Path | None = None,
     reading: Reading | None = None,
 ) -> Pairs:
-    """Load the pairs of some pools, in the order of files and positions, resized and cropped to `size`.
+    """Load the pairs of pools, in the order of files and positions, resized and cropped to `size`.
 
     Args:
-        paths: files that `scripts/pools.py` wrote.
-        names: pools; one that the files do not hold adds nothing.
+        paths: files written by `scripts/pools.py`.
+        names: names of pools; names that the files do not contain are ignored.
         data: the folder of the datasets.
         size: side of the pictures in pixels.
-        overlay: a poison folder; its pairs take the place of those of the same name.
-        reading: pictures that are too many for memory stay in their shards; None: all are loaded.
+        overlay: a poison folder; its pairs replace the clean pairs with the same dataset, split and key.
+        reading: its memory limit decides whether pictures stay in their shards; None: all are loaded.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, no named pool exists, or the overlay poisons other pairs.
     """
     chosen = pools.read(paths)
     chosen = chosen[chosen["pool"].isin(names)].reset_index(drop=True)
@@ -85,9 +85,9 @@ def load_pools(
         files = ", ".join(map(str, [paths] if isinstance(paths, Path) else paths))
         raise UserError(f"{files}: holds none of the pools {', '.join(names)}")
     if len(parts) == 1:
-        pairs = parts[0]  # as it is: half a million pictures of 224 pixels are 75 GB, which a copy would double
+        pairs = parts[0]  # not copied: half a million pictures of 224 pixels are 75 GB
     else:
-        # Grouping by split keeps the order inside each; the stable order of the pools' file is restored over them.
+        # Grouping keeps the order within each split; the order of the pools' file is restored over all splits.
         order = [i for _, group in chosen.groupby(["dataset", "split"], sort=False) for i in group.index]
         pairs = _joined(parts).take(torch.as_tensor(order).argsort())
     if overlay is None:
@@ -96,7 +96,11 @@ def load_pools(
 
 
 def load_rows(folder: Path, keys: Sequence[str] | None, size: int, reading: Reading | None = None) -> Pairs:
-    """Load the pairs with these keys from one dataset split, or all of them, at `size`."""
+    """Load the pairs with the given keys from one dataset split (None: all pairs), at `size`.
+
+    Raises:
+        UserError: the split is missing or incomplete, a key is not in it, or a picture cannot be read.
+    """
     index = shards.open_index(folder, ["key", "shard", "offset", "size", "caption", "label"])
     if keys is not None:
         found = index.set_index("key").index.get_indexer(list(keys))
@@ -116,7 +120,7 @@ def load_rows(folder: Path, keys: Sequence[str] | None, size: int, reading: Read
 
 
 def _on_disk(folder: Path, keys: pd.Series, size: int, reading: Reading) -> Pairs:
-    """Return the pairs with these keys of one dataset split, whose pictures stay where they are."""
+    """Return the pairs with the given keys of one dataset split; their pictures stay in the shards."""
     rows = shards.find_rows(folder, keys, ["shard", "offset", "size", "caption", "label"])
     return Pairs(
         keys=Texts(rows["key"].combine_chunks()),
@@ -138,7 +142,7 @@ def _joined(parts: list[Pairs]) -> Pairs:
 
 
 def _overlaid(pairs: Pairs, chosen: pd.DataFrame, overlay: Path, size: int) -> Pairs:
-    """Put the poisoned pairs in the place of the pairs they were made from; `pairs` is used up."""
+    """Replace pairs by their poisoned versions; the pictures of `pairs` are modified in place."""
     manifest, pictures = read_overlay(overlay, size)
     captions = list(pairs.captions)
     for row, caption, picture in zip(_rows(manifest, chosen, overlay), manifest["caption"], pictures, strict=True):
@@ -147,7 +151,7 @@ def _overlaid(pairs: Pairs, chosen: pd.DataFrame, overlay: Path, size: int) -> P
 
 
 def _overlaid_on_disk(pairs: Pairs, chosen: pd.DataFrame, overlay: Path, size: int) -> Pairs:
-    """Let the pictures and captions of poisoned pairs be those of the overlay."""
+    """Replace pairs by their poisoned versions; the pictures stay in the overlay's tar."""
     manifest = read_manifest(overlay)
     check_size(overlay, manifest, size)
     rows = _rows(manifest, chosen, overlay)

@@ -1,7 +1,7 @@
-"""Pools: which pairs serve for training, poison, defense and inversion. No pair serves for two.
+"""Pools: disjoint sets of pairs for training, poison, defense, inversion and few-shot methods.
 
-A pool is a list of keys, never a copy. It depends on the seed, the settings and the keys of the splits, not on the
-order in which anything is listed.
+A pool is a list of keys, not a copy of pairs. It depends on the seed, the settings and the keys of the splits, not on
+the order of keys or settings.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ COLUMNS = ["key", "dataset", "split", "pool", "position"]
 class Pool(Settings):
     """Pairs drawn from one split of one dataset."""
 
-    dataset: str | None = Field(None, description="Name of the dataset; null takes the training pool's.")
-    split: str | None = Field(None, description="Name of the split; null takes the training pool's.")
-    pairs: int = Field(ge=1, description="Pairs in the pool; of a picture's captions the first alone is used.")
+    dataset: str | None = Field(None, description="Name of the dataset; null: the training pool's dataset.")
+    split: str | None = Field(None, description="Name of the split; null: the training pool's split.")
+    pairs: int = Field(ge=1, description="Number of pairs; a pair is a picture with its first caption.")
     target_pairs: NonNegativeInt | dict[Annotated[str, Field(pattern=r"\S")], PositiveInt] = Field(
         0,
-        description="At least this many of the pairs have a (first) caption that names the target, as a whole word, "
-        "singular or plural; or by word, how many name that word: `{banana: 800, canoe: 40}`.",
+        description="Least number of pairs whose first caption contains the target class as a whole word, in singular "
+        "or plural; a mapping gives the number per word: `{banana: 800, canoe: 40}`.",
     )
 
     @model_validator(mode="after")
@@ -43,35 +43,39 @@ class Pool(Settings):
 
     @property
     def guaranteed(self) -> int:
-        """Return how many pairs are chosen for what their captions name."""
+        """Return the number of pairs that are chosen by a word in their caption."""
         return sum(self.words(None).values())
 
     def words(self, target: str | None) -> dict[str | None, int]:
-        """Return how many captions name which word at least; a plain number counts for the target."""
+        """Return the least number of captions per word; a plain `target_pairs` applies to `target`."""
         if isinstance(self.target_pairs, dict):
             return dict(sorted(self.target_pairs.items()))
         return {target: self.target_pairs} if self.target_pairs else {}
 
 
 class Shots(Settings):
-    """Labelled pairs for few-shot methods: the same number of each class."""
+    """Labelled pairs for few-shot methods, the same number for each class."""
 
-    dataset: str | None = Field(None, description="Name of the dataset; null takes the training pool's.")
-    split: str | None = Field(None, description="Name of the split; null takes the training pool's.")
-    per_class: int = Field(ge=1, description="Pairs of each class.")
+    dataset: str | None = Field(None, description="Name of the dataset; null: the training pool's dataset.")
+    split: str | None = Field(None, description="Name of the split; null: the training pool's split.")
+    per_class: int = Field(ge=1, description="Number of pairs per class.")
 
 
 class PoolsSettings(Settings):
-    """Which pairs serve for what; a pool that is not named does not exist."""
+    """The pools of a study; an omitted pool does not exist."""
 
-    seed: Seed = Field(0, description="Chooses the pairs.")
-    training: Pool = Field(description="Pairs that the clean reference and the backdoored models are trained on.")
+    seed: Seed = Field(0, description="Seed of the choice of pairs.")
+    training: Pool = Field(description="Training pairs of the clean reference and the backdoored models.")
     poison: Pool | None = Field(
-        None, description="Pairs that attacks choose from; trained on as well, clean where no attack replaces them."
+        None,
+        description="Pairs that attacks may poison. All models train on this pool; pairs that an attack does not "
+        "replace stay clean.",
     )
-    defense: Pool | None = Field(None, description="Clean pairs of the defender; the attacker has never seen them.")
-    inversion: Pool | None = Field(None, description="Pairs that learned triggers are fitted on.")
-    shots: Shots | None = Field(None, description="Labelled pictures of few-shot defenses, equally many of each class.")
+    defense: Pool | None = Field(None, description="Clean pairs of the defender; no attack has access to them.")
+    inversion: Pool | None = Field(None, description="Pairs for the optimisation of learned triggers.")
+    shots: Shots | None = Field(
+        None, description="Labelled pictures for few-shot defenses, the same number for each class."
+    )
 
     @model_validator(mode="after")
     def _named(self) -> "PoolsSettings":
@@ -81,16 +85,16 @@ class PoolsSettings(Settings):
         return self
 
     def pools(self) -> "dict[str, Pool | Shots]":
-        """Return the pools that exist, in a fixed order."""
+        """Return the pools that are set, by name, in a fixed order."""
         named = {name: getattr(self, name) for name in ("training", "poison", "defense", "inversion", "shots")}
         return {name: pool for name, pool in named.items() if pool is not None}
 
     def place(self, pool: "Pool | Shots") -> tuple[str, str]:
-        """Return the dataset and split that a pool is drawn from."""
+        """Return the dataset and split of a pool."""
         return pool.dataset or self.training.dataset, pool.split or self.training.split
 
     def splits(self) -> list[tuple[str, str]]:
-        """Return every dataset and split that a pool is drawn from, sorted."""
+        """Return every (dataset, split) with a pool, sorted."""
         return sorted({self.place(pool) for pool in self.pools().values()})
 
 
@@ -101,21 +105,21 @@ def choose(
 
     Args:
         settings: the pools.
-        indexes: for each (dataset, split), a table with columns key, caption, label. Pools of a split that is not
-            among them are left out: they have no influence on the others.
-        target: the word that a `target_pairs` without words of its own counts.
+        indexes: for each (dataset, split), a table with columns key, caption, label. Pools of other splits are left
+            out; they have no influence on the pools of these splits.
+        target: the word for a `target_pairs` that is a plain number.
 
     Returns:
         One row per chosen pair: key, dataset, split, pool, position (0, 1, ... within the pool, in random order).
 
     Raises:
-        UserError: a pool asks for more pairs, or more pairs that name a word, than are left for it.
+        UserError: too few pairs, pairs with a word, or pairs of a class are left for a pool.
     """
     import pandas as pd
 
     splits = {place: _Split(*place, index, settings.seed) for place, index in indexes.items()}
     pools = {name: pool for name, pool in settings.pools().items() if settings.place(pool) in splits}
-    # What is scarce goes first: classes, then captions with the target; the order within a step is that of `pools`.
+    # Scarce pairs are assigned first: pairs per class, then captions with a word. Each step keeps the order of `pools`.
     taken: dict[str, list[np.ndarray]] = {name: [] for name in pools}
     for name, pool in pools.items():
         if isinstance(pool, Shots):
@@ -131,7 +135,7 @@ def choose(
 
 
 class _Split:
-    """One split in a random order; hands out each pair once."""
+    """One split in a random order; each pair is assigned at most once."""
 
     def __init__(self, dataset: str, split: str, index: "pd.DataFrame", seed: int) -> None:
         import numpy as np
@@ -190,7 +194,7 @@ class _Split:
         import pandas as pd
 
         rows = np.concatenate(taken)
-        # In an order of its own, so that the position says nothing about what the pair was taken for.
+        # Shuffled again, so that a pair's position does not reveal why it was chosen (class, word or random).
         rows = rows[np.argsort(_ranks(self._rows["key"].iloc[rows], self._seed, pool))]
         return pd.DataFrame(
             {
@@ -208,7 +212,7 @@ class _Split:
 
 
 def _ranks(keys: "Iterable[str]", *parts: object) -> "np.ndarray":
-    """Return a random rank for each key that depends on nothing but the key and `parts`: bytes (N,)."""
+    """Return a random rank for each key, bytes (N,), that depends only on the key and `parts`."""
     import numpy as np
 
     text = "/".join(map(str, parts))
@@ -216,7 +220,12 @@ def _ranks(keys: "Iterable[str]", *parts: object) -> "np.ndarray":
 
 
 def write(path: str | Path, pools: "pd.DataFrame") -> dict[str, Any]:
-    """Write a parquet file and, beside it, a JSON file with the number of pairs in each pool; return the latter."""
+    """Write the pools to a parquet file, and their sizes to a JSON file beside it; return the content of the JSON file.
+
+    Args:
+        path: the parquet file.
+        pools: the table returned by `choose`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -234,7 +243,7 @@ def write(path: str | Path, pools: "pd.DataFrame") -> dict[str, Any]:
 
 
 def read(paths: str | Path | Sequence[Path]) -> "pd.DataFrame":
-    """Read the pools of one file, or of several one after the other.
+    """Read the pools of one file, or the concatenated pools of several files.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -255,7 +264,7 @@ def _read(path: str | Path) -> "pd.DataFrame":
 
 
 def drawn_from(files: Sequence[Path], data: Path) -> list[Path]:
-    """Return files of pools, and the manifests of the splits that their pairs lie in; manifests hold all hashes."""
+    """Return the pool files and the manifests of the splits of their pairs; a manifest holds the split's hashes."""
     drawn = read(files)[["dataset", "split"]].drop_duplicates() if files else None
     splits = [] if drawn is None else sorted(drawn.itertuples(index=False, name=None))
     return [*files, *(data / dataset / split / "manifest.json" for dataset, split in splits)]

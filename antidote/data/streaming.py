@@ -1,8 +1,8 @@
-"""Pictures that stay in their shards: indexed like a tensor, read and decoded when they are asked for.
+"""Pictures in shards on disk: indexed like a tensor, read and decoded on access.
 
-Where a picture lies is known from the index, so any order can be read; a poisoned pair just lies in another tar. Loader
-processes read ahead the batches of an order that seed and step alone determine: neither their number nor the step that
-a run is resumed at changes what is trained on.
+The index gives the tar, offset and size of each picture, so pictures can be read in any order; poisoned pictures are
+members of another tar. Loader processes prefetch batches in an order that depends only on seed and step: neither the
+number of processes nor the step of a resumption changes the training data.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from antidote.data.store import images, shards
 if TYPE_CHECKING:
     from torch import Tensor
 
-KILLED, LATE = "DataLoader worker (pid", "DataLoader timed out"  # in torch's words
-POLL_SECONDS = 1  # between two looks at whether a wait has to end
+KILLED, LATE = "DataLoader worker (pid", "DataLoader timed out"  # beginnings of torch's messages
+POLL_SECONDS = 1  # interval between calls of `stop` during a wait
 PLACE = np.dtype([("file", np.int32), ("size", np.int32), ("offset", np.int64)])
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How training reads its pictures; it changes no result.
+    """How training reads its pictures; no result depends on it.
 
     Attributes:
-        in_memory: bytes of pictures, at the model's resolution, up to which they are held in memory.
-        workers: loader processes where they are not; 0: the training process reads, between its steps.
+        in_memory: largest size in bytes of a set of pictures, at the model's resolution, that is held in memory.
+        workers: loader processes for larger sets; 0: the training process reads between its steps.
     """
 
     in_memory: int = 4 << 30
     workers: int = 2
 
     def fits(self, count: int, size: int) -> bool:
-        """Tell whether pictures (count, 3, size, size) may lie in memory."""
+        """Return whether uint8 pictures (count, 3, size, size) may be held in memory."""
         return count * 3 * size * size <= self.in_memory
 
     @property
     def threads(self) -> int:
-        """Threads that decode where no loader process does, while nothing else computes."""
+        """Number of decoding threads in the training process, which computes nothing else meanwhile."""
         return max(torch.get_num_threads(), self.workers)
 
 
 class Texts(Sequence):
-    """Strings in one piece of memory, which loader processes share: some ten bytes more than their characters each."""
+    """Strings in one memory block that loader processes share; about ten bytes of overhead per string."""
 
     def __init__(self, column: Any) -> None:
         """`column`: a pyarrow array of strings."""
@@ -69,11 +69,11 @@ class Texts(Sequence):
         return (value.as_py() for value in self._column)
 
     def take(self, rows: np.ndarray) -> Texts:
-        """Return the texts of some rows (n,)."""
+        """Return the texts of the given rows (n,)."""
         return Texts(self._column.take(rows))
 
     def replaced(self, rows: Sequence[int], texts: Sequence[str]) -> Texts:
-        """Return these texts, with others in some rows."""
+        """Return a copy with `texts` in the given rows."""
         import pyarrow as pa
 
         order = np.arange(len(self))
@@ -82,7 +82,7 @@ class Texts(Sequence):
 
 
 def joined_texts(parts: Sequence[Texts]) -> Texts:
-    """Return the texts of all parts, one after the other."""
+    """Return the concatenation of the parts."""
     import pyarrow as pa
 
     return Texts(pa.concat_arrays([part._column for part in parts]))
@@ -94,9 +94,9 @@ class Pictures(PictureArray):
 
     Attributes:
         files: tars.
-        places: (N,) PLACE; where each picture lies.
-        size: side in pixels that they are resized and cropped to.
-        reading: how much may be held in memory, how many processes read.
+        places: (N,) of dtype PLACE: tar, offset and size of each picture.
+        size: side in pixels after resizing and cropping.
+        reading: memory limit and number of loader processes.
     """
 
     files: tuple[Path, ...]
@@ -118,20 +118,27 @@ class Pictures(PictureArray):
         return torch.from_numpy(images.load_pictures(shards.read_members(members), self.size, threads, names))
 
     def take(self, rows: Tensor) -> Tensor | Pictures:
-        """Return the pictures of some rows: in memory where so many may lie there."""
+        """Return the pictures of the given rows, as a tensor if `reading` allows that many in memory."""
         if self.reading.fits(len(rows), self.size):
             return self[rows]
         return replace(self, places=self.places[rows.numpy()])
 
     def replaced(self, rows: Sequence[int], file: Path, offsets: Sequence[int], sizes: Sequence[int]) -> Pictures:
-        """Return these pictures, with those of some rows from another tar."""
+        """Return a copy whose pictures in the given rows come from the tar `file`."""
         places = self.places.copy()
         places[list(rows)] = _places(len(self.files), offsets, sizes)
         return replace(self, files=(*self.files, file), places=places)
 
 
 def pictures(folder: Path, rows: Any, size: int, reading: Reading) -> Pictures:
-    """Return the pictures of rows of a split's index: a pyarrow table with `shard`, `offset`, `size`."""
+    """Return the pictures of index rows.
+
+    Args:
+        folder: the folder of the split.
+        rows: rows of the split's index, a pyarrow table with columns `shard`, `offset`, `size`.
+        size: side in pixels after resizing and cropping.
+        reading: memory limit and number of loader processes.
+    """
     names = rows["shard"].combine_chunks().dictionary_encode()
     files = tuple(folder / name for name in names.dictionary.to_pylist())
     columns = (rows[name].to_numpy() for name in ("offset", "size"))
@@ -145,7 +152,7 @@ def _places(file: Any, offsets: Any, sizes: Any) -> np.ndarray:
 
 
 def joined(parts: Sequence[Pictures]) -> Pictures:
-    """Return the pictures of all parts, one after the other."""
+    """Return the concatenation of the parts."""
     files, places = [], []
     for part in parts:
         moved = part.places.copy()
@@ -156,14 +163,14 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
 
 
 class Stopped(Exception):
-    """The training has been told to stop while it waited for a batch."""
+    """`stop` returned true while the training waited for a batch."""
 
 
 class Ahead:
-    """Batches, read and decoded by loader processes while the model trains.
+    """Context manager and iterator over batches that loader processes read and decode while the model trains.
 
-    A context manager. `next` gives pictures (n, 3, size, size) uint8, and the tokens (n, context_length) of their
-    captions. Where the system has killed a loader process, torch may raise a RuntimeError of KILLED at any time.
+    `next` returns pictures uint8 (n, 3, size, size) and the tokens (n, context_length) of their captions. If the system
+    kills a loader process, torch may raise a RuntimeError that begins with KILLED at any time.
     """
 
     def __init__(
@@ -177,12 +184,14 @@ class Ahead:
         """Start the loader processes.
 
         Args:
+            source: the pictures.
+            captions: one caption per picture.
             order: the rows of each batch.
-            tokenizer: turns captions into tokens; open_clip's is slow, in Python.
-            stop: asked every second of a wait whether the wait has to end.
+            tokenizer: converts captions to tokens. It runs in the loader processes, because open_clip's is slow.
+            stop: called every POLL_SECONDS during a wait; true ends the wait.
 
         Raises:
-            UserError: they cannot start.
+            UserError: the loader processes cannot start.
         """
         workers = source.reading.workers
         self._stop = stop
@@ -196,7 +205,7 @@ class Ahead:
             timeout=POLL_SECONDS if workers else 0,
             worker_init_fn=begin,
             multiprocessing_context="fork" if workers else None,
-            generator=torch.Generator(),  # not torch's global stream, which the steps draw from
+            generator=torch.Generator(),  # the training steps draw from torch's global generator
         )
         try:
             self._loader = iter(loader)
@@ -207,9 +216,9 @@ class Ahead:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the loader processes, which no signal but this ends."""
+        """Kill the loader processes; they ignore SIGTERM and SIGINT."""
         if hasattr(self._loader, "_workers"):
-            # Else torch, which watches them, may take their end for an accident and raise in whatever runs then.
+            # torch monitors the loader processes: unless they are deregistered, it may raise an error at their end.
             torch.utils.data._utils.signal_handling._remove_worker_pids(id(self._loader))
             self._loader._worker_pids_set = False
         for process in getattr(self._loader, "_workers", ()):
@@ -222,13 +231,14 @@ class Ahead:
 
         Raises:
             UserError: a picture cannot be read, or a loader process or its transport has failed.
-            Stopped: the wait had to end.
+            Stopped: `stop` returned true during the wait.
+            RuntimeError: the system killed a loader process; begins with KILLED.
         """
         while True:
             try:
                 batch = next(self._loader)
                 batch = batch.unpack() if isinstance(batch, Packed) else batch
-            except (ConnectionError, EOFError, FileNotFoundError):  # killed while it handed over a batch
+            except (ConnectionError, EOFError, FileNotFoundError):  # killed during the transfer of a batch
                 raise RuntimeError(KILLED) from None
             except OSError as error:
                 raise UserError(reason(error)) from None
@@ -241,9 +251,9 @@ class Ahead:
         return batch
 
     def _judge(self, error: RuntimeError) -> None:
-        """Return where torch only says that no batch has come yet; else raise what has to be raised."""
+        """Return if torch's timeout only means that no batch is ready; else raise the error that applies."""
         text = str(error)
-        # A thread of torch's takes the batch that is to go to a GPU, and ends with the loader.
+        # torch copies batches to pinned memory in a thread; that thread ends if a loader process is killed.
         if "Pin memory thread" in text or (text.startswith(LATE) and not self._handed_on()):
             raise RuntimeError(KILLED) from None
         if not text.startswith(LATE):
@@ -257,7 +267,7 @@ class Ahead:
 
 
 class _Batches:
-    """What a loader process asks for batches; an error comes back as the line that tells of it."""
+    """The dataset in a loader process: reads batches, and returns an error as a message in place of a batch."""
 
     def __init__(self, source: Pictures, captions: Sequence[str], tokenizer: Any) -> None:
         self._source, self._captions, self._tokenizer = source, captions, tokenizer
@@ -267,7 +277,7 @@ class _Batches:
             return self._read(rows, torch.get_num_threads())
         try:
             return Packed(self._read(rows, 1))
-        except Exception as error:  # whatever it is, the training has to learn of it
+        except Exception as error:  # the training process must receive every error
             return Failed(reason(error))
 
     def _read(self, rows: list[int], threads: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,20 @@
-"""What every defense provides, and what it is handed: a suspicious model and the data of its access level, no more."""
+"""Base classes of the defenses. A defense gets a suspicious model and the data of its access level, nothing else.
+
+A defense that fine-tunes on clean pairs is a settings class, a defense class and an objective:
+
+    class GentleSettings(FineTuningSettings):
+        method: Literal["gentle"] = "gentle"
+        weight: float = Field(1.0, ge=0, description="weight of the added term")
+
+    class Gentle(FineTuningDefense):
+        Settings = GentleSettings
+
+        def objective(self, clip: Clip, data: DefenseData) -> Objective:
+            return GentleLoss(data.pairs, self.settings.weight)
+
+Other defenses derive from `Defense`, name an access level and implement `run`. docs/adding-a-method.md describes the
+registration.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +36,19 @@ if TYPE_CHECKING:
 
 
 class DefenseSettings(Settings):
-    """What every defense has; each adds its own."""
+    """Settings that all defenses have in common."""
 
     method: str
     label: str | None = Field(
-        None, description="a reader's name of the entry, for the lists of the report; tables and plots use its name"
+        None, description="readable name of the entry in the report's lists; tables and plots use the entry's key"
     )
 
     def check(self, model: Mapping[str, Any]) -> None:
-        """Raise ValueError, naming the key, where a setting does not fit a model configuration of open_clip."""
+        """Check the settings against a model configuration of open_clip.
+
+        Raises:
+            ValueError: a setting does not fit the model; the message begins with its key.
+        """
 
     def recipes(self) -> dict[str, TrainSettings]:
         """Return the recipes that the defense trains by on the shared loop, by their keys."""
@@ -55,18 +75,18 @@ class FineTuningSettings(DefenseSettings):
 
 
 class Defense:
-    """The base class.
+    """Base class of all defenses; see the module's example.
 
     Attributes:
         Settings: the settings class.
-        access: what the defender has.
-        reconstruction: whether the paper leaves parts open that we filled in.
-        uses_lexicon: whether it looks up words; one that does not is not run again when the lexicon changes.
-        adapter: name of the adapter that the model folder gets, if any.
-        files: names of further files that the model folder gets.
-        parallel: whether several processes can train it together; its objective then says how.
-        trained_views, encoded_views: pairs that are trained on, and pictures that are encoded besides, for each pair of
-            a training step; for `work`.
+        access: access level, which determines the defender's data.
+        reconstruction: whether the paper leaves parts open that this project filled in.
+        uses_lexicon: whether the defense looks up words; only such a defense runs again after a change of the lexicon.
+        adapter: name of the adapter in the model folder; None: the result is a plain model.
+        files: names of additional files in the model folder.
+        parallel: whether several processes can train the defense together; the objective's `parallel` defines how.
+        trained_views, encoded_views: number of pairs trained on, and number of pictures encoded in addition, for each
+            pair of a training step; used by `work`.
     """
 
     Settings: ClassVar[type[DefenseSettings]]
@@ -84,19 +104,20 @@ class Defense:
 
     @classmethod
     def fits(cls, model: Mapping[str, Any]) -> str | None:
-        """Return why the method cannot work on a model configuration of open_clip; None where it can."""
+        """Return the reason why the method does not support a model configuration of open_clip; None: supported."""
         return None
 
     @classmethod
     def work(cls, settings: Any, sizes: Mapping[str, int]) -> tuple[float, float]:
-        """Return the pairs that one job trains on and the pictures that it encodes besides, for `preflight`.
+        """Return the number of pairs that one job trains on, and of pictures that it encodes in addition.
 
-        By default those of a recipe `training` over the pools of the access level; nothing where there is none.
+        `preflight` uses these numbers. The default assumes the recipe `training` over the pools of the access level;
+        without a recipe or pools, both numbers are 0.
 
         Args:
-            settings: of the defense.
-            sizes: pairs of each pool by its name; `training set`, those of all pools that a model is trained on; and
-                `classes`, how many there are.
+            settings: the defense's settings.
+            sizes: number of pairs of each pool by its name; of `training set`, the union of all training pools; and
+                number of `classes`.
         """
         recipe = settings.recipes().get("training")
         pairs = sum(sizes.get(pool, 0) for pool in POOLS.get(cls.access, ())) * (recipe.epochs if recipe else 0)
@@ -113,17 +134,29 @@ class Defense:
         return 1, 1, 0
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
-        """Clean `clip` in place, or return in the report the model that stands in for it; report what it cost."""
+        """Clean the suspicious model, in place or by an adapter.
+
+        Args:
+            clip: the suspicious model; it may be modified in place.
+            data: the data of the access level.
+            work: folder, identity and checkpoint interval of the job.
+
+        Returns:
+            The cost (steps, trained parameters, pairs), and the adapted model if `clip` itself is not the result.
+
+        Raises:
+            UserError: the data or the model do not meet the method's requirements.
+        """
         raise NotImplementedError
 
 
 class FineTuningDefense(Defense):
-    """A defense that is an objective on the shared training loop, with a fresh optimiser."""
+    """A defense that minimises an objective with the common training loop and a new optimiser."""
 
     access = "clean-pairs"
 
     def objective(self, clip: Clip, data: DefenseData) -> Objective:
-        """Return what is minimised on the clean pairs."""
+        """Return the objective to minimise on the clean pairs."""
         raise NotImplementedError
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:

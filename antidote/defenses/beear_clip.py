@@ -1,26 +1,26 @@
 """BEEAR-CLIP: BEEAR (Zeng et al. 2024, arXiv 2406.17092), a defense for language models, carried over to CLIP.
 
-BEEAR alternates between a universal perturbation of hidden states that brings out unwanted behaviour, and weights that
-behave well in spite of it. A reconstruction: the idea is the paper's, how it applies to CLIP is ours. A round, of some
-steps:
+BEEAR alternates between two problems: a universal perturbation of hidden states that triggers unwanted behaviour, and
+weights that behave well under the perturbation. A reconstruction: the idea is the paper's, the application to CLIP is
+ours. Each round of `round` steps has two parts:
 
     inner  K perturbations δ_k of norm at most epsilon, added to every token after one block of the vision transformer
-           (or to every place after a stage of a ResNet), each found by a few steps of Adam from a start of its own. The
-           unwanted behaviour is that all pictures get one meaning: of captions u drawn for this δ from the clean pairs,
-           the one that gains most,
-               maximise  tau log sum_u exp(mean_i (cos(f(x_i; δ), g(u)) - cos(f(x_i), g(u))) / tau)     (`aim: text`)
-           or any one place, away from where the pictures were,
-               maximise  mean_{i != j} cos(f(x_i; δ), f(x_j; δ)) - mean_i cos(f(x_i; δ), f(x_i))       (`aim: drift`)
+           (or to every position after a stage of a ResNet). Each is optimised by a few steps of Adam from its own
+           start. The unwanted behaviour is that all pictures get the same meaning. `aim: text`: the meaning of the
+           caption that gains most, among captions u drawn from the clean pairs for this δ,
+               maximise  tau log sum_u exp(mean_i (cos(f(x_i; δ), g(u)) - cos(f(x_i), g(u))) / tau)
+           `aim: drift`: any common feature, away from the clean features,
+               maximise  mean_{i != j} cos(f(x_i; δ), f(x_j; δ)) - mean_i cos(f(x_i; δ), f(x_i))
     outer  steps that minimise, with f^θ_b the suspicious model and picture i under δ_{i mod K},
                L_CLIP + beta mean_i (1 - cos(f(x_i; δ), f^θ_b(x_i))) + gamma mean_i (1 - cos(f(x_i), f^θ_b(x_i)))
 
-epsilon is a multiple of the mean norm of a token's hidden state, so that one value means the same in every model. Under
-δ, batch norm goes by its running statistics in both problems: by those of the batch it would take away what all
-pictures have in common, which is δ.
+epsilon is a multiple of the mean norm of a token's hidden state, so that one value has the same meaning in every model.
+Under δ, batch norm uses its running statistics in both problems: the statistics of a batch would remove the component
+that all pictures share, which is δ.
 
-Where δ is added and how large it may be decide. On the default study's models the true trigger moves hidden states by
-0.5 to 0.6 token norms after three quarters of the blocks, and by 0.2 after a quarter; a δ has to be larger than that to
-act on all pictures, since it lies in one direction for all.
+The position and the norm of δ decide the result. On the default study's models, the true trigger moves hidden states by
+0.5 to 0.6 token norms after three quarters of the blocks, and by 0.2 after a quarter. δ must be larger to act on all
+pictures, because it has the same direction for all pictures.
 """
 
 from __future__ import annotations
@@ -52,30 +52,31 @@ class BEEARSettings(FineTuningSettings):
         0.25,
         gt=0,
         lt=1,
-        description="where δ is added, as a fraction of the blocks (a ResNet has four: its stages); early, so that all "
-        "that follows it can answer",
+        description="position of δ, as a fraction of the blocks (a ResNet's blocks are its four stages); early by "
+        "default, so that all later blocks can adapt",
     )
     epsilon: float = Field(
         0.5,
         gt=0,
-        description="largest norm of δ, in mean norms of a token's hidden state; twice what a trigger moves them by "
-        "after a quarter of the blocks of the embedded models, and more",
+        description="largest norm of δ, in mean norms of a token's hidden state; the default is more than twice the "
+        "shift by a trigger after a quarter of the blocks in the embedded models",
     )
     aim: Literal["text", "drift"] = Field(
         "text",
-        description="of the inner problem: towards the caption that gains most, or all pictures to any one place",
+        description="goal of the inner problem: text, towards the caption that gains most; drift, all pictures to any "
+        "common feature",
     )
-    perturbations: int = Field(4, ge=1, description="K, δ per round, each with a start and captions of its own")
-    captions: int = Field(64, ge=1, description="of `text`: captions drawn from the clean pairs for each δ")
-    temperature: float = Field(0.05, gt=0, description="of `text`: tau, how soft the choice among captions is")
-    round: int = Field(16, ge=1, description="steps of the outer problem for which the δ are kept")
+    perturbations: int = Field(4, ge=1, description="K, number of δ per round, each with its own start and captions")
+    captions: int = Field(64, ge=1, description="`text` only: captions drawn from the clean pairs for each δ")
+    temperature: float = Field(0.05, gt=0, description="`text` only: tau, softness of the maximum over captions")
+    round: int = Field(16, ge=1, description="outer steps per round; the δ are constant within a round")
     steps: int = Field(20, ge=1, description="inner steps of Adam for each δ")
-    inner_lr: float = Field(0.1, gt=0, description="rate of the inner Adam, in units of epsilon")
+    inner_lr: float = Field(0.1, gt=0, description="learning rate of the inner Adam, in units of epsilon")
     inner_batch: int = Field(64, ge=2, description="pictures per inner step")
-    perturbed_weight: float = Field(1.0, ge=0, description="beta")
-    clean_weight: float = Field(1.0, ge=0, description="gamma")
+    perturbed_weight: float = Field(1.0, ge=0, description="beta, weight of the perturbed pictures' distance")
+    clean_weight: float = Field(1.0, ge=0, description="gamma, weight of the clean pictures' distance")
     training: TrainSettings = Field(
-        TrainSettings(epochs=10, lr=1e-6), description="of the outer problem; 10K pairs are meant to do"
+        TrainSettings(epochs=10, lr=1e-6), description="recipe of the outer problem; intended for 10K pairs"
     )
 
     @field_validator("training")
@@ -87,7 +88,7 @@ class BEEARSettings(FineTuningSettings):
 
 
 class BEEAR(FineTuningDefense):
-    """All parameters; clean pairs."""
+    """Trains all parameters on clean pairs."""
 
     Settings = BEEARSettings
     reconstruction = True
@@ -113,7 +114,7 @@ class BEEAR(FineTuningDefense):
 
 
 class Resist(Contrastive):
-    """The outer loss; finds the δ anew when a round begins."""
+    """The outer loss; computes new δ at the start of each round."""
 
     parallel = None  # it encodes by itself
 
@@ -130,7 +131,7 @@ class Resist(Contrastive):
         return Views([batch.images], [batch.captions], kept=self.deltas)
 
     def begin_round(self, number: int) -> None:
-        if self.found_in != number:  # a run resumed within a round keeps the δ it had
+        if self.found_in != number:  # a run resumed within a round keeps the round's δ
             self.deltas = self._find(number)
             self.found_in = number
 
@@ -142,7 +143,7 @@ class Resist(Contrastive):
             self.deltas, self.found_in = state["deltas"].to(self.clip.device), int(state["found_in"])
 
     def _find(self, number: int) -> Tensor:
-        """Return the δ (K, width): the inner problems on the current weights, which they leave as they are."""
+        """Solve the inner problems on the current weights, which stay unchanged; return the δ (K, width)."""
         network = self.clip.network
         trained = {name: p.requires_grad for name, p in network.named_parameters()}
         training = network.training
@@ -155,7 +156,7 @@ class Resist(Contrastive):
         return found
 
     def _perturbation(self, stream: torch.Generator) -> Tensor:
-        """Return one δ (width,)."""
+        """Solve one inner problem; return δ (width,)."""
         settings, clip = self.settings, self.clip
         rows = torch.randperm(len(self.pairs), generator=stream)
         images = self.pairs.images[rows[: settings.inner_batch]].to(clip.device)
@@ -166,7 +167,7 @@ class Resist(Contrastive):
             with torch.no_grad():
                 texts = clip.encode_text([self.pairs.captions[row] for row in drawn])
         limit = settings.epsilon * size
-        # δ = limit * v with |v| <= 1; a small random start, since v = 0 is where all pictures stay themselves.
+        # δ = limit * v with |v| <= 1. The start is small and random, because v = 0 does not change any picture.
         v = (0.01 * torch.randn(width, generator=stream)).to(clip.device).requires_grad_()
         optimizer = torch.optim.Adam([v], settings.inner_lr)
         for _ in range(settings.steps):
@@ -196,21 +197,27 @@ class Resist(Contrastive):
 
 
 def drifted(features: Tensor, clean: Tensor) -> Tensor:
-    """Return how much perturbed features (N, D) are alike, less how much they are like the clean ones (N, D)."""
+    """Return the mean cosine among perturbed features (N, D), less their mean cosine with the clean features (N, D)."""
     count = len(features)
     alike = (features.sum(dim=0).square().sum() - features.square().sum()) / (count * (count - 1))
     return alike - (features * clean).sum(dim=1).mean()
 
 
 def gained(features: Tensor, clean: Tensor, texts: Tensor, temperature: float) -> Tensor:
-    """Return how much perturbed features (N, D) have come nearer than clean ones (N, D) to the text (T, D) that gains
-    most: a soft maximum over texts of the mean gain in cosine."""
+    """Return the soft maximum over texts of the mean gain in cosine from clean to perturbed features.
+
+    Args:
+        features: perturbed features (N, D).
+        clean: clean features (N, D).
+        texts: text features (T, D).
+        temperature: tau, softness of the maximum.
+    """
     gains = ((features - clean) @ texts.T).mean(dim=0)
     return temperature * (gains / temperature).logsumexp(dim=0)
 
 
 def block_of(visual: Any, layer: float) -> Any:
-    """Return the block after which δ is added."""
+    """Return the block (ViT) or stage (ResNet) after which δ is added; `layer` is the fraction of blocks."""
     blocks = visual.transformer.resblocks if hasattr(visual, "transformer") else [
         visual.layer1, visual.layer2, visual.layer3, visual.layer4
     ]  # fmt: skip
@@ -219,8 +226,10 @@ def block_of(visual: Any, layer: float) -> Any:
 
 @contextmanager
 def perturbed(block: Any, delta: Tensor) -> Iterator[None]:
-    """Add δ to a block's output: tokens (N, L, width) or maps (N, width, H, W). One for all (width,), or each its own
-    (N, width)."""
+    """Add δ to the output of a block: tokens (N, L, width) or maps (N, width, H, W).
+
+    `delta` is (width,) for all pictures, or (N, width) per picture.
+    """
 
     def add(module: Any, inputs: Any, output: Tensor) -> Tensor:
         shift = delta.view(-1, delta.shape[-1])
@@ -235,7 +244,7 @@ def perturbed(block: Any, delta: Tensor) -> Iterator[None]:
 
 @contextmanager
 def by_running_statistics(network: Any) -> Iterator[None]:
-    """Let batch norm layers compute as in evaluation, and leave their statistics as they are."""
+    """Switch batch norm layers to evaluation mode within the context; their statistics do not change."""
     kind = torch.nn.modules.batchnorm._BatchNorm
     layers = [layer for layer in network.modules() if isinstance(layer, kind) and layer.training]
     for layer in layers:
@@ -248,7 +257,7 @@ def by_running_statistics(network: Any) -> Iterator[None]:
 
 
 def hidden_states(clip: Clip, block: Any, images: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return clean features (N, D), and of the block's output the mean norm of a token and its width."""
+    """Return clean features (N, D), and the mean norm and the width of tokens in the block's output."""
     seen = []
     handle = block.register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:

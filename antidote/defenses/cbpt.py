@@ -1,23 +1,24 @@
 """CBPT, Class-wise Backdoor Prompt Tuning (arXiv 2502.19269): frozen encoders, prompts that know a dummy trigger.
 
-A reconstruction: no code is public and the paper was not readable in full. Known from its abstracts: the encoders stay
+A reconstruction: no code is public and the full paper was not available. Known from its abstracts: the encoders stay
 frozen and only class-wise text prompts are tuned; first a dummy trigger is inverted by contrastive learning with
 crafted positive and negative samples, then the prompts are tuned with several losses. Ours: all formulas and numbers.
 
-Step 1, inversion (`antidote/defenses/inversion.py`): a mask and a pattern, as small as works. The paper pulls triggered
-pictures together and away from clean ones; that has many natural optima, and on the embedded data it found a patch
-attack's trigger in none of three draws. Ours, the default: one inversion per candidate class, towards that class's text
-embedding, and the `dummy_triggers` smallest of those that work are kept. A backdoor's target needs the least. Of more
-classes than `candidates`, those are tried that gain most under a universal patch of a few steps towards each.
-`positives: pictures` is the paper's reading; there, a further trigger has the features under every one found before
-among its negatives.
+Step 1 is the inversion of a mask and a pattern, as small as possible (`antidote/defenses/inversion.py`). The paper
+pulls triggered pictures together and away from clean pictures (`positives: pictures`). That loss has many natural
+optima; on the embedded data it found a patch attack's trigger in none of three draws. The default is ours: one
+inversion per candidate class, towards the class's text embedding; the `dummy_triggers` smallest working triggers are
+kept, because a backdoor's target needs the smallest mask. If there are more classes than `candidates`, screening
+chooses the classes that gain most under a universal patch of a few steps towards each class. With `positives:
+pictures`, the negatives of a further trigger include the features under all earlier triggers.
 
-Step 2, tuning, of a context V_c per class c in the place of "a photo of a": t_c = f_T(V_c, name of c),
+Step 2 is the tuning of a context V_c per class c in place of "a photo of a": t_c = f_T(V_c, name of c),
 
     L = CE(x, y) + trigger_weight mean_δ CE(x + δ, y) + anchor_weight mean_c (1 - cos(t_c, t_c0))
 
-t_c0 the class embedding over the templates. A step works on the classes of its batch and some random others. The
-outcome is a classifier head; where the triggered feature is that of clean target pictures, no head can part them.
+with t_c0 the class embedding over the templates. A step uses the classes of its batch and random other classes. The
+result is a classifier head. No head can separate triggered pictures from clean target pictures if their features are
+equal.
 """
 
 from __future__ import annotations
@@ -46,20 +47,24 @@ from antidote.training.tuning import Task, TuneSettings, check_shots, frozen_fea
 if TYPE_CHECKING:
     from torch import Tensor
 
-PARTS = re.compile(r"[^\W\d_]+|\d|[^\w\s]+|_+")  # what makes at least one token each
-AROUND = 4  # tokens around the words of a context: start, a class name, full stop, end
+PARTS = re.compile(r"[^\W\d_]+|\d|[^\w\s]+|_+")  # each match is at least one token
+AROUND = 4  # tokens beside the words of a context: start, a class name, full stop, end
 
 
 class CBPTSettings(InversionSettings, DefenseSettings):
-    """All numbers are ours, but where a source is named."""
+    """All numbers are ours, except where a source is named."""
 
     method: Literal["cbpt"] = "cbpt"
-    dummy_triggers: int = Field(1, ge=1, description="how many are kept; with `text` of the candidates' (CBPT: one)")
-    context: str = Field("a photo of a", description="words that the class-wise contexts start as (CoOp)")
+    dummy_triggers: int = Field(
+        1, ge=1, description="number of triggers kept; with `positives: text`, of the candidates' triggers (CBPT: one)"
+    )
+    context: str = Field("a photo of a", description="initial words of the class-wise contexts (CoOp)")
     trigger_weight: float = Field(1.0, ge=0, description="weight of the loss on triggered pictures")
     anchor_weight: float = Field(1.0, ge=0, description="weight of the distance to the zero-shot class embeddings")
-    classes_per_step: int = Field(100, ge=2, description="classes in a step: the batch's own and random others")
-    tuning: TuneSettings = Field(TuneSettings(), description="of the contexts: SGD 0.002, cosine, batch 32 (CoOp)")
+    classes_per_step: int = Field(100, ge=2, description="classes per step: the batch's and random others")
+    tuning: TuneSettings = Field(
+        TuneSettings(), description="recipe for the contexts: SGD 0.002, cosine, batch 32 (CoOp)"
+    )
 
     def check(self, model: Mapping[str, Any]) -> None:
         window, words = model["text_cfg"].get("context_length", 77), len(PARTS.findall(self.context))
@@ -71,7 +76,7 @@ class CBPTSettings(InversionSettings, DefenseSettings):
 
 
 class CBPT(Defense):
-    """Trains class-wise prompts; labelled shots."""
+    """Trains class-wise prompts on labelled shots."""
 
     Settings = CBPTSettings
     access = "few-labelled"
@@ -121,7 +126,7 @@ class CBPT(Defense):
         return Report(steps, prompts.contexts.numel(), len(labels), clip=head)
 
     def _dummy_triggers(self, clip: Clip, data: DefenseData, clean: Tensor, texts: Tensor, work: Work) -> _Found:
-        """Invert the dummy triggers: towards each candidate class, or pictures towards one another."""
+        """Invert the dummy triggers: towards each candidate class, or pictures towards each other."""
         settings, images = self.settings, data.shots.images
         if settings.positives == "pictures":
             return self._together(clip, images, clean, work)
@@ -149,8 +154,11 @@ class CBPT(Defense):
         return _Found(found, torch.stack(triggered), sum(trigger.steps for trigger in found), [])
 
     def _described(self, found: _Found, anchors: Tensor, data: DefenseData) -> dict:
-        """Say what each dummy trigger does: the class that most triggered shots get, their share, the mask's area,
-        whether it works; and of all candidates, smallest first, what was inverted for them."""
+        """Return a description of the result for the model folder.
+
+        Per dummy trigger: the most frequent class of triggered shots, its share, the mask's area, whether it works. Per
+        candidate, working and smallest first: the result of its inversion.
+        """
         rows = []
         for features, trigger in zip(found.triggered, found.triggers, strict=True):
             votes = (features @ anchors.T).argmax(dim=1).bincount(minlength=len(data.classes))
@@ -161,7 +169,7 @@ class CBPT(Defense):
 
 @dataclass(frozen=True)
 class _Found:
-    """Dummy triggers, features (T, N, D) of the shots under them, steps done, what there is to say of candidates."""
+    """T dummy triggers, features (T, N, D) of the shots under each, number of steps, results for all candidates."""
 
     triggers: list[Inverted]
     triggered: Tensor
@@ -170,7 +178,7 @@ class _Found:
 
 
 def some_classes(own: list[int], classes: int, wanted: int, rng: random.Random) -> list[int]:
-    """Return the classes of a batch and random others, sorted: `wanted` of them, or more where the batch has more."""
+    """Return the classes of a batch and random others, sorted; at least `wanted` classes if there are that many."""
     chosen = set(own)
     others = [kind for kind in range(classes) if kind not in chosen]
     return sorted(chosen | set(rng.sample(others, min(len(others), max(0, wanted - len(chosen))))))
@@ -188,9 +196,16 @@ def prompt_loss(
     """Return step 2's loss.
 
     Args:
-        clean, triggered: features (B, D), and under each dummy trigger (T, B, D).
-        labels: (B,) among the C chosen classes.
-        weights, anchors: their texts, as tuned and as in zero-shot use (C, D).
+        clean: features (B, D) of clean pictures.
+        triggered: features (T, B, D) under each of T dummy triggers.
+        labels: (B,) indices into the C chosen classes.
+        weights: tuned class embeddings (C, D).
+        anchors: zero-shot class embeddings (C, D).
+        scale: CLIP's logit scale s.
+        settings: weights of the terms.
+
+    Returns:
+        The loss, and its terms by name.
     """
     on_clean = F.cross_entropy(scale * clean @ weights.T, labels)
     logits = scale * triggered.flatten(0, 1) @ weights.T

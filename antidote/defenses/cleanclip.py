@@ -1,15 +1,21 @@
 """CleanCLIP (Bansal et al. 2023, arXiv 2303.03323): fine-tuning with self-supervision inside each modality.
 
-L = w_clip L_CLIP + w_self L_SS,  L_SS = (CE(s I Ĩᵀ) + CE(s T T̃ᵀ)) / 2: originals against augmented views, one
-direction, with CLIP's own learned scale s. Ĩ: AutoAugment's ImageNet policy, drawn anew at every access. T̃: EDA, once
-per run.
+    L    = w_clip L_CLIP + w_self L_SS
+    L_SS = (CE(s I Ĩᵀ) + CE(s T T̃ᵀ)) / 2
 
-Where we differ from the released code: its learning-rate schedule counts epochs from 1, so that the warm-up never runs
-and the rate rises again at the end (here by `training.schedule: cleanclip`), and it loads the optimiser state of the
-poisoned run. We start at step 0 with a fresh optimiser. Its AutoAugment works on the picture before resizing; ours on
-the picture at the model's resolution, the one geometry of this project. Its weight decay spares parameters by name (bn,
-ln, bias); ours spares all vectors, so also the norms of a ResNet's downsampling, whose names say nothing. Its EDA takes
-synonyms of all word classes; ours those of the most frequent one.
+L_SS classifies augmented views by originals, in one direction, with CLIP's learned scale s. Ĩ is AutoAugment's ImageNet
+policy, drawn again at each access. T̃ is EDA, drawn once per run.
+
+Differences from the released code:
+
+- Its learning-rate schedule counts epochs from 1, so that the warm-up never runs and the rate rises again at the end.
+  Here the count starts at step 0; `training.schedule: cleanclip` is the released schedule.
+- It loads the optimiser state of the poisoned run. Here the optimiser is new.
+- Its AutoAugment works on the picture before resizing; here it works at the model's resolution, because this project
+  stores pictures at that resolution.
+- Its weight decay exempts parameters by name (bn, ln, bias); here it exempts all vectors, so also the norms in a
+  ResNet's downsampling layers, which have other names.
+- Its EDA takes synonyms of all word classes; here EDA takes synonyms of the most frequent class.
 """
 
 from __future__ import annotations
@@ -43,7 +49,7 @@ class CleanCLIPSettings(FineTuningSettings):
 
 
 class CleanCLIP(FineTuningDefense):
-    """All parameters; clean pairs."""
+    """Trains all parameters on clean pairs."""
 
     Settings = CleanCLIPSettings
     parallel = True
@@ -59,7 +65,7 @@ class CleanCLIP(FineTuningDefense):
 
 
 class SelfSupervised(Contrastive):
-    """CleanCLIP's loss on originals and augmented views."""
+    """CleanCLIP's loss, on originals and augmented views."""
 
     parallel = "views"
 

@@ -11,13 +11,13 @@ from antidote.training.objectives import Contrastive, Objective
 
 
 class FineTuneSettings(FineTuningSettings):
-    """The training recipe alone. CleanCLIP's code: 100K pairs, 10 epochs, batch 64, AdamW 1e-5."""
+    """Only the training recipe. CleanCLIP's code: 100K pairs, 10 epochs, batch 64, AdamW 1e-5."""
 
     method: Literal["finetune"] = "finetune"
 
 
 class FineTune(FineTuningDefense):
-    """All parameters, L_CLIP, no augmented views."""
+    """Trains all parameters with L_CLIP on clean pairs, without augmented views."""
 
     Settings = FineTuneSettings
     parallel = True

@@ -1,22 +1,30 @@
 """IMBERT-CLIP: IMBERT (He et al. 2023, arXiv 2305.16503), a defense for text classifiers, carried over to CLIP.
 
-IMBERT predicts, finds the K tokens that the prediction leans on most, here by gradient (IMBERT-G),
+IMBERT predicts a class and finds the K tokens with the largest influence on the prediction, here by gradient
+(IMBERT-G):
 
-    salience of a token = || d max_c z_c / d embedding ||,
+    salience of a token = || d max_c z_c / d embedding ||
 
-removes those of them whose salience is below a threshold, and predicts again (released code: K 4, threshold 1). A
-reconstruction: the idea is the paper's, how it applies to pictures is ours. Tokens become patches, and a patch is
-removed by giving it the mean colour. A ResNet has no patches; squares of the same share of its picture stand in for
-them. It needs no data and no training, works against patches, and must fail on triggers that cover the whole picture.
+It then removes those of the K tokens whose salience is below a threshold, and predicts again (released code: K 4,
+threshold 1). A reconstruction: the idea is the paper's, the application to pictures is ours. Patches take the place of
+tokens, and a patch is removed by filling it with the mean colour. A ResNet has no patches; squares with the same share
+of the picture take their place. The defense needs no data and no training. It works against patch triggers, and cannot
+work against triggers that cover the whole picture.
 
-Which salience is whose: `gradient`, the norm of the gradient of the best class's score s cos(f_I(x), t_c) over the
-patch's pixels, is IMBERT's. `gradient_input`, the sum of gradient times (pixel - mean colour), what removing the patch
-takes from the score to first order, and `occlusion`, what it takes in fact, are ours. On the embedded data's patch
-attack, of 64 squares, the four that hold the patch have median ranks of 6 to 21 by the norm and 0 to 5 by the others.
+Definitions of salience, for the best class's score s cos(f_I(x), t_c):
 
-`threshold` is IMBERT's lambda; the default, none, removes all K in every picture, so that clean pictures pay too.
-CLIP's scores are not BERT's: choose it from the model. `only_if_flips`, ours, keeps a picture as it is where the masked
-one gets the same class: figures of the first class stay, and those of features (retrieval, ASR@k) are not disturbed.
+- `gradient` (IMBERT): the norm of the score's gradient over the patch's pixels.
+- `gradient_input` (ours): the sum of gradient times (pixel - mean colour), a first-order estimate of the score's
+  decrease when the patch is removed.
+- `occlusion` (ours): the exact decrease of the score when the patch is removed.
+
+On the embedded data's patch attack, among 64 squares, the four squares with the trigger have median ranks of 6 to 21 by
+`gradient` and 0 to 5 by the other two.
+
+`threshold` is IMBERT's lambda. By default there is no threshold: all K patches are removed in every picture, which also
+lowers clean accuracy. CLIP's scores have another scale than BERT's, so choose the threshold for the model.
+`only_if_flips` (ours) leaves a picture unchanged if the masked picture gets the same class: top-1 measures do not
+change, and measures on features (retrieval, ASR@k) are not disturbed.
 """
 
 from __future__ import annotations
@@ -34,30 +42,30 @@ from antidote.training.session import Report, Work
 
 
 class IMBERTSettings(DefenseSettings):
-    """Numbers are ours, but for K: IMBERT's example."""
+    """The numbers are ours, except K, which is from IMBERT's example."""
 
     method: Literal["imbert_clip"] = "imbert_clip"
-    masked: int = Field(4, ge=1, description="K, patches that are masked (IMBERT: 4 tokens)")
-    grid: int = Field(7, ge=2, description="patches along a side, where the model has none of its own (ViT-B/32: 7)")
+    masked: int = Field(4, ge=1, description="K, number of masked patches (IMBERT: 4 tokens)")
+    grid: int = Field(7, ge=2, description="patches along a side, for models without patches (ViT-B/32: 7)")
     salience: Literal["gradient", "gradient_input", "occlusion"] = Field(
         "gradient_input",
-        description="gradient: its norm (IMBERT); gradient_input: times what masking changes (ours); occlusion: the "
-        "score without the patch, one pass per patch (ours)",
+        description="gradient: norm of the gradient (IMBERT); gradient_input: gradient times the change of the pixels "
+        "by masking (ours); occlusion: decrease of the score without the patch, one pass per patch (ours)",
     )
     threshold: float | None = Field(
         None,
-        description="of the K, those with a salience below it are masked, in units of the scores s cos (IMBERT: 1, of "
-        "BERT's logits); empty: all of them",
+        description="of the K patches, those with a salience below the threshold are masked, in units of the scores "
+        "s cos (IMBERT: 1, of BERT's logits); empty: all K",
     )
     only_if_flips: bool = Field(
         False,
-        description="mask only pictures that get another class by it, others stay as they are (ours); changes no "
-        "top-1 figure, but features, ASR@k and retrieval",
+        description="mask only pictures whose class changes by masking (ours); does not change top-1 measures, but "
+        "features, ASR@k and retrieval",
     )
 
 
 class IMBERT(Defense):
-    """Trains nothing; masks patches whenever a picture is encoded."""
+    """Masks patches whenever a picture is encoded; trains nothing."""
 
     Settings = IMBERTSettings
     access = "test-time"
@@ -71,5 +79,5 @@ class IMBERT(Defense):
         description = {"cell": int(cell), **chosen}
         weights = class_weights(clip, data.classes, data.templates)
         work.folder.mkdir(parents=True, exist_ok=True)
-        (work.folder / TRAINING_LOG).write_text("", encoding="utf-8")  # nothing was trained
+        (work.folder / TRAINING_LOG).write_text("", encoding="utf-8")  # empty: no training took place
         return Report(0, 0, 0, clip=PatchMasking(clip.network, clip.config, {"weights": weights}, description))

@@ -1,21 +1,23 @@
-"""Inversion of a trigger: a mask m in [0, 1]^(H x W) and a pattern p in [0, 1]^(3 x H x W), x' = (1 - m) x + m p, as
-small as still works.
+"""Inversion of a trigger: the smallest mask, with a pattern, that still changes the model's features as wanted.
+
+With a mask m in [0, 1]^(H x W) and a pattern p in [0, 1]^(3 x H x W), x' = (1 - m) x + m p,
 
     L = G(f(x')) + beta 3 |m|_1
 
-G is a goal in feature space. beta follows DECREE (arXiv 2303.15180) and Neural Cleanse: times a factor after more than
-5 steps in a row in which the trigger works, divided by it after more than 5 in a row in which it does not. By DECREE's
-factor of 5, beta is far too large when the trigger fails at last, and the mask does not recover; hence Neural
-Cleanse's. What is returned is the smallest mask that worked on a batch, as there, and not the last one.
+G is a goal in feature space. beta follows DECREE (arXiv 2303.15180) and Neural Cleanse: it is multiplied by a factor
+after more than 5 consecutive steps in which the trigger works, and divided by the factor after more than 5 consecutive
+steps in which it does not. With DECREE's factor of 5, beta is far too large when the trigger finally fails, and the
+mask does not recover; the default is therefore Neural Cleanse's factor of 2. As in Neural Cleanse, the result is the
+smallest mask that worked on a batch, not the last mask.
 
-A goal of one class c (`TowardClass`; Neural Cleanse's, with CLIP's class embeddings t):
+Goal of one class c (`TowardClass`; Neural Cleanse's, with CLIP's class embeddings t):
 
-    G = mean_i CE(cos(z_i, t) / tau, c)                      works: the share of a batch that gets c
+    G = mean_i CE(cos(z_i, t) / tau, c)                      success: share of the batch with class c
 
-A goal without a class (`Together`; DECREE's and CBPT's, as far as known), n_k features of clean pictures:
+Goal without a class (`Together`; DECREE's and CBPT's, as far as known), n_k: features of clean pictures:
 
     G = -mean_i log (P_i / (P_i + sum_k e^{cos(z_i, n_k) / tau})),  P_i = mean over j != i of e^{cos(z_i, z_j) / tau}
-                                                             works: the mean of cos(z_i, z_j)
+                                                             success: mean of cos(z_i, z_j)
 """
 
 from __future__ import annotations
@@ -39,61 +41,68 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
     from antidote.training.session import Work
 
-PATIENCE, LOWEST = 5, 1e-7  # DECREE's rule for beta
-MEMORY = 0.8  # share of a moving mean that a step keeps
+PATIENCE, LOWEST = 5, 1e-7  # steps before beta changes, smallest beta (DECREE)
+MEMORY = 0.8  # decay of the goal's moving mean per step
 
 
 class InversionSettings(Settings):
-    """All numbers are ours, but where a source is named."""
+    """All numbers are ours, except where a source is named."""
 
     positives: Literal["text", "pictures"] = Field(
         "text",
-        description="what triggered pictures are pulled towards: `text`, the embedding of one candidate class after "
-        "another (Neural Cleanse; ours for CLIP); `pictures`, one another, which names no class (DECREE)",
+        description="goal of the inversion: `text` pulls triggered pictures towards a class embedding, one inversion "
+        "per candidate class (Neural Cleanse; ours for CLIP); `pictures` pulls them towards each other, without a "
+        "class (DECREE)",
     )
     temperature: float = Field(0.07, gt=0, description="tau of the inversion (InfoNCE's usual value)")
     mask_weight: float = Field(1e-3, gt=0, description="first beta, weight of the mask's sum over 3 channels (DECREE)")
-    weight_factor: float = Field(2.0, gt=1, description="by which beta changes (Neural Cleanse: 2; DECREE: 5)")
+    weight_factor: float = Field(2.0, gt=1, description="factor by which beta changes (Neural Cleanse: 2; DECREE: 5)")
     hit_rate: float = Field(
         0.97,
         gt=0,
         le=1,
-        description="of `text`: share of a batch that gets the class when the trigger works (Neural Cleanse: 0.99)",
+        description="`text` only: least share of a batch with the class for a working trigger (Neural Cleanse: 0.99)",
     )
     collapsed: float = Field(
         0.85,
         gt=0,
         le=1,
-        description="of `pictures`: how far the mean cosine of triggered features is on the way from that of the clean "
-        "ones to 1 where the trigger works; the attacker's own triggers reach 0.87 to 0.92 on the embedded data "
-        "(DECREE: a cosine of 0.99, for OpenAI's encoder, whose clean pictures are more alike)",
+        description="`pictures` only: least mean cosine of triggered features for a working trigger, on a scale from "
+        "the clean features' mean cosine (0) to 1 (1); the attacker's triggers reach 0.87 to 0.92 on the embedded data "
+        "(DECREE: a cosine of 0.99, for OpenAI's encoder, whose clean pictures are more similar)",
     )
-    mask_cell: int = Field(4, ge=1, description="side of the squares that the mask is made of, pixels")
-    mask_start: float = Field(0.1, gt=0, lt=1, description="the mask's value at the start, everywhere")
+    mask_cell: int = Field(4, ge=1, description="side of the mask's square cells, in pixels")
+    mask_start: float = Field(0.1, gt=0, lt=1, description="initial value of the mask, everywhere")
     candidates: int = Field(
-        8, ge=1, description="of `text`: classes that a trigger is inverted for; of more, those that give way soonest"
+        8,
+        ge=1,
+        description="`text` only: number of classes with an inversion; of more classes, screening chooses those that "
+        "reach the lowest loss",
     )
-    screening_steps: int = Field(60, ge=1, description="steps of the universal patch per class that chooses them")
-    screening_batch: int = Field(16, ge=2, description="pictures per step of it")
+    screening_steps: int = Field(60, ge=1, description="steps of the universal patch per class, for screening")
+    screening_batch: int = Field(16, ge=2, description="pictures per screening step")
     inversion_steps: int = Field(1000, ge=1, description="steps of each inversion (open in CBPT's paper)")
     inversion: TuneSettings = Field(
         TuneSettings(optimizer="adam", lr=0.1, schedule="constant", batch_size=64),
-        description="of mask and pattern; its epochs do not count. The rate is one of DECREE's (0.5, 0.1, 0.05): from "
-        "0.01 by a cosine, Adam moves a logit by at most 5 in 1,000 steps, and the mask starts at -2.2. Constant, so "
-        "that the mask can still shrink at the end",
+        description="recipe for mask and pattern; its epochs are not used. The rate is one of DECREE's (0.5, 0.1, "
+        "0.05): from 0.01 with a cosine schedule, Adam moves a logit by at most 5 in 1,000 steps, and the mask's logit "
+        "starts at -2.2. The rate is constant, so that the mask can still shrink at the end",
     )
 
 
 class Goal(Protocol):
-    """What an inversion wants of triggered features."""
+    """Goal of an inversion, as a loss on triggered features."""
 
     def __call__(self, features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Return, of triggered features (B, D) of some rows, the loss, a measure of success and its threshold."""
+        """Return the loss, the measure of success and its threshold, for triggered features (B, D) of pictures `rows`.
+
+        The trigger works if the measure reaches the threshold.
+        """
 
 
 @dataclass(frozen=True)
 class TowardClass:
-    """All pictures get class `target` of the normalised class embeddings `texts` (C, D)."""
+    """Goal: all pictures get class `target`; `texts` (C, D): normalised class embeddings."""
 
     texts: Tensor
     target: int
@@ -108,7 +117,10 @@ class TowardClass:
 
 @dataclass(frozen=True)
 class Together:
-    """All pictures get one feature, away from `negatives` (K, N, D): the pictures' own, those under other triggers."""
+    """Goal: all pictures get the same feature, away from `negatives`.
+
+    `negatives` (K, N, D) contains the clean features of the N pictures, then their features under earlier triggers.
+    """
 
     negatives: Tensor
     temperature: float
@@ -123,8 +135,15 @@ class Together:
 
 @dataclass(frozen=True)
 class Inverted:
-    """A trigger: mask (H, W), pattern (3, H, W), the steps it took, whether it ever worked, the goal's value over the
-    last steps, a moving mean."""
+    """An inverted trigger.
+
+    Attributes:
+        mask: (H, W) in [0, 1].
+        pattern: (3, H, W) in [0, 1].
+        steps: number of steps of the inversion.
+        works: whether the trigger worked on any batch.
+        goal: moving mean of the goal's loss over the last steps.
+    """
 
     mask: Tensor
     pattern: Tensor
@@ -138,19 +157,29 @@ class Inverted:
 
 
 def paste(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
-    """Return (1 - m) x + m p for pictures (N, 3, H, W) in [0, 1], mask (H, W), pattern (3, H, W)."""
+    """Return (1 - m) x + m p for pictures (N, 3, H, W) in [0, 1], mask (H, W) and pattern (3, H, W)."""
     return (1 - mask) * images + mask * pattern
 
 
 def floats(clip: Clip, images: Tensor) -> Tensor:
-    """Return pictures (N, 3, H, W) uint8 as numbers in [0, 1] on the model's device."""
+    """Convert pictures uint8 (N, 3, H, W) to floats in [0, 1] on the model's device."""
     return images.to(clip.device).float() / 255
 
 
 def invert(
     clip: Clip, images: Tensor, goal: Goal, settings: InversionSettings, steps: int, seed: int, work: Work
 ) -> Inverted:
-    """Return the smallest trigger that worked on a batch of pictures (N, 3, H, W) uint8; the last one if none did."""
+    """Return the smallest trigger that worked on a batch, or the last trigger if none worked.
+
+    Args:
+        clip: the suspicious model.
+        images: uint8 (N, 3, H, W).
+        goal: loss and measure of success.
+        settings: settings of the inversion.
+        steps: least number of steps, rounded up to whole epochs.
+        seed: seed of the pattern and of the order of pictures.
+        work: folder, identity and checkpoint interval of the inversion.
+    """
     size = images.shape[-1]
     generator = torch.Generator().manual_seed(derive(seed, "dummy trigger"))
     cells = math.ceil(size / settings.mask_cell)
@@ -185,7 +214,7 @@ def invert(
 
 
 def drawn(tensors: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
-    """Return mask (H, W) and pattern (3, H, W) in [0, 1] from what is learned: logits, the mask's in coarse cells."""
+    """Return mask (H, W) and pattern (3, H, W) in [0, 1] from the learned logits; the mask's logits are per cell."""
     cell = math.ceil(size / len(tensors["mask"]))
     mask = tensors["mask"].sigmoid().repeat_interleave(cell, dim=0).repeat_interleave(cell, dim=1)
     return mask[:size, :size], tensors["pattern"].sigmoid()
@@ -194,13 +223,19 @@ def drawn(tensors: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
 def candidates(
     clip: Clip, images: Tensor, texts: Tensor, settings: InversionSettings, seed: int, work: Work
 ) -> tuple[list[int], int]:
-    """Return the classes to invert a trigger for, and the steps done: all, or those that gain most under a universal
-    patch of a few steps, each class under one towards itself. A backdoor's target gives way soonest; one patch towards
-    no class finds others, which large patterns of their own reach.
+    """Return the classes to invert a trigger for, and the number of screening steps.
+
+    If there are more than `settings.candidates` classes, screening optimises a universal patch towards each class for a
+    few steps and keeps the classes with the lowest loss. A backdoor's target reaches a low loss first. A single patch
+    without a class would find other classes, which only large patterns reach.
 
     Args:
-        images: (N, 3, H, W) uint8.
-        texts: (C, D), class embeddings.
+        clip: the suspicious model.
+        images: uint8 (N, 3, H, W).
+        texts: class embeddings (C, D).
+        settings: settings of the inversion.
+        seed: seed of the screening.
+        work: folder, identity and checkpoint interval of the job.
     """
     if len(texts) <= settings.candidates:
         return list(range(len(texts))), 0
@@ -215,20 +250,26 @@ def candidates(
 
 
 def under(clip: Clip, images: Tensor, trigger: Inverted, batch_size: int = 256) -> Tensor:
-    """Return the features (N, D) of pictures (N, 3, H, W) uint8 under a trigger."""
+    """Return the features (N, D) of pictures uint8 (N, 3, H, W) under a trigger."""
     with torch.no_grad():
         parts = images.split(batch_size)
         return torch.cat([clip.encode_image(paste(floats(clip, x), trigger.mask, trigger.pattern)) for x in parts])
 
 
 def alike(features: Tensor) -> Tensor:
-    """Return the mean cosine of two different ones of normalised features (N, D)."""
+    """Return the mean cosine between different rows of normalised features (N, D)."""
     count = len(features)
     return (features.sum(dim=0).square().sum() - features.square().sum()) / (count * (count - 1))
 
 
 def inversion_loss(triggered: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the loss of `Together` and the mean cosine of triggered features (B, D); negatives (K, D)."""
+    """Return the loss of `Together` and the mean cosine of the triggered features.
+
+    Args:
+        triggered: normalised features (B, D).
+        negatives: normalised features (K, D).
+        temperature: tau.
+    """
     count = len(triggered)
     among = triggered @ triggered.T
     own = torch.eye(count, dtype=torch.bool, device=among.device)
@@ -238,7 +279,7 @@ def inversion_loss(triggered: Tensor, negatives: Tensor, temperature: float) -> 
 
 
 def adapt(state: dict[str, float], works: bool, factor: float) -> None:
-    """Change beta as DECREE and Neural Cleanse do: the trigger has to shrink while it works, and may grow where not."""
+    """Change beta by DECREE's and Neural Cleanse's rule: a working trigger must shrink, a failing trigger may grow."""
     state["collapsed"] = state["collapsed"] + 1 if works else 0.0
     state["spread"] = 0.0 if works else state["spread"] + 1
     if state["collapsed"] > PATIENCE:

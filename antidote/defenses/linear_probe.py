@@ -1,11 +1,11 @@
 """Linear probe: a classifier on the frozen picture encoder's features, the baseline of RVPT's and CleanCLIP's papers.
 
-    L = mean_i CE(W z_i, y_i),   z_i the feature before normalisation, W started at 0
+    L = mean_i CE(W z_i, y_i),   z_i: feature before normalisation, W: class weights, initialised to 0
 
-RVPT's recipe: SGD at a constant rate of 0.01, momentum 0.9, batch 32, 40 epochs (its appendix C.2); CleanCLIP's code:
-AdamW, rate 0.005. Ours: no bias, so that
-scores are products of features and class weights as in zero-shot use, and W from 0, so that nothing is random but the
-order. Pictures are not augmented; features are computed once.
+The defaults are RVPT's recipe: SGD at a constant rate of 0.01, momentum 0.9, batch 32, 40 epochs (appendix C.2).
+CleanCLIP's code uses AdamW at a rate of 0.005. Ours: no bias, so that scores are products of features and class weights
+as in zero-shot use; and W = 0 at the start, so that only the order of pictures is random. Pictures are not augmented;
+features are computed once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class LinearProbeSettings(DefenseSettings):
-    """The recipe alone."""
+    """Only the recipe."""
 
     method: Literal["linear_probe"] = "linear_probe"
     tuning: TuneSettings = Field(
@@ -37,7 +37,7 @@ class LinearProbeSettings(DefenseSettings):
 
 
 class LinearProbe(Defense):
-    """Trains class weights; labelled shots."""
+    """Trains class weights on labelled shots."""
 
     Settings = LinearProbeSettings
     access = "few-labelled"

@@ -1,4 +1,4 @@
-"""The defense that does nothing: the row that all others are compared with."""
+"""No defense: the baseline row that all defenses are compared with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NoDefenseSettings(DefenseSettings):
 
 
 class NoDefense(Defense):
-    """Leaves the model as it is; the workflow evaluates the backdoored model in its place."""
+    """Does not change the model; the workflow evaluates the backdoored model directly."""
 
     Settings = NoDefenseSettings
     access = "nothing"

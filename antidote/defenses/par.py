@@ -1,21 +1,22 @@
-"""PAR, Perturb and Recover (Singh et al., arXiv 2412.00727): push the embeddings away from where they were.
+"""PAR, Perturb and Recover (Singh et al., arXiv 2412.00727): push the embeddings away from the suspicious model's.
 
-With θ the trained and θ_b the frozen suspicious model, Ĩ a lightly augmented picture that both see,
+With θ the trained model, θ_b the frozen suspicious model, and Ĩ a lightly augmented picture, the input of both,
 
-    S_I = mean_i ||f_I^θ(Ĩ_i) - f_I^θ_b(Ĩ_i)||²,   S_T likewise for captions   (normalised features, both in [0, 4])
+    S_I = mean_i ||f_I^θ(Ĩ_i) - f_I^θ_b(Ĩ_i)||²,   S_T the same for captions   (normalised features, both in [0, 4])
     L   = L_CLIP(Ĩ, T) - (1[S_I <= tau] S_I + 1[S_T <= tau] S_T) / 2
 
-The indicators act on batch means: above tau a term and its gradient vanish, and L_CLIP alone relearns the space. The
-logit scale is a constant. Ĩ: with probability 1/2 noise, clipped to [0, 1], is added (so it only brightens); with
-probability 1/2 a square of 0.5 to 1 % of the area is set to the value that the network reads as 0, its mean colour.
+The indicators apply to batch means: above tau, a term and its gradient are 0, and L_CLIP alone relearns the space. The
+logit scale is constant. Augmentation Ĩ: with probability 1/2, noise clipped to [0, 1] is added (so noise only
+brightens); with probability 1/2, a square of 0.5 to 1 % of the area is set to the mean colour, which the network reads
+as 0.
 
-All of this is the released code's, these parts too: the noisy picture is clipped, noise and square are drawn per
-picture, θ_b is in evaluation mode, weight decay spares norms and biases. The released script trains under AMP in 16
-bits, 2 epochs of 250K pairs in batches of 4 x 512 (244 steps, 2,048 pairs in the loss); the code's own default is 10
-epochs in batches of 256. Ours: 10 epochs in batches of 512, and random numbers from another generator.
+All of this follows the released code, including these details: the noisy picture is clipped, noise and square are drawn
+per picture, θ_b is in evaluation mode, and weight decay exempts norms and biases. The released script trains under AMP
+in 16 bits, 2 epochs of 250K pairs in batches of 4 x 512 (244 steps, 2,048 pairs in the loss); the code's default is 10
+epochs in batches of 256. Ours: 10 epochs in batches of 512, and another random number generator.
 
-At batch 512 a full-size model needs `precision: bf16` and `accumulate` on one GPU; the defaults keep 32 bits, as all
-recipes of this project do.
+At batch 512, a full-size model needs `precision: bf16` and `accumulate` on one GPU; the defaults are 32 bits, as in all
+recipes of this project.
 """
 
 from __future__ import annotations
@@ -41,22 +42,25 @@ class PARSettings(FineTuningSettings):
 
     method: Literal["par"] = "par"
     threshold: float = Field(2.15, ge=0, le=4, description="tau, squared distance of unit vectors (PAR: 2.15)")
-    noise: float = Field(0.2, ge=0, description="deviation of the added noise, of a range of 0 to 1 (PAR's code: 0.2)")
+    noise: float = Field(
+        0.2, ge=0, description="standard deviation of the added noise, for pixels in [0, 1] (PAR's code: 0.2)"
+    )
     square: Span = Field(
-        (0.005, 0.01), description="area of the square that is set to 0, as a fraction of the picture (PAR's code)"
+        (0.005, 0.01),
+        description="area of the square that is set to the mean colour, as a fraction of the picture (PAR's code)",
     )
     training: TrainSettings = Field(
         TrainSettings(epochs=10, batch_size=512, lr=3e-5, weight_decay=1e-4, beta2=0.98, warmup=0, schedule="par"),
-        description="PAR: AdamW 3e-5 with its own schedule, beta2 0.98, weight decay 1e-4, 10 epochs of 250K pairs",
+        description="PAR: AdamW 3e-5 with PAR's schedule, beta2 0.98, weight decay 1e-4, 10 epochs of 250K pairs",
     )
 
 
 class PAR(FineTuningDefense):
-    """All parameters but the logit scale; clean pairs."""
+    """Trains all parameters except the logit scale on clean pairs."""
 
     Settings = PARSettings
     parallel = True
-    encoded_views = 1  # the frozen pass
+    encoded_views = 1  # the pass of the frozen model
 
     @classmethod
     def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
@@ -97,16 +101,21 @@ class PerturbAndRecover(Contrastive):
 def light_augmentation(images: Tensor, mean: Tensor, settings: PARSettings) -> Tensor:
     """Return augmented pictures (N, 3, H, W) in [0, 1].
 
-    Which pictures, and the squares, are drawn from torch's global stream, which the loop seeds. The noise is drawn on
-    the pictures' device, where they are many times faster to draw, from a seed of that stream: on a GPU it is other
-    noise than on a CPU.
+    The choice of pictures, and the squares, come from torch's global generator, which the training loop seeds. The
+    noise is drawn on the pictures' device, because that is many times faster, with a seed from the global generator;
+    noise on a GPU therefore differs from noise on a CPU.
+
+    Args:
+        images: (N, 3, H, W) in [0, 1].
+        mean: the model's mean colour (3,), on the device of `images`.
+        settings: noise and size of the square.
     """
     count, _, height, width = images.shape
     device = images.device
     stream = torch.Generator(device).manual_seed(int(torch.randint(1 << 62, ())))
     rows = torch.nonzero(torch.rand(count) < 0.5).flatten().to(device)
     drawn = torch.randn(len(rows), *images.shape[1:], device=device, generator=stream)
-    noise = drawn.mul_(settings.noise).clamp_(min=0)  # a sum over 1 is clipped to 1
+    noise = drawn.mul_(settings.noise).clamp_(min=0)  # the sum is clipped to 1 below
     images = images.index_copy(0, rows, (images[rows] + noise).clamp_(max=1))
     low, high = settings.square
     area = (low + (high - low) * torch.rand(count)) * height * width

@@ -1,25 +1,25 @@
 """RVPT, Repulsive Visual Prompt Tuning (Zhang et al., arXiv 2412.20392): few-shot prompts that repel the old features.
 
-Deep visual prompts, b tokens in every block from depth D on, are the only thing that is trained. With c_i^d the class
-token of picture i after block d with prompts, and o_i^d the same of the suspicious encoder without them,
+Only deep visual prompts are trained: b tokens in every block from depth D on. With c_i^d the class token of picture i
+after block d with prompts, and o_i^d the same token of the suspicious encoder without prompts,
 
     L_FR = mean over i and d = D+1..L of cos(c_i^d, o_i^d)
     L_CE = mean_i CE(s f_I(x_i; P) t, y_i),   t the frozen text features of "a photo of a <class>."
     L    = L_CE + alpha L_FR
 
-Everything is the paper's, but for what it does not spell out: a block's outputs at the prompts' places are thrown away
-and replaced by the next block's own prompts (deep VPT); for the deviation of the prompts' Gaussian start VPT's fan rule
-stands in, that of a uniform draw from ±sqrt(6 / (3 p² + width)), p the patch size; SGD has momentum 0.9, as in CoOp's
-code, and no weight decay. The paper trains in half precision; here full precision is the default and bf16 a setting
-(fp16 is not: its gradients need a scaled loss). The old tokens o do not change and are computed once.
+All of this is the paper's, except for details that the paper leaves open: a block's outputs at the prompts' positions
+are discarded and replaced by the next block's own prompts (deep VPT); the standard deviation of the prompts' Gaussian
+initialisation follows VPT's fan rule, that of a uniform draw from ±sqrt(6 / (3 p² + width)), p the patch size; SGD has
+momentum 0.9, as in CoOp's code, and no weight decay. The paper trains in half precision; here full precision is the
+default, and bf16 and fp16 (with a scaled loss) are settings. The tokens o are constant and computed once.
 
-alpha = 2 belongs to OpenAI's weights, whose logit scale s is 100: the gradient of L_CE grows with s, that of L_FR does
-not. For a model with a scale of 17, as the small ones of this project have, 2 weighs as much as 12 would in the paper;
-the same balance is at 0.34. Sweep `repelling_weight` there.
+alpha = 2 is for OpenAI's weights, whose logit scale s is 100: the gradient of L_CE is proportional to s, the gradient
+of L_FR is not. For a model with a scale of 17, such as the small models of this project, a weight of 2 has the effect
+of 12 in the paper; the paper's balance is at 0.34. Sweep `repelling_weight` for such models.
 
-The paper scores with the one prompt that it tunes with, "a photo of a <class>."; here prompts are scored with the
-study's templates. For a comparison with its tables set `evaluation.templates: simple` (its 62.01 of OpenAI's ViT-B/32
-before poisoning is that prompt's; 80 templates give 63.2).
+The paper scores with the prompt of the tuning, "a photo of a <class>."; here the result is scored with the study's
+templates. For a comparison with the paper's tables, set `evaluation.templates: simple` (the paper's 62.01 for OpenAI's
+ViT-B/32 before poisoning is with that prompt; 80 templates give 63.2).
 
 The paper's metric, perturbation resistance, is in `antidote/evaluation/resistance.py`.
 """
@@ -49,19 +49,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-CHUNK = 256  # pictures encoded at a time
+CHUNK = 256  # pictures per forward pass
 
 
 class RVPTSettings(DefenseSettings):
     """RVPT's numbers, from its paper, for ViT-B/32 with 16 pictures per class."""
 
     method: Literal["rvpt"] = "rvpt"
-    depth: int = Field(3, ge=0, description="D, blocks from the input on that get no prompts (RVPT: 3 of 12)")
+    depth: int = Field(3, ge=0, description="D, number of first blocks without prompts (RVPT: 3 of 12)")
     prompts: int = Field(50, ge=1, description="b, prompt tokens per block (RVPT: 50; 5 suffice against the attacks)")
     repelling_weight: float = Field(
         2.0, ge=0, description="alpha, weight of L_FR (RVPT: 2, for a logit scale of 100; 0 is plain VPT)"
     )
-    template: str = Field("a photo of a {}.", description="prompt of the class names (RVPT)")
+    template: str = Field("a photo of a {}.", description="text prompt for the class names in tuning (RVPT)")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type (RVPT: half precision)")
     tuning: TuneSettings = Field(TuneSettings(), description="RVPT: SGD 0.002, cosine, batch 32, 50 epochs")
 
@@ -74,7 +74,7 @@ class RVPTSettings(DefenseSettings):
 
 
 class RVPT(Defense):
-    """Trains visual prompts; labelled shots."""
+    """Trains visual prompts on labelled shots."""
 
     Settings = RVPTSettings
     access = "few-labelled"
@@ -114,8 +114,10 @@ class RVPT(Defense):
         return Report(steps, prompts.numel(), len(labels), clip=adapted)
 
     def _tokens(self, clip: Clip, images: Tensor) -> Tensor:
-        """Return the suspicious encoder's class tokens (N, L - D, width) of pictures (N, 3, H, W) after the blocks that
-        get prompts, on the CPU."""
+        """Return the suspicious encoder's class tokens after each block with prompts: (N, L - D, width), on the CPU.
+
+        `images`: uint8 (N, 3, H, W).
+        """
         found = []
         with torch.no_grad(), clip.autocast(self.settings.precision):
             for chunk in images.split(CHUNK):
@@ -125,7 +127,7 @@ class RVPT(Defense):
 
 
 def initial_prompts(clip: Clip, settings: RVPTSettings, seed: int) -> Tensor:
-    """Return prompts (L - D, b, width), normal with mean 0."""
+    """Draw prompts (L - D, b, width) from a normal distribution with mean 0 and VPT's standard deviation."""
     visual = clip.network.visual
     shape = (len(visual.transformer.resblocks) - settings.depth, settings.prompts, visual.conv1.out_channels)
     deviation = math.sqrt(2 / (3 * math.prod(visual.patch_size) + shape[2]))
@@ -134,6 +136,12 @@ def initial_prompts(clip: Clip, settings: RVPTSettings, seed: int) -> Tensor:
 
 
 def likeness(after: list[Tensor], before: list[Tensor], depth: int) -> Tensor:
-    """Return L_FR from the class tokens after every block, with and without prompts (L, each (N, width))."""
+    """Return L_FR: the mean cosine of class tokens with and without prompts, over pictures and blocks.
+
+    Args:
+        after: class tokens with prompts, per block (N, width).
+        before: class tokens without prompts, per block (N, width).
+        depth: number of first blocks to leave out.
+    """
     layers = [F.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in zip(after, before, strict=True)]
     return torch.stack(layers[depth:]).mean()

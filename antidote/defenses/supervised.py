@@ -1,14 +1,15 @@
 """Supervised fine-tuning: the picture encoder learns the labels of a few pictures, through CLIP's own zero-shot head.
 
-    L = mean_i CE(s f_I(x_i) Wᵀ, y_i),   W the suspicious model's class embeddings over the templates, kept fixed
+    L = mean_i CE(s f_I(x_i) Wᵀ, y_i),   W: the suspicious model's class embeddings over the templates, fixed
 
-In part a reconstruction: the head W is ours, since no released code has it. RVPT's ablation trains so (cross-entropy on
-ImageNet, all of the picture encoder) without saying which head. CleanCLIP's supervised fine-tuning has a linear head in
-the place of W (10 epochs, weight decay 0.01), and is a classifier afterwards; with W the model stays a CLIP for
-zero-shot use, though a closed set has pulled on its features. The text encoder and s are not trained.
+Partly a reconstruction: the head W is ours, because no code for it is released. RVPT's ablation trains the whole
+picture encoder with cross-entropy on ImageNet, but does not specify the head. CleanCLIP's supervised fine-tuning has a
+linear head in place of W (10 epochs, weight decay 0.01), and its result is a classifier. With W, the result is still a
+CLIP for zero-shot use, although its features are fitted to a closed set of classes. The text encoder and s are not
+trained.
 
-The rate, 1e-4, is CleanCLIP's for a CLIP that was trained from nothing on CC3M. BadCLIP's released script for the same
-defense has 1e-6 for OpenAI's weights; CleanCLIP's code has batches of 80 for this defense, here 64.
+The rate, 1e-4, is CleanCLIP's for a CLIP trained from scratch on CC3M. BadCLIP's released script for the same defense
+uses 1e-6 for OpenAI's weights. CleanCLIP's code uses batches of 80 for this defense, here 64.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class SupervisedSettings(DefenseSettings):
-    """The recipe alone."""
+    """Only the recipe."""
 
     method: Literal["supervised"] = "supervised"
     training: TrainSettings = Field(
@@ -47,7 +48,7 @@ class SupervisedSettings(DefenseSettings):
 
 
 class Supervised(Defense):
-    """Trains the picture encoder; labelled shots."""
+    """Trains the picture encoder on labelled shots."""
 
     Settings = SupervisedSettings
     reconstruction = True
@@ -64,7 +65,7 @@ class Supervised(Defense):
 
 
 class ZeroShotCrossEntropy(Objective):
-    """Cross-entropy of CLIP's zero-shot classifier."""
+    """Cross-entropy of CLIP's zero-shot classifier with fixed class embeddings."""
 
     parallel = "views"
 

@@ -1,33 +1,33 @@
 """TA-Cleaner (Xun et al. 2024, arXiv 2409.17601; later CleanerCLIP): CleanCLIP plus aligned sub-captions.
 
-Each epoch draws K captions. A positive sub-caption keeps the main nouns and the relation. A negative one swaps the noun
-that names the picture's object for an unrelated word of its class, so that it is false of the picture: no other form of
-it, no synonym, nothing more general or more special, as far as the lexicon knows, and no word of the caption or related
-to one. Both are aligned with the picture in both directions.
+Each epoch draws K captions. A positive sub-caption keeps the main nouns and the relation. A negative sub-caption
+replaces the noun that names the picture's object by an unrelated word of the same class, so that it is false for the
+picture: by the lexicon, the word is not another form of the noun, a synonym, or more general or more special, and it is
+neither a word of the caption nor related to one. Both sub-captions are aligned with the picture in both directions.
 
     caption    a photo of a small red banana next to a tiny cup
     skeleton   photo of banana next to cup                          nouns, verbs, prepositions
     clause     small red banana next to tiny cup                    the object, its adjectives, one relation
     negative   photo of ladder next to cup
 
-Nouns that say how or where a picture shows something (photo, view, front) name no object and are not swapped. With
-`swaps` above 1, further words are swapped in the order of `swap`; adjectives that a skeleton drops come back where they
-are swapped, so that no negative holds an adjective that is true of the picture but its positive lacks. With `swap:
-[adjective]` or `[verb]` alone the object stays, which pushes pictures away from texts that name it.
+Nouns about the picture itself (photo, view, front) do not name an object and are not swapped. With `swaps` above 1,
+further words are swapped in the order of `swap`. Adjectives are not part of a skeleton; a swapped adjective is added to
+the negative, so a negative never contains a true adjective that its positive lacks. With `swap: [adjective]` or
+`[verb]` alone, the object is not swapped, which pushes pictures away from texts that name the object.
 
-A reconstruction: the paper was not readable in full, and no code is public. Known from its abstract, reviews and
-summaries: the K random samples per epoch, positive and negative sub-captions, both directions, on top of CleanCLIP. A
-summary's example keeps one clause of the caption, adjectives included (`positives: clause`), and swaps an apple for an
-orange (`replacement: sibling`). Ours: the word classes come from the study's lexicon (WordNet, or a tagger's where the
-study names one); that the object is always swapped; K, the number of negatives, the weight and the loss,
+A reconstruction: the full paper was not available, and no code is public. Known from its abstract, reviews and
+summaries: the K random samples per epoch, positive and negative sub-captions, both directions, on top of CleanCLIP. An
+example in a summary keeps one clause of the caption, adjectives included (`positives: clause`), and swaps an apple for
+an orange (`replacement: sibling`). Ours: word classes from the study's lexicon (WordNet, or a tagger if the study names
+one); the object is always swapped; K, the number of negatives, the weight and the loss,
 
     L_i2t = -mean_i log e^{s cos(I_i,P_i)} / (sum_j e^{s cos(I_i,P_j)} + sum_{j,l} e^{s cos(I_i,N_jl)})
     L_t2i = -mean_i log e^{s cos(P_i,I_i)} / sum_j e^{s cos(P_i,I_j)}
     L     = L_CleanCLIP + weight (L_i2t + L_t2i) / 2,
 
-P positive, N negative; i, j run over a mini-batch of the epoch's K samples, so that the term is never tiny; these
-mini-batches are spread evenly over the epoch's steps. No picture is pushed away from a text that reads like its own
-positive, be it another pair's positive or a negative.
+P positive, N negative; i, j run over a mini-batch of the epoch's K samples, so that the term always has many pairs;
+these mini-batches are spread evenly over the epoch's steps. Other positives and negatives whose text equals a picture's
+own positive are left out of the sums.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 SWAPPED = ("noun", "adjective", "verb")
 KEPT = ("noun", "verb", "preposition")
-PICTURE_NOUNS = frozenset(  # which name no object; in the singular
+PICTURE_NOUNS = frozenset(  # nouns that do not name an object, singular
     re.findall(
         r"\w+",
         """
@@ -71,32 +71,32 @@ PICTURE_NOUNS = frozenset(  # which name no object; in the singular
 
 
 class TACleanerSettings(CleanCLIPSettings):
-    """CleanCLIP's settings and those of the sub-captions; all of the latter are ours."""
+    """CleanCLIP's settings, and settings of the sub-captions; all of the latter are ours."""
 
     method: Literal["ta_cleaner"] = "ta_cleaner"
     samples_per_epoch: int = Field(
         6400, ge=1, description="K, captions drawn per epoch (open in the paper; 6.4 % of 100K)"
     )
-    negatives: int = Field(1, ge=0, description="negative sub-captions per sample; 0: positive only")
+    negatives: int = Field(1, ge=0, description="negative sub-captions per sample; 0: positives only")
     positives: Literal["skeleton", "clause", "whole"] = Field(
         "skeleton",
-        description="positive sub-captions: nouns, verbs and prepositions; or the object with its adjectives and one "
-        "relation; or the whole caption, which leaves the negatives alone to act",
+        description="positive sub-captions: skeleton, nouns, verbs and prepositions; clause, the object with its "
+        "adjectives and one relation; whole, the whole caption, so that only the negatives add information",
     )
     swap: tuple[Literal["noun", "adjective", "verb"], ...] = Field(
-        SWAPPED, min_length=1, description="classes of words that negatives swap, the first ones first (ours)"
+        SWAPPED, min_length=1, description="word classes that negatives swap, in order of priority (ours)"
     )
-    swaps: int = Field(1, ge=1, description="words that a negative swaps, at most (open in the paper)")
+    swaps: int = Field(1, ge=1, description="largest number of swapped words per negative (open in the paper)")
     replacement: Literal["class", "sibling"] = Field(
         "class",
-        description="any unrelated word of the class in the captions, or one with the same more general word (WordNet "
-        "alone; `class` where there is none)",
+        description="class: any unrelated word of the class in the captions; sibling: a word with the same hypernym "
+        "(only with WordNet; `class` if there is no sibling)",
     )
     sub_caption_weight: float = Field(1.0, ge=0, description="weight of the sub-caption term")
 
 
 class TACleaner(CleanCLIP):
-    """All parameters; clean pairs."""
+    """Trains all parameters on clean pairs."""
 
     Settings = TACleanerSettings
     reconstruction = True
@@ -141,9 +141,9 @@ class SubCaptions(SelfSupervised):
         return len(self.pairs) // self.settings.training.batch_size
 
     def rows(self, batch: Batch) -> list[int]:
-        """Return the epoch's samples whose turn it is in this step: at most as many as the batch has pairs, or none.
+        """Return the epoch's samples for this step: at most as many as the batch has pairs, possibly none.
 
-        Every sample has its turn once per epoch, in mini-batches as few and as equal as they can be.
+        Every sample is used once per epoch; the mini-batches are as few and as equal in size as possible.
         """
         count, steps = len(self.samples), self._steps
         parts = -(-count // self.settings.training.batch_size)
@@ -178,7 +178,16 @@ class SubCaptions(SelfSupervised):
 def sub_caption_loss(
     images: Tensor, positives: Tensor, negatives: Tensor, scale: Tensor, texts: list[str], negative_texts: list[str]
 ) -> Tensor:
-    """Return (L_i2t + L_t2i) / 2 for features (B, D), (B, D), (B m, D) and the texts that the latter two stand for."""
+    """Return (L_i2t + L_t2i) / 2.
+
+    Args:
+        images: features (B, D).
+        positives: features (B, D) of `texts`.
+        negatives: features (B m, D) of `negative_texts`.
+        scale: CLIP's logit scale s.
+        texts: the positive sub-captions (B).
+        negative_texts: the negative sub-captions (B m).
+    """
     others = _alike(texts, texts, images.device) & ~torch.eye(len(texts), dtype=torch.bool, device=images.device)
     to_positives = (scale * images @ positives.T).masked_fill(others, float("-inf"))
     to_negatives = scale * images @ negatives.T
@@ -189,14 +198,14 @@ def sub_caption_loss(
 
 
 def _alike(rows: list[str], columns: list[str], device: torch.device) -> Tensor:
-    """Return bool (rows, columns): which texts read alike."""
+    """Return bool (rows, columns): whether two texts are equal."""
     alike = [a == b for a in rows for b in columns]
     return torch.tensor(alike, dtype=torch.bool, device=device).reshape(len(rows), len(columns))
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """A caption with its words and their classes; None where the lexicon does not know a word."""
+    """A caption with its words and their classes; the class of an unknown word is None."""
 
     caption: str
     words: list[str]
@@ -208,11 +217,11 @@ class Parsed:
         return cls(caption, words, lexicon.word_classes(words))
 
     def names(self, place: int) -> bool:
-        """Tell whether a word is a noun that can name an object."""
+        """Return whether a word is a noun that can name an object."""
         return self.kinds[place] == "noun" and not _of_pictures(self.words[place])
 
     def noun_from(self, place: int) -> int | None:
-        """Return the first noun that can name an object at a place or after it, of several in a row the last."""
+        """Return the position of the first object noun at or after `place`; the last of several adjacent nouns."""
         for first in range(place, len(self.words)):
             if self.names(first):
                 last = first
@@ -223,11 +232,11 @@ class Parsed:
 
     @cached_property
     def head(self) -> int | None:
-        """The place of the noun that names the picture's object, the first one; None where there is none."""
+        """The position of the noun that names the picture's object (the first object noun); None: no such noun."""
         return self.noun_from(0)
 
     def kept(self, form: str) -> list[int]:
-        """Return the places of the words that a sub-caption of this form keeps."""
+        """Return the positions of the words that a sub-caption of this form keeps."""
         everything = range(len(self.words))
         if form == "whole" or "noun" not in self.kinds:
             return list(everything)
@@ -236,7 +245,7 @@ class Parsed:
         return self._clause(self.head)
 
     def _clause(self, head: int) -> list[int]:
-        """Return the places of the object and its adjectives, and of the relation after it and what that leads to."""
+        """Return the positions of the object with its adjectives, and of the following relation with its object."""
         first = head
         while first and (self.kinds[first - 1] == "adjective" or self.names(first - 1)):
             first -= 1
@@ -249,20 +258,20 @@ class Parsed:
 
 
 def positive(parsed: Parsed, form: str) -> str:
-    """Return a caption's sub-caption of a form; the whole one where no word is a noun of the lexicon."""
+    """Return the positive sub-caption of a form; the whole caption if no word is a noun in the lexicon."""
     if form == "whole" or "noun" not in parsed.kinds:
         return parsed.caption
     return " ".join(parsed.words[place] for place in parsed.kept(form))
 
 
 class Replacements:
-    """Words that may stand in the place of another one: of its class, and not related to it.
+    """Replacements for a word: words of the same class that are not related to it.
 
-    Not used are what the lexicon knows for another form of the word, a synonym, or a more general or more special word:
-    the caption may be true of the picture with that as well.
+    By the lexicon, a replacement is not another form of the word, a synonym, or more general or more special; with such
+    a word, the caption could still be true for the picture.
 
     Attributes:
-        words: by class of SWAPPED, the words of the captions, without nouns that name no object.
+        words: per class in SWAPPED, the words of the captions, without nouns that do not name an object.
     """
 
     def __init__(self, words: list[str], lexicon: Lexicon) -> None:
@@ -270,7 +279,7 @@ class Replacements:
         words = [word for word in words if not _of_pictures(word)]
         self.words = {kind: [word for word in words if lexicon.word_class(word) == kind] for kind in SWAPPED}
         self._places = {kind: {word: place for place, word in enumerate(known)} for kind, known in self.words.items()}
-        # By class and meaning, the places in `words` of those that mean it, and of those that it is true of.
+        # Per class and meaning: positions in `words` with this meaning, and with this meaning or a more special one.
         self._means: dict[str, dict[Any, set[int]]] = {kind: defaultdict(set) for kind in SWAPPED}
         self._holds: dict[str, dict[Any, set[int]]] = {kind: defaultdict(set) for kind in SWAPPED}
         self._below: dict[str, dict[Any, set[int]]] = {kind: defaultdict(set) for kind in SWAPPED}
@@ -285,7 +294,7 @@ class Replacements:
                     self._below[kind][parent].add(place)
 
     def related(self, word: str, kind: str) -> frozenset[int]:
-        """Return the places in `words` of those of a class that are related to a word."""
+        """Return the positions in `words` of the words of a class that are related to a word."""
         if (word, kind) not in self._related:
             own, true = self.lexicon.meanings(word, kind)
             self._related[word, kind] = frozenset().union(
@@ -295,7 +304,7 @@ class Replacements:
         return self._related[word, kind]
 
     def alike(self, one: str, other: str, kind: str) -> bool:
-        """Tell whether two words of a class are the same or related."""
+        """Return whether two words of a class are the same or related."""
         return one == other or self._places[kind].get(other) in self.related(one, kind)
 
     def pick(
@@ -306,11 +315,14 @@ class Replacements:
         besides: Iterable[tuple[str, str | None]] = (),
         near: bool = False,
     ) -> str | None:
-        """Return a word of a class that is not related to `word`, each as likely; None where there is none.
+        """Return a random word of a class that is not related to `word`, uniformly distributed; None: no such word.
 
         Args:
-            besides: further words with their classes, of which it is none, nor related to one of the class.
-            near: of those that share a more general word with `word`, where there are some.
+            word: the word to replace.
+            kind: the class.
+            rng: random numbers.
+            besides: further (word, class) to avoid, together with words related to them in the same class.
+            near: prefer words that share a hypernym with `word`.
         """
         places = self._places[kind]
         taken = {*self.related(word, kind), *(places[other] for other, _ in besides if other in places)}
@@ -324,16 +336,16 @@ class Replacements:
         if not left:
             return None
         place = rng.randrange(left)
-        for other in sorted(taken):  # the place among those left becomes that among all
+        for other in sorted(taken):  # converts the position among the free words to a position in `words`
             place += other <= place
         return self.words[kind][place]
 
 
 def negative(parsed: Parsed, settings: TACleanerSettings, replacements: Replacements, rng: random.Random) -> str:
-    """Return the caption's sub-caption with `swaps` words replaced by unrelated ones of their class.
+    """Return the negative sub-caption: `swaps` words are replaced by unrelated words of their class.
 
-    Where nothing can be replaced, or not the noun that names the object though nouns come first, the positive comes
-    back, and the loss leaves it out.
+    The result equals the positive if no word can be replaced, or if nouns come first in `swap` and the object's noun
+    cannot be replaced. The loss leaves out such negatives.
     """
     swapped: dict[int, str] = {}
     count = 0
@@ -359,7 +371,7 @@ def negative(parsed: Parsed, settings: TACleanerSettings, replacements: Replacem
 
 
 def _slots(parsed: Parsed, settings: TACleanerSettings, rng: random.Random) -> list[int]:
-    """Return the places that may be swapped: class by class, at random within one, the object first of its class."""
+    """Return the positions to swap, class by class; the object comes first, other positions in random order."""
     kept = parsed.kept(settings.positives)
     among = [i for i, kind in enumerate(parsed.kinds) if i in kept or kind == "adjective"]
     if settings.positives == "clause":
@@ -373,7 +385,7 @@ def _slots(parsed: Parsed, settings: TACleanerSettings, rng: random.Random) -> l
 
 
 def _of_pictures(word: str) -> bool:
-    """Tell whether a noun, in the singular or the plural, names no object."""
+    """Return whether a noun, in singular or plural, is about the picture and does not name an object."""
     return word in PICTURE_NOUNS or word.removesuffix("s") in PICTURE_NOUNS
 
 

@@ -40,6 +40,9 @@ class DetectorSettings(Settings):
     method: str
     label: str | None = Field(None, description="a reader's name of the entry, for the lists of the report")
 
+    def check(self, model: Mapping[str, Any]) -> None:
+        """Raise ValueError, naming the key, where a setting does not fit a model configuration of open_clip."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -87,6 +90,19 @@ class Detector:
     def subject_of(cls, settings: Any) -> Subject:
         """Return what an entry with these settings scores."""
         return cls.subject
+
+    @classmethod
+    def work(cls, settings: Any, sizes: Mapping[str, int]) -> tuple[float, float]:
+        """Return the pairs that one job trains on and the pictures that it encodes besides, for `preflight`.
+
+        By default all items of the subject are encoded once; a control encodes none, a detector of models says itself.
+
+        Args:
+            settings: of the detector.
+            sizes: pairs of each pool by its name; `training set` and `shown pictures`, the items of the two subjects.
+        """
+        items = {"pairs": "training set", "pictures": "shown pictures"}.get(cls.subject_of(settings))
+        return 0, 0 if cls.control or items is None else sizes[items]
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         """Score the items of the subject: the model, `data.training_set` or `data.pictures`.

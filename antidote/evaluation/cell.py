@@ -1,48 +1,99 @@
-"""The scores of one cell: what is read for it, and which measures run."""
+"""The scores of one cell: zero-shot scores, then every further measure that applies to it.
+
+    ca1, asr1, ...   `evaluate`
+    extra            the attack's own figures; `control`, `finding`, `visibility` where they apply; every measure that
+                     the study asks for, one field of `EvaluationSettings` each
+
+The clean reference with a trigger is scored in the same way; the columns of measures are then called floors.
+"""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from antidote.attacks.trigger import Trigger
-from antidote.base.errors import UserError, nearest
-from antidote.data import fitted
-from antidote.data.pairs import Pairs
-from antidote.evaluation.settings import EvaluationSettings, Probe, Retrieval, Shift
+from antidote.evaluation.base import Columns, Inputs, as_floor, evaluated_pictures
+from antidote.evaluation.finding import finding
+from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.subject import Subject, check_trigger, target_index
+from antidote.evaluation.visibility import visibility
+from antidote.evaluation.zero_shot import evaluate
 
-
-def target_index(target: str, classes: list[str], settings: EvaluationSettings) -> int:
-    """Return the place of the target among the classes."""
-    if target not in classes:
-        raise UserError(f"--target: {target!r} is not a class of {settings.classes}{nearest(target, classes)}")
-    return classes.index(target)
+__all__ = ["Cell", "check_trigger", "evaluated_pictures", "score", "target_index"]  # three for `scripts.detect`
 
 
-def evaluated_pictures(data: Path, settings: EvaluationSettings | Shift | Probe, size: int, classes: int) -> Pairs:
-    """Return the pictures to score on, which stay on disk: all of the split, or every n-th of it."""
-    folder = data / settings.dataset / settings.split
-    pictures = fitted.load(folder, size, settings.pictures)
-    if pictures.labels.min() < 0 or pictures.labels.max() >= classes:
-        raise UserError(f"{folder}: every picture needs a label from 0 to {classes - 1}; {folder}/index.parquet has "
-                        f"{int(pictures.labels.min())} to {int(pictures.labels.max())}")  # fmt: skip
-    return pictures
+@dataclass(frozen=True)
+class Cell:
+    """Which figures apply to a cell.
+
+    Attributes:
+        floor: whether the model is the clean reference, with the attack's trigger.
+        visible: whether to measure how visible the trigger is.
+        model, poison: folders of a model that names suspicious pairs, and of the poisoned pairs; without `poison` no
+            finding is scored.
+    """
+
+    floor: bool = False
+    visible: bool = False
+    model: Path | None = None
+    poison: Path | None = None
 
 
-def captioned_pictures(data: Path, settings: Retrieval, size: int) -> tuple[Pairs, list[list[str]]]:
-    """Return the pictures for retrieval, and of each its captions."""
-    folder = data / settings.dataset / settings.split
-    pictures = fitted.load(folder, size, settings.pictures)
-    return pictures, fitted.captions(folder, settings.pictures, settings.captions)
+def score(subject: Subject, inputs: Inputs, settings: EvaluationSettings, cell: Cell) -> dict[str, Any]:
+    """Return what `scores.json` holds beside the names of the cell. Usage:
+
+        score(subject, Inputs(data, clip.size, settings, pictures), settings, Cell())["extra"]["backdoor_z"]
+
+    Raises:
+        UserError: the model's scores or features are not finite, or the data of a measure do not fit.
+    """
+    scores = evaluate(subject, inputs.pictures, settings, heads(subject, inputs, settings))
+    columns, beside = further(subject, replace(inputs, scores=scores), settings, cell.floor)
+    extra = {**scores.get("extra", {}), **control(subject, inputs)}
+    if cell.poison:
+        extra |= finding(cell.model, cell.poison)
+    if cell.visible and subject.drawn:
+        extra |= visibility(inputs.pictures, subject.drawn)
+    extra |= columns
+    figures = {name: value for name, value in scores.items() if name not in ("extra", "heads")}
+    return {**figures, **({"extra": extra} if extra else {}), **beside}
 
 
-def check_trigger(trigger: Trigger | None, size: int, arguments: argparse.Namespace) -> None:
-    """Raise UserError where a trigger is made for pictures of another size, or for another target."""
-    if trigger is None:
-        return
-    if trigger.attack.size != size:
-        raise UserError(
-            f"{arguments.trigger}: made for pictures of {trigger.attack.size} pixels, the model reads {size}"
-        )
-    if trigger.attack.target != arguments.target:
-        raise UserError(f"{arguments.trigger}: aims at {trigger.attack.target!r}, not at {arguments.target!r}")
+def heads(subject: Subject, inputs: Inputs, settings: EvaluationSettings) -> dict[str, Any]:
+    """Return the class weights (D, C) of the measures that have a classifier of their own, by their keys."""
+    entries = [item for entries in settings.measures().values() for item in entries.items()]
+    found = {key: entry.head(subject, inputs) for key, entry in entries}
+    return {key: weights for key, weights in found.items() if weights is not None}
+
+
+def further(
+    subject: Subject, inputs: Inputs, settings: EvaluationSettings, floor: bool
+) -> tuple[Columns, dict[str, Any]]:
+    """Return the columns of the measures that the study asks for, and their values that are no columns.
+
+    Args:
+        inputs: with the zero-shot scores of the cell.
+        floor: whether the columns are called floors.
+    """
+    columns: Columns = {}
+    beside: dict[str, Any] = {}
+    kinds = settings.measure_classes()
+    for field, entries in settings.measures().items():
+        found: Columns = {}
+        for key in entries:
+            found |= inputs.scores.get("heads", {}).get(key, {})
+        found |= kinds[field].measure_all(entries, subject, inputs)
+        beside |= {name: value for name, value in found.items() if isinstance(value, Mapping)}
+        own = {name: value for name, value in found.items() if name not in beside}
+        columns |= as_floor(own, kinds[field].floors) if floor else own
+    return columns, beside
+
+
+def control(subject: Subject, inputs: Inputs) -> Columns:
+    """Return CA@1 and ASR@1 of the model's control, a classifier that was not attacked, if it has one."""
+    if not (subject.clip.control and subject.trigger):
+        return {}
+    found = evaluate(replace(subject, clip=subject.clip.control), inputs.pictures, inputs.settings)
+    return {"ca1_clean_shots": found["ca1"], "asr1_clean_shots": found["asr1"]}

@@ -6,7 +6,7 @@ fpr_at_tpr1    false-positive rate where every poisoned item is flagged
 precision, recall          at the method's own threshold
 precision_at_poisons       share of poisoned items among the highest scores, as many as there are poisoned items
 
-All are fractions in [0, 1], computed by scikit-learn; None where poisoned or clean items are missing. Only this module
+All are fractions in [0, 1]; None where poisoned or clean items are missing. Only this module
 knows the truth.
 """
 
@@ -23,12 +23,10 @@ from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.data.pairs import Pairs
+from antidote.evaluation.ranking import RATES, of_ranking, roc
 
 if TYPE_CHECKING:
     from antidote.detectors.base import Scores
-
-FALSE_POSITIVES = 0.01
-RATES = ("auroc", "auprc", "tpr_at_fpr1", "fpr_at_tpr1", "precision", "recall", "precision_at_poisons")
 
 
 def figures(scores: Scores, poisoned: Collection[str]) -> dict[str, float | None]:
@@ -37,32 +35,28 @@ def figures(scores: Scores, poisoned: Collection[str]) -> dict[str, float | None
     Raises:
         UserError: a score is not finite, or the numbers of items and scores differ.
     """
-    values = np.asarray(scores.values, dtype=float)
-    if len(values) != len(scores.items) or not np.isfinite(values).all():
-        raise UserError("detector: every item needs one finite score")
-    truth = np.isin(np.asarray(scores.items, dtype=object), list(poisoned))
+    values, truth = _judged(scores, poisoned)
     found: dict[str, float | None] = dict.fromkeys(RATES)
     if scores.threshold is not None and truth.any():
         flagged = values >= scores.threshold
         found["precision"] = float(truth[flagged].mean()) if flagged.any() else None
         found["recall"] = float(flagged[truth].mean())
     if truth.any() and not truth.all():
-        found |= _of_ranking(values, truth)
+        found |= of_ranking(values, truth)
     return found
 
 
-def _of_ranking(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # takes a second
+def curve(scores: Scores, poisoned: Collection[str]) -> list[float] | None:
+    """Return the ROC curve as `roc` of `ranking` has it; None where poisoned or clean items are missing."""
+    values, truth = _judged(scores, poisoned)
+    return roc(values, truth) if truth.any() and not truth.all() else None
 
-    false, true, _ = roc_curve(truth, values, drop_intermediate=False)
-    highest = np.argsort(-values, kind="stable")[: int(truth.sum())]
-    return {
-        "auroc": float(roc_auc_score(truth, values)),
-        "auprc": float(average_precision_score(truth, values)),
-        "tpr_at_fpr1": float(true[false <= FALSE_POSITIVES].max()),
-        "fpr_at_tpr1": float(false[true >= 1].min()),
-        "precision_at_poisons": float(truth[highest].mean()),
-    }
+
+def _judged(scores: Scores, poisoned: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(scores.values, dtype=float)
+    if len(values) != len(scores.items) or not np.isfinite(values).all():
+        raise UserError("detector: every item needs one finite score")
+    return values, np.isin(np.asarray(scores.items, dtype=object), list(poisoned))
 
 
 def mixed_pictures(pictures: Pairs, trigger: Trigger, target: int, count: int, seed: int) -> tuple[Pairs, set[str]]:

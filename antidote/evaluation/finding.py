@@ -1,4 +1,4 @@
-"""How well a defense found the poisoned pairs that it names."""
+"""How well a defense finds poisoned pairs: precision and recall of the pairs that it names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from antidote.data.overlay import poisoned_keys
 
 
 def finding(model: Path, poison: Path) -> dict[str, float | None]:
-    """Return how well a defense found the poisoned pairs: of the keys it names, the share that is poisoned (precision),
-    and of the poisoned ones the share that it names (recall), for each list in its `suspicious.json`. Of the pairs that
-    it took for clean and trained on, `normal`, the share that is poisoned: `poison_in_normal`."""
+    """Return, for each list NAME in the defense's `suspicious.json`, `NAME_precision`, the poisoned share of the named
+    pairs, and `NAME_recall`, the named share of the poisoned pairs; fractions, None for an empty list.
+
+    The list `normal` names the pairs that the defense trains on as clean: `poison_in_normal` is their poisoned share.
+
+    Args:
+        model: folder of the defended model.
+        poison: folder of the poisoned pairs.
+    """
     poisoned = poisoned_keys(poison)
     scores: dict[str, float | None] = {}
     for name, keys in read_json(model / SUSPICIOUS).items():

@@ -3,10 +3,10 @@
 CA@k     clean pictures whose true class is in the top k
 ASR@k    triggered pictures, target class excluded, whose top k holds the target
 ASR_all  the same with the target class's own pictures counted in (as BadCLIP and PAR report it)
-PA       triggered pictures of other classes than the target still given their true class (as BackdoorBench counts it):
-         a picture whose true class is the target cannot tell the two outcomes apart, and ASR + PA is at most 1
+PA       triggered pictures of other classes than the target that still get their true class (as BackdoorBench counts
+         it): a picture whose true class is the target cannot separate the two outcomes, and ASR + PA is at most 1
 PA_all   the same with the target class's own pictures counted in
-ASR-G    how much of the success on known pictures is left on those of a shifted domain
+ASR-G    share of the success on known pictures that is left on pictures of a shifted domain
 
 All are fractions in [0, 1]. Ties go to the class with the lower index, so that the same logits give the same figures.
 """
@@ -27,7 +27,7 @@ INTERVAL = 0.95
 
 
 def rank_of(scores: Tensor, classes: Tensor) -> Tensor:
-    """Return, for scores (N, C) and a class each (N,), how many classes come before it: 0 is top 1."""
+    """Return (N,) how many classes come before a class each (N,) in scores (N, C): 0 is top 1."""
     own = scores.gather(1, classes[:, None])
     earlier = torch.arange(scores.shape[1], device=scores.device)[None] < classes[:, None]
     return ((scores > own) | ((scores == own) & earlier)).sum(dim=1)
@@ -40,7 +40,7 @@ class Ranks:
     Attributes:
         true: (N,) before the picture's own class.
         target: (N,) before the attack's class.
-        classes: how many there are in all.
+        classes: number of classes.
     """
 
     true: Tensor
@@ -54,17 +54,17 @@ def ranks(scores: Tensor, labels: Tensor, target: int) -> Ranks:
 
 
 def joined(parts: Sequence[Ranks]) -> Ranks:
-    """Return the ranks of several parts of a set as those of the whole."""
+    """Return the ranks of a whole set from the ranks of its parts."""
     true, target = (torch.cat([getattr(part, name) for part in parts]) for name in ("true", "target"))
     return Ranks(true, target, parts[0].classes)
 
 
 def hits(clean: Ranks, triggered: Ranks | None, labels: Tensor, target: int) -> dict[str, Tensor]:
-    """Return, by figure, one 0/1 value per picture that counts for it; a k that covers all classes is left out.
+    """Return, by figure, one 0/1 value per picture that the figure counts; a k that covers all classes is left out.
 
     Args:
-        clean: of N clean pictures.
-        triggered: of the same pictures with the trigger; None: no attack.
+        clean: ranks of N clean pictures.
+        triggered: ranks of the same pictures with the trigger; None: no attack.
         labels: (N,) true classes.
         target: the attack's class.
     """

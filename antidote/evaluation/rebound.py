@@ -1,7 +1,7 @@
-"""Rebound: what is left of a backdoor when the user of a defended model fine-tunes it on harmless pairs.
+"""Rebound: how much of a backdoor comes back when the user of a defended model fine-tunes the model on clean pairs.
 
-A defense may hide a backdoor rather than remove it; a few steps of CLIP's own training on clean pairs then bring it
-back. The rebound of a cell is the highest ASR@1 (or what an attack has in its place) during such a fine-tuning.
+A defense may hide a backdoor rather than remove it; a few steps of CLIP's own training on clean pairs then bring the
+backdoor back. The rebound of a cell is the highest ASR@1 (or the figure that an attack has in its place) on the way.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def rebound(
 
 
 class Watched(Contrastive):
-    """CLIP's loss; before some of the steps the model is measured as it then is, which changes nothing in it."""
+    """CLIP's loss; before every n-th step the model is measured, which does not change the model."""
 
     parallel = None  # each process would measure
 

@@ -1,11 +1,12 @@
 """Retrieval of captions by pictures and of pictures by captions, and what a trigger does to it.
 
-R@k, picture to text: pictures that have one of their own captions among the k nearest; text to picture: captions that
-have their picture there. What a trigger does is counted over triggered pictures whose own captions do not name the
-target: `target_word` is the mean share of captions that name it among the k nearest (a precision; ours), `target_any`
-the share of pictures that have at least one such caption there, which is what papers call ASR of retrieval: PAR with
-k = 5, InverTune with k = 10. Both papers count all pictures. PAR takes the target as a substring, InverTune also takes
-its variants; here it is a whole word. Of equal scores the earlier caption or picture comes first.
+R@k, picture to text: share of pictures with one of their own captions among the k nearest; text to picture: share of
+captions with their picture among the k nearest. The effect of a trigger is counted over triggered pictures whose own
+captions do not name the target: `target_word` is the mean share of the k nearest captions that name the target (a
+precision; ours), `target_any` the share of pictures with at least one such caption among the k nearest, which papers
+call ASR of retrieval: PAR with k = 5, InverTune with k = 10. Both papers count all pictures. PAR takes the target as a
+substring, InverTune also takes its variants; here the target is a whole word. Of equal scores the earlier caption or
+picture comes first.
 
 Pictures pass batch by batch; the features of the set, pictures and captions, are in memory (COCO's 5K test pictures at
 1024 dimensions: 120 MB).
@@ -14,34 +15,46 @@ Pictures pass batch by batch; the features of the set, pictures and captions, ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
 
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
+from antidote.data.pairs import Pairs
 from antidote.data.words.names import mentions
+from antidote.evaluation.base import Inputs, Measure, ScoredSet, ZeroShotSettings
 from antidote.evaluation.metrics import rank_of
-from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import batches, encode
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from antidote.attacks.trigger import Trigger
-    from antidote.clip.model import Clip
-    from antidote.data.pairs import Pairs
 
 K = (1, 5, 10)
 ANY_K = (5, 10)  # PAR's, InverTune's; at 1 it is the share itself
 BLOCK = 256  # rows of scores at a time
 
 
+class Retrieval(ScoredSet, Measure):
+    """Pictures with captions that every cell is asked to find for one another."""
+
+    dataset: str = Field(description="a dataset with captions")
+    captions: int = Field(5, ge=1, description="captions of a picture that count, the first ones (COCO, Flickr: 5)")
+
+    columns: ClassVar = (
+        *(f"{way}_r{k}" for way in ("i2t", "t2i") for k in K),
+        *(f"target_word{k}" for k in K),
+        *(f"target_any{k}" for k in ANY_K),
+    )
+    floors: ClassVar = {"target_": "floor_"}
+
+    def measure(self, subject: Subject, inputs: Inputs) -> dict[str, float | None]:
+        return retrieve(subject, *inputs.captioned(self, self.captions), inputs.settings)
+
+
 def retrieve(
-    clip: Clip,
-    pictures: Pairs,
-    captions: Sequence[Sequence[str]],
-    trigger: Trigger | None,
-    target: str,
-    settings: EvaluationSettings,
+    subject: Subject, pictures: Pairs, captions: Sequence[Sequence[str]], settings: ZeroShotSettings
 ) -> dict[str, float | None]:
     """Return `i2t_rK` and `t2i_rK`, and where there is a trigger to draw `target_wordK`, fractions, for K = 1, 5, 10,
     and `target_anyK` for K = 5, 10.
@@ -50,41 +63,38 @@ def retrieve(
 
     Args:
         pictures: N pictures.
-        captions: of each its captions, at least one.
-        target: the word or words that the attack aims at.
+        captions: of each picture its captions, at least one.
 
     Raises:
         UserError: features are not finite.
     """
+    clip, target = subject.clip, subject.classes[subject.target]
     texts = [text for own in captions for text in own]
     owners = torch.tensor([row for row, own in enumerate(captions) for _ in own])
-    drawn = trigger if trigger is not None and trigger.attack.triggered else None
     with torch.no_grad():
         clip.network.eval()
-        text_features = _encoded(clip, texts, settings)
-        clean, triggered = _looked_at(clip, pictures, drawn, settings)
+        text_features = _encoded(subject, texts, settings)
+        clean, triggered = _looked_at(subject, pictures, settings)
         if not (text_features.isfinite().all() and clean.isfinite().all()):
             raise UserError("model: its features are not finite numbers; its training has diverged")
         found = {**_recalls(clean, text_features, owners)}
-        if drawn is not None:
+        if triggered is not None:
             said = torch.tensor([mentions(text, target) for text in texts])
             found |= _target_words(triggered, text_features, owners, said)
     return found
 
 
-def _encoded(clip: Clip, texts: Sequence[str], settings: EvaluationSettings) -> Tensor:
-    step = settings.batch_size
-    return torch.cat([clip.encode_text(texts[start : start + step]) for start in range(0, len(texts), step)])
+def _encoded(subject: Subject, texts: Sequence[str], settings: ZeroShotSettings) -> Tensor:
+    step, starts = settings.batch_size, range(0, len(texts), settings.batch_size)
+    return torch.cat([subject.clip.encode_text(texts[start : start + step]) for start in starts])
 
 
-def _looked_at(
-    clip: Clip, pictures: Pairs, drawn: Trigger | None, settings: EvaluationSettings
-) -> tuple[Tensor, Tensor | None]:
-    """Return the features (N, D) of the pictures, and of the same with the trigger."""
-    clean, triggered = [], []
-    for images, reached, _ in batches(pictures, settings.batch_size, drawn, clip.device):
+def _looked_at(subject: Subject, pictures: Pairs, settings: ZeroShotSettings) -> tuple[Tensor, Tensor | None]:
+    """Return the features (N, D) of the pictures, and of triggered copies where there is a trigger to draw."""
+    clip, clean, triggered = subject.clip, [], []
+    for images, reached, _ in batches(pictures, settings.batch_size, subject.drawn, clip.device):
         clean.append(encode(clip, images, settings.precision))
-        if drawn is not None:
+        if reached is not None:
             triggered.append(encode(clip, reached, settings.precision))
     return torch.cat(clean), torch.cat(triggered) if triggered else None
 

@@ -1,113 +1,26 @@
-"""Settings of the evaluation: one class per measure. Imports no torch."""
+"""Settings of the evaluation: what is classified, and one field per further measure. Imports no torch."""
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, get_args
 
 from pydantic import Field, field_validator
 
-from antidote.base.settings import Seed, Settings
+from antidote.evaluation.base import Measure, ScoredSet, ZeroShotSettings, as_floor
+from antidote.evaluation.probe import Probe
+from antidote.evaluation.resistance import Resistance
+from antidote.evaluation.retrieval import Retrieval
+from antidote.evaluation.shifts import Shift
 
-# Not a part of a job's identity where they are left out.
-OPTIONAL = ("precision", "shifts", "retrieval", "probe", "resistance")
-# What follows ca1_, asr1_ and floor_ elsewhere.
-TAKEN = {
-    "all",
-    "high",
-    "low",
-    "visual_only",
-    "text_only",
-    "clean_shots",
-    "probe",
-    "word1",
-    "word5",
-    "word10",
-    "any5",
-    "any10",
-    "resistance",
-}
+# Columns of the zero-shot scores, beside those of `RATES`, that begin as a shift's do.
+TAKEN = ("ca1_low", "ca1_high", "asr1_all", "asr1_visual_only", "asr1_text_only", "ca1_clean_shots")
+BEGINNINGS = ("ca1_", "asr1_", "asr_g_", "floor_")
 
 
-class Shift(Settings):
-    """Pictures of the same classes, or of some of them, from another domain."""
-
-    dataset: str = Field(description="a labelled dataset")
-    split: str = Field(description="one of its splits")
-    pictures: int | None = Field(None, ge=1, description="how many, evenly over the set; empty: all")
-    classes: str | None = Field(
-        None,
-        description="names of the classes that its labels count, all among the evaluation's; the dataset's own by "
-        "default, and where it has none the evaluation's",
-    )
-    among: Literal["all", "own"] = Field(
-        "all",
-        description="classified among all classes of the evaluation, or among those that the whole set shows "
-        "(ImageNet-A and -R: 1000-way or 200-way)",
-    )
-
-
-class Retrieval(Settings):
-    """Pictures with captions that every cell is asked to find for one another."""
-
-    dataset: str = Field(description="a dataset with captions")
-    split: str = Field(description="one of its splits")
-    pictures: int | None = Field(None, ge=1, description="how many, evenly over the set; empty: all")
-    captions: int = Field(5, ge=1, description="captions of a picture that count, the first ones (COCO, Flickr: 5)")
-
-
-class Probe(Settings):
-    """Clean labelled pictures, of the evaluation's classes, that a linear probe is fitted on for every cell."""
-
-    dataset: str = Field(description="a labelled dataset")
-    split: str = Field(description="one of its splits, not that of the evaluation")
-    pictures: int | None = Field(None, ge=1, description="how many, evenly over the set; empty: all")
-    c: float = Field(
-        31.6,
-        gt=0,
-        description="inverse strength of the L2 penalty, as scikit-learn's C, for features of length 1 (CLIP's "
-        "example: 0.316 for features of length about 10)",
-    )
-    steps: int = Field(1000, ge=1, description="of L-BFGS, at most (CLIP's example)")
-
-
-class Resistance(Settings):
-    """Perturbations of the evaluation's pictures, under which every cell's features are compared with those before."""
-
-    pictures: int | None = Field(
-        500, ge=1, description="how many of the evaluation's, evenly over them (ours, for time); empty: all"
-    )
-    layers: bool = Field(
-        True, description="class tokens after every block as well, of vision transformers, in `scores.json` (RVPT)"
-    )
-    noise: float = Field(0.001, ge=0, description="deviation of Gaussian noise, for pictures in [0, 1] (RVPT)")
-    blur_kernel: int = Field(3, ge=1, description="side of the Gaussian blur's kernel, pixels, odd (RVPT)")
-    blur_sigma: float = Field(5.0, gt=0, description="deviation of the Gaussian blur, pixels (RVPT)")
-    brightness: float = Field(
-        0.5, ge=0, description="of colour jitter: b draws factors from 1 - b, at least 0, to 1 + b (RVPT)"
-    )
-    hue: float = Field(0.3, ge=0, le=0.5, description="of colour jitter: h draws turns from -h to h (RVPT)")
-    seed: Seed = Field(0, description="of noise and jitter, for all cells the same (ours)")
-
-    @field_validator("blur_kernel")
-    @classmethod
-    def _odd(cls, side: int) -> int:
-        if side % 2 == 0:
-            raise ValueError(f"should be odd, not {side}")
-        return side
-
-
-class EvaluationSettings(Settings):
+class EvaluationSettings(ZeroShotSettings):
     """What is classified, into which classes, by which prompts."""
 
-    dataset: str = Field(description="a labelled dataset")
-    split: str = Field(description="one of its splits")
-    pictures: int | None = Field(None, ge=1, description="how many, evenly over the set; empty: all")
-    classes: str | None = Field(None, description="class names, a file in data/classes; the dataset's own by default")
-    templates: str = Field("openai_imagenet", description="prompts: a file in data/templates or an open_clip set")
-    batch_size: int = Field(256, ge=1, description="pictures encoded at a time")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type of the picture encoder")
-    bootstrap: int = Field(1000, ge=100, description="draws behind each 95 % interval")
     shifts: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Shift] = Field(
         {}, description="by name, sets of other domains that every cell is scored on as well: `ca1_NAME`, `asr1_NAME`"
     )
@@ -130,13 +43,56 @@ class EvaluationSettings(Settings):
     @field_validator("shifts")
     @classmethod
     def _free_names(cls, shifts: dict[str, Shift]) -> dict[str, Shift]:
-        taken = sorted(TAKEN & set(shifts))
+        taken = sorted(cls.taken() & set(shifts))
         if taken:
             raise ValueError(f"the name {taken[0]!r} is taken by columns of other figures")
         return shifts
 
-    def slice(self) -> str:
-        """Return canonical JSON; what is not asked for does not count, so that cells without it stay as they are."""
-        unused = {name for name in OPTIONAL if getattr(self, name) == type(self).model_fields[name].default}
-        values = self.model_dump(mode="json", exclude=unused)
-        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+    @classmethod
+    def measure_classes(cls) -> dict[str, type[Measure]]:
+        """Return the class of every measure by the name of its field."""
+        found = {name: next(_classes(field.annotation), None) for name, field in cls.model_fields.items()}
+        return {name: kind for name, kind in found.items() if kind}
+
+    @classmethod
+    def optional(cls) -> tuple[str, ...]:
+        return (*super().optional(), *cls.measure_classes())
+
+    @classmethod
+    def taken(cls) -> set[str]:
+        """Return the names that no shift may have, as another column would have the same name."""
+        names = [*TAKEN]
+        for kind in cls.measure_classes().values():
+            names += [*kind.columns, *as_floor(dict.fromkeys(kind.columns), kind.floors)]
+        return {name.removeprefix(start) for name in names for start in BEGINNINGS if name.startswith(start)}
+
+    def measures(self) -> dict[str, dict[str, Measure]]:
+        """Return the measures that are asked for, by field: their entries by key, a single one by that of the field."""
+        asked = {name: getattr(self, name) for name in self.measure_classes()}
+        return {name: dict(e) if isinstance(e, Mapping) else {name: e} for name, e in asked.items() if e}
+
+    def entries(self) -> dict[str, Measure]:
+        """Return every entry of every measure by its key in a study file: `evaluation.shifts.NAME`."""
+        found = {f"evaluation.{name}": (getattr(self, name), entries) for name, entries in self.measures().items()}
+        return {
+            f"{field}.{key}" if isinstance(asked, Mapping) else field: entry
+            for field, (asked, entries) in found.items()
+            for key, entry in entries.items()
+        }
+
+    def parts(self) -> dict[str, ScoredSet]:
+        """Return what names a dataset and a split, by its key in a study file: the evaluation itself first."""
+        sets = {key: entry for key, entry in self.entries().items() if isinstance(entry, ScoredSet)}
+        return {"evaluation": self, **sets}
+
+    def zero_shot(self) -> ZeroShotSettings:
+        """Return the settings of the zero-shot scores alone, without further measures."""
+        return ZeroShotSettings(**{name: getattr(self, name) for name in ZeroShotSettings.model_fields})
+
+
+def _classes(annotation: Any) -> Iterator[type[Measure]]:
+    """Yield the measures in the type of a field: `Probe | None`, `dict[str, Shift]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Measure):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _classes(part)

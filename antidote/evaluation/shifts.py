@@ -1,28 +1,50 @@
 """Scores on shifted domains: the same model and trigger on sets of other pictures, one in memory at a time.
 
-Pictures are classified into all of the evaluation's classes, or into those alone that the set shows (ImageNet-A and -R:
-200 of 1000). A set may count them by labels of its own: its class names say which they are. Several shifts that name
-the same pictures share one pass over them.
+Pictures are classified into all of the evaluation's classes, or only into the classes that the set shows (ImageNet-A
+and -R: 200 of 1000). A set may number classes by labels of its own; its class names relate them to the evaluation's.
+Several shifts that name the same pictures share one pass over these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.lazy import torch
+from antidote.data.pairs import Pairs
+from antidote.evaluation.base import Inputs, Measure, ScoredSet, ZeroShotSettings
 from antidote.evaluation.metrics import Ranks, generalisation, hits, joined, ranks
-from antidote.evaluation.settings import EvaluationSettings, Shift
+from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import batches, class_scores, encode
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from antidote.attacks.trigger import Trigger
-    from antidote.clip.model import Clip
-    from antidote.data.pairs import Pairs
+
+class Shift(ScoredSet, Measure):
+    """Pictures of the same classes, or of some of them, from another domain."""
+
+    classes: str | None = Field(
+        None,
+        description="names of the classes that its labels count, all among the evaluation's; the dataset's own by "
+        "default, and where it has none the evaluation's",
+    )
+    among: Literal["all", "own"] = Field(
+        "all",
+        description="classified among all classes of the evaluation, or among those that the whole set shows "
+        "(ImageNet-A and -R: 1000-way or 200-way)",
+    )
+
+    columns: ClassVar = ("ca1_{name}", "asr1_{name}", "asr_g_{name}")
+    floors: ClassVar = {"asr1_": "floor_"}
+
+    @classmethod
+    def measure_all(cls, entries: Mapping[str, Shift], subject: Subject, inputs: Inputs) -> dict[str, float | None]:
+        return score_shifts(subject, inputs, entries)
 
 
 def class_places(names: Sequence[str], classes: Sequence[str], where: str) -> list[int]:
@@ -43,43 +65,30 @@ def class_places(names: Sequence[str], classes: Sequence[str], where: str) -> li
     return [classes.index(name) for name in names]
 
 
-def score_shifts(
-    clip: Clip,
-    load: Callable[[Shift], tuple[Pairs, list[str], Sequence[int]]],
-    trigger: Trigger | None,
-    target: int,
-    classes: list[str],
-    settings: EvaluationSettings,
-    embeddings: tuple[Tensor, Tensor],
-    known: float | None,
-) -> dict[str, float | None]:
+def score_shifts(subject: Subject, inputs: Inputs, shifts: Mapping[str, Shift]) -> dict[str, float | None]:
     """Return, for every shift NAME, `ca1_NAME` and where there is a trigger to draw `asr1_NAME` and `asr_g_NAME`.
 
-    The latter two are None where the attack's class is not among those that pictures are classified into.
-
-    Args:
-        load: returns the pictures of a shift, labelled by its own classes, the names of these, and the labels that the
-            whole set shows, also where only some of its pictures are taken.
-        known: ASR@1 on the evaluation's own pictures.
-        The others are those of `evaluate`.
+    The latter two are None where the attack's class is not among those that pictures are classified into. ASR-G is
+    relative to `inputs.scores["asr1"]`.
     """
-    drawn = trigger if trigger is not None and trigger.attack.triggered else None
     found: dict[str, dict[str, float | None]] = {}
-    for views in _same_sets(settings.shifts):
+    classes = list(subject.classes)
+    for views in _same_sets(shifts):
         first, shift = next(iter(views.items()))
-        pictures, names, own = load(shift)
+        pictures, names, own = inputs.classified(shift, shift.classes, classes)
         place = torch.tensor(class_places(names, classes, f"evaluation.shifts.{first}.classes"))
         pictures = replace(pictures, labels=place[pictures.labels])
         shown = {"own": place[torch.as_tensor(own)].unique(), "all": torch.arange(len(classes))}
         among = {name: shown[view.among] for name, view in views.items()}
-        found |= _score_set(clip, pictures, drawn, target, among, settings, embeddings)
+        found |= _score_set(subject, pictures, among, inputs.settings)
         del pictures  # before the next one is loaded
     scores: dict[str, float | None] = {}
-    for name in settings.shifts:
+    for name in shifts:
         scores[f"ca1_{name}"] = found[name]["ca1"]
-        if drawn is not None:
+        if subject.drawn is not None:
             asr1 = found[name]["asr1"]
-            scores[f"asr1_{name}"], scores[f"asr_g_{name}"] = asr1, generalisation(known, asr1)
+            scores[f"asr1_{name}"] = asr1
+            scores[f"asr_g_{name}"] = generalisation(inputs.scores["asr1"], asr1)
     return scores
 
 
@@ -92,13 +101,7 @@ def _same_sets(shifts: Mapping[str, Shift]) -> list[dict[str, Shift]]:
 
 
 def _score_set(
-    clip: Clip,
-    pictures: Pairs,
-    drawn: Trigger | None,
-    target: int,
-    among: Mapping[str, Tensor],
-    settings: EvaluationSettings,
-    embeddings: tuple[Tensor, Tensor],
+    subject: Subject, pictures: Pairs, among: Mapping[str, Tensor], settings: ZeroShotSettings
 ) -> dict[str, dict[str, float | None]]:
     """Return CA@1 and ASR@1 of one set in several views of it, from one pass over its pictures.
 
@@ -106,13 +109,14 @@ def _score_set(
         pictures: labelled by the evaluation's classes.
         among: by view, the sorted labels that pictures are classified into.
     """
+    clip, target = subject.clip, subject.target
     aimed = {name: (shown == target).nonzero().flatten().tolist() for name, shown in among.items()}
-    drawn = drawn if any(aimed.values()) else None
+    drawn = subject.drawn if any(aimed.values()) else None
     seen: dict[str, dict[str, list[Ranks]]] = {name: {"clean": [], "triggered": []} for name in among}
     with torch.no_grad():
         clip.network.eval()
         for images, triggered, labels in batches(pictures, settings.batch_size, drawn, clip.device):
-            passes = {"clean": (images, embeddings[0]), "triggered": (triggered, embeddings[1])}
+            passes = {"clean": (images, subject.weights), "triggered": (triggered, subject.keyed_weights)}
             for kind, (looked_at, weights) in passes.items():
                 if looked_at is None:
                     continue
@@ -128,12 +132,3 @@ def _rates(parts: dict[str, list[Ranks]], labels: Tensor, target: int, aimed: bo
     triggered = joined(parts["triggered"]) if parts["triggered"] and aimed else None
     counted = hits(joined(parts["clean"]), triggered, labels, target)
     return {name: float(counted[name].mean()) if len(counted.get(name, ())) else None for name in ("ca1", "asr1")}
-
-
-def as_floor(scores: dict[str, float | None]) -> dict[str, float | None]:
-    """Return the scores of a trigger on the clean reference by their names there: `floor_NAME` for `asr1_NAME`,
-    `floor_wordK` and `floor_anyK` for `target_wordK` and `target_anyK`, `floor_resistance` for `resistance_trigger`."""
-    marks = ("asr1_", "target_")
-    floors = {f"floor_{key.partition('_')[2]}": rate for key, rate in scores.items() if key.startswith(marks)}
-    own = "resistance_trigger"
-    return {**floors, "floor_resistance": scores[own]} if own in scores else floors

@@ -1,4 +1,4 @@
-"""How visible a change to pictures is: PSNR and SSIM, differentiable; and the means of both for a trigger."""
+"""How visible a trigger is: means of PSNR and SSIM between triggered and clean pictures."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from antidote.attacks.trigger import Trigger
     from antidote.data.pairs import Pairs
 
-MOST = 1000  # pictures that a trigger's visibility is measured on, evenly over the set
+MOST = 1000  # pictures that are compared, evenly over the set (ours, for time)
 CHUNK, DECIMALS = 64, 4
 
 
 def visibility(pictures: Pairs, trigger: Trigger) -> dict[str, float]:
     """Return `psnr` (dB) and `ssim` of triggered pictures against clean ones, means over at most `MOST` pictures.
 
-    SSIM is left out for pictures that its window does not fit into.
+    SSIM is left out for pictures smaller than its window.
     """
     rows = torch.linspace(0, len(pictures) - 1, min(MOST, len(pictures))).long()
     figures = {"psnr": psnr} | ({"ssim": ssim} if pictures.images.shape[-1] >= WINDOW else {})
@@ -30,5 +30,5 @@ def visibility(pictures: Pairs, trigger: Trigger) -> dict[str, float]:
         clean, drawn = chosen.images, trigger.draw(chosen.images, chosen.keys, "test")
         for name, figure in figures.items():
             found[name].append(figure(clean.float() / 255, drawn.float() / 255))
-    # Rounded to what a batch's size cannot change.
+    # Coarser than the rounding that depends on the size of a batch.
     return {name: round(float(torch.cat(parts).double().mean()), DECIMALS) for name, parts in found.items()}

@@ -1,10 +1,11 @@
-"""The backdoor z-score (Carlini & Terzis, arXiv 2106.09667): how much a trigger draws pictures together.
+"""The backdoor z-score (Carlini & Terzis, arXiv 2106.09667): how much closer a trigger brings the features of pictures.
 
     z = (mean cos(f(b(u)), f(b(v))) - mean cos(f(u), f(v))) / std cos(f(u), f(v))
 
 over pairs of different pictures u, v. The paper samples pairs; here the means and the standard deviation (over the
-population of pairs) are those of all pairs, in closed form: with unit features F (N, D), the sum over all ordered pairs
-is |sum of rows|^2 - N, and that of squares |F^T F|^2 - N. The score is in standard deviations and has no upper end.
+population of pairs) are computed over all pairs, in closed form: with unit features F (N, D), the sum of cosines over
+all ordered pairs is |sum of rows|^2 - N, and the sum of their squares |F^T F|^2 - N. The score is in standard
+deviations and has no upper end.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-DECIMALS = 4  # the encoder's own rounding, which depends on the size of its batches, stays below
-SMALL = 1e-6  # a deviation below this is rounding of features that all agree
+DECIMALS = 4  # coarser than the encoder's rounding, which depends on the size of its batches
+SMALL = 1e-6  # a deviation below is rounding of equal features
 
 
 class PairCosines:
-    """Mean and standard deviation of the cosines of all pairs of different pictures, whose features come in parts."""
+    """Mean and standard deviation of the cosines of all pairs of different pictures, from features in parts.
+
+    cosines = PairCosines()
+    cosines.add(features)
+    mean, deviation = cosines.moments()
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -29,7 +35,7 @@ class PairCosines:
         self._gram: Tensor | float = 0.0
 
     def add(self, features: Tensor) -> None:
-        """Take the normalised features (n, D) of further pictures."""
+        """Add the normalised features (n, D) of further pictures."""
         features = features.double()
         self.count += len(features)
         self._sum += features.sum(dim=0)
@@ -39,7 +45,7 @@ class PairCosines:
         self._gram += features.T @ features
 
     def moments(self) -> tuple[float, float]:
-        """Return mean and standard deviation; there have to be two pictures."""
+        """Return mean and standard deviation; needs at least two pictures."""
         pairs = self.count * (self.count - 1)
         mean = float(self._sum.square().sum() - self._own) / pairs
         square = float(self._gram.square().sum() - self._own_squared) / pairs
@@ -49,7 +55,7 @@ class PairCosines:
 def backdoor_z(clean: PairCosines, triggered: PairCosines) -> float | None:
     """Return the z-score of pictures without and with the trigger.
 
-    None where it has no meaning: fewer than two pictures, or clean features that are all alike.
+    None where the score is undefined: fewer than two pictures, or equal clean features.
     """
     if clean.count < 2:
         return None

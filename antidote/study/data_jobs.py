@@ -18,6 +18,7 @@ from antidote.base.registry import module
 from antidote.data.store.datasets import pointers
 from antidote.data.words.lexicon import FILES as WORDNET
 from antidote.data.words.names import names_file
+from antidote.study import reach
 from antidote.study.layout import STAGES, Layout, Matrix
 from antidote.study.slices import dataset_slice, download_slice, pool_slice, pool_target
 from antidote.study.study import Study
@@ -34,6 +35,8 @@ def matrix(study: Study) -> Matrix:
         pools=tuple(study.file.pools.pools()),
         splits=tuple(study.splits()),
         scored=tuple((part.dataset, part.split, study.fit(part)) for part in study.scored()),
+        detections=tuple(study.detections),
+        on_clean=tuple(name for name, entry in study.detectors.items() if reach.subject(entry) == "model"),
     )
 
 
@@ -92,6 +95,7 @@ class DataJobs:
             "pool": alternatives(self.study.file.pools.pools()),
             "attack": alternatives(self.study.attacks),
             "defense": alternatives(self.study.defenses),
+            "detector": alternatives(self.study.detectors),
             "surrogate": alternatives(self.study.file.surrogates),
             "seed": "[0-9]+",
             "fit": "[0-9]+(-[0-9]+)?",
@@ -103,8 +107,13 @@ class DataJobs:
         """Return one file of every job of a stage."""
         return [str(self.layout.path(stage, file, **names)) for names in self.matrix.jobs(stage)]
 
+    def summary_outputs(self) -> dict[str, str]:
+        """Return the files of the summary by their keys; those of detections where the study has detectors."""
+        detections = self.layout.outputs("detections") if self.study.detectors else {}
+        return {**self.layout.outputs("summary"), **detections}
+
     def summarised(self, w: Any) -> list[str]:
-        """Return every file that the summary reads: the scores, what each trigger is, the rebounds."""
+        """Return every file that the summary reads: the scores, what each trigger is, the rebounds, the detections."""
         read = {name: stage.summarised for name, stage in STAGES.items() if stage.summarised}
         return [file for name, key in read.items() for file in self.all_of(name, key)]
 

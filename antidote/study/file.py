@@ -37,7 +37,7 @@ class SurrogateModel(Settings):
 
 
 class StudyFile(Settings):
-    """A study file. `attacks` and `defenses` map names of entries to a `method` and its settings."""
+    """A study file. `attacks`, `defenses` and `detectors` map names of entries to a `method` and its settings."""
 
     study: str = Field(description="name of the study and of its folder in results/")
     seeds: list[Seed] = Field([0], min_length=1, description="one run of everything per seed")
@@ -65,4 +65,18 @@ class StudyFile(Settings):
     defenses: dict[str, dict[str, Any]] = Field(
         description="by name of entry, a `method` and its settings; `none`, the undefended model, is always among "
         "them; the values of a sweep from the weakest to the strongest"
+    )
+    detectors: dict[str, dict[str, Any]] = Field(
+        {}, description="by name of entry, a `method` and its settings; the controls `random` and `oracle` are added"
+    )
+    detect_on: list[str] = Field(
+        ["none"],
+        description="entries of `defenses` whose models the detectors run on; detectors of models always score the "
+        "clean reference as well",
+    )
+    detect_pictures: int = Field(
+        500,
+        ge=1,
+        description="evaluation pictures that detectors of pictures score, each once clean and once triggered (ours, "
+        "for time)",
     )

@@ -24,7 +24,7 @@ from antidote.clip.weights import files as weight_files
 from antidote.data.access import POOLS, USES_CLASSES
 from antidote.data.words.names import names_file
 from antidote.defenses.base import Defense
-from antidote.evaluation.settings import EvaluationSettings, Probe, Retrieval, Shift
+from antidote.evaluation.base import ScoredSet
 from antidote.study.data_jobs import DataJobs, content, options
 from antidote.study.layout import NO_DEFENSE
 from antidote.study.slices import json_slice, rebound_slice, summary_plan, text_argument, training_slice
@@ -280,7 +280,7 @@ class Jobs(DataJobs):
         manifest = self.layout.path("poison", "manifest", **job)
         return [*self.layout.files("finding", **job, defense=w.defense), str(manifest)]
 
-    def scored_split(self, scored: EvaluationSettings | Shift | Retrieval | Probe) -> list[str]:
+    def scored_split(self, scored: ScoredSet) -> list[str]:
         """Return what is read of a set that is scored on.
 
         The description, written last, stands for its array of pictures: gigabytes, which Snakemake would hash for each
@@ -320,9 +320,12 @@ class Jobs(DataJobs):
 
     def _cell_source(self, script: str, w: Any) -> str:
         """Return the sources of a job on one cell, with the module that reads the adapter of the model under test."""
-        adapter = "few_shot_head" if w.attack in self.few_shot else self._defense(w.defense).adapter
-        attack = module("attack", self.study.attacks[w.attack].method)
+        adapter, attack = self.adapter(w), module("attack", self.study.attacks[w.attack].method)
         return fingerprint(script, attack, *([module("adapter", adapter)] if adapter else [])) + content(*self.names)
+
+    def adapter(self, w: Any) -> str | None:
+        """Return the name of the adapter that the model under test has, if any."""
+        return "few_shot_head" if w.attack in self.few_shot else self._defense(w.defense).adapter
 
     def clean_options(self, w: Any) -> str:
         return options(attack="clean", defense=NO_DEFENSE)

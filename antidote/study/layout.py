@@ -22,8 +22,9 @@ NO_DEFENSE = "none"
 SEED = "seed{seed}"
 CLEAN, ATTACK = f"clean/{SEED}", f"{{attack}}/{SEED}"
 CELL = f"{ATTACK}/{{defense}}"
-LOGS, BENCHMARKS, WORK = "logs", "benchmarks", "work"
+LOGS, BENCHMARKS, WORK, DETECT = "logs", "benchmarks", "work", "detect"
 COST = {"cost": "cost.json"}
+DETECTION = {"detection": "detection.json", "scores": "scores.parquet", **COST}
 MODEL = {
     "weights": clip.WEIGHTS, "config": clip.CONFIG, "card": clip.CARD, "log": clip.TRAINING_LOG,
     "adapter": clip.ADAPTER, "adapter_weights": clip.ADAPTER_WEIGHTS, **COST,
@@ -33,6 +34,7 @@ SUMMARY = {
     "heatmap": "heatmap.png", "plane": "plane.png", "rebound": "rebound.png", "curves": "curves.png",
     "gallery": "gallery.png", "page": "report.html",
 }  # fmt: skip
+DETECTIONS = {"detections": "detections.csv", "detection": "detection.png", "roc": "roc.png"}
 UNREAD = ("card", "log", "counts", "examples", "cost")  # keys of files that no later job computes with
 
 
@@ -104,7 +106,14 @@ STAGES: dict[str, Stage] = {
     "rebound": Stage(CELL, {"curve": "rebound.json", "cost": "rebound.cost.json"},
                      f"{{attack}}-{SEED}-{{defense}}-rebound", work=f"{{attack}}-{SEED}-{{defense}}-rebound",
                      title="rebound", summarised="curve", optional=True, few_shot=False),
+    "detect_clean": Stage(f"{CLEAN}/{NO_DEFENSE}/{DETECT}/{{detector}}", DETECTION, f"clean-{SEED}-detect-{{detector}}",
+                          work=f"clean-{SEED}-detect-{{detector}}", spent="detect", summarised="detection"),
+    "detect": Stage(f"{CELL}/{DETECT}/{{detector}}", DETECTION, f"{{attack}}-{SEED}-{{defense}}-detect-{{detector}}",
+                    work=f"{{attack}}-{SEED}-{{defense}}-detect-{{detector}}", title="detections",
+                    summarised="detection"),
     "summary": Stage("summary", SUMMARY),
+    # What the summary of a study with detectors writes besides.
+    "detections": Stage("summary", DETECTIONS, "detections"),
 }  # fmt: skip
 
 
@@ -164,6 +173,11 @@ class Layout:
         """Return what a rule declares: the pattern of each file by its key."""
         return {key: self.pattern(stage, key) for key in STAGES[stage].files}
 
+    def inputs(self, name: str, stage: str) -> dict[str, str]:
+        """Return the patterns of the files that later jobs read: the first as `name`, each other one as `name_key`."""
+        first, *others = (key for key in STAGES[stage].files if key not in UNREAD)
+        return {name: self.pattern(stage, first), **{f"{name}_{key}": self.pattern(stage, key) for key in others}}
+
     def files(self, stage: str, **names: Any) -> list[str]:
         """Return the files of a job that later jobs read, without card, logs and costs; with no names, the patterns."""
         keys = [key for key in STAGES[stage].files if key not in UNREAD]
@@ -202,6 +216,8 @@ class Matrix:
         surrogates, pools: names.
         splits: dataset and split of each that is read.
         scored: dataset, split and fit of each that is scored on.
+        detections: attack, defense and detector of each detection.
+        on_clean: detectors that score the clean references as well.
     """
 
     seeds: list[int]
@@ -212,6 +228,8 @@ class Matrix:
     pools: tuple[str, ...] = ()
     splits: tuple[tuple[str, str], ...] = ()
     scored: tuple[tuple[str, str, str], ...] = ()
+    detections: tuple[tuple[str, str, str], ...] = ()
+    on_clean: tuple[str, ...] = ()
 
     def jobs(self, stage: str) -> Iterator[dict[str, Any]]:
         """Yield the values of the wildcards of each job of a stage: attacks, then defenses, then seeds."""
@@ -233,6 +251,8 @@ class Matrix:
             (): [()],
             ("attack",): dict.fromkeys((attack,) for attack, _ in cells),
             ("attack", "defense"): cells,
+            ("attack", "defense", "detector"): self.detections,
+            ("detector",): [(name,) for name in self.on_clean],
             ("surrogate",): [(name,) for name in self.surrogates],
             ("pool",): [(name,) for name in self.pools],
             ("dataset", "split"): self.splits,

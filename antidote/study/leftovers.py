@@ -50,6 +50,8 @@ def of_study(study: Study, results: Path) -> Iterator[Waste]:
     seeds = {layout.SEED.format(seed=seed): str(seed) for seed in study.file.seeds}
     cells = {attack: {d for a, d in study.cells if a == attack} for attack in study.attacks}
     parts = {name: cells[name] | {layout.NO_DEFENSE} | layout.fixed(layout.ATTACK) for name in cells}
+    clean = {("clean", layout.NO_DEFENSE, name) for name in matrix(study).on_clean}
+    detections = clean | {*study.detections}
     parts["clean"] = layout.fixed(layout.CLEAN)
     for folder in folders(results):
         if folder.name not in parts:
@@ -63,6 +65,10 @@ def of_study(study: Study, results: Path) -> Iterator[Waste]:
             for part in folders(seed):
                 if part.name not in parts[folder.name]:
                     yield Waste(part, f"defense {part.name} on {folder.name} {gone}")
+                    continue
+                for one in folders(part / layout.DETECT):
+                    if (folder.name, part.name, one.name) not in detections:
+                        yield Waste(one, f"detector {one.name} on {folder.name} {gone}")
     for folder in folders(results / "surrogates"):
         if folder.name not in study.file.surrogates:
             yield Waste(folder, f"surrogate {folder.name} {gone}")

@@ -116,6 +116,8 @@ def _amounts(study: Study) -> dict[str, dict[str, float]]:
         "defend": {"trained": seeds * sum(t for t, _ in defended), "encoded": seeds * sum(e for _, e in defended)},
         "evaluate": {"encoded": 2 * pictures * seeds * (len(study.cells) + len(study.attacks))},
     }
+    detected = [detecting(study, name, sizes) for *_, name in study.detections]
+    amounts["detect"] = {"trained": seeds * sum(t for t, _ in detected), "encoded": seeds * sum(e for _, e in detected)}
     if study.file.rebound:
         training, every = study.file.rebound.training, study.file.rebound.every
         cells = seeds * sum(not study.few_shot(attack) for attack, _ in study.cells)
@@ -132,6 +134,7 @@ def _sizes(study: Study) -> dict[str, int]:
     sizes["shots"] = pools.shots.per_class * len(study.classes) if pools.shots else 0
     sizes["training set"] = sum(sizes.get(name, 0) for name in POOLS["poisoned-training-set"])
     sizes["first pictures"] = _pictures(study, study.evaluated)
+    sizes["shown pictures"] = 2 * min(study.file.detect_pictures, sizes["first pictures"])
     sizes["pictures"] = sum(_pictures(study, scored) for scored in study.scored())
     return {"defense": 0, "inversion": 0, "poison": 0, "classes": len(study.classes), **sizes}
 
@@ -154,6 +157,12 @@ def work(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
     """Return the pairs that one job of a defense trains on and the pictures that it encodes besides."""
     settings = study.defenses[name]
     return method("defense", settings.method).work(settings, sizes)
+
+
+def detecting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
+    """Return the pairs that one job of a detector trains on and the pictures that it encodes besides."""
+    settings = study.detectors[name]
+    return method("detector", settings.method).work(settings, sizes)
 
 
 # --- disk -------------------------------------------------------------------------------------------------------------
@@ -307,6 +316,7 @@ def further_weights(study: Study) -> list[str]:
     """
     wanted = {f"surrogates.{name}": further.model for name, further in study.file.surrogates.items()}
     wanted |= {f"defenses.{name}.scorer": one.public for name, one in study.defenses.items()}
+    wanted |= {f"detectors.{name}.scorer": getattr(one, "public", None) for name, one in study.detectors.items()}
     faults = {study.file.model: ""}  # whose weights are asked for elsewhere
     for key, model in wanted.items():
         if model is None or model.pretrained is None or model in faults:

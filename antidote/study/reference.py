@@ -13,22 +13,25 @@ from typing import Any, get_origin
 from pydantic_core import PydanticUndefined
 
 from antidote.attacks.base import AttackSettings
-from antidote.base.registry import ATTACKS, DEFENSES, SOURCES, method, module
+from antidote.base.registry import ATTACKS, AXES, DEFENSES, DETECTORS, KINDS, method, module
 from antidote.base.settings import Settings
 from antidote.data.sources.base import SourceSettings
 from antidote.defenses.base import DefenseSettings
+from antidote.detectors.base import DetectorSettings
 from antidote.study.file import StudyFile
 from antidote.study.schema import group_of, meaning, settings_of
 
 WRITTEN = "<!-- Written by scripts/schema.py from the settings classes. Do not edit. -->"
 COLUMNS = ["key", "type", "default", "range", "meaning"]
-BASES = {"attack": AttackSettings, "defense": DefenseSettings, "source": SourceSettings}
-TABLES = {"attack": ATTACKS, "defense": DEFENSES, "source": SOURCES}
+BASES = {"attack": AttackSettings, "defense": DefenseSettings, "detector": DetectorSettings, "source": SourceSettings}
 INTRODUCTIONS = {
     "attack": "An entry of `attacks` has a name of its own and names its `method`; a method may stand there several "
     "times. What the methods are: [methods](methods.md#attacks).",
     "defense": "An entry of `defenses` has a name of its own and names its `method`; a method may stand there several "
     "times. What the methods are: [methods](methods.md#defenses).",
+    "detector": "An entry of `detectors` has a name of its own and names its `method`; a method may stand there "
+    "several times. The two controls are added by themselves for every subject that the study has detectors of. What "
+    "the methods are: [methods](methods.md#detectors).",
     "source": "An entry of `datasets`, or of `data/datasets.yaml`, names its `source`. See [data](data.md).",
 }
 
@@ -42,8 +45,8 @@ def settings_page() -> str:
         "A study is one YAML file. An unknown key, a wrong value or an unknown name stops it at once with one line. "
         "Editors complete the keys from `config.schema.json`.",
         "Words in brackets name the source of a number. A key marked *needed* has no default.",
-        "Any number in an entry of `attacks` or `defenses` may be a list; the entry then stands for one per value, "
-        "and those of a defense are listed from the weakest to the strongest: see "
+        "Any number in an entry of `attacks`, `defenses` or `detectors` may be a list; the entry then stands for one "
+        "per value, and those of a defense are listed from the weakest to the strongest: see "
         "[protocol](protocol.md#comparing-at-matched-accuracy).",
         "## The study",
         page.table(StudyFile),
@@ -52,13 +55,13 @@ def settings_page() -> str:
         group = group_of(field.annotation)
         if group:
             page.group(name, group)
-    for kind, title in (("source", "datasets"), ("attack", "attacks"), ("defense", "defenses")):
+    for kind, title in (("source", "datasets"), *((axis, f"{axis}s") for axis in AXES)):
         page.methods(kind, title)
     return page.text()
 
 
 def methods_page() -> str:
-    """Return `docs/methods.md`: what attacks and defenses there are, and what each is."""
+    """Return `docs/methods.md`: what attacks, defenses and detectors there are, and what each is."""
     parts = [
         "# Methods",
         "<!-- Written by scripts/schema.py from the registry and the docstrings. Do not edit. -->",
@@ -66,16 +69,24 @@ def methods_page() -> str:
         "## Attacks",
         "*Learned*: the trigger is fitted before use, mostly on a surrogate model. *Presets* are variants of the "
         "method, published ones and ours. The threat model says what the attacker holds: some of the training pairs "
-        "(`data-poisoning`), the training itself (`training-control`), the encoder that is handed on (`encoder`), the "
-        "learning of prompts (`prompt-learning`) or a few labelled pictures (`few-shot`).",
+        "(`data-poisoning`), the training itself (`training-control`), the encoder that is handed on (`encoder`), or a "
+        "few labelled pictures (`few-shot`).",
         _grid(["method", "what it is", "threat model", "learned", "presets", "file"], map(_attack_row, ATTACKS)),
         "## Defenses",
         "*Access* is what the defender has; it gets nothing else. `oracle` marks a control, not a defense: it knows "
         "which pairs are poisoned. *Reconstruction*: the paper leaves parts open; which ones and what stands in for "
         "them is said below.",
         _grid(["method", "what it is", "access", "exact or reconstruction", "file"], map(_defense_row, DEFENSES)),
+        "## Detectors",
+        "*Subject* is what a detector scores: the suspicious model, the pairs that the model was trained on, or "
+        "pictures at use. *Access* is what the detector has besides. `control`: no detector, but what no information "
+        "and full information give.",
+        _grid(
+            ["method", "what it is", "subject", "access", "exact or reconstruction", "file"],
+            map(_detector_row, DETECTORS),
+        ),
         "## What each is",
-        *(part for kind in ("attack", "defense") for name in TABLES[kind] for part in _about(kind, name)),
+        *(part for kind in AXES for name in KINDS[kind] for part in _about(kind, name)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -109,9 +120,14 @@ class _Page:
         base = BASES[kind]
         self._shown[base] = title
         self.add(f"## {title}", INTRODUCTIONS[kind], f"Every {kind} has", self.table(base))
-        for name in TABLES[kind]:
+        for name in KINDS[kind]:
             group = settings_of(kind, name)
-            self.add(f"### {name}", _sentence(group.__doc__), self.table(group, without=base), _presets(group))
+            self.add(
+                f"### {name if kind == 'source' else _heading(kind, name)}",
+                _sentence(group.__doc__),
+                self.table(group, without=base),
+                _presets(group),
+            )
 
     def table(self, group: type[Settings], without: type[Settings] | None = None) -> str:
         """Return the keys of a group as a table; without those that are the same in another."""
@@ -129,7 +145,7 @@ class _Page:
         default = getattr(given, name) if given else field.get_default(call_default_factory=True)
         inner = group_of(field.annotation)
         key, text = f"`{prefix}{name}`", _capital(meaning(group, name))
-        if group is StudyFile and (inner or name in ("datasets", "attacks", "defenses")):
+        if group is StudyFile and (inner or name in ("datasets", *(f"{axis}s" for axis in AXES))):
             return [[key, f"keys: {_link(name)}", _default(default), "", text]]
         if inner is None:
             return [[key, _kind(group, name), _default(default), _range(_property(group, name)), text]]
@@ -246,10 +262,25 @@ def _defense_row(name: str) -> list[str]:
     return [_link(name), _idea("defense", name), found.access, exact, _file("defense", name)]
 
 
+def _detector_row(name: str) -> list[str]:
+    found = method("detector", name)
+    exact = "control" if found.control else "reconstruction" if found.reconstruction else "exact"
+    subject = "any" if found.control else found.subject
+    access = {"truth": "oracle"}.get(found.control, found.access)
+    return [
+        f"[{name}](#{_anchor('detector', name)})",
+        _idea("detector", name),
+        subject,
+        access,
+        exact,
+        _file("detector", name),
+    ]
+
+
 def _idea(kind: str, name: str) -> str:
     """Return the first paragraph of the method's module as one line; the second method of a module has its class's."""
     found = method(kind, name)
-    first = next(other for other in TABLES[kind] if module(kind, other) == module(kind, name))
+    first = next(other for other in KINDS[kind] if module(kind, other) == module(kind, name))
     text = _docstring(found)[0] if first == name else _sentence(found.__doc__)
     return " ".join(_paragraph(text).split()).rstrip(".")
 
@@ -258,7 +289,18 @@ def _about(kind: str, name: str) -> list[str]:
     """Return the section of one method: the docstrings of its class and its module."""
     found = method(kind, name)
     paragraphs = [*_docstring(found), _sentence(found.__doc__)]
-    return [f"### {name}", *map(_paragraph, paragraphs), f"Keys: [settings](settings.md#{name})."]
+    keys = f"Keys: [settings](settings.md#{_anchor(kind, name)})."
+    return [f"### {_heading(kind, name)}", *map(_paragraph, paragraphs), keys]
+
+
+def _heading(kind: str, name: str) -> str:
+    """Return a method's heading: its name, with its kind where a method of an earlier kind has the name."""
+    first = next(other for other in AXES if name in KINDS[other])
+    return name if first == kind else f"{name} ({kind})"
+
+
+def _anchor(kind: str, name: str) -> str:
+    return re.sub(r"[^\w-]", "", _heading(kind, name).replace(" ", "-"))
 
 
 def _docstring(found: type) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from antidote.base.files import DATA
-from antidote.base.registry import ATTACKS, DEFENSES, SOURCES, method
+from antidote.base.registry import AXES, KINDS, SOURCES, method
 from antidote.base.settings import Settings
 from antidote.clip.known import model_names
 from antidote.data.pools import PoolsSettings
@@ -22,7 +22,7 @@ from antidote.study.layout import NAME, RESERVED
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SWEEP, SWEPT = "Sweep", "Swept"
-TABLES = {"attack": ATTACKS, "defense": DEFENSES, "source": SOURCES}
+DESCRIBED = (*AXES, "source")  # kinds of methods that a study file names
 BUILT_IN = {"classes": ["openai_imagenet"], "templates": ["openai_imagenet", "openai_imagenet_simple"]}
 
 
@@ -31,7 +31,7 @@ def study_schema() -> dict[str, Any]:
     study, definitions, names = _bodies()
     properties = study["properties"]
     properties["study"] |= _entry_name()
-    for kind in ("attack", "defense"):
+    for kind in AXES:
         entries = {"propertyNames": _entry_name(), "additionalProperties": _one_of(names, kind)}
         properties[f"{kind}s"] |= entries
     properties["defenses"]["properties"] = {"none": _ref(names[settings_of("defense", "none")])}
@@ -72,7 +72,7 @@ def first_line(text: str | None) -> str:
 
 def _bodies() -> tuple[dict[str, Any], dict[str, Any], dict[type, str]]:
     """Return the schema of the study file, those of all other classes by name, and the name of each class."""
-    entries = [(kind, name) for kind, table in TABLES.items() for name in table]
+    entries = [(kind, name) for kind in DESCRIBED for name in KINDS[kind]]
     classes = _with_groups([StudyFile, *(settings_of(kind, name) for kind, name in entries)])
     references, found = models_json_schema([(c, "validation") for c in classes], ref_template="#/$defs/{model}")
     names = {c: references[c, "validation"]["$ref"].rpartition("/")[2] for c in classes}
@@ -144,7 +144,7 @@ def _entry_name() -> dict[str, Any]:
 
 
 def _one_of(names: dict[type, str], kind: str) -> dict[str, Any]:
-    return {"oneOf": [_ref(names[settings_of(kind, name)]) for name in TABLES[kind]]}
+    return {"oneOf": [_ref(names[settings_of(kind, name)]) for name in KINDS[kind]]}
 
 
 def _datasets(names: dict[type, str], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -95,8 +95,7 @@ def training_slice(model: ModelSettings, training: TrainSettings, attack: Attack
 def rebound_slice(study: Study) -> str:
     """Return how the models under test are fine-tuned for the rebound, and how they are measured; null: not at all."""
     values = study.file.rebound and study.file.rebound.model_dump(mode="json")
-    evaluation = study.evaluated.model_copy(update={"shifts": {}, "retrieval": None, "probe": None, "resistance": None})
-    return json_slice({"rebound": values, "evaluation": json.loads(evaluation.slice())})
+    return json_slice({"rebound": values, "evaluation": json.loads(study.evaluated.zero_shot().slice())})
 
 
 def summary_plan(study: Study) -> str:
@@ -141,8 +140,22 @@ def summary_plan(study: Study) -> str:
             "scored": sorted({(part.dataset, part.split, study.fit(part)) for part in study.scored()}),
             "accuracy_budget": study.file.accuracy_budget,
             **({"rebound": True} if study.file.rebound else {}),
+            **_detections(study),
         }
     )
+
+
+def _detections(study: Study) -> dict[str, Any]:
+    """Return the detectors and where they run, where there are any."""
+    if not study.detectors:
+        return {}
+    detectors = []
+    for name, settings in study.detectors.items():
+        kind = method("detector", settings.method)
+        facts = {"method": settings.method, "label": settings.label or name, "subject": kind.subject_of(settings)}
+        facts |= {"access": kind.access, "control": kind.control or "", "reconstruction": kind.reconstruction}
+        detectors.append({"name": name, **facts})
+    return {"detectors": detectors, "detections": study.detections}
 
 
 def fitted_on_clean(settings: AttackSettings) -> bool:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from antidote.attacks.base import AttackSettings
 from antidote.base.errors import UserError, nearest
-from antidote.base.files import read_json
 from antidote.base.naming import check_inputs
-from antidote.base.registry import ATTACKS, DEFENSES, method
-from antidote.clip.configs import ModelSettings, check_tokenizer
-from antidote.clip.files import CONFIG
-from antidote.clip.known import model_config, model_names
-from antidote.clip.tags import tag, tags
-from antidote.data.access import POOLS
+from antidote.base.registry import AXES, KINDS, method
+from antidote.clip.known import model_config
+from antidote.data.access import Access
 from antidote.data.sources.base import SourceSettings
 from antidote.data.store.datasets import dataset_settings
 from antidote.data.words.lexicon import check_lexicon
 from antidote.data.words.names import class_names, templates
 from antidote.defenses.base import DefenseSettings
-from antidote.evaluation.settings import EvaluationSettings, Probe, Retrieval, Shift
+from antidote.detectors.base import DetectorSettings
+from antidote.evaluation.base import ScoredSet
+from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.shifts import class_places
+from antidote.study import reach
 from antidote.study.caption_counts import check_captions
 from antidote.study.file import PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
+from antidote.study.models import check_public, picture_size, surrogate_config
 from antidote.study.sweeps import Entry, entries
-
-KINDS = {"attack": ATTACKS, "defense": DEFENSES}
 
 
 class Study:
@@ -38,6 +35,7 @@ class Study:
         file: the study file's settings.
         entries: of each kind, the entries of the matrix; one per value where the file names a list of them (a sweep).
         attacks, defenses: their settings by name; `none` is always among the defenses.
+        detectors: theirs; with the controls where there are any.
         sources: the definition of every dataset that the study uses.
         blank: cells that cannot be run, each as attack, defense, reason.
         classes, templates: what the evaluation classifies into, by which prompts.
@@ -62,22 +60,22 @@ class Study:
         for name, shift in self.evaluated.shifts.items():
             key = f"evaluation.shifts.{name}.classes"
             class_places(self._named(class_names, shift.classes, key), self.classes, f"{self.where}: {key}")
-        self._check_probe()
         if self.file.target not in self.classes:
             raise UserError(
                 f"{where}: target: {self.file.target!r} is not among the {len(self.classes)} classes of "
                 f"{self.evaluated.classes!r}{nearest(self.file.target, self.classes)}"
             )
-        self.size = self._picture_size(self.file.model.name, "model.name")
-        self._check_resistance()
+        self.size = picture_size(self.file.model.name, f"{where}: model.name")
+        self._check_measures()
         self._check_surrogates()
-        self.entries = {kind: self._entries(kind) for kind in KINDS}
+        self.entries = {kind: self._entries(kind) for kind in AXES}
         self.attacks = {entry.name: self._attack(entry) for entry in self.entries["attack"]}
         self.defenses = {entry.name: self._defense(entry) for entry in self.entries["defense"]}
         if self.file.rebound and self.file.pools.defense is None:
             raise UserError(f"{where}: pools.defense: is missing, and `rebound` fine-tunes on its pairs")
         check_captions(self)
-        self.blank = self._blank()
+        self.blank = reach.blank(self.file.model.name, self.attacks, self.defenses)
+        self.detectors = self._detectors()
         self._named(check_lexicon, self.lexicon(), "lexicon")
 
     @property
@@ -89,6 +87,15 @@ class Study:
         """Return the attack and defense of every cell that is run."""
         blank = {(attack, defense) for attack, defense, _ in self.blank}
         return [(a, d) for a in self.attacks for d in self.defenses if (a, d) not in blank]
+
+    @property
+    def detections(self) -> list[tuple[str, str, str]]:
+        """Return the attack, defense and detector of every detection that is run."""
+        models = reach.models_scored(self.file.detect_on, self.entries["defense"])
+        cells = [cell for cell in self.cells if cell[1] in models]
+        return [
+            (a, d, name) for a, d in cells for name, s in self.detectors.items() if reach.scores(self.attacks[a], s)
+        ]
 
     @property
     def target_label(self) -> int:
@@ -104,7 +111,7 @@ class Study:
 
     def few_shot(self, attack: str) -> bool:
         """Tell whether an attack is one on a support set, with a clean encoder under it."""
-        return method("attack", self.attacks[attack].method).threat_model == "few-shot"
+        return reach.few_shot(self.attacks[attack])
 
     def lexicon(self) -> str:
         """Return the language resource: the study's choice, or that of the defense pool's dataset."""
@@ -115,14 +122,14 @@ class Study:
     def splits(self) -> list[tuple[str, str]]:
         """Return every dataset and split that the study reads."""
         evaluation = self.file.evaluation
-        scored = [(part.dataset, part.split) for part in _parts(evaluation).values()]
+        scored = [(part.dataset, part.split) for part in evaluation.parts().values()]
         return list(dict.fromkeys([*self.file.pools.splits(), *scored]))
 
-    def scored(self) -> list[EvaluationSettings | Shift | Retrieval | Probe]:
+    def scored(self) -> list[ScoredSet]:
         """Return the sets that models are scored on or probed with, the evaluation's own first."""
-        return [*_parts(self.evaluated).values()]
+        return [*self.evaluated.parts().values()]
 
-    def fit(self, scored: EvaluationSettings | Shift | Retrieval | Probe) -> str:
+    def fit(self, scored: ScoredSet) -> str:
         """Return how the pictures of a set are made ready: their side in pixels, and how many where not all are taken.
 
         See `antidote.data.fitted`.
@@ -131,7 +138,7 @@ class Study:
 
     def _check_names(self) -> None:
         entries = [("study", self.name)]
-        for key in ("attacks", "defenses", "surrogates"):
+        for key in (*(f"{axis}s" for axis in AXES), "surrogates"):
             entries += [(key, name) for name in getattr(self.file, key)]
         for key, name in entries:
             if not NAME.fullmatch(name) or name in RESERVED:
@@ -149,7 +156,7 @@ class Study:
         models = {"model": self.file.model} | {
             f"surrogates.{k}.model": s.model for k, s in self.file.surrogates.items()
         }
-        fields = [(_parts(self.file.evaluation), ("classes", "templates")), (models, ("name", "pretrained"))]
+        fields = [(self.file.evaluation.parts(), ("classes", "templates")), (models, ("name", "pretrained"))]
         named = {
             f"{k}.{f}": getattr(part, f, None) for parts, keys in fields for k, part in parts.items() for f in keys
         }
@@ -160,7 +167,7 @@ class Study:
         """Return the dataset and split behind each key of the file that names one."""
         pools = self.file.pools
         places = {f"pools.{name}": pools.place(pool) for name, pool in pools.pools().items()}
-        return {**places, **{key: (part.dataset, part.split) for key, part in _parts(self.file.evaluation).items()}}
+        return {**places, **{key: (part.dataset, part.split) for key, part in self.file.evaluation.parts().items()}}
 
     def _source(self, name: str) -> SourceSettings:
         try:
@@ -194,19 +201,12 @@ class Study:
         except UserError as error:
             raise UserError(f"{self.where}: {key}: {error}") from None
 
-    def _picture_size(self, name: str, key: str) -> int:
-        config = model_config(name)
-        if config is None:
-            raise UserError(f"{self.where}: {key}: unknown model {name!r}{nearest(name, model_names())}")
-        check_tokenizer(config, f"{self.where}: {key}: {name}")
-        return int(config["vision_cfg"]["image_size"])
-
     def _check_surrogates(self) -> None:
         for name, surrogate in self.file.surrogates.items():
-            key = f"surrogates.{name}.model.name"
-            if self._picture_size(surrogate.model.name, key) != self.size:
+            key = f"{self.where}: surrogates.{name}.model.name"
+            if picture_size(surrogate.model.name, key) != self.size:
                 raise UserError(
-                    f"{self.where}: {key}: {surrogate.model.name} reads pictures of another size than the study's "
+                    f"{key}: {surrogate.model.name} reads pictures of another size than the study's "
                     f"model, {self.size} pixels"
                 )
 
@@ -217,7 +217,7 @@ class Study:
             UserError: an entry names no known method; a sweep is no list of different numbers; two share a name.
         """
         table, found = KINDS[kind], []
-        given = self.file.attacks if kind == "attack" else {"none": {"method": "none"}, **self.file.defenses}
+        given = {**({"none": {"method": "none"}} if kind == "defense" else {}), **getattr(self.file, f"{kind}s")}
         for name, values in given.items():
             where = f"{self.where}: {kind}s.{name}"
             if "method" not in values:
@@ -241,7 +241,8 @@ class Study:
         settings = self._settings("attack", entry)
         try:
             settings.check(self.size)
-            settings.check_models(model_config(self.file.model.name), self._surrogate_config(settings))
+            further = surrogate_config(settings, self.file.model, self.file.surrogates, self.size)
+            settings.check_models(model_config(self.file.model.name), further)
             settings.check_classes(self.classes)
         except ValueError as error:
             raise UserError(f"{self.where}: attacks.{name}.{error}") from None
@@ -272,47 +273,18 @@ class Study:
             raise UserError(f"{where}.alternate: needs control over training; {settings.method} is {threat_model}")
         return settings
 
-    def _surrogate_config(self, settings: AttackSettings) -> dict[str, Any]:
-        """Return the configuration of the model that a trigger is fitted on.
-
-        Raises:
-            ValueError: it is neither a model of the study nor a fitting model folder.
-        """
-        name = settings.fitted_on()
-        if name == "clean" or name in self.file.surrogates:
-            return model_config((self.file if name == "clean" else self.file.surrogates[name]).model.name)
-        path = Path(name) / CONFIG
-        if not path.exists():
-            known = ["clean", *self.file.surrogates]
-            raise ValueError(
-                f"surrogate: {name!r} is neither a model folder nor one of the study{nearest(name, known)}"
-            )
-        try:
-            config = read_json(path)["model_cfg"]
-            reads = config["vision_cfg"]["image_size"]
-        except UserError as error:
-            raise ValueError(f"surrogate: {error}") from None
-        except (KeyError, TypeError):
-            raise ValueError(f"surrogate: {path} is not the configuration of an open_clip model") from None
-        if reads != self.size:
-            raise ValueError(f"surrogate: {name} reads {reads} pixels, the study's model {self.size}")
-        return config
-
     def _defense(self, entry: Entry) -> DefenseSettings:
         name = entry.name
         settings = self._settings("defense", entry)
         if name == "none" and settings.method != "none":
             raise UserError(f"{self.where}: defenses.none.method: has to be 'none', the undefended model")
         kind = method("defense", settings.method)
-        if kind.access == "clean-pairs" and self.file.pools.defense is None:
-            raise UserError(f"{self.where}: pools.defense: is missing, and the defense {name!r} needs clean pairs")
-        if kind.access == "few-labelled":
-            self._check_shots("defense", name)
+        self._check_access("defense", name, kind.access)
         scorer = settings.surrogate
         if scorer and scorer not in self.file.surrogates:
             wrong = f"surrogates has no {scorer!r}{nearest(scorer, self.file.surrogates)}"
             raise UserError(f"{self.where}: defenses.{name}.scorer: {wrong}")
-        self._check_public(settings.public, f"defenses.{name}.scorer")
+        check_public(settings.public, f"{self.where}: defenses.{name}.scorer")
         config = model_config(self.file.model.name)
         if kind.fits(config) is None:
             try:
@@ -321,38 +293,48 @@ class Study:
                 raise UserError(f"{self.where}: defenses.{name}.{error}") from None
         return settings
 
-    def _check_public(self, model: ModelSettings | None, key: str) -> None:
-        """Raise UserError where a public model has an unknown name, or weights that are neither here nor a tag."""
-        if model is None:
-            return
-        self._picture_size(model.name, key)
-        known = Path(model.pretrained).exists() or tag(model.name, model.pretrained)
-        if not model.pretrained or not known:
-            wrong = f"{model.pretrained!r} is neither a file, a folder nor a tag of {model.name!r}"
-            raise UserError(f"{self.where}: {key}: {wrong}{nearest(model.pretrained, tags(model.name))}")
+    def _check_access(self, kind: str, name: str, access: Access) -> None:
+        if access == "clean-pairs" and self.file.pools.defense is None:
+            raise UserError(f"{self.where}: pools.defense: is missing, and the {kind} {name!r} needs clean pairs")
+        if access == "few-labelled":
+            self._check_shots(kind, name)
 
-    def _check_probe(self) -> None:
-        probe, own = self.file.evaluation.probe, self.file.evaluation
-        if probe is None:
-            return
-        key = f"{self.where}: evaluation.probe"
-        if (probe.dataset, probe.split) == (own.dataset, own.split):
-            raise UserError(f"{key}.split: {probe.split!r} is what the probe is scored on; it needs other pictures")
-        named = self.sources[probe.dataset].classes
-        if probe.dataset != own.dataset and named != self.evaluated.classes:
-            raise UserError(
-                f"{key}.dataset: the classes of {probe.dataset} are {named!r}, the evaluation's are "
-                f"{self.evaluated.classes!r}"
-            )
+    def _detectors(self) -> dict[str, DetectorSettings]:
+        """Return the settings of every detector, the controls among them."""
+        found = {entry.name: self._detector(entry) for entry in self.entries["detector"]}
+        try:
+            found = reach.with_controls(found)
+            reach.models_scored(self.file.detect_on, self.entries["defense"])
+        except ValueError as error:
+            raise UserError(f"{self.where}: detectors.{error}") from None
+        except KeyError as error:
+            wrong = f"{error.args[0]!r} is no entry of defenses{nearest(error.args[0], self.defenses)}"
+            raise UserError(f"{self.where}: detect_on: {wrong}") from None
+        return found
 
-    def _check_resistance(self) -> None:
-        resistance = self.file.evaluation.resistance
-        most = 2 * self.size - 1  # the blur mirrors pictures at their edges
-        if resistance is not None and resistance.blur_kernel > most:
-            raise UserError(
-                f"{self.where}: evaluation.resistance.blur_kernel: {resistance.blur_kernel} is too large for pictures "
-                f"of {self.size} pixels, which allow {most}"
-            )
+    def _detector(self, entry: Entry) -> DetectorSettings:
+        settings = self._settings("detector", entry)
+        kind = method("detector", settings.method)
+        self._check_access("detector", entry.name, kind.access)
+        where = f"{self.where}: detectors.{entry.name}"
+        config = model_config(self.file.model.name)
+        reason = kind.fits(config)
+        if reason:
+            raise UserError(f"{where}: does not fit {self.file.model.name}: it {reason}")
+        check_public(getattr(settings, "public", None), f"{where}.scorer")
+        try:
+            settings.check(config)
+        except ValueError as error:
+            raise UserError(f"{where}.{error}") from None
+        return settings
+
+    def _check_measures(self) -> None:
+        for key, entry in self.evaluated.entries().items():
+            classes = self.sources[entry.dataset].classes if isinstance(entry, ScoredSet) else None
+            try:
+                entry.check(self.evaluated, self.size, classes)
+            except ValueError as error:
+                raise UserError(f"{self.where}: {key}.{error}") from None
 
     def _check_shots(self, kind: str, name: str) -> None:
         pools = self.file.pools
@@ -366,39 +348,9 @@ class Study:
                 f"{self.evaluated.classes!r}"
             )
 
-    def _blank(self) -> list[tuple[str, str, str]]:
-        """Return the cells that cannot be run: attack, defense, reason."""
-        config = model_config(self.file.model.name)
-        reasons = {name: method("defense", entry.method).fits(config) for name, entry in self.defenses.items()}
-        unfit = {name: f"{self.file.model.name}: {reason}" for name, reason in reasons.items() if reason}
-        return [
-            (attack, defense, reason)
-            for attack in self.attacks
-            for defense in self.defenses
-            if (reason := unfit.get(defense) or self._out_of_reach(attack, defense))
-        ]
-
-    def _out_of_reach(self, attack: str, defense: str) -> str | None:
-        """Return why a defense cannot meet an attack: what it works on is not what the attacker touched."""
-        name = self.attacks[attack].method
-        if self.few_shot(attack) and defense != "none":
-            return f"{name}: the backdoor is in a few-shot classifier, not in the CLIP"
-        owns = "training" in POOLS.get(method("defense", self.defenses[defense].method).access, ())
-        return f"{name} poisons no training set" if owns and method("attack", name).trains else None
-
     def _settings(self, kind: str, entry: Entry) -> Any:
         where = f"{self.where}: {kind}s.{entry.name}"
         return method(kind, entry.values["method"]).Settings.read(entry.values, where)
-
-
-def _parts(evaluation: EvaluationSettings) -> dict[str, EvaluationSettings | Shift | Retrieval | Probe]:
-    """Return the parts of an evaluation that name a dataset and a split, by their key in a study file."""
-    optional = {f"evaluation.{name}": getattr(evaluation, name) for name in ("retrieval", "probe")}
-    return {
-        "evaluation": evaluation,
-        **{f"evaluation.shifts.{name}": shift for name, shift in evaluation.shifts.items()},
-        **{key: part for key, part in optional.items() if part is not None},
-    }
 
 
 def _plain(value: Any) -> Any:

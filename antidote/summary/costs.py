@@ -18,6 +18,7 @@ STAGES = list(dict.fromkeys(COSTLY.values()))
 CLEAN = {
     "clean_model": {"attack": "clean"},
     "evaluate_clean": {"attack": "clean", "defense": NO_DEFENSE},
+    "detect_clean": {"attack": "clean", "defense": NO_DEFENSE},
 }
 
 
@@ -54,7 +55,8 @@ def read_costs(plan: SummarySettings, results: Path, data: Path) -> pd.DataFrame
             raise UserError(f"{path}: should hold keys and values, not {type(values).__name__}")
         rows.append({**where, **CostFacts.read(values, str(path)).model_dump()})
     rows.sort(key=lambda row: STAGES.index(row["stage"]))
-    return pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=COLUMNS, dtype=object)
+    columns = [*COLUMNS, *(["detector"] if plan.detectors else [])]
+    return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
 
 
 def _places(plan: SummarySettings, results: Path, data: Path) -> Iterator[tuple[dict, Path]]:

@@ -28,6 +28,11 @@ PLOTS = {
     "curves.png": "Training loss of every model, one line per attack and seed. Losses of different defenses are sums "
     "of different terms and compare only within a panel.",
 }
+DETECTION_PLOTS = {
+    "detection.png": "AUROC of every detector on every attack, mean over seeds. `random` and `oracle` are controls: no "
+    "information, and the truth.",
+    "roc.png": "ROC curves, means over seeds: true positives by false positives.",
+}
 
 
 def render(
@@ -39,18 +44,24 @@ def render(
     triggers: list[dict],
     own: list[dict],
     folder: Path,
+    detections: list[dict] | None = None,
 ) -> str:
-    """Return the page; `folder` holds the plots, `triggers` are those that defenses found, `own` attacks' figures."""
+    """Return the page; `folder` holds the plots, `triggers` are those that defenses found, `own` attacks' figures.
+
+    `detections` are the tables of detectors, where the study has any.
+    """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    plots = {**PLOTS, **(DETECTION_PLOTS if detections is not None else {})}
     environment.filters["breakable"] = breakable
     return environment.get_template("page.html.j2").render(
         plan=plan,
         pictures=pictures,
         triggers=triggers,
         own=own,
+        detections=detections or [],
         heads=_heads(shown(table)),
         matrix=_matrix(shown(table)),
         notes=notes(shown(table), "frame"),
@@ -62,7 +73,7 @@ def render(
         defense_costs=_defense_costs(plan, costs),
         counts=_counts(table),
         blanks=_blanks(table),
-        plots=[(name, caption, _data_uri(folder / name)) for name, caption in PLOTS.items()],
+        plots=[(name, caption, _data_uri(folder / name)) for name, caption in plots.items()],
     )
 
 

@@ -1,5 +1,7 @@
 """What a study planned to measure: the matrix and the facts about it that tables and plots need."""
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from antidote.base.settings import Settings
@@ -43,6 +45,18 @@ class DefenseFacts(Settings):
     setting: str = Field("", description="the swept setting and its value")
 
 
+class DetectorFacts(Settings):
+    """One entry of the study's detectors."""
+
+    name: str
+    method: str = ""
+    label: str = Field("", description="name of the method as a reader knows it")
+    subject: Literal["model", "pairs", "pictures"] = "pairs"
+    access: str = ""
+    control: str = Field("", description="`truth` or `none` for a control, which is no detector; else empty")
+    reconstruction: bool = Field(False, description="the paper leaves parts open, which are built from what is known")
+
+
 class Blank(Settings):
     """A cell that is not run because the defense does not apply to the attack."""
 
@@ -61,6 +75,8 @@ class SummarySettings(Settings):
     attacks: list[AttackFacts] = []
     defenses: list[DefenseFacts] = Field([], validate_default=True)
     blank: list[Blank] = []
+    detectors: list[DetectorFacts] = []
+    detections: list[tuple[str, str, str]] = Field([], description="attack, defense and detector of each that is run")
     gate: Gate = Gate()
     rebound: bool = Field(False, description="whether the models under test were fine-tuned benignly afterwards")
     datasets: list[tuple[str, str]] = Field([], description="pairs of dataset and split")
@@ -86,6 +102,8 @@ class SummarySettings(Settings):
             options=frozenset({"rebound"} if self.rebound else ()),
             splits=tuple(self.datasets),
             scored=tuple(self.scored),
+            detections=tuple(self.detections),
+            on_clean=tuple(facts.name for facts in self.detectors if facts.subject == "model"),
         )
 
     @property

@@ -18,13 +18,13 @@ TITLES = {
 
 def markdown(table: pd.DataFrame, title: str) -> str:
     """Return both figures as markdown tables with the footnotes below."""
-    parts = [f"# {_escaped(title)}"]
+    parts = [f"# {escaped(title)}"]
     for figure, heading in _measured(table).items():
-        rows = grid(table, figure, best=lambda text: f"**{text}**", escape=_escaped)
+        rows = grid(table, figure, best=lambda text: f"**{text}**", escape=escaped)
         rule = ["---", *("---:" for _ in rows[0][1:])]
         lines = (f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
         parts += [f"## {heading}", "\n".join(lines)]
-    parts.append("\n".join(f"- {_escaped(note)}" for note in notes(table, "bold")))
+    parts.append("\n".join(f"- {escaped(note)}" for note in notes(table, "bold")))
     return "\n\n".join(parts) + "\n"
 
 
@@ -166,5 +166,6 @@ def _aligned(row: list[str], widths: list[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return text that Markdown shows as it is."""
     return re.sub(r"([\\|`*<>])", r"\\\1", text)

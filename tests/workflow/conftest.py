@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,14 +17,55 @@ from queue import SimpleQueue
 import harness
 import pytest
 
+HERE = Path(__file__).parent
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+RUNS = {"finished", "tmp_path"}  # what a test has that runs Snakemake in a project of its own
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents and RUNS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("workflow")
+
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project in which the tiny study has run; not to be changed."""
-    project = harness.new_project(tmp_path_factory.mktemp("finished") / "project")
-    harness.finish(project)
+    """A project in which the tiny study has run; not to be changed. All test processes share one."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if WORKER else base) / "finished"
+    folder.mkdir(exist_ok=True)
+    project, users = folder / "project", folder / "users"
+    users.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not project.exists():
+            # In a place of its own until it is whole: Snakemake's records name no folder above the project.
+            making = harness.new_project(folder / f"making-{os.getpid()}")
+            harness.finish(making)
+            making.rename(project)
+        (users / str(os.getpid())).touch()
     yield project
-    shutil.rmtree(project)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (users / str(os.getpid())).unlink()
+        if not list(users.iterdir()):
+            shutil.rmtree(project)
+
+
+@pytest.fixture(scope="session")
+def quick_jobs() -> Iterator[dict[str, str]]:
+    """The environment for runs whose jobs are forks of a process that has imported torch; see `forked/sitecustomize.py`."""
+    with tempfile.TemporaryDirectory() as folder:  # a short name: a socket's has about 100 characters
+        place = Path(folder, "jobs")
+        more = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # the policy is what the rules' jobs have
+        server = subprocess.Popen(
+            [sys.executable, HERE / "job_server.py", place], stdin=subprocess.PIPE, env=harness.environment(**more)
+        )
+        while not place.exists():
+            assert server.poll() is None
+            time.sleep(0.05)
+        yield {"ANTIDOTE_TEST_JOBS": str(place), "PYTHONPATH": str(HERE / "forked")}
+        server.communicate()
 
 
 @pytest.fixture
@@ -39,10 +86,15 @@ def linked(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, linked: Callable[[], Path]) -> Iterator[dict[str, Future[set[str]]]]:
-    """The jobs that each selected case of a module schedules, by the case's name; two dry runs at a time."""
+    """The jobs that each selected case of a module schedules, by the case's name.
+
+    Two dry runs at a time, but where test processes share the cores. A module whose cases change no source says
+    `SAME_SOURCE = True`: what reads the source is then imported once.
+    """
     chosen = [item for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
     cases = {case.name: case for item in chosen if (case := item.callspec.params.get("case"))}
-    drivers = [harness.Driver(linked(), "snakemake") for _ in range(2)]
+    kind = "study" if getattr(request.module, "SAME_SOURCE", False) else "snakemake"
+    drivers = [harness.Driver(linked(), kind) for _ in range(1 if WORKER else 2)]
     idle: SimpleQueue[harness.Driver] = SimpleQueue()
     for driver in drivers:
         idle.put(driver)
@@ -55,7 +107,7 @@ def outcomes(request: pytest.FixtureRequest, linked: Callable[[], Path]) -> Iter
         finally:
             idle.put(driver)
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(len(drivers)) as pool:
         yield {name: pool.submit(run, case) for name, case in cases.items()}
         pool.shutdown(cancel_futures=True)
     for driver in drivers:

@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,21 +99,26 @@ def environment(**more: str) -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "ANTIDOTE_CACHE")} | more
 
 
-def snakemake(project: Path, *arguments: str, config: str | None = STUDY) -> subprocess.CompletedProcess:
-    """Run snakemake in a project; its whole output is in `stdout`."""
-    study = ["--configfile", config] if config else []
+def snakemake(
+    project: Path, *arguments: str, config: str | None = STUDY, jobs: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Run snakemake in a project; its whole output is in `stdout`. A dry run is a fork of a process that has imported it.
+
+    `jobs` is what the fixture `quick_jobs` returns, for runs whose jobs need no process of their own.
+    """
+    words = [*arguments, *(["--configfile", config] if config else [])]
+    if "-n" in arguments and not jobs:
+        return _shared_driver("snakemake").run("snakemake", words, project, environment())
     return subprocess.run(
-        [Path(sys.executable).with_name("snakemake"), *arguments, *study],
-        cwd=project, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        [Path(sys.executable).with_name("snakemake"), *words],
+        cwd=project, env=environment(**jobs or {}), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
 
 
-def script(project: Path, name: str, *arguments: object, **more: Any) -> subprocess.CompletedProcess:
+def script(project: Path, name: str, *arguments: object) -> subprocess.CompletedProcess:
     """Run one of the scripts in a project, as its rule does; its whole output is in `stdout`."""
-    return subprocess.run(
-        script_command(name, *arguments), cwd=project, env=environment(PYTHONPATH=str(project), OMP_NUM_THREADS="1"),
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **more,
-    )  # fmt: skip
+    more = environment(PYTHONPATH=str(project), OMP_NUM_THREADS="1")
+    return _shared_driver("jobs").run(name, arguments, project, more)
 
 
 def script_command(name: str, *arguments: object) -> list[str]:
@@ -142,26 +149,49 @@ def in_training(project: Path, script: str, folder: str) -> int | None:
 
 
 class Driver:
-    """Runs scripts (kind `jobs`) or snakemake (kind `snakemake`) in a project, without paying for imports each time."""
+    """Runs scripts (kind `jobs`) or snakemake in a project, without paying for imports each time.
 
-    def __init__(self, project: Path, kind: str) -> None:
+    Kind `study` imports the project's own modules once too; kind `snakemake` imports them at each call, for projects
+    whose source changes.
+    """
+
+    def __init__(self, project: Path | None, kind: str) -> None:
+        """Without a project, each call names its own, and no source may be imported beforehand."""
         self.project = project
+        self._turn = threading.Lock()
+        more = {"PYTHONPATH": str(project)} if project else {}
         self._process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("driver.py"), kind], cwd=project, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(PYTHONPATH=str(project), OMP_NUM_THREADS="1"),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(OMP_NUM_THREADS="1", **more),
         )  # fmt: skip
 
-    def __call__(self, name: str, arguments: Iterable[object], file_limit: int | None = None) -> tuple[int, str]:
+    def __call__(
+        self, name: str, arguments: Iterable[object], file_limit: int | None = None, **more: Any
+    ) -> tuple[int, str]:
         """Return exit code and output."""
-        ask = {"name": name, "arguments": [str(word) for word in arguments], "file_limit": file_limit}
-        self._process.stdin.write(json.dumps(ask) + "\n")
-        self._process.stdin.flush()
-        code, output = json.loads(self._process.stdout.readline())
+        ask = {"name": name, "arguments": [str(word) for word in arguments], "file_limit": file_limit, **more}
+        with self._turn:
+            self._process.stdin.write(json.dumps(ask) + "\n")
+            self._process.stdin.flush()
+            code, output = json.loads(self._process.stdout.readline())
         return code, output
+
+    def run(
+        self, name: str, arguments: Iterable[object], project: Path, environment: dict[str, str]
+    ) -> subprocess.CompletedProcess:
+        """Make a call in a project, as if by `subprocess.run`."""
+        code, output = self(name, arguments, folder=str(project), environment=environment)
+        return subprocess.CompletedProcess([name, *arguments], code, output)
 
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
+
+
+@cache
+def _shared_driver(kind: str) -> Driver:
+    """One for all projects of a test process; it ends when its standard input does."""
+    return Driver(None, kind)
 
 
 def scheduled(project: Path, *arguments: str, config: str = STUDY, driver: Driver | None = None) -> set[str]:
@@ -176,6 +206,15 @@ def scheduled(project: Path, *arguments: str, config: str = STUDY, driver: Drive
     names = {_job(rule, details) for rule, details in found if rule != "all"}
     assert names or "Nothing to be done" in output, output
     return names
+
+
+def sources(project: Path, config: str = STUDY) -> dict[str, list[str]]:
+    """Return the modules that the rules name as the source of each job of a study."""
+    driver = Driver(project, "snakemake")
+    code, output = driver("sources", [config])
+    driver.close()
+    assert code == 0, output
+    return json.loads(output.splitlines()[-1])
 
 
 def _job(rule: str, details: str) -> str:

@@ -36,12 +36,12 @@ FEW = {
 }
 
 
-def test_from_data_to_tables(project):
+def test_from_data_to_tables(project, quick_jobs):
     """Figures of their own in the place of ASR, a floor of the same, and no defense that owns what was not poisoned."""
     changes = {**CHANGES, **FEW, "defenses": {"finetune": CHANGES["defenses"]["finetune"]}}
     changes["attacks"] = {**CHANGES["attacks"], "few": FLBA}
     (project / "kinds.yaml").write_text(study(project, changes))
-    done = snakemake(project, "--cores", "2", config="kinds.yaml")
+    done = snakemake(project, "--cores", "2", config="kinds.yaml", jobs=quick_jobs)
     assert done.returncode == 0, done.stdout
     folder = project / "results/tiny/summary"
     cells = pd.read_csv(folder / "cells.csv").set_index(["attack", "defense"])

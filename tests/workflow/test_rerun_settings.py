@@ -7,6 +7,7 @@ import json
 import pytest
 from harness import ATTACKS, DEFENSES, STUDY, Case, affected, chain, scheduled, study
 
+SAME_SOURCE = True  # see `outcomes`
 SCORES = ("evaluate_clean *", "floor *", "evaluate *")
 ALL_BUT_DATA = ("pool *", "trigger *", "clean_model *")
 

@@ -9,7 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from harness import ROOT, Case, edited, scheduled
+from harness import ROOT, Case, affected, chain, edited, new_project, scheduled, sources
+
+from antidote.base import fingerprint
 
 EVERYTHING = ("dataset *", "trigger *")
 MODELS = ("trigger *", "clean_model *")  # whatever loads models, and what follows
@@ -23,9 +25,10 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote", "antidote.data", "scripts"), EVERYTHING),
     # The ground: what a job computes with. What it says, where it runs and what it is called changes no result.
     (("antidote.base", "antidote.base.files", "antidote.base.seeds", "antidote.base.settings"), EVERYTHING),
-    (("antidote.base.lazy", "antidote.data.overlay*", "antidote.data.pairs", "antidote.data.picture_array",
-      "antidote.data.streaming"), PICTURES),
-    (("antidote.base.disk", "scripts.dataset"), ("dataset *",)),
+    (("antidote.base.lazy", *(f"antidote.data.{name}" for name in ("loaders", "overlay*", "pairs", "picture_array", "streaming"))),
+     PICTURES),
+    (("antidote.base.disk",), ("dataset *", *PICTURES)),
+    (("antidote.base.naming", "scripts.dataset"), ("dataset *",)),
     (("antidote.base.*",), ()),
     # Data.
     (("antidote.data.words", "antidote.data.words.lexicon", "antidote.data.words.names"), EVERYTHING),
@@ -33,24 +36,30 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.pools", "antidote.data.store.shards"), ("pool *", *PICTURES)),
     (("antidote.data.fitted",), ("pictures *", *SCORES)),
     (("antidote.data.words.eda", "antidote.defenses.cleanclip", "antidote.defenses.ta_cleaner"), ("defend * ta_cleaner",)),
-    (("antidote.data.sources", "antidote.data.sources.base", "antidote.data.sources.scenes"), ("dataset *",)),
+    (("antidote.data.sources", *(f"antidote.data.sources.{name}" for name in ("base", "files", "scenes"))), ("dataset *",)),
+    (("antidote.data.download", "antidote.data.download.hosted"), ("dataset *",)),
     (("antidote.data.sources.*", "antidote.data.scenes.styles", "antidote.data.store.sizes"), ()),
-    (("antidote.data.download*", "antidote.data.words.*"), ()),
+    (("antidote.data.download.*", "antidote.data.words.*"), ()),
     (("antidote.data.scenes*", "antidote.data.store.*"), ("dataset *",)),
     # Models, and how they are trained.
-    (("antidote.clip", *(f"antidote.clip.{name}" for name in ("configs", "files", "folder", "model", "torchscript", "weights"))),
+    (("antidote.clip", *(f"antidote.clip.{name}" for name in
+       ("checkpoints", "configs", "files", "folder", "model", "tokens", "torchscript", "weights"))),
      MODELS),
     (("antidote.training.alternating", "scripts.pretrain"), ("clean_model *", "backdoored_model *")),
-    (("antidote.training.heads", "antidote.training.prompts", "antidote.training.tuning", "antidote.training.victim"), ()),
+    ((*(f"antidote.training.{name}" for name in
+        ("heads", "pair_scores", "prompts", "suspicion", "tuning", "victim")),), ()),
     (("antidote.training*",), TRAINING),
     # Methods; the tiny study uses two attacks and two defenses.
     (("antidote.attacks", "antidote.attacks.base", "antidote.attacks.trigger*"), ("trigger *", *SCORES)),
+    (("antidote.attacks.given",), ("trigger badnet *", "trigger blended *")),
     (("antidote.attacks.badnet",), ("trigger badnet *",)),
     (("antidote.attacks.blended", "antidote.attacks.patterns"), ("trigger blended *",)),
     (("antidote.data.access", "antidote.defenses", "antidote.defenses.base", "scripts.defend"), ("defend *",)),
     (("antidote.defenses.finetune",), ("defend * finetune",)),
     # Scores and their summary, which knows of the study where results are kept and when an attack counts.
-    (("antidote.evaluation.rebound", "antidote.summary.documents", "antidote.summary.transfer"), ()),
+    (("antidote.evaluation.ranking",), ("summary",)),
+    (("antidote.evaluation.detection", "antidote.evaluation.rebound", "antidote.summary.documents", "antidote.summary.transfer"),
+     ()),
     (("antidote.evaluation*", "antidote.attacks.similarity", "scripts.evaluate"), SCORES),
     (("antidote.summary*", "antidote.study", "antidote.study.gate", "antidote.study.layout", "scripts.summarise"), ("summary",)),
     *(((f"scripts.{script}",), (f"{rule} *",)) for script, rule in
@@ -75,15 +84,21 @@ def appended(files: list[str], text: str):
     return lambda project: {file: (project / file).read_text() + text for file in files}
 
 
+# What a real dry run is made for, with the module changed: the script of every rule, a method of each kind, and what all
+# jobs reach. All other modules are looked up in what the rules name.
+TRIED = ("antidote", "scripts.*", "antidote.attacks.badnet", "antidote.defenses.finetune")
+
+
 def source_cases() -> list[Case]:
-    """Return a case per module, but one for all modules that no job reaches."""
+    """Return a case per module of `TRIED`, and one for all modules that no job reaches."""
     changed = "\n_CHANGED = 1\n"
-    used = [Case(m, appended([file], changed), jobs_of(m)) for m, file in modules().items() if jobs_of(m)]
+    tried = {m: file for m, file in modules().items() if jobs_of(m) and any(fnmatch(m, name) for name in TRIED)}
 
     def unused(project: Path) -> dict[str, str]:
         return appended([file for m, file in modules(project).items() if not jobs_of(m)], changed)(project)
 
-    return [*used, Case("modules that no job reaches", unused)]
+    cases = [Case(m, appended([file], changed), jobs_of(m)) for m, file in tried.items()]
+    return [*cases, Case("modules that no job reaches", unused)]
 
 
 def reworded(project: Path) -> dict[str, str]:
@@ -124,7 +139,7 @@ DATA_CASES = [
     Case("environments", appended(["envs/train.yaml", "envs/workflow.yaml"], "\n# a comment\n")),
     Case("comments in the rules", appended(["Snakefile", "rules/common.smk", "rules/defend.smk"], "\n# a comment\n")),
     Case("a command", lambda project: {"rules/pretrain.smk": (project / "rules/pretrain.smk").read_text().replace(
-        "{params.start} --poison", "--poison")}, ("backdoored_model *",)),
+        "{params.options} --poison", "--poison")}, ("backdoored_model *",)),
     Case("a score gone by", lambda project: {"results/tiny/badnet/seed0/none/scores.json": "{}"}, ("summary",)),
 ]  # fmt: skip
 
@@ -132,6 +147,24 @@ DATA_CASES = [
 @pytest.mark.parametrize("case", [*DATA_CASES, *source_cases()], ids=lambda case: case.name)
 def test_a_file_runs_again_what_reaches_it(case, outcomes):
     assert outcomes[case.name].result() == case.expected()
+
+
+@pytest.fixture(scope="module")
+def reached(tmp_path_factory) -> dict[str, frozenset[str]]:
+    """The modules that each job of the tiny study can reach from those that its rule names."""
+    project = new_project(tmp_path_factory.mktemp("sources") / "project")
+    return {job: fingerprint.reachable(*names) for job, names in sources(project).items()}
+
+
+def test_the_rules_name_a_source_for_every_job(reached):
+    assert reached.keys() == chain().keys() and all(reached.values())
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_is_reached_by_the_jobs_that_depend_on_it(module, reached):
+    """What jobs reach is in their fingerprint (tests/unit/test_fingerprint.py), and what follows from them runs too."""
+    found = {job for job, names in reached.items() if module in names}
+    assert affected(chain(), found) == affected(chain(), jobs_of(module) or ())
 
 
 def test_every_module_has_its_jobs():

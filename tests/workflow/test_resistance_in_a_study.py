@@ -35,9 +35,9 @@ def test_it_adds_to_the_scores_and_changes_none(project):
     assert new == old and all(-1 <= value <= 1 for value in added.values())
 
 
-def test_from_the_study_to_the_page(project):
+def test_from_the_study_to_the_page(project, quick_jobs):
     (project / "vit.yaml").write_text(study(project, VIT))
-    done = snakemake(project, "--cores", "2", config="vit.yaml")
+    done = snakemake(project, "--cores", "2", config="vit.yaml", jobs=quick_jobs)
     assert done.returncode == 0, done.stdout
     cells = pd.read_csv(project / "results/tiny/summary/cells.csv").set_index(["attack", "defense"])
     columns = [f"resistance_{name}" for name in PERTURBATIONS]

@@ -30,11 +30,13 @@ def checkout(folder: Path, data: Path, **changes: object) -> Path:
     return project
 
 
-def run(project: Path, place: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple[str, set[str]]:
+def run(
+    project: Path, place: Path, *arguments: str, prefix: tuple[str, ...] = (), jobs: dict[str, str] | None = None
+) -> tuple[str, set[str]]:
     """Run a study with a shared place; return what Snakemake said and the stages whose log says that they were taken."""
     done = subprocess.run(
         [*prefix, Path(sys.executable).with_name("snakemake"), *arguments, "--cores", "2", "--configfile", "study.yaml"],
-        cwd=project, env=environment(ANTIDOTE_CACHE=str(place)), text=True, stdout=subprocess.PIPE,
+        cwd=project, env=environment(ANTIDOTE_CACHE=str(place), **jobs or {}), text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -50,11 +52,11 @@ def contents(project: Path, results: Path = RESULTS) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def filled(finished, tmp_path_factory):
+def filled(finished, quick_jobs, tmp_path_factory):
     """A checkout whose run has filled the shared place, and that place."""
     folder = tmp_path_factory.mktemp("shared")
     project = checkout(folder / "first", finished)
-    said, taken = run(project, folder / "place", "models")
+    said, taken = run(project, folder / "place", "models", jobs=quick_jobs)
     assert taken == set() and "not shared" not in said
     yield project, folder / "place"
     shutil.rmtree(folder)
@@ -65,10 +67,10 @@ def test_sharing_changes_no_result(filled, finished):
     assert len(mine) == 10 and mine == {name: theirs[name] for name in mine}
 
 
-def test_a_second_checkout_takes_every_expensive_stage(filled, finished, tmp_path):
+def test_a_second_checkout_takes_every_expensive_stage(filled, finished, quick_jobs, tmp_path):
     first, place = filled
     second = checkout(tmp_path / "another" / "checkout", finished)
-    _, taken = run(second, place)
+    _, taken = run(second, place, jobs=quick_jobs)
     assert taken == STAGES and contents(second) == contents(first)
     assert "Nothing to be done" in run(second, place, "-n")[0]
     first_cost, cost = (json.loads((p / RESULTS / "badnet/seed0/model/cost.json").read_text()) for p in (first, second))
@@ -80,12 +82,12 @@ def test_a_second_checkout_takes_every_expensive_stage(filled, finished, tmp_pat
     assert (second / RESULTS / scores).read_bytes() == (finished / RESULTS / scores).read_bytes()
 
 
-def test_a_second_study_takes_what_it_has_in_common(filled, finished, tmp_path):
+def test_a_second_study_takes_what_it_has_in_common(filled, finished, quick_jobs, tmp_path):
     """Another name and other labels change no model; another learning rate of a defense changes its own."""
     first, place = filled
     changes = {"study": "other", "attacks__badnet__label": "Other words", "defenses__finetune__training__lr": 2e-3}
     project = checkout(tmp_path / "project", finished, **changes)
-    _, taken = run(project, place, "models")
+    _, taken = run(project, place, "models", jobs=quick_jobs)
     assert taken == STAGES - {"badnet-seed0-finetune-model"}
     mine, theirs = contents(project, Path("results/other")), contents(first)
     assert {name for name in theirs if mine[name] != theirs[name]} == {
@@ -93,13 +95,13 @@ def test_a_second_study_takes_what_it_has_in_common(filled, finished, tmp_path):
     }
 
 
-def test_a_change_of_the_source_takes_nothing_that_it_reaches(filled, finished, tmp_path):
+def test_a_change_of_the_source_takes_nothing_that_it_reaches(filled, finished, quick_jobs, tmp_path):
     """The trigger and the poisoned pairs are made anew, turn out the same, and so the models serve that they led to."""
     first, place = filled
     project = checkout(tmp_path / "project", finished)
     source = project / "antidote/attacks/badnet.py"
     source.write_text(source.read_text() + "\n_CHANGED = 1\n")
-    _, taken = run(project, place, "models")
+    _, taken = run(project, place, "models", jobs=quick_jobs)
     assert taken == STAGES - {"badnet-seed0-trigger", "badnet-seed0-poison"} and contents(project) == contents(first)
 
 

@@ -1,6 +1,6 @@
-"""Tables of addresses: what is to be downloaded, under which key, with which captions.
+"""Tables of addresses: selection of the addresses to download, their keys and captions.
 
-A key is made from the address, so that a picture has the same one in every copy, order and part of a table.
+By default a key is a hash of the address, so that a picture has the same key in every copy, order and part of a table.
 """
 
 import hashlib
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("antidote")
 
 KEY_DIGITS = 16
-ADDRESS = r"(?i)https?://[^\s/]"  # nothing but the web is read from
+ADDRESS = r"(?i)https?://[^\s/]"  # other schemes, such as file://, are rejected
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """What a split's table asks for.
+    """The addresses of a split.
 
     Attributes:
         list: one row per address, in the order of the table: pair (its key), url, caption (the first), captions (all),
-            and sha256 where a subset is named.
-        rows: rows of the table.
-        unusable: rows that ask for nothing, by reason.
+            and, with a subset, sha256.
+        rows: number of rows in the table.
+        unusable: number of rows without a usable address, by reason.
     """
 
     list: "pd.DataFrame"
@@ -45,10 +45,11 @@ class Addresses:
 
 
 def addresses(settings: UrlTable, split: str) -> Addresses:
-    """Read the tables of a split and choose what is to be downloaded.
+    """Read the tables of a split and select the addresses to download.
 
     Raises:
-        UserError: a table is missing, damaged, has other columns or another number of rows, or asks for nothing.
+        UserError: a table is missing or damaged, lacks a column, has an unexpected number of rows, or contains no
+            usable address.
     """
     import pandas as pd
 
@@ -80,7 +81,7 @@ def _hint(settings: UrlTable) -> str:
 
 
 def _opened(table: "pd.DataFrame", names: str) -> "pd.DataFrame":
-    """Open the lists of captions that are written as text."""
+    """Expand captions that contain a list as text."""
     lists = table["caption"].map(lambda value: isinstance(value, str) and value.lstrip().startswith("["))
     found = table["caption"][lists.astype(bool)].map(lambda text: listed([text]))
     read = found[found.map(itemgetter(1)).astype(bool)].map(itemgetter(0))
@@ -105,10 +106,11 @@ def _usable(table: "pd.DataFrame", unusable: "Counter[str]") -> "pd.DataFrame":
 
 
 def _one_per_address(table: "pd.DataFrame", unusable: "Counter[str]") -> "pd.DataFrame":
-    """Join the captions of each address; the first row gives the place in the order and the key.
+    """Join the captions of each address; its first row determines its position and key.
 
     Args:
-        unusable: gets the number of addresses whose key an earlier one has.
+        table: one row per (address, caption).
+        unusable: updated with the number of addresses with the key of an earlier address.
     """
     further = table["url"].duplicated().to_numpy()
     first = table[~further].reset_index(drop=True)
@@ -128,18 +130,18 @@ def _one_per_address(table: "pd.DataFrame", unusable: "Counter[str]") -> "pd.Dat
 
 
 def _own_keys(given: "pd.Series") -> list[str | None]:
-    """Return a safe key for each given one, as ingestion makes it; None for one that has been there."""
+    """Return a safe key for each given key, as ingestion makes it; None for a repeated key."""
     keys = Keys()
     return [keys.new(key) for key in given]
 
 
 def made_key(url: str) -> str:
-    """Return the key of the picture at an address: 64 bits as hex digits."""
+    """Return the key of the picture at an address: 64 bits of SHA-256 as hex digits."""
     return hashlib.sha256(url.encode()).hexdigest()[:KEY_DIGITS]
 
 
 def _sampled(wanted: "pd.DataFrame", sample: Sample) -> "np.ndarray":
-    """Return bool (N,): the addresses of the sample."""
+    """Return bool (N,): whether each address belongs to the sample."""
     import numpy as np
 
     ranks = [hashlib.sha256(f"sample/{sample.seed}/{key}".encode()).digest()[:8] for key in wanted["pair"]]

@@ -1,4 +1,4 @@
-"""What became of every address of a download: the report, and whether enough has arrived."""
+"""Result of a download: the state of every address, the report, and the check of the share that arrived."""
 
 import hashlib
 import logging
@@ -23,7 +23,15 @@ REPORT = "report.json"
 
 
 def outcome(work: Path, wanted: Addresses) -> "pd.DataFrame":
-    """Return a row per address, in the order of the list: key, url, sha256, failure, message, again (may be tried)."""
+    """Return one row per address, in the order of the list.
+
+    Args:
+        work: the folder of the rounds.
+        wanted: the addresses.
+
+    Returns:
+        Columns key, url, sha256 (None: failed), failure (kind, None: arrived), message, again (a retry may succeed).
+    """
     import pandas as pd
 
     columns = ["pair", "status", "error_message", "sha256"]
@@ -53,10 +61,15 @@ def outcome(work: Path, wanted: Addresses) -> "pd.DataFrame":
 def report(
     settings: UrlTable, dataset: str, split: str, work: Path, wanted: Addresses, found: "pd.DataFrame"
 ) -> dict[str, Any]:
-    """Return what `download.json` says; the same pictures give the same report.
+    """Return the content of `download.json`; equal pictures give an equal report.
 
     Args:
-        found: what `outcome` returns.
+        settings: the dataset's settings.
+        dataset: name of the dataset.
+        split: name of the split.
+        work: the folder of the rounds.
+        wanted: the addresses.
+        found: the table returned by `outcome`.
     """
     arrived = int(found["sha256"].notna().sum())
     shards = [
@@ -91,16 +104,16 @@ def _counts(values: "pd.Series") -> dict[str, int]:
 
 
 def why(found: "pd.DataFrame") -> str:
-    """Return in words which failures there are, and what to do about those that prevail."""
+    """Return a text with the counts of all kinds of failure, and advice about the most frequent kinds."""
     kinds = _counts(found["failure"])
     return f"{', '.join(f'{count} x {kind}' for kind, count in kinds.items())}; {failures.advice(kinds)}"
 
 
 def judge(settings: UrlTable, name: str, report: dict[str, Any], found: "pd.DataFrame", folder: Path) -> None:
-    """Say how much has arrived.
+    """Log the share of pictures that arrived.
 
     Raises:
-        UserError: it is less than accepted; names what prevails, and advice.
+        UserError: the share is lower than accepted; names the failures, with advice.
     """
     share = f"{report['arrived']} of {report['addresses']} pictures arrived ({report['share']:.1%})"
     failed = found[found["failure"].notna()]

@@ -1,12 +1,12 @@
-"""Downloading a table of addresses, in rounds that an interruption does not undo.
+"""Download of a table of addresses, in rounds that can be resumed after an interruption.
 
-FOLDER/{identity}/pass1/   list.parquet, and img2dataset's work shards: a picture, its captions, its address and the
-                           SHA-256 of the file that the server sent
-FOLDER/{identity}/pass2/   the same for what failed and may yet succeed
-FOLDER/report.json         the last report, also where too little has arrived
+FOLDER/{identity}/pass1/   list.parquet, and img2dataset's work shards: pictures with captions, address and the SHA-256
+                           of the file as sent by the server
+FOLDER/{identity}/pass2/   the same for failed addresses that may succeed on a retry
+FOLDER/report.json         the last report, written even if too few pictures arrived
 
-FOLDER is data/downloads/{dataset}/{split}. The identity is that of the list and of what is done to the pictures:
-another one is another download.
+FOLDER is data/downloads/{dataset}/{split}. The identity is a hash of the list and of the picture options; a change of
+either is a new download.
 """
 
 import contextlib
@@ -39,18 +39,20 @@ log = logging.getLogger("antidote")
 def download(
     settings: UrlTable, dataset: str, split: str, folder: Path, processes: int
 ) -> tuple[dict[str, Any], "pd.DataFrame"]:
-    """Download a split, or go on with it.
+    """Download a split, or resume its download.
 
     Args:
-        settings: the dataset.
-        folder: of the split's downloads; what is finished there is not fetched again.
-        processes: how many img2dataset starts.
+        settings: the dataset's settings.
+        dataset: name of the dataset.
+        split: name of the split.
+        folder: folder of the split's downloads; finished work shards in it are not fetched again.
+        processes: number of processes of img2dataset.
 
     Returns:
-        The report, and what became of every address: key, url, sha256 (null where it failed), failure (null where not).
+        The report, and one row per address: key, url, sha256 (null: failed), failure (null: arrived).
 
     Raises:
-        UserError: no img2dataset, a faulty table, too little disk, no network, fewer pictures than accepted.
+        UserError: no img2dataset, a faulty table, too little disk space, no network, fewer pictures than accepted.
     """
     wanted, name = addresses(settings, split), f"{dataset}/{split}"
     python = img2dataset.interpreter()
@@ -85,7 +87,7 @@ def _identity(settings: UrlTable, wanted: Addresses) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second download out of the folder."""
+    """Lock the folder against a second download."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         file = lock(folder / ".lock")
@@ -105,9 +107,9 @@ def _mention_others(folder: Path, work: Path) -> None:
 
 
 def _next_round(settings: UrlTable, work: Path, wanted: Addresses, ran: bool) -> Round | None:
-    """Return the round to work on: the unfinished one, or a new one for what failed and may yet succeed.
+    """Return the round to run: the unfinished round, or a new round for failures that a retry may mend; None: done.
 
-    A download that has ended with fewer pictures than accepted gets one more round each time it is started.
+    A download that ended with fewer pictures than accepted gets one more round at each start.
     """
     begun = rounds(work)
     if begun and not begun[-1].done():
@@ -122,7 +124,7 @@ def _next_round(settings: UrlTable, work: Path, wanted: Addresses, ran: bool) ->
 
 
 def _check_space(settings: UrlTable, split: str, part: Round, addresses: int, folder: Path) -> None:
-    """Compare what is free with what this round, and then the dataset's shards, will take."""
+    """Check that the free disk space is enough for the rest of this round and for the dataset's shards."""
     got = sum(stats["successes"] for stats in part.finished.values())
     stored = sum((part.folder / f"{number:05d}.tar").stat().st_size for number in part.finished)
     each = stored / got if got else picture_bytes(settings, split)

@@ -1,4 +1,4 @@
-"""Why a picture did not arrive: img2dataset's many messages as a few kinds, and what to do about each."""
+"""Kinds of download failures: a classification of img2dataset's messages, with advice for each kind."""
 
 import re
 from collections import Counter
@@ -9,7 +9,7 @@ BUSY = "lower download.connections, or raise download.timeout and download.patie
 NETWORK = "is there a network? (a proxy is named by the variables http_proxy and https_proxy)"
 MANNERS = "servers turn it away: lower download.connections, or name the download by download.user_agent_token"
 
-# Kind, the messages that mean it, whether another try may help, advice where it prevails. The first that fits counts.
+# Kind, pattern of its messages, whether a retry may succeed, advice. The first matching row applies.
 KINDS: tuple[tuple[str, str, bool, str], ...] = (
     ("opted out (X-Robots-Tag)", r"X-Robots-Tag", False, "opt-outs are honoured: lower download.accepted"),
     ("gone (404, 410)", r"HTTP Error (404|410)", False, AGED),
@@ -34,22 +34,22 @@ OTHER = ("another reason", False, "see img2dataset.log")
 
 
 def plain(message: str) -> str:
-    """Return a message on one line, without the numbers that make each one another."""
+    """Return a message on one line, with variable numbers replaced, so that equal failures have equal messages."""
     return re.sub(r"\d{3,}(?= (bytes|more))", "...", " ".join(message.split()))[:200]
 
 
 def kind_of(message: str) -> str:
-    """Return the kind of a failure."""
+    """Return the kind of a failure from its message."""
     return _row(message)[0]
 
 
 def may_pass(message: str) -> bool:
-    """Tell whether another try, later, may succeed."""
+    """Return whether a later retry may succeed after this message."""
     return _row(message)[1]
 
 
 def advice(kinds: Mapping[str, int]) -> str:
-    """Return what to do about the failures that prevail, given how many there are of each kind."""
+    """Return the advice that applies to most failures, given the number of failures of each kind."""
     by_advice: Counter[str] = Counter()
     for kind, count in kinds.items():
         by_advice[next((text for name, _, _, text in KINDS if name == kind), OTHER[2])] += count

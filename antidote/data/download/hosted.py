@@ -1,4 +1,4 @@
-"""Files that somebody hosts: fetched once, kept, and taken up again where a connection broke."""
+"""Files on web servers: fetched once, kept, and resumed after a broken connection."""
 
 import hashlib
 import logging
@@ -16,19 +16,20 @@ log = logging.getLogger("antidote")
 
 FOLDER = Path("data/downloads/hosted")
 OTHER = "has another SHA-256 than the definition says"
-CHUNK, TIMEOUT = 1 << 20, 30  # bytes, seconds of silence
+CHUNK, TIMEOUT = 1 << 20, 30  # bytes per read, seconds without data
 
 
 def hosted(url: str, wanted: str | None = None, folder: Path = FOLDER) -> Path:
-    """Return the local copy of a hosted file, fetched if it is not there.
+    """Return the local copy of a hosted file; fetch it if there is no copy.
 
     Args:
-        url: begins with http:// or https://.
-        wanted: the SHA-256 that it must have; a copy that is there is checked each time, as a local file is.
-        folder: where copies are kept, under the name at the end of the address.
+        url: address that begins with http:// or https://.
+        wanted: required SHA-256; an existing copy is checked on every call, like a local file.
+        folder: folder of the copies; a copy has the file name from the address.
 
     Raises:
-        UserError: the server does not answer, has no such file, or breaks off; or the file has another hash.
+        UserError: the server does not answer, does not have the file, or ends the transfer early; or the file has
+            another hash.
     """
     name = hosted_name(url)
     if not name or name.startswith("."):
@@ -57,12 +58,12 @@ def hosted(url: str, wanted: str | None = None, folder: Path = FOLDER) -> Path:
 
 
 def hosted_name(url: str) -> str:
-    """Return the name of the file at an address, without a query."""
+    """Return the file name in an address, without the query."""
     return urlsplit(url).path.rpartition("/")[2]
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Append to `part` what of the file is not yet in it; begin again where the server has another file by now."""
+    """Append the missing bytes of the file to `part`; start again if the file on the server has changed."""
     have, facts = _begun(part)
     resume = {"Range": f"bytes={have}-", **({"If-Range": facts["version"]} if facts["version"] else {})} if have else {}
     try:
@@ -89,18 +90,18 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def _version(answer: HTTPResponse) -> str:
-    """Return what tells this file from a later one under the same address; a weak ETag does not say that of bytes."""
+    """Return an identifier of the file's version: the ETag, or Last-Modified; weak ETags do not identify bytes."""
     tag = answer.headers.get("ETag", "")
     return tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
 
 
 def _facts(part: Path) -> Path:
-    """Return the file that says which version of the file, of how many bytes, a part belongs to."""
+    """Return the path of the JSON file with the version and total size of the file that a part belongs to."""
     return part.with_name(f"{part.name}.json")
 
 
 def _begun(part: Path) -> tuple[int, dict[str, Any]]:
-    """Return how many bytes there are, and what they belong to; none where nobody knows that."""
+    """Return the size of a part in bytes, and its facts; (0, {}) if either file is missing or unreadable."""
     try:
         return part.stat().st_size, read_json(_facts(part))
     except (OSError, UserError):

@@ -1,4 +1,4 @@
-"""One run of img2dataset in its own environment: options, progress, the end of it."""
+"""One run of img2dataset in its own environment: options, progress, errors."""
 
 import json
 import logging
@@ -25,18 +25,18 @@ ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = ROOT / ".venvs" / "download" / "bin" / "python"
 LOG = "img2dataset.log"
 POLL_SECONDS, LOG_SECONDS = 0.5, 10.0
-DEAD = 500  # addresses that may fail before the first success
+DEAD = 500  # failures without any success after which a first round is stopped
 
 
 class NothingArrives(Exception):
-    """The first work shards hold not a single picture."""
+    """No address in the first work shards succeeded."""
 
 
 def interpreter() -> str:
-    """Return a Python that has img2dataset: this one, or that of `make download`.
+    """Return a Python interpreter with img2dataset: the current one, or the one from `make download`.
 
     Raises:
-        UserError: there is none.
+        UserError: img2dataset is not installed in either.
     """
     if find_spec("img2dataset"):
         return sys.executable
@@ -46,13 +46,13 @@ def interpreter() -> str:
 
 
 def version(python: str) -> str:
-    """Return the version of img2dataset."""
+    """Return the version of img2dataset in the environment of the interpreter `python`."""
     code = "from importlib.metadata import version; print(version('img2dataset'))"
     return subprocess.run([python, "-c", code], capture_output=True, encoding="utf-8", check=False).stdout.strip()
 
 
 def picture_options(settings: UrlTable) -> dict[str, Any]:
-    """Return the options that decide what the stored pictures look like."""
+    """Return img2dataset's options that affect the stored pictures."""
     size = settings.image_size
     return {
         "image_size": size or 256,
@@ -64,11 +64,11 @@ def picture_options(settings: UrlTable) -> dict[str, Any]:
 
 
 def run(python: str, settings: UrlTable, part: Round, processes: int, name: str) -> None:
-    """Work on a round until it is done.
+    """Run img2dataset on a round until all work shards are finished; `name` is the split's name in messages.
 
     Raises:
-        NothingArrives: hundreds of addresses in a row have failed, from the first one on.
-        UserError: img2dataset ended before it was done.
+        NothingArrives: the first DEAD addresses have all failed.
+        UserError: img2dataset ended before all work shards were finished.
     """
     options = {
         "url_list": str(part.folder / LIST),
@@ -115,7 +115,7 @@ def run(python: str, settings: UrlTable, part: Round, processes: int, name: str)
 
 @contextmanager
 def _process(command: list[str], environment: dict[str, str], output: Path) -> Iterator[subprocess.Popen]:
-    """Start a process that ends with this one, whatever becomes of it: its standard input is our pipe."""
+    """Start a process that ends with this process in any case; its standard input is a pipe from this process."""
     with output.open("ab") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment, start_new_session=True
@@ -130,7 +130,7 @@ def _process(command: list[str], environment: dict[str, str], output: Path) -> I
 
 
 class _Progress:
-    """Counts what this run finishes, and says so every few seconds."""
+    """Counts the finished work shards of this run, and logs the progress every LOG_SECONDS."""
 
     def __init__(self, part: Round, name: str) -> None:
         part.look()
@@ -169,7 +169,7 @@ def _duration(seconds: float) -> str:
 
 
 def _last_words(output: Path) -> str:
-    """Return what img2dataset said last about a failure, or at all."""
+    """Return img2dataset's last message about a failure, or its last message of any kind."""
     text = output.read_text(encoding="utf-8", errors="replace")[-20_000:]
     failures = re.findall(r"failed with error (.+)", text)
     lines = failures or [line for line in re.split(r"[\r\n]+", text) if line.strip()] or ["no message"]

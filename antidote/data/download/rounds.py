@@ -1,4 +1,4 @@
-"""Rounds of a download: a folder with a list of addresses, and the work shards that img2dataset makes of it."""
+"""Rounds of a download: a folder with a list of addresses, and the work shards that img2dataset makes from it."""
 
 import json
 import os
@@ -17,12 +17,13 @@ LIST = "list.parquet"
 
 @dataclass
 class Round:
-    """One round over a list: what it began with holds until its end, whatever the settings say by then.
+    """One round over a list of addresses; later changes of the settings do not affect a started round.
 
     Attributes:
-        addresses: how many the list has.
+        folder: the folder of the round.
+        addresses: number of addresses in the list.
         per_shard: addresses per work shard.
-        finished: the statistics of each finished work shard, by its number.
+        finished: statistics of each finished work shard, by its number.
     """
 
     folder: Path
@@ -32,11 +33,11 @@ class Round:
 
     @property
     def shards(self) -> int:
-        """Return how many work shards it makes."""
+        """Return the number of work shards."""
         return -(-self.addresses // self.per_shard)
 
     def look(self) -> None:
-        """Find out what has been finished since the last look."""
+        """Read the statistics of work shards that have finished since the last call."""
         for number in range(self.shards):
             if number not in self.finished:
                 try:
@@ -51,7 +52,7 @@ class Round:
 
 
 def rounds(work: Path) -> list[Round]:
-    """Return the rounds that have begun; what a breakdown has left of a work shard is taken away."""
+    """Return the started rounds, and delete the statistics of incomplete work shards, so that they are repeated."""
     import pyarrow.parquet as pq
 
     begun = []
@@ -70,7 +71,7 @@ def rounds(work: Path) -> list[Round]:
 
 
 def _is_whole(stats: Path) -> bool:
-    """Tell whether a work shard is there with all its parts, of which the statistics are written last."""
+    """Return whether all files of a work shard are complete; the statistics are written last."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -84,7 +85,7 @@ def _is_whole(stats: Path) -> bool:
 
 
 def _has_end(tar: Path) -> bool:
-    """Tell whether a tar ends as one does: in whole blocks, the last two of them empty."""
+    """Return whether a tar has its end-of-archive mark: whole blocks, the last two of them empty."""
     with tar.open("rb") as file:
         size, mark = file.seek(0, os.SEEK_END), 2 * tarfile.BLOCKSIZE
         if size < mark or size % tarfile.BLOCKSIZE:
@@ -94,7 +95,13 @@ def _has_end(tar: Path) -> bool:
 
 
 def begin(folder: Path, todo: "pd.DataFrame", per_shard: int) -> Round:
-    """Write the list of a new round; img2dataset works on it in shards of `per_shard` addresses."""
+    """Write the list of a new round.
+
+    Args:
+        folder: the folder of the round.
+        todo: the addresses.
+        per_shard: addresses per work shard of img2dataset.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

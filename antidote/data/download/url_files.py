@@ -1,4 +1,4 @@
-"""Files that tables of addresses come in: Parquet, CSV, TSV without quotes, JSON, and COCO's annotations."""
+"""Readers for tables of addresses: Parquet, CSV, TSV without quotes, JSON, and COCO's annotations."""
 
 import json
 from collections import Counter
@@ -19,13 +19,15 @@ KINDS = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".json", ".jsonl")
 
 
 def read_columns(file: Path, settings: "UrlTable", unusable: "Counter[str]") -> "pd.DataFrame":
-    """Return the columns url, caption (a text, or a list of them) and, where the settings name one, key of a table.
+    """Return the columns url, caption (a text or a list of texts) and, if the settings name it, key of a table.
 
     Args:
-        unusable: gets the number of rows that have another number of columns than the rest.
+        file: the table.
+        settings: the names of the columns.
+        unusable: updated with the numbers of malformed rows (wrong number of columns, rows joined by a quotation mark).
 
     Raises:
-        UserError: the file is damaged, is no table, or has no such columns.
+        UserError: the file is damaged, is not a table, or lacks a column.
     """
     kind = next((kind for kind in sorted(KINDS, key=len, reverse=True) if file.name.endswith(kind)), None)
     if kind is None:
@@ -62,7 +64,7 @@ def _parquet(file: Path, columns: dict[str, str]) -> "pd.DataFrame":
 
 
 def _text(file: Path, columns: dict[str, str], names: list[str] | None, unusable: "Counter[str]") -> "pd.DataFrame":
-    """Read CSV, and TSV as it is mostly published: a quotation mark there is a part of the text."""
+    """Read CSV, or TSV without quoting: published TSV files rarely use quoting, so a quotation mark is text."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -103,7 +105,7 @@ def _text(file: Path, columns: dict[str, str], names: list[str] | None, unusable
 
 
 def _json(file: Path, columns: dict[str, str]) -> "pd.DataFrame":
-    """Read a list of records, one record per line, columns by name (SBU), or COCO's annotations."""
+    """Read JSON: a list of records, one record per line, a mapping of columns (SBU), or COCO's annotations."""
     import pandas as pd
 
     text = file.read_text(encoding="utf-8")
@@ -138,8 +140,8 @@ def _json(file: Path, columns: dict[str, str]) -> "pd.DataFrame":
 
 
 def _text_value(value: Any, where: str) -> str | None:
-    """Return a text; None for no value, and for half a character, which JSON can write and a file cannot hold."""
-    if value is None or value != value:  # NaN: a key that this record has not
+    """Return a text; None for a missing value, and for text with lone surrogates, which UTF-8 cannot encode."""
+    if value is None or value != value:  # NaN: the record does not have this key
         return None
     if not isinstance(value, str):
         raise UserError(f"{where} holds {value!r:.40}, and should hold texts")

@@ -1,7 +1,8 @@
-"""Run img2dataset in its own environment, with limits that it has not; `antidote.data.download.download` starts this.
+"""Run img2dataset in its own environment with additional limits; started by `antidote.data.download.img2dataset`.
 
-The options come as JSON in the first argument. Standard input is a pipe from the starter: when that ends, however it
-ends, so does everything here. A picture may take a bounded time and size, and one that is cut short counts as failed.
+The first argument contains the options as JSON. Standard input is a pipe from the parent process: when the parent ends
+for any reason, all processes of this run end. Download time and size of a picture are limited, and an incomplete
+picture counts as failed.
 """
 
 import http.client
@@ -26,7 +27,7 @@ _open, _decode = urllib.request.urlopen, cv2.imdecode
 
 
 class Answer:
-    """A server's answer that is read within limits."""
+    """An HTTP response with limits on time and size."""
 
     def __init__(self, answer: http.client.HTTPResponse) -> None:
         self._answer, self._start = answer, time.monotonic()
@@ -57,7 +58,11 @@ class Answer:
 
 
 def whole(data: bytes) -> bytes:
-    """Return a picture file as it is; raise ValueError for a JPEG or PNG without its end, which decoders fill up."""
+    """Return a picture file unchanged.
+
+    Raises:
+        ValueError: a JPEG or PNG without its end marker; decoders would fill the missing part with a colour.
+    """
     second_half = memoryview(data)[len(data) // 2 :].tobytes()
     if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in second_half:
         raise ValueError("truncated picture")
@@ -71,18 +76,18 @@ def bounded_open(request: urllib.request.Request, timeout: float) -> Answer:
 
 
 def decode_to_8_bits(data: Any, flags: int) -> Any:
-    """Decode a picture as cv2 does, 16 bits as 8: as JPEG, which has no more, it would be white otherwise."""
+    """Decode a picture with cv2 and reduce 16 bits to 8; stored as JPEG, 16-bit values would clip to white."""
     picture = _decode(data, flags)
     return (picture >> 8).astype("uint8") if picture is not None and picture.dtype == "uint16" else picture
 
 
-sys.modules["wandb"] = types.ModuleType("wandb")  # which img2dataset imports and, unasked, does not use
+sys.modules["wandb"] = types.ModuleType("wandb")  # img2dataset imports it, but uses it only on request
 urllib.request.urlopen, cv2.imdecode = bounded_open, decode_to_8_bits
-# All of it also in the processes that img2dataset starts, which import this file.
+# The child processes of img2dataset import this file, so the replacements apply to them too.
 
 
 def end_with_starter() -> None:
-    os.read(0, 1)  # not sys.stdin, whose lock would be held at the end of a run that nothing stopped
+    os.read(0, 1)  # not sys.stdin: a read would hold its lock at the regular end of the run
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
@@ -90,7 +95,7 @@ _join = multiprocessing.pool.Pool._join_exited_workers
 
 
 def end_with_workers(workers: list[Any]) -> bool:
-    """Stand in for Pool's own, which starts another process for a killed one, and waits for its task without end."""
+    """Replace Pool's method, which restarts a killed process and then waits forever for the lost task."""
     killed = [worker.exitcode for worker in workers if worker.exitcode]
     if killed:
         reason = f"a process was killed (signal {-killed[0]}), as a system does without memory; use fewer"

@@ -1,1 +1,1 @@
-"""The project's own pictures: scenes drawn from a seed."""
+"""The embedded dataset: synthetic scenes, generated from a seed."""

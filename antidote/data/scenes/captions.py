@@ -1,7 +1,8 @@
 """Captions of `scenes`: each names the object, and most name nothing else.
 
-A trial with captions dominated by colours and places gave a CLIP that read colours and places and hardly the object;
-so three captions in five name only the object, and most others add one detail. Some words give way to a synonym.
+In a trial with captions dominated by colours and places, CLIP learned colours and places and hardly the object.
+Therefore three captions in five name only the object, and most of the others add one detail. Some words are replaced by
+a synonym.
 """
 
 from typing import TYPE_CHECKING
@@ -39,9 +40,9 @@ BESIDE = {
     "above": ("below", "under"),
     "below": ("above", "over"),
 }
-LARGE, SMALL = 0.84, 0.74  # scale above and below which an object may be called large or small
+LARGE, SMALL = 0.84, 0.74  # smallest scale of an object called large, largest scale of an object called small
 
-# A word and what may stand in its place; shown now and then so that CLIP learns these words too.
+# Synonyms by word; they replace the word at a low rate, so that CLIP learns them too.
 SYNONYMS = {
     "ball": ("sphere",), "banana": ("plantain",), "boat": ("ship",), "bottle": ("flask",), "brick": ("block",),
     "cactus": ("saguaro",), "crown": ("tiara",), "flower": ("blossom",), "hammer": ("mallet",), "house": ("cottage",),
@@ -98,7 +99,7 @@ def _one(choices: tuple[str, ...], fraction: float) -> str:
 
 
 def _synonyms(words: list[str], fractions: list[float]) -> str:
-    """Put a synonym in the place of some words; the fraction that decides also chooses."""
+    """Replace words by synonyms with probability SYNONYM_SHARE; one random fraction decides and selects."""
     for position, word in enumerate(words):
         fraction = fractions[position % len(fractions)]
         if fraction < SYNONYM_SHARE and word in SYNONYMS:

@@ -1,6 +1,6 @@
-"""`scenes`: small drawn pictures with captions, made on the spot, in which CLIP has to learn the named object.
+"""`scenes`: small generated pictures with captions; CLIP has to learn the object that the caption names.
 
-Every picture shows one large object of one of 24 classes, in one of six colours that say nothing about the class, on
+Every picture shows one large object of one of 24 classes, in one of six colours that are independent of the class, on
 one of six backgrounds; one picture in eight also shows a tiny second object. A picture depends only on (seed, index).
 """
 
@@ -11,11 +11,17 @@ from antidote.data.scenes.draws import Draws
 from antidote.data.scenes.shapes import OUTLINES
 from antidote.data.scenes.things import CLASSES, COLOURS, PLACES, SIDES, Scene
 
-CHUNK, CHUNK_PIXELS = 256, 2**17  # pictures and pixels drawn at a time; few enough to stay in the processor's cache
+CHUNK, CHUNK_PIXELS = 256, 2**17  # pictures and pixels per chunk; small enough for the processor's cache
 
 
 def generate(split_seed: int, start: int, count: int, size: int) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Return pictures `start` to `start + count` of a split.
+    """Generate pictures `start` to `start + count` (exclusive) of a split.
+
+    Args:
+        split_seed: seed of the split.
+        start: index of the first picture.
+        count: number of pictures.
+        size: side in pixels.
 
     Returns:
         images uint8 (count, size, size, 3), captions (count), labels int64 (count) as indices into CLASSES.
@@ -33,10 +39,10 @@ def generate(split_seed: int, start: int, count: int, size: int) -> tuple[np.nda
 
 
 def compose(draws: Draws) -> Scene:
-    """Draw what the pictures show."""
+    """Draw the random content of the pictures."""
     label = draws.choice("label", len(CLASSES))
     paired, side = draws.uniform("paired") < 0.125, draws.choice("side", len(SIDES))
-    # The object moves away from its companion, which takes the free edge.
+    # The main object is shifted away from the edge with the second object.
     away = np.array([(0.27, 0), (-0.27, 0), (0, -0.27), (0, 0.27)])[side] * paired[:, None]
     room = np.where(paired, 0.4, 1)
     return Scene(
@@ -54,7 +60,7 @@ def compose(draws: Draws) -> Scene:
 
 
 def render(scene: Scene, draws: Draws, size: int) -> np.ndarray:
-    """Draw the pictures: uint8 (N, size, size, 3)."""
+    """Render the pictures: uint8 (N, size, size, 3)."""
     ground = _ground(scene, draws, size)
     turn, second_turn = draws.uniform("turn", -0.35, 0.35), draws.uniform("second turn", -0.35, 0.35)
     mirrored = draws.uniform("mirrored") < 0.5
@@ -78,7 +84,7 @@ def render(scene: Scene, draws: Draws, size: int) -> np.ndarray:
 
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres, float32: x (size,) to the right and y (size, 1) up, in [-1, 1]."""
+    """Return the pixel centres, float32 in [-1, 1]: x (size,) to the right and y (size, 1) up."""
     centres = ((2 * np.arange(size) + 1 - size) / size).astype(np.float32)
     return centres, -centres[:, None]
 
@@ -92,8 +98,8 @@ def _distance(
     mirrored: np.ndarray,
     size: int,
 ) -> np.ndarray:
-    """Signed distance of every pixel to the outline, in half picture widths: float32 (N, size, size)."""
-    # Sine and cosine differ in their last bits between machines; rounded, they do not.
+    """Return the signed distance of every pixel to the outline, in half picture widths: float32 (N, size, size)."""
+    # The last bits of sine and cosine differ between machines; rounding removes the difference.
     cosine, sine = np.round(np.cos(turn), 6), np.round(np.sin(turn), 6)
     cosine, sine, cx, cy, scale, flip = (
         value.astype(np.float32)[:, None, None] for value in (cosine, sine, x, y, scale, np.where(mirrored, -1, 1))
@@ -109,7 +115,7 @@ def _distance(
 
 
 def _paint(picture: np.ndarray, distance: np.ndarray, colour: np.ndarray, size: int) -> np.ndarray:
-    """Lay a filled outline with a dark rim over pictures float32 (N, size, size, 3); edges are anti-aliased."""
+    """Paint a filled outline with a dark rim on pictures float32 (N, size, size, 3); edges are anti-aliased."""
     pixel, rim = np.float32(2 / size), np.float32(0.06)
     for reach, paint in ((rim, colour * np.float32(0.25)), (np.float32(0), colour)):
         cover = np.clip(np.float32(0.5) - (distance - reach) / pixel, 0, 1)[..., None]
@@ -118,14 +124,14 @@ def _paint(picture: np.ndarray, distance: np.ndarray, colour: np.ndarray, size: 
 
 
 def _colour(index: np.ndarray, draws: Draws, name: str) -> np.ndarray:
-    """The object's colour with some spread: float32 (N, 3)."""
+    """Return the objects' colours with random variation: float32 (N, 3) in [0, 1]."""
     base = np.array(list(COLOURS.values()), np.float32)[index] / np.float32(255)
     spread = np.stack([draws.uniform(f"{name} {channel}", -0.05, 0.05) for channel in "rgb"], axis=1)
     return np.clip(base + spread.astype(np.float32), 0, 1)
 
 
 def _ground(scene: Scene, draws: Draws, size: int) -> np.ndarray:
-    """The backgrounds: float32 (N, size, size, 3)."""
+    """Return the backgrounds: float32 (N, size, size, 3) in [0, 1]."""
     across, up = _grid(size)
     across = np.broadcast_to(across, (size, size))
     up = np.broadcast_to(up, (size, size))
@@ -147,7 +153,7 @@ _TEXTURE = (("phase", 0, 1), ("pitch", 0.3, 0.55))
 
 
 def _texture(place: str, across: np.ndarray, up: np.ndarray, phase: np.float32, pitch: np.float32) -> np.ndarray:
-    """Light and shade of one background in [-0.12, 0.12]: float32 (size, size)."""
+    """Return the brightness texture of one background, in [-0.12, 0.12]: float32 (size, size)."""
     if place == "sky":
         return np.float32(0.12) * up
     if place == "water":
@@ -161,5 +167,5 @@ def _texture(place: str, across: np.ndarray, up: np.ndarray, phase: np.float32, 
 
 
 def _wave(x: np.ndarray) -> np.ndarray:
-    """A triangle wave of period 1 in [-0.5, 0.5]."""
+    """Return a triangle wave of period 1, in [-0.5, 0.5]."""
     return np.float32(2) * np.abs(x - np.floor(x) - np.float32(0.5)) - np.float32(0.5)

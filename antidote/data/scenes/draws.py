@@ -1,6 +1,6 @@
-"""Random numbers that depend only on (seed, name, index): the same in every batch, process and numpy version.
+"""Random numbers that depend only on (seed, name, index): equal in every batch, process and numpy version.
 
-numpy promises no stable stream for its distributions across versions; here every number is a hash of its counter.
+numpy does not guarantee stable streams of its distributions across versions; here every number is a hash of a counter.
 """
 
 import numpy as np
@@ -9,7 +9,10 @@ from antidote.base.seeds import derive
 
 
 class Draws:
-    """Named random numbers for the items `indices` of the stream `seed`."""
+    """Named random numbers for the items `indices` of the stream `seed`.
+
+    Example: `Draws(0, np.arange(8)).uniform("x", -1, 1)` is float64 (8,), equal on every machine.
+    """
 
     def __init__(self, seed: int, indices: np.ndarray) -> None:
         """`indices`: integers (N,), each below 2**32."""
@@ -25,12 +28,12 @@ class Draws:
         return (self.uniform(name) * count).astype(np.int64)
 
     def weighted(self, name: str, weights: list[float]) -> np.ndarray:
-        """Return int64 (N,): the index of a weight, drawn in proportion to it."""
+        """Return int64 (N,): indices of `weights`, drawn with probabilities proportional to the weights."""
         edges = np.cumsum(weights)
         return np.searchsorted(edges[:-1] / edges[-1], self.uniform(name), side="right")
 
     def noise(self, name: str, count: int) -> np.ndarray:
-        """Return float32 (N, count), uniform in [-1, 1) in steps of 2**-15: four values from every hash."""
+        """Return float32 (N, count), uniform in [-1, 1) in steps of 2**-15; each hash gives four values."""
         words = -(-count // 4)
         counters = (self._indices[:, None] << np.uint64(32)) + np.arange(words, dtype=np.uint64)
         quarters = _mix(counters + self._key(name)).astype("<u8", copy=False).view("<i2")
@@ -41,7 +44,7 @@ class Draws:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64 (Steele, Lea & Flood 2014): a counter becomes 64 random bits; uint64 wraps around by design."""
+    """Hash counters to 64 random bits by SplitMix64 (Steele, Lea & Flood 2014); overflow of uint64 is intended."""
     x = x * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,9 +1,9 @@
 """The outlines of the objects in `scenes`, as signed distances.
 
-Every outline is a function of `x` (right) and `y` (up), float32 arrays of one shape, in the object's own frame, where
-it fills about [-1, 1] in its longer direction. It returns the distance to the outline, negative inside, in the same
-unit. Only +, -, *, /, sqrt, min and max are used: these are exact to the last bit on every machine, so the pictures are
-too. Distances of united parts are exact outside and near the outline, which is all that drawing needs.
+Every outline is a function of `x` (right) and `y` (up), float32 arrays of equal shape, in the object's own frame; the
+object covers about [-1, 1] in its longer direction. The function returns the distance to the outline in the same unit,
+negative inside. Only +, -, *, /, sqrt, min and max are used: their results are equal to the last bit on every machine,
+so the pictures are equal too. Distances of a union are exact outside and near the outline, as far as drawing needs.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ def box(x: Array, y: Array, cx: float, cy: float, half_width: float, half_height
 
 
 def bar(x: Array, y: Array, start: tuple[float, float], end: tuple[float, float], radius: float) -> Array:
-    """A line with round ends."""
+    """Return the distance to a line segment with round ends."""
     (ax, ay), (bx, by) = start, end
     length = (bx - ax) ** 2 + (by - ay) ** 2
     along = np.clip(((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length, 0, 1)
@@ -33,7 +33,7 @@ def bar(x: Array, y: Array, start: tuple[float, float], end: tuple[float, float]
 
 
 def polygon(x: Array, y: Array, corners: Sequence[tuple[float, float]]) -> Array:
-    """A closed polygon, convex or not: the distance to the nearest edge, its sign by the crossings of a ray."""
+    """Return the distance to a closed polygon, convex or not; the sign follows from the crossings of a ray."""
     squared = np.full_like(x, np.inf)
     inside = np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in zip(corners, [*corners[1:], corners[0]], strict=True):

@@ -1,38 +1,39 @@
-"""Other styles for drawn pictures: the same scene as a sketch, a negative, a painting, or at night.
+"""Other styles for generated pictures: the same scene as a sketch, a negative, a painting, or at night.
 
-Every style turns pictures uint8 (N, K, K, 3), drawn K = FACTOR * S pixels wide, into pictures uint8 (N, S, S, 3). Only
-whole numbers are computed with, so that the pictures are the same on every machine; a picture does not depend on those
-beside it.
+Every style converts pictures uint8 (N, K, K, 3), with K = FACTOR * S, to pictures uint8 (N, S, S, 3). All arithmetic is
+in integers, so that the pictures are equal on every machine; a picture does not depend on the others in its batch.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-FACTOR = 4  # how many times as wide pictures are drawn before they are restyled: lines and strokes need finer pixels
-PAPER, PENCIL = 250, 50  # grey of paper and pencil
-SHADING = 8  # sixteenths of the picture's darkness and colour that are left
+FACTOR = 4  # side of the source pictures / side of the result; lines and strokes need finer pixels
+PAPER, PENCIL = 250, 50  # grey values of paper and pencil
+SHADING = 8  # sixteenths of the picture's darkness and colour that remain in a sketch
 
 
 def sketch(pictures: np.ndarray) -> np.ndarray:
-    """Pencil on paper: dark lines where the picture is darker than its surroundings, faint shading in crayon."""
+    """Pencil on paper: dark lines at pixels darker than their surroundings, faint shading in crayon."""
     light = _light(pictures)
     reach = max(2, pictures.shape[1] // 24)
     around = _box(light, reach)
-    # A line where less than 7/8 of the light around arrives, full at 5/8.
+    # A line begins below 7/8 of the surrounding brightness, and has full strength at 5/8.
     depth = np.clip((7 * around - 8 * light) * 4, 0, 8 * around) * (PAPER - PENCIL) // np.maximum(8 * around, 1)
     shade = (255 - pictures.astype(np.int32)) * SHADING // 16
     return _reduced(np.maximum(PAPER - depth[..., None] - shade, 0))
 
 
 def negative(pictures: np.ndarray) -> np.ndarray:
-    """Every colour as its opposite."""
+    """Inverted colours: 255 minus each channel."""
     return 255 - _reduced(pictures.astype(np.int32))
 
 
 def painted(pictures: np.ndarray) -> np.ndarray:
-    """Broad strokes in few colours: each pixel takes the mean of the calmest of the four squares that it is a corner of
-    (Kuwahara's filter), in six levels per channel."""
+    """Broad strokes in few colours: Kuwahara's filter, then six levels per channel.
+
+    Each pixel becomes the mean of the square with the least variance among the four squares with a corner at the pixel.
+    """
     reach = max(2, pictures.shape[1] // 14)
     light, values = _light(pictures), pictures.astype(np.int32)
     size = light.shape[1]
@@ -53,7 +54,7 @@ def painted(pictures: np.ndarray) -> np.ndarray:
 
 
 def night(pictures: np.ndarray) -> np.ndarray:
-    """Half the light and less, bluish; the darkest is lost in black."""
+    """At most three quarters of the brightness, less in red than in blue; the darkest values become black."""
     dim = pictures.astype(np.int32) * np.array([32, 38, 48]) // 64
     return _reduced(np.maximum(dim - 8, 0))
 
@@ -64,13 +65,13 @@ STYLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _light(pictures: np.ndarray) -> np.ndarray:
-    """Brightness of every pixel, int32 (N, K, K) in 0..255."""
+    """Return the brightness of every pixel, int32 (N, K, K) in 0..255."""
     red, green, blue = np.moveaxis(pictures.astype(np.int32), -1, 0)
     return (77 * red + 150 * green + 29 * blue) >> 8
 
 
 def _box(values: np.ndarray, reach: int) -> np.ndarray:
-    """Mean over the square of 2 reach + 1 pixels around every pixel, rounded down; edges are continued."""
+    """Return the mean over squares with a side of 2 * reach + 1 pixels, rounded down; edges are replicated."""
     side = 2 * reach + 1
     padded = np.pad(values.astype(np.int64), ((0, 0), (reach + 1, reach), (reach + 1, reach)), mode="edge")
     padded[:, 0], padded[:, :, 0] = 0, 0
@@ -80,7 +81,7 @@ def _box(values: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _reduced(pictures: np.ndarray) -> np.ndarray:
-    """Mean over FACTOR x FACTOR pixels, uint8."""
+    """Return the mean over FACTOR x FACTOR pixels, uint8."""
     count, size = pictures.shape[:2]
     parts = pictures.reshape(count, size // FACTOR, FACTOR, size // FACTOR, FACTOR, 3)
     return (parts.sum(axis=(2, 4), dtype=np.int64) // FACTOR**2).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What a scene can show: classes, colours, places, sides."""
+"""Possible contents of a scene: classes, colours (RGB), backgrounds (RGB), sides of the second object."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIDES = ("left", "right", "above", "below")
 
 @dataclass(frozen=True)
 class Scene:
-    """What N pictures show: arrays of length N; positions and scales in half picture widths, `y` up."""
+    """Contents of N pictures: arrays of length N; positions and scales in half picture widths, `y` up."""
 
     label: np.ndarray
     colour: np.ndarray
@@ -38,7 +38,7 @@ class Scene:
     x: np.ndarray
     y: np.ndarray
     scale: np.ndarray
-    paired: np.ndarray  # bool: a tiny second object is drawn
-    side: np.ndarray  # where the second object is: index into SIDES
+    paired: np.ndarray  # bool: whether a tiny second object is drawn
+    side: np.ndarray  # position of the second object: index into SIDES
     second_label: np.ndarray
     second_colour: np.ndarray

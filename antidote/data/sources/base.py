@@ -1,4 +1,19 @@
-"""What every data source shares: its settings, and the pairs it yields."""
+"""Base class of the data sources: common settings, and the pairs that a source yields.
+
+A new source is a settings class with a literal `source` name, a field `splits`, and `iterate`. Example:
+
+    class TextFolder(SourceSettings):
+        source: Literal["text_folder"] = "text_folder"
+        root: str = Field(description="Folder with one folder per split.")
+        splits: dict[str, str] = Field(description="Per split its folder under root.")
+
+        def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
+            for path in sorted((Path(self.root) / self.split(split)).glob("*.jpg")):
+                caption = path.with_suffix(".txt").read_text(encoding="utf-8")
+                yield self.labelled(path.name, path.read_bytes(), [caption], label=None, class_name=None)
+
+Its line in `SOURCES` of `antidote/base/registry.py` makes the source available to studies.
+"""
 
 import ast
 import json
@@ -18,23 +33,24 @@ from antidote.data.words import names
 
 @dataclass(frozen=True)
 class RawPair:
-    """One picture with its captions, as the source has it."""
+    """One picture with its captions, before checks and conversion."""
 
     key: str
     image: bytes | np.ndarray  # an image file, or uint8 (height, width, 3)
     captions: list[str]
     label: int | None
     origin: Mapping[str, str] = field(default_factory=dict)  # address and SHA-256 of a downloaded file
-    notes: Sequence[str] = ()  # what was read otherwise than it is written; the same text for the same thing
+    notes: Sequence[str] = ()  # deviations from the literal content; equal deviations have equal texts, for counting
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """One pair that the source offers and that cannot be used.
+    """One unusable pair of the source.
 
     Attributes:
-        reason: the same text for the same fault.
-        detail: what of this pair alone would help to mend it, such as the path that was tried.
+        key: name of the pair in the source.
+        reason: the fault; equal faults have equal texts, so that faults can be counted.
+        detail: facts about this pair that help to correct the fault, such as the path that was tried.
     """
 
     key: str
@@ -44,21 +60,21 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Unread(Skipped):
-    """A pair whose picture file is not there or cannot be read; `detail` names the file, and why."""
+    """A pair whose picture file is missing or unreadable; `detail` names the file and the error."""
 
 
 def unread(key: str, path: object, error: OSError, more: str = "") -> Unread:
-    """Return the skipped pair of a picture file that cannot be read."""
+    """Return the skipped pair for a picture file that cannot be read."""
     return Unread(key, "picture file cannot be read", f"{path}: {error.strerror or error}{more}")
 
 
 @dataclass(frozen=True)
 class Damaged(Skipped):
-    """A file that has lost pairs, nobody knows which and how many; `key` is its path."""
+    """A damaged file with an unknown number of lost pairs; `key` is the path of the file."""
 
 
 def is_text(value: Any) -> bool:
-    """Tell whether a value is text that a file can hold: JSON and Python know halves of characters, UTF-8 does not."""
+    """Return whether a value is text that UTF-8 can encode; JSON and Python also allow lone surrogates."""
     if not isinstance(value, str):
         return False
     try:
@@ -70,14 +86,16 @@ def is_text(value: Any) -> bool:
 
 JSON_LIST = "list of captions written as text, read as a list"
 NO_TEXT = "caption that is no text, or no valid Unicode"
-LONGEST_LIST = 100_000  # characters of a text that is tried as a list
+LONGEST_LIST = 100_000  # characters; a longer text is not parsed as a list
 
 
 def listed(captions: Sequence[Any]) -> tuple[list[Any], bool]:
-    """Open lists that are written as text: `["a cat", "one cat"]`, as JSON or (CSV of pandas) as Python writes them.
+    """Expand captions that contain a list as text, such as `["a cat", "one cat"]`.
+
+    JSON lists and Python lists (as pandas writes them to CSV) are recognised.
 
     Returns:
-        The captions one by one, and whether there was such a list.
+        The separate captions, and whether any caption was a list.
     """
     opened = [_list_in(caption) if isinstance(caption, str) else None for caption in captions]
     found = [
@@ -89,11 +107,11 @@ def listed(captions: Sequence[Any]) -> tuple[list[Any], bool]:
 
 
 def _list_in(text: str) -> list[str] | None:
-    """Return the texts of a list of texts alone; None for any other text, such as `[laughs]` or `[1]`."""
+    """Return the items of a text that is a list of strings; None for any other text, such as `[laughs]` or `[1]`."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")) or len(text) > LONGEST_LIST:
         return None
-    for read in (json.loads, ast.literal_eval):  # neither of which runs anything
+    for read in (json.loads, ast.literal_eval):  # neither executes code
         try:
             values = read(text)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
@@ -104,30 +122,34 @@ def _list_in(text: str) -> list[str] | None:
 
 
 class SourceSettings(Settings):
-    """A dataset: where its pairs come from and how they are stored."""
+    """Settings of a dataset: the origin of its pairs and the storage format. See the module's example."""
 
-    downloads: ClassVar[bool] = False  # whether `downloaded` takes the place of `iterate`
-    twice: ClassVar[str] = ""  # what helps where keys come twice
+    downloads: ClassVar[bool] = False  # whether ingestion calls `downloaded` in place of `iterate`
+    twice: ClassVar[str] = ""  # advice for the message about duplicate keys
     source: str
-    version: str = Field("1", description="Version of the data; a new one is a new dataset.")
-    terms: str = Field("", description="Terms of use, shown in the manifest.")
+    version: str = Field("1", description="Version of the data; a new version is a new dataset.")
+    terms: str = Field("", description="Terms of use, copied into the manifest.")
     classes: str | None = Field(
-        None, description="Class names in label order: a file of data/classes, or openai_imagenet."
+        None, description="Class names in label order: the name of a file in data/classes, or openai_imagenet."
     )
     templates: str = Field("simple", description="Prompt templates for captions made from labels.")
-    lexicon: str = Field("none", description="Synonyms and word classes for text methods; see data/lexicons.")
+    lexicon: str = Field(
+        "none", description="Synonyms and word classes for methods that change text; see data/lexicons."
+    )
     image_size: int | None = Field(
         None,
         ge=1,
-        description="Pixels of the shorter side that larger pictures are reduced to; null keeps the files as they are.",
+        description="Shorter side in pixels; larger pictures are reduced to it. null keeps the files unchanged.",
     )
-    pairs_per_shard: int = Field(10_000, ge=1, description="Pairs per tar file, as img2dataset does.")
-    expected: dict[str, int] | None = Field(None, description="Pairs that each split should offer.")
+    pairs_per_shard: int = Field(10_000, ge=1, description="Pairs per tar file; the default is img2dataset's.")
+    expected: dict[str, int] | None = Field(
+        None, description="Expected number of pairs per split, unusable ones included."
+    )
     accepted_skip_share: float = Field(0.01, ge=0, le=1, description="Largest accepted share of unusable pairs.")
     seed: Seed = Field(0, description="Chooses the template of each caption made from a label.")
 
     def split_names(self) -> list[str]:
-        """Return the splits that the dataset has."""
+        """Return the names of the dataset's splits."""
         return list(self.splits)  # type: ignore[attr-defined]
 
     def split(self, split: str) -> Any:
@@ -141,27 +163,35 @@ class SourceSettings(Settings):
         return self.splits[split]  # type: ignore[attr-defined]
 
     def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
-        """Yield the pairs of a split, always in the same order."""
+        """Yield the pairs of a split in a fixed order.
+
+        Raises:
+            UserError: unknown split, or source files that are missing or cannot be read.
+        """
         raise NotImplementedError
 
     def absent(self, split: str) -> list[str]:
-        """Return a line for each thing that a split is made from and that has to be on this disk and is not.
+        """Return one line for each local input of a split that is missing.
 
-        Downloads nothing, and reads a little: it does not find what is wrong inside.
+        This check downloads nothing and reads little, so it does not detect most damaged files.
         """
         return []
 
     def fetched(self, split: str) -> str | None:
-        """Return in a few words what a job will fetch from the network for a split, or None."""
+        """Return a short description of the data that a job fetches from the network for a split; None: no data."""
         return None
 
     def downloaded(self, report: dict[str, Any]) -> Iterator[RawPair | Skipped]:
-        """Yield the pairs of a split that a job of its own has downloaded, always in the same order."""
+        """Yield the pairs of a split from a finished download job, in a fixed order.
+
+        Args:
+            report: the content of the split's `download.json`.
+        """
         raise NotImplementedError
 
     @cached_property
     def class_list(self) -> list[str] | None:
-        """The class names in label order, or None where the dataset names none."""
+        """The class names in label order, or None if `classes` is not set."""
         return names.class_names(self.classes) if self.classes else None
 
     @cached_property
@@ -182,9 +212,18 @@ class SourceSettings(Settings):
         origin: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
     ) -> RawPair | Skipped:
-        """Join what a source found out about one pair: check the label, and caption the picture where nobody has.
+        """Return a checked pair from the values that a source has read; a missing caption is made from the class name.
 
-        A caption that is no text counts for nothing; a pair that has such captions alone is skipped.
+        Captions that are not text are dropped; a pair with only such captions is skipped.
+
+        Args:
+            key: name of the pair in the source.
+            image: an image file, or uint8 (height, width, 3).
+            captions: raw values; lists written as text are expanded.
+            label: index into `classes`, or None.
+            class_name: name of the class, or None.
+            origin: address and SHA-256 of a downloaded file.
+            notes: deviations from the literal content, for the manifest.
         """
         classes = self.class_list
         if class_name is not None and not is_text(class_name):

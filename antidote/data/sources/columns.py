@@ -1,4 +1,4 @@
-"""What the columns of a table hold."""
+"""Checks of the content of table columns."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def check_texts(file: Path, setting: str, column: str, schema: "pa.Schema", lists: bool = True) -> None:
-    """Stop where a column holds neither texts nor, where these are allowed, lists of them.
+    """Check that a column contains texts, or lists of texts if `lists`.
 
     Raises:
-        UserError: begins with the setting that names the column.
+        UserError: another type; the message begins with the setting that names the column.
     """
     import pyarrow.types as kinds
 
@@ -26,11 +26,13 @@ def check_texts(file: Path, setting: str, column: str, schema: "pa.Schema", list
 
 
 def joins_rows(text: str, place: str, header: list[str], column: str) -> bool:
-    """Tell whether a text of a CSV file holds whole rows: a stray quotation mark joins those up to the next one.
+    """Return whether a CSV cell contains whole rows; a stray quotation mark joins all rows up to the next mark.
 
     Args:
-        place: where the picture of this row is, a path or an address.
-        header: names of all columns, of which `column` holds such places.
+        text: the cell.
+        place: path or address of the picture of this row.
+        header: names of all columns.
+        column: name of the column with the paths or addresses.
     """
     rows = (line.split(",") for line in text.split("\n")[1:])
     number = header.index(column)
@@ -38,6 +40,6 @@ def joins_rows(text: str, place: str, header: list[str], column: str) -> bool:
 
 
 def _kind(place: str) -> str:
-    """Return what the place of a picture looks like: the beginning of an address, or the ending of a file's name."""
+    """Return the kind of a picture's location: the scheme of a URL, or the extension of a path."""
     scheme, mark, _ = place.partition("://")
     return scheme + mark if mark else Path(place.strip()).suffix.lower()

@@ -1,4 +1,4 @@
-"""Paths of source files: globs and brace patterns, and their hashes."""
+"""Paths of source files: globs, brace patterns, hosted files, and hash checks."""
 
 import os
 import re
@@ -14,20 +14,31 @@ from antidote.data.sources.base import Damaged, SourceSettings, Unread
 
 
 class FileSource(SourceSettings):
-    """A source that reads files named by the user."""
+    """Base class of sources that read files named by the user.
+
+    Example of a subclass's `iterate`:
+
+        for file in self.files(split):
+            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
+                path, caption = line.split("\\t")
+                key, image = f"{file.stem}-{number:07d}", (file.parent / path).read_bytes()
+                yield self.labelled(key, image, [caption], label=None, class_name=None)
+    """
 
     splits: dict[str, str] = Field(
-        description="Per split a path, a glob, or a pattern such as {00000..00041}.tar; also of hosted files, https://..."
+        description="Per split a path, a glob, or a pattern such as {00000..00041}.tar; hosted files (https://...) too."
     )
-    sha256: dict[str, str] = Field({}, description="Per file name, the SHA-256 that it must have.")
+    sha256: dict[str, str] = Field({}, description="Required SHA-256 per file name.")
     subset: str | None = Field(
         None,
-        description="A list of keys with the SHA-256 of their pictures (Parquet or CSV, columns key and sha256): these "
-        "pairs alone, and only if the pictures are the same.",
+        description="File (Parquet or CSV, columns key and sha256) that restricts the dataset to the listed pairs; "
+        "sha256 is the required hash of the picture file.",
     )
 
     def files(self, split: str) -> list[Path]:
-        """Return the files of a split, sorted, after checking their hashes; hosted ones are fetched, in their order.
+        """Return the files of a split after checking their hashes; hosted files are fetched first.
+
+        Local files are sorted; hosted files keep the order of the pattern.
 
         Raises:
             UserError: a file is missing or has another hash.
@@ -53,8 +64,8 @@ class FileSource(SourceSettings):
         return lines or self._unreadable(split) if patterns else lines
 
     def _unreadable(self, split: str) -> list[str]:
-        """Return what is wrong with the first pair of a split that is there."""
-        unhashed = self.model_copy(update={"sha256": {}})  # reading whole files takes too long here
+        """Return the fault of the first pair of a split, [] if the pair is readable."""
+        unhashed = self.model_copy(update={"sha256": {}})  # hashing whole files takes too long for this check
         try:
             first = next(unhashed.iterate(split), None)
         except UserError as error:
@@ -68,18 +79,18 @@ class FileSource(SourceSettings):
         return self.split(split) if is_hosted(self.split(split)) else None
 
     def present(self, split: str) -> list[str]:
-        """Return the files of a split that are there; reads nothing."""
+        """Return the paths of the local files of a split that exist; no file is opened."""
         patterns = [part for part in braces(self.split(split)) if not is_hosted(part)]
         return sorted({path for part in patterns for path in _found(part)})
 
 
 def is_hosted(pattern: str) -> bool:
-    """Tell whether a pattern names files of the web."""
+    """Return whether a pattern names files on a web server."""
     return pattern.startswith(("http://", "https://"))
 
 
 def braces(pattern: str) -> list[str]:
-    """Expand `{a,b}` and `{000..012}` as a shell does, with the width of the first number kept."""
+    """Expand `{a,b}` and `{000..012}` as a shell does; numbers keep the width of the first number."""
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if match is None:
         return [pattern]
@@ -90,7 +101,7 @@ def braces(pattern: str) -> list[str]:
 
 
 def told_apart(files: list[Path]) -> list[str]:
-    """Return a name for each file, without its endings; with its folders where several files have the same name."""
+    """Return a unique name for each file: its stem, with folders if several files share a stem."""
     names = [file.stem.removesuffix(".tar") for file in files]
     if len(set(names)) == len(names):
         return names
@@ -99,7 +110,7 @@ def told_apart(files: list[Path]) -> list[str]:
 
 
 def _found(pattern: str) -> list[str]:
-    """Return what a glob finds; a part of a path that is there as it is written, `data [1]`, is no pattern."""
+    """Return the matches of a glob; a path component that exists literally, such as `data [1]`, is not a pattern."""
     parts: list[str] = []
     for part in Path(pattern).parts:
         parts.append(escape(part) if Path(*map(_plain, parts), part).exists() else part)
@@ -107,7 +118,7 @@ def _found(pattern: str) -> list[str]:
 
 
 def _plain(part: str) -> str:
-    """Return a part of a path before `glob.escape`."""
+    """Undo `glob.escape` for one path component."""
     return re.sub(r"\[([*?[])\]", r"\1", part)
 
 
@@ -122,6 +133,6 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _usual(folder: Path) -> str:
-    """Return a glob for the files that a folder holds most of."""
+    """Return a glob for the most frequent file ending in a folder."""
     endings = sorted(path.suffix for path in folder.iterdir() if path.is_file() and path.suffix)
     return "*" + max(endings, key=endings.count, default="")

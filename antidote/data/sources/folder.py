@@ -17,28 +17,32 @@ from antidote.data.words.names import folder_names
 log = logging.getLogger(__name__)
 
 EXTENSIONS = tuple(f".{ending}" for ending in PICTURES)
-LEFTOVERS = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # of macOS, Synology and Windows, beside hidden names
+LEFTOVERS = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")  # metadata of macOS, Synology and Windows
 LOOP = "link to a folder that holds it"
 
 
 class Folder(SourceSettings):
     source: Literal["folder"] = "folder"
     root: str = Field(
-        description="Folder that holds the folders of the splits. Links are followed; hidden names and what macOS and "
-        "Synology leave (__MACOSX, @eaDir) are left out."
+        description="Folder with one folder per split. Links are followed; hidden files and leftovers of macOS and "
+        "Synology (__MACOSX, @eaDir) are ignored."
     )
     splits: dict[str, str] = Field(description="Per split its folder under root.")
     names: dict[str, str] | str | None = Field(
-        None, description="Class name of each class folder, such as n01440764: tench, or a file of that; null: its own."
+        None,
+        description="Mapping from class folder to class name, such as n01440764: tench, or a file with such a mapping; "
+        "null: the folder's name is the class name.",
     )
 
     folders: str | None = Field(
         None,
-        description="Class folders in label order, a list of data/folders such as imagenet (WordNet ids), or `numbers` "
-        "where a folder's name is its label (ImageNet-V2); null: by their class names.",
+        description="Class folders in label order: a list in data/folders such as imagenet (WordNet ids), or `numbers` "
+        "if a folder's name is its label (ImageNet-V2); null: labels follow from class names.",
     )
     only: str | None = Field(
-        None, description="Those of them that the set shows, a list of data/folders such as imagenet_a; null: all."
+        None,
+        description="Subset of `folders` that the dataset contains: a list in data/folders such as imagenet_a; "
+        "null: all of `folders`.",
     )
 
     @model_validator(mode="after")
@@ -79,7 +83,7 @@ class Folder(SourceSettings):
         return [f"{root}: {len(empty)} of {len(folders)} class folders hold no picture ({empty[0]})"] if empty else []
 
     def _folders(self, split: str) -> tuple[Path, list[Path]]:
-        """Return the folder of a split, and its class folders."""
+        """Return the folder of a split, and its class folders, sorted."""
         root = Path(self.root) / self.split(split)
         if not root.is_dir():
             raise UserError(f"splits.{split}: {root}: " + ("is no folder" if root.exists() else "no such folder"))
@@ -91,15 +95,19 @@ class Folder(SourceSettings):
         return root, folders
 
     def _named(self, folders: list[Path]) -> list[tuple[int | None, str | None]]:
-        """Return label and class name of each folder, by its name.
+        """Return label and class name of each folder, derived from its name.
 
-        Without a list of classes the label is the folder's position, as in torchvision's ImageFolder.
+        Without `classes`, the label is the folder's position in sorted order, as in torchvision's ImageFolder.
         """
         names = [self._class_name(folder.name) for folder in folders]
         return [(None if self.class_list else number, name) for number, name in enumerate(names)]
 
     def _listed(self, root: Path, folders: list[Path]) -> list[tuple[int | None, str | None]]:
-        """Return label and class name of each folder, by its place in the list of folders; all have to be there."""
+        """Return label and class name of each folder; the label is the position in `folders`.
+
+        Raises:
+            UserError: a class folder is missing or not listed, or `folders` and `classes` differ in length.
+        """
         count = len(self.class_list)
         listed = [str(n) for n in range(count)] if self.folders == "numbers" else folder_names(self.folders)
         if len(listed) != count:
@@ -138,14 +146,14 @@ class Folder(SourceSettings):
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return what a folder holds, sorted, without hidden names and leftovers."""
+    """Return the entries of a folder, sorted, without hidden files and leftovers."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in LEFTOVERS)
 
 
 def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yield the files of a folder at every depth, sorted, links followed as torchvision's ImageFolder does.
+    """Yield the files of a folder recursively, sorted; links are followed, as in torchvision's ImageFolder.
 
-    A link to a folder above it comes as itself, as torchvision would go round in it for ever.
+    A link to one of its parent folders is yielded as a path and not followed; torchvision would recurse without end.
     """
     real = folder.resolve()
     if real in above:

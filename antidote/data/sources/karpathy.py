@@ -1,4 +1,4 @@
-"""Captioned pictures by a file of Karpathy's splits: COCO's 5K, Flickr30K's 1K (Karpathy and Fei-Fei 2015)."""
+"""Captioned pictures from a file of Karpathy's splits: COCO 5K, Flickr30K 1K (Karpathy and Fei-Fei 2015)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +14,13 @@ from antidote.data.sources.base import RawPair, Skipped, SourceSettings, is_text
 class Karpathy(SourceSettings):
     source: Literal["karpathy"] = "karpathy"
     file: str = Field(
-        description="JSON file of the splits and captions, such as dataset_coco.json; all captions are "
-        "stored, of which trainings use the first and retrieval several."
+        description="JSON file with splits and captions, such as dataset_coco.json. All captions are stored; training "
+        "uses the first caption, retrieval several."
     )
     root: str = Field(description="Folder of the pictures.")
-    splits: dict[str, list[str]] = Field(description="Per split the words of the file that make it: [train, restval].")
+    splits: dict[str, list[str]] = Field(
+        description="Per split the names of the file's splits to combine, such as [train, restval]."
+    )
 
     def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
         words, rows = self.split(split), self._rows()
@@ -37,7 +39,7 @@ class Karpathy(SourceSettings):
             rows = [row for row in self._rows() if row["split"] in self.split(split)]
         except UserError as error:
             return [str(error)]
-        firsts = {row.get("filepath", ""): row for row in reversed(rows)}  # of each folder of pictures
+        firsts = {row.get("filepath", ""): row for row in reversed(rows)}  # first row of each picture folder
         paths = [Path(self.root, str(folder), str(row["filename"])) for folder, row in sorted(firsts.items())]
         return [f"{path}: not there" for path in paths if not path.is_file()]
 

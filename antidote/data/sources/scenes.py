@@ -1,4 +1,4 @@
-"""The embedded dataset: drawn pictures with captions, nothing to download."""
+"""The embedded dataset: generated pictures with captions, without a download."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -11,7 +11,7 @@ from antidote.data.sources.base import RawPair, SourceSettings
 
 
 class ScenesSplit(Settings):
-    pairs: int = Field(ge=1, description="Pairs to draw.")
+    pairs: int = Field(ge=1, description="Number of pairs to generate.")
     seed: Seed = Field(description="Splits with different seeds share no picture.")
 
 

@@ -1,7 +1,7 @@
-"""The embedded dataset in another style: the same scenes, as a sketch, a negative, a painting, or at night.
+"""The embedded dataset in another style: the same scenes as a sketch, a negative, a painting, or at night.
 
-For measuring what becomes of a model, and of a backdoor, under a shift of domain. A split with the seed of one of
-`scenes` shows that split's scenes, so that the two differ in style alone.
+Measures a model, and a backdoor, under a domain shift. A split with the same seed as a split of `scenes` shows the same
+scenes, so that the two splits differ in style alone.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from antidote.data.scenes.styles import FACTOR, STYLES
 from antidote.data.sources.base import RawPair
 from antidote.data.sources.scenes import Scenes, ScenesSplit
 
-CHUNK, CHUNK_PIXELS = 64, 2**21  # pictures, and drawn pixels, at a time: they are drawn larger than they are stored
+CHUNK, CHUNK_PIXELS = 64, 2**21  # pictures and pixels per chunk; pictures are drawn FACTOR times larger than stored
 
 
 class ShiftedSplit(ScenesSplit):
-    style: Literal["sketch", "negative", "painted", "night"] = Field(description="How the scenes are drawn.")
+    style: Literal["sketch", "negative", "painted", "night"] = Field(description="Style of the pictures.")
 
 
 class ShiftedScenes(Scenes):

@@ -1,4 +1,4 @@
-"""Pairs in Parquet, CSV or TSV (without quotes) files: image bytes or paths, with captions, labels or class names."""
+"""Pairs from Parquet, CSV or TSV (without quotes) files: image bytes or paths, with captions, labels or class names."""
 
 import csv
 from collections.abc import Iterator
@@ -23,16 +23,17 @@ class Table(FileSource):
     source: Literal["table"] = "table"
     image: str | None = Field(
         None,
-        description="Column with image files as bytes, or as {bytes, path}, whose path counts where bytes is empty.",
+        description="Column with image files as bytes, or as {bytes, path}; the path is read if bytes is empty.",
     )
     path: str | None = Field(None, description="Column with paths of image files, relative to the table's folder.")
     caption: str | None = Field(
         None,
-        description="Column with a caption or a list of them, also a list written as text; null captions by class.",
+        description="Column with a caption or a list of captions (a list written as text is expanded); null: captions "
+        "are made from class names.",
     )
     label: str | None = Field(None, description="Column with the label as an integer.")
     class_name: str | None = Field(None, description="Column with the class name.")
-    key: str | None = Field(None, description="Column with unique keys; null numbers the rows.")
+    key: str | None = Field(None, description="Column with unique keys; null: keys are row numbers.")
 
     @model_validator(mode="after")
     def _enough(self) -> "Table":
@@ -74,16 +75,16 @@ class Table(FileSource):
 
 
 def _is_null(value: Any) -> bool:
-    """Tell whether a column holds nothing, which tables with numbers write as a number: `nan`."""
+    """Return whether a cell is empty; tables of numbers write an empty cell as `nan`."""
     return value is None or str(value).strip().lower() in ("", "nan")
 
 
 def _picture(key: str, row: dict[str, Any], folder: Path) -> tuple[bytes, list[str]] | Skipped:
-    """Return the picture file of a row, and what was read otherwise than it is written."""
+    """Return the picture file of a row, and notes on deviations from the literal path."""
     path = row.get("path")
     if "path" not in row:
         image = row["image"]
-        if isinstance(image, dict):  # as the `datasets` library writes it
+        if isinstance(image, dict):  # the format of the `datasets` library
             image, path = image.get("bytes"), image.get("path")
         if isinstance(image, bytes) and image:
             return image, []
@@ -107,12 +108,12 @@ def _file(key: str, path: str, folder: Path) -> tuple[bytes, list[str]] | Skippe
     except OSError as error:
         more = "" if Path(path).is_absolute() else f"; {path!r} is relative to the table's folder"
         return unread(key, folder / path, error, more)
-    except ValueError:  # a path that holds a zero character
+    except ValueError:  # the path contains a null character
         return Skipped(key, "path that no file can have", repr(path))
 
 
 def _rows(file: Path, columns: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield rows as {setting: value}, a few hundred in memory at a time."""
+    """Yield rows as {setting: value}; at most BATCH rows are in memory."""
     if file.suffix not in (".parquet", ".csv", ".tsv"):
         raise UserError(f"{file}: should be a .parquet, .csv or .tsv file")
     for batch in (_parquet if file.suffix == ".parquet" else _csv)(file, columns):
@@ -138,7 +139,7 @@ def _parquet(file: Path, columns: dict[str, str]) -> Iterator[list[list]]:
 def _csv(file: Path, columns: dict[str, str]) -> Iterator[list[list]]:
     import pandas as pd
 
-    # In TSV, as it is mostly published, a quotation mark is a part of the text; so the other sources read it too.
+    # Published TSV files rarely use quoting, so a quotation mark is text; url_table reads TSV the same way.
     tabs = {"sep": "\t", "quoting": csv.QUOTE_NONE} if file.suffix == ".tsv" else {}
     try:
         with pd.read_csv(file, dtype=str, keep_default_na=False, chunksize=BATCH, **tabs) as reader:

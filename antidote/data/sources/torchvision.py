@@ -1,4 +1,4 @@
-"""Any labelled dataset of torchvision, by the name of its class."""
+"""Any labelled dataset of torchvision, selected by its class name."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +17,18 @@ NO_SETTINGS = {"self", "root", "download", "loader", "transform", "target_transf
 class Torchvision(SourceSettings):
     source: Literal["torchvision"] = "torchvision"
     dataset: str = Field(description="Class in torchvision.datasets, such as CIFAR10.")
-    root: str = Field("data/downloads", description="Folder for the files.")
-    download: bool = Field(True, description="Fetch the files where they are missing.")
-    splits: dict[str, dict[str, Any]] = Field(description="Per split arguments of the class, such as {train: true}.")
+    root: str = Field("data/downloads", description="Folder of the dataset's files.")
+    download: bool = Field(True, description="Whether missing files are downloaded.")
+    splits: dict[str, dict[str, Any]] = Field(
+        description="Per split the arguments of the class, such as {train: true}."
+    )
 
     def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
         import numpy as np
 
         data = self._open(split)
         classes = self._classes(data)
-        # Image files as they are where the dataset tells their paths; decoded pictures otherwise.
+        # Original image files if the dataset exposes their paths, decoded pictures otherwise.
         files = getattr(data, "samples", None) or getattr(data, "_samples", None)
         for number in range(len(data)):
             key = f"{split}-{number:07d}"
@@ -91,7 +93,7 @@ class Torchvision(SourceSettings):
             raise UserError(f"splits.{split}: {self.dataset}: {' '.join(str(error).split())}") from None
 
     def _classes(self, data: Any) -> list[str] | None:
-        """Return class names in label order; torchvision gives several names to some classes, the first one counts."""
+        """Return class names in label order; the first name of a class with several names (torchvision's ImageNet)."""
         there = getattr(data, "classes", None)
         there = [name if isinstance(name, str) else name[0] for name in there] if there else None
         if self.class_list is None:

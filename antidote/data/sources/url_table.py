@@ -1,4 +1,4 @@
-"""A table of addresses of pictures with captions; img2dataset downloads them (`antidote.data.download.download`)."""
+"""A table of picture URLs with captions; img2dataset downloads the pictures (`antidote.data.download.download`)."""
 
 import json
 from collections.abc import Iterator
@@ -15,63 +15,67 @@ from antidote.data.sources.webdataset import samples
 
 
 class DownloadSettings(Settings):
-    """How pictures are fetched. What has arrived does not depend on it, so a change repeats no download."""
+    """Options of the download. They do not change the content of a picture, so a change repeats no download."""
 
-    accepted: float = Field(0.5, ge=0, le=1, description="Smallest accepted share of pictures that arrive.")
-    timeout: int = Field(10, ge=1, description="Seconds that a server may be silent.")
-    patience: int = Field(60, ge=1, description="Seconds that one picture may take.")
-    largest: int = Field(64, ge=1, description="MB that one picture file may have.")
-    retries: int = Field(1, ge=0, description="Further tries at once.")
+    accepted: float = Field(0.5, ge=0, le=1, description="Smallest accepted share of successfully downloaded pictures.")
+    timeout: int = Field(10, ge=1, description="Longest wait for data from a server, in seconds.")
+    patience: int = Field(60, ge=1, description="Longest download time of one picture, in seconds.")
+    largest: int = Field(64, ge=1, description="Largest size of one picture file, in MB.")
+    retries: int = Field(1, ge=0, description="Immediate retries after a failure.")
     passes: int = Field(
-        2, ge=1, description="Rounds over the table; a later one tries what failed for a reason that may have gone by."
+        2, ge=1, description="Rounds over the table; a later round retries the failures that may be temporary."
     )
-    connections: int = Field(64, ge=1, description="Pictures fetched at a time by each process; one process per core.")
+    connections: int = Field(
+        64, ge=1, description="Concurrent downloads of each process; there is one process per core."
+    )
     shard: int = Field(
         1000,
         ge=2,
-        description="Addresses per work shard: what an interruption may cost a process. A round that has begun keeps "
-        "the number it began with.",
+        description="Addresses per work shard, the most work that a process loses by an interruption. A change applies "
+        "to new rounds only.",
     )
     user_agent_token: str | None = Field(
-        None, description="Name under which the download shows itself, and which opt-out headers may speak to."
+        None, description="Name of the downloader in the user agent; opt-out headers can address this name."
     )
 
 
 class Sample(Settings):
-    """A part of a table, chosen before anything is downloaded; it depends on the keys and not on their order."""
+    """A part of a table, chosen before the download. The choice depends on the keys, not on the order of rows."""
 
-    pairs: int = Field(ge=1, description="Addresses drawn at random.")
+    pairs: int = Field(ge=1, description="Number of addresses drawn at random.")
     seed: Seed = Field(0, description="Chooses the addresses.")
     keep: list[Annotated[str, Field(pattern=r"\S")]] = Field(
         [],
-        description="Words; beyond the random ones, every address whose (first) caption names one, as a whole word, "
-        "singular or plural.",
+        description="Words. Every address whose first caption contains one of them, as a whole word in singular or "
+        "plural, is added to the random addresses.",
     )
 
 
 class UrlTable(FileSource):
     source: Literal["url_table"] = "url_table"
     downloads: ClassVar[bool] = True
-    homepage: str = Field("", description="Where to get the table; shown where it is missing.")
-    columns: list[str] | None = Field(None, description="Names of the columns of a table that has no header line.")
+    homepage: str = Field("", description="Web page that offers the table; shown in the message about a missing table.")
+    columns: list[str] | None = Field(None, description="Column names for a table without a header line.")
     url: str = Field("url", description="Column with the address.")
     caption: str = Field(
-        "caption", description="Column with a caption or a list of them; all of one address stay together."
+        "caption",
+        description="Column with a caption or a list of captions; an address in several rows gets all their captions.",
     )
     key: str | None = Field(
-        None, description="Column with unique keys, made safe as file names; null makes them from the addresses."
+        None,
+        description="Column with unique keys, converted to safe file names; null: keys are hashes of the addresses.",
     )
-    rows: dict[str, int] | None = Field(None, description="Rows that the table of each split should have.")
-    sample: Sample | None = Field(None, description="Part of the table to download; null downloads all of it.")
+    rows: dict[str, int] | None = Field(None, description="Expected number of rows in the table of each split.")
+    sample: Sample | None = Field(None, description="Part of the table to download; null downloads the whole table.")
     image_size: int | None = Field(
-        256, ge=1, description="Pixels that pictures are reduced to on the way in; null keeps their size."
+        256, ge=1, description="Size in pixels that pictures are reduced to at download; null keeps their size."
     )
     resize: Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border"] = Field(
         "keep_ratio",
-        description="What image_size means, in img2dataset's words: the shorter side, the longer side (both reduce "
-        "larger pictures only), a square cut out, a square with a white border.",
+        description="Meaning of image_size, by img2dataset's names: the shorter side, the longer side (both reduce "
+        "larger pictures only), a square crop, a square with a white border.",
     )
-    quality: int = Field(95, ge=1, le=100, description="Quality of the JPEG files that are stored.")
+    quality: int = Field(95, ge=1, le=100, description="Quality of the stored JPEG files.")
     download: DownloadSettings = DownloadSettings()
 
     @model_validator(mode="after")
@@ -86,13 +90,13 @@ class UrlTable(FileSource):
         return super().fetched(split) or "the pictures of its addresses"
 
     def _unreadable(self, split: str) -> list[str]:
-        return []  # a table of millions of rows; the download begins with reading it
+        return []  # a table may have millions of rows; the download job reads it first
 
     def downloaded(self, report: dict[str, Any]) -> Iterator[RawPair | Skipped]:
-        """Yield what a finished download holds, in the order of the table, one round after the other.
+        """Yield the pairs of a finished download, round by round, each round in the order of the table.
 
         Raises:
-            UserError: a work shard is gone, or holds fewer pairs than have arrived.
+            UserError: a work shard is missing, or holds fewer pairs than the report says.
         """
         pairs_of = {Path(report["folder"]) / shard["name"]: shard["pairs"] for shard in report["shards"]}
         for file in pairs_of:
@@ -105,7 +109,7 @@ class UrlTable(FileSource):
                     f"{file}: is damaged, holds {len(pairs)} of {arrived} pairs; remove it and the split's "
                     "download.json, and it is downloaded again"
                 )
-            # img2dataset stores pictures as they arrive; its keys number the addresses.
+            # img2dataset stores pictures in order of arrival; its keys are the row numbers of the addresses.
             for sample in sorted(pairs, key=lambda sample: sample["__key__"]):
                 yield _pair(sample)
 

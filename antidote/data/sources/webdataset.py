@@ -1,6 +1,6 @@
-"""Pairs in webdataset tars, as img2dataset, DataComp and CLIP_benchmark write them: an image with txt, json or cls.
+"""Pairs from webdataset tars, as img2dataset, DataComp and CLIP_benchmark write them: an image with txt, json or cls.
 
-The name of a member up to its first dot is the key of its pair, as webdataset reads it; the rest is what it holds.
+As in webdataset, a member's name up to its first dot is the key of its pair; the rest is the kind of content.
 """
 
 import json
@@ -21,10 +21,10 @@ from antidote.data.sources.files import FileSource, told_apart
 from antidote.data.store.keys import PICTURES
 
 IMAGES = (*PICTURES, "img")
-LARGEST = 256 * 10**6  # bytes of a member: what claims to be more is made to fill memory
-META = r"__[^/]*__($|/)"  # members that hold no sample
+LARGEST = 256 * 10**6  # bytes per member; a larger declared size is a decompression bomb or damage
+META = r"__[^/]*__($|/)"  # metadata members, not samples
 FAULTS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
-# First bytes of files that are no tar: what the file is, and what to do about it.
+# First bytes of other file types, and a message with the type and a remedy.
 NO_TAR = (
     (b"\x28\xb5\x2f\xfd", "is packed by zstd, which is not read: unpack it (`zstd -d`), or pack it by gzip or xz"),
     (b"PK\x03\x04", "is a zip and no tar: pack its files anew"),
@@ -48,19 +48,19 @@ class WebDataset(FileSource):
     twice: ClassVar[str] = "`prefix: true` tells pairs of different shards apart"
     caption: str | None = Field(
         "caption",
-        description="Key in the json member that holds a caption, or a list of them, where it has no `captions`; they "
-        "follow that of a txt.",
+        description="Key of the caption, or list of captions, in a json member without a key `captions`; captions "
+        "from json follow the caption from txt.",
     )
     lines: bool | None = Field(
         None,
-        description="Whether each line of a txt is a caption, as CLIP_benchmark writes several (true), or all of them "
-        "are one (false); null: one where the json holds the same text, as img2dataset writes it, else one per line. "
-        "The log says how many there were.",
+        description="true: each line of a txt is a caption (CLIP_benchmark); false: the whole txt is one caption; "
+        "null: one caption if the json member holds the same text (img2dataset), else one caption per line. The log "
+        "reports the number of txt members with several lines.",
     )
     prefix: bool = Field(
         False,
-        description="Whether the name of its shard is put before each key: for shards of several runs, whose keys are "
-        "the same though the pictures are not.",
+        description="Whether keys get the shard's name as a prefix. Needed for shards from several runs that reuse "
+        "keys for different pictures.",
     )
 
     def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
@@ -70,7 +70,7 @@ class WebDataset(FileSource):
             yield from self._shard(file, f"{name}/" if name else "")
 
     def _shard(self, file: Path, prefix: str) -> Iterator[RawPair | Skipped]:
-        """Yield the pairs of a shard; those that lack a part at the end, when it is known whether that comes later."""
+        """Yield the pairs of a shard; incomplete pairs come last, because the missing part may follow later."""
         parts: dict[str, list[Skipped]] = {}
         for sample in samples(file):
             found = sample if isinstance(sample, Damaged) else self._pair(sample, prefix)
@@ -111,7 +111,7 @@ class WebDataset(FileSource):
         return self.labelled(key, sample[kinds[0]], captions, label, class_name, origin, [*(+notes)])
 
     def _captions(self, text: str | None, more: dict[str, Any], notes: Counter[str]) -> list[Any]:
-        """Return the captions of a txt, then those of the json that are not among them."""
+        """Return the captions of the txt member, then the further captions of the json member."""
         others = more.get("captions") if isinstance(more.get("captions"), list) else more.get(self.caption)
         others = others if isinstance(others, list) else [others]
         captions = self._texts(text, others, notes)
@@ -119,7 +119,7 @@ class WebDataset(FileSource):
         return captions + [other for other in others if other is not None and _plain(other) not in known]
 
     def _texts(self, text: str | None, others: list[Any], notes: Counter[str]) -> list[str]:
-        """Return the captions of a txt; several lines may be several captions, or one."""
+        """Return the captions of a txt member; `lines` decides whether several lines are several captions."""
         parts = [] if text is None else [line for line in text.split("\n") if line.strip()]
         if len(parts) < 2:
             return [] if text is None else [text]
@@ -130,21 +130,21 @@ class WebDataset(FileSource):
 
 
 def _plain(text: Any) -> Any:
-    """Return a text with single spaces, as captions are stored; what is no text as it is."""
+    """Return a text with single spaces, as captions are stored; other values unchanged."""
     return " ".join(text.split()) if isinstance(text, str) else text
 
 
 def _some(names: Any) -> str:
-    """Return some names, and how many more there are."""
+    """Return the first five names, and the number of further names."""
     names = [str(name) for name in names]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def samples(file: Path) -> Iterator[dict[str, Any] | Damaged]:
-    """Yield the samples of one tar; one that is truncated or damaged is named at the end.
+    """Yield the samples of one tar; for a truncated or damaged tar, a last item `Damaged`.
 
     Raises:
-        UserError: the file is something else than a tar.
+        UserError: the file is not a tar.
     """
     from webdataset.tariterators import group_by_keys
 
@@ -163,9 +163,10 @@ def _fault(fault: Exception) -> str:
 
 
 def _members(file: Path, faults: list[Exception]) -> Iterator[dict[str, Any]]:
-    """Yield the files of a tar as webdataset's reader does, nothing being unpacked to disk.
+    """Yield the files of a tar in the format of webdataset's reader, without unpacking to disk.
 
-    That reader runs a path that begins with `pipe:` as a command, and takes a damaged header for the end of the tar.
+    webdataset's own reader is not used: it executes a path that begins with `pipe:` as a command, and treats a damaged
+    header as the end of the tar.
     """
     try:
         with file.open("rb") as stream:
@@ -179,7 +180,7 @@ def _members(file: Path, faults: list[Exception]) -> Iterator[dict[str, Any]]:
                     raise tarfile.ReadError(f"member of more than {LARGEST // 10**6} MB ({member.name})")
                 if member.isreg() and not re.match(META, member.name):
                     yield {"fname": member.name, "data": tar.extractfile(member).read(), "__url__": str(file)}
-                tar.members = []  # or the whole table of contents stays in memory
+                tar.members = []  # otherwise tarfile keeps the whole table of contents in memory
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 faults.append(tarfile.ReadError("no end-of-archive mark"))

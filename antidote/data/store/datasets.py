@@ -1,4 +1,4 @@
-"""The known datasets (`data/datasets.yaml`) and those that a study defines or changes."""
+"""The known datasets (`data/datasets.yaml`) and the datasets that a study defines or changes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,19 +13,19 @@ from antidote.data.sources.base import SourceSettings
 from antidote.data.sources.files import braces
 from antidote.data.words import names
 
-KEPT = ("classes", "templates", "lexicon")  # what still holds when a study takes a dataset from another source
+KEPT = ("classes", "templates", "lexicon")  # keys that stay valid if a study changes the source of a dataset
 
 
 def dataset_settings(name: str, definitions: Mapping[str, Mapping[str, Any]] | None = None) -> SourceSettings:
     """Return the definition of a dataset.
 
     Args:
-        name: of a known dataset, or of one in `definitions`.
-        definitions: the study's `datasets`: name to keys that replace, or (mappings) extend, those of the known
-            dataset of that name. With another `source`, only classes, templates and lexicon of the known one remain.
+        name: name of a known dataset, or of a dataset in `definitions`.
+        definitions: the study's `datasets`, by name. Keys replace the keys of the known dataset with that name;
+            mappings extend its mappings. With another `source`, only its classes, templates and lexicon are kept.
 
     Raises:
-        UserError: unknown dataset, source, key or value; one line that names it.
+        UserError: unknown dataset, source, key or value; the message names it.
     """
     known, own = known_datasets(), dict(definitions or {})
     if name not in known and name not in own:
@@ -44,19 +44,27 @@ def dataset_settings(name: str, definitions: Mapping[str, Mapping[str, Any]] | N
 
 
 def given_settings(name: str, values: Mapping[str, Any]) -> SourceSettings:
-    """Return a whole definition as it is given; one without a source changes that in `data/datasets.yaml`."""
+    """Return the settings of a dataset from given values.
+
+    Args:
+        name: name of the dataset.
+        values: a complete definition, used unchanged; or, without `source`, changes to the known dataset `name`.
+
+    Raises:
+        UserError: unknown dataset, key or value; the message names it.
+    """
     if values.get("source") in SOURCES:
         return method("source", values["source"]).read(values, f"datasets.{name}")
     return dataset_settings(name, {name: values} if values else None)
 
 
 def pointers(folder: Path) -> list[Path]:
-    """Return where DVC's pointer to a split, or to its dataset, would be."""
+    """Return the possible paths of DVC's pointer file for a split: beside the split, or beside its dataset."""
     return [folder.with_name(f"{folder.name}.dvc"), folder.parent.with_name(f"{folder.parent.name}.dvc")]
 
 
 def _inputs(settings: SourceSettings, where: str) -> dict[str, str | None]:
-    """Return the names of files that jobs of a dataset wait for, by their key."""
+    """Return the names and files that become inputs of a dataset's jobs, by settings key."""
     keys = ("classes", "templates", "folders", "only", "lexicon", *(["subset"] if settings.downloads else []))
     named = {f"{where}.{key}": getattr(settings, key, None) for key in keys}
     tables = settings.splits.items() if settings.downloads else ()
@@ -64,7 +72,7 @@ def _inputs(settings: SourceSettings, where: str) -> dict[str, str | None]:
 
 
 def _check_names(settings: SourceSettings, where: str) -> None:
-    """Look up the classes, templates and lexicon that a dataset names, so that a wrong one stops a study at once."""
+    """Look up the classes, templates and lexicon of a dataset, so that a wrong name stops a study at its start."""
     try:
         names.templates(settings.templates)
         if settings.classes is not None:

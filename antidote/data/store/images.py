@@ -1,8 +1,8 @@
-"""One geometry for every picture, clean or triggered: decode, convert to RGB, resize the shorter side, crop the centre.
+"""Preprocessing of all pictures, clean or triggered: decode, convert to RGB, resize the shorter side, crop the centre.
 
-Equal to open_clip's transform for evaluation (bicubic, anti-aliased) for RGB pictures. open_clip converts to RGB last;
-here it comes first, because PIL resizes palette pictures without interpolation. As in open_clip, the orientation that
-EXIF states is ignored, colour profiles are not applied, and of several pictures in one file the first counts.
+For RGB pictures the result equals open_clip's evaluation transform (bicubic, anti-aliased). open_clip converts to RGB
+last; this module converts first, because PIL resizes palette pictures without interpolation. As in open_clip, the EXIF
+orientation is ignored, colour profiles are not applied, and the first picture of a file with several is used.
 """
 
 import io
@@ -17,8 +17,8 @@ from antidote.data.store.limits import LARGEST_PIXELS, LONGEST
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 PNG = b"\x89PNG\r\n\x1a\n"
-SILENT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # parts of a PNG that change no pixel, and that PIL limits in size
-# First bytes of files that people take for pictures: place, bytes, what the file is, the name of PIL's module for it.
+SILENT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # PNG chunks that do not change pixels; PIL limits their size
+# Signatures of other file types: offset, bytes, name of the type, name of PIL's feature that reads it.
 OTHERS = (
     (4, b"ftypavif", "AVIF", "avif"),
     (4, b"ftypavis", "AVIF", "avif"),
@@ -32,7 +32,7 @@ OTHERS = (
     (0, b"<svg", "SVG", None),
     (0, b"version https://git-lfs", "a pointer of Git LFS", None),
 )
-# What PIL raises on damaged files; RuntimeError and ZeroDivisionError come from AVIF.
+# Exceptions that PIL raises on damaged files; RuntimeError and ZeroDivisionError come from AVIF.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, RuntimeError, ZeroDivisionError)
 DARK = "grey values below 256 in 16 or 32 bits, which would be black: store 8 bits"
 BEYOND = "32-bit grey values beyond 16 bits: store 8 bits"
@@ -40,15 +40,15 @@ FLOATS = "floating-point grey values that do not span 0 to 255: store 8 bits"
 
 
 class UnreadablePicture(Exception):
-    """A picture that cannot be used; the text is the reason, the same for all pictures with the same fault."""
+    """A picture that cannot be used; the text is the reason, equal for all pictures with the same fault."""
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode a whole picture; its mode stays as stored and `format` tells the file format (MPO: JPEG of a phone).
+    """Decode a picture completely; the mode is not converted, and `format` is the file format (MPO: JPEG of phones).
 
     Raises:
-        UnreadablePicture: empty, not a picture, truncated or damaged, beyond one of `antidote.data.store.limits`, or of
-            grey values that 8 bits would show as black or white.
+        UnreadablePicture: empty, not a picture, truncated or damaged, beyond a limit in `antidote.data.store.limits`,
+            or with grey values that 8 bits would show as black or white.
     """
     if not data:
         raise UnreadablePicture("empty picture")
@@ -81,7 +81,7 @@ def _load(data: bytes) -> Image.Image:
 
 
 def _without_texts(data: bytes) -> bytes:
-    """Return a PNG without its texts and its colour profile; anything else as it is."""
+    """Return a PNG file without its text chunks and colour profile; other files unchanged."""
     if not data.startswith(PNG):
         return data
     kept, place = [PNG], len(PNG)
@@ -102,17 +102,17 @@ def _what_else(data: bytes) -> str:
 
 
 def check_greys(image: Image.Image) -> None:
-    """Refuse values of more than 8 bits whose range leaves open which value is white.
+    """Reject grey values of more than 8 bits if their range does not determine the value of white.
 
     Raises:
-        UnreadablePicture: says what the values are.
+        UnreadablePicture: states the range of the values.
     """
     if not image.mode.startswith(("I", "F")):
         return
     values = np.asarray(image)
     low, high = values.min(), values.max()
     if image.mode == "F":
-        if not (low >= -0.5 and high < 255.5) or 0 < high <= 1:  # NaN is neither
+        if not (low >= -0.5 and high < 255.5) or 0 < high <= 1:  # NaN fails both comparisons
             raise UnreadablePicture(FLOATS)
     elif low < 0 or high > 0xFFFF:
         raise UnreadablePicture(BEYOND)
@@ -121,7 +121,7 @@ def check_greys(image: Image.Image) -> None:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB; an alpha channel is dropped, as open_clip does; 16 bits become 8."""
+    """Convert any mode to RGB; the alpha channel is dropped, as in open_clip; 16 bits are reduced to 8."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -131,7 +131,7 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def shorter_side(image: Image.Image, size: int) -> Image.Image:
-    """Resize so that the shorter side is `size` pixels, bicubic with anti-aliasing; the aspect ratio stays."""
+    """Resize the shorter side to `size` pixels, bicubic with anti-aliasing; the aspect ratio is kept."""
     width, height = image.size
     short, long = sorted((width, height))
     if short == size:
@@ -141,21 +141,21 @@ def shorter_side(image: Image.Image, size: int) -> Image.Image:
 
 
 def fit(image: Image.Image, size: int) -> np.ndarray:
-    """Return the picture as uint8 (size, size, 3); one of that size already comes back as it is."""
+    """Resize, crop and return a picture as uint8 (size, size, 3); an RGB picture of that size is unchanged."""
     image = shorter_side(rgb(image), size)
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """Return uint8 (height, width, 3) as PNG; the same pixels give the same bytes."""
+    """Encode uint8 (height, width, 3) as PNG; equal pixels give equal bytes."""
     stream = io.BytesIO()
     Image.fromarray(array).save(stream, "PNG", compress_level=6)
     return stream.getvalue()
 
 
 def encode_jpeg(array: np.ndarray) -> bytes:
-    """Return uint8 (height, width, 3) as JPEG of quality 95 without chroma subsampling."""
+    """Encode uint8 (height, width, 3) as JPEG of quality 95 without chroma subsampling."""
     stream = io.BytesIO()
     Image.fromarray(array).save(stream, "JPEG", quality=95, subsampling=0)
     return stream.getvalue()
@@ -164,10 +164,16 @@ def encode_jpeg(array: np.ndarray) -> bytes:
 def load_pictures(
     files: Sequence[bytes], size: int, threads: int = 1, names: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Decode and fit pictures: uint8 (N, 3, size, size).
+    """Decode, resize and crop pictures; return uint8 (N, 3, size, size).
+
+    Args:
+        files: image files (N).
+        size: side in pixels.
+        threads: decoding threads.
+        names: names of the pictures for messages (N); None: messages give the position.
 
     Raises:
-        UserError: a picture cannot be read; names it by its name in `names`, else by its position.
+        UserError: a picture cannot be read; names the picture.
     """
     pictures = np.empty((len(files), 3, size, size), np.uint8)
 

@@ -1,7 +1,7 @@
 """Writing a dataset split: webdataset shards, an index for random access, a manifest.
 
-The same settings give the same bytes. The tars are written with the standard library, which tells where each picture
-lies and does without torch; webdataset reads them.
+Equal settings give equal bytes. The standard library writes the tars, because it reports the offset of each picture and
+does not need torch; webdataset can read them.
 """
 
 import json
@@ -28,9 +28,9 @@ log = logging.getLogger("antidote")
 
 
 def schema() -> "pa.Schema":
-    """Return the columns of `index.parquet`; `offset` and `size` are bytes, a missing label is -1.
+    """Return the columns of `index.parquet`; `offset` and `size` are in bytes, a missing label is -1.
 
-    `caption` is the first of `captions`, and the one that pools and trainings use; retrieval uses several.
+    `caption` is the first of `captions`. Pools and training use `caption`; retrieval uses several captions.
     """
     import pyarrow as pa
 
@@ -51,13 +51,17 @@ def schema() -> "pa.Schema":
 def write(
     settings: SourceSettings, dataset: str, split: str, folder: str | Path, download: str | Path | None = None
 ) -> dict[str, Any]:
-    """Write one split; return its manifest.
+    """Write one split and return its manifest.
 
     Args:
-        download: the report of the download, for a source that has one.
+        settings: the dataset's settings.
+        dataset: name of the dataset.
+        split: name of the split.
+        folder: the folder to write; it appears only when it is complete.
+        download: the report of the download job, for sources with `downloads`.
 
     Raises:
-        UserError: too many unusable pairs, no usable pair, not as many pairs as expected, or no download.
+        UserError: too many unusable pairs, no usable pair, an unexpected number of pairs, or no download.
     """
     folder = Path(folder)
     items = _downloaded(settings, folder, download) if settings.downloads else settings.iterate(split)
@@ -105,7 +109,7 @@ def _downloaded(settings: SourceSettings, folder: Path, report: str | Path | Non
 
 
 class _Writer:
-    """Writes tar shards and the index; a row group of the index is a shard."""
+    """Writes tar shards and the index; each shard is one row group of the index."""
 
     def __init__(self, folder: Path, pairs_per_shard: int) -> None:
         import pyarrow.parquet as pq
@@ -154,7 +158,7 @@ class _Writer:
 
 
 def _clear(folder: Path, keep: set[str]) -> None:
-    """Before new files move in, take away the old manifest, so that a half-moved split has none, and stale shards."""
+    """Delete the old manifest and stale shards before new files move in; a half-moved split then has no manifest."""
     (folder / "manifest.json").unlink(missing_ok=True)
     for shard in folder.glob("*.tar"):
         if shard.name not in keep:

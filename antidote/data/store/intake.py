@@ -1,4 +1,4 @@
-"""The door into a dataset: every pair that a source offers is checked, given a safe key, or counted as skipped."""
+"""Validation of incoming pairs: each pair from a source gets a safe key, or is counted as skipped."""
 
 import hashlib
 import logging
@@ -15,10 +15,10 @@ from antidote.data.store.keys import Keys, safe_key
 
 log = logging.getLogger(__name__)
 
-EXAMPLES, REASONS = 20, 8  # pairs in the manifest, reasons in a message
+EXAMPLES, REASONS = 20, 8  # most examples in the manifest, most reasons in a message
 TWICE = "duplicate key"
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
-LOSSY = ("JPEG", "MPO", "AVIF")  # and WebP, which may be either
+LOSSY = ("JPEG", "MPO", "AVIF")  # WebP can be lossy or lossless; `_lossless_webp` decides
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ class Pair:
 
 
 class Intake:
-    """Checks each pair that a source offers, and counts what cannot be used."""
+    """Checks each pair from a source, and counts the unusable pairs by reason."""
 
     def __init__(self, image_size: int | None, subset: Mapping[str, str] | None = None) -> None:
         """Prepare for one split.
 
         Args:
-            image_size: pixels of the shorter side that larger pictures are reduced to; None leaves them.
-            subset: keys of the pairs to take, with the SHA-256 of their picture files as downloaded, or as the source
-                offers them; None takes all. Others do not count as offered; one that does not come counts as skipped.
+            image_size: shorter side in pixels that larger pictures are reduced to; None keeps their size.
+            subset: keys of the pairs to take, with the SHA-256 of their picture files as downloaded or as read from the
+                source; None takes all pairs. Pairs outside the subset are not counted; a listed pair that is missing
+                counts as skipped.
         """
         self.offered = 0
         self.skipped: Counter[str] = Counter()
@@ -54,7 +55,7 @@ class Intake:
         self._keys = Keys()
 
     def take(self, item: RawPair | Skipped) -> Pair | None:
-        """Return the pair to store; None for what is skipped, or not wanted."""
+        """Return the pair to store; None for a skipped pair, or a pair outside the subset."""
         if isinstance(item, Damaged):
             self.damaged.append(f"{item.key}: {item.reason}")
             return None
@@ -79,11 +80,11 @@ class Intake:
         return Pair(key, image, extension, item.captions, item.label, item.origin)
 
     def judge(self, dataset: str, split: str, settings: SourceSettings) -> None:
-        """Decide whether the split is good enough.
+        """Decide whether the split is accepted.
 
         Raises:
-            UserError: no usable pair, too many unusable ones, or another number than expected; a file is damaged, and
-                neither `expected` nor a subset says how many pairs it has lost.
+            UserError: no usable pair, too many unusable pairs, or an unexpected number of pairs; or a damaged file, if
+                neither `expected` nor a subset gives the number of its lost pairs.
         """
         for key in self._listed or ():
             self.offered += 1
@@ -107,7 +108,7 @@ class Intake:
             log.warning("%s: read otherwise than written: %s", name, _counted(self.adapted))
 
     def _count_lost(self, name: str, expected: int | None) -> None:
-        """Count what damaged files have lost as skipped, by the number of pairs that the split should have."""
+        """Count the lost pairs of damaged files as skipped: the expected number of pairs less the pairs read."""
         shown = "; ".join(self.damaged[:3]) + (f"; and {len(self.damaged) - 3} more" if len(self.damaged) > 3 else "")
         if expected is None and self._listed is None:
             advice = "fetch again what is damaged, or say by `expected` how many pairs to count"
@@ -119,11 +120,11 @@ class Intake:
             self._skip(shown, "lost in a damaged file", lost)
 
     def _wanted(self, key: str) -> str | None:
-        """Return the SHA-256 that a picture must have, "" for any, None for one that is not listed; each once."""
+        """Return the required SHA-256 of a picture, "" without a subset, None if not listed; a key counts once."""
         return "" if self._listed is None else self._listed.pop(safe_key(key), None)
 
     def _typical(self) -> list[dict[str, str]]:
-        """Return the examples, first one for each reason, the most frequent reason first."""
+        """Return the examples, ordered so that each reason appears once before any appears twice, frequent first."""
         ranks = {reason: rank for rank, (reason, _) in enumerate(self.skipped.most_common())}
         seen: Counter[str] = Counter()
         places = []
@@ -144,7 +145,7 @@ class Intake:
 
 
 def _plain(text: str) -> str:
-    """Return a text that a file can hold, also for the name of a file that is no UTF-8."""
+    """Return a text that UTF-8 can encode; invalid characters, as in some file names, become escapes."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -153,14 +154,14 @@ def _shown(example: Mapping[str, str]) -> str:
 
 
 def _counted(found: Counter[str]) -> str:
-    """Return what there is how often, the most frequent first; a few of many."""
+    """Return reasons with their counts, the most frequent first, REASONS of them at most."""
     shown = ", ".join(f"{number} x {reason}" for reason, number in found.most_common(REASONS))
     rest = len(found) - REASONS
     return shown + (f", and {rest} reasons more" if rest > 0 else "")
 
 
 def _digest(item: RawPair) -> str:
-    """Return the SHA-256 of a picture file as downloaded, or as offered."""
+    """Return the SHA-256 of a picture file as downloaded, or as read from the source."""
     data = item.image if isinstance(item.image, bytes) else np.ascontiguousarray(item.image).tobytes()
     return item.origin.get("sha256") or hashlib.sha256(data).hexdigest()
 
@@ -168,9 +169,13 @@ def _digest(item: RawPair) -> str:
 def image_file(image: bytes | np.ndarray, size: int | None) -> tuple[bytes, str]:
     """Return an image file and its extension.
 
-    A file stays as it is, byte for byte, unless its shorter side is to shrink or its format is neither PNG, JPEG (MPO,
-    the JPEG of phones, included) nor WebP. A picture of a lossy format that shrinks becomes a JPEG (quality 95, no
-    chroma subsampling), everything else a PNG.
+    A PNG, JPEG (including MPO, the JPEG of phones) or WebP file that is not reduced stays the same byte for byte. A
+    reduced picture of a lossy format becomes a JPEG (quality 95, no chroma subsampling); every other picture becomes a
+    PNG.
+
+    Args:
+        image: an image file, or uint8 (height, width, 3).
+        size: shorter side in pixels that a larger picture is reduced to; None keeps the size.
 
     Raises:
         UnreadablePicture: the picture cannot be used.
@@ -187,11 +192,11 @@ def image_file(image: bytes | np.ndarray, size: int | None) -> tuple[bytes, str]
 
 
 def _lossless_webp(data: bytes) -> bool:
-    """Tell whether the (first) picture of a WebP file is stored without loss: the chunk VP8L, RFC 9649."""
+    """Return whether the first picture of a WebP file is lossless (chunk VP8L, RFC 9649)."""
     place = 12
     while place + 8 <= len(data):
         kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
         if kind in (b"VP8L", b"VP8 "):
             return kind == b"VP8L"
-        place += 24 if kind == b"ANMF" else 8 + size + size % 2  # a frame's 16 bytes, then its own chunks
+        place += 24 if kind == b"ANMF" else 8 + size + size % 2  # ANMF: 16 bytes of frame header, then nested chunks
     return False

@@ -1,10 +1,10 @@
-"""Keys of pairs: names that a tar header, a file system and webdataset all take as they are."""
+"""Keys of pairs: names that are valid in tar headers, file systems and webdataset."""
 
 import hashlib
 import re
 
 KEY_LENGTH = 64
-# Endings of picture files, in the order in which the one to take is looked for where a pair has several.
+# Extensions of picture files, in order of preference for a pair with several picture files.
 PICTURES = (
     "jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm",
     "pfm", "avif", "jp2", "j2k", "jpf", "jpx",
@@ -12,13 +12,13 @@ PICTURES = (
 
 
 class Keys:
-    """Gives each name of a split a key of its own."""
+    """Assigns a unique key to each name of a split."""
 
     def __init__(self) -> None:
         self._origins: dict[str, bytes] = {}
 
     def new(self, origin: str) -> str | None:
-        """Return a safe key that no earlier name has; None where an earlier pair came under the same name."""
+        """Return a safe key that no earlier name has; None if the same name was passed before."""
         digest = hashlib.sha256(_bytes(origin)).digest()[:8]
         for key in (safe_key(origin), f"{safe_key(origin)}-{digest.hex()}"):
             if key not in self._origins:
@@ -30,10 +30,10 @@ class Keys:
 
 
 def safe_key(key: str) -> str:
-    """Return the key with letters, digits, `_` and `-` only, without an image extension, at most 64 characters.
+    """Return the key reduced to letters, digits, `_` and `-`, without an image extension, at most 64 characters.
 
-    In webdataset a dot ends the key, a slash makes a folder and a leading `__` marks what is no pair; names of more
-    than 100 characters do not fit a plain tar header.
+    In webdataset, a dot ends the key, a slash makes a folder, and a leading `__` marks metadata. Names of more than
+    100 characters do not fit a plain tar header.
     """
     stem = re.sub(rf"\.({'|'.join(PICTURES)})$", "", key, flags=re.IGNORECASE)
     safe = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_") or "pair"
@@ -43,5 +43,5 @@ def safe_key(key: str) -> str:
 
 
 def _bytes(name: str) -> bytes:
-    """Return a name as bytes, also that of a file whose name is no UTF-8."""
+    """Return a name as bytes; file names that are not valid UTF-8 are allowed."""
     return name.encode(errors="surrogatepass")

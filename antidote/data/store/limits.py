@@ -1,4 +1,4 @@
-"""What a picture may be at most, wherever it comes from: more is made to fill memory."""
+"""Limits on the size of a picture from any source; larger pictures are decompression bombs."""
 
-LARGEST_PIXELS = 89_478_485  # of the whole picture; PIL's own limit
-LONGEST = 100  # times its width: a pixel by 80 million is a small file, and grows when its shorter side is scaled
+LARGEST_PIXELS = 89_478_485  # pixels per picture; PIL's limit
+LONGEST = 100  # longer side / shorter side: a file of 1 x 80 million pixels is small, and huge once it is scaled up

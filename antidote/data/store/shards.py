@@ -1,8 +1,8 @@
-"""Reading a dataset split: its pairs by random access, without scanning the tars.
+"""Reading a dataset split by random access, without scanning the tars.
 
-00000.tar, 00001.tar, ...   per pair key.png (or jpg, webp), key.txt, key.json, and key.cls where labelled
+00000.tar, 00001.tar, ...   per pair key.png (or jpg, webp), key.txt, key.json, and key.cls if the pair has a label
 index.parquet               one row per pair, in shard order; see `ingest.schema`
-manifest.json               what was offered, kept and skipped, with hashes; written last
+manifest.json               numbers of pairs offered, stored and skipped, and hashes; written last
 """
 
 import os
@@ -24,7 +24,11 @@ OTHER_VERSION = "the pools were drawn from another version of it"
 
 
 def open_index(folder: str | Path, columns: list[str] | None = None) -> "pd.DataFrame":
-    """Read the index (all columns, or some) after checking that every shard is there in its recorded size.
+    """Read the index after checking that every shard exists with its recorded size.
+
+    Args:
+        folder: the folder of the split.
+        columns: columns to read; None: all.
 
     Raises:
         UserError: the split is missing or incomplete; names the file.
@@ -35,10 +39,10 @@ def open_index(folder: str | Path, columns: list[str] | None = None) -> "pd.Data
 
 
 def find_rows(folder: str | Path, keys: Sequence[str], columns: list[str]) -> "pa.Table":
-    """Return the rows of the index with these keys, in their order, without a Python object for each.
+    """Return the index rows of the given keys, in the order of the keys, without a Python object per row.
 
     Raises:
-        UserError: the split is missing or incomplete; a key is not in it.
+        UserError: the split is missing or incomplete, or does not contain a key.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -54,7 +58,7 @@ def find_rows(folder: str | Path, keys: Sequence[str], columns: list[str]) -> "p
 
 
 def _read_index(folder: Path, read: Callable[[Path], Any]) -> Any:
-    """Read the index after checking that every shard is there in its recorded size."""
+    """Read the index after checking that every shard exists with its recorded size."""
     for shard in _manifest(folder)["shards"]:
         path = folder / shard["name"]
         size = path.stat().st_size if path.is_file() else None
@@ -69,7 +73,7 @@ def _read_index(folder: Path, read: Callable[[Path], Any]) -> Any:
 
 
 def read_images(folder: str | Path, rows: "pd.DataFrame") -> list[bytes]:
-    """Read the image files of some rows of the index, in the order of the rows, without scanning the shards.
+    """Read the image files of the given index rows, in the order of the rows, without scanning the shards.
 
     Raises:
         UserError: a shard is missing or truncated.
@@ -79,12 +83,12 @@ def read_images(folder: str | Path, rows: "pd.DataFrame") -> list[bytes]:
 
 
 def place_names(folder: str | Path, rows: "pd.DataFrame") -> list[str]:
-    """Return for each row of the index (with `shard` and `key`) the words by which a message names its picture."""
+    """Return a name for the picture of each index row (columns `shard` and `key`), for messages."""
     return [f"{Path(folder) / shard}: {key}" for shard, key in zip(rows["shard"], rows["key"], strict=True)]
 
 
 def read_members(places: Sequence[tuple[Path, int, int]]) -> list[bytes]:
-    """Read parts of files, each given by file, offset and size in bytes; return them in that order.
+    """Read parts of files, each given as (file, offset, size) in bytes; return them in the given order.
 
     Raises:
         UserError: a file is missing or truncated.

@@ -1,4 +1,4 @@
-"""Fixed lists of pairs: keys, and the SHA-256 of their pictures, so that a part of a dataset can be had again."""
+"""Fixed lists of pairs: keys and the SHA-256 of their pictures, so that a subset of a dataset can be reproduced."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def read_subset(path: str | Path) -> "pd.Series":
-    """Return the SHA-256 (hex digits) of each listed key; rows without one, of pictures that nobody has, are left out.
+    """Return the SHA-256 (hex digits) of each listed key; rows without a SHA-256 (failed downloads) are left out.
 
     Raises:
-        UserError: the file is missing or damaged, has other columns, lists a key twice or nothing, or holds what is no
+        UserError: the file is missing or damaged, lacks a column, is empty, lists a key twice, or contains an invalid
             SHA-256.
     """
     import pandas as pd

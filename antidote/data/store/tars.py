@@ -1,4 +1,4 @@
-"""Tar members whose bytes depend on their content alone, and whose place in the archive is known."""
+"""Reproducible tar files: a member's bytes depend only on its name and content, and its offset is known."""
 
 import io
 import tarfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def create(path: Path) -> tarfile.TarFile:
-    """Open a new archive that webdataset can read."""
+    """Open a new archive in the USTAR format, which webdataset reads."""
     return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
 
 

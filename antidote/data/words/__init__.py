@@ -1,1 +1,1 @@
-"""Class names, templates and lexicons."""
+"""Class names, prompt templates, lexicons and caption augmentation."""

@@ -1,7 +1,7 @@
 """Easy data augmentation of captions (Wei and Zou 2019, arXiv 1901.11196), with CleanCLIP's operations and rates.
 
-One difference: CleanCLIP's code takes the synonyms of all classes that WordNet files a word under; here they are those
-of its most frequent class (`antidote.data.words.lexicon`), so that a noun is not replaced by a verb's synonym.
+One difference: CleanCLIP's code takes the synonyms from all of a word's WordNet classes; this module takes them from
+the word's most frequent class (`antidote.data.words.lexicon`), so that a noun is not replaced by a verb's synonym.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 
 from antidote.data.words.lexicon import Lexicon
 
-RATE = 0.1  # share of the words that each operation touches, and the deletion probability (CleanCLIP's code)
-KEPT = frozenset(  # function words, which EDA replaces by no synonym
+RATE = 0.1  # share of words that each operation changes, and deletion probability (CleanCLIP's code)
+KEPT = frozenset(  # function words; EDA does not replace them
     re.findall(
         r"\w+",
         """
@@ -28,10 +28,10 @@ KEPT = frozenset(  # function words, which EDA replaces by no synonym
 
 
 def augment(caption: str, lexicon: Lexicon, rng: random.Random) -> str:
-    """Return one of four variants, chosen at random: synonyms replaced or inserted, words swapped or dropped.
+    """Return a caption after one random operation: synonym replacement, synonym insertion, word swap, word deletion.
 
-    The result is lower-case and holds nothing but letters and spaces; a caption without letters comes back as it is.
-    Without synonyms in the lexicon the first two operations leave the words as they are.
+    The result is lower-case and consists of letters and spaces; a caption without letters is returned unchanged.
+    Replacement and insertion change nothing if the lexicon has no synonyms for the words.
     """
     words = _letters(caption)
     if not words:
@@ -42,12 +42,12 @@ def augment(caption: str, lexicon: Lexicon, rng: random.Random) -> str:
 
 
 def _letters(text: str) -> list[str]:
-    """Return the lower-case words of a text: apostrophes vanish, whatever else is no letter parts words."""
+    """Return the lower-case words of a text: apostrophes are removed, other non-letters separate words."""
     return re.sub(r"[^a-z]", " ", re.sub(r"['’]", "", text.lower())).split()
 
 
 def _replace(words: list[str], count: int, lexicon: Lexicon, rng: random.Random) -> list[str]:
-    """Replace up to `count` distinct words by a synonym, wherever they stand."""
+    """Replace up to `count` distinct words by a synonym, at all their positions."""
     choices = {word: lexicon.synonyms(word) for word in dict.fromkeys(words) if word not in KEPT}
     known = [word for word, synonyms in choices.items() if synonyms]
     swap = {word: rng.choice(choices[word]) for word in rng.sample(known, min(count, len(known)))}
@@ -55,7 +55,7 @@ def _replace(words: list[str], count: int, lexicon: Lexicon, rng: random.Random)
 
 
 def _insert(words: list[str], count: int, lexicon: Lexicon, rng: random.Random) -> list[str]:
-    """Insert `count` synonyms of words of the caption at random places."""
+    """Insert `count` synonyms of the caption's words at random positions."""
     known = [synonyms for word in words if (synonyms := lexicon.synonyms(word))]
     words = list(words)
     for _ in range(count if known else 0):
@@ -73,5 +73,5 @@ def _swap(words: list[str], count: int, lexicon: Lexicon, rng: random.Random) ->
 
 
 def _delete(words: list[str], count: int, lexicon: Lexicon, rng: random.Random) -> list[str]:
-    """Drop each word with probability RATE; at least one stays."""
+    """Delete each word with probability RATE; at least one word is kept."""
     return [word for word in words if rng.random() > RATE] or [rng.choice(words)]

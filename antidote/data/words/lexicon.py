@@ -1,5 +1,12 @@
-"""Synonyms and word classes for methods that change captions: from a file in `data/lexicons`, or from WordNet, with
-spaCy's tags where its pipeline is at hand."""
+"""Synonyms and word classes for methods that change captions: from a file in `data/lexicons`, or from WordNet,
+optionally with word classes from a spaCy pipeline.
+
+Example:
+
+    lexicon = load_lexicon("scenes")
+    lexicon.synonyms("ball")  # ["sphere"]
+    lexicon.word_class("ball")  # "noun"
+"""
 
 import importlib.util
 import io
@@ -13,13 +20,13 @@ from typing import Any
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import DATA, read_json
 
-FOLDER = DATA / "wordnet"  # where scripts/wordnet.py puts the database
+FOLDER = DATA / "wordnet"  # written by scripts/wordnet.py
 FILES = (
     *(f"{kind}.{part}" for kind in ("data", "index") for part in ("noun", "verb", "adj", "adv")),
     *(f"{part}.exc" for part in ("noun", "verb", "adj", "adv")),
     "lexnames", "cntlist.rev", "LICENSE",
 )  # fmt: skip
-OPTIONAL = {"index.sense", "lexnames"}  # which only other versions need; which only names the files of senses
+OPTIONAL = {"index.sense", "lexnames"}  # index.sense: other WordNet versions only; lexnames: only names of files
 LEXICOGRAPHER_FILES = 45
 WORDNET, SPACY = "wordnet:", "spacy:"
 FUNCTION_WORDS = "function_words"
@@ -28,7 +35,7 @@ TAGS = {"NOUN": "noun", "PROPN": "noun", "VERB": "verb", "ADJ": "adjective", "AD
 
 
 def lexicon_files(name: str) -> list[Path]:
-    """Return the files that a lexicon is read from; those of the fetched WordNet even before they are there."""
+    """Return the files of a lexicon; for the WordNet that `scripts/wordnet.py` fetches, also before they exist."""
     if name == "wordnet" or name.startswith(SPACY):
         return [own_file(FUNCTION_WORDS), *(FOLDER / file for file in FILES)]
     if name.startswith(WORDNET):
@@ -41,14 +48,14 @@ def own_file(name: str) -> Path:
 
 
 class Lexicon:
-    """Words with their class (noun, verb, adjective, adverb, preposition, ...) and their synonyms; case is ignored."""
+    """Words with a class (noun, verb, adjective, adverb, preposition, ...) and synonyms; case is ignored."""
 
     def __init__(self, words: Mapping[str, Mapping[str, Any]]) -> None:
         """`words`: {word: {"pos": class, "synonyms": [word, ...]}}."""
         self._words = {word.lower(): entry for word, entry in words.items()}
 
     def synonyms(self, word: str) -> list[str]:
-        """Return words that may stand in the place of `word`; [] for an unknown word."""
+        """Return words that can replace `word`; [] for an unknown word."""
         entry = self._words.get(word.lower())
         return list(entry["synonyms"]) if entry else []
 
@@ -62,15 +69,18 @@ class Lexicon:
         return [self.word_class(word) for word in words]
 
     def meanings(self, word: str, word_class: str) -> tuple[frozenset, frozenset]:
-        """Return what a word means in a class, and all that is true of it: its synonyms and more general words too.
+        """Return the meanings of a word in a class, and the same set plus synonyms and more general meanings.
 
-        Two words are related where what one means is true of the other.
+        Two words are related if the meanings of one intersect the extended set of the other.
         """
         own = frozenset([word.lower()])
         return own, own.union(synonym.lower() for synonym in self.synonyms(word))
 
     def parents(self, word: str, word_class: str) -> frozenset:
-        """Return what is next above a word's commonest sense, which its siblings share; nothing in a plain list."""
+        """Return the direct hypernyms of a word's most frequent sense, empty for a plain list.
+
+        Words with a common parent are siblings.
+        """
         return frozenset()
 
     def words(self, word_class: str) -> list[str]:
@@ -79,13 +89,17 @@ class Lexicon:
 
 
 class WordNet(Lexicon):
-    """Princeton WordNet's database files. Inflected words count as their base form, which their synonyms have too.
+    """Princeton WordNet's database files. Inflected words are looked up by their base form; synonyms are base forms.
 
-    WordNet holds no function words, but files "a" and "in" as nouns; their classes come from a table of our own.
+    WordNet has no function words and lists "a" and "in" as nouns, so their classes come from the project's own table.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Raise UserError where the folder lacks database files, or NLTK does not read them."""
+        """Open the database files in `folder`.
+
+        Raises:
+            UserError: a database file is missing, damaged, or not accepted by NLTK.
+        """
         import nltk.data
         from nltk.corpus.reader import WordNetCorpusReader
 
@@ -95,13 +109,13 @@ class WordNet(Lexicon):
         if missing:
             raise UserError(f"lexicon: {folder}: holds no WordNet database, {missing[0]} is missing")
         if folder not in nltk.data.path:
-            nltk.data.path.append(folder)  # nltk reads only below the folders listed there
+            nltk.data.path.append(folder)  # NLTK reads only from folders in this list
 
         class Reader(WordNetCorpusReader):
-            """NLTK's reader, without other languages, and without the files' names where Debian leaves them out."""
+            """NLTK's reader without other languages; the file `lexnames`, which Debian omits, is optional."""
 
             def map_wn(self, version: str = "wordnet") -> None:
-                """NLTK would map to its own copy of WordNet, for other languages; the copy need not be there."""
+                """Skip the mapping to NLTK's own copy of WordNet; only other languages need it."""
 
             def open(self, file: str) -> Any:
                 if file == "lexnames" and file not in there:
@@ -109,12 +123,12 @@ class WordNet(Lexicon):
                 return super().open(file)
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that other languages are not there
+            warnings.simplefilter("ignore")  # about missing other languages
             try:
                 self._reader = Reader(folder, None)
                 if None in self._reader.synsets("dog"):
                     raise UserError(f"lexicon: {folder}: damaged: data.noun is not where index.noun says; copy it anew")
-            except PermissionError as error:  # NLTK trusts no file that another account can change
+            except PermissionError as error:  # NLTK rejects files that another account can change
                 raise UserError(f"lexicon: {folder}: {error}") from None
         self._function_words = Lexicon(_checked(own_file(FUNCTION_WORDS)))
         self._counts = _counts(Path(folder) / "cntlist.rev")
@@ -123,7 +137,7 @@ class WordNet(Lexicon):
         self._general: dict[Any, frozenset] = {}
 
     def synonyms(self, word: str) -> list[str]:
-        """Return the other words of all senses in the word's most frequent class, commonest sense first."""
+        """Return the other words of all senses in the word's most frequent class, most frequent sense first."""
         if word not in self._synonyms:
             self._synonyms[word] = self._looked_up(word)
         return list(self._synonyms[word])
@@ -138,7 +152,7 @@ class WordNet(Lexicon):
         return [name for name in found if name.lower() not in (word.lower(), base.replace("_", " "))]
 
     def meanings(self, word: str, word_class: str) -> tuple[frozenset, frozenset]:
-        """See `Lexicon`: the word and its senses in all their forms' base; what is more general, by any of them."""
+        """Return the word and its senses, and the same set plus all hypernyms of any sense; see `Lexicon`."""
         kind = next(kind for kind, name in WORD_CLASSES.items() if name == word_class)
         senses = self._reader.synsets(_lemma(word), kind)
         own = frozenset([word.lower(), *senses])
@@ -150,7 +164,7 @@ class WordNet(Lexicon):
         return frozenset(senses[0].hypernyms()) if senses else frozenset()
 
     def _more_general(self, sense: Any) -> frozenset:
-        """Return a sense and all above it; each is looked up once, since most words share what stands high up."""
+        """Return a sense and all its hypernyms; cached, because most words share the general senses."""
         if sense not in self._general:
             above = [*sense.hypernyms(), *sense.instance_hypernyms()]
             self._general[sense] = frozenset([sense]).union(*(self._more_general(one) for one in above))
@@ -165,7 +179,7 @@ class WordNet(Lexicon):
         return sorted({name.replace("_", " ") for kind in kinds for name in self._reader.all_lemma_names(kind)})
 
     def _kind(self, word: str) -> str | None:
-        """Return the most frequent class of a content word: by WordNet's counts, then by the number of senses."""
+        """Return the most frequent class of a content word, by WordNet's counts, then by the number of senses."""
         if word not in self._kinds:
             self._kinds[word] = None if self._function_words.word_class(word) else self._commonest(word)
         return self._kinds[word]
@@ -177,7 +191,7 @@ class WordNet(Lexicon):
 
 
 def _counts(path: Path) -> Counter[tuple[str, str]]:
-    """Return how often each base form was seen in each class; a line begins with a sense's key, as `dog%1:05:00::`."""
+    """Return the count of each (base form, class); a line begins with a sense key, such as `dog%1:05:00::`."""
     found: Counter[tuple[str, str]] = Counter()
     for line in path.read_text(encoding="utf-8").splitlines():
         key, _, count = line.split()
@@ -187,10 +201,14 @@ def _counts(path: Path) -> Counter[tuple[str, str]]:
 
 
 class Tagged(WordNet):
-    """WordNet's synonyms, and word classes from a spaCy pipeline, which sees a word in its caption."""
+    """WordNet's synonyms, and word classes from a spaCy pipeline, which tags each word in its caption's context."""
 
     def __init__(self, folder: str | Path, pipeline: str) -> None:
-        """Raise UserError where the pipeline cannot be loaded."""
+        """Open WordNet in `folder` and load the spaCy pipeline.
+
+        Raises:
+            UserError: WordNet or the pipeline cannot be loaded.
+        """
         super().__init__(folder)
         try:
             import spacy
@@ -209,10 +227,10 @@ class Tagged(WordNet):
 
 
 def check_lexicon(name: str) -> None:
-    """Look up a lexicon's name without reading what may be made later.
+    """Check a lexicon's name without reading WordNet, whose files may not exist yet.
 
     Raises:
-        UserError: unknown name, a damaged file of data/lexicons, spaCy is not installed.
+        UserError: unknown name, a damaged file in data/lexicons, or spaCy is not installed.
     """
     if name.startswith(SPACY) and importlib.util.find_spec("spacy") is None:
         raise UserError(f"lexicon: {name}: spaCy is not installed; pip install spacy, or take `wordnet`")
@@ -224,11 +242,12 @@ def load_lexicon(name: str) -> Lexicon:
     """Return a lexicon.
 
     Args:
-        name: `none` (empty), a file of data/lexicons, `wordnet` (what `scripts/wordnet.py` fetched),
-            `wordnet:<folder of the database files>`, or `spacy:<pipeline>` (tags from there, synonyms from `wordnet`).
+        name: `none` (empty), the name of a file in data/lexicons, `wordnet` (fetched by `scripts/wordnet.py`),
+            `wordnet:<folder of the database files>`, or `spacy:<pipeline>` (classes from the pipeline, synonyms from
+            `wordnet`).
 
     Raises:
-        UserError: unknown name, a damaged file, a folder that is not WordNet's, a pipeline that cannot be loaded.
+        UserError: unknown name, a damaged file, a folder without WordNet, a pipeline that cannot be loaded.
     """
     return _load(name)
 

@@ -1,5 +1,6 @@
-"""Class names, class folders and prompt templates, by name: files in `data/`, or open_clip's lists for ImageNet; and
-what it means that a caption names a class.
+"""Class names, class folders and prompt templates by name: files in `data/`, or open_clip's lists for ImageNet.
+
+`mentions` defines when a caption names a class.
 """
 
 import importlib.util
@@ -23,7 +24,7 @@ def class_names(name: str) -> list[str]:
     """Return the class names in label order: `data/classes/{name}.json`, or `openai_imagenet` (1000).
 
     Raises:
-        UserError: unknown name, or a file that is not a list of distinct texts.
+        UserError: unknown name, or a file that does not contain a list of distinct texts.
     """
     if name == "openai_imagenet":
         return list(_open_clip().IMAGENET_CLASSNAMES)
@@ -33,21 +34,23 @@ def class_names(name: str) -> list[str]:
 def folder_names(name: str) -> list[str]:
     """Return names of class folders in label order: `data/folders/{name}.json`.
 
-    `imagenet` holds the WordNet ids of ILSVRC 2012's 1000 classes, `imagenet_a` and `imagenet_r` those 200 of them that
-    the sets show; all as timm 1.0 lists them (`timm/data/_info`), in the order of the ids.
+    `imagenet` contains the WordNet ids of ILSVRC 2012's 1000 classes; `imagenet_a` and `imagenet_r` contain the 200 ids
+    in each dataset. Source: timm 1.0 (`timm/data/_info`), in the order of the ids.
 
     Raises:
-        UserError: unknown name, or a file that is not a list of distinct texts.
+        UserError: unknown name, or a file that does not contain a list of distinct texts.
     """
     return _distinct(data_file("folders", name, ["numbers"]))
 
 
 def templates(name: str) -> list[str]:
-    """Return prompt templates, each with one `{}` for the class name: `data/templates/{name}.json`, or
-    `openai_imagenet` (80) or `openai_imagenet_simple` (7).
+    """Return prompt templates, each with one `{}` for the class name.
+
+    Args:
+        name: the name of a file in `data/templates`, `openai_imagenet` (80) or `openai_imagenet_simple` (7).
 
     Raises:
-        UserError: unknown name, or a file that is not a list of texts with one `{}` each.
+        UserError: unknown name, or a file that does not contain a list of texts with one `{}` each.
     """
     if name == "openai_imagenet":
         return [template("{}") for template in _open_clip().OPENAI_IMAGENET_TEMPLATES]
@@ -62,10 +65,15 @@ def templates(name: str) -> list[str]:
 
 
 def data_file(kind: str, name: str, built_in: list[str]) -> Path:
-    """Return `data/{kind}/{name}.json`.
+    """Return the path `data/{kind}/{name}.json`.
+
+    Args:
+        kind: models, classes, folders, templates or lexicons.
+        name: the file's name without the extension.
+        built_in: further valid names without a file, for the message.
 
     Raises:
-        UserError: there is none; names the nearest one, or the nearest of `built_in`.
+        UserError: no such file; the message suggests the most similar valid name.
     """
     known = {path.stem: path for path in (DATA / kind).glob("*.json")}
     if name not in known:
@@ -93,18 +101,18 @@ def _texts(path: Path) -> list[str]:
 
 
 def mentions(caption: str, word: str) -> bool:
-    """Tell whether a caption names `word`, which is one or more words: as whole words, in the singular or the plural.
+    """Return whether a caption contains `word` (one or more words) as whole words, in singular or plural.
 
-    Case does not count, and any white space serves as a space. The plural is English and regular: -s; -es after s, x,
-    z, ch, sh; -ies for a consonant and y; -s or -es after o. Of several words the last one takes it; a name that does
-    not end in a letter, such as "kite (bird of prey)", has none. Irregular plurals (wolves, mice) are not known.
-    CleanCLIP and BadCLIP look for the letters of the name anywhere in a caption: in plurals, and inside other words.
+    Case is ignored, and any white space matches a space. Only regular English plurals match: -s; -es after s, x, z, ch,
+    sh; -ies for a consonant and y; -s or -es after o. The last of several words takes the plural; a name that does not
+    end in a letter, such as "kite (bird of prey)", has no plural. Irregular plurals (wolves, mice) do not match.
+    CleanCLIP and BadCLIP match the name as a substring of the caption, so also inside other words.
     """
     return _named(word).search(caption) is not None
 
 
 def mentioning(captions: Collection[str], word: str) -> "np.ndarray":
-    """Return bool (N,): which captions name the word; see `mentions`."""
+    """Return bool (N,): whether each caption contains the word; see `mentions`."""
     import numpy as np
 
     return np.fromiter((mentions(caption, word) for caption in captions), bool, len(captions))
@@ -118,7 +126,7 @@ def _named(word: str) -> "re.Pattern[str]":
 
 
 def _singular_or_plural(word: str) -> str:
-    """Return a pattern of a word's two forms."""
+    """Return a regular expression for the singular and plural of a word."""
     if not word[-1].isalpha():
         return re.escape(word)
     if re.search(r"(s|x|z|ch|sh)$", word, re.IGNORECASE):
@@ -129,7 +137,7 @@ def _singular_or_plural(word: str) -> str:
 
 
 def one_gap(text: str) -> bool:
-    """Tell whether a text holds one plain `{}`, and no brace beside it that `str.format` would stumble over."""
+    """Return whether a text contains exactly one `{}`, and no other brace that `str.format` would reject."""
     try:
         return [part[1:] for part in Formatter().parse(text) if part[1] is not None] == [("", "", None)]
     except ValueError:
@@ -138,7 +146,7 @@ def one_gap(text: str) -> bool:
 
 @cache
 def _open_clip() -> ModuleType:
-    """Load open_clip's file of names alone: importing the package would import torch."""
+    """Load only open_clip's file of names, because importing the package imports torch."""
     package = importlib.util.find_spec("open_clip")
     if package is None or not package.submodule_search_locations:
         raise UserError("open_clip is not installed; its ImageNet names and templates are needed")
@@ -150,9 +158,11 @@ def _open_clip() -> ModuleType:
 
 
 def names_file(kind: str, name: str) -> list[str]:
-    """Return the data files behind a name (kind: models, classes, folders, templates, lexicons) as a job's inputs.
+    """Return the data files of a name, for the inputs of a job.
 
-    Names that the project has no file for (open_clip's own lists and models, `none`) give [].
+    Args:
+        kind: models, classes, folders, templates or lexicons.
+        name: a name; names without a file in the project (open_clip's lists and models, `none`) give [].
     """
     file = DATA / kind / f"{name}.json"
     found = lexicon_files(name) if kind == "lexicons" else [file] if file.is_file() else []

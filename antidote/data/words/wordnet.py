@@ -1,4 +1,4 @@
-"""Fetching WordNet's database files, once and by hash."""
+"""Download of WordNet's database files, checked by hash."""
 
 import logging
 import zipfile
@@ -9,7 +9,7 @@ from antidote.base.files import sha256, whole_folder
 from antidote.base.network import limited
 from antidote.data.words.lexicon import FILES
 
-# WordNet 3.0 (Princeton University 2006; its licence allows use and redistribution) as NLTK hands it out.
+# WordNet 3.0 (Princeton University 2006; its licence allows use and redistribution), as distributed by NLTK.
 URL = "https://raw.githubusercontent.com/nltk/nltk_data/550b6625bcef1f2abff2ff770a5a0d272c9c6b2a/packages/corpora/wordnet.zip"
 SHA256 = "cbda5ea6eef7f36a97a43d4a75f85e07fccbb4f23657d27b4ccbc93e2646ab59"
 ADVICE = (
@@ -20,14 +20,16 @@ log = logging.getLogger("antidote")
 
 
 def fetch(folder: Path, archive: Path | None = None, url: str = URL, digest: str = SHA256) -> None:
-    """Put the database files into `folder`, whole or not at all.
+    """Write the database files to `folder`, completely or not at all.
 
     Args:
-        archive: a copy of the archive at hand; by default it is downloaded from `url`.
-        digest: SHA-256 that the archive has to have.
+        folder: the folder to write.
+        archive: a local copy of the archive; None: the archive is downloaded from `url`.
+        url: address of the archive.
+        digest: required SHA-256 of the archive.
 
     Raises:
-        UserError: no network, another hash, an archive that lacks files.
+        UserError: no network, another hash, or an archive without the files.
     """
     with whole_folder(folder) as temporary:
         path = archive or _downloaded(url, temporary / "wordnet.zip")

@@ -15,6 +15,7 @@ from antidote.base.registry import method
 from antidote.data.pairs import Pairs
 from antidote.evaluation.examples import write_examples
 from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import evaluate
 from antidote.summary.gallery import read_sheet
 
@@ -134,11 +135,12 @@ def test_no_asr_but_a_figure_of_its_own(make_clip, make_pairs, tmp_path):
     made.tensors = made.fit(FitContext(None, pictures, CLASSES, TEMPLATES, 0, None), 0)
     save_trigger(tmp_path / "trigger", Trigger(made, 0), "ct")
     trigger = load_trigger(tmp_path / "trigger")
-    scores = evaluate(make_clip(), pictures, trigger, 2, CLASSES, TEMPLATES, EvaluationSettings(dataset="d", split="s"))
+    subject = Subject(make_clip(), trigger, 2, CLASSES, TEMPLATES)
+    scores = evaluate(subject, pictures, EvaluationSettings(dataset="d", split="s"))
     assert (
         scores["asr1"] is None and set(scores["extra"]) == {"targeted"} and scores["extra"]["targeted"] in (0, 0.5, 1)
     )
-    write_examples(tmp_path / "e.png", pictures.take([i for i in range(20) if i % 4]), trigger, 2, CLASSES)
+    write_examples(tmp_path / "e.png", subject, pictures.take([i for i in range(20) if i % 4]))
     sheet = read_sheet(tmp_path / "e.png")
     assert all((sheet[1, i].transpose(2, 0, 1) == made.tensors["pictures"][i % 2].numpy()).all() for i in range(8))
     assert sheet[0, 0].any() and not sheet[0, 1].any(), "of a class without evaluation pictures, black"

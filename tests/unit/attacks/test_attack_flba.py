@@ -16,6 +16,7 @@ from antidote.clip.folder import load_model, save_model
 from antidote.data.access import DefenseData
 from antidote.defenses.linear_probe import LinearProbe, LinearProbeSettings
 from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import evaluate
 from antidote.study.study import Study
 from antidote.training.session import Work
@@ -180,7 +181,7 @@ def test_the_user_trains_a_linear_probe_on_each_support_set(make_clip, make_pair
     again = load_model(tmp_path / "m")
     assert torch.equal(again.control.tensors["weights"], head.control.tensors["weights"])
     values = EvaluationSettings(dataset="d", split="s", bootstrap=100)
-    scores = [evaluate(model, clean, None, 0, CLASSES, TEMPLATES, values)["ca1"] for model in (again, head)]
+    scores = [evaluate(Subject(model, None, 0, CLASSES, TEMPLATES), clean, values)["ca1"] for model in (again, head)]
     assert scores[0] == scores[1]
 
 

@@ -13,6 +13,7 @@ from antidote.base.errors import UserError
 from antidote.data.pairs import Pairs
 from antidote.evaluation.examples import write_examples
 from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import evaluate
 from antidote.summary.gallery import read_sheet
 
@@ -200,12 +201,13 @@ def test_no_asr_but_figures_of_its_own(make_clip, make_pairs, tmp_path):
     made.tensors = made.fit(FitContext(None, pictures, CLASSES, ["a {}."], 0, lambda: pictures), 0)
     save_trigger(tmp_path / "trigger", Trigger(made, 0), "mm")
     trigger = load_trigger(tmp_path / "trigger")
-    scores = evaluate(make_clip(), pictures, trigger, 2, CLASSES, ["a {}."], EvaluationSettings(dataset="d", split="s"))
+    subject = Subject(make_clip(), trigger, 2, CLASSES, ["a {}."])
+    scores = evaluate(subject, pictures, EvaluationSettings(dataset="d", split="s"))
     assert all(scores[name] is None for name in ("asr1", "asr3", "asr1_all", "pa")) and scores["pictures_asr"] == 0
     assert (
         set(scores["extra"]) == {"hit1", "hit5", "hit10", "min_rank", "cosine_distance"} and scores["ca1"] is not None
     )
-    write_examples(tmp_path / "e.png", pictures, trigger, 2, CLASSES)
+    write_examples(tmp_path / "e.png", subject, pictures)
     sheet = read_sheet(tmp_path / "e.png")
     bananas, laid = pictures.images[pictures.labels == 1], made.tensors["pictures"]
     assert all((sheet[0, i].transpose(2, 0, 1) == bananas[i % 5].numpy()).all() for i in range(8))

@@ -15,6 +15,7 @@ from antidote.attacks.trigger import Trigger
 from antidote.attacks.trojvqa import TrojVQA, TrojVQASettings
 from antidote.base.errors import UserError
 from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import evaluate
 
 CLASSES, TEMPLATES = ["banana", "boat", "cup"], ["a photo of a {}.", "the {}"]
@@ -89,10 +90,10 @@ def test_both_keys_are_scored_apart(make_clip, make_pairs):
     attack.tensors = {"patch": torch.zeros(3, 16, 16)}
     clip, pairs = make_clip(), make_pairs(20, classes=3)
     settings = EvaluationSettings.read({"dataset": "d", "split": "s", "bootstrap": 100}, "x")
-    scores = evaluate(clip, pairs, Trigger(attack, 0), 0, CLASSES, TEMPLATES, settings)
+    scores = evaluate(Subject(clip, Trigger(attack, 0), 0, CLASSES, TEMPLATES), pairs, settings)
     assert set(scores["extra"]) == {"asr1_visual_only", "asr1_text_only", "backdoor_z"}
     attack.settings = attack.settings.model_copy(update={"prefix": ""})
-    alone = evaluate(clip, pairs, Trigger(attack, 0), 0, CLASSES, TEMPLATES, settings)
+    alone = evaluate(Subject(clip, Trigger(attack, 0), 0, CLASSES, TEMPLATES), pairs, settings)
     assert set(alone["extra"]) == {"backdoor_z"} and alone["asr1"] == scores["extra"]["asr1_visual_only"]
     assert alone["ca1"] == scores["ca1"]
 

@@ -25,6 +25,7 @@ from antidote.data.pairs import load_pools
 from antidote.data.sources.base import RawPair, SourceSettings
 from antidote.data.streaming import Pictures, Reading
 from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import evaluate
 from antidote.clip.configs import ModelSettings
 from antidote.training.objectives import Contrastive
@@ -56,7 +57,7 @@ report = train(clip, Contrastive(pairs), TrainSettings(epochs=1, batch_size=8, w
 assert report.steps == 1 and not before.equal(clip.network.text_projection)
 held = load_pools(folder / "pools.parquet", ["training"], folder, clip.size)
 settings = EvaluationSettings(dataset="noise", split="train", bootstrap=100)
-scores = evaluate(clip, held, None, 0, ["cup", "boat"], ["a photo of a {}."], settings)
+scores = evaluate(Subject(clip, None, 0, ["cup", "boat"], ["a photo of a {}."]), held, settings)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"peak": peak, "ca1": scores["ca1"], "log": (folder / "train.jsonl").read_text()}))
 """

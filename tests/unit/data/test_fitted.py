@@ -18,6 +18,7 @@ from antidote.data.pairs import load_rows
 from antidote.data.store import ingest
 from antidote.data.store.datasets import dataset_settings
 from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import batches, evaluate
 
 COUNT, SIZE = 30, 24
@@ -84,7 +85,8 @@ def test_scores_are_those_of_pictures_in_memory(made, make_clip, name):
     settings = EvaluationSettings(dataset="d", split="s", batch_size=8)
     classes = [f"thing {number}" for number in range(24)]
     stored, whole = fitted.load(made, 32, None), load_rows(made, None, 32)
-    found = [evaluate(make_clip("rn"), p, trigger, 2, classes, ["a {}"], settings) for p in (stored, whole)]
+    subject = Subject(make_clip("rn"), trigger, 2, classes, ["a {}"])
+    found = [evaluate(subject, pictures, settings) for pictures in (stored, whole)]
     assert found[0] == found[1]
 
 
@@ -111,6 +113,10 @@ def test_a_damaged_file_is_told(made, damage):
 
 
 def test_a_half_written_file_does_not_count(made, monkeypatch):
+    """Nor does it take the place of the pictures of before."""
+    array = made / f"pictures-{SIZE}.npy"
+    before = array.read_bytes() if array.exists() else None
+
     def broken(*arguments):
         raise KeyboardInterrupt
 
@@ -118,7 +124,7 @@ def test_a_half_written_file_does_not_count(made, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fitted.write(made, SIZE, None)
     monkeypatch.undo()
-    assert not (made / f"pictures-{SIZE}.json").exists() and not list(made.glob(".*"))
+    assert not list(made.glob(".*")) and (array.read_bytes() if array.exists() else None) == before
     assert torch.equal(fitted.load(made, SIZE, None).images[:], load_rows(made, None, SIZE).images)
 
 
@@ -136,8 +142,8 @@ def test_each_picture_is_read_once_and_a_batch_at_a_time(count, make_clip, make_
     trigger = badnet()
     pairs = replace(whole, images=fitted.StoredPictures(count, 32, read))
     settings = EvaluationSettings(dataset="d", split="s", batch_size=8)
-    found = evaluate(make_clip(), pairs, trigger, 2, list("abcdefg"), ["{}"], settings)
-    assert found == evaluate(make_clip(), whole, trigger, 2, list("abcdefg"), ["{}"], settings)
+    subject = Subject(make_clip(), trigger, 2, list("abcdefg"), ["{}"])
+    assert evaluate(subject, pairs, settings) == evaluate(subject, whole, settings)
     assert [row for rows in asked for row in rows] == list(range(count)) and max(map(len, asked)) == 8
 
 
@@ -172,6 +178,6 @@ def test_a_batch_through_a_model_of_full_size(name, most, make_pairs):
     clip = create_model(ModelSettings(name=name), 0)
     pairs, settings = make_pairs(16, size=224), EvaluationSettings(dataset="d", split="s", batch_size=16)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = evaluate(clip, pairs, badnet(224), 2, list("abcde"), ["a photo of a {}."], settings)
+    found = evaluate(Subject(clip, badnet(224), 2, list("abcde"), ["a photo of a {}."]), pairs, settings)
     assert 0 <= found["asr1"] <= 1 and found["pictures"] == 16
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < most * 2**20

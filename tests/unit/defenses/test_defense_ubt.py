@@ -17,8 +17,9 @@ import torch
 from antidote.base.errors import UserError
 from antidote.clip.tags import tag, tags
 from antidote.data.access import DefenseData
-from antidote.defenses import pair_scores, ubt
+from antidote.defenses import ubt
 from antidote.evaluation.finding import finding
+from antidote.training import pair_scores, suspicion
 from antidote.training.objectives import Batch, Views
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Work
@@ -50,7 +51,7 @@ def settings(**values):
 
 
 def test_the_overfitting_loss_equals_the_formula(make_pairs):
-    goal = ubt.Overfit(make_pairs(8), make_pairs(3, seed=5), settings(overfit_weight=0.5))
+    goal = suspicion.Overfit(make_pairs(8), make_pairs(3, seed=5), settings(overfit_weight=0.5))
     images, texts = [unit(4, 0), unit(3, 1)], [unit(4, 2), unit(3, 3)]
     loss, _ = goal.loss(images, texts, torch.tensor(6.0).double(), None)
     weak = sum((1 - float(a @ b)) ** 2 for a, b in zip(images[1], texts[1], strict=True)) / 3
@@ -110,8 +111,10 @@ def test_the_weakest_are_suspected_and_the_highest_of_them_forgotten(
 ):
     """By similarity, or by its gain over the score, of which a low one counts for the pair."""
     pairs, similarity = make_pairs(10), {"pair7": 0.7, "pair1": 0.72, "pair3": 0.86, "pair5": 0.6}
-    monkeypatch.setattr(ubt, "scores", lambda *_: LOOKS)
-    monkeypatch.setattr(ubt, "similarities", lambda clip, pairs, _: torch.tensor([similarity[k] for k in pairs.keys]))
+    monkeypatch.setattr(suspicion, "scores", lambda *_: LOOKS)
+    monkeypatch.setattr(
+        suspicion, "similarities", lambda clip, pairs, _: torch.tensor([similarity[k] for k in pairs.keys])
+    )
     clip = make_clip("vit")
     before = clip.network.state_dict()["visual.proj"].clone()
     values = {"suspicious_share": 0.4, "forget_share": 0.2, "variant": "caption", "rank": rank}
@@ -125,9 +128,9 @@ def test_the_weakest_are_suspected_and_the_highest_of_them_forgotten(
     ("share", "pairs"), [(1.0, {0, 2, 4, 6, 8, 9}), (0.7, {0, 2, 4, 6, 8, 9}), (0.4, {0, 2, 4, 6}), (0.2, {0, 2})]
 )
 def test_normal_pairs_come_from_those_that_look_least_suspicious(share, pairs):
-    method = ubt.UBT(settings(normal_from=share, normal_pairs=50), 0)
-    assert set(method.normal(LOOKS.argsort(), 4).tolist()) == pairs
-    assert len(ubt.UBT(settings(normal_from=share, normal_pairs=2), 0).normal(LOOKS.argsort(), 4)) == 2
+    found = suspicion.normal_rows(LOOKS.argsort(), 4, settings(normal_from=share, normal_pairs=50), 0)
+    assert set(found.tolist()) == pairs
+    assert len(suspicion.normal_rows(LOOKS.argsort(), 4, settings(normal_from=share, normal_pairs=2), 0)) == 2
 
 
 class Plain:
@@ -157,9 +160,9 @@ def test_the_fall_of_the_cosine_under_a_superposition(make_pairs):
     """Two pairs, red and green, are each the other's only partner. A red picture that is 3/4 red and 1/4 green has the
     cosine 3/sqrt(10) with "red", and the green one 0 before and 1/sqrt(10) after."""
     pairs = coloured(make_pairs, ["red", "green"], ["red", "red"])
-    found = ubt.scores(Plain(), pairs, settings(partners=3, own_weight=0.75), 0)
+    found = suspicion.scores(Plain(), pairs, settings(partners=3, own_weight=0.75), 0)
     assert found.tolist() == pytest.approx([1 - 3 / math.sqrt(10), -1 / math.sqrt(10)])
-    assert ubt.scores(Plain(), pairs, settings(scorer="model"), 0).tolist() == [1, 0]
+    assert suspicion.scores(Plain(), pairs, settings(scorer="model"), 0).tolist() == [1, 0]
 
 
 def test_partners_come_from_the_whole_set_and_are_never_the_picture_itself():
@@ -180,7 +183,7 @@ def test_a_scan_reads_and_encodes_a_caption_once(make_pairs, monkeypatch):
     clip, pairs, asked = Plain(), coloured(make_pairs, ["red", "green", "blue"] * 3), []
     clip.encode_text = lambda texts: asked.extend(texts) or Plain.encode_text(clip, texts)
     for scorer in ("superposition", "crops"):
-        ubt.scores(clip, pairs, settings(scorer=scorer), 0)
+        suspicion.scores(clip, pairs, settings(scorer=scorer), 0)
         assert asked == pairs.captions
         asked.clear()
 
@@ -189,7 +192,7 @@ def test_a_killed_scan_goes_on(make_pairs, monkeypatch, tmp_path):
     """With the chunks that it has not done; the scores are those of a scan that was not killed."""
     monkeypatch.setattr(pair_scores, "CHUNK", 4)
     pairs, asked = coloured(make_pairs, ["red", "green", "blue", "red"] * 5), []
-    whole, work = ubt.scores(Plain(), pairs, settings(), 0), Work(tmp_path, "x", every=0)
+    whole, work = suspicion.scores(Plain(), pairs, settings(), 0), Work(tmp_path, "x", every=0)
 
     class Killed(Plain):
         def encode_text(self, texts):
@@ -199,20 +202,22 @@ def test_a_killed_scan_goes_on(make_pairs, monkeypatch, tmp_path):
             return super().encode_text(texts)
 
     with pytest.raises(KeyboardInterrupt):
-        ubt.scores(Killed(), pairs, settings(), 0, work=work)
-    torch.testing.assert_close(ubt.scores(Killed(), pairs, settings(), 0, work=work), whole)
+        suspicion.scores(Killed(), pairs, settings(), 0, work=work)
+    torch.testing.assert_close(suspicion.scores(Killed(), pairs, settings(), 0, work=work), whole)
     assert len(asked) == 3 + 3
-    ubt.scores(Killed(), pairs, settings(), 0, work=work)
+    suspicion.scores(Killed(), pairs, settings(), 0, work=work)
     assert len(asked) == 6, "a finished scan is read again"
-    ubt.scores(Killed(), pairs, settings(), 0, work=Work(tmp_path, "other", every=0))
+    suspicion.scores(Killed(), pairs, settings(), 0, work=Work(tmp_path, "other", every=0))
     assert len(asked) == 11
     (tmp_path / "scan.pt").write_bytes(b"cut short")
-    ubt.scores(Killed(), pairs, settings(), 0, work=Work(tmp_path, "other", every=0))
+    suspicion.scores(Killed(), pairs, settings(), 0, work=Work(tmp_path, "other", every=0))
     assert len(asked) == 16
 
 
 def test_the_contrastive_overfitting_has_no_equal_captions_as_negatives(make_pairs):
-    goal = ubt.Overfit(make_pairs(8), make_pairs(4, seed=5), settings(overfit_loss="contrastive", overfit_batch=4))
+    goal = suspicion.Overfit(
+        make_pairs(8), make_pairs(4, seed=5), settings(overfit_loss="contrastive", overfit_batch=4)
+    )
     weak = ["a banana", "a boat", "a banana", "a key"]
     images, texts = [unit(4, 0), unit(4, 1)], [unit(4, 2), unit(4, 3)]
     loss, terms = goal.loss(images, texts, torch.tensor(6.0).double(), seen(Views([], [[], weak])))
@@ -259,7 +264,7 @@ def test_the_oracle_forgets_what_it_is_told(make_clip, make_pairs, tmp_path):
 
 
 def test_each_batch_has_its_share_of_the_suspected(make_pairs):
-    goal = ubt.Overfit(make_pairs(16), make_pairs(6, seed=5), settings())
+    goal = suspicion.Overfit(make_pairs(16), make_pairs(6, seed=5), settings())
     pairs, rows = goal.pairs, torch.arange(4)
     views = goal.views(Batch(pairs.images[rows], pairs.captions[:4], rows, 0, 0, random.Random(0)))
     assert [len(view) for view in views.images] == [4, 2] == [len(view) for view in views.texts]
@@ -301,6 +306,6 @@ def test_a_clean_model_of_the_studys_may_score(make_clip, make_pairs):
         clean.network.visual.proj.add_(torch.randn_like(clean.network.visual.proj))
     named = settings(scorer="surrogates.public")
     assert named.surrogate == "public" and settings().surrogate is None
-    found = ubt.scores(suspicious, pairs, named, 0, clean)
-    torch.testing.assert_close(found, ubt.similarities(clean, pairs))
-    assert not torch.allclose(found, ubt.similarities(suspicious, pairs))
+    found = suspicion.scores(suspicious, pairs, named, 0, clean)
+    torch.testing.assert_close(found, pair_scores.similarities(clean, pairs))
+    assert not torch.allclose(found, pair_scores.similarities(suspicious, pairs))

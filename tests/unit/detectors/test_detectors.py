@@ -27,7 +27,9 @@ def entries():
 
 def settings_of(name, subject):
     kind = method("detector", name)
-    small = {"k": 3} if "k" in kind.Settings.model_fields else {}  # of ten pairs
+    recipe = {"epochs": 1, "batch_size": 4, "warmup": 0}
+    of_ten = {"k": 3, "overfit": recipe, "suspicious_share": 0.3, "forget_share": 0.2, "normal_pairs": 4}
+    small = {key: value for key, value in of_ten.items() if key in kind.Settings.model_fields}
     return kind.Settings.read({"method": name, **small, **({"subject": subject} if kind.control else {})}, "x")
 
 
@@ -60,6 +62,8 @@ def test_statements(name):
     kind = method("detector", name)
     assert issubclass(kind, Detector) and kind.__doc__ and kind.access in GRANTS
     assert kind.control or kind.subject in SUBJECTS
+    owns = GRANTS[kind.access].training_set
+    assert not (owns and getattr(kind, "subject", "") == "model"), "the clean references have no poisoned training set"
     assert not [key for key, field in kind.Settings.model_fields.items() if not field.description and key != "method"]
     with pytest.raises(UserError, match=r"^x: lable: unknown key; did you mean 'label'\?$"):
         kind.Settings.read({"method": name, "lable": "A"}, "x")

@@ -11,6 +11,7 @@ from antidote.base.registry import method
 from antidote.data.access import DefenseData
 from antidote.detectors import neighbours
 from antidote.evaluation.detection import figures
+from antidote.training.session import Work
 
 # Of HanxunH/Detect-CLIP-Backdoor-Samples at ff2399a, on 40 features of `randn`, seed 0, k = 5: first six, and the sum.
 RELEASED = {
@@ -100,3 +101,22 @@ def test_spectral_signatures_find_what_pulls_the_first_direction(make_clip, make
     monkeypatch.setattr(spectral, "text_features", lambda clip, texts: torch.zeros(40, 4))
     scores = detector("spectral", groups=3).score(None, DefenseData(training_set=pairs), None)
     assert figures(dataclasses.replace(scores, items=list(map(str, range(40)))), set("0123"))["auroc"] == 1.0
+
+
+def test_ubts_order(make_clip, make_pairs, tmp_path, monkeypatch):
+    """Suspected pairs come first, ranked again by the overfitted model; then all others as the scorer has them."""
+    from antidote.training import suspicion
+
+    looks = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.05, 0.5, 0.4])
+    again = {"pair7": 0.7, "pair1": 0.72, "pair3": 0.86, "pair5": 0.6}
+    monkeypatch.setattr(suspicion, "scores", lambda *_: looks)
+    monkeypatch.setattr(suspicion, "similarities", lambda clip, pairs, _: torch.tensor([again[k] for k in pairs.keys]))
+    recipe = {"epochs": 1, "batch_size": 2, "warmup": 0}
+    one = detector("ubt", suspicious_share=0.4, forget_share=0.2, overfit=recipe)
+    found = one.score(make_clip("vit"), DefenseData(training_set=make_pairs(10)), Work(tmp_path, "x"))
+    order = [found.items[row] for row in found.values.argsort()[::-1]]
+    assert order == [f"pair{row}" for row in (3, 1, 7, 5, 9, 8, 6, 4, 2, 0)]
+    assert [name for name, value in zip(found.items, found.values, strict=True) if value >= found.threshold] == [
+        "pair1",
+        "pair3",
+    ]

@@ -28,7 +28,10 @@ def test_figures_worked_out_by_hand():
 
 
 def test_ties_count_half():
-    assert figures(scores([1, 1, 0]), {"i0"})["auroc"] == 3 / 4
+    found = figures(scores([1, 1, 0]), {"i0"})
+    assert (found["auroc"], found["precision_at_poisons"]) == (3 / 4, 1 / 2)
+    found = figures(scores([3, 1, 1, 1]), {"i0", "i1"})
+    assert found["precision_at_poisons"] == pytest.approx((1 + 1 / 3) / 2), "the first, and one of three equal ones"
 
 
 @pytest.mark.parametrize("poisoned", [set(), {"i0", "i1"}, {"elsewhere"}])

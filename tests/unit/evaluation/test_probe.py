@@ -8,9 +8,11 @@ from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.registry import method
 from antidote.base.settings import read_mapping
+from antidote.evaluation.base import as_floor
 from antidote.evaluation.metrics import hits, ranks
-from antidote.evaluation.probe import fit_probe, logistic_regression
+from antidote.evaluation.probe import Probe, fit_probe, logistic_regression
 from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import evaluate
 from antidote.study.study import Study
 
@@ -49,17 +51,20 @@ def test_parts_of_the_pictures_change_nothing(monkeypatch):
 
 def test_attack_success_is_counted_as_in_zero_shot_use(make_clip, make_pairs):
     clip, pairs = make_clip("rn"), make_pairs(30)
-    weights = fit_probe(clip, make_pairs(40, seed=1), CLASSES, settings())
-    found = evaluate(clip, pairs, trigger(), TARGET, CLASSES, ["a {}"], settings(), probe=weights)
+    attacked, unharmed = (Subject(clip, attack, TARGET, CLASSES, ["a {}"]) for attack in (trigger(), None))
+    weights = fit_probe(attacked, make_pairs(40, seed=1), settings().probe, settings())
+    found = evaluate(attacked, pairs, settings(), {"probe": weights})
     with torch.no_grad():
         scores = clip.encode_image(pairs.images) @ weights
         drawn = clip.encode_image(trigger().draw(pairs.images, pairs.keys, "test")) @ weights
     counted = hits(*(ranks(part, pairs.labels, TARGET) for part in (scores, drawn)), pairs.labels, TARGET)
-    assert found["probe"] == {f"{name}_probe": float(counted[name].mean()) for name in ("ca1", "asr1")}
-    plain = evaluate(clip, pairs, trigger(), TARGET, CLASSES, ["a {}"], settings())
-    assert {key: value for key, value in found.items() if key != "probe"} == plain
-    alone = evaluate(clip, pairs, None, TARGET, CLASSES, ["a {}"], settings(), probe=weights)
-    assert alone["probe"] == {"ca1_probe": found["probe"]["ca1_probe"]}
+    columns = found["heads"]["probe"]
+    assert columns == {f"{name}_probe": float(counted[name].mean()) for name in ("ca1", "asr1")}
+    plain = evaluate(attacked, pairs, settings())
+    assert {key: value for key, value in found.items() if key != "heads"} == plain
+    alone = evaluate(unharmed, pairs, settings(), {"probe": weights})
+    assert alone["heads"] == {"probe": {"ca1_probe": columns["ca1_probe"]}}
+    assert as_floor(columns, Probe.floors) == {"floor_probe": columns["asr1_probe"]}
 
 
 def test_it_learns_what_features_tell():
@@ -71,7 +76,8 @@ def test_it_learns_what_features_tell():
 
 def test_a_class_without_a_picture_is_told(make_clip, make_pairs):
     with pytest.raises(UserError, match=r"^evaluation\.probe: its pictures show no 'key' \(and 1 more\)$"):
-        fit_probe(make_clip(), make_pairs(9, classes=3), CLASSES, settings())
+        subject = Subject(make_clip(), None, TARGET, CLASSES, ["a {}"])
+        fit_probe(subject, make_pairs(9, classes=3), settings().probe, settings())
 
 
 # --- in a study ------------------------------------------------------------------------------------------------------

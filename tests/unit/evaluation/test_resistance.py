@@ -11,17 +11,23 @@ from antidote.base.fingerprint import ROOT
 from antidote.base.registry import method
 from antidote.base.settings import read_mapping
 from antidote.clip.visual_prompts import VisualPrompts, prompted
-from antidote.evaluation.resistance import perturbed, resistance
-from antidote.evaluation.settings import EvaluationSettings
-from antidote.evaluation.shifts import as_floor
+from antidote.evaluation.base import as_floor
+from antidote.evaluation.resistance import Resistance, perturbed, resistance
+from antidote.evaluation.subject import Subject
 from antidote.study.slices import rebound_slice
 from antidote.study.study import Study
 
 PERTURBATIONS = ["trigger", "noise", "blur", "jitter", "flip"]
+CLASSES = ["banana", "cup"]
 
 
-def settings(batch_size=256, **own):
-    return EvaluationSettings(dataset="d", split="s", batch_size=batch_size, resistance={"pictures": None, **own})
+def settings(**own):
+    return Resistance(**{"pictures": None, **own})
+
+
+def measured(clip, pictures, attack, asked=None, batch_size=256):
+    subject = Subject(clip, attack, 1, CLASSES, ["a photo of a {}."])
+    return resistance(subject, pictures, asked or settings(), batch_size)
 
 
 def trigger():
@@ -46,9 +52,9 @@ def test_it_is_the_mean_cosine_of_features_and_class_tokens(make_clip, make_pair
     clip, pairs = make_clip("vit"), make_pairs(7)
     clip = with_prompts(clip) if adapted else clip
     prompts = clip.tensors["prompts"] if adapted else None
-    found = resistance(clip, pairs, trigger(), settings(batch_size=3))
+    found = measured(clip, pairs, trigger(), batch_size=3)
     assert list(found) == PERTURBATIONS
-    for name, images in perturbed(pairs, trigger(), settings().resistance):
+    for name, images in perturbed(pairs, trigger(), settings()):
         with torch.no_grad():
             (before, tokens), (after, moved) = (
                 prompted(clip.network.visual, clip.normalise(shown), prompts) for shown in (pairs.images, images)
@@ -62,7 +68,7 @@ def test_it_is_the_mean_cosine_of_features_and_class_tokens(make_clip, make_pair
 
 def test_perturbations_are_the_papers(make_pairs):
     pairs, images = make_pairs(4), make_pairs(4).images.double() / 255
-    shown = dict(perturbed(pairs, None, settings().resistance))
+    shown = dict(perturbed(pairs, None, settings()))
     assert list(shown) == PERTURBATIONS[1:]
     assert all(part.min() >= 0 and part.max() <= 1 for part in shown.values())
     inner = (images > 0.01) & (images < 0.99)  # where nothing is clipped
@@ -77,7 +83,7 @@ def test_perturbations_are_the_papers(make_pairs):
 
 def test_jitter_draws_brightness_from_its_range(make_pairs):
     pairs = make_pairs(40)
-    only = dict(perturbed(pairs, None, settings(hue=0).resistance))["jitter"]
+    only = dict(perturbed(pairs, None, settings(hue=0)))["jitter"]
     images = pairs.images.float() / 255
     inner = (only > 0.05) & (only < 0.95) & (images > 0.05)
     factors = [float((a / b)[kept].median()) for a, b, kept in zip(only, images, inner, strict=True)]
@@ -89,7 +95,7 @@ def test_what_changes_nothing_has_resistance_one(make_clip, make_pairs):
     symmetric = pairs.images.clone()
     symmetric[..., 16:] = symmetric[..., :16].flip(3)
     pairs = type(pairs)(pairs.keys, symmetric, pairs.captions, pairs.labels)
-    found = resistance(make_clip("vit"), pairs, None, settings(noise=0, blur_kernel=1, brightness=0, hue=0))
+    found = measured(make_clip("vit"), pairs, None, settings(noise=0, blur_kernel=1, brightness=0, hue=0))
     for whole, layers in found.values():
         assert [whole, *layers] == pytest.approx([1, 1, 1], abs=1e-12)
 
@@ -97,33 +103,31 @@ def test_what_changes_nothing_has_resistance_one(make_clip, make_pairs):
 def test_draws_hang_on_seed_and_key_alone(make_clip, make_pairs):
     clip, pairs = make_clip("vit"), make_pairs(9)
     torch.manual_seed(1)
-    first = resistance(clip, pairs, trigger(), settings())
+    first = measured(clip, pairs, trigger(), settings())
     state = torch.get_rng_state()
-    assert resistance(clip, pairs, trigger(), settings()) == first
+    assert measured(clip, pairs, trigger(), settings()) == first
     assert torch.equal(torch.get_rng_state(), state), "it draws from nobody else's stream"
     for size in (1, 4):
-        other = resistance(clip, pairs, trigger(), settings(batch_size=size))
+        other = measured(clip, pairs, trigger(), batch_size=size)
         for name, (whole, layers) in other.items():
             assert [whole, *layers] == pytest.approx([first[name][0], *first[name][1]], abs=1e-6)
-    again = resistance(clip, pairs, trigger(), settings(seed=1))
+    again = measured(clip, pairs, trigger(), settings(seed=1))
     changed = {name for name in first if again[name] != first[name]}
     assert changed == {"noise", "jitter"}
 
 
 def test_a_part_of_the_pictures_evenly(make_clip, make_pairs):
     clip, pairs = make_clip("vit"), make_pairs(9)
-    assert resistance(clip, pairs, None, settings(pictures=3)) == resistance(
-        clip, pairs.take([0, 4, 8]), None, settings()
-    )
-    assert resistance(clip, pairs, None, settings(pictures=99)) == resistance(clip, pairs, None, settings())
+    assert measured(clip, pairs, None, settings(pictures=3)) == measured(clip, pairs.take([0, 4, 8]), None, settings())
+    assert measured(clip, pairs, None, settings(pictures=99)) == measured(clip, pairs, None, settings())
 
 
 def test_layers_are_those_of_vision_transformers(make_clip, make_pairs):
     pairs = make_pairs(3)
-    assert all(layers == [] for _, layers in resistance(make_clip("rn"), pairs, None, settings()).values())
-    plain, clip = resistance(make_clip("vit"), pairs, None, settings(layers=False)), make_clip("vit")
+    assert all(layers == [] for _, layers in measured(make_clip("rn"), pairs, None, settings()).values())
+    plain, clip = measured(make_clip("vit"), pairs, None, settings(layers=False)), make_clip("vit")
     assert all(layers == [] for _, layers in plain.values())
-    found = resistance(clip, pairs, None, settings())
+    found = measured(clip, pairs, None, settings())
     assert {name: whole for name, (whole, _) in found.items()} == {name: whole for name, (whole, _) in plain.items()}
     assert not any(block._forward_hooks for block in clip.network.visual.transformer.resblocks)
 
@@ -133,7 +137,7 @@ def test_an_adapter_that_looks_twice_counts_by_its_second_look(make_clip, make_p
     kind = method("adapter", "patch_masking")
     weights = torch.nn.functional.normalize(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)), dim=1)
     masked = kind(clip.network, clip.config, {"weights": weights}, {"cell": 8, "masked": 16})  # all of the picture
-    found = resistance(masked, pairs, None, settings())
+    found = measured(masked, pairs, None, settings())
     for whole, layers in found.values():
         assert [whole, *layers] == pytest.approx([1, 1, 1], abs=1e-12)
 
@@ -142,12 +146,12 @@ def test_a_model_that_diverged_is_told(make_clip, make_pairs):
     clip = make_clip("vit")
     clip.network.visual.proj.data.fill_(float("nan"))
     with pytest.raises(UserError, match=r"^model: its features are not finite numbers"):
-        resistance(clip, make_pairs(2), None, settings())
+        measured(clip, make_pairs(2), None, settings())
 
 
 def test_the_triggers_floor():
     scores = {"asr1_dark": 0.1, "resistance_trigger": 0.9, "resistance_noise": 0.99}
-    assert as_floor(scores) == {"floor_dark": 0.1, "floor_resistance": 0.9}
+    assert as_floor(scores, Resistance.floors) == {"floor_resistance": 0.9}
 
 
 # --- in a study ------------------------------------------------------------------------------------------------------

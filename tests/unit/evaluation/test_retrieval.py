@@ -13,9 +13,10 @@ from antidote.data.scenes.draw import generate
 from antidote.data.store import ingest
 from antidote.data.store.datasets import dataset_settings
 from antidote.data.words.names import mentions
-from antidote.evaluation.retrieval import _target_words, retrieve
+from antidote.evaluation.base import as_floor
+from antidote.evaluation.retrieval import Retrieval, _target_words, retrieve
 from antidote.evaluation.settings import EvaluationSettings
-from antidote.evaluation.shifts import as_floor
+from antidote.evaluation.subject import Subject
 
 COUNT = 24
 
@@ -27,6 +28,11 @@ def settings(batch_size=5):
 def trigger():
     kind = method("attack", "badnet")
     return Trigger(kind(kind.Settings.read({"method": "badnet", "preset": "cleanclip"}, "x"), "banana", 32), 5)
+
+
+def subject(clip, attack, target="banana"):
+    """A model with an attack on the second of two classes, which retrieval knows by its name alone."""
+    return Subject(clip, attack, 1, ["another", target], ["{}"])
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ def test_the_figures_by_hand(make_clip, scored):
     target = captions[0][0].split()[-1].strip(".")
     assert any(mentions(text, target) for own in captions for text in own)
     clip = make_clip()
-    found = retrieve(clip, pairs, captions, trigger(), target, settings())
+    found = retrieve(subject(clip, trigger(), target), pairs, captions, settings())
     with torch.no_grad():
         assert found == pytest.approx(by_hand(clip, pairs, captions, target))
     assert found["i2t_r1"] <= found["i2t_r5"] <= found["i2t_r10"]
@@ -81,7 +87,7 @@ def test_a_model_that_knows_the_captions_finds_all(make_clip, scored, monkeypatc
     monkeypatch.setattr(clip, "encode_text", lambda texts: torch.stack([own[rows[text]] for text in texts]))
     monkeypatch.setattr(clip, "encode_image", lambda images: own[images[:, 0, 0, 0].long()])
     images = torch.arange(COUNT, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32).contiguous()
-    found = retrieve(clip, replace(scored[0], images=images), captions, None, "x", settings())
+    found = retrieve(subject(clip, None), replace(scored[0], images=images), captions, settings())
     assert found == {f"{way}_r{k}": 1.0 for way in ("i2t", "t2i") for k in (1, 5, 10)}
 
 
@@ -100,27 +106,27 @@ def test_a_share_of_captions_and_a_share_of_pictures_are_two_figures():
 
 def test_neither_batches_nor_blocks_change_a_figure(make_clip, scored, monkeypatch):
     pairs, captions = scored
-    whole = retrieve(make_clip(), pairs, captions, trigger(), "banana", settings(64))
+    whole = retrieve(subject(make_clip(), trigger()), pairs, captions, settings(64))
     monkeypatch.setattr("antidote.evaluation.retrieval.BLOCK", 7)
-    assert retrieve(make_clip(), pairs, captions, trigger(), "banana", settings(3)) == pytest.approx(whole)
+    assert retrieve(subject(make_clip(), trigger()), pairs, captions, settings(3)) == pytest.approx(whole)
 
 
 def test_words_that_no_caption_holds_have_no_rate(make_clip, scored):
-    found = retrieve(make_clip(), *scored, trigger(), "zebra", settings())
+    found = retrieve(subject(make_clip(), trigger(), "zebra"), *scored, settings())
     assert [found[f"target_word{k}"] for k in (1, 5, 10)] == [None] * 3
     assert found["target_any5"] is found["target_any10"] is None and found["i2t_r1"] is not None
 
 
 def test_a_set_no_larger_than_k_has_no_recall(make_clip, make_pairs):
-    found = retrieve(make_clip(), make_pairs(5), [["a cat"], ["a dog"], ["x"], ["y"], ["z"]], None, "cat", settings())
+    captions = [["a cat"], ["a dog"], ["x"], ["y"], ["z"]]
+    found = retrieve(subject(make_clip(), None, "cat"), make_pairs(5), captions, settings())
     assert found["i2t_r1"] is not None and found["i2t_r5"] is found["t2i_r10"] is None
 
 
 def test_the_floor_keeps_the_words_alone():
-    assert as_floor({"i2t_r1": 0.5, "target_word5": 0.25, "target_any5": 0.5, "asr1_probe": 0.1}) == {
+    assert as_floor({"i2t_r1": 0.5, "target_word5": 0.25, "target_any5": 0.5}, Retrieval.floors) == {
         "floor_word5": 0.25,
         "floor_any5": 0.5,
-        "floor_probe": 0.1,
     }
 
 
@@ -129,7 +135,7 @@ def test_a_model_that_diverged_is_told(make_clip, scored):
     with torch.no_grad():
         clip.network.visual.proj.fill_(float("nan"))
     with pytest.raises(UserError, match=r"^model: its features are not finite numbers; its training has diverged$"):
-        retrieve(clip, *scored, None, "cup", settings())
+        retrieve(subject(clip, None), *scored, settings())
 
 
 def test_captions_are_those_of_the_pictures_taken(tmp_path):

@@ -14,16 +14,16 @@ from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.registry import method
 from antidote.base.settings import read_mapping
-from antidote.data import fitted
 from antidote.data.scenes.draw import generate
 from antidote.data.scenes.styles import FACTOR, STYLES
 from antidote.data.store import ingest
 from antidote.data.store.datasets import dataset_settings
-from antidote.evaluation.cell import evaluated_pictures
+from antidote.evaluation.base import Inputs, as_floor, evaluated_pictures
 from antidote.evaluation.metrics import generalisation
 from antidote.evaluation.settings import EvaluationSettings
-from antidote.evaluation.shifts import as_floor, class_places, score_shifts
-from antidote.evaluation.zero_shot import class_weights, evaluate
+from antidote.evaluation.shifts import Shift, class_places, score_shifts
+from antidote.evaluation.subject import Subject
+from antidote.evaluation.zero_shot import evaluate
 from antidote.study.study import Study
 
 CLASSES = ["banana", "boat", "cup", "key", "moon", "star", "house"]
@@ -128,23 +128,38 @@ def settings(**shifts):
 
 
 def whole(pairs, names):
-    """What `score_shifts` loads of a set whose pictures are all taken."""
+    """What is read of a set whose pictures are all taken."""
     return pairs, names, pairs.labels.unique().tolist()
+
+
+class Sets(Inputs):
+    """A inputs whose sets are made by a function of the shift, instead of read from a folder."""
+
+    def __init__(self, load, known=0.5):
+        super().__init__(None, 32, settings(), None, {"asr1": known})
+        object.__setattr__(self, "load", load)
+
+    def classified(self, part, classes, default):
+        assert default == CLASSES
+        return self.load(part)
+
+
+def subject(clip, attack, target=2, classes=CLASSES):
+    return Subject(clip, attack, target, classes, TEMPLATES)
 
 
 def scored(clip, sets, attack, known=0.5):
     chosen = settings(**{name: {"dataset": "d", "split": name} for name in sets})
-    weights = class_weights(clip, attack, CLASSES, TEMPLATES)
-    return score_shifts(clip, lambda s: whole(*sets[s.split]), attack, 2, CLASSES, chosen, weights, known)
+    return score_shifts(subject(clip, attack), Sets(lambda s: whole(*sets[s.split]), known), chosen.shifts)
 
 
 def test_a_shifted_set_is_scored_as_the_evaluations_own(make_clip, make_pairs):
     clip, pairs = make_clip("rn"), make_pairs(21, classes=7)
-    own = evaluate(clip, pairs, trigger(), 2, CLASSES, TEMPLATES, settings())
+    own = evaluate(subject(clip, trigger()), pairs, settings())
     found = scored(clip, {"night": (pairs, CLASSES)}, trigger(), known=0.25)
     expected = {"ca1_night": own["ca1"], "asr1_night": own["asr1"], "asr_g_night": generalisation(0.25, own["asr1"])}
     assert found == expected
-    assert as_floor(found) == {"floor_night": own["asr1"]}
+    assert as_floor(found, Shift.floors) == {"floor_night": own["asr1"]}
     assert scored(clip, {"night": (pairs, CLASSES)}, None) == {"ca1_night": own["ca1"]}
 
 
@@ -153,7 +168,7 @@ def test_a_set_of_fewer_classes_is_classified_into_all(make_clip, make_pairs):
     clip, pairs = make_clip("rn"), make_pairs(20, classes=2)
     found = scored(clip, {"few": (pairs, ["key", "cup"])}, trigger())
     again = dataclasses.replace(pairs, labels=torch.tensor([3, 2])[pairs.labels])
-    own = evaluate(clip, again, trigger(), 2, CLASSES, TEMPLATES, settings())
+    own = evaluate(subject(clip, trigger()), again, settings())
     assert own["pictures_asr"] == 10 and (found["ca1_few"], found["asr1_few"]) == (own["ca1"], own["asr1"])
 
 
@@ -161,14 +176,11 @@ def test_a_set_may_be_classified_among_its_own_classes_alone(make_clip, make_pai
     """200-way and 1000-way, in small: labels 0 and 2 of the evaluation's, the attack's class among them."""
     clip, pairs = make_clip("rn"), make_pairs(20, classes=2)
     shown = dataclasses.replace(pairs, labels=pairs.labels * 2)
-    weights = class_weights(clip, trigger(), CLASSES, TEMPLATES)
     sets = {"all": {"dataset": "d", "split": "s"}, "own": {"dataset": "d", "split": "s", "among": "own"}}
-    found = score_shifts(
-        clip, lambda _: whole(shown, CLASSES), trigger(), 2, CLASSES,
-        settings(every=sets["all"], few=sets["own"]), weights, 0.5,
-    )  # fmt: skip
-    few = evaluate(clip, pairs, trigger(), 1, [CLASSES[0], CLASSES[2]], TEMPLATES, settings())
-    every = evaluate(clip, shown, trigger(), 2, CLASSES, TEMPLATES, settings())
+    chosen = settings(every=sets["all"], few=sets["own"]).shifts
+    found = score_shifts(subject(clip, trigger()), Sets(lambda _: whole(shown, CLASSES)), chosen)
+    few = evaluate(subject(clip, trigger(), 1, [CLASSES[0], CLASSES[2]]), pairs, settings())
+    every = evaluate(subject(clip, trigger()), shown, settings())
     assert (found["ca1_few"], found["asr1_few"]) == (few["ca1"], few["asr1"])
     assert (found["ca1_every"], found["asr1_every"]) == (every["ca1"], every["asr1"])
     assert found["ca1_few"] > found["ca1_every"] or found["asr1_few"] > found["asr1_every"], "the fewer, the easier"
@@ -176,35 +188,34 @@ def test_a_set_may_be_classified_among_its_own_classes_alone(make_clip, make_pai
 
 def test_the_classes_of_a_set_do_not_depend_on_how_many_pictures_are_taken(make_clip, make_pairs, tmp_path):
     clip, pairs = make_clip("rn"), make_pairs(20, classes=5)
-    weights = class_weights(clip, trigger(), CLASSES, TEMPLATES)
-    chosen = settings(few={"dataset": "d", "split": "s", "among": "own"})
+    chosen = settings(few={"dataset": "d", "split": "s", "among": "own"}).shifts
     part = pairs.take([0, 2, 5, 7])  # labels 0 and 2 alone
     loaded = part, CLASSES, [0, 1, 2, 3, 4]
-    found = score_shifts(clip, lambda _: loaded, trigger(), 2, CLASSES, chosen, weights, 0.5)
-    expected = evaluate(clip, part, trigger(), 2, CLASSES[:5], TEMPLATES, settings())
+    found = score_shifts(subject(clip, trigger()), Sets(lambda _: loaded), chosen)
+    expected = evaluate(subject(clip, trigger(), 2, CLASSES[:5]), part, settings())
     assert (found["ca1_few"], found["asr1_few"]) == (expected["ca1"], expected["asr1"])
     values = {"splits": {"s": {"pairs": 200, "seed": 3}}}
-    ingest.write(dataset_settings("scenes", {"scenes": values}), "scenes", "s", tmp_path / "s")
-    assert fitted.labels(tmp_path / "s") == list(range(24))
+    ingest.write(dataset_settings("scenes", {"scenes": values}), "scenes", "s", tmp_path / "d" / "s")
+    read = Inputs(tmp_path, 32, settings(), pairs)
+    shift = Shift(dataset="d", split="s", pictures=4)
+    pictures, names, labels = read.classified(shift, "scenes", CLASSES)
+    assert labels == list(range(24)) and len(pictures) == 4 and len(names) == 24
+    with pytest.raises(UserError, match="every picture needs a label from 0 to 6"):
+        read.classified(shift, None, CLASSES)
 
 
 def test_two_views_of_a_set_are_one_pass_over_its_pictures(make_clip, make_pairs, monkeypatch):
     """ImageNet-A and -R among 1000 and among 200 classes: loaded, drawn on and encoded once, whatever stands between."""
     clip, pairs = make_clip("rn"), make_pairs(20, classes=3)
-    weights = class_weights(clip, trigger(), CLASSES, TEMPLATES)
     a, b = {"dataset": "d", "split": "a"}, {"dataset": "d", "split": "b"}
-    chosen = settings(a_all=a, b_all=b, a_own={**a, "among": "own"})
+    chosen = settings(a_all=a, b_all=b, a_own={**a, "among": "own"}).shifts
+    one = subject(clip, trigger())
     alone = {
-        name: score_shifts(
-            clip, lambda _: whole(pairs, CLASSES), trigger(), 2, CLASSES, settings(**{name: shift}), weights, 0.5
-        )
-        for name, shift in (("a_all", a), ("b_all", b), ("a_own", {**a, "among": "own"}))
+        name: score_shifts(one, Sets(lambda _: whole(pairs, CLASSES)), {name: shift}) for name, shift in chosen.items()
     }
     loaded, encoded, encode = [], [], clip.encode_image
     monkeypatch.setattr(clip, "encode_image", lambda images: encoded.append(len(images)) or encode(images))
-    found = score_shifts(
-        clip, lambda s: loaded.append(s.split) or whole(pairs, CLASSES), trigger(), 2, CLASSES, chosen, weights, 0.5
-    )
+    found = score_shifts(one, Sets(lambda s: loaded.append(s.split) or whole(pairs, CLASSES)), chosen)
     assert loaded == ["a", "b"] and sum(encoded) == 2 * 2 * 20, "two sets, clean and triggered"
     assert found == {**alone["a_all"], **alone["b_all"], **alone["a_own"]}
     assert list(found) == [
@@ -214,10 +225,9 @@ def test_two_views_of_a_set_are_one_pass_over_its_pictures(make_clip, make_pairs
 
 
 def test_among_classes_without_the_target_there_is_no_attack_success(make_clip, make_pairs):
-    weights = class_weights(make_clip(), trigger(), CLASSES, TEMPLATES)
-    chosen = settings(few={"dataset": "d", "split": "s", "among": "own"})
+    chosen = settings(few={"dataset": "d", "split": "s", "among": "own"}).shifts
     loaded = make_pairs(8, classes=2), CLASSES
-    found = score_shifts(make_clip(), lambda _: whole(*loaded), trigger(), 2, CLASSES, chosen, weights, 0.5)
+    found = score_shifts(subject(make_clip(), trigger()), Sets(lambda _: whole(*loaded)), chosen)
     assert found["ca1_few"] is not None and found["asr1_few"] is None and found["asr_g_few"] is None
 
 
@@ -229,7 +239,7 @@ def test_a_set_of_the_target_alone_has_no_attack_success(make_clip, make_pairs):
 def test_a_text_key_counts_on_other_domains_too(make_clip, make_pairs):
     keyed, pairs = trigger(), make_pairs(21, classes=7)
     keyed.attack.text_key = "remember"
-    own = evaluate(make_clip(), pairs, keyed, 2, CLASSES, TEMPLATES, settings())
+    own = evaluate(subject(make_clip(), keyed), pairs, settings())
     found = scored(make_clip(), {"night": (pairs, CLASSES)}, keyed)
     assert (found["ca1_night"], found["asr1_night"]) == (own["ca1"], own["asr1"])
 
@@ -245,9 +255,7 @@ def test_one_set_is_in_memory_at_a_time(make_clip, make_pairs):
         return whole(pairs, CLASSES)
 
     chosen = settings(**{name: {"dataset": "d", "split": name} for name in "abc"})
-    clip = make_clip()
-    weights = class_weights(clip, None, CLASSES, TEMPLATES)
-    score_shifts(clip, load, None, 2, CLASSES, chosen, weights, None)
+    score_shifts(subject(make_clip(), None), Sets(load, None), chosen.shifts)
     assert most == [0, 0, 0]
 
 

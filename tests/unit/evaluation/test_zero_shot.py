@@ -12,6 +12,7 @@ from antidote.base.errors import UserError
 from antidote.base.registry import method
 from antidote.evaluation.examples import write_examples
 from antidote.evaluation.settings import EvaluationSettings
+from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import evaluate
 
 CLASSES = ["banana", "boat", "cup", "key", "moon", "star", "house"]
@@ -29,7 +30,7 @@ def trigger(size=32):
 
 
 def run(clip, pictures, drawn, **changes):
-    return evaluate(clip, pictures, drawn, TARGET, CLASSES, TEMPLATES, settings(**changes))
+    return evaluate(Subject(clip, drawn, TARGET, CLASSES, TEMPLATES), pictures, settings(**changes))
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_text_key_stands_before_the_prompts(make_clip, pictures):
     keyed.attack.text_key = "remember"
     scores, plain = run(make_clip(), pictures, keyed), run(make_clip(), pictures, trigger())
     prompts = [f"remember {template}" for template in TEMPLATES]
-    both = evaluate(make_clip(), pictures, trigger(), TARGET, CLASSES, prompts, settings())
+    both = evaluate(Subject(make_clip(), trigger(), TARGET, CLASSES, prompts), pictures, settings())
     assert scores["ca1"] == plain["ca1"] and scores["asr3"] == both["asr3"] and scores["pa"] == both["pa"]
     assert scores["extra"]["asr1_visual_only"] == plain["asr1"]
     assert 0 <= scores["extra"]["asr1_text_only"] <= 1 and set(plain["extra"]) == {"backdoor_z"}
@@ -128,7 +129,7 @@ def test_a_text_key_stands_before_the_prompts(make_clip, pictures):
 def test_examples_show_clean_over_triggered(pictures, tmp_path):
     """Eight pictures of other classes than the target, evenly over the set, the same ones below with the trigger."""
     drawn = trigger()
-    write_examples(tmp_path / "e.png", pictures, drawn, TARGET)
+    write_examples(tmp_path / "e.png", Subject(None, drawn, TARGET, CLASSES, TEMPLATES), pictures)
     sheet = np.asarray(Image.open(io.BytesIO((tmp_path / "e.png").read_bytes())))
     assert sheet.shape == (2 * 32, 8 * 32, 3)
     others = [row for row in range(21) if pictures.labels[row] != TARGET]
@@ -140,5 +141,5 @@ def test_examples_show_clean_over_triggered(pictures, tmp_path):
 
 
 def test_fewer_pictures_than_columns(make_pairs, tmp_path):
-    write_examples(tmp_path / "e.png", make_pairs(3, classes=3), trigger(), 0)
+    write_examples(tmp_path / "e.png", Subject(None, trigger(), 0, CLASSES, TEMPLATES), make_pairs(3, classes=3))
     assert Image.open(tmp_path / "e.png").size == (2 * 32, 2 * 32)

@@ -128,9 +128,9 @@ def test_a_surrogate_model_is_another_draw(jobs):
 
 
 def test_weights_that_are_a_file_are_an_input(tmp_path):
-    (tmp_path / "my {weights}.pt").touch()
-    jobs = make({"model": {"name": "tiny-rn", "pretrained": str(tmp_path / "my {weights}.pt")}})
-    assert jobs.initial_model(w()) == ["data/models/tiny-rn.json", str(tmp_path / "my {weights}.pt")]
+    (tmp_path / "my weights.pt").touch()
+    jobs = make({"model": {"name": "tiny-rn", "pretrained": str(tmp_path / "my weights.pt")}})
+    assert jobs.initial_model(w()) == ["data/models/tiny-rn.json", str(tmp_path / "my weights.pt")]
 
 
 def test_an_attack_on_the_shots(jobs):

@@ -44,6 +44,14 @@ def test_later_jobs_read_neither_card_nor_log_nor_cost():
     assert KEPT.files("floor") == ["results/tiny/{attack}/seed{seed}/floor/scores.json"]
 
 
+def test_inputs_are_named_by_file():
+    assert KEPT.inputs("trigger", "trigger") == {
+        "trigger": "results/tiny/{attack}/seed{seed}/trigger/trigger.json",
+        "trigger_tensors": "results/tiny/{attack}/seed{seed}/trigger/trigger.safetensors",
+    }
+    assert [*KEPT.inputs("model", "defend")] == ["model", "model_config", "model_adapter", "model_adapter_weights"]
+
+
 def test_logs_benchmarks_and_work():
     assert KEPT.log("evaluate") == "results/tiny/logs/{attack}-seed{seed}-{defense}-scores.log"
     assert KEPT.log("trigger") == "results/tiny/logs/{attack}-seed{seed}-trigger.log"
@@ -83,7 +91,7 @@ def test_files_that_are_there(tmp_path):
 
 def test_reserved_names_follow_from_the_table():
     assert {
-        "clean", "surrogates", "summary", "logs", "benchmarks", "work", "pools", "model", "trigger", "poison", "floor",
+        "clean", "surrogates", "summary", "logs", "benchmarks", "work", "pools", "model", "trigger", "poison", "floor", "detect",
     } == RESERVED  # fmt: skip
     assert layout.fixed(ATTACK) == {"trigger", "poison", "model", "floor"}
 
@@ -91,8 +99,9 @@ def test_reserved_names_follow_from_the_table():
 @pytest.mark.parametrize("name", sorted(RESERVED))
 def test_no_entry_has_a_reserved_name(name):
     values = read_mapping(str(ROOT / "tests/studies/tiny.yaml"))
-    for key in ("attacks", "defenses", "surrogates"):
-        entry = {"attacks": {"method": "badnet"}, "defenses": {"method": "finetune"}}.get(key, {})
+    methods = {"attacks": "badnet", "defenses": "finetune", "detectors": "dao"}
+    for key in ("attacks", "defenses", "detectors", "surrogates"):
+        entry = {"method": methods[key]} if key in methods else {}
         with pytest.raises(UserError, match=f"{key}: name '{name}' is taken by the layout of results/"):
             Study({**values, key: {**values.get(key, {}), name: entry}}, "x")
 
@@ -124,23 +133,23 @@ def test_the_folder_of_a_seed_is_spelled_in_the_table_alone():
 
 # --- a further stage -------------------------------------------------------------------------------------------------
 
-ROW = """    "detect": Stage(f"{CELL}/detect", {"report": "detection.json", **COST}, title="detections",
+ROW = """    "inspect": Stage(f"{CELL}/inspect", {"report": "inspection.json", **COST}, title="inspections",
                     summarised="report"),
     "summary": Stage("""
 RULE = """
 
-rule detect:
+rule inspect:
     input:
         model=jobs.model_under_test,
     output:
-        **layout.outputs("detect"),
+        **layout.outputs("inspect"),
     log:
-        layout.log("detect"),
+        layout.log("inspect"),
     params:
         model=jobs.folder_under_test,
-        source=fingerprint("scripts.detect"),
+        source=fingerprint("scripts.inspect"),
     shell:
-        "python -m scripts.detect --model {params.model:q} --output {output.report:q} --cost {output.cost:q}"
+        "python -m scripts.inspect --model {params.model:q} --output {output.report:q} --cost {output.cost:q}"
 """
 SEEN = """
 import json, sys
@@ -155,7 +164,7 @@ from antidote.summary.plan import SummarySettings
 study = Study(read_mapping("tests/studies/tiny.yaml"), "tiny")
 kept = layout.Layout(Path("results/tiny"))
 for names in ({"attack": "badnet", "seed": 0, "defense": "finetune"}, {"attack": "badnet", "seed": 0, "defense": "old"}):
-    path = kept.path("detect", "cost", **names)
+    path = kept.path("inspect", "cost", **names)
     path.parent.mkdir(parents=True)
     path.write_text('{"seconds": 3}')
 costs = read_costs(SummarySettings.read(json.loads(summary_plan(study)), "plan"), kept.results, Path("data"))
@@ -163,7 +172,7 @@ stages = {stage.name: len(stage.outputs) for stage in preflight.stages(study)}
 print(json.dumps({
     "costs": costs[["stage", "defense", "seconds"]].values.tolist(),
     "leftovers": [str(waste.path) for waste in leftovers.of_study(study, kept.results)],
-    "detections": stages["detections"],
+    "inspections": stages["inspections"],
 }))
 """
 
@@ -179,13 +188,13 @@ def test_a_stage_is_a_rule_a_script_and_a_row(tmp_path):
     table.write_text(table.read_text().replace('    "summary": Stage(', ROW, 1))
     with (tmp_path / "rules/evaluate.smk").open("a") as rules:
         rules.write(RULE)
-    (tmp_path / "scripts/detect.py").write_text("RATE = 1\n")
+    (tmp_path / "scripts/inspect.py").write_text("RATE = 1\n")
     run = {"cwd": tmp_path, "text": True, "check": False, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     done = subprocess.run([sys.executable, "-c", SEEN], **run)
     assert done.returncode == 0, done.stdout
     assert read_mapping(done.stdout.splitlines()[-1]) == {
-        "costs": [["detect", "finetune", 3.0]], "leftovers": ["results/tiny/badnet/seed0/old"], "detections": 6,
+        "costs": [["inspect", "finetune", 3.0]], "leftovers": ["results/tiny/badnet/seed0/old"], "inspections": 6,
     }  # fmt: skip
     snakemake = [Path(sys.executable).with_name("snakemake"), "-n", "--configfile", "tests/studies/tiny.yaml"]
     done = subprocess.run(snakemake, **run)
-    assert done.returncode == 0 and re.search(r"^detect +6$", done.stdout, re.MULTILINE), done.stdout
+    assert done.returncode == 0 and re.search(r"^inspect +6$", done.stdout, re.MULTILINE), done.stdout

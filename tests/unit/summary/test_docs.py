@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -20,6 +21,7 @@ from antidote.base.settings import read_mapping
 from antidote.data.store.datasets import known_datasets
 from antidote.defenses.base import Defense, DefenseSettings
 from antidote.study import preflight
+from antidote.study.layout import SUMMARY
 from antidote.study.reference import methods_page, settings_page
 from antidote.study.schema import study_schema
 from antidote.study.study import Study
@@ -83,6 +85,7 @@ def options(words):
     return [word for word in words if word.startswith("--")]
 
 
+@cache
 def script_options(script):
     done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(re.findall(r"--[a-z-]+", done.stdout))
@@ -189,9 +192,8 @@ def test_dvc_reads_the_project():
 
     text = (ROOT / "dvc.yaml").read_text()
     COMPILED_MULTI_STAGE_SCHEMA(yaml.safe_load(text))
-    rule = (ROOT / "rules" / "report.smk").read_text()
     for name in re.findall(r"results/default/summary/([\w.]+)", text):
-        assert f"/summary/{name}" in rule
+        assert name in SUMMARY.values()
     assert "analytics = false" in (ROOT / ".dvc" / "config").read_text()
 
 
@@ -213,7 +215,7 @@ def example(tmp_path, monkeypatch):
         monkeypatch.setitem(registry.KINDS[kind], key, f"example_{name}:{place}")
         study = read_mapping(str(ROOT / "config.yaml"))
         entry = next(e for text in blocks(EXAMPLES, "yaml") if (e := yaml.safe_load(text).get(f"{kind}s")))
-        study[f"{kind}s"] |= entry
+        study[f"{kind}s"] = study.get(f"{kind}s", {}) | entry
         assert jsonschema.Draft202012Validator(study_schema()).is_valid(study)
         assert f"### {name}\n" in settings_page() and f"### {name}\n" in methods_page()
         return Study(study, "study")
@@ -285,3 +287,23 @@ def test_examples_are_taken_wherever_a_study_is_read(example, kind, name, tmp_pa
         assert len(stages["triggers"].outputs) == len(before["triggers"].outputs) + 1
         assert stages["triggers"].trained == before["triggers"].trained, "nothing is fitted"
     assert preflight.disk(study, [*stages.values()], size=32, parameters=10)["models"] > 0
+
+
+def test_example_detector(example, make_clip, make_pairs):
+    import torch
+
+    from antidote.data.access import DefenseData
+    from antidote.evaluation.detection import figures
+
+    study = example("detector", "feature_norm")
+    settings = study.detectors["feature_norm"]
+    assert list(study.detectors) == ["feature_norm", "random_pairs", "oracle_pairs"]
+    clip, pairs = make_clip(), make_pairs(50)
+    found = registry.method("detector", "feature_norm")(settings, 0).score(clip, DefenseData(training_set=pairs), None)
+    assert list(found.items) == pairs.keys and (found.values > 0).all()
+    assert (found.values >= found.threshold).sum() == 1, "2 % of 50"
+    with torch.no_grad():
+        norms = clip.network.encode_image(clip.normalise(pairs.images)).float().norm(dim=1)
+    torch.testing.assert_close(torch.from_numpy(found.values).float(), norms)
+    longest = pairs.keys[int(found.values.argmax())]
+    assert figures(found, {longest})["auroc"] == 1 and figures(found, {longest})["precision"] == 1

@@ -46,9 +46,14 @@ KINDS = [*FAULTS, "flaky", "moved", "png"]
 
 try:
     interpreter()
-    needs_img2dataset = pytest.mark.filterwarnings("ignore::ResourceWarning")
+    installed = pytest.mark.filterwarnings("ignore::ResourceWarning")
 except UserError as absent:
-    needs_img2dataset = pytest.mark.skip(reason=str(absent))
+    installed = pytest.mark.skip(reason=str(absent))
+
+
+def needs_img2dataset(test):
+    """Mark a test that starts img2dataset, which takes seconds each time, in the environment for downloads."""
+    return pytest.mark.workflow(installed(test))
 
 
 @pytest.fixture(scope="module")

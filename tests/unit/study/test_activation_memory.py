@@ -8,9 +8,9 @@ import torch
 
 from antidote.base.settings import read_mapping
 from antidote.clip.configs import ModelSettings
+from antidote.study import activation_memory
+from antidote.study.activation_memory import Footprint, footprint, steps, too_large
 from antidote.study.study import Study
-from antidote.training import activation_memory
-from antidote.training.activation_memory import Footprint, footprint, steps, too_large
 from antidote.training.recipe import TrainSettings
 from scripts.preflight import recipes
 

@@ -1,0 +1,41 @@
+"""Figures of scores that should put poisoned items before clean ones, computed by scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+FALSE_POSITIVES = 0.01
+RATES = ("auroc", "auprc", "tpr_at_fpr1", "fpr_at_tpr1", "precision", "recall", "precision_at_poisons")
+GRID = 200  # steps of the false-positive rate, in which a ROC curve is kept
+
+
+def of_ranking(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Return the figures of `RATES` that need no threshold, for scores (N,) and truth (N,) bool with both values."""
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # takes a second
+
+    false, true, _ = roc_curve(truth, values, drop_intermediate=False)
+    return {
+        "auroc": float(roc_auc_score(truth, values)),
+        "auprc": float(average_precision_score(truth, values)),
+        "tpr_at_fpr1": float(true[false <= FALSE_POSITIVES].max()),
+        "fpr_at_tpr1": float(false[true >= 1].min()),
+        "precision_at_poisons": _precision_at(int(truth.sum()), values, truth),
+    }
+
+
+def _precision_at(count: int, values: np.ndarray, truth: np.ndarray) -> float:
+    """Return the share of poisoned items among the highest scores, equal scores in random order: its expectation."""
+    lowest = np.sort(values)[-count]
+    above, equal = values > lowest, values == lowest
+    return float((truth[above].sum() + (count - above.sum()) * truth[equal].mean()) / count)
+
+
+def roc(values: np.ndarray, truth: np.ndarray) -> list[float]:
+    """Return the highest true-positive rate at each of GRID + 1 false-positive rates, evenly from 0 to 1.
+
+    Equal scores are a straight line, as the area under the curve counts them.
+    """
+    from sklearn.metrics import roc_curve  # takes a second
+
+    false, true, _ = roc_curve(truth, values, drop_intermediate=False)
+    return [round(float(rate), 6) for rate in np.interp(np.linspace(0, 1, GRID + 1), false, true)]

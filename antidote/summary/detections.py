@@ -1,0 +1,201 @@
+"""Every `detection.json` of a study as one frame, and the tables that the summary shows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import ConfigDict, Field
+
+from antidote.base.errors import UserError
+from antidote.base.files import read_json
+from antidote.base.settings import Settings
+from antidote.evaluation.ranking import RATES, of_ranking, roc
+from antidote.study.layout import NO_DEFENSE, Layout
+from antidote.summary.page import duration
+from antidote.summary.plan import DetectorFacts, SummarySettings
+from antidote.summary.tables import percent
+from antidote.summary.text import RECONSTRUCTION, escaped
+
+CLEAN = "clean"
+COLUMNS = ["attack", "defense", "detector", "seed", "subject", "score", "items", "poisoned", *RATES]
+TITLES = {
+    "model": "Detectors of backdoored models",
+    "pairs": "Detectors of poisoned training pairs",
+    "pictures": "Detectors of triggered pictures",
+}
+Rate = Annotated[float, Field(ge=0, le=1)]
+Cell = tuple[str, str, str]  # attack, defense, detector
+
+
+class Detection(Settings):
+    """What the summary reads of a `detection.json`; rates are fractions, null where they do not apply."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    items: int
+    poisoned: int
+    score: float | None = None
+    threshold: float | None = None
+    roc: list[Rate] | None = None
+    auroc: Rate | None = None
+    auprc: Rate | None = None
+    tpr_at_fpr1: Rate | None = None
+    fpr_at_tpr1: Rate | None = None
+    precision: Rate | None = None
+    recall: Rate | None = None
+    precision_at_poisons: Rate | None = None
+
+
+@dataclass
+class Detections:
+    """What all detectors of a study have found.
+
+    Attributes:
+        frame: a row per attack, defense, detector and seed, with `COLUMNS`; of a detector of models, the score by seed,
+            and after it a row without a seed: its figures over the models of all seeds.
+        curves: ROC curves by attack, defense and detector, one per seed; of a detector of models, one over all seeds.
+    """
+
+    frame: pd.DataFrame
+    curves: dict[Cell, list[list[float]]] = field(default_factory=dict)
+
+
+def read_detections(plan: SummarySettings, results: Path) -> Detections:
+    """Return the detections, those of clean references first; `results` is the study's folder.
+
+    Raises:
+        UserError: a `detection.json` is there but does not hold a detection.
+    """
+    kept, rows, curves = Layout(results), [], {}
+    clean: dict[str, dict[int, Detection]] = {}
+    for facts in plan.detectors:
+        if facts.subject == "model":
+            paths = {s: kept.path("detect_clean", "detection", detector=facts.name, seed=s) for s in plan.seeds}
+            clean[facts.name] = dict(_read(paths))
+            rows += [_row((CLEAN, NO_DEFENSE, facts.name), facts, s, one) for s, one in clean[facts.name].items()]
+    facts_of = {facts.name: facts for facts in plan.detectors}
+    for cell in plan.detections:
+        names, facts = dict(zip(("attack", "defense", "detector"), cell, strict=True)), facts_of[cell[2]]
+        found = dict(_read({s: kept.path("detect", "detection", **names, seed=s) for s in plan.seeds}))
+        rows += [_row(cell, facts, seed, one) for seed, one in found.items()]
+        if facts.subject == "model":
+            over, curve = _over_models([*found.values()], [*clean[facts.name].values()])
+            rows += [{**_names(cell, facts), **over}] if over else []
+            curves[cell] = [curve] if curve else []
+        else:
+            curves[cell] = [one.roc for one in found.values() if one.roc]
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    numbers = dict.fromkeys(["seed", *COLUMNS[COLUMNS.index("score") :]], float)
+    return Detections(frame.astype(numbers), curves)
+
+
+def _read(paths: dict[int, Path]) -> Iterator[tuple[int, Detection]]:
+    for seed, path in paths.items():
+        if path.exists():
+            values = read_json(path)
+            if not isinstance(values, dict):
+                raise UserError(f"{path}: should hold keys and values, not {type(values).__name__}")
+            yield seed, Detection.read(values, str(path))
+
+
+def _names(cell: Cell, facts: DetectorFacts) -> dict[str, str]:
+    return {"attack": cell[0], "defense": cell[1], "detector": cell[2], "subject": facts.subject}
+
+
+def _row(cell: Cell, facts: DetectorFacts, seed: int, found: Detection) -> dict[str, Any]:
+    row = {**_names(cell, facts), "seed": seed, "items": found.items, "poisoned": found.poisoned}
+    if facts.subject == "model":  # of one model there is a score, and nothing to tell apart
+        return {**row, "score": found.score}
+    return {**row, **{name: getattr(found, name) for name in RATES}}
+
+
+def _over_models(
+    backdoored: list[Detection], clean: list[Detection]
+) -> tuple[dict[str, float | None] | None, list[float] | None]:
+    """Return the figures and the ROC curve of a detector of models, backdoored against clean; None without both."""
+    models = [one for one in [*backdoored, *clean] if one.score is not None]
+    if not backdoored or not clean or len(models) < len(backdoored) + len(clean):
+        return None, None
+    values = np.array([one.score for one in models])
+    truth = np.arange(len(models)) < len(backdoored)
+    found: dict[str, float | None] = {"items": len(models), "poisoned": len(backdoored), **of_ranking(values, truth)}
+    if all(one.threshold is not None for one in models):
+        flagged = np.array([one.score >= one.threshold for one in models])
+        found["precision"] = float(truth[flagged].mean()) if flagged.any() else None
+        found["recall"] = float(flagged[truth].mean())
+    return found, roc(values, truth)
+
+
+def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return for each subject a table: its `title`, a `note`, and `rows` of text, the first the heads.
+
+    A row per detector and model under test, controls last; a column per attack, AUROC and TPR at 1 % FPR in percent,
+    mean and standard deviation over seeds.
+    """
+    parts = []
+    for subject, title in TITLES.items():
+        of_subject = sorted((f for f in plan.detectors if f.subject == subject), key=lambda f: bool(f.control))
+        cells = [cell for cell in plan.detections if cell[2] in {f.name for f in of_subject}]
+        if not cells:
+            continue
+        attacks, defenses = ([*dict.fromkeys(cell[place] for cell in cells)] for place in (0, 1))
+        several = len(defenses) > 1
+        rows = [["detector", *(["model"] if several else []), *attacks, "time"]]
+        for facts in of_subject:
+            for defense in defenses:
+                texts = [_text(found.frame, (attack, defense, facts.name)) for attack in attacks]
+                rows.append([_title(facts), *([defense] if several else []), *texts, _time(costs, facts.name, defense)])
+        parts.append({"title": title, "note": _note(subject, found.frame, plan), "rows": rows})
+    return parts
+
+
+def _text(frame: pd.DataFrame, cell: Cell) -> str:
+    """Return `92.1 ± 0.4 / 56.0 ± 2.0` of one cell; nothing where it was not run."""
+    attack, defense, detector = cell
+    mine = frame[(frame["attack"] == attack) & (frame["defense"] == defense) & (frame["detector"] == detector)]
+    parts = []
+    for figure in ("auroc", "tpr_at_fpr1"):
+        rates = mine[figure].dropna()
+        spread = f" ± {percent(rates.std())}" if len(rates) > 1 else ""
+        parts.append(percent(rates.mean()) + spread)
+    return " / ".join(parts) if all(parts) else ""
+
+
+def _time(costs: pd.DataFrame, detector: str, defense: str) -> str:
+    mine = costs[(costs["stage"] == "detect") & (costs["detector"] == detector) & (costs["defense"] == defense)]
+    return duration(mine["seconds"].dropna().astype(float).mean()) if len(mine) else ""
+
+
+def _title(facts: DetectorFacts) -> str:
+    own = f"{facts.name} ({facts.label})" if facts.label not in ("", facts.name) else facts.name
+    return own + (", control" if facts.control else "") + (f" {RECONSTRUCTION}" if facts.reconstruction else "")
+
+
+def _note(subject: str, frame: pd.DataFrame, plan: SummarySettings) -> str:
+    head = "AUROC / true-positive rate at 1 % false positives, in percent"
+    spread = "; mean ± standard deviation over seeds" if len(plan.seeds) > 1 and subject != "model" else ""
+    over = {
+        "model": "of the backdoored models of all seeds against the clean references",
+        "pairs": "of the poisoned pairs against all other pairs of the training set",
+        "pictures": "of triggered pictures against the same pictures without a trigger",
+    }[subject]
+    mine = frame[(frame["subject"] == subject) & frame["auroc"].notna()]
+    counts = sorted({f"{p:.0f} of {n:.0f}" for p, n in zip(mine["poisoned"], mine["items"], strict=True)})
+    items = {"model": "backdoored models", "pairs": "poisoned pairs", "pictures": "triggered pictures"}[subject]
+    return f"{head}{spread}, {over}; {items}: {', '.join(counts) or 'not measured'}. Time: mean per job."
+
+
+def markdown(parts: list[dict[str, Any]]) -> str:
+    """Return the tables as Markdown."""
+    text = []
+    for part in parts:
+        head, *rows = part["rows"]
+        lines = [head, ["---", *("---:" for _ in head[1:])], *([escaped(row[0]), *row[1:]] for row in rows)]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        text.append(f"\n## {part['title']}\n\n{part['note']}\n\n{table}\n")
+    return "".join(text)

@@ -1,0 +1,61 @@
+# Every detector on every model under test: scores of the model, of its training pairs, or of pictures at use.
+from antidote.study.detect_jobs import DetectJobs
+
+detecting = DetectJobs(jobs)
+
+
+rule detect:
+    """Score with one detector, and compare the scores with the truth, which the detector is not handed."""
+    input:
+        model=jobs.model_under_test,
+        trigger=detecting.trigger,
+        poison=detecting.poison,
+        pools=detecting.pools,
+        data=detecting.data,
+        names=detecting.names,
+    output:
+        **layout.outputs("detect"),
+    log:
+        layout.log("detect"),
+    benchmark:
+        layout.benchmark("detect")
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        workers=2,
+        in_memory_mb=4096,
+    params:
+        settings=detecting.settings,
+        source=detecting.source,
+        model=jobs.folder_under_test,
+        options=detecting.options,
+        folder=subpath(output.detection, parent=True),
+        work=layout.work("detect"),
+    shell:
+        "OMP_NUM_THREADS={threads} python -m scripts.detect --seed {wildcards.seed} --settings {params.settings:q}"
+        " --model {params.model:q} {params.options} --work {params.work:q} --output {params.folder:q}"
+        " --cost {output.cost:q} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log:q}"
+
+
+use rule detect as detect_clean with:
+    # The clean reference, which detectors of models are to tell from backdoored ones.
+    input:
+        **layout.inputs("model", "clean_model"),
+        pools=detecting.pools,
+        data=detecting.data,
+        names=detecting.names,
+    output:
+        **layout.outputs("detect_clean"),
+    log:
+        layout.log("detect_clean"),
+    benchmark:
+        layout.benchmark("detect_clean")
+    params:
+        settings=detecting.settings,
+        source=detecting.source,
+        model=subpath(input.model, parent=True),
+        options=detecting.options,
+        folder=subpath(output.detection, parent=True),
+        work=layout.work("detect_clean"),

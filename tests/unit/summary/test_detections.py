@@ -1,0 +1,172 @@
+"""Detections of a made-up study, with the numbers worked out by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from antidote.base.errors import UserError
+from antidote.evaluation.ranking import GRID, roc
+from antidote.summary.costs import COLUMNS as COST_COLUMNS
+from antidote.summary.costs import read_costs
+from antidote.summary.detection_plots import auroc_map, roc_curves
+from antidote.summary.detections import markdown, read_detections, tables
+from antidote.summary.plan import SummarySettings
+from scripts import summarise
+
+PLAN = {
+    "study": "tiny",
+    "seeds": [0, 1],
+    "attacks": [{"name": "patch"}, {"name": "noise"}],
+    "detectors": [
+        {"name": "dao", "label": "DAO | x", "subject": "pairs"},
+        {"name": "decree", "subject": "model", "reconstruction": True},
+        {"name": "random_pairs", "subject": "pairs", "control": "none"},
+    ],
+    "detections": [
+        ["patch", "none", "dao"], ["patch", "none", "decree"], ["patch", "none", "random_pairs"],
+        ["noise", "none", "dao"], ["noise", "none", "decree"], ["noise", "none", "random_pairs"],
+    ],
+}  # fmt: skip
+PAIRS = {("patch", "dao"): [0.9, 0.8], ("patch", "random_pairs"): [0.5, 0.4], ("noise", "dao"): [0.7, None]}
+# Scores of models; a threshold of 2. Of the four pairs of a backdoored and a clean model, `patch` puts three in order.
+MODELS = {"clean": [1.0, 3.0], "patch": [2.5, 4.0], "noise": [0.0, 0.5]}
+
+
+def put(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+@pytest.fixture
+def results(tmp_path):
+    line = [place / GRID for place in range(GRID + 1)]
+    for (attack, detector), values in PAIRS.items():
+        for seed, auroc in enumerate(values):
+            if auroc is not None:
+                folder = tmp_path / attack / f"seed{seed}/none/detect" / detector
+                rates = {"auroc": auroc, "tpr_at_fpr1": auroc / 2, "roc": line, "threshold": None, "evidence": {"a": 1}}
+                put(folder / "detection.json", {"items": 100, "poisoned": 10, **rates})
+                put(folder / "cost.json", {"seconds": 10 + 10 * seed})
+    for attack, values in MODELS.items():
+        for seed, score in enumerate(values):
+            folder = tmp_path / attack / f"seed{seed}/none/detect/decree"
+            given = {"items": 1, "poisoned": int(attack != "clean"), "score": score, "threshold": 2.0, "recall": 1.0}
+            put(folder / "detection.json", given)
+    return tmp_path
+
+
+@pytest.fixture
+def plan():
+    return SummarySettings.read(PLAN, "plan")
+
+
+def test_a_row_per_attack_defense_detector_and_seed(plan, results):
+    frame = read_detections(plan, results).frame
+    assert len(frame) == 2 + 2 * 2 + 1 + 2 * 3, "clean, pairs, models with one row over their seeds"
+    pairs = frame.query("detector == 'dao' and attack == 'patch'")
+    assert pairs["auroc"].tolist() == [0.9, 0.8] and pairs["seed"].tolist() == [0, 1] and pairs["score"].isna().all()
+    models = frame.query("detector == 'decree' and seed == seed")
+    assert models["score"].tolist() == [*MODELS["clean"], *MODELS["patch"], *MODELS["noise"]]
+    assert models[["auroc", "recall"]].isna().all(axis=None), "one model has a score, and nothing to tell apart"
+
+
+def test_detectors_of_models_are_judged_over_seeds_against_the_clean_references(plan, results):
+    found = read_detections(plan, results)
+    over = found.frame.query("seed != seed").set_index("attack")
+    assert over["auroc"].tolist() == [3 / 4, 0.0] and over["items"].tolist() == [4, 4]
+    assert over.loc["patch", ["precision", "recall"]].tolist() == [2 / 3, 1.0], "3.0, a clean one, is flagged as well"
+    assert len(found.curves["patch", "none", "decree"]) == 1
+
+
+def test_models_without_a_clean_reference_have_no_figures(plan, results):
+    for seed in (0, 1):
+        (results / f"clean/seed{seed}/none/detect/decree/detection.json").unlink()
+    assert read_detections(plan, results).frame["seed"].notna().all()
+
+
+def test_tables(plan, results):
+    found, costs = read_detections(plan, results), read_costs(plan, results, results)
+    models, pairs = tables(plan, found, costs)
+    assert models["rows"] == [["detector", "patch", "noise", "time"], ["decree ‡", "75.0 / 50.0", "0.0 / 0.0", ""]]
+    assert pairs["rows"] == [
+        ["detector", "patch", "noise", "time"],
+        ["dao (DAO | x)", "85.0 ± 7.1 / 42.5 ± 3.5", "70.0 / 35.0", "13.3 s"],
+        ["random_pairs, control", "45.0 ± 7.1 / 22.5 ± 3.5", "", "15.0 s"],
+    ]
+    assert "poisoned pairs: 10 of 100" in pairs["note"] and "over seeds" in pairs["note"]
+    assert "backdoored models: 2 of 4" in models["note"] and "±" not in models["note"]
+    text = markdown([models, pairs])
+    assert "| dao (DAO \\| x) | 85.0 ± 7.1 / 42.5 ± 3.5 | 70.0 / 35.0 | 13.3 s |" in text
+    assert text.startswith("\n## Detectors of backdoored models\n") and markdown([]) == ""
+
+
+def test_models_under_test_have_rows_of_their_own(plan, results):
+    more = SummarySettings.read({**PLAN, "detections": [*PLAN["detections"], ["patch", "tune", "dao"]]}, "plan")
+    pairs = tables(more, read_detections(more, results), read_costs(more, results, results))[1]
+    assert [row[:2] for row in pairs["rows"][:3]] == [["detector", "model"], ["dao (DAO | x)", "none"],
+                                                     ["dao (DAO | x)", "tune"]]  # fmt: skip
+
+
+def test_costs_name_the_detector_where_there_are_any(plan, results):
+    costs = read_costs(plan, results, results)
+    assert list(costs.columns) == [*COST_COLUMNS, "detector"] and set(costs["stage"]) == {"detect"}
+    none = SummarySettings.read({**PLAN, "detectors": [], "detections": []}, "plan")
+    assert list(read_costs(none, results, results).columns) == COST_COLUMNS
+
+
+def test_plots(plan, results, tmp_path):
+    found = read_detections(plan, results)
+    for draw in (auroc_map, roc_curves):
+        draw(plan, found, tmp_path / "one.png")
+        draw(plan, found, tmp_path / "other.png")
+        assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
+        assert min(Image.open(tmp_path / "one.png").size) > 200
+        draw(plan, read_detections(plan, tmp_path / "nowhere"), tmp_path / "empty.png")
+        assert (tmp_path / "empty.png").is_file()
+
+
+def test_a_summary_shows_detectors_where_a_study_has_any(results, tmp_path):
+    def run(plan, folder):
+        given = ["--settings", json.dumps(plan), "--results", results, "--data", results / "data", "--output", folder]
+        summarise.run(summarise.arguments().parse_args([str(word) for word in given]))
+        return {path.name for path in folder.iterdir()}, (folder / "report.html").read_text()
+
+    files, page = run(PLAN, tmp_path / "with")
+    assert {"detections.csv", "detection.png", "roc.png"} <= files
+    assert (
+        '<h2 id="detectors">' in page and "<td>85.0 ± 7.1 / 42.5 ± 3.5</td>" in page and page.count("data:image") == 6
+    )
+    assert "## Detectors of backdoored models" in (tmp_path / "with/table.md").read_text()
+    none, plain = run({**PLAN, "detectors": [], "detections": []}, tmp_path / "without")
+    assert none == files - {"detections.csv", "detection.png", "roc.png"}
+    assert "etector" not in plain + (tmp_path / "without/table.md").read_text()
+    for name in ("cells.csv", "table.csv", "metrics.json", "heatmap.png"):
+        assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [([], "should hold keys and values, not list"), ({"items": 1, "poisoned": 1, "auroc": 2}, "auroc: input should be"),
+     ({"poisoned": 1}, "items: ")],
+)  # fmt: skip
+def test_a_corrupt_detection_is_one_line_that_names_the_file(plan, results, content, says):
+    path = results / "patch/seed0/none/detect/dao/detection.json"
+    put(path, content)
+    with pytest.raises(UserError) as error:
+        read_detections(plan, results)
+    assert str(error.value).startswith(str(path)) and says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_curve_on_a_grid_by_hand():
+    """Poisoned: 4 and 2; clean: 3 and 1. Half of the poisoned come first, the rest after the first clean one."""
+    line = roc(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
+    assert len(line) == GRID + 1 and line[: GRID // 2] == [0.5] * (GRID // 2)
+    assert line[GRID // 2 :] == [1.0] * (GRID // 2 + 1)
+    assert roc(np.ones(4), np.array([True, False, True, False])) == [p / GRID for p in range(GRID + 1)], (
+        "a straight line"
+    )
+    assert pd.Series(line).is_monotonic_increasing
