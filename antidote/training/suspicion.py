@@ -209,7 +209,7 @@ def scores(
 class Overfit(Contrastive):
     """Step 1's loss on normal pairs and a few suspected ones, of which each has its turn about once per epoch."""
 
-    parallel = None  # one process draws the suspected pairs
+    parallel = None  # the scan before it runs in one process
 
     def __init__(self, pairs: Pairs, suspected: Pairs, settings: SuspicionSettings) -> None:
         super().__init__(pairs)
