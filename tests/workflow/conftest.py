@@ -19,7 +19,7 @@ import pytest
 
 HERE = Path(__file__).parent
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
-RUNS = {"finished", "tmp_path"}  # what a test has that runs Snakemake in a project of its own
+RUNS = {"odd", "finished", "tmp_path"}  # what a test has that runs Snakemake in a project of its own
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

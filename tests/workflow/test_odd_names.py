@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -37,7 +36,7 @@ def odd_study() -> dict:
         },
         "pools": {
             "training": {"dataset": "wds/flickr30k", "split": "train-1", "pairs": 16, "target_pairs": 4},
-            "poison": {"pairs": 8}, "defense": {"pairs": 8}, "inversion": {"pairs": 4},
+            "poison": {"pairs": 12}, "defense": {"pairs": 8}, "inversion": {"pairs": 4},
         },
         "pretraining": TRAINING, "poisoning": TRAINING,
         "evaluation": {"dataset": "wds/flickr30k", "split": "test", "classes": CLASSES, "templates": TEMPLATES, "bootstrap": 100},
@@ -147,15 +146,3 @@ def test_odd_names_run(odd):
     assert not list(odd.rglob("ran"))
     again = harness.snakemake(odd, "--cores", "2", "-n", config="odd.yaml")
     assert "Nothing to be done" in again.stdout, again.stdout
-
-
-def test_every_placeholder_of_a_command_is_quoted():
-    bare = []
-    for path in sorted((harness.ROOT / "rules").glob("*.smk")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if line.lstrip().startswith('"') and ("--" in line or "| tee" in line):
-                bare += [
-                    f"{path.name}:{number}: {word}"
-                    for word in re.findall(r"\{((?:params|wildcards|input|output)\.\w+|log)\}", line)
-                ]
-    assert bare == []

@@ -50,7 +50,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ("heads", "pair_scores", "prompts", "suspicion", "tuning", "victim")),), ()),
     (("antidote.training*",), TRAINING),
     # Methods; the tiny study uses two attacks and two defenses.
-    (("antidote.attacks", "antidote.attacks.base", "antidote.attacks.trigger*"), ("trigger *", *SCORES)),
+    (("antidote.attacks", "antidote.attacks.base", "antidote.attacks.contract", "antidote.attacks.trigger*"), ("trigger *", *SCORES)),
     (("antidote.attacks.given",), ("trigger badnet *", "trigger blended *")),
     (("antidote.attacks.badnet",), ("trigger badnet *",)),
     (("antidote.attacks.blended", "antidote.attacks.patterns"), ("trigger blended *",)),

@@ -148,8 +148,8 @@ def test_the_triggers_settings_are_free_of_the_choice_of_pairs(name):
     other = kind.read({"method": name, "poisons": 4}, "x")
     assert one.trigger_settings() == other.trigger_settings() and one.poison_settings() != other.poison_settings()
     assert set(one.poison_settings()) >= {"poisons", "caption", "avoid_target"}
-    assert not set(one.trigger_settings()) & {*one.poison_settings(), "label", "preset", "training"}
-    whole = {*one.trigger_settings(), *one.poison_settings(), "label", "preset", "training"}
+    assert not set(one.trigger_settings()) & {*one.poison_settings(), "label", "preset", "training", "checkpoint"}
+    whole = {*one.trigger_settings(), *one.poison_settings(), "label", "preset", "training", "checkpoint"}
     assert whole == set(kind.model_fields), "nothing falls between the two"
 
 

@@ -22,7 +22,7 @@ def step(x, rate=RATE):
 def project(tmp_path, monkeypatch):
     """A project of its own; calling it writes modules and returns the fingerprint of antidote.main."""
     monkeypatch.setattr(fp, "ROOT", tmp_path)
-    cached = [fp.fingerprint, fp.reachable, fp._tree, fp._imports, fp._meaning]
+    cached = [fp.fingerprint, fp.reachable, fp._file, fp._tree, fp._imports, fp._meaning]
 
     def forget():
         for function in cached:
