@@ -1,8 +1,8 @@
-"""How much GPU memory a training step takes, estimated before anything runs: weights, optimiser, activations.
+"""Estimate of the GPU memory of a training step, before any job runs: weights, optimiser, activations.
 
-The network computes on tensors without content, once on two and once on three pictures or texts; the difference in what
-autograd keeps is the cost of each further one. Nothing of full size is allocated, so a machine without a GPU can tell
-what fits on one.
+The network runs on tensors without data, once with two and once with three pictures or texts. The difference in the
+memory that autograd saves is the cost of each further picture or text. No memory for the data is allocated, so a
+machine without a GPU can compute the estimate.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOAT = 4  # bytes
-COPIES = 4  # of the parameters: weights, gradients, AdamW's two moments
+COPIES = 4  # copies of the parameters: weights, gradients, AdamW's two moments
 SPARE = 1.2  # factor for buffers within a layer, workspaces of cuDNN and fragmentation (ours)
 CONTEXT = 0.6e9  # CUDA's context and kernels, bytes (ours)
-FULL_SIZE = 112  # pixels of a picture; models for smaller ones fit any GPU
+FULL_SIZE = 112  # pixels; a model for smaller pictures fits on any GPU
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Footprint:
         parameters: number of parameters.
         picture: bytes kept for the backward pass, per picture.
         text: bytes kept for the backward pass, per text of full length.
-        fixed: bytes kept for the backward pass whatever the batch size, as weights in 16 bits.
-        input: bytes of a picture as the network reads it.
+        fixed: bytes kept for the backward pass independent of the batch size, such as 16-bit copies of weights.
+        input: bytes of a picture as input of the network.
     """
 
     parameters: int
@@ -51,8 +51,8 @@ class Footprint:
         """Return the bytes of one step of a recipe.
 
         Args:
-            recipe: whose batch size and accumulation count.
-            views: pictures, and texts, that are encoded with gradients per pair; further copies of the network.
+            recipe: the training recipe; only batch size and accumulation are used.
+            views: pictures and texts that are encoded with gradients per pair; number of further copies of the network.
         """
         pictures, texts, further = views
         share = -(-recipe.batch_size // recipe.accumulate)
@@ -63,7 +63,7 @@ class Footprint:
 
 @cache
 def footprint(model: ModelSettings, precision: str = "fp32", checkpointing: bool = False) -> Footprint | None:
-    """Return the memory that a model needs in a precision; None for a model that is no plain CLIP.
+    """Return the memory that a model needs at a precision; None for a model that is not a plain CLIP.
 
     Args:
         checkpointing: the recipe's `grad_checkpointing`.
@@ -113,9 +113,9 @@ def steps(
     """Return the bytes of a step for each recipe that trains a model, by its key; {} for a model below full size.
 
     Args:
-        model: what is trained.
-        recipes: by key, a recipe and what a step of it encodes: pictures and texts per pair, further copies of the
-            network. Those without an epoch are left out.
+        model: the trained model.
+        recipes: by key, a recipe and the views of a step: pictures and texts per pair, further copies of the network.
+            Recipes without an epoch are skipped.
     """
     if model_config(model.name)["vision_cfg"]["image_size"] < FULL_SIZE or footprint(model) is None:
         return {}

@@ -1,4 +1,4 @@
-"""The models of a study as DVC artifacts, named like their folders and labelled with what they are."""
+"""The models of a study as DVC artifacts, named after their folders and labelled by role."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ def artifacts(study: Study) -> dict[str, dict[str, Any]]:
 
     def model(stage: str, text: str, labels: list[str], **names: Any) -> dict[str, dict[str, Any]]:
         path = kept.path(stage, **names)
-        name = str(path.parent.relative_to(kept.results)).replace(".", "-")  # DVC takes no dot in a name
+        name = str(path.parent.relative_to(kept.results)).replace(".", "-")  # DVC allows no dot in a name
         return {name: {"path": str(path), "type": "model", "desc": text, "labels": ["clip", *labels]}}
 
     found = {}

@@ -1,4 +1,4 @@
-"""Whether a study will find the captions that its pools and attacks ask for, as far as that can be told beforehand."""
+"""Checks before a run that a study has enough captions for its pools and attacks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def check_captions(study: Any) -> None:
-    """Check that `target_pairs` guarantees the captions that each attack cannot do without.
+    """Check that `target_pairs` guarantees the captions that each attack requires.
 
-    Captions of a dataset with classes of its own are made from their names, so that any pool of it has them; so has the
-    training pool, as a rule, which is large.
+    The captions of a dataset with classes are made from the class names, so every pool of such a dataset contains
+    them. The training pool is large and is assumed to contain them, too.
 
     Raises:
-        UserError: one line that names the attack, the word, what is guaranteed and what is needed.
+        UserError: one line that names the attack, the word, the guaranteed count and the needed count.
     """
     for name, settings in study.attacks.items():
         for needed in settings.needs(study.file.target, study.classes):
@@ -49,14 +49,14 @@ def _unguaranteed(study: Any, attack: str, needed: Needed, guaranteed: int) -> s
 
 
 def asked_of_tables(study: Any, places: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    """Count, before anything is downloaded, the captions that pools will ask for in tables of addresses.
+    """Count, before any download, the captions in URL tables that the pools will ask for.
 
     Args:
         places: datasets and splits that are still to be downloaded.
 
     Returns:
-        A line for each word and split, and a line for each of which the table has too few. A table that is not there,
-        or that cannot be read, is passed over: `preflight.missing` and the download tell of it.
+        A line for each word and split, and a line for each word of which a table has too few captions. A table that
+        is missing or unreadable is skipped: `preflight.missing` and the download report such a table.
     """
     lines, faults = [], []
     for dataset, split in places:
@@ -72,7 +72,7 @@ def asked_of_tables(study: Any, places: list[tuple[str, str]]) -> tuple[list[str
 
 
 def _asked(study: Any, place: tuple[str, str]) -> dict[str, int]:
-    """Return how many captions all pools of a split together ask for, by word."""
+    """Return the number of captions that all pools of a split together ask for, by word."""
     asked: dict[str, int] = {}
     for pool in study.file.pools.pools().values():
         if isinstance(pool, Pool) and study.file.pools.place(pool) == place:

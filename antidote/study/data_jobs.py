@@ -1,6 +1,6 @@
-"""What the rules of data and pools hand to each job, and what the rules of all stages share.
+"""The values that the rules of data and pools pass to each job, and values that the rules of all stages share.
 
-Text for a command line comes quoted from here, or is quoted by the rule (`:q`).
+Text for a command line is quoted either here or by the rule (`:q`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from antidote.study.study import Study
 
 
 def matrix(study: Study) -> Matrix:
-    """Return what the wildcards of a study's jobs take as values."""
+    """Return the values of the wildcards of a study's jobs."""
     return Matrix(
         seeds=study.file.seeds,
         cells=study.cells,
@@ -41,12 +41,12 @@ def matrix(study: Study) -> Matrix:
 
 
 def alternatives(names: Iterable[str]) -> str:
-    """Return a regular expression for one of these names, and for nothing where there are none."""
+    """Return a regular expression that matches exactly these names; without names, the expression matches nothing."""
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
 def options(**values: Any) -> str:
-    """Return command line options (`a_b=1`: `--a-b 1`), quoted for a shell; without those that are None or empty."""
+    """Return command line options (`a_b=1`: `--a-b 1`), quoted for a shell; None and empty values are skipped."""
     words: list[str] = []
     for name, value in values.items():
         given = [value] if isinstance(value, str | int | Path) else list(value or ())
@@ -56,24 +56,24 @@ def options(**values: Any) -> str:
 
 @cache
 def content(*names: str) -> str:
-    """Return the content of small files of the project that a job reads, as a part of its source.
+    """Return hashes of small project files that a job reads, as a part of the job's source fingerprint.
 
-    Snakemake looks at an input's content only where it is newer than the outputs; what `dvc pull` or a link restores
-    may be newer than a change made before.
+    Snakemake compares the content of an input only if the input is newer than the outputs. Outputs that `dvc pull` or
+    a link restores may be newer than an earlier change of an input.
     """
     return "".join(f"-{sha256(name)[:16]}" for name in names)
 
 
 class DataJobs:
-    """What the rules of data and pools ask of a study; `w` holds the wildcards of a job as attributes.
+    """The values of a study that the rules of data and pools need; `w` holds a job's wildcards as attributes.
 
     Attributes:
-        layout: where the study's results are kept.
-        matrix: which jobs it has.
-        class_files, template_files: the project's files of its class names and of its prompts; none for open_clip's.
-        names: both.
-        few_shot, on_training: its attacks on a support set, and those on the training of the model.
-        downloaded: the datasets that a job of its own downloads first.
+        layout: the paths of the study.
+        matrix: the values of the wildcards of the study's jobs.
+        class_files, template_files: project files of class names and prompts; empty for lists of open_clip.
+        names: `class_files` and `template_files`.
+        few_shot, on_training: attacks on a support set; attacks on the training of the model.
+        downloaded: datasets that need a separate download job.
     """
 
     def __init__(self, study: Study) -> None:
@@ -88,7 +88,7 @@ class DataJobs:
         self.downloaded = [name for name, source in study.sources.items() if source.downloads]
 
     def constraints(self) -> dict[str, str]:
-        """Return the values that each wildcard may take, as regular expressions."""
+        """Return the permitted values of each wildcard, as regular expressions."""
         return {
             "dataset": alternatives(self.study.sources),
             "split": "[A-Za-z0-9_.-]+",
@@ -108,19 +108,19 @@ class DataJobs:
         return [str(self.layout.path(stage, file, **names)) for names in self.matrix.jobs(stage)]
 
     def summary_outputs(self) -> dict[str, str]:
-        """Return the files of the summary by their keys; those of detections where the study has detectors."""
+        """Return the files of the summary by key, with the files of detections if the study has detectors."""
         detections = self.layout.outputs("detections") if self.study.detectors else {}
         return {**self.layout.outputs("summary"), **detections}
 
     def summarised(self, w: Any) -> list[str]:
-        """Return every file that the summary reads: the scores, what each trigger is, the rebounds, the detections."""
+        """Return every file that the summary reads: scores, trigger descriptions, rebounds, detections."""
         read = {name: stage.summarised for name, stage in STAGES.items() if stage.summarised}
         return [file for name, key in read.items() for file in self.all_of(name, key)]
 
     # --- data --------------------------------------------------------------------------------------------------------
 
     def url_tables(self, w: Any) -> list[str]:
-        """Return the tables of addresses that are there, and the list of a subset; the job says where to get others."""
+        """Return the existing URL tables and the list of a subset; the job reports how to get missing tables."""
         source = self.study.sources[w.dataset]
         return [name for name in [*source.present(w.split), source.subset] if name and Path(name).is_file()]
 
@@ -128,14 +128,14 @@ class DataJobs:
         return download_slice(self.study, w.dataset, w.split)
 
     def download_report(self, w: Any) -> list[str]:
-        """Return the report of a download; where DVC keeps the split, its pointer stands in for the download."""
+        """Return the report of a download; none if DVC tracks the split, since its pointer replaces the download."""
         folder = self.layout.path("dataset", dataset=w.dataset, split=w.split)
         if w.dataset not in self.downloaded or any(pointer.exists() for pointer in pointers(folder)):
             return []
         return [str(self.layout.path("download", "report", dataset=w.dataset, split=w.split))]
 
     def source_names(self, w: Any) -> list[str]:
-        """Return the class names and prompts that captions are made from; drawn scenes come with theirs."""
+        """Return the files of class names and prompts for captions; none for sources with captions of their own."""
         source = self.study.sources[w.dataset]
         if source.source in ("scenes", "shifted_scenes", "url_table"):
             return []
@@ -166,11 +166,11 @@ class DataJobs:
     # --- pools -------------------------------------------------------------------------------------------------------
 
     def pool_files(self, *pools: str) -> list[str]:
-        """Return the files of those pools that the study has."""
+        """Return the files of the pools, without pools that the study does not have."""
         return [str(self.layout.path("pool", "pool", pool=name)) for name in self._existing(pools)]
 
     def indexes(self, *pools: str) -> list[str]:
-        """Return index and manifest of every split that these pools are drawn from."""
+        """Return index and manifest of every split from which the pools are drawn."""
         settings = self.study.file.pools
         places = sorted({settings.place(settings.pools()[name]) for name in self._existing(pools)})
         return [file for d, s in places for file in self.layout.files("dataset", dataset=d, split=s)]

@@ -1,4 +1,4 @@
-"""What the rules of detectors hand to each job: the model, the subject, and the data of the detector's access."""
+"""The values that the detector rules pass to each job: model, subject, and the data of the detector's access."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from antidote.study.jobs import Jobs
 from antidote.study.layout import NO_DEFENSE
 from antidote.study.slices import json_slice, text_argument
 
-READ = {"dataset", "split", "pictures", "classes"}  # of the evaluation's settings, what says which pictures there are
-CLEAN = "clean"  # stands for the attack where the clean reference is scored
+READ = {"dataset", "split", "pictures", "classes"}  # settings of the evaluation that determine the set of pictures
+CLEAN = "clean"  # placeholder for the attack when the clean reference is scored
 
 
 class DetectJobs:
-    """What each rule of detectors asks of a study; `w` holds the wildcards of a job, without an attack for a clean one.
+    """The values of a study that the detector rules need; `w` holds a job's wildcards, for a clean model no attack.
 
     Attributes:
-        jobs: what the rules of all other stages ask of the study.
+        jobs: the values that the rules of all other stages need.
     """
 
     def __init__(self, jobs: Jobs) -> None:
@@ -39,11 +39,11 @@ class DetectJobs:
         return GRANTS[self._kind(w).access]
 
     def _of(self, w: Any, subject: str) -> bool:
-        """Tell whether a job scores this subject."""
+        """Return whether a job scores the subject `subject`."""
         return reach.subject(self._entry(w)) == subject
 
     def _owns(self, w: Any) -> bool:
-        """Tell whether a job reads the training set, as what it scores or by its access."""
+        """Return whether a job reads the training set, as its subject or through its access."""
         return self._of(w, "pairs") or self._granted(w).training_set
 
     def _pools(self, w: Any) -> tuple[str, ...]:
@@ -53,12 +53,12 @@ class DetectJobs:
         return self.jobs.pool_files(*self._pools(w))
 
     def data(self, w: Any) -> list[str]:
-        """Return the indexes that the pools name pairs of, and what is read of the evaluation's pictures."""
+        """Return the indexes of the pools' splits, and the files of the evaluation's pictures that the job reads."""
         scored = self.jobs.scored_split(self.study.evaluated) if self._of(w, "pictures") else []
         return list(dict.fromkeys([*self.jobs.indexes(*self._pools(w)), *scored]))
 
     def names(self, w: Any) -> list[str]:
-        """Return the files of the words that are read: a lexicon, class names, prompts."""
+        """Return the word files that a job reads: a lexicon, class names, prompts."""
         granted = self._granted(w)
         words = names_file("lexicons", self.study.lexicon()) if granted.lexicon else []
         if granted.classes:
@@ -70,14 +70,14 @@ class DetectJobs:
         return self.layout.files("poison", attack=w.attack, seed=w.seed) if self._owns(w) else []
 
     def trigger(self, w: Any) -> list[str]:
-        """Return the trigger that the evaluation draws on pictures; the detector does not see it."""
+        """Return the trigger that the evaluation draws on pictures; the detector does not get the trigger."""
         return self.layout.files("trigger", attack=w.attack, seed=w.seed) if self._of(w, "pictures") else []
 
     def settings(self, w: Any) -> str:
         return json_slice(self._entry(w).model_dump(mode="json", exclude={"label"}))
 
     def source(self, w: Any) -> str:
-        """Return the sources of a job: the detector's, what reads the model's adapter, and what draws a trigger."""
+        """Return a job's source fingerprint: modules of the detector, the model's adapter and the attack's trigger."""
         attack, parts = getattr(w, "attack", CLEAN), [module("detector", self._entry(w).method)]
         if attack != CLEAN:
             adapter = self.jobs.adapter(w)
@@ -102,7 +102,7 @@ class DetectJobs:
         )
 
     def _pictures(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Return the options of a detector of pictures: where they are, the trigger, its target, how many."""
+        """Return the options of a detector of pictures: evaluation set, trigger, target, number of pictures."""
         return {
             "trigger": self.layout.path("trigger", **job),
             "evaluation": json_slice(self.study.evaluated.model_dump(mode="json", include=READ)),

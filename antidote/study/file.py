@@ -1,4 +1,4 @@
-"""What stands in a study file, key by key. Whether it all fits together, `antidote.study.study` checks."""
+"""The settings classes of a study file. `antidote.study.study` checks that the values are consistent."""
 
 from __future__ import annotations
 
@@ -16,58 +16,58 @@ from antidote.training.recipe import TrainSettings
 
 
 class PoisoningSettings(TrainSettings):
-    """How the backdoored model is trained on the poisoned pairs."""
+    """Training of the backdoored model on the poisoned pairs."""
 
     start: Literal["clean", "model"] = Field(
-        "clean", description="from the clean reference, or from the study's initial model (its pretrained weights)"
+        "clean", description="start weights: the clean reference, or the study's initial model (its pretrained weights)"
     )
     alternate: bool = Field(
         False,
-        description="poisoned pairs in every second epoch only, their originals in between (attention attack); for "
-        "attacks that control training",
+        description="use the poisoned pairs in every second epoch only and their originals in the other epochs "
+        "(attention attack); for attacks that control training",
     )
 
 
 class SurrogateModel(Settings):
-    """A further clean model that triggers can be fitted on: an attacker who does not know the victim."""
+    """A further clean model that triggers can be fitted on, for an attacker who does not know the victim."""
 
     model: ModelSettings = ModelSettings()
-    pretraining: TrainSettings = Field(TrainSettings(), description="its training, on the study's own pairs")
-    seed: Seed = Field(0, description="added to the study's seed: another draw of the same model")
+    pretraining: TrainSettings = Field(TrainSettings(), description="training of this model, on the study's own pairs")
+    seed: Seed = Field(0, description="added to the study's seed, to train another instance of the same model")
 
 
 class StudyFile(Settings):
     """A study file. `attacks`, `defenses` and `detectors` map names of entries to a `method` and its settings."""
 
-    study: str = Field(description="name of the study and of its folder in results/")
-    seeds: list[Seed] = Field([0], min_length=1, description="one run of everything per seed")
+    study: str = Field(description="name of the study, and of the study's folder in results/")
+    seeds: list[Seed] = Field([0], min_length=1, description="the whole study is run once per seed")
     target: str = Field("banana", description="the class that all attacks aim at")
     model: ModelSettings = ModelSettings()
     datasets: dict[str, dict[str, Any]] = Field(
-        {}, description="datasets that data/datasets.yaml does not define, or changes to those it does"
+        {}, description="datasets that data/datasets.yaml does not define, or changes to datasets of that file"
     )
     pools: PoolsSettings
-    lexicon: str | None = Field(None, description="language resource of the text methods; the dataset's own by default")
+    lexicon: str | None = Field(None, description="language resource of the text methods; default: the dataset's own")
     pretraining: TrainSettings = Field(TrainSettings(), description="training of the clean reference model")
     poisoning: PoisoningSettings = Field(PoisoningSettings(), description="training on the poisoned pairs")
     evaluation: EvaluationSettings
     surrogates: dict[str, SurrogateModel] = Field(
-        {}, description="by name, further clean models; an attack whose trigger is fitted names one as its `surrogate`"
+        {}, description="further clean models by name; an attack with a fitted trigger can name one as its `surrogate`"
     )
     rebound: ReboundSettings | None = Field(
-        None, description="a short benign fine-tuning of every model under test, and the ASR meanwhile; empty: none"
+        None, description="a short benign fine-tuning of every model under test that measures the ASR; empty: none"
     )
     gate: Gate = Gate()
     accuracy_budget: float = Field(
-        0.05, ge=0, le=1, description="clean accuracy, as a fraction, that a defense may cost and still be marked best"
+        0.05, ge=0, le=1, description="largest loss of clean accuracy (fraction) at which a defense may be marked best"
     )
-    attacks: dict[str, dict[str, Any]] = Field(description="by name of entry, a `method` and its settings")
+    attacks: dict[str, dict[str, Any]] = Field(description="entry name: a `method` and its settings")
     defenses: dict[str, dict[str, Any]] = Field(
-        description="by name of entry, a `method` and its settings; `none`, the undefended model, is always among "
-        "them; the values of a sweep from the weakest to the strongest"
+        description="entry name: a `method` and its settings; `none`, the undefended model, is always included; the "
+        "values of a sweep are listed from the weakest to the strongest"
     )
     detectors: dict[str, dict[str, Any]] = Field(
-        {}, description="by name of entry, a `method` and its settings; the controls `random` and `oracle` are added"
+        {}, description="entry name: a `method` and its settings; the controls `random` and `oracle` are added"
     )
     detect_on: list[str] = Field(
         ["none"],
@@ -78,5 +78,5 @@ class StudyFile(Settings):
         500,
         ge=1,
         description="evaluation pictures that detectors of pictures score, each once clean and once triggered (ours, "
-        "for time)",
+        "to limit the run time)",
     )

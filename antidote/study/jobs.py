@@ -1,7 +1,7 @@
-"""What the rules hand to each job: its inputs, its settings, its options, the fingerprint of its sources.
+"""The values that rules pass to each job: inputs, settings, options, and the fingerprint of the job's sources.
 
-`rules/` says which script makes which files; all that depends on the study is asked of `Jobs`, by the wildcards of a
-job. Text for a command line comes quoted from here, or is quoted by the rule (`:q`).
+`rules/` defines which script writes which files. `Jobs` returns every value that depends on the study, given the
+wildcards of a job. Text for a command line is quoted either here or by the rule (`:q`).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from antidote.study.slices import json_slice, rebound_slice, summary_plan, text_
 
 
 def prepare_jobs(root: Path) -> None:
-    """Let jobs find this project, and the python beside this snakemake unless a software environment has its own."""
+    """Put this project on the jobs' PYTHONPATH and this snakemake's python on PATH; environments may override it."""
     for name, first in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
         os.environ[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
-    # Threads that wait for one another busily come to a stand when other work wants their cores.
+    # OpenMP threads that busy-wait for one another stall when other processes use the same cores.
     os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY") or "PASSIVE"
 
 
 def own_records(folder: Path = Path(".snakemake/metadata")) -> None:
-    """Give this checkout its own copy of every record of Snakemake's that DVC has restored as a link into its cache.
+    """Replace every Snakemake record that DVC restored as a link into the DVC cache by a copy.
 
-    Snakemake writes its records in place; through a link it would change what DVC keeps.
+    Snakemake writes its records in place; writing through a link would change the file in the DVC cache.
     """
     for path in folder.rglob("*"):
         found = path.lstat()
@@ -51,12 +51,12 @@ def own_records(folder: Path = Path(".snakemake/metadata")) -> None:
 
 
 def has_gpu() -> bool:
-    """Tell whether jobs on this machine may use an NVIDIA GPU, without importing torch."""
+    """Return whether jobs on this machine can use an NVIDIA GPU, without importing torch."""
     return bool(devices.devices())
 
 
 class Jobs(DataJobs):
-    """What each rule asks of a study; `w` holds the wildcards of a job as attributes."""
+    """The values of a study that the rules need; `w` holds the wildcards of a job as attributes."""
 
     # --- triggers and poisoned pairs ---------------------------------------------------------------------------------
 
@@ -70,9 +70,9 @@ class Jobs(DataJobs):
         return self.study.evaluated.templates
 
     def _surrogate(self, w: Any) -> tuple[Path | None, list[str]]:
-        """Return folder and files of the model that a trigger is fitted on: the clean reference, or another.
+        """Return folder and files of the model that a trigger is fitted on: the clean reference or another model.
 
-        A folder that is not of this study may have no adapter.
+        A model folder from outside the study may have no adapter.
         """
         settings = self.study.attacks[w.attack]
         kind = method("attack", settings.method)
@@ -93,7 +93,7 @@ class Jobs(DataJobs):
         return self._surrogate(w)[1]
 
     def _fitting_pools(self, w: Any) -> tuple[str, ...]:
-        """Return the pools of learned triggers: fitted on pairs for inversion; some also rank those to poison."""
+        """Return the pools of learned triggers: inversion, to fit on; poison, since some triggers rank its pairs."""
         return ("inversion", "poison") if method("attack", self.study.attacks[w.attack].method).learned else ()
 
     def fitting_pools(self, w: Any) -> list[str]:
@@ -127,7 +127,7 @@ class Jobs(DataJobs):
         return json_slice(self.study.attacks[w.attack].poison_settings())
 
     def _caption_pools(self, w: Any) -> list[str]:
-        """Return the pools beside the poison pool that an attack's natural captions are from."""
+        """Return the pools, other than the poison pool, from which an attack takes natural captions."""
         settings = self.study.attacks[w.attack]
         return [name for name in settings.caption_pools if name != "poison"] if settings.caption == "natural" else []
 
@@ -144,7 +144,7 @@ class Jobs(DataJobs):
         return self._attack_source("scripts.poison", w, *self.template_files)
 
     def shots_settings(self, w: Any) -> str:
-        """Return the settings of the change of the support set, without those of the user who trains on it."""
+        """Return the settings that change the support set, without the settings of the user's training on the set."""
         values = self.study.attacks[w.attack].poison_settings()
         return json_slice({key: value for key, value in values.items() if key not in Victim.model_fields})
 
@@ -163,7 +163,7 @@ class Jobs(DataJobs):
     # --- training ----------------------------------------------------------------------------------------------------
 
     def initial_model(self, w: Any) -> list[str]:
-        """Return the file of a model's architecture, and that of its weights, where the study names files."""
+        """Return the files of a model's architecture and weights, if the study names files."""
         model = self._model(w)
         return names_file("models", model.name) + weight_files(model.pretrained)
 
@@ -188,7 +188,7 @@ class Jobs(DataJobs):
         return fingerprint("scripts.pretrain") + content(*names_file("models", self._model(w).name))
 
     def start(self, w: Any) -> list[str]:
-        """Return the clean reference, where the backdoored model starts from it and not from the initial model."""
+        """Return the clean reference if the backdoored model starts from the reference, not from the initial model."""
         starts = self.study.poisoning(w.attack).start == "clean"
         return self.layout.files("clean_model", seed=w.seed) if starts else []
 
@@ -206,7 +206,7 @@ class Jobs(DataJobs):
     # --- defenses ----------------------------------------------------------------------------------------------------
 
     def naming(self, suspicious: bool) -> list[str]:
-        """Return the defenses that say which pairs they hold for poisoned, or those that do not."""
+        """Return the defenses that name suspicious pairs (`suspicious`), or the defenses that do not."""
         return [name for name in self.study.defenses if bool(self._defense(name).files) == suspicious]
 
     def _defense(self, name: str) -> type[Defense]:
@@ -223,18 +223,18 @@ class Jobs(DataJobs):
         return self.indexes(*self._granted(w))
 
     def defense_names(self, w: Any) -> list[str]:
-        """Return the files of the words that a defense's access grants: a lexicon, or the words of the model's use."""
+        """Return the word files that a defense's access grants: a lexicon, or class names and prompts."""
         if self._defense(w.defense).uses_lexicon:
             return names_file("lexicons", self.study.lexicon())
         return self.names if self._defense(w.defense).access in USES_CLASSES else []
 
     def defense_poison(self, w: Any) -> list[str]:
-        """Return the overlay of the training set, for a defender who owns it."""
+        """Return the overlay of the training set, for a defender who owns the set."""
         owns = "training" in self._granted(w)
         return self.layout.files("poison", attack=w.attack, seed=w.seed) if owns else []
 
     def _scorer(self, w: Any) -> tuple[Path | None, list[str]]:
-        """Return folder and files of the clean model that a defense scores pairs by, where it names one of ours."""
+        """Return folder and files of the clean model of the study by which a defense scores pairs, if it names one."""
         name = self.study.defenses[w.defense].surrogate
         return self._model_folder("surrogate_model", surrogate=name, seed=w.seed) if name else (None, [])
 
@@ -263,7 +263,7 @@ class Jobs(DataJobs):
     # --- evaluation --------------------------------------------------------------------------------------------------
 
     def _under_test(self, w: Any) -> tuple[Path, list[str]]:
-        """Return folder and files of the defended model; where nothing was done, of the backdoored one."""
+        """Return folder and files of the defended model; without a defense, of the backdoored model."""
         names = {"attack": w.attack, "seed": w.seed}
         if w.defense == NO_DEFENSE:
             return self._model_folder("backdoored_model", **names)
@@ -276,7 +276,7 @@ class Jobs(DataJobs):
         return str(self._under_test(w)[0])
 
     def finding(self, w: Any) -> list[str]:
-        """Return what a defense says of the pairs that it holds for poisoned, and the manifest to compare it with."""
+        """Return the file in which a defense names suspicious pairs, and the poison manifest for comparison."""
         if not self._defense(w.defense).files:
             return []
         job = {"attack": w.attack, "seed": w.seed}
@@ -284,10 +284,10 @@ class Jobs(DataJobs):
         return [*self.layout.files("finding", **job, defense=w.defense), str(manifest)]
 
     def scored_split(self, scored: ScoredSet) -> list[str]:
-        """Return what is read of a set that is scored on.
+        """Return the files of a scored set: index, manifest and the description of its pictures.
 
-        The description, written last, stands for its array of pictures: gigabytes, which Snakemake would hash for each
-        cell.
+        The jobs depend on the small description, which is written last, and not on the array of pictures: Snakemake
+        would hash gigabytes for each cell.
         """
         place = {"dataset": scored.dataset, "split": scored.split}
         pictures = self.layout.path("pictures", "description", **place, fit=self.study.fit(scored))
@@ -301,12 +301,12 @@ class Jobs(DataJobs):
         return [*splits, *(name for name in dict.fromkeys(names) if name not in self.names)]
 
     def evaluated(self, w: Any) -> list[str]:
-        """Return what a model is scored on: the evaluation's split, and the further ones with their class names."""
+        """Return the files that scoring reads: the evaluation's split, and further splits with their class names."""
         return self._evaluated
 
     @cached_property
     def _slices(self) -> dict[str, str]:
-        """The settings that thousands of jobs share, made once."""
+        """The settings as JSON; cached, since thousands of jobs share them."""
         return {"evaluation": self.study.evaluated.slice(), "rebound": rebound_slice(self.study)}
 
     def evaluation_settings(self, w: Any) -> str:
@@ -322,12 +322,12 @@ class Jobs(DataJobs):
         return self._cell_source("scripts.evaluate", w)
 
     def _cell_source(self, script: str, w: Any) -> str:
-        """Return the sources of a job on one cell, with the module that reads the adapter of the model under test."""
+        """Return the source fingerprint of a job on one cell, including the module of the tested model's adapter."""
         adapter, attack = self.adapter(w), module("attack", self.study.attacks[w.attack].method)
         return fingerprint(script, attack, *([module("adapter", adapter)] if adapter else [])) + content(*self.names)
 
     def adapter(self, w: Any) -> str | None:
-        """Return the name of the adapter that the model under test has, if any."""
+        """Return the adapter name of the model under test; None without an adapter."""
         return "few_shot_head" if w.attack in self.few_shot else self._defense(w.defense).adapter
 
     def clean_options(self, w: Any) -> str:

@@ -1,7 +1,7 @@
-"""Where results are kept: one row per stage, with its folder, its files and its log.
+"""The paths of all results: one row per stage, with its folder, files and log.
 
-A stage is a rule, a script and a row in `STAGES`. Rules take outputs, logs and benchmarks from the row; reserved names,
-leftovers, costs, preflight and the summary's inputs follow from the table.
+A stage consists of a rule, a script and a row in `STAGES`. The rules take outputs, logs and benchmarks from the row.
+Reserved names, leftovers, costs, preflight and the summary's inputs are derived from the table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from antidote.attacks.trigger_files import DESCRIPTION, TENSORS
 from antidote.clip import files as clip
 from antidote.data.overlay_files import MANIFEST, TAR
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a study, an attack, a defense, a surrogate
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # name of a study, an attack, a defense or a surrogate
 NO_DEFENSE = "none"
 SEED = "seed{seed}"
 CLEAN, ATTACK = f"clean/{SEED}", f"{{attack}}/{SEED}"
@@ -35,7 +35,7 @@ SUMMARY = {
     "gallery": "gallery.png", "page": "report.html",
 }  # fmt: skip
 DETECTIONS = {"detections": "detections.csv", "detection": "detection.png", "roc": "roc.png"}
-UNREAD = ("card", "log", "counts", "examples", "cost")  # keys of files that no later job computes with
+UNREAD = ("card", "log", "counts", "examples", "cost")  # keys of files that no later job reads
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Stage:
     """One row of the table. Names in braces are the wildcards of the stage's rule.
 
     Attributes:
-        folder: below the study's folder, or below `data` where the stage is shared by all studies.
-        files: by the name that the rule gives it; the first tells that the job is done, `cost` is what it cost.
-        name: of its log and its benchmark; by default the folder, with - for /.
+        folder: path below the study's folder, or below `data` if all studies share the stage.
+        files: file names by the rule's output key. The first file marks the job as done; `cost` holds the job's cost.
+        name: name of the log and the benchmark; default: the folder, with - for /.
         shared: whether the folder is in `data`.
-        work: where a job keeps what a killed one goes on from; empty: nowhere.
-        spent: its name in costs.csv; by default the stage's own.
-        title: its line in the table of preflight; empty: a stage of seconds, which has none.
-        summarised: key of the file that the summary reads; empty: none.
-        optional: whether it is run only where the study file has a section of the stage's name.
-        undefended: whether it is run for cells without a defense, too.
-        few_shot: whether it is run for attacks on a support set, too.
+        work: folder of the checkpoints from which a killed job resumes; empty: none.
+        spent: name of the stage in costs.csv; default: the key in `STAGES`.
+        title: name of the stage in the table of preflight; empty: not listed, since the stage takes seconds.
+        summarised: key of the file that the summary reads; empty: no file.
+        optional: whether the stage runs only if the study file has a section with the stage's name.
+        undefended: whether the stage also runs for cells without a defense.
+        few_shot: whether the stage also runs for attacks on a support set.
     """
 
     folder: str
@@ -92,7 +92,7 @@ STAGES: dict[str, Stage] = {
                               title="backdoored models"),
     "defend": Stage(f"{CELL}/model", MODEL, work=f"{{attack}}-{SEED}-{{defense}}", title="defended models",
                     undefended=False),
-    # What some jobs of `defend` write beside the model.
+    # A further output of some jobs of `defend`, in the model folder.
     "finding": Stage(f"{CELL}/model", {"suspicious": clip.SUSPICIOUS}, spent="defend", undefended=False),
     "pictures": Stage("{dataset}/{split}",
                       {"array": "pictures-{fit}.npy", "description": "pictures-{fit}.json",
@@ -112,16 +112,16 @@ STAGES: dict[str, Stage] = {
                     work=f"{{attack}}-{SEED}-{{defense}}-detect-{{detector}}", title="detections",
                     summarised="detection"),
     "summary": Stage("summary", SUMMARY),
-    # What the summary of a study with detectors writes besides.
+    # Further outputs of the summary if the study has detectors.
     "detections": Stage("summary", DETECTIONS, "detections"),
 }  # fmt: skip
 
 
-COSTLY = {name: stage.spent or name for name, stage in STAGES.items() if "cost" in stage.files}  # and in costs.csv
+COSTLY = {name: stage.spent or name for name, stage in STAGES.items() if "cost" in stage.files}  # and name in costs.csv
 
 
 def _folders() -> Iterator[tuple[str, str]]:
-    """Yield the pattern above and the name of every folder of a study that the layout names itself."""
+    """Yield (pattern of the parent, name) of every folder of a study whose name the layout fixes."""
     yield from (("", name) for name in (LOGS, BENCHMARKS, WORK))
     for stage in STAGES.values():
         parts = [] if stage.shared else stage.folder.split("/")
@@ -129,11 +129,11 @@ def _folders() -> Iterator[tuple[str, str]]:
 
 
 def fixed(above: str) -> set[str]:
-    """Return the names that the layout gives to folders in a folder of a study, a pattern; "": in the study's own."""
+    """Return the fixed names of subfolders of `above`, the pattern of a folder; "": of the study's own folder."""
     return {name for parent, name in _folders() if parent == above}
 
 
-# No entry of a study may have these names: its results would land among those of a stage.
+# No entry of a study may have these names: the results would mix with the results of a stage.
 RESERVED = frozenset(name for _, name in _folders()) - {NO_DEFENSE}
 
 
@@ -150,36 +150,36 @@ class Layout:
     data: Path = Path("data")
 
     def root(self, stage: str) -> Path:
-        """Return the folder that the stage's own folder is in."""
+        """Return the parent folder of a stage's folder pattern."""
         return self.data if STAGES[stage].shared else self.results
 
     def pattern(self, stage: str, file: str = "") -> str:
-        """Return a stage's folder, or one of its files by its key, with the wildcards of its rule."""
+        """Return the pattern of a stage's folder, or of the file with the key `file`, with the rule's wildcards."""
         known = STAGES[stage]
         return "/".join([str(self.root(stage)), known.folder, *([known.files[file]] if file else [])])
 
     def path(self, stage: str, file: str = "", **names: Any) -> Path:
-        """Return the folder of one job of a stage, or one of its files; `names` are the wildcards' values."""
+        """Return the folder of one job, or the file with the key `file`; `names` are the values of the wildcards."""
         known = STAGES[stage]
         return self.root(stage) / "/".join([known.folder, *([known.files[file]] if file else [])]).format(**names)
 
     def found(self, stage: str, file: str, **names: Any) -> list[Path]:
-        """Return the files of a stage that are there, sorted; a wildcard that is not among `names` may be anything."""
+        """Return the existing files of a stage, sorted; a wildcard that is not in `names` matches any value."""
         anything = dict.fromkeys(STAGES[stage].wildcards, "*")
         pattern = f"{STAGES[stage].folder}/{STAGES[stage].files[file]}".format(**{**anything, **names})
         return sorted(self.root(stage).glob(pattern))
 
     def outputs(self, stage: str) -> dict[str, str]:
-        """Return what a rule declares: the pattern of each file by its key."""
+        """Return a rule's outputs: the pattern of each file by key."""
         return {key: self.pattern(stage, key) for key in STAGES[stage].files}
 
     def inputs(self, name: str, stage: str) -> dict[str, str]:
-        """Return the patterns of the files that later jobs read: the first as `name`, each other one as `name_key`."""
+        """Return the patterns of the files that later jobs read: the first as `name`, the others as `name_key`."""
         first, *others = (key for key in STAGES[stage].files if key not in UNREAD)
         return {name: self.pattern(stage, first), **{f"{name}_{key}": self.pattern(stage, key) for key in others}}
 
     def files(self, stage: str, **names: Any) -> list[str]:
-        """Return the files of a job that later jobs read, without card, logs and costs; with no names, the patterns."""
+        """Return a job's files that later jobs read, without card, logs and costs; without `names`, the patterns."""
         keys = [key for key in STAGES[stage].files if key not in UNREAD]
         return [str(self.path(stage, key, **names)) if names else self.pattern(stage, key) for key in keys]
 
@@ -188,11 +188,11 @@ class Layout:
         return f"{self.root(stage)}/{LOGS}/{_name(stage)}.log"
 
     def benchmark(self, stage: str) -> str:
-        """Return the pattern of Snakemake's measurements of a stage."""
+        """Return the pattern of a stage's Snakemake benchmark file."""
         return f"{self.root(stage)}/{LOGS if STAGES[stage].shared else BENCHMARKS}/{_name(stage)}.tsv"
 
     def work(self, stage: str) -> str:
-        """Return the pattern of the folder that a killed job of a stage goes on from."""
+        """Return the pattern of the folder of checkpoints from which a killed job of a stage resumes."""
         return f"{self.root(stage)}/{'' if STAGES[stage].shared else f'{WORK}/'}{STAGES[stage].work}"
 
 
@@ -206,18 +206,18 @@ def _gaps(pattern: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What the wildcards of a study's jobs take as values.
+    """The values of the wildcards of a study's jobs.
 
     Attributes:
-        seeds: numbers.
-        cells: attack and defense of each cell that is run.
-        few_shot: attacks on a support set.
+        seeds: the seeds of the study.
+        cells: (attack, defense) of each cell that is run.
+        few_shot: names of the attacks on a support set.
         options: names of the optional stages that the study has.
-        surrogates, pools: names.
-        splits: dataset and split of each that is read.
-        scored: dataset, split and fit of each that is scored on.
-        detections: attack, defense and detector of each detection.
-        on_clean: detectors that score the clean references as well.
+        surrogates, pools: names of the entries.
+        splits: (dataset, split) of each split that is read.
+        scored: (dataset, split, fit) of each picture set that is scored.
+        detections: (attack, defense, detector) of each detection.
+        on_clean: names of the detectors that also score the clean references.
     """
 
     seeds: list[int]

@@ -1,4 +1,4 @@
-"""Files of a checkout that no study needs any more."""
+"""Files of a checkout that no study needs any longer."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DAY = 86400  # seconds
 
 @dataclass(frozen=True)
 class Waste:
-    """What could go, and why."""
+    """A file or folder that can be deleted, and the reason."""
 
     path: Path
     reason: str
 
     def size(self) -> int:
-        """Return bytes; a link counts for itself."""
+        """Return the size in bytes; a link counts as a link, without its target."""
         files = [self.path] if not self.path.is_dir() or self.path.is_symlink() else self.path.rglob("*")
         return sum(file.lstat().st_size for file in files if file.is_symlink() or file.is_file())
 
@@ -40,9 +40,9 @@ class Waste:
 
 
 def of_study(study: Study, results: Path) -> Iterator[Waste]:
-    """Yield what the study has no entry for any more, then checkpoints that no job goes on from."""
+    """Yield results without an entry in the study, then checkpoints from which no job resumes."""
     gone = "is no more in the study"
-    if results.is_symlink():  # to another disk, or to the results of another study
+    if results.is_symlink():  # a link to another disk, or to the results of another study
         if results.resolve().is_relative_to(results.parent.resolve()):
             command_line.log.info("%s: is a link to other results; left alone", results)
             return
@@ -76,7 +76,7 @@ def of_study(study: Study, results: Path) -> Iterator[Waste]:
 
 
 def of_work(study: Study, results: Path) -> Iterator[Waste]:
-    """Yield work folders of jobs that are gone, or whose result is there; Snakemake deletes one before a job starts."""
+    """Yield work folders of removed or finished jobs; a job counts as finished if its first output exists."""
     kept, jobs = layout.Layout(results), matrix(study)
     done = {}
     for name, stage in layout.STAGES.items():
@@ -91,17 +91,17 @@ def of_work(study: Study, results: Path) -> Iterator[Waste]:
 
 
 def folders(path: Path) -> list[Path]:
-    """Return the folders in a folder, hidden ones left out; of a link none, since others may use what it leads to."""
+    """Return the visible subfolders of a folder; none for a link, since other checkouts may use its target."""
     if path.is_symlink():
         return []
     return sorted(p for p in path.glob("*") if p.is_dir() and not p.name.startswith("."))
 
 
 def place() -> Path:
-    """Return the shared place.
+    """Return the shared cache folder.
 
     Raises:
-        UserError: none is named, or it isn't there.
+        UserError: no folder is named, or the folder does not exist.
     """
     folder = named_place()
     if folder is None or not folder.is_dir():
@@ -110,7 +110,7 @@ def place() -> Path:
 
 
 def of_shared(folder: Path, days: float | None, gib: float | None) -> Iterator[Waste]:
-    """Yield what kills have left, entries unused for `days`, and the longest unused until the rest fits into `gib`."""
+    """Yield leftovers of killed jobs, entries unused for `days`, and the oldest entries until the rest fits `gib`."""
     now = time.time()
     for left in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
         if now - left.lstat().st_mtime > DAY:

@@ -1,4 +1,4 @@
-"""Checks of the models that a study names: its own, surrogates, public ones. Imports no torch."""
+"""Checks of the models that a study names: the study's model, surrogates, public models. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from antidote.study.file import PoisoningSettings, SurrogateModel
 
 
 def picture_size(name: str, where: str) -> int:
-    """Return the side of the pictures that a model reads, in pixels.
+    """Return the side of a model's input pictures, in pixels.
 
     Raises:
-        UserError: the model is unknown, or has a tokenizer that is not there; begins with `where`.
+        UserError: the model is unknown, or its tokenizer is missing; the message begins with `where`.
     """
     config = model_config(name)
     if config is None:
@@ -36,13 +36,13 @@ def surrogate_config(
     """Return the configuration of the model that a trigger is fitted on.
 
     Args:
-        settings: of the attack, which may name a `surrogate`.
-        own: the study's model.
-        surrogates: the study's further models by name.
-        size: side of the study's pictures in pixels.
+        settings: settings of the attack; may name a `surrogate`.
+        own: the model of the study.
+        surrogates: the further models of the study by name.
+        size: side of the pictures of the study, in pixels.
 
     Raises:
-        ValueError: it is neither a model of the study nor a fitting model folder.
+        ValueError: the surrogate is neither a model of the study nor a model folder with the same picture size.
     """
     name = settings.fitted_on()
     if name == "clean" or name in surrogates:
@@ -64,10 +64,10 @@ def surrogate_config(
 
 
 def loaded(settings: AttackSettings, recipe: PoisoningSettings) -> PoisoningSettings:
-    """Return the recipe of an attack whose backdoored model is a released checkpoint: no epoch, from its weights.
+    """Return the recipe of an attack whose backdoored model is a released checkpoint: 0 epochs, from these weights.
 
     Raises:
-        ValueError: there is no such file; the attack trains the model itself; the entry changes the recipe as well.
+        ValueError: the checkpoint is missing; the attack trains the model itself; the entry also changes the recipe.
     """
     if not Path(settings.checkpoint).exists():
         raise ValueError(f"checkpoint: {settings.checkpoint!r} is neither a file nor a folder")
@@ -79,7 +79,7 @@ def loaded(settings: AttackSettings, recipe: PoisoningSettings) -> PoisoningSett
 
 
 def check_public(model: ModelSettings | None, where: str) -> None:
-    """Raise UserError where a public model has an unknown name, or weights that are neither here nor a tag."""
+    """Raise UserError if a public model has an unknown name, or weights that are neither a local path nor a tag."""
     if model is None:
         return
     picture_size(model.name, where)

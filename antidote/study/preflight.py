@@ -1,6 +1,6 @@
-"""What a study will take before it starts: jobs by stage and what is there of them, work, disk, and what is missing.
+"""Estimate of a study before the run: jobs by stage, finished jobs, work, disk space, and missing inputs.
 
-Work is counted in pairs that the model is trained on and pictures that it encodes; measured rates turn it into hours.
+Work is counted in trained pairs and encoded pictures; measured rates convert the work into hours.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from antidote.training.objectives import Contrastive
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Work
 
-CHECKPOINT = 3.0  # weights and two moments
-KEPT_CHECKPOINTS = 2  # of jobs that run at the same time
-MEASURED = 3  # steps after the first
+CHECKPOINT = 3.0  # in units of the weights: weights and two moments
+KEPT_CHECKPOINTS = 2  # number of jobs that run at the same time
+MEASURED = 3  # number of timed steps
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Stage:
     """One stage of a study.
 
     Attributes:
-        outputs: the file of each job that tells whether it was done.
-        trained: pairs that all its jobs together train on, repetitions counted.
-        encoded: pictures that they encode besides.
+        outputs: the first output file of each job; if the file exists, the job is done.
+        trained: pairs that all jobs together train on, counted once per epoch.
+        encoded: further pictures that the jobs encode without training.
     """
 
     name: str
@@ -63,18 +63,18 @@ class Stage:
 
     @property
     def left(self) -> float:
-        """Return the share of the stage that is still to do."""
+        """Return the fraction of the stage that is not done yet, from 0 to 1."""
         return 1 - self.done / len(self.outputs) if self.outputs else 0.0
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What one device does in a second.
+    """Throughput of one device.
 
     Attributes:
-        trained: pairs, forward and backward.
-        encoded: pictures.
-        parameters: of the model.
+        trained: pairs per second, forward and backward.
+        encoded: pictures per second, forward only.
+        parameters: number of parameters of the model.
     """
 
     trained: float
@@ -82,12 +82,12 @@ class Rates:
     parameters: int
 
     def hours(self, stage: Stage) -> float:
-        """Return the hours of what is left of a stage on one device."""
+        """Return the hours that the remaining jobs of a stage take on one device."""
         return stage.left * (stage.trained / self.trained + stage.encoded / self.encoded) / 3600
 
 
 def stages(study: Study, results: Path = Path("results")) -> list[Stage]:
-    """Return the stages of a study, in the order in which they run: those of the layout that have a title."""
+    """Return the stages of a study that have a title in the layout, in the order in which they run."""
     kept, jobs, amounts = Layout(results / study.name, DATA), matrix(study), _amounts(study)
     found = []
     for name, stage in STAGES.items():
@@ -101,7 +101,7 @@ def stages(study: Study, results: Path = Path("results")) -> list[Stage]:
 
 
 def _amounts(study: Study) -> dict[str, dict[str, float]]:
-    """Return what the jobs of a stage together train on and encode; nothing of those that do neither."""
+    """Return trained pairs and encoded pictures of all jobs by stage; stages without either are left out."""
     seeds, sizes = len(study.file.seeds), _sizes(study)
     recipe, pairs, pictures = study.file.pretraining, sizes["training set"], sizes["pictures"]
     further = sum(model.pretraining.epochs for model in study.file.surrogates.values())
@@ -128,7 +128,7 @@ def _amounts(study: Study) -> dict[str, dict[str, float]]:
 
 
 def _sizes(study: Study) -> dict[str, int]:
-    """Return how many pairs each pool holds, and how many pictures a model is scored on."""
+    """Return the number of pairs of each pool, and the number of pictures on which a model is scored."""
     pools = study.file.pools
     sizes = {name: getattr(pool, "pairs", 0) for name, pool in pools.pools().items()}
     sizes["shots"] = pools.shots.per_class * len(study.classes) if pools.shots else 0
@@ -140,7 +140,7 @@ def _sizes(study: Study) -> dict[str, int]:
 
 
 def _pictures(study: Study, scored: Any) -> int:
-    """Return how many pictures of a split are scored: as set, as the dataset expects, or as it is known to hold."""
+    """Return the number of scored pictures of a split: from the settings or the dataset's expected or known size."""
     source = study.sources[scored.dataset]
     split = source.split(scored.split)
     known = (source.expected or {}).get(scored.split) or getattr(split, "pairs", None) or 10_000
@@ -148,19 +148,19 @@ def _pictures(study: Study, scored: Any) -> int:
 
 
 def fitting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
-    """Return the pairs that one job fits a trigger on and the pictures that it encodes besides."""
+    """Return the pairs on which one job fits a trigger, and the further pictures that the job encodes."""
     settings = study.attacks[name]
     return method("attack", settings.method).work(settings, sizes)
 
 
 def work(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
-    """Return the pairs that one job of a defense trains on and the pictures that it encodes besides."""
+    """Return the pairs on which one job of a defense trains, and the further pictures that the job encodes."""
     settings = study.defenses[name]
     return method("defense", settings.method).work(settings, sizes)
 
 
 def detecting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
-    """Return the pairs that one job of a detector trains on and the pictures that it encodes besides."""
+    """Return the pairs on which one job of a detector trains, and the further pictures that the job encodes."""
     settings = study.detectors[name]
     return method("detector", settings.method).work(settings, sizes)
 
@@ -169,12 +169,12 @@ def detecting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, fl
 
 
 def disk(study: Study, found: list[Stage], size: int, parameters: int) -> dict[str, float]:
-    """Return the bytes that are still to be written, by what they are; `place` tells where.
+    """Return the bytes still to be written, by category; `place` returns the folder of a category.
 
     Args:
-        found: what `stages` returns.
+        found: the stages, as returned by `stages`.
         size: side of the model's pictures in pixels.
-        parameters: of the model.
+        parameters: number of parameters of the model.
     """
     weights = 4.0 * parameters
     done = {stage.name: stage for stage in found}
@@ -192,12 +192,12 @@ def disk(study: Study, found: list[Stage], size: int, parameters: int) -> dict[s
 
 
 def place(what: str, results: Path) -> Path:
-    """Return the folder that one of the parts of `disk` is written to."""
+    """Return the folder to which a category of `disk` is written."""
     return {"downloads": DATA / "downloads", "data": DATA, "pictures made ready": DATA}.get(what, results)
 
 
 def too_full(needed: dict[str, float], results: Path) -> list[str]:
-    """Return a line for each disk that has too little space for what is to be written to it."""
+    """Return a line for each disk with less free space than the bytes still to be written to the disk."""
     by_disk: dict[int, list[str]] = {}
     for what in needed:
         by_disk.setdefault(_disk_of(place(what, results)), []).append(what)
@@ -215,7 +215,7 @@ def _split_bytes(study: Study, dataset: str, split: str) -> float:
 
 
 def _left_to_download(study: Study, dataset: str, split: str) -> float:
-    """Return the bytes of work shards, which lie beside the split until somebody deletes them."""
+    """Return the bytes of work shards still to be downloaded; the shards are kept until a user deletes them."""
     folder = Path(Layout(Path(), DATA).work("download").format(dataset=dataset, split=split))
     there = sum(path.stat().st_size for path in folder.rglob("*.tar"))
     return max(_split_bytes(study, dataset, split) - there, 0.0)
@@ -228,7 +228,7 @@ def _ready_bytes(study: Study, scored: Any, size: int) -> float:
 
 
 def _count(source: SourceSettings, split: str) -> int:
-    """Return how many pictures a split will hold at most, as far as anything says so."""
+    """Return the largest number of pictures that a split can hold; 0 if unknown."""
     rows = (source.expected or {}).get(split) or (getattr(source, "rows", None) or {}).get(split) or 0
     sample = getattr(source, "sample", None)
     if sample is not None:
@@ -247,7 +247,7 @@ def _there(folder: Path) -> Path:
 
 
 def free(folder: Path) -> int:
-    """Return the free bytes of the disk that a folder, perhaps still to be made, is on."""
+    """Return the free bytes on the disk of a folder; the folder need not exist yet."""
     return shutil.disk_usage(_there(folder)).free
 
 
@@ -255,7 +255,7 @@ def free(folder: Path) -> int:
 
 
 def measured(clip: Clip, settings: TrainSettings) -> Rates:
-    """Measure the rates of a model on its device, by a few steps of its own recipe on pictures of noise."""
+    """Measure the rates of a model on its device with a few steps of its own recipe on random pictures."""
     from antidote.data.pairs import Pairs
 
     count = settings.batch_size * MEASURED
@@ -264,7 +264,7 @@ def measured(clip: Clip, settings: TrainSettings) -> Rates:
     pairs = Pairs(captions, images, captions, torch.full((count,), -1))
     once = settings.model_copy(update={"epochs": 1})
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(2):  # the first warms up
+        for number in range(2):  # the first run is a warm-up
             place = Work(Path(folder) / str(number), "rate", every=math.inf)
             seconds = _timed(partial(train, clip, Contrastive(pairs), once, number, place))
     clip.network.eval()
@@ -281,7 +281,7 @@ def measured(clip: Clip, settings: TrainSettings) -> Rates:
 
 
 def parameter_count(clip: Clip) -> int:
-    """Return how many parameters a model has."""
+    """Return the number of parameters of a model."""
     return sum(p.numel() for p in clip.network.parameters())
 
 
@@ -291,11 +291,11 @@ def _timed(action: Callable[[], Any]) -> float:
     return time.monotonic() - start
 
 
-# --- what has to be there ---------------------------------------------------------------------------------------------
+# --- required inputs --------------------------------------------------------------------------------------------------
 
 
 def missing(study: Study) -> list[str]:
-    """Return a line for everything that the study starts from and that is not there, nor fetched by a job."""
+    """Return a line for each input of the study that is missing and that no job fetches."""
     lines = []
     for dataset, split in _to_write(study):
         pointer = next((path for path in pointers(DATA / dataset / split) if path.is_file()), None)
@@ -310,14 +310,14 @@ def missing(study: Study) -> list[str]:
 
 
 def further_weights(study: Study) -> list[str]:
-    """Fetch the weights of every model but the study's own that a job starts from; return a line for each not had.
+    """Fetch the weights of all start models except the study's own model; return a line for each failure.
 
-    What open_clip fetches stays in its cache, so that jobs without network find it there.
+    open_clip caches downloaded weights, so jobs without network access find the weights in the cache.
     """
     wanted = {f"surrogates.{name}": further.model for name, further in study.file.surrogates.items()}
     wanted |= {f"defenses.{name}.scorer": one.public for name, one in study.defenses.items()}
     wanted |= {f"detectors.{name}.scorer": one.public for name, one in study.detectors.items()}
-    faults = {study.file.model: ""}  # whose weights are asked for elsewhere
+    faults = {study.file.model: ""}  # the study's own weights are checked elsewhere
     for key, model in wanted.items():
         if model is None or model.pretrained is None or model in faults:
             continue
@@ -330,7 +330,7 @@ def further_weights(study: Study) -> list[str]:
 
 
 def fetched(study: Study) -> list[str]:
-    """Return in a few words each thing that a job of the study will fetch from the network."""
+    """Return a short description of each download that a job of the study will perform."""
     words = {
         f"{dataset} ({what})": None
         for dataset, split in _to_write(study)
@@ -344,13 +344,13 @@ def fetched(study: Study) -> list[str]:
 
 
 def _to_write(study: Study) -> list[tuple[str, str]]:
-    """Return every dataset and split that the study reads and that is still to be written."""
+    """Return (dataset, split) of every split that the study reads and that does not exist yet."""
     kept = Layout(Path(), DATA)
     return [(d, s) for d, s in study.splits() if not kept.path("dataset", "manifest", dataset=d, split=s).is_file()]
 
 
 def downloads(study: Study) -> list[tuple[str, str]]:
-    """Return those of them whose pictures are still to be downloaded from the addresses of a table."""
+    """Return (dataset, split) of every missing split whose pictures must be downloaded from a URL table."""
     return [
         (dataset, split)
         for dataset, split in _to_write(study)

@@ -1,4 +1,4 @@
-"""What of a study's matrix can be run: attacks against defenses, and detectors on the models under test."""
+"""The cells of a study's matrix that can be run: attacks against defenses, and detectors on models under test."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def few_shot(attack: AttackSettings) -> bool:
-    """Tell whether an attack is one on a support set, with a clean encoder under it."""
+    """Return whether an attack changes a few-shot support set, over a clean encoder."""
     return method("attack", attack.method).threat_model == "few-shot"
 
 
 def poisons(attack: AttackSettings) -> bool:
-    """Tell whether an attack leaves poisoned pairs in the training set of the model."""
+    """Return whether an attack puts poisoned pairs into the training set of the model."""
     return not few_shot(attack) and not method("attack", attack.method).trains
 
 
 def blank(
     model: str, attacks: dict[str, AttackSettings], defenses: dict[str, DefenseSettings]
 ) -> list[tuple[str, str, str]]:
-    """Return the cells that cannot be run: attack, defense, reason; `model` is open_clip's name."""
+    """Return (attack, defense, reason) of each cell that cannot be run; `model` is the name in open_clip."""
     config = model_config(model)
     reasons = {name: method("defense", entry.method).fits(config) for name, entry in defenses.items()}
     unfit = {name: f"{model}: {reason}" for name, reason in reasons.items() if reason}
@@ -41,7 +41,7 @@ def blank(
 
 
 def _out_of_reach(attack: AttackSettings, name: str, defense: DefenseSettings) -> str | None:
-    """Return why a defense cannot meet an attack: what it works on is not what the attacker touched."""
+    """Return the reason why a defense does not apply to an attack: the attack did not change the defense's input."""
     if few_shot(attack) and name != "none":
         return f"{attack.method}: the backdoor is in a few-shot classifier, not in the CLIP"
     owns = "training" in POOLS.get(method("defense", defense.method).access, ())
@@ -49,21 +49,21 @@ def _out_of_reach(attack: AttackSettings, name: str, defense: DefenseSettings) -
 
 
 def subject(detector: DetectorSettings) -> Subject:
-    """Return what an entry of the detectors scores."""
+    """Return the subject that an entry of `detectors` scores."""
     return method("detector", detector.method).subject_of(detector)
 
 
 def with_controls(detectors: dict[str, DetectorSettings]) -> dict[str, DetectorSettings]:
-    """Return the detectors and, of every subject that they have, the controls that are not among them.
+    """Return the detectors and, for each of their subjects, the controls that the study does not name.
 
-    An added control is named after its method and the subject: `random_pairs`, `oracle_pairs`.
+    The name of an added control is made from method and subject: `random_pairs`, `oracle_pairs`.
 
     Raises:
-        ValueError: another entry has the name of a control; begins with the name.
+        ValueError: another entry has the name of a control; the message begins with the name.
     """
     found = dict(detectors)
     if not found:
-        return {}  # and no method is imported
+        return {}  # return early: no method needs to be imported
     there = {(entry.method, subject(entry)) for entry in detectors.values()}
     for name in (name for name in DETECTORS if method("detector", name).control):
         for scored in dict.fromkeys(subject(entry) for entry in detectors.values()):
@@ -77,10 +77,10 @@ def with_controls(detectors: dict[str, DetectorSettings]) -> dict[str, DetectorS
 
 
 def models_scored(names: list[str], defenses: list[Entry]) -> list[str]:
-    """Return the defenses whose models detectors run on; the name of a sweep stands for all its values.
+    """Return the defenses on whose models detectors run; the name of a sweep selects all its values.
 
     Raises:
-        KeyError: a name is no entry's; holds the name.
+        KeyError: a name is not an entry of `defenses`; the exception holds the name.
     """
     by_name: dict[str, list[str]] = {}
     for entry in defenses:
@@ -91,10 +91,10 @@ def models_scored(names: list[str], defenses: list[Entry]) -> list[str]:
 
 
 def scores(attack: AttackSettings, detector: DetectorSettings) -> bool:
-    """Tell whether a detector has something to score where an attack was: of models any, poisoned pairs, or pictures.
+    """Return whether a detector has a subject to score after an attack.
 
-    A model is there after every attack; poisoned pairs where the attack leaves some in the training set; triggered
-    pictures where there is a trigger to draw.
+    Every attack leaves a model. Pairs are scored only if the attack poisons the training set, and pictures only if the
+    attack has a trigger to draw.
     """
     owns = GRANTS[method("detector", detector.method).access].training_set
     if (owns or subject(detector) == "pairs") and not poisons(attack):

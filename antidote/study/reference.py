@@ -61,7 +61,7 @@ def settings_page() -> str:
 
 
 def methods_page() -> str:
-    """Return `docs/methods.md`: what attacks, defenses and detectors there are, and what each is."""
+    """Return `docs/methods.md`: the list of attacks, defenses and detectors, and a description of each method."""
     parts = [
         "# Methods",
         "<!-- Written by scripts/schema.py from the registry and the docstrings. Do not edit. -->",
@@ -92,12 +92,12 @@ def methods_page() -> str:
 
 
 class _Page:
-    """The settings page; a group of keys that stands there already is linked, not repeated."""
+    """The settings page. A group of keys that the page already contains is linked, not repeated."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self._shown: dict[type[Settings], str] = {}  # groups with a section, by its title
-        self._inside: dict[type[Settings], tuple[str, Settings | None]] = {}  # groups in the table at hand
+        self._shown: dict[type[Settings], str] = {}  # group -> title of its section
+        self._inside: dict[type[Settings], tuple[str, Settings | None]] = {}  # groups in the current table
 
     def add(self, *parts: str) -> None:
         self._parts += [part for part in parts if part]
@@ -116,7 +116,7 @@ class _Page:
         self.add(f"## {name}", _sentence(group.__doc__) + same, self.table(group, without=shown))
 
     def methods(self, kind: str, title: str) -> None:
-        """Add the sections of all methods of one kind: first what they share."""
+        """Add the sections of all methods of one kind: the shared settings first, then one section per method."""
         base = BASES[kind]
         self._shown[base] = title
         self.add(f"## {title}", INTRODUCTIONS[kind], f"Every {kind} has", self.table(base))
@@ -130,16 +130,16 @@ class _Page:
             )
 
     def table(self, group: type[Settings], without: type[Settings] | None = None) -> str:
-        """Return the keys of a group as a table; without those that are the same in another."""
+        """Return the keys of a group as a table, without the keys that are the same in the group `without`."""
         self._inside = {}
         names = [name for name in group.model_fields if without is None or not _same(group, without, name)]
         rows = [row for name in names for row in self._rows(group, name, "")]
         return _grid(COLUMNS, rows) if rows else ""
 
     def _rows(self, group: type[Settings], name: str, prefix: str, given: Settings | None = None) -> list[list[str]]:
-        """Return the row of a key and, where it holds a group that stands nowhere yet, the rows of its keys.
+        """Return the row of a key; if the key holds a group that the page does not contain yet, also the group's rows.
 
-        `given` holds the defaults where the group is itself a default of something.
+        `given` holds the defaults if the group is itself the default value of a key.
         """
         field = group.model_fields[name]
         default = getattr(given, name) if given else field.get_default(call_default_factory=True)
@@ -162,7 +162,7 @@ class _Page:
 
 
 def _same(group: type[Settings], other: type[Settings], name: str) -> bool:
-    """Tell whether a key is the same in both classes; the key that chooses the method always counts as the same."""
+    """Return whether a key is the same in both classes; the key that selects the method always counts as the same."""
     if name not in other.model_fields:
         return False
     if name in ("method", "source"):
@@ -206,7 +206,7 @@ def _kind_of(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def _range(schema: dict[str, Any]) -> str:
-    """Return the limits of a number, or of a list's length."""
+    """Return the limits of a number, or of the length of a list."""
     schema = next((part for part in schema.get("anyOf", []) if part.get("type") != "null"), schema)
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
@@ -220,7 +220,7 @@ def _range(schema: dict[str, Any]) -> str:
 
 
 def _default(default: Any, shown: Settings | None = None) -> str:
-    """Return a default as a study would have it; that of a group as what differs from `shown`, or from its class."""
+    """Return a default as written in a study file; for a group, the keys that differ from `shown` or from its class."""
     if default is PydanticUndefined:
         return "*needed*"
     if isinstance(default, Settings):
@@ -243,7 +243,7 @@ def _presets(group: type[Settings]) -> str:
 
 
 def _word(value: Any) -> str:
-    """Return a value as YAML has it."""
+    """Return a value in YAML notation."""
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_word, value))}]"
     return "empty" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
@@ -278,7 +278,7 @@ def _detector_row(name: str) -> list[str]:
 
 
 def _idea(kind: str, name: str) -> str:
-    """Return the first paragraph of the method's module as one line; the second method of a module has its class's."""
+    """Return the first paragraph of the module docstring as one line; for a module's second method, of the class."""
     found = method(kind, name)
     first = next(other for other in KINDS[kind] if module(kind, other) == module(kind, name))
     text = _docstring(found)[0] if first == name else _sentence(found.__doc__)
@@ -294,7 +294,7 @@ def _about(kind: str, name: str) -> list[str]:
 
 
 def _heading(kind: str, name: str) -> str:
-    """Return a method's heading: its name, with its kind where a method of an earlier kind has the name."""
+    """Return a method's heading: its name, followed by its kind if a method of an earlier kind has the same name."""
     first = next(other for other in AXES if name in KINDS[other])
     return name if first == kind else f"{name} ({kind})"
 
@@ -309,7 +309,7 @@ def _docstring(found: type) -> list[str]:
 
 
 def _paragraph(text: str) -> str:
-    """Return a paragraph of a docstring as Markdown: indented ones are formulas, the rest has papers linked."""
+    """Return a docstring paragraph as Markdown: indented paragraphs are formulas, others get links to papers."""
     if text.startswith("    "):
         return f"```text\n{textwrap.dedent(text)}\n```"
     text = re.sub(r"([*<])", r"\\\1", text)
@@ -335,7 +335,7 @@ def _sentence(doc: str | None) -> str:
 
 
 def _capital(text: str) -> str:
-    """Return a description without its full stop, with a capital letter unless it begins with a value or a symbol."""
+    """Return a description without full stop, capitalised unless the text begins with a value or a symbol."""
     text = text.rstrip(".")
     first = re.match(r"\S*", text)[0]
     return text[:1].upper() + text[1:] if re.fullmatch(r"[a-z]+,?", first) else text

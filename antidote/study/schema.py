@@ -1,7 +1,7 @@
-"""The JSON Schema of a study file, from the same settings classes that validate it. Imports no torch.
+"""The JSON Schema of a study file, from the settings classes that validate study files. Imports no torch.
 
-Editors complete and check a study with it; a run does not use it. What depends on more than one key (a pool that is too
-small, a target that is not among the classes) is checked by `antidote.study.study` alone.
+Editors use the schema to complete and check a study file; a run does not use the schema. Only `antidote.study.study`
+checks conditions on more than one key (a pool that is too small, a target that is not among the classes).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from antidote.study.layout import NAME, RESERVED
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SWEEP, SWEPT = "Sweep", "Swept"
-DESCRIBED = (*AXES, "source")  # kinds of methods that a study file names
+DESCRIBED = (*AXES, "source")  # kinds of methods that a study file can name
 BUILT_IN = {"classes": ["openai_imagenet"], "templates": ["openai_imagenet", "openai_imagenet_simple"]}
 
 
 def study_schema() -> dict[str, Any]:
-    """Return the schema: one definition per settings class, alternatives by `method` and by `source`."""
+    """Return the schema: one definition per settings class, with alternatives by `method` and by `source`."""
     study, definitions, names = _bodies()
     properties = study["properties"]
     properties["study"] |= _entry_name()
@@ -42,19 +42,19 @@ def study_schema() -> dict[str, Any]:
 
 
 def settings_of(kind: str, name: str) -> type[Settings]:
-    """Return the settings class of a method; a data source is its own settings class."""
+    """Return the settings class of a method; a data source class is itself the settings class."""
     found = method(kind, name)
     return found if kind == "source" else found.Settings
 
 
 def group_of(annotation: Any) -> type[Settings] | None:
-    """Return the settings class that a field holds, also where it may be empty; None for a plain value."""
+    """Return the settings class that a field holds, optional or not; None for a plain value."""
     parts = (annotation, *getattr(annotation, "__args__", ()))
     return next((part for part in parts if isinstance(part, type) and issubclass(part, Settings)), None)
 
 
 def meaning(group: type[Settings], name: str) -> str:
-    """Return the description of a key: its own, that of the class it overrides, or the first line of its group."""
+    """Return the description of a key: its own, else that of a base class, else the first line of its group."""
     for base in group.__mro__:
         field = getattr(base, "model_fields", {}).get(name)
         if field is not None and field.description:
@@ -71,7 +71,7 @@ def first_line(text: str | None) -> str:
 
 
 def _bodies() -> tuple[dict[str, Any], dict[str, Any], dict[type, str]]:
-    """Return the schema of the study file, those of all other classes by name, and the name of each class."""
+    """Return the schema of the study file, the schemas of all other classes by name, and the name of each class."""
     entries = [(kind, name) for kind in DESCRIBED for name in KINDS[kind]]
     classes = _with_groups([StudyFile, *(settings_of(kind, name) for kind, name in entries)])
     references, found = models_json_schema([(c, "validation") for c in classes], ref_template="#/$defs/{model}")
@@ -95,7 +95,7 @@ def _bodies() -> tuple[dict[str, Any], dict[str, Any], dict[type, str]]:
 
 
 def _with_groups(classes: Iterable[type[Settings]]) -> list[type[Settings]]:
-    """Return the classes and every class that their keys hold, each once."""
+    """Return the classes and all classes nested in their fields, without repetition."""
 
     def walk(group: type[Settings]) -> Iterator[type[Settings]]:
         yield group
@@ -108,7 +108,7 @@ def _with_groups(classes: Iterable[type[Settings]]) -> list[type[Settings]]:
 
 
 def _complete(body: dict[str, Any], kind: str, name: str) -> None:
-    """Add what pydantic cannot know: the key that chooses the method is needed; which presets there are."""
+    """Add facts that pydantic lacks: the key that selects the method is required; the names of the presets."""
     key = "source" if kind == "source" else "method"
     body["required"] = [key, *(k for k in body.get("required", []) if k != key)]
     if kind == "attack":
@@ -119,7 +119,7 @@ def _complete(body: dict[str, Any], kind: str, name: str) -> None:
 
 
 def _sweepable(body: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return a settings class each of whose numbers may also be a list of numbers; of its groups, such versions."""
+    """Return a schema in which every number may also be a list of numbers; nested groups are changed likewise."""
     properties = {}
     for key, value in body.get("properties", {}).items():
         inner = value.get("$ref", "").rpartition("/")[2]
@@ -139,7 +139,7 @@ def _sweepable(body: dict[str, Any], definitions: dict[str, Any]) -> dict[str, A
 
 
 def _entry_name() -> dict[str, Any]:
-    """Return what a name must be that becomes a folder in results/."""
+    """Return the schema of an entry name; the name becomes a folder in results/."""
     return {"pattern": f"^{NAME.pattern}$", "not": {"enum": sorted(RESERVED)}}
 
 
@@ -148,7 +148,7 @@ def _one_of(names: dict[type, str], kind: str) -> dict[str, Any]:
 
 
 def _datasets(names: dict[type, str], definitions: dict[str, Any]) -> dict[str, Any]:
-    """A dataset that the project knows may be changed in some keys; any other needs its source and all that it asks."""
+    """Return the schema of `datasets`: changes to known datasets, and full definitions of other datasets."""
     known = {}
     for dataset, values in known_datasets().items():
         own = names[settings_of("source", values["source"])]
@@ -159,7 +159,7 @@ def _datasets(names: dict[type, str], definitions: dict[str, Any]) -> dict[str, 
 
 
 def _changes(body: dict[str, Any]) -> dict[str, Any]:
-    """Return a settings class of which any keys may be given: no key is needed, none has a default."""
+    """Return a schema that allows any subset of the keys: no key is required and no key has a default."""
     properties = {
         name: {k: v for k, v in value.items() if k != "default"} for name, value in body["properties"].items()
     }
@@ -167,7 +167,7 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _suggest(properties: dict[str, Any], definitions: dict[str, Any]) -> None:
-    """Offer names to the editor without refusing others, since a study may bring its own files."""
+    """Add known names as examples for editors; other names stay valid, since a study may use its own files."""
     files = {kind: _files(kind) for kind in ("classes", "templates", "lexicons")}
     definitions["ModelSettings"]["properties"]["name"]["examples"] = model_names()
     properties["lexicon"]["examples"] = files["lexicons"]
@@ -188,7 +188,7 @@ def _ref(name: str) -> dict[str, str]:
 
 
 def _tidy(value: Any) -> Any:
-    """Drop pydantic's titles, which repeat the key, and defaults of whole groups, which an editor would paste in."""
+    """Drop pydantic's titles, since titles repeat the key, and group defaults, since editors would paste them."""
     if isinstance(value, list):
         return [_tidy(item) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The slice of a study that each job depends on, as canonical JSON: what is not in it runs nothing again."""
+"""The part of a study that each job depends on, as canonical JSON. Changes outside the slice cause no rerun."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from antidote.training.recipe import TrainSettings
 
 
 def json_slice(values: Any) -> str:
-    """Return values as canonical JSON: the same settings give the same text."""
+    """Return values as canonical JSON: equal settings give equal text."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def text_argument(text: str) -> str:
-    """Return text as it goes into a command: as UTF-8, also in a locale that has no such letters.
+    """Encode text for a command line as UTF-8 bytes, also in a locale without UTF-8.
 
-    `antidote.base.command_line.text` reads it back. In a locale of UTF-8 it is the text itself.
+    `antidote.base.command_line.text` decodes the argument. In a UTF-8 locale the text is unchanged.
     """
     return os.fsdecode(text.encode())
 
 
 def dataset_slice(study: Study, dataset: str, split: str) -> str:
-    """Return the definition of a dataset with one split alone: another split's change is not its business.
+    """Return the definition of a dataset with only one split: changes of other splits do not affect the job.
 
-    Nor is the lexicon, which text methods look words up in, or how pictures are fetched.
+    The lexicon of the text methods and the download settings are left out for the same reason.
     """
     return _split_slice(study, dataset, split, {"lexicon", "download"})
 
 
 def download_slice(study: Study, dataset: str, split: str) -> str:
-    """Return the definition of a dataset with one split alone, without what comes after the download."""
+    """Return the definition of a dataset with only one split, without the settings that apply after the download."""
     intake = {"classes", "templates", "terms", "pairs_per_shard", "expected", "accepted_skip_share", "seed"}
     return _split_slice(study, dataset, split, {"lexicon", *intake})
 
@@ -47,9 +47,9 @@ def _split_slice(study: Study, dataset: str, split: str, others: set[str]) -> st
 
 
 def pool_slice(study: Study, name: str) -> str:
-    """Return what one pool depends on: the pools that take their share of its split before it does.
+    """Return the settings that one pool depends on: its own and those of pools that draw from the split earlier.
 
-    `data.pools.choose` serves scarce pairs first (shots, then captions with the target), then the pools in their order.
+    `data.pools.choose` assigns scarce pairs first (shots, then captions with the target), then the pools in order.
     """
     settings = study.file.pools
     pools = settings.pools()
@@ -63,14 +63,14 @@ def pool_slice(study: Study, name: str) -> str:
             kept[other] = values
         elif pool.target_pairs:
             kept[other] = {**values, "pairs": pool.guaranteed}
-    if "training" not in kept:  # names the others' dataset and split; how many pairs it takes elsewhere is no matter
+    if "training" not in kept:  # needed for the default dataset and split; its size does not matter here
         dataset, split = settings.place(settings.training)
         kept["training"] = {"dataset": dataset, "split": split, "pairs": 1}
     return json_slice({"seed": settings.seed, **kept})
 
 
 def pool_target(study: Study, name: str) -> str | None:
-    """Return the word that the captions of a pool, or of one of the same split, are to mention; mostly None."""
+    """Return the word that captions of the pool, or of a pool of the same split, must mention; None by default."""
     settings = study.file.pools
     pools = settings.pools()
     same = [pool for pool in pools.values() if settings.place(pool) == settings.place(pools[name])]
@@ -82,9 +82,9 @@ def pool_target(study: Study, name: str) -> str | None:
 
 
 def training_slice(model: ModelSettings, training: TrainSettings, attack: AttackSettings | None = None) -> str:
-    """Return the initial model and a recipe; where the recipe starts is seen from the job's inputs.
+    """Return the initial model and a recipe; the start weights are inputs of the job and not part of the slice.
 
-    An attack that trains the model by its own objective adds its settings.
+    For an attack that trains the model with its own objective, the slice includes the settings of the attack.
     """
     recipe = training.model_dump(mode="json", include=set(TrainSettings.model_fields))
     alternate = {"alternate": True} if getattr(training, "alternate", False) else {}
@@ -93,13 +93,13 @@ def training_slice(model: ModelSettings, training: TrainSettings, attack: Attack
 
 
 def rebound_slice(study: Study) -> str:
-    """Return how the models under test are fine-tuned for the rebound, and how they are measured; null: not at all."""
+    """Return the settings of the rebound: fine-tuning and measurement; null for a study without a rebound."""
     values = study.file.rebound and study.file.rebound.model_dump(mode="json")
     return json_slice({"rebound": values, "evaluation": json.loads(study.evaluated.zero_shot().slice())})
 
 
 def summary_plan(study: Study) -> str:
-    """Return the matrix and what the tables say about it."""
+    """Return the matrix and the facts that the tables need."""
     attacks = [
         {
             "name": name,
@@ -146,7 +146,7 @@ def summary_plan(study: Study) -> str:
 
 
 def _detections(study: Study) -> dict[str, Any]:
-    """Return the detectors and where they run, where there are any."""
+    """Return the detectors and their detections; {} for a study without detectors."""
     if not study.detectors:
         return {}
     detectors = []
@@ -159,13 +159,13 @@ def _detections(study: Study) -> dict[str, Any]:
 
 
 def fitted_on_clean(settings: AttackSettings) -> bool:
-    """Tell whether an attack's trigger is fitted on the clean reference, on which its floor is measured."""
+    """Return whether an attack's trigger is fitted on the clean reference, where the floor is measured too."""
     kind = method("attack", settings.method)
     fitted = kind.learned and kind.on_surrogate and kind.fitted and kind.triggered
     return fitted and settings.fitted_on() == "clean"
 
 
 def _figures(attack: str) -> dict[str, Any]:
-    """Return what else the summary shows of an attack, where there is anything."""
+    """Return the attack's own figures for the summary; {} without any."""
     found = [{"name": name, **figure._asdict()} for name, figure in method("attack", attack).figures.items()]
     return {"figures": found} if found else {}

@@ -1,4 +1,4 @@
-"""One study: a config file, validated whole before anything runs. Reading it imports no torch."""
+"""One study: a config file, validated completely before any job runs. Reading a study imports no torch."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Study:
 
     Attributes:
         file: the study file's settings.
-        entries: of each kind, the entries of the matrix; one per value where the file names a list of them (a sweep).
-        attacks, defenses: their settings by name; `none` is always among the defenses.
-        detectors: theirs; with the controls where there are any.
+        entries: the entries of the matrix by kind; a sweep (a list of values) gives one entry per value.
+        attacks, defenses: settings by name of the entry; the defenses always include `none`.
+        detectors: settings by name of the entry; if there are any, the controls are included.
         sources: the definition of every dataset that the study uses.
-        blank: cells that cannot be run, each as attack, defense, reason.
-        classes, templates: what the evaluation classifies into, by which prompts.
-        size: side of the pictures that the model reads, in pixels.
+        blank: cells that cannot be run, as (attack, defense, reason).
+        classes, templates: class names and prompts of the zero-shot evaluation.
+        size: side of the model's input pictures, in pixels.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         """Validate a study.
 
         Raises:
-            UserError: one line that names `where` (the file), the key, what is wrong and the nearest valid word.
+            UserError: one line that names `where` (the file), the key, the fault and the nearest valid word.
         """
         self.where = where
         self.file = StudyFile.read(_plain(values), where)
@@ -85,13 +85,13 @@ class Study:
 
     @property
     def cells(self) -> list[tuple[str, str]]:
-        """Return the attack and defense of every cell that is run."""
+        """Return (attack, defense) of every cell that is run."""
         blank = {(attack, defense) for attack, defense, _ in self.blank}
         return [(a, d) for a in self.attacks for d in self.defenses if (a, d) not in blank]
 
     @property
     def detections(self) -> list[tuple[str, str, str]]:
-        """Return the attack, defense and detector of every detection that is run."""
+        """Return (attack, defense, detector) of every detection that is run."""
         models = reach.models_scored(self.file.detect_on, self.entries["defense"])
         cells = [cell for cell in self.cells if cell[1] in models]
         return [
@@ -104,15 +104,15 @@ class Study:
         return self.classes.index(self.file.target)
 
     def poisoning(self, attack: str) -> PoisoningSettings:
-        """Return the recipe of one attack: the study's, with the attack's changes."""
+        """Return the training recipe of one attack: the study's recipe with the attack's changes."""
         return self.recipes[attack]
 
     def few_shot(self, attack: str) -> bool:
-        """Tell whether an attack is one on a support set, with a clean encoder under it."""
+        """Return whether an attack changes a few-shot support set, over a clean encoder."""
         return reach.few_shot(self.attacks[attack])
 
     def lexicon(self) -> str:
-        """Return the language resource: the study's choice, or that of the defense pool's dataset."""
+        """Return the language resource: the study's choice, else the lexicon of the defense pool's dataset."""
         pools = self.file.pools
         dataset, _ = pools.place(pools.defense or pools.training)
         return self.file.lexicon or self.sources[dataset].lexicon
@@ -124,11 +124,11 @@ class Study:
         return list(dict.fromkeys([*self.file.pools.splits(), *scored]))
 
     def scored(self) -> list[ScoredSet]:
-        """Return the sets that models are scored on or probed with, the evaluation's own first."""
+        """Return the sets on which models are scored or probed, the evaluation's own set first."""
         return [*self.evaluated.parts().values()]
 
     def fit(self, scored: ScoredSet) -> str:
-        """Return how the pictures of a set are made ready: their side in pixels, and how many where not all are taken.
+        """Return the code of a prepared picture set: side in pixels, and the number of pictures if not all are used.
 
         See `antidote.data.fitted`.
         """
@@ -150,7 +150,7 @@ class Study:
             raise UserError(f"{self.where}: {error}") from None
 
     def _inputs(self) -> dict[str, str | None]:
-        """Return the names of files that jobs wait for, by their key; datasets have their own."""
+        """Return the input files that settings name, by key; without the files of datasets."""
         models = {"model": self.file.model} | {
             f"surrogates.{k}.model": s.model for k, s in self.file.surrogates.items()
         }
@@ -162,7 +162,7 @@ class Study:
         return {**named, "lexicon": self.file.lexicon} | {k: name for k, name in given.items() if isinstance(name, str)}
 
     def _places(self) -> dict[str, tuple[str, str]]:
-        """Return the dataset and split behind each key of the file that names one."""
+        """Return (dataset, split) for each key of the study file that names a split."""
         pools = self.file.pools
         places = {f"pools.{name}": pools.place(pool) for name, pool in pools.pools().items()}
         return {**places, **{key: (part.dataset, part.split) for key, part in self.file.evaluation.parts().items()}}
@@ -209,10 +209,10 @@ class Study:
                 )
 
     def _entries(self, kind: str) -> list[Entry]:
-        """Return the entries of the matrix, sweeps as one entry per value.
+        """Return the entries of the matrix; a sweep gives one entry per value.
 
         Raises:
-            UserError: an entry names no known method; a sweep is no list of different numbers; two share a name.
+            UserError: an entry names no known method; a sweep is no list of distinct numbers; two entries share a name.
         """
         table, found = KINDS[kind], []
         given = {**({"none": {"method": "none"}} if kind == "defense" else {}), **getattr(self.file, f"{kind}s")}
@@ -304,7 +304,7 @@ class Study:
             self._check_shots(kind, name)
 
     def _detectors(self) -> dict[str, DetectorSettings]:
-        """Return the settings of every detector, the controls among them."""
+        """Return the settings of every detector, controls included."""
         found = {entry.name: self._detector(entry) for entry in self.entries["detector"]}
         try:
             found = reach.with_controls(found)
@@ -358,7 +358,7 @@ class Study:
 
 
 def _plain(value: Any) -> Any:
-    """Return Snakemake's ordered mappings as plain ones, so that messages show them plainly."""
+    """Convert Snakemake's ordered mappings into plain dicts, which are readable in messages."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""Sweeps: where a numeric setting of an entry is a list, the entry stands for one entry per value.
+"""Sweeps: an entry in which a numeric setting is a list is expanded into one entry per value.
 
-The values of a defense are listed from the weakest to the strongest: of those within the accuracy budget, the tables
-show the last.
+The values of a defense are listed from the weakest to the strongest. The tables show the last value within the
+accuracy budget.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Entry:
     """One entry of a study's attacks or defenses.
 
     Attributes:
-        name: its name in the matrix; a swept entry's ends in the values: `cleanclip_lr0.002`.
-        values: its method and settings, each a single value.
-        sweep: the name in the study file that it comes from, where that one is swept; else empty.
-        setting: the swept values as a reader wants them, `lr 0.002`; else empty.
+        name: name in the matrix; the name of a swept entry ends with its values: `cleanclip_lr0.002`.
+        values: method and settings, each a single value.
+        sweep: name of the swept entry in the study file; empty for an entry without a sweep.
+        setting: the swept values for display, `lr 0.002`; empty without a sweep.
     """
 
     name: str
@@ -33,14 +33,13 @@ class Entry:
 
 
 def entries(name: str, values: Mapping[str, Any], groups: Mapping[str, type[Settings]]) -> list[Entry]:
-    """Return the entries that one entry of a study file stands for: all combinations of its lists, the last changing
-    fastest.
+    """Expand one entry of a study file into all combinations of its lists; the last list changes fastest.
 
     Args:
-        groups: for the entry itself (key "") and for those of its keys that hold a mapping, the settings class.
+        groups: the settings class of the entry itself (key "") and of each key that holds a mapping.
 
     Raises:
-        ValueError: a list is empty, holds a value twice, or its values have no names; begins with the key.
+        ValueError: a list is empty, holds a value twice, or holds a value that is not a number; begins with the key.
     """
     lists = {path: _numbers(".".join(path), options) for path, options in _lists(values, groups)}
     if not lists:
@@ -57,7 +56,7 @@ def entries(name: str, values: Mapping[str, Any], groups: Mapping[str, type[Sett
 def _lists(
     values: Mapping[str, Any], groups: Mapping[str, type[Settings]], above: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], list]]:
-    """Yield the path and the list of every numeric setting that is one."""
+    """Yield the path and the value of every numeric setting that is a list."""
     fields = groups[""].model_fields
     for key, value in values.items():
         inner = groups.get(key) or (_group(fields[key].annotation) if key in fields else None)
@@ -68,7 +67,7 @@ def _lists(
 
 
 def numeric(annotation: Any) -> bool:
-    """Tell whether a setting holds one number, perhaps an empty one."""
+    """Return whether a setting holds one number, optional or not."""
     parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return set(parts) <= {int, float, type(None)} and set(parts) != {type(None)}
 
@@ -79,7 +78,7 @@ def _group(annotation: Any) -> type[Settings] | None:
 
 
 def _numbers(key: str, options: list) -> list[float]:
-    """Return the values as numbers; YAML takes `5e-4`, without a point, for text."""
+    """Return the values as numbers; YAML reads `5e-4` (no decimal point) as text."""
     if not options:
         raise ValueError(f"{key}: an empty list; a sweep needs values")
     numbers = [_number(value) for value in options]
@@ -100,13 +99,13 @@ def _number(value: Any) -> float | None:
 
 
 def _short(value: float) -> str:
-    """Return a number as it stands in a name: `0.002`, `3e-6`, `10`."""
+    """Return a number as written in the name of an entry: `0.002`, `3e-6`, `10`."""
     mantissa, e, exponent = repr(value).removesuffix(".0").partition("e")
     return f"{mantissa}{e}{int(exponent)}" if e else mantissa
 
 
 def _with(values: Mapping[str, Any], picked: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    """Return the entry with a single value in the place of each list."""
+    """Return the entry with each list replaced by the chosen value."""
     found = dict(values)
     for path, value in picked.items():
         key, rest = path[0], path[1:]
