@@ -1,1 +1,1 @@
-"""The last stage: every cell of a study gathered into tables, plots and one page."""
+"""The last stage: collect all cells of a study into tables, plots and one report page."""

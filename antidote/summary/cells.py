@@ -1,4 +1,4 @@
-"""Every `scores.json` of a study as one frame: a row per cell, in the order of the plan."""
+"""All `scores.json` files of a study as one frame: one row per cell, in the order of the plan."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +30,7 @@ COLUMNS = [
 
 
 class Scores(Settings):
-    """What the summary reads of a `scores.json`; rates are fractions, null where they do not apply."""
+    """The fields of `scores.json` that the summary reads; rates are fractions, null if not applicable."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -53,15 +53,15 @@ class Scores(Settings):
     extra: dict[str, float | None] = {}
 
     def figure(self, name: str) -> float | None:
-        """Return one of the rates, or one of the attack's own figures."""
+        """Return a rate, or one of the attack's own figures, by name."""
         return getattr(self, name) if name in RATES else self.extra.get(name)
 
 
 def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
-    """Return one row per cell, `clean, none` first; what was not run is NaN. `results` is the study's folder.
+    """Return one row per cell, `clean, none` first; cells without results hold NaN. `results`: the study's folder.
 
     Raises:
-        UserError: a `scores.json` is there but does not hold scores.
+        UserError: a `scores.json` exists but does not hold scores.
     """
     kept = Layout(results)
     clean = {seed: _read(kept.path("evaluate_clean", "scores", seed=seed)) for seed in plan.seeds}
@@ -84,7 +84,7 @@ def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
 
 
 def pictures(plan: SummarySettings, results: Path) -> tuple[int, int]:
-    """Return how many pictures CA and ASR were counted over, by a cell that says so; 0 where none does."""
+    """Return the numbers of pictures behind CA and ASR, of the cell with the most for ASR; (0, 0) without scores."""
     cells = [{"attack": a.name, "defense": "none", "seed": s} for a in plan.attacks for s in plan.seeds]
     found = [_read(Layout(results).path("evaluate", "scores", **names)) for names in cells]
     counts = [(s.pictures or 0, s.pictures_asr or 0) for s in found if s]
@@ -92,7 +92,7 @@ def pictures(plan: SummarySettings, results: Path) -> tuple[int, int]:
 
 
 def _visibility(floor: Scores | None) -> dict[str, float | None]:
-    """Return how visible the trigger is, which is measured with the floor."""
+    """Return the visibility of the trigger, measured together with the floor."""
     return {name: floor.extra[name] for name in VISIBILITY if floor and name in floor.extra}
 
 

@@ -1,4 +1,4 @@
-"""Every `cost.json` of a study as one frame: a row per stage and cell that was run."""
+"""All `cost.json` files of a study as one frame: one row per stage and cell that was run."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from antidote.study.layout import COSTLY, NO_DEFENSE, Layout
 from antidote.summary.plan import SummarySettings
 
 STAGES = list(dict.fromkeys(COSTLY.values()))
-# What stands in the columns of a stage that has no wildcards for them.
+# Values of the columns for which a stage has no wildcard.
 CLEAN = {
     "clean_model": {"attack": "clean"},
     "evaluate_clean": {"attack": "clean", "defense": NO_DEFENSE},
@@ -23,7 +23,7 @@ CLEAN = {
 
 
 class CostFacts(Settings):
-    """What the summary reads of a `cost.json`."""
+    """The fields of `cost.json` that the summary reads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -34,17 +34,19 @@ class CostFacts(Settings):
     pairs: int | None = None
     steps: int | None = None
     threads: int | None = None
-    shared: bool | None = Field(None, description="taken from the shared place; the cost is that of the first run")
+    shared: bool | None = Field(
+        None, description="result copied from the shared cache; the cost is the cost of the first run"
+    )
 
 
 COLUMNS = ["stage", "attack", "defense", "seed", *CostFacts.model_fields, "dataset"]
 
 
 def read_costs(plan: SummarySettings, results: Path, data: Path) -> pd.DataFrame:
-    """Return one row per stage that left its cost. Values stay whole numbers or None, hence the dtype object.
+    """Return one row per recorded cost. The dtype is object, so that integers and None are kept.
 
     Raises:
-        UserError: a `cost.json` is there but does not hold a cost.
+        UserError: a `cost.json` exists but does not hold a cost.
     """
     rows = []
     for where, path in _places(plan, results, data):
@@ -60,7 +62,7 @@ def read_costs(plan: SummarySettings, results: Path, data: Path) -> pd.DataFrame
 
 
 def _places(plan: SummarySettings, results: Path, data: Path) -> Iterator[tuple[dict, Path]]:
-    """Yield what a cost belongs to and where it is kept, in the order of the plan."""
+    """Yield (stage and cell, path) of each cost file, in the order of the plan."""
     kept = Layout(results, data)
     pools = tuple(path.name.removesuffix(".cost.json") for path in kept.found("pool", "cost"))
     matrix = replace(plan.matrix, pools=pools)

@@ -1,4 +1,4 @@
-"""CSV files that are the same bytes for the same numbers, on every machine and with every version of pandas."""
+"""Reproducible CSV files: equal numbers give equal bytes, on every machine and with every version of pandas."""
 
 import csv
 import math
@@ -11,7 +11,7 @@ from antidote.base.errors import UserError
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame: nine significant digits, whole numbers without a point, nothing where nothing was measured."""
+    """Write a frame: nine significant digits, whole numbers without a point, missing values as empty fields."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(frame.columns)
@@ -20,7 +20,7 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def text(value: Any) -> str:
-    """Return one value as it stands in a CSV file."""
+    """Return one value in the notation of the CSV files."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str):
@@ -31,10 +31,10 @@ def text(value: Any) -> str:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read `table.csv` back: numbers as floats, words as they stand (a defense may well be called `NA`).
+    """Read `table.csv`: numbers as floats, text unchanged (`NA` is a valid name of a defense, not a missing value).
 
     Raises:
-        UserError: the file is not the table of a summary.
+        UserError: the file does not hold the table of a summary.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)

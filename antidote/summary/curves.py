@@ -1,7 +1,7 @@
-"""Training loss of every model: the pretrained ones in one panel, then a panel per defense, a line per attack.
+"""Training loss of every model: one panel for pretrained models, then one panel per defense; one line per attack.
 
-Drawn is CLIP's contrastive loss where the log has it: it means the same in every panel, while a method's whole loss has
-terms that come and go by step.
+The plot shows CLIP's contrastive loss if the log holds it: the contrastive loss is comparable across panels, while a
+method's total loss has terms that differ between steps.
 """
 
 import json
@@ -17,14 +17,14 @@ from antidote.study.layout import Layout
 from antidote.summary import style
 from antidote.summary.plan import SummarySettings
 
-POINTS = 200  # per line; a longer log is drawn as the mean of equal stretches
+POINTS = 200  # per line; a longer log is averaged over equal segments
 
 
 def curves(plan: SummarySettings, results: Path, path: Path) -> None:
-    """Draw the loss against the step; every seed is a line of its own.
+    """Plot the loss against the step, one line per seed.
 
     Raises:
-        UserError: a `train.jsonl` is there but a line of it is not JSON.
+        UserError: a line of an existing `train.jsonl` is not JSON.
     """
     panels = _panels(plan, results)
     if not panels:
@@ -51,7 +51,7 @@ def curves(plan: SummarySettings, results: Path, path: Path) -> None:
 
 
 def _panels(plan: SummarySettings, results: Path) -> dict[str, list[tuple[str, pd.DataFrame]]]:
-    """Return for each panel that has any log its lines, as (attack, log)."""
+    """Return the lines of each panel as (attack, log); panels without a log are left out."""
     attacks, kept = [attack.name for attack in plan.attacks], Layout(results)
     backdoored = [("backdoored_model", {"attack": attack}) for attack in attacks]
     trained = {"clean and backdoored models": [("clean_model", {}), *backdoored]}
@@ -67,7 +67,7 @@ def _panels(plan: SummarySettings, results: Path) -> dict[str, list[tuple[str, p
 
 
 def read_log(path: Path) -> pd.DataFrame:
-    """Return the columns `step` and `loss` (contrastive, else the whole) of a training log, at most `POINTS` rows."""
+    """Return the columns `step` and `loss` (contrastive if logged, else total) of a log, at most `POINTS` rows."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:

@@ -18,7 +18,7 @@ COLUMNS = 3  # panels side by side
 
 
 def auroc_map(plan: SummarySettings, found: Detections, path: Path) -> None:
-    """Draw mean AUROC: a row per detector, by subject, a column per attack and model under test."""
+    """Plot mean AUROC: one row per detector, grouped by subject; one column per attack and model under test."""
     means = found.frame.groupby(["attack", "defense", "detector"])["auroc"].mean().dropna()
     if means.empty:
         return style.nothing(path, "no detection was measured")
@@ -52,7 +52,7 @@ def _tile(axes: Axes, x: int, y: int, rate: float) -> None:
 
 
 def roc_curves(plan: SummarySettings, found: Detections, path: Path) -> None:
-    """Draw the curves, means over seeds: a panel per subject, attack and model under test, a line per detector."""
+    """Plot mean curves over seeds: one panel per subject, attack and model under test; one line per detector."""
     facts = {f.name: f for f in plan.detectors}
     panels: dict[tuple[str, str, str], list[tuple[str, np.ndarray]]] = {}
     for (attack, defense, detector), curves in found.curves.items():

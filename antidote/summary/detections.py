@@ -1,4 +1,4 @@
-"""Every `detection.json` of a study as one frame, and the tables that the summary shows of them."""
+"""All `detection.json` files of a study as one frame, and the detection tables of the summary."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Cell = tuple[str, str, str]  # attack, defense, detector
 
 
 class Detection(Settings):
-    """What the summary reads of a `detection.json`; rates are fractions, null where they do not apply."""
+    """The fields of `detection.json` that the summary reads; rates are fractions, null if not applicable."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -53,12 +53,12 @@ class Detection(Settings):
 
 @dataclass
 class Detections:
-    """What all detectors of a study have found.
+    """The results of all detectors of a study.
 
     Attributes:
-        frame: a row per attack, defense, detector and seed, with `COLUMNS`; of a detector of models, the score by seed,
-            and after it a row without a seed: its figures over the models of all seeds.
-        curves: ROC curves by attack, defense and detector, one per seed; of a detector of models, one over all seeds.
+        frame: one row per attack, defense, detector and seed, with `COLUMNS`. A detector of models has its score in
+            the rows by seed, followed by one row without a seed: the figures over the models of all seeds.
+        curves: ROC curves by (attack, defense, detector), one per seed; for a detector of models, one over all seeds.
     """
 
     frame: pd.DataFrame
@@ -66,10 +66,10 @@ class Detections:
 
 
 def read_detections(plan: SummarySettings, results: Path) -> Detections:
-    """Return the detections, those of clean references first; `results` is the study's folder.
+    """Return all detections, clean references first; `results` is the study's folder.
 
     Raises:
-        UserError: a `detection.json` is there but does not hold a detection.
+        UserError: a `detection.json` exists but does not hold a detection.
     """
     kept, rows, curves = Layout(results), [], {}
     clean: dict[str, dict[int, Detection]] = {}
@@ -109,7 +109,7 @@ def _names(cell: Cell, facts: DetectorFacts) -> dict[str, str]:
 
 def _row(cell: Cell, facts: DetectorFacts, seed: int, found: Detection) -> dict[str, Any]:
     row = {**_names(cell, facts), "seed": seed, "items": found.items, "poisoned": found.poisoned}
-    if facts.subject == "model":  # of one model there is a score, and nothing to tell apart
+    if facts.subject == "model":  # one model gives a single score, so no curve or rate exists
         return {**row, "score": found.score}
     return {**row, **{name: getattr(found, name) for name in RATES}}
 
@@ -117,7 +117,7 @@ def _row(cell: Cell, facts: DetectorFacts, seed: int, found: Detection) -> dict[
 def _over_models(
     backdoored: list[Detection], clean: list[Detection]
 ) -> tuple[dict[str, float | None] | None, list[float] | None]:
-    """Return the figures and the ROC curve of a detector of models, backdoored against clean; None without both."""
+    """Return figures and ROC curve of a detector of models, backdoored against clean; None if either is missing."""
     models = [one for one in [*backdoored, *clean] if one.score is not None]
     if not backdoored or not clean or len(models) < len(backdoored) + len(clean):
         return None, None
@@ -132,10 +132,10 @@ def _over_models(
 
 
 def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return for each subject a table: its `title`, a `note`, and `rows` of text, the first the heads.
+    """Return one table per subject, with `title`, `note` and `rows` of text; the first row holds the column heads.
 
-    A row per detector and model under test, controls last; a column per attack, AUROC and TPR at 1 % FPR in percent,
-    mean and standard deviation over seeds.
+    One row per detector and model under test, controls last. One column per attack: AUROC and TPR at 1 % FPR in
+    percent, mean and standard deviation over seeds.
     """
     parts = []
     for subject, title in TITLES.items():
@@ -155,7 +155,7 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
 
 
 def _text(frame: pd.DataFrame, cell: Cell) -> str:
-    """Return `92.1 ± 0.4 / 56.0 ± 2.0` of one cell; nothing where it was not run."""
+    """Return the text of one cell, such as `92.1 ± 0.4 / 56.0 ± 2.0`; empty if the cell was not run."""
     attack, defense, detector = cell
     mine = frame[(frame["attack"] == attack) & (frame["defense"] == defense) & (frame["detector"] == detector)]
     parts = []

@@ -1,4 +1,4 @@
-"""Pages of the documentation from a study's summary: tables in Markdown."""
+"""Markdown tables for the documentation, from the summary of a study."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PERTURBATIONS = ("noise", "blur", "jitter", "flip")
 
 
 def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> str:
-    """Return one row per attack, undefended: what it takes, how far it comes, how visible it is."""
+    """Return one row per attack on the undefended model: number of poisons, score, floor, visibility."""
     rows = [["attack", "entry", "threat model", "poisons", "score", "floor", "CA@1", "PSNR, dB", "SSIM"]]
     rows.append(["---"] * 3 + ["---:"] * 6)
     undefended = table[table["defense"] == "none"].set_index("attack", drop=False)
@@ -37,10 +37,10 @@ def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> 
 
 
 def resistance(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
-    """Return one row per attack and model: how little the trigger and other perturbations move picture features.
+    """Return one row per attack and model: resistance of picture features to the trigger and other perturbations.
 
     Raises:
-        UserError: the study did not measure it.
+        UserError: the study did not measure perturbation resistance.
     """
     if "resistance_noise" not in cells:
         raise UserError(
@@ -58,7 +58,7 @@ def resistance(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, 
         for name in picked["defense"]:
             found = mine[mine["defense"] == name]
             means = [_mean(found, f"resistance_{perturbation}", 3) for perturbation in ("trigger", *PERTURBATIONS)]
-            if any(means):  # not of a cell that was not run
+            if any(means):  # skip cells that were not run
                 rows.append([title, _title(facts[name]), *means, _layers(plan, folder, attack.name, name)])
     return _markdown(rows) + "\n"
 
@@ -73,16 +73,16 @@ def _layers(plan: SummarySettings, folder: Path, attack: str, defense: str) -> s
 
 
 def single(rows: list[dict[str, str]]) -> str:
-    """Return one row per figure that only some attacks have."""
+    """Return one row per figure of a single attack."""
     lines = [["attack", "score", "figure", "value", "what it says"], ["---", "---:", "---", "---:", "---"]]
     lines += [[r["label"], r["score"], f"`{r['figure']}`", r["value"], r["meaning"]] for r in rows]
     return _markdown(lines) + "\n"
 
 
 def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
-    """Return a table per attack, one row per defense: accuracy, attack success, rebound, and what it costs.
+    """Return one table per attack, one row per defense: accuracy, attack success, rebound, cost.
 
-    Of a sweep these tables show the picked setting; one more table has all of them.
+    For a sweep these tables show the picked setting; a further table shows all settings.
     """
     costs, parts = pd.read_csv(folder / SUMMARY["costs"], keep_default_na=False), []
     facts = {defense.name: defense for defense in plan.defenses}
@@ -106,7 +106,7 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, fo
 
 
 def _sweeps(plan: SummarySettings, table: pd.DataFrame) -> list[str]:
-    """Return a table with every setting of each sweep, as the study lists them; nothing where nothing is swept."""
+    """Return a table of all settings of each sweep, in the order of the study; empty without a sweep."""
     swept = [defense for defense in plan.defenses if defense.sweep]
     if not swept:
         return []
@@ -122,7 +122,7 @@ def _sweeps(plan: SummarySettings, table: pd.DataFrame) -> list[str]:
 
 
 def _both(row: pd.Series, reasons: list[str]) -> str:
-    """Return CA@1 and ASR@1 of a cell, starred where it was picked; the number of a blank's reason; or nothing."""
+    """Return CA@1 and ASR@1 of a cell, starred if picked; for a blank, the number of its reason; else nothing."""
     if row["note"] in reasons:
         return f"[{reasons.index(row['note']) + 1}]"
     if pd.isna(row["ca1_mean"]):
@@ -131,7 +131,7 @@ def _both(row: pd.Series, reasons: list[str]) -> str:
 
 
 def _cost(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:
-    """Return seconds, memory, trained parameters and pairs of a defense's own job, means and largest over seeds."""
+    """Return mean seconds and largest memory, trained parameters and pairs of a defense's job over seeds."""
     mine = costs[(costs["stage"] == "defend") & (costs["attack"] == attack) & (costs["defense"] == defense)]
     if mine.empty:
         return [""] * 4
@@ -142,7 +142,7 @@ def _cost(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:
 
 
 def _title(defense: DefenseFacts) -> str:
-    """Return a defense's name for readers: with its setting in a sweep, and its mark where it is a reconstruction."""
+    """Return a defense's display name: with the setting in a sweep, and with a mark for a reconstruction."""
     setting = f", {defense.setting}" if defense.setting else ""
     return (defense.label or defense.name) + setting + (f" {RECONSTRUCTION}" if defense.reconstruction else "")
 

@@ -1,4 +1,4 @@
-"""Figures of single attacks, which have no column in the tables that all attacks share."""
+"""Figures of single attacks. The tables of all attacks have no column for these figures."""
 
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,10 +13,10 @@ from antidote.summary.tables import ASR, percent, score_name
 
 
 def figures(plan: SummarySettings, cells: pd.DataFrame, results: Path) -> list[dict[str, str]]:
-    """Return `attack`, `label`, `score`, `figure`, `value` and `meaning` of each figure that there is, undefended.
+    """Return `attack`, `label`, `score`, `figure`, `value` and `meaning` of each measured figure, undefended.
 
-    Values are means over seeds: rates in percent, others with three decimals. What is no column of the cells is looked
-    up in the trigger's facts; `results` is the study's folder.
+    Values are means over seeds: rates in percent, others with three decimals. Figures that are not a column of the
+    cells are read from the trigger's facts; `results` is the study's folder.
     """
     rows = []
     for attack in plan.attacks:

@@ -1,8 +1,8 @@
-"""What each trigger looks like: clean, triggered, and the amplified difference, pixel for pixel.
+"""Gallery of triggers: clean picture, triggered picture, and the amplified difference, pixel for pixel.
 
-Sheets are two rows (clean, triggered) of eight square pictures at the model's resolution; without a trigger, pictures
-of what the captions say over those laid there, which have no difference to show. Pictures are enlarged by whole factors
-without smoothing: a trigger of a few levels or a few pixels must stay what it is.
+A sheet holds two rows (clean, triggered) of eight square pictures at the model's resolution. For an attack without a
+trigger, the rows hold pictures of the captions' class and the attack's replacements; no difference is shown. Pictures
+are enlarged by integer factors without smoothing, so that triggers of a few levels or a few pixels stay exact.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from antidote.summary import style
 from antidote.summary.plan import AttackFacts, SummarySettings
 from antidote.summary.text import attack_mark
 
-TILE = 128  # pixels that a small picture is enlarged to, at most
+TILE = 128  # largest side of an enlarged picture, in pixels
 SHEET = (2, 8)  # rows and columns of an examples sheet
 FACTORS = [100, 50, 20, 10, 5, 2, 1]
 LAID = "no trigger: class said, class shown"
@@ -25,10 +25,10 @@ MARGIN, GAP, BETWEEN, HEAD = 24, 6, 22, 44  # pixels
 
 
 def gallery(plan: SummarySettings, results: Path, table: pd.DataFrame, path: Path) -> None:
-    """Draw one row per attack whose examples are there.
+    """Draw one row per attack with an examples sheet.
 
     Raises:
-        UserError: an `examples.png` is there but is not a sheet of examples.
+        UserError: an `examples.png` exists but is not a sheet of examples.
     """
     gates = dict(zip(table["attack"], table["gate"], strict=True))
     rows = []
@@ -45,7 +45,7 @@ def gallery(plan: SummarySettings, results: Path, table: pd.DataFrame, path: Pat
 
 
 def read_sheet(path: Path) -> np.ndarray:
-    """Return the pictures of a sheet: uint8, 2 x 8 x side x side x 3."""
+    """Return the pictures of a sheet, uint8 (2, 8, side, side, 3)."""
     try:
         with Image.open(path) as image:
             sheet = np.asarray(image.convert("RGB"))
@@ -60,7 +60,7 @@ def read_sheet(path: Path) -> np.ndarray:
 
 
 def difference(clean: np.ndarray, triggered: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Return |difference| amplified, the factor (the largest that clips nothing), the largest change in levels."""
+    """Return the amplified |difference|, the factor (largest without clipping), and the largest change in levels."""
     change = np.abs(clean.astype(int) - triggered.astype(int))
     largest = int(change.max())
     factor = next(f for f in FACTORS if f * largest <= 255)
@@ -101,7 +101,7 @@ def _draw(rows: list[tuple[str, AttackFacts, np.ndarray]], path: Path) -> None:
 
 
 def enlarged(picture: np.ndarray) -> np.ndarray:
-    """Return a picture (height, width, 3) larger by a whole factor, which its height gives, unsmoothed."""
+    """Enlarge a picture (height, width, 3) by an integer factor, chosen by its height, without smoothing."""
     by = _enlargement(picture.shape[0])
     return picture.repeat(by, axis=0).repeat(by, axis=1)
 

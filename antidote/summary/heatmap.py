@@ -1,6 +1,6 @@
 """ASR@1 and CA@1 of every attack against every defense, as two annotated heatmaps.
 
-Colour says what a reader looks for: how much of the attack is left, and how much accuracy the defense has cost.
+Colours show the remaining attack success and the accuracy that the defense has cost.
 """
 
 from pathlib import Path
@@ -16,11 +16,11 @@ from antidote.summary.tables import percent
 from antidote.summary.text import RECONSTRUCTION, attack_title
 
 COLOURS = {"score": "Oranges", "ca1": "Blues"}
-LOSS = 0.1  # CA@1 lost at the dark end of the colours, unless a defense loses more
+LOSS = 0.1  # loss of CA@1 at the dark end of the colour scale, unless a defense loses more
 
 
 def heatmap(table: pd.DataFrame, path: Path) -> None:
-    """Draw the two heatmaps, one above the other so that both stay legible with many defenses."""
+    """Draw the two heatmaps one above the other, so that both stay legible with many defenses."""
     attacked = table[table["attack"] != "clean"]
     if attacked.empty:
         return style.nothing(path, "no attack in this study")
@@ -43,7 +43,7 @@ def heatmap(table: pd.DataFrame, path: Path) -> None:
 
 
 def _lost(table: pd.DataFrame) -> pd.Series:
-    """Return the CA@1 that each cell has lost against the same attack's undefended model; gains count as 0."""
+    """Return each cell's loss of CA@1 relative to the undefended model of the same attack; gains count as 0."""
     none = table[table["defense"] == "none"].set_index("attack")["ca1_mean"]
     return (table["attack"].map(none) - table["ca1_mean"]).clip(lower=0)
 

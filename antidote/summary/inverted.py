@@ -1,4 +1,4 @@
-"""The triggers that a defense found in a model: each one's pattern where its mask lets it through, and the mask."""
+"""The triggers that a defense found in a model: the pattern under the mask, and the mask."""
 
 import base64
 from pathlib import Path
@@ -17,7 +17,7 @@ GREY = 0.5
 
 
 def inverted(plan: SummarySettings, results: Path) -> list[dict[str, Any]]:
-    """Return the triggers of every cell whose model folder keeps some: `attack`, `defense`, `seed`, `triggers`."""
+    """Return `attack`, `defense`, `seed` and `triggers` of every cell with inverted triggers in the model folder."""
     found, kept = [], Layout(results)
     for attack in plan.attacks:
         for defense in plan.defenses:

@@ -1,4 +1,4 @@
-"""The table's means as nested numbers, the form in which DVC reads and compares metrics."""
+"""The means of the table as nested numbers, in the format of DVC metrics."""
 
 import pandas as pd
 
@@ -6,9 +6,9 @@ from antidote.summary.tables import ASR
 
 
 def metrics(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Return {attack: {defense: {"ca1": ..., "asr1": ...}}}, fractions; what was not measured is left out.
+    """Return {attack: {defense: {"ca1": ..., "asr1": ...}}}, as fractions, without missing values.
 
-    An attack that is judged by a figure of its own has that in the place of `asr1`.
+    For an attack with its own score, the name of this score takes the place of `asr1`.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in table.itertuples():

@@ -1,4 +1,4 @@
-"""The report: one page that holds all it shows, to be opened offline or sent around."""
+"""The report: one self-contained page that can be opened offline and sent to others."""
 
 import base64
 from pathlib import Path
@@ -46,9 +46,9 @@ def render(
     folder: Path,
     detections: list[dict] | None = None,
 ) -> str:
-    """Return the page; `folder` holds the plots, `triggers` are those that defenses found, `own` attacks' figures.
+    """Return the page. `folder`: the plots; `triggers`: triggers that defenses found; `own`: attacks' own figures.
 
-    `detections` are the tables of detectors, where the study has any.
+    `detections`: the tables of detectors, if the study has detectors.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
@@ -78,13 +78,13 @@ def render(
 
 
 def _heads(table: pd.DataFrame) -> list[tuple[str, bool]]:
-    """Return the name of each column of the main table, and whether it is a reconstruction."""
+    """Return (name, is a reconstruction) of each defense column of the main table."""
     return [(row.defense, row.reconstruction == "yes") for row in table.drop_duplicates("defense").itertuples()
             if row.attack != "clean" or row.defense == "none"]  # fmt: skip
 
 
 def _matrix(table: pd.DataFrame) -> list[dict]:
-    """Return a row per attack for the main table; a cell is ASR@1, CA@1, rebound, share for the tint, best."""
+    """Return one row per attack for the main table; a cell holds ASR@1, CA@1, rebound, share of the tint, best."""
     reasons, rows = blank_reasons(table), []
     for _, cells in table[table["attack"] != "clean"].groupby("attack", sort=False):
         found = []
@@ -101,7 +101,7 @@ def _matrix(table: pd.DataFrame) -> list[dict]:
 
 
 def _attacks(plan: SummarySettings, table: pd.DataFrame) -> list[dict]:
-    """Return each attack's facts and whether it has taken."""
+    """Return the facts and the gate result of each attack."""
     firsts = table.drop_duplicates("attack").set_index("attack")
     verdicts = {"passed": "has taken", "failed": f"{FAILED} has not taken", "not measured": "not known"}
     rows = []
@@ -118,7 +118,7 @@ def _clean(table: pd.DataFrame) -> str:
 
 
 def _cells(cells: pd.DataFrame) -> dict:
-    """Return every column that holds anything: rates in percent, then intervals, then a method's own figures."""
+    """Return all non-empty columns: rates in percent, then intervals, then a method's own figures."""
     columns = {name: cells[name].map(text) for name in ("attack", "defense", "seed")}
     columns |= {head: cells[name].map(percent) for name, head in _RATES.items() if name in cells}
     for name in INTERVALS:
@@ -137,7 +137,7 @@ _RATES = {
 
 
 def _stages(costs: pd.DataFrame) -> list[dict]:
-    """Return jobs, seconds and peak memory per stage, and their total."""
+    """Return number of jobs, seconds and peak memory per stage, and the total."""
     rows = []
     for stage in STAGES:
         mine = costs[costs["stage"] == stage]
@@ -158,7 +158,7 @@ def _sums(costs: pd.DataFrame) -> dict:
 
 
 def _defense_costs(plan: SummarySettings, costs: pd.DataFrame) -> list[dict]:
-    """Return what one run of each defense costs, mean over attacks and seeds; largest where a mean says little."""
+    """Return the cost of one run of each defense over attacks and seeds: mean seconds, maximum of other columns."""
     rows = []
     for defense in plan.defenses:
         mine = costs[(costs["stage"] == "defend") & (costs["defense"] == defense.name)]
@@ -171,7 +171,7 @@ def _defense_costs(plan: SummarySettings, costs: pd.DataFrame) -> list[dict]:
 
 
 def _counts(table: pd.DataFrame) -> dict:
-    """Return how many cells of the matrix were run, do not apply, or are still missing."""
+    """Return the numbers of cells of the matrix that were run, do not apply, or are missing."""
     matrix = table[table["attack"] != "clean"]
     blank = matrix["note"].str.startswith("not applicable").sum()
     missing = (matrix["note"] == "not run").sum()
@@ -184,12 +184,12 @@ def _blanks(table: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 
 def breakable(name: str) -> markupsafe.Markup:
-    """Return a name, escaped, that may be broken after an underscore."""
+    """Return an escaped name with line breaks permitted after underscores."""
     return markupsafe.escape(name).replace("_", markupsafe.Markup("_<wbr>"))
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a reader wants them: `4.2 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Return a duration in readable form: `4.2 s`, `3 min 20 s`, `2 h 05 min`."""
     if pd.isna(seconds):
         return ""
     if seconds < 100:
@@ -199,7 +199,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Return bytes in MiB or GiB."""
+    """Return a number of bytes in MiB or GiB."""
     if pd.isna(count):
         return ""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

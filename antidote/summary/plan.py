@@ -1,4 +1,4 @@
-"""What a study planned to measure: the matrix and the facts about it that tables and plots need."""
+"""The plan of a study: the matrix and the facts that tables and plots need."""
 
 from typing import Literal
 
@@ -10,11 +10,11 @@ from antidote.study.layout import Matrix
 
 
 class FigureFacts(Settings):
-    """A figure of an attack's own."""
+    """A figure that a single attack defines."""
 
-    name: str = Field(description="column of the cells or fact of the trigger; a * at its end stands for the rest")
+    name: str = Field(description="column of the cells or fact of the trigger; a final * matches any rest of the name")
     meaning: str
-    rate: bool = Field(True, description="a fraction, which pages show in percent")
+    rate: bool = Field(True, description="whether the value is a fraction; pages show it in percent")
 
 
 class AttackFacts(Settings):
@@ -24,25 +24,25 @@ class AttackFacts(Settings):
     method: str = ""
     label: str = Field("", description="name of the method as a reader knows it")
     threat_model: str = ""
-    triggered: bool = Field(True, description="whether there is a trigger to draw")
+    triggered: bool = Field(True, description="whether the attack has a trigger to draw")
     fitted: bool = Field(
-        False, description="whether its trigger is fitted on the clean model, on which the floor is measured"
+        False, description="whether the trigger is fitted on the clean model, where the floor is measured"
     )
-    score: str = Field("asr1", description="the figure that says how far it has come: ASR@1, or one of its own")
-    poisons: bool | int | str | None = Field(None, description="poisoned pairs, or whether there are any")
-    figures: list[FigureFacts] = Field([], description="what else is shown of it")
+    score: str = Field("asr1", description="name of the attack's success rate: `asr1`, or the attack's own figure")
+    poisons: bool | int | str | None = Field(None, description="number of poisoned pairs, or whether there are any")
+    figures: list[FigureFacts] = Field([], description="the attack's own figures")
 
 
 class DefenseFacts(Settings):
-    """One entry of the study's defenses; the settings of a sweep stand from weak to strong."""
+    """One entry of the study's defenses; the settings of a sweep are ordered from weak to strong."""
 
     name: str
     method: str = ""
     label: str = Field("", description="name of the method as a reader knows it")
     access: str = ""
     reconstruction: bool = Field(False, description="the paper leaves parts open, which are built from what is known")
-    sweep: str = Field("", description="the defense whose settings are swept, of which this is one value; else empty")
-    setting: str = Field("", description="the swept setting and its value")
+    sweep: str = Field("", description="name of the swept defense; empty for an entry without a sweep")
+    setting: str = Field("", description="the swept setting with its value")
 
 
 class DetectorFacts(Settings):
@@ -53,7 +53,7 @@ class DetectorFacts(Settings):
     label: str = Field("", description="name of the method as a reader knows it")
     subject: Literal["model", "pairs", "pictures"] = "pairs"
     access: str = ""
-    control: str = Field("", description="`truth` or `none` for a control, which is no detector; else empty")
+    control: str = Field("", description="`truth` or `none` for a control; empty for a detector")
     reconstruction: bool = Field(False, description="the paper leaves parts open, which are built from what is known")
 
 
@@ -69,32 +69,32 @@ class SummarySettings(Settings):
     """The plan of a study, as handed to `scripts/summarise.py`."""
 
     study: str
-    target: str = Field("", description="the class that the attacks aim at")
+    target: str = Field("", description="target class of the attacks")
     model: str = ""
     seeds: list[int] = [0]
     attacks: list[AttackFacts] = []
     defenses: list[DefenseFacts] = Field([], validate_default=True)
     blank: list[Blank] = []
     detectors: list[DetectorFacts] = []
-    detections: list[tuple[str, str, str]] = Field([], description="attack, defense and detector of each that is run")
+    detections: list[tuple[str, str, str]] = Field([], description="attack, defense and detector of each detection")
     gate: Gate = Gate()
-    rebound: bool = Field(False, description="whether the models under test were fine-tuned benignly afterwards")
+    rebound: bool = Field(False, description="whether the study measures the rebound under benign fine-tuning")
     datasets: list[tuple[str, str]] = Field([], description="pairs of dataset and split")
-    scored: list[tuple[str, str, str]] = Field([], description="dataset, split and fit of the sets scored on")
+    scored: list[tuple[str, str, str]] = Field([], description="dataset, split and fit of each scored set")
     accuracy_budget: float = Field(
-        0.05, ge=0, le=1, description="CA@1 that a defense may cost and still be marked as the best; fraction"
+        0.05, ge=0, le=1, description="largest loss of CA@1 (fraction) at which a defense may be marked best"
     )
 
     @field_validator("defenses")
     @classmethod
     def _with_none(cls, defenses: list[DefenseFacts]) -> list[DefenseFacts]:
-        """Put `none` first: every gate and every arrow starts from the undefended model."""
+        """Put `none` first, since gates and lines of the plane start from the undefended model."""
         none = [d for d in defenses if d.name == "none"] or [DefenseFacts(name="none", label="no defense")]
         return none + [d for d in defenses if d.name != "none"]
 
     @property
     def matrix(self) -> Matrix:
-        """What the wildcards of the jobs take as values; of surrogates and pools the plan says nothing."""
+        """The values of the jobs' wildcards, without surrogates and pools, which the plan does not contain."""
         cells = [(attack.name, defense.name) for attack in self.attacks for defense in self.defenses]
         return Matrix(
             seeds=self.seeds,
@@ -108,5 +108,5 @@ class SummarySettings(Settings):
 
     @property
     def reasons(self) -> dict[tuple[str, str], str]:
-        """Reason by (attack, defense), for the cells that do not apply."""
+        """The reason by (attack, defense) of each cell that does not apply."""
         return {(b.attack, b.defense): b.reason for b in self.blank}

@@ -1,7 +1,7 @@
-"""The clean-accuracy/ASR plane: what a defense gains against what it costs, one panel per attack.
+"""The clean-accuracy/ASR plane: attack success against clean accuracy under each defense, one panel per attack.
 
-A point is one cell, its number is the defense. A line leads from the undefended model to each defense; through the
-settings of a sweep it goes on in their order, as a curve. Grey dots are the same defenses against other attacks.
+A point is one cell; its number is the defense. A line connects the undefended model to each defense. The line of a
+sweep passes through its settings in order, as a curve. Grey dots are the same defenses against other attacks.
 """
 
 import itertools
@@ -20,11 +20,11 @@ from antidote.summary.text import RECONSTRUCTION, attack_title
 ANGLES = np.linspace(0, 2 * math.pi, 16, endpoint=False)
 OFFSETS = [
     radius * np.array([math.cos(angle), math.sin(angle)]) for radius in (10, 14, 19, 25, 32, 40) for angle in ANGLES
-]  # points around a mark at which its number may stand, nearest first
+]  # candidate positions (in points) of a number around its mark, nearest first
 
 
 def plane(table: pd.DataFrame, plan: SummarySettings, path: Path) -> None:
-    """Draw CA@1 (x) against ASR@1 (y) in percent; cells that were not run have no point."""
+    """Plot ASR@1 (y) against CA@1 (x) in percent; cells that were not run have no point."""
     cells = table[(table["attack"] != "clean") & table["score_mean"].notna() & table["ca1_mean"].notna()]
     if cells.empty:
         return style.nothing(path, "no cell has been measured yet")
@@ -46,7 +46,7 @@ def plane(table: pd.DataFrame, plan: SummarySettings, path: Path) -> None:
             _panel(axes, cells, attack, plan)
         _axis_titles(panels, len(attacks), columns)
         style.legend(figure, handles)
-        figure.draw_without_rendering()  # the panels take their size only now, and numbers are placed in pixels
+        figure.draw_without_rendering()  # fixes the size of the panels; numbers are placed in pixels
         for axes, attack in zip(panels, attacks, strict=False):
             _number(axes, _points(cells, attack), plan)
     return None
@@ -78,12 +78,12 @@ def _panel(axes: Axes, cells: pd.DataFrame, attack: str, plan: SummarySettings) 
 
 
 def _points(cells: pd.DataFrame, attack: str) -> dict[str, tuple[float, float]]:
-    """Return (CA@1, ASR@1) of an attack's cells by defense, in percent."""
+    """Return (CA@1, ASR@1) in percent of an attack's cells by defense."""
     return {row.defense: (row.x, row.y) for row in cells[cells["attack"] == attack].itertuples()}
 
 
 def _lines(points: dict[str, tuple], plan: SummarySettings) -> list[tuple[list[tuple], int]]:
-    """Return the line of each entry or sweep (from the undefended point, as the plan lists it), and its colour."""
+    """Return line (from the undefended point, in the order of the plan) and colour of each entry or sweep."""
     start, lines = [points["none"]] if "none" in points else [], {}
     for defense in plan.defenses:
         if defense.name in points and defense.name != "none":
@@ -92,7 +92,7 @@ def _lines(points: dict[str, tuple], plan: SummarySettings) -> list[tuple[list[t
 
 
 def _number(axes: Axes, points: dict[str, tuple], plan: SummarySettings) -> None:
-    """Put each point's number where it hides no point, number or line; far ones get a thread to their point."""
+    """Place each point's number clear of points, numbers and lines; a distant number gets a line to its point."""
     unit = axes.figure.dpi / 72
     pixels = {name: axes.transData.transform(point) for name, point in points.items()}
     low, high = axes.transAxes.transform([(0, 0), (1, 1)])

@@ -20,7 +20,7 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class Point(Settings):
-    """One measurement; fractions."""
+    """One measurement; rates are fractions."""
 
     step: int
     ca1: Rate
@@ -28,7 +28,7 @@ class Point(Settings):
 
 
 class Rebound(Settings):
-    """What the summary reads of a `rebound.json`."""
+    """The fields of `rebound.json` that the summary reads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -37,10 +37,10 @@ class Rebound(Settings):
 
 
 def read_rebound(results: Path, attack: str, seed: int, defense: str) -> Rebound | None:
-    """Return what was measured of one cell; None where nothing was.
+    """Return the rebound of one cell; None if not measured.
 
     Raises:
-        UserError: a `rebound.json` is there but does not hold a curve.
+        UserError: a `rebound.json` exists but does not hold a curve.
     """
     path = Layout(results).path("rebound", "curve", attack=attack, seed=seed, defense=defense)
     if not path.exists():
@@ -52,7 +52,7 @@ def read_rebound(results: Path, attack: str, seed: int, defense: str) -> Rebound
 
 
 def rebounds(plan: SummarySettings, results: Path, table: pd.DataFrame, path: Path) -> None:
-    """Draw the means over seeds, from the model as defended (step 0) on; of a sweep the picked setting.
+    """Plot means over seeds from the defended model (step 0) on; for a sweep, only the picked setting.
 
     Args:
         table: one row per attack and defense, as `tables.summarise` returns it.
@@ -84,7 +84,7 @@ def rebounds(plan: SummarySettings, results: Path, table: pd.DataFrame, path: Pa
 
 
 def _lines(plan: SummarySettings, results: Path, table: pd.DataFrame, attack: str) -> list[tuple[str, int, pd.Series]]:
-    """Return name, number and curve (percent by step) of each defense that was measured."""
+    """Return name, number and curve (percent by step) of each measured defense."""
     numbers, found = style.numbers(plan), []
     cells = table[table["attack"] == attack].set_index("defense")
     for defense in plan.defenses:

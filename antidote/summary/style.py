@@ -1,4 +1,4 @@
-"""What the plots share: size, type, colours that stay apart for colour-blind readers, files without a date."""
+"""Shared style of the plots: size, font, colours for colour-blind readers, files without a date."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from antidote.summary.plan import SummarySettings
 DPI = 150
 INK, MUTED, FAINT = "#1a1a1a", "#6b6b6b", "#d9d9d9"
 
-# Okabe and Ito's palette without its yellow, which is lost on white, and its black, which stands for "no defense".
+# Okabe and Ito's palette without yellow (invisible on white) and black (used for "no defense").
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4FBF"]
 MARKERS = ["o", "s", "^"]
 DASHES = ["-", (0, (5, 1.5)), (0, (1.2, 1.2))]
@@ -48,7 +48,7 @@ _RC = {
 
 @contextmanager
 def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Yield a figure of so many inches; it is written as a PNG without date or version when the block ends."""
+    """Yield a figure, size in inches; at the end of the block it is written as a PNG without date or version."""
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
@@ -56,19 +56,19 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def nothing(path: Path, text: str) -> None:
-    """Write a picture that says why there is nothing to show."""
+    """Write a placeholder picture that gives the reason why no data is shown."""
     with picture(path, 6, 1.2) as figure:
         figure.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, size=10)
 
 
 def legend_columns(handles: list[Line2D], width: float) -> int:
-    """Return how many columns of a legend fit into a width in inches: at least one, at most four."""
+    """Return the number of legend columns, 1 to 4, that fit into a width in inches."""
     longest = max(len(handle.get_label()) for handle in handles)
     return max(1, min(4, len(handles), int(width / (0.55 + 0.082 * longest))))
 
 
 def legend_height(handles: list[Line2D], width: float) -> float:
-    """Return the inches that a legend below the panels takes."""
+    """Return the height in inches of a legend below the panels."""
     return 0.22 * math.ceil(len(handles) / legend_columns(handles, width)) + 0.3
 
 
@@ -79,17 +79,17 @@ def legend(figure: Figure, handles: list[Line2D]) -> None:
 
 
 def pick(styles: list, index: int) -> str:
-    """Return a colour for an index; colours start over after the last."""
+    """Return a colour for an index; colours repeat after the last."""
     return styles[index % len(styles)]
 
 
 def turn(styles: list, index: int) -> str:
-    """Return a marker or dash for an index: it changes each time the colours start over."""
+    """Return a marker or dash for an index; the style changes each time the colours repeat."""
     return styles[index // len(COLOURS) % len(styles)]
 
 
 def numbers(plan: SummarySettings) -> dict[str, int]:
-    """Return the number of each entry of the defenses, from 0 for no defense; the values of a sweep share one."""
+    """Return the number of each defense entry; 0 is no defense. The values of a sweep share a number."""
     groups = list(dict.fromkeys(d.sweep or d.name for d in plan.defenses))
     return {d.name: groups.index(d.sweep or d.name) for d in plan.defenses}
 

@@ -1,13 +1,13 @@
-"""Cells brought down to one row per attack and defense: mean and spread over seeds, gate, best defense."""
+"""Cells aggregated to one row per attack and defense: mean and spread over seeds, gate, best defense."""
 
 import pandas as pd
 
 from antidote.summary.plan import DefenseFacts, SummarySettings
 
 ASR = "asr1"
-CONTROL = "oracle"  # the access of a control, which is no defense
-ROUNDING = 1e-9  # a mean exactly at the limit is within
-FIGURES = ["ca1", ASR, "score"]  # score: ASR@1, or what stands in its place for an attack that has none
+CONTROL = "oracle"  # access of a control; a control is not a defense
+ROUNDING = 1e-9  # tolerance, so that a mean exactly at the limit is within it
+FIGURES = ["ca1", ASR, "score"]  # score: ASR@1, or the own figure of an attack without ASR
 COLUMNS = [
     *("attack", "defense", "score"),
     *(f"{figure}_{what}" for figure in FIGURES for what in ("mean", "std", "n", "low", "high")),
@@ -31,11 +31,11 @@ COLUMNS = [
 def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
     """Return the table: rates as fractions, std over seeds (n - 1), interval ends averaged over seeds.
 
-    `score` names the figure that the attack is judged by: ASR@1, or one of its own. `gate` is `passed`, `failed` or
-    `not measured`, with its reason; `best` and `reconstruction` are `yes` or empty; `note` says why a cell is empty or
-    rests on fewer seeds than planned. `within` is `yes` where CA@1 is within the accuracy budget. Of a swept defense
-    (`sweep`, `setting`) one row per attack is `picked`, by clean accuracy alone: the strongest setting within the
-    budget, by the order in which the study lists them. A control (`access` oracle) is never `best`.
+    `score` is the name of the attack's success rate: ASR@1, or the attack's own figure. `gate` is `passed`, `failed` or
+    `not measured`, with its reason. `best` and `reconstruction` are `yes` or empty. `note` gives the reason why a cell
+    is empty or has fewer seeds than planned. `within` is `yes` if CA@1 is within the accuracy budget. For a swept
+    defense (`sweep`, `setting`) one row per attack is `picked`, by clean accuracy alone: the strongest setting within
+    the budget, in the order of the study. A control (`access` oracle) is never `best`.
     """
     matrix = [("clean", "none")] + [(a.name, d.name) for a in plan.attacks for d in plan.defenses]
     groups = dict(tuple(cells.groupby(["attack", "defense"])))
@@ -54,7 +54,7 @@ def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with one row per attack and defense: of a swept defense the picked setting, by its own name."""
+    """Return the table with one row per attack and defense; a swept defense has the picked setting and its own name."""
     rows = table[(table["sweep"] == "") | (table["picked"] == "yes")]
     swept = rows["sweep"] != ""
     return rows.assign(defense=rows["defense"].where(~swept, rows["sweep"])).reset_index(drop=True)
@@ -86,9 +86,9 @@ def _note(run: int, planned: int, reason: str | None) -> str:
 
 
 def _gate(undefended: pd.Series, plan: SummarySettings) -> tuple[str, str]:
-    """Return whether an attack has taken, and the numbers that say so.
+    """Return whether an attack passes the gate, and the numbers behind the result.
 
-    A trigger that is fitted on the clean model moves that model too: what counts is how far ASR@1 exceeds its floor.
+    A trigger that is fitted on the clean model also works on the clean model, so the gate compares ASR@1 minus floor.
     """
     asr, floor, gate = undefended["score_mean"], undefended["floor_mean"], plan.gate
     score, reasons = score_name(undefended["score"]), []
@@ -112,16 +112,17 @@ def _gate(undefended: pd.Series, plan: SummarySettings) -> tuple[str, str]:
 
 
 def _best(rows: pd.DataFrame) -> list[int]:
-    """Return the index of the lowest score (every one of a tie) below the undefended one and within the budget."""
+    """Return the indexes of the lowest score (all of a tie) below the undefended score and within the budget."""
     better = rows["score_mean"] < rows.iloc[0]["score_mean"]
     asr = rows.loc[(rows["within"] == "yes") & better, "score_mean"]
     return list(asr.index[asr == asr.min()])
 
 
 def _picked(rows: pd.DataFrame) -> int:
-    """Return the index of a sweep's last row within the budget; where none is within, of the most CA@1.
+    """Return the index of a sweep's last row within the budget; if no row is, of the row with the highest CA@1.
 
-    The study lists the settings from weak to strong. CA@1 cannot stand in for that order: it need not fall with it.
+    The study lists the settings from weak to strong. CA@1 cannot replace this order, since CA@1 need not decrease with
+    strength.
     """
     within = rows.index[rows["within"] == "yes"]
     if len(within):
@@ -131,10 +132,10 @@ def _picked(rows: pd.DataFrame) -> int:
 
 
 def score_name(score: str) -> str:
-    """Return the name of a score as a reader knows it; that of an attack's own figure is its column's."""
+    """Return the display name of a score; for an attack's own figure, the name of the column."""
     return "ASR@1" if score == ASR else score
 
 
 def percent(rate: float) -> str:
-    """Return a fraction as a percentage with one decimal; nothing for what was not measured."""
+    """Return a fraction as a percentage with one decimal; empty for a missing value."""
     return "" if pd.isna(rate) else f"{100 * rate:.1f}"

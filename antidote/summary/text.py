@@ -41,14 +41,14 @@ def plain(table: pd.DataFrame) -> str:
 
 
 def _measured(table: pd.DataFrame) -> dict[str, str]:
-    """Return the figures that any cell has, with their titles; ASR@1 and CA@1 always."""
+    """Return the titles of the figures; the rebound only if at least one cell has a rebound."""
     return {f: title for f, title in TITLES.items() if f != "rebound" or table["rebound_mean"].notna().any()}
 
 
 def grid(
     table: pd.DataFrame, figure: str, best: Callable[[str], str], escape: Callable[[str], str] = str
 ) -> list[list[str]]:
-    """Return a header and a row per attack: names with their marks, mean ± std, the number of a blank's reason."""
+    """Return a header and one row per attack: names with marks, mean ± std, for a blank the number of its reason."""
     defenses = table.drop_duplicates("defense")
     heads = [escape(d.defense) + (f" {RECONSTRUCTION}" if d.reconstruction else "") for d in defenses.itertuples()]
     rows = [["attack", *(["floor"] if figure == "score" else []), *heads]]
@@ -69,7 +69,7 @@ def grid(
 
 
 def cell_text(cell: pd.Series, figure: str, reasons: list[str]) -> str:
-    """Return one cell: `97.3`, `97.3 ± 0.4`, `97.3 (n=1)`, `- [2]` for a blank with reason 2, or nothing."""
+    """Return the text of a cell: `97.3`, `97.3 ± 0.4`, `97.3 (n=1)`, `- [2]` for a blank with reason 2, or nothing."""
     if cell["note"] in reasons:
         return f"- [{reasons.index(cell['note']) + 1}]"
     text = percent(cell[f"{figure}_mean"])
@@ -83,23 +83,23 @@ def cell_text(cell: pd.Series, figure: str, reasons: list[str]) -> str:
 
 
 def attack_title(cell: pd.Series) -> str:
-    """Return an attack's name as tables and plots show it: with its own figure, if any, and its mark."""
+    """Return the name of an attack in tables and plots: with its own figure, if any, and its gate mark."""
     own = "" if cell["score"] == ASR else f" ({cell['score']})"
     return cell["attack"] + own + attack_mark(cell["gate"])
 
 
 def attack_mark(gate: str) -> str:
-    """Return the sign behind an attack's name."""
+    """Return the mark after the name of an attack, by the result of the gate."""
     return {"failed": f" {FAILED}", "not measured": f" {UNKNOWN}"}.get(gate, "")
 
 
 def blank_reasons(table: pd.DataFrame) -> list[str]:
-    """Return every reason for which a cell does not apply, once each."""
+    """Return the distinct reasons why cells do not apply."""
     return [note for note in dict.fromkeys(table["note"]) if note.startswith("not applicable: ")]
 
 
 def notes(table: pd.DataFrame, best: str) -> list[str]:
-    """Return the footnotes; `best` says how the best defense is marked."""
+    """Return the footnotes; `best` describes the mark of the best defense."""
     lines = ["floor: ASR@1 of the same trigger on the clean model"]
     attacks = table.drop_duplicates("attack")
     for word, verdict in (("failed", f"{FAILED} not taken: "), ("not measured", f"{UNKNOWN} gate not known: ")):
@@ -123,7 +123,7 @@ def notes(table: pd.DataFrame, best: str) -> list[str]:
 
 
 def _picks(table: pd.DataFrame) -> list[str]:
-    """Return for each swept defense which setting stands in the table, in lines that say how it was picked."""
+    """Return lines that state the shown setting of each swept defense and how it was picked."""
     swept = table[(table["picked"] == "yes") & table["ca1_mean"].notna()]
     lines = []
     for sweep, rows in swept.groupby("sweep", sort=False):
@@ -148,10 +148,10 @@ def _controls(table: pd.DataFrame) -> list[str]:
 
 
 def filled(text: str, part: str, content: str, where: str = "README.md") -> str:
-    """Return the text with what stands between the marks of a part replaced.
+    """Return the text with `content` between the marks of a part.
 
     Raises:
-        UserError: a mark is missing; begins with `where`.
+        UserError: a mark is missing; the message begins with `where`.
     """
     start, end = f"<!-- {part}:start -->\n", f"<!-- {part}:end -->"
     before, _, rest = text.partition(start)
@@ -167,5 +167,5 @@ def _aligned(row: list[str], widths: list[int]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text that Markdown shows as it is."""
+    """Return text escaped for Markdown."""
     return re.sub(r"([\\|`*<>])", r"\\\1", text)

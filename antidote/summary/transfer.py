@@ -1,10 +1,10 @@
-"""The transfer matrix of learned triggers (arXiv 2310.17626, as an idea): fitted on one model, used against another.
+"""The transfer matrix of learned triggers (idea: arXiv 2310.17626): fitted on one model, used against another.
 
-T[s, v]  ASR@1 of a trigger fitted on surrogate s, where it poisoned victim v (undefended)
-U[s, v]  ASR@1 of the same trigger on v's clean reference: what it does without any poisoning
-T - U    what the poisoning adds; a trigger whose success is in U is an adversarial patch, not a backdoor
+T[s, v]  ASR@1 of a trigger fitted on surrogate s, on victim v poisoned with the trigger (undefended)
+U[s, v]  ASR@1 of the same trigger on the clean reference of v, without any poisoning
+T - U    effect of the poisoning; a trigger whose success is due to U is an adversarial patch, not a backdoor
 
-A study has one victim; the matrix is gathered from the finished studies of several.
+A study has one victim; the matrix combines finished studies of several victims.
 """
 
 from pathlib import Path
@@ -53,7 +53,7 @@ def _rows(folder: Path) -> list[dict]:
 
 
 def _victim(folder: Path) -> str:
-    """Return the name of the study's model, as the card of its clean reference has it."""
+    """Return the name of the study's model, from the card of the clean reference."""
     card = next(iter(Layout(folder).found("clean_model", "card")), None)
     if card is None:
         raise UserError(f"{folder}/clean: holds no clean reference; run the study first")
@@ -61,7 +61,7 @@ def _victim(folder: Path) -> str:
 
 
 def matrix(table: pd.DataFrame) -> str:
-    """Return a markdown table per method: a row per surrogate, a column per victim, T / U in percent."""
+    """Return one Markdown table per method: a row per surrogate, a column per victim, T / U in percent."""
     parts = []
     for method, mine in table.groupby("method", sort=False):
         victims = list(dict.fromkeys(mine["victim"]))
