@@ -1,1 +1,1 @@
-"""Detectors: scores of suspicion over models, training pairs or pictures. One detector per file."""
+"""Detectors: suspicion scores of models, training pairs or pictures. One detector per file."""

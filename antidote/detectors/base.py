@@ -1,12 +1,12 @@
-"""What every detector provides: scores over items, higher is more suspicious. A detector never sees the truth.
+"""Base classes of detectors: scores of items, higher is more suspicious. A detector never gets the ground truth.
 
 A detector has one of three subjects:
 
     model      the suspicious model itself: one item, `MODEL`
-    pairs      the training set: an item per pair, named `dataset/split/key`
-    pictures   pictures at use, clean and triggered in random order: an item per picture, named by its position
+    pairs      the training set: one item per pair, named `dataset/split/key`
+    pictures   test pictures, clean and triggered in random order: one item per picture, named by its position
 
-`antidote.evaluation.detection` alone knows which items are poisoned, and computes AUROC and the other figures. Usage:
+Only `antidote.evaluation.detection` knows the poisoned items; it computes AUROC and the other figures. Usage:
 
     detector = method("detector", "random")(RandomSettings(), seed=0)
     scores = detector.score(load_model("model"), DefenseData(training_set=pairs), Work(Path("work"), "identity"))
@@ -32,22 +32,27 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
 
 Subject = Literal["model", "pairs", "pictures"]
-MODEL = "model"  # name of the one item of a detector of models
+MODEL = "model"  # name of the single item of a detector of models
 
 
 class DetectorSettings(Settings):
-    """Settings that every detector has; each detector adds its own."""
+    """Settings of all detectors; each detector adds its own. Usage:
+
+    class FeatureNormSettings(DetectorSettings):
+        method: Literal["feature_norm"] = "feature_norm"
+        share: float = Field(0.02, gt=0, lt=1, description="share of pairs above the threshold (ours)")
+    """
 
     method: str
-    label: str | None = Field(None, description="a reader's name of the entry, for the lists of the report")
+    label: str | None = Field(None, description="display name of the entry in the lists of the report")
 
     @property
     def public(self) -> ModelSettings | None:
-        """A public model that the detector uses as a clean one; None: none."""
+        """A public model that the detector uses as a clean reference; None for no such model."""
         return None
 
     def check(self, model: Mapping[str, Any]) -> None:
-        """Raise ValueError, naming the key, where a setting does not fit a model configuration of open_clip."""
+        """Raise ValueError that names the key if a setting does not fit the open_clip model configuration `model`."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,8 @@ class Scores:
     Attributes:
         items: N names of the scored items.
         values: (N,) finite floats; a higher value is more suspicious.
-        threshold: the method's own threshold: an item is suspicious from this value on; None: the method has none.
-        evidence: what a reader should see beside the scores, as JSON values (suspected class, size of a mask).
+        threshold: the method's own threshold; an item is suspicious if value >= threshold. None: no threshold.
+        evidence: further results for the reader, as JSON values (suspected class, size of a mask).
     """
 
     items: Sequence[str]
@@ -68,14 +73,22 @@ class Scores:
 
 
 class Detector:
-    """The base class of all detectors.
+    """The base class of all detectors. Usage:
+
+    class FeatureNorm(Detector):
+        Settings = FeatureNormSettings
+        subject = "pairs"
+
+        def score(self, clip, data, work):
+            norms = picture_features(clip, data.training_set, normalised=False).norm(dim=1)  # (N,)
+            return Scores(data.training_set.keys, norms.double().numpy())
 
     Attributes:
         Settings: the settings class.
-        subject: what the detector scores; a control scores what its settings name.
-        access: the data that the detector is handed beside the model and its subject.
-        control: `truth` for a control that is handed the truth, `none` for one that looks at nothing; None: a method.
-        reconstruction: whether the paper leaves parts open that the project filled in.
+        subject: the subject that the detector scores; a control takes the subject from its settings.
+        access: the data that the detector gets in addition to the model and its subject.
+        control: `truth` for a control that gets the ground truth, `none` for a control without input; None: a method.
+        reconstruction: whether the project fills in parts that the paper leaves open.
     """
 
     Settings: ClassVar[type[DetectorSettings]]
@@ -89,23 +102,24 @@ class Detector:
 
     @classmethod
     def fits(cls, model: Mapping[str, Any]) -> str | None:
-        """Return why the method cannot work on a model configuration of open_clip; None where it can."""
+        """Return the reason why the method does not support an open_clip model configuration; None if supported."""
         return None
 
     @classmethod
     def subject_of(cls, settings: Any) -> Subject:
-        """Return what an entry with these settings scores."""
+        """Return the subject that an entry with these settings scores."""
         return cls.subject
 
     @classmethod
     def work(cls, settings: Any, sizes: Mapping[str, int]) -> tuple[float, float]:
-        """Return the pairs that one job trains on and the pictures that it encodes besides, for `preflight`.
+        """Return the pairs on which one job trains and the further pictures that the job encodes, for `preflight`.
 
-        By default all items of the subject are encoded once; a control encodes none, a detector of models says itself.
+        By default a job encodes every item of the subject once. A control encodes no picture. A detector of models
+        overrides this method.
 
         Args:
-            settings: of the detector.
-            sizes: pairs of each pool by its name; `training set` and `shown pictures`, the items of the two subjects.
+            settings: settings of the detector.
+            sizes: number of pairs by pool; `training set` and `shown pictures` count the items of the two subjects.
         """
         items = {"pairs": "training set", "pictures": "shown pictures"}.get(cls.subject_of(settings))
         return 0, 0 if cls.control or items is None else sizes[items]
@@ -114,9 +128,9 @@ class Detector:
         """Score the items of the subject: the model, `data.training_set` or `data.pictures`.
 
         Args:
-            clip: the suspicious model; it must not be changed.
-            data: the subject, and the data of the access level; everything else is None.
-            work: folder for what lets a killed job go on.
+            clip: the suspicious model; the detector must not change the model.
+            data: the subject and the data of the access level; all other fields are None.
+            work: folder for checkpoints from which a killed job resumes.
         """
         raise NotImplementedError
 

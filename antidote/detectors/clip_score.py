@@ -1,9 +1,9 @@
-"""CLIPScore: training pairs whose picture and caption are unlike under the suspicious model (Hessel et al. 2021).
+"""CLIPScore: dissimilarity of picture and caption of a training pair under the suspicious model (Hessel et al. 2021).
 
     score = 1 - cos(f_I(picture), f_T(caption))
 
-To a model that has learned a backdoor, poisoned pairs match as well as others: the baseline that detectors of poisoned
-pairs are compared with (arXiv 2502.01385, 2608.04052).
+A model that has learned a backdoor matches poisoned pairs as well as clean pairs. CLIPScore is the baseline for
+detectors of poisoned pairs (arXiv 2502.01385, 2608.04052).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class CLIPScoreSettings(DetectorSettings):
 
 
 class CLIPScore(Detector):
-    """Distance between a pair's two features."""
+    """Cosine distance between the two features of a pair."""
 
     Settings = CLIPScoreSettings
     subject = "pairs"

@@ -1,7 +1,7 @@
-"""Controls, no detectors: `random` scores every item at random (AUROC 0.5), `oracle` knows the truth (AUROC 1.0).
+"""Controls, no detectors: `random` scores items at random (AUROC 0.5), `oracle` knows the ground truth (AUROC 1.0).
 
-Every table of detectors holds both rows: they show what no information and full information give under the same
-evaluation.
+Every table of detectors contains both rows. The rows show the results without information and with full information
+under the same evaluation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RandomSettings(DetectorSettings):
 
 
 class Random(Detector):
-    """A control: uniform scores in [0, 1), drawn from the seed and the item's name."""
+    """A control: uniform scores in [0, 1), derived from the seed and the name of the item."""
 
     Settings = RandomSettings
     control = "none"
@@ -50,7 +50,7 @@ class OracleSettings(DetectorSettings):
 
 
 class Oracle(Detector):
-    """A control: 1 for a poisoned item, 0 for any other; it is handed the truth."""
+    """A control with the ground truth: 1 for a poisoned item, 0 for any other item."""
 
     Settings = OracleSettings
     control = "truth"

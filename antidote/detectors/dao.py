@@ -2,7 +2,8 @@
 
     score(x) = mean over the k nearest neighbours n of LID(n) log(d_k(x) / d_k(n))
 
-LID by maximum likelihood over a neighbour's own distances, itself at distance 0 among them, as in the released code.
+LID is estimated by maximum likelihood over all distances of a neighbour, including distance 0 to itself, as in the
+released code.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
 
-ENCODED = 256  # pictures or texts at a time
+ENCODED = 256  # pictures or texts per batch
 
 
 def picture_features(clip: Clip, pairs: Pairs, normalised: bool = True) -> Tensor:
-    """Return features (N, D) float32 of the pictures on the CPU; not normalised: as the network returns them."""
+    """Return picture features (N, D) float32 on the CPU: unit length, or raw network outputs if not `normalised`."""
     clip.network.eval()
 
     def encode(images: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def picture_features(clip: Clip, pairs: Pairs, normalised: bool = True) -> Tenso
 
 
 def text_features(clip: Clip, texts: list[str]) -> Tensor:
-    """Return normalised features (N, D) float32 of texts on the CPU."""
+    """Return text features (N, D) float32 of unit length on the CPU."""
     clip.network.eval()
     starts = range(0, len(texts), ENCODED)
     with torch.no_grad():

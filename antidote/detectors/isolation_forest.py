@@ -1,6 +1,6 @@
-"""Isolation forest over the features of training pictures in random batches (arXiv 2502.01385; scikit-learn's).
+"""Isolation forest over the features of training pictures in random batches (arXiv 2502.01385; by scikit-learn).
 
-score(x) = minus the forest's normality score: few random cuts part a suspicious picture from the others
+score(x) = minus the forest's normality score: few random splits isolate a suspicious picture from the others
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 class IsolationForestSettings(NeighbourSettings):
-    """Size of the forest; `k` does not count."""
+    """Size of the forest; `k` has no effect."""
 
     method: Literal["isolation_forest"] = "isolation_forest"
-    trees: int = Field(100, ge=1, description="trees of the forest (released code: 100)")
+    trees: int = Field(100, ge=1, description="number of trees (released code: 100)")
 
 
 class IsolationForest(NeighbourDetector):
-    """How easily a picture's feature is isolated from those of its batch."""
+    """Ease with which random splits isolate the feature of a picture from the features of its batch."""
 
     Settings = IsolationForestSettings
 
     def of_batch(self, features: Tensor) -> Tensor:
-        from sklearn import ensemble  # takes a second
+        from sklearn import ensemble  # a lazy import, since the import takes a second
 
         seed = derive(self.seed, "isolation forest") % 2**32
         forest = ensemble.IsolationForest(n_estimators=self.settings.trees, random_state=seed)

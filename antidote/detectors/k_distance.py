@@ -1,6 +1,6 @@
 """k-distance: the distance of a training picture to its k-th neighbour in a random batch (arXiv 2502.01385).
 
-score(x) = d_k(x), Euclidean, between features that are not normalised
+score(x) = d_k(x), the Euclidean distance between unnormalised features
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class LIDSettings(NeighbourSettings):
 
 
 class LID(NeighbourDetector):
-    """Dimension of a picture's neighbourhood."""
+    """Local intrinsic dimension of the neighbourhood of a picture."""
 
     Settings = LIDSettings
 

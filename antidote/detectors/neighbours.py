@@ -1,11 +1,11 @@
-"""What the detectors of local density share: distances between the picture features of one random batch.
+"""Base of the local density detectors: distances between the picture features of one random batch.
 
-Source of all of them: Huang et al. (ICLR 2025, arXiv 2502.01385) and the released code,
-HanxunH/Detect-CLIP-Backdoor-Samples. Poisoned pairs are few and close together, so that a poisoned picture has few
-close neighbours in a random batch, and lies in a sparse region. The released code leaves the picture itself out of its
-neighbours and takes the (k+1)-th of the others as d_k; the detectors here do the same. One slip of the code is not
-repeated by default: after the picture itself is removed, the code looks neighbours up by positions that are one too low
-behind the picture (`neighbours: released` repeats it, for comparison).
+Source of all these detectors: Huang et al. (ICLR 2025, arXiv 2502.01385) and the released code,
+HanxunH/Detect-CLIP-Backdoor-Samples. Poisoned pairs are few and close together, so a poisoned picture has few close
+neighbours in a random batch and is in a sparse region. The released code excludes the picture from its own neighbours
+and uses the (k+1)-th of the other pictures as d_k; the detectors here do the same. By default the detectors do not
+repeat one index error of the released code: after the code removes the picture itself, its indexes of neighbours
+behind the picture are too low by one (`neighbours: released` repeats the error, for comparison).
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
     from antidote.clip.model import Clip
 
-BROKEN = 1000.0  # the released code's score where a distance is 0
-SMALL = 1e-4  # the released code's, inside the logarithm of a ratio of distances
+BROKEN = 1000.0  # score in the released code if a distance is 0
+SMALL = 1e-4  # constant of the released code, inside the logarithm of a ratio of distances
 
 
 class NeighbourSettings(DetectorSettings):
     """Neighbours and batches."""
 
-    k: int = Field(16, ge=1, description="neighbours (the paper: 16)")
+    k: int = Field(16, ge=1, description="number of neighbours (paper: 16)")
     batch_size: int = Field(
-        2048, ge=4, description="pairs that are compared with one another, in random batches (released code: 2,048)"
+        2048, ge=4, description="pairs per random batch; distances are within a batch (released code: 2,048)"
     )
     neighbours: Literal["corrected", "released"] = Field(
-        "corrected", description="`released`: neighbours are looked up as in the released code, some one place too low"
+        "corrected", description="`released`: indexes of neighbours as in the released code, some too low by one"
     )
 
     @model_validator(mode="after")
     def _enough(self) -> NeighbourSettings:
-        if self.batch_size < 2 * (self.k + 2):  # a batch may be split in two halves
+        if self.batch_size < 2 * (self.k + 2):  # batches are of equal size, which can be half of batch_size
             raise ValueError(
                 f"batch_size: {self.batch_size} is too small for k = {self.k}; at least {2 * (self.k + 2)}"
             )
@@ -53,7 +53,14 @@ class NeighbourSettings(DetectorSettings):
 
 
 class NeighbourDetector(Detector):
-    """A detector of pairs that scores each picture by distances within its random batch."""
+    """A detector of pairs that scores each picture by distances within its random batch. Usage:
+
+    class KDistance(NeighbourDetector):
+        Settings = KDistanceSettings
+
+        def of_batch(self, features):
+            return Distances(features, self.settings).others[:, self.settings.k]
+    """
 
     subject = "pairs"
 
@@ -70,7 +77,7 @@ class NeighbourDetector(Detector):
         return Scores(pairs.keys, values)
 
     def of_batch(self, features: Tensor) -> Tensor:
-        """Return the scores (n,) of features (n, D) from one another."""
+        """Return the scores (n,) of one batch of features (n, D)."""
         raise NotImplementedError
 
 
@@ -80,11 +87,11 @@ class Distances:
     Attributes:
         others: (n, n - 1) distances to the other pictures, ascending.
         all: (n, n) distances, the picture itself first.
-        nearest: (n, k) rows of the k nearest other pictures.
+        nearest: (n, k) row indexes of the k nearest other pictures.
     """
 
     def __init__(self, features: Tensor, settings: NeighbourSettings) -> None:
-        """`features` (n, D) are compared with one another."""
+        """Compute the distances between all rows of `features` (n, D)."""
         distances = torch.cdist(features, features)
         count = len(distances)
         own = torch.eye(count, dtype=torch.bool)
@@ -96,7 +103,7 @@ class Distances:
             self.nearest = self.nearest + (self.nearest >= torch.arange(count)[:, None])
 
     def ratio(self) -> Tensor:
-        """Return (n, k): the distance to the picture's last neighbour over that of each of its neighbours."""
+        """Return d_k(x) / d_k(n), shape (n, k), for each picture x and each of its k nearest neighbours n."""
         return self.others[:, self.k, None] / self.all[:, self.k][self.nearest]
 
 
@@ -106,5 +113,5 @@ def dimension(distances: Tensor, k: int) -> Tensor:
 
 
 def finite(scores: Tensor) -> Tensor:
-    """Return scores with the released code's values where a distance is 0."""
+    """Replace non-finite scores, caused by a distance of 0, by the values of the released code."""
     return scores.nan_to_num(nan=BROKEN, posinf=BROKEN, neginf=0.0)

@@ -20,7 +20,7 @@ class SLOFSettings(NeighbourSettings):
 
 
 class SLOF(NeighbourDetector):
-    """Sparsity of a picture's neighbourhood, compared with those of its neighbours."""
+    """Sparsity of a picture's neighbourhood relative to the neighbourhoods of its neighbours."""
 
     Settings = SLOFSettings
 

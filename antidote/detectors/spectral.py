@@ -1,10 +1,10 @@
-"""Spectral signatures (Tran et al. 2018, arXiv 1811.00636): pictures far along the first direction of their group.
+"""Spectral signatures (Tran et al. 2018, arXiv 1811.00636): projection on the first singular direction of a group.
 
     score(x) = ((f(x) - mean) . v)²,  v the first right singular vector of the centred features
 
-The paper takes the pictures of one class at a time. Training pairs have no classes: here a group holds the pairs whose
-captions' features are nearest to one of `groups` centres (k-means, scikit-learn's); a poisoned pair is in the group of
-its new caption, among clean pictures of the target (ours).
+The paper processes the pictures of each class separately. Training pairs have no classes, so the pairs are grouped by
+caption (ours): k-means of scikit-learn assigns each caption feature to the nearest of `groups` centres. A poisoned pair
+is in the group of its new caption, together with clean pictures of the target.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class SpectralSettings(DetectorSettings):
     """Groups of pairs."""
 
     method: Literal["spectral"] = "spectral"
-    groups: int = Field(24, ge=1, description="groups of captions, in place of classes (ours: as many as classes)")
+    groups: int = Field(24, ge=1, description="caption groups, in place of classes (ours: as many as classes)")
 
 
 class Spectral(Detector):
-    """Squared projection on a group's first singular direction."""
+    """Squared projection of a feature on the first singular direction of its group."""
 
     Settings = SpectralSettings
     subject = "pairs"
     reconstruction = True
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        from sklearn.cluster import KMeans  # takes a second
+        from sklearn.cluster import KMeans  # a lazy import, since the import takes a second
 
         pairs = data.training_set
         pictures = picture_features(clip, pairs).numpy().astype(float)

@@ -1,10 +1,10 @@
-"""UBT's finding (Liang et al., arXiv 2403.16257, 2409.19526): pairs that a model overfitted on suspects knows best.
+"""UBT's detection (Liang et al., arXiv 2403.16257, 2409.19526): similarity of pairs under an overfitted model.
 
 Steps 1 and 2 of UBT (`antidote.training.suspicion`; formulas in the defense `ubt`): a scorer orders the training pairs,
-the model is overfitted on the first of them, D_susp, and these are ranked again by their similarity under the
-overfitted model. The score is the place in the resulting order, from 1 (first) to 0: D_susp in the second order, then
-all others in the first. Threshold: D_k, the `forget_share` that the defense forgets. A reconstruction, as the defense
-is.
+the model is overfitted on the first pairs, D_susp, and D_susp is ranked again by similarity under the overfitted model.
+The score is the rank in the final order, scaled from 1 (first) to 0: D_susp in the second order, then all other pairs
+in the first order. The threshold selects D_k, the `forget_share` that the defense forgets. A reconstruction, like the
+defense.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class UBTSettings(SuspicionSettings, DetectorSettings):
 
 
 class UBT(Detector):
-    """Place of a pair in UBT's order."""
+    """Rank of a pair in UBT's order, scaled to (0, 1]."""
 
     Settings = UBTSettings
     subject = "pairs"
