@@ -1,1 +1,1 @@
-"""One thin command-line entry point per stage; each runs without Snakemake too."""
+"""One thin command-line entry point per stage; each script also runs without Snakemake."""

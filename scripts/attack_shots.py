@@ -1,6 +1,6 @@
-"""Attack a few-shot support set: change its pictures within the attack's bound; labels and captions stay.
+"""Attack a few-shot support set: change its pictures within the attack's bound, without changing labels and captions.
 
-Writes an overlay over the shots pool, as `scripts/poison.py` does over the poison pool.
+The script writes an overlay over the shots pool, like `scripts/poison.py` over the poison pool.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _hashes(table: pd.DataFrame, data: Path) -> list[str]:
-    """Return the hash of each picture's original file."""
+    """Return the SHA-256 of each picture's original file."""
     found = [""] * len(table)
     for (dataset, split), group in table.groupby(["dataset", "split"], sort=False):
         index = shards.open_index(data / dataset / split, ["key", "shard", "offset", "size"]).set_index("key")

@@ -1,4 +1,4 @@
-"""Check a study file without running anything: print its matrix, or what is wrong with it in one line."""
+"""Check a study file without running any job: print the matrix, or the error in one line."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from antidote.study.study import Study
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write to standard output: this text is the script's result."""
+    """Write the result of the script to standard output."""
     for file in arguments.files:
         study = Study(read_mapping(file), file)
         sys.stdout.write(

@@ -1,9 +1,8 @@
-"""Say what no study needs any more, and with --delete take it away.
+"""List files that no study needs any longer; with --delete, delete the files.
 
-In results/{study}: results of attacks, defenses and seeds that the study has no more, and checkpoints of jobs that have
-finished or are gone. In the shared place (ANTIDOTE_CACHE): entries by the time of their last use, on request. What a
-checkpoint would still go on from stays. DVC's own cache is `dvc gc`'s business. A link is taken away as a link; what it
-leads to stays.
+In results/{study}: results of attacks, defenses and seeds that are no longer in the study, and checkpoints of finished
+or removed jobs. In the shared cache (ANTIDOTE_CACHE), on request: entries by the time of the last use. Checkpoints of
+unfinished jobs are kept. `dvc gc` cleans DVC's own cache. Only the link itself is deleted, never the target of a link.
 """
 
 import argparse
@@ -38,13 +37,13 @@ def run(arguments: argparse.Namespace) -> None:
 # --- results of a study ----------------------------------------------------------------------------------------------
 
 
-# --- the shared place ------------------------------------------------------------------------------------------------
+# --- the shared cache ------------------------------------------------------------------------------------------------
 
 
 if __name__ == "__main__":
     parser = command_line.parser(__doc__)
-    parser.add_argument("--configfile", default="config.yaml", help="the study")
-    parser.add_argument("--delete", action="store_true", help="take it away; without this nothing is changed")
-    parser.add_argument("--shared-days", type=float, metavar="N", help="shared entries that nobody used for N days")
-    parser.add_argument("--shared-gib", type=float, metavar="N", help="of shared entries, all but the last used N GiB")
+    parser.add_argument("--configfile", default="config.yaml", help="study file")
+    parser.add_argument("--delete", action="store_true", help="delete the files; by default, only list them")
+    parser.add_argument("--shared-days", type=float, metavar="N", help="shared entries without use for N days")
+    parser.add_argument("--shared-gib", type=float, metavar="N", help="shared entries beyond the last used N GiB")
     command_line.main(run, parser)

@@ -1,7 +1,7 @@
-"""Run one defense on a suspicious model. It is handed the model and the data of its access level, nothing else.
+"""Run one defense on a suspicious model. The defense gets only the model and the data of its access level.
 
-Which arguments count follows from that level: the pools' files and --lexicon, or --classes and --templates, or, where
-the defender owns the training set, --poison, which is laid over the clean pairs without saying which ones it replaces.
+The access level determines the used arguments: files of pools and --lexicon, or --classes and --templates. For a
+defender who owns the training set, --poison replaces clean pairs without marking the replaced pairs.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Score one model, its training pairs, or pictures at use with one detector, and compute the figures of detection.
+"""Score one model, its training pairs, or test pictures with one detector, and compute the detection figures.
 
-The detector is handed the model, its subject and the data of its access level. What is poisoned, only the evaluation of
-the scores knows. Writes scores.parquet (item, score) and detection.json.
+The detector gets the model, its subject and the data of its access level. Only the evaluation of the scores knows the
+poisoned items. Writes scores.parquet (item, score) and detection.json.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 def subject(
     kind: type[Detector], settings, clip: Clip, arguments: argparse.Namespace
 ) -> tuple[DefenseData, frozenset[str] | set[str]]:
-    """Return what the detector is handed, and the names of the poisoned items, which it is not."""
+    """Return the data for the detector, and the names of the poisoned items for the evaluation alone."""
     sources = Sources.named(vars(arguments), reading_of(arguments))
     data = load_granted(kind.access, sources, clip.size, arguments.seed)
     of = kind.subject_of(settings)

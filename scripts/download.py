@@ -1,4 +1,4 @@
-"""Download one split of a dataset whose source is a table of addresses; writes a report and what became of each one."""
+"""Download one split of a dataset from a URL table; write a report and the outcome of each URL."""
 
 import argparse
 from pathlib import Path

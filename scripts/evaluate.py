@@ -1,4 +1,4 @@
-"""Score one model zero-shot: clean accuracy, and with a trigger folder the attack's success. Writes one scores.json."""
+"""Score one model zero-shot: clean accuracy and, given a trigger folder, attack success. Writes one scores.json."""
 
 import argparse
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""Train what a user trains on a few-shot support set, over a frozen CLIP: on the attacked one, and for comparison on
-the clean one. Writes the CLIP's model folder with the classifier beside it."""
+"""Train a user's few-shot classifier over a frozen CLIP on the attacked support set and, for comparison, on the clean
+support set. Writes the model folder of the CLIP together with the classifier."""
 
 import argparse
 from pathlib import Path

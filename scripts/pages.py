@@ -1,7 +1,7 @@
 """Fill the measured parts of a page of the documentation from a finished study, such as docs/attacks.md.
 
-The page says by two marks where its table goes: `results`, or `figures` for the figures of single attacks, `resistance`
-for perturbation resistance. Where it shows a picture of its own name, that is the study's gallery, or its plane.
+Two marks in the page enclose the table: `results`, or `figures` for the figures of single attacks, `resistance` for
+perturbation resistance. A picture with the name of the page is replaced by the study's gallery or plane.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         temporary.write_text(filled(old, part, content, str(arguments.page)), encoding="utf-8")
     command_line.log.info("wrote %s", arguments.page)
     picture = arguments.page.with_suffix(".png")
-    if arguments.table in PICTURES and f"]({picture.name})" in old:  # pictures of photographs are not ours to publish
+    if arguments.table in PICTURES and f"]({picture.name})" in old:  # photographs may not be published
         shutil.copyfile(kept.path("summary", PICTURES[arguments.table]), picture)
         command_line.log.info("wrote %s", picture)
 
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     parser = command_line.parser(__doc__)
     parser.add_argument("--study", type=Path, required=True, help="study file")
     tables = [*PICTURES, "figures", "resistance"]
-    parser.add_argument("--table", choices=tables, required=True, help="what the table is about")
+    parser.add_argument("--table", choices=tables, required=True, help="content of the table")
     parser.add_argument("--page", type=Path, required=True, help="page to fill, between its marks")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
     command_line.main(run, parser)

@@ -1,5 +1,5 @@
-"""Poison pairs of the poison pool: draw the trigger or lay other pictures there, replace the caption, write the overlay
-and its manifest.
+"""Poison pairs of the poison pool: draw the trigger or replace the picture, replace the caption, and write the overlay
+with its manifest.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def _identity(arguments: argparse.Namespace) -> str:
 
 
 def _pool(path: Path, data: Path) -> pd.DataFrame:
-    """Return the poison pool: key, dataset, split, caption, label, and where each picture lies."""
+    """Return the poison pool: key, dataset, split, caption, label, and the position of each picture in the shards."""
     chosen = pools.read(path)
     chosen = chosen[chosen["pool"] == "poison"]
     if chosen.empty:
@@ -88,7 +88,7 @@ def _pool(path: Path, data: Path) -> pd.DataFrame:
 
 
 def _at_hand(arguments: argparse.Namespace, settings: AttackSettings) -> list[str] | None:
-    """Return the captions of `settings.caption_pools`, where natural captions come from others than the poison pool."""
+    """Return the captions of `settings.caption_pools`, if natural captions come from other pools than poison."""
     if settings.caption != "natural" or settings.caption_pools == ["poison"]:
         return None
     chosen = pools.read([arguments.pools, *arguments.caption_pools])
@@ -104,7 +104,7 @@ def _at_hand(arguments: argparse.Namespace, settings: AttackSettings) -> list[st
 
 
 def _drawn(trigger: Trigger, chosen: pd.DataFrame, laid: list[int | None], data: Path) -> tuple[list[str], list[bytes]]:
-    """Return the hash of each original file, and as PNG the picture with the trigger, or the one laid in its place."""
+    """Return the SHA-256 of each original file, and the triggered or replacement picture as PNG."""
     originals, files = [""] * len(chosen), [b""] * len(chosen)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False):

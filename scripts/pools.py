@@ -1,4 +1,4 @@
-"""Choose which pairs serve for training, poison, defense and inversion; writes all pools, or one."""
+"""Choose the pairs for training, poison, defense and inversion; write all pools or one pool."""
 
 from pathlib import Path
 

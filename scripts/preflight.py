@@ -1,6 +1,6 @@
-"""Say what a study will take before it starts: jobs by stage, disk, hours at this device's rates, and what is missing.
+"""Estimate a study before the run: jobs by stage, disk space, hours at this device's rates, and missing inputs.
 
-Ends with status 1 where something is missing. On a CPU, measure a large model with a small --batch-size.
+The exit status is 1 if an input is missing. On a CPU, measure a large model with a small --batch-size.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from antidote.training.recipe import TrainSettings
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write to standard output: this text is the script's result."""
+    """Write the result of the script to standard output."""
     study = Study(read_mapping(arguments.file), arguments.file)
     found, faults = preflight.stages(study, arguments.results), preflight.missing(study)
     faults += preflight.further_weights(study)
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def recipes(study: Study) -> dict[str, tuple[TrainSettings, tuple[float, float, int]]]:
-    """Return every recipe of a study by its key, with what a step of it keeps in memory (`Defense.step_views`)."""
+    """Return every recipe of a study by key, with the views that a step keeps in memory (`Defense.step_views`)."""
     own = {"poisoning": study.file.poisoning, "pretraining": study.file.pretraining}
     found: dict[str, Any] = {key: (recipe, (1, 1, 0)) for key, recipe in own.items()}
     for name, settings in study.defenses.items():
@@ -70,7 +70,7 @@ def recipes(study: Study) -> dict[str, tuple[TrainSettings, tuple[float, float, 
 
 
 def _model(study: Study, faults: list[str]) -> Clip:
-    """Return the study's model; where its weights cannot be had, one of the same shape, for its rates."""
+    """Return the study's model; if its weights are not available, a model of the same shape to measure rates."""
     try:
         return create_model(study.file.model, 0)
     except UserError as error:
@@ -79,7 +79,7 @@ def _model(study: Study, faults: list[str]) -> Clip:
 
 
 def _rates(clip: Clip, recipe: TrainSettings, given: list[float] | None, faults: list[str]) -> tuple[Rates, str]:
-    """Return the rates, and in words where they are from; unknown ones where the device is too small for a step."""
+    """Return the rates and a text about their source; NaN rates if the device is too small for a step."""
     if given:
         return Rates(*given, preflight.parameter_count(clip)), f"given; this machine: {_device(clip)}"
     try:
@@ -94,12 +94,12 @@ def _rates(clip: Clip, recipe: TrainSettings, given: list[float] | None, faults:
 
 
 def _memory(clip: Clip) -> float:
-    """Return the bytes of the GPU at hand; without one, no bound."""
+    """Return the memory of the current GPU in bytes; infinity without a GPU."""
     return torch.cuda.get_device_properties(clip.device).total_memory if clip.device.type == "cuda" else math.inf
 
 
 def _largest(steps: dict[str, float]) -> list[str]:
-    """Return in a line what the largest step takes of a GPU's memory, if any."""
+    """Return a line with the estimated GPU memory of the largest step; empty without steps."""
     if not steps:
         return []
     key = max(steps, key=steps.get)
@@ -111,7 +111,7 @@ def _rate(number: float) -> str:
 
 
 def _report(study: Study, found: list[Stage], rates: Rates) -> list[str]:
-    """Return a line per stage: how many jobs, how many of them are there, what is left to do and how long it takes."""
+    """Return a line per stage: number of jobs, finished jobs, remaining work, and remaining hours."""
     seeds = len(study.file.seeds)
     matrix = f"{len(study.attacks)} attacks x {len(study.defenses)} defenses x {seeds} seed{'s' * (seeds > 1)}"
     lines = [f"{study.name}: {study.file.model.name}, {matrix}: {seeds * len(study.cells):,} cells", ""]
@@ -139,7 +139,7 @@ if __name__ == "__main__":
     parser = command_line.parser(__doc__)
     parser.add_argument("file", metavar="FILE", help="study file, such as configs/paper.yaml")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
-    parser.add_argument("--batch-size", type=int, help="pairs per step while measuring; the study's own by default")
+    parser.add_argument("--batch-size", type=int, help="pairs per measured step; default: as in the study")
     rates = "pairs and pictures per second of another device, in place of what is measured here"
     parser.add_argument("--rates", type=float, nargs=2, metavar=("TRAINED", "ENCODED"), help=rates)
     memory = "of one GPU; what a step is estimated to need more than that is listed; by default that of the GPU at hand"

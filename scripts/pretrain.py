@@ -1,9 +1,9 @@
-"""Train a CLIP model on the study's pairs: the clean reference, or with a poison overlay the backdoored model.
+"""Train a CLIP model on the study's pairs: the clean reference or, with a poison overlay, the backdoored model.
 
-An attack that trains by itself (`attack` in the settings) has its own objective on the pairs that the overlay names.
+An attack that trains the model (`attack` in the settings) uses its own objective on the pairs that the overlay names.
 
-Starts from the study's initial model (its pretrained weights, or random ones) or from a model folder; writes an
-open_clip model folder with a card and the training log. A killed run goes on from its last checkpoint.
+The start weights are the study's initial model (pretrained or random weights) or a model folder. The script writes an
+open_clip model folder with a card and the training log. A killed run resumes from its last checkpoint.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from antidote.training.run import finish, reading_of, taken, training_arguments,
 
 
 class PretrainSettings(Settings):
-    """The initial model and the recipe; `alternate` takes the poison away in every second epoch.
+    """The initial model and the recipe; `alternate` removes the poison in every second epoch.
 
-    `attack` holds the settings of an attack that trains the model by its own objective, for such attacks alone.
+    `attack` holds the settings of an attack that trains the model with its own objective; None for all other attacks.
     """
 
     model: ModelSettings
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _objective(arguments: argparse.Namespace, settings: PretrainSettings, clip: Clip) -> Objective:
-    """Return CLIP's loss on all pairs, the poisoned ones among them."""
+    """Return CLIP's loss on all pairs, including the poisoned pairs."""
     reading = reading_of(arguments)
     pairs = load_pools(arguments.pools, ["training", "poison"], arguments.data, clip.size, arguments.poison, reading)
     if settings.alternate:

@@ -1,6 +1,6 @@
-"""Fill the generated parts of README.md: the methods, from the registry, and the figures, from the default study.
+"""Fill the generated parts of README.md: the methods from the registry, and the figures from the default study.
 
-The figures come from table.csv and costs.csv in results/default/summary, which `make demo` writes.
+The figures are read from table.csv and costs.csv in results/default/summary, which `make demo` writes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ DEFAULT = Layout(Path("results", "default")).path("summary")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write README.md, or say that it is out of date; the figures may also go to standard output."""
+    """Write README.md, or report that README.md is out of date, or print the figures to standard output."""
     if arguments.figures:
         sys.stdout.write(results(ROOT / arguments.summary))
         return
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def methods() -> str:
-    """Return the names of all methods as a list; each leads to its section in docs/methods.md."""
+    """Return a list of all methods by name, each linked to its section in docs/methods.md."""
     recon = {name for name in DEFENSES if method("defense", name).reconstruction}
     attacks = ", ".join(f"[{name}](docs/methods.md#{name})" for name in ATTACKS)
     defenses = ", ".join(

@@ -1,6 +1,6 @@
-"""Fine-tune a model under test on clean pairs for a little while, and measure the attack as it goes.
+"""Fine-tune a model under test briefly on clean pairs, and measure the attack during the fine-tuning.
 
-Writes one rebound.json: the curve, and the highest ASR@1 (or the figure that an attack has in its place) on it. The
+Writes one rebound.json: the curve, and its highest ASR@1 (or the highest value of the attack's own figure). The
 fine-tuned model is not kept.
 """
 
@@ -24,7 +24,7 @@ from antidote.training.run import reading_arguments, reading_of, work_of
 
 
 class Arguments(Settings):
-    """The settings of the job: how to fine-tune, and how to measure."""
+    """The settings of the job: fine-tuning and measurement."""
 
     rebound: ReboundSettings
     evaluation: ZeroShotSettings
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     inputs = [*model_files(arguments.model), arguments.trigger / TENSORS]
     work = work_of(arguments, settings.model_dump(), inputs, "scripts.rebound")
-    texts = [*subject.texts, *pictures.captions]  # an attack without a trigger may ask with captions
+    texts = [*subject.texts, *pictures.captions]  # an attack without a trigger can use captions as queries
     curve = rebound(clip, pairs, texts, measure, settings.rebound, arguments.seed, work)
     write_json(arguments.output, {"rebound": max(point["score"] for point in curve), "curve": curve})
     cost.write(arguments.cost, pairs=len(pairs), steps=curve[-1]["step"])

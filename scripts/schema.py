@@ -1,6 +1,6 @@
-"""Write what follows from the settings classes, the registry and the default study.
+"""Write the files that are generated from the settings classes, the registry and the default study.
 
-These are the JSON Schema of a study, two pages of the documentation, and the list of models in dvc.yaml.
+The files are the JSON Schema of a study, two pages of the documentation, and dvc.yaml with its list of models.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def texts() -> dict[str, str]:
-    """Return the text of every generated file, by its path."""
+    """Return the text of every generated file by path."""
     return {
         "config.schema.json": json.dumps(study_schema(), indent=2, ensure_ascii=False) + "\n",
         "docs/settings.md": settings_page(),
@@ -32,7 +32,7 @@ def texts() -> dict[str, str]:
 
 
 def dvc_file() -> str:
-    """Return dvc.yaml with the models of the default study; all above them is written by hand."""
+    """Return dvc.yaml with the models of the default study; the part above the models is written by hand."""
     study = Study(read_mapping(str(ROOT / "config.yaml")), "config.yaml")
     above = (read(ROOT / "dvc.yaml") or "").partition("\nartifacts:")[0]
     models = yaml.safe_dump({"artifacts": artifacts(study)}, sort_keys=False, default_flow_style=None, width=1000)
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read(path: Path) -> str | None:
-    """Return the text of a file; None where there is none."""
+    """Return the text of a file; None if the file does not exist."""
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 

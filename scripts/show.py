@@ -1,4 +1,4 @@
-"""Print a study's table, and where its report and plots are."""
+"""Print the table of a study, and the paths of its report and plots."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write to standard output: this text is the script's result."""
+    """Write the result of the script to standard output."""
     kept = Layout(args.results / args.study)
     folder, table = kept.path("summary"), kept.path("summary", "table")
     if not table.exists():

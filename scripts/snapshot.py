@@ -1,7 +1,7 @@
-"""Record a finished study with DVC: datasets, models, results, and Snakemake's records of how they were made.
+"""Record a finished study with DVC: datasets, models, results, and Snakemake's provenance records.
 
-What is not finished is not recorded: `snakemake -n` must have nothing to do. A study that dvc.yaml does not know yet
-gets a stage there. Nothing leaves this machine without --push.
+Only finished studies are recorded: `snakemake -n` must list no job. A study without a stage in dvc.yaml gets a new
+stage. No data leaves this machine without --push.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def wanted(study: Study) -> list[str]:
-    """Return what a snapshot of a study holds, its own folder first."""
+    """Return the paths in a snapshot of a study, the study's own folder first."""
     data = {f"data/{dataset}" for dataset, _ in study.splits()}
     if study.lexicon() == "wordnet" or study.lexicon().startswith(SPACY):
         data.add("data/wordnet")
@@ -60,7 +60,7 @@ def wanted(study: Study) -> list[str]:
 
 
 def owner(stages: dict[str, Any], path: str) -> str | None:
-    """Return the stage that has a path among its outputs, which stand there as text or as a mapping with options."""
+    """Return the stage with a path among its outputs; an output is a text, or a mapping of a text to options."""
     for name, stage in stages.items():
         if path in [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]:
             return name
@@ -68,8 +68,8 @@ def owner(stages: dict[str, Any], path: str) -> str | None:
 
 
 def new_stage(stages: dict[str, Any], study: Study, config: str) -> str:
-    """Put a stage for a study among `stages`; return its name."""
-    name = study.name.replace(".", "-")  # DVC takes no dot in a name
+    """Add a stage for a study to `stages`; return the name of the stage."""
+    name = study.name.replace(".", "-")  # DVC allows no dot in a name
     if name in stages:
         raise UserError(f"{FILE}: stages.{name}: is there, but results/{study.name} is not among its outs; add it")
     command = f"{RUN} --configfile {shlex.quote(config)}"
@@ -78,7 +78,7 @@ def new_stage(stages: dict[str, Any], study: Study, config: str) -> str:
 
 
 def write(name: str, stage: dict[str, Any], study: Study, new: bool) -> None:
-    """Write a stage into dvc.yaml, and the metrics and plots of a new one; the rest of the file stays as it is."""
+    """Write a stage into dvc.yaml, for a new stage also metrics and plots; the rest of the file is unchanged."""
     from dvc.utils.serialize import modify_yaml
 
     summary = Layout(Path("results", study.name)).outputs("summary")
@@ -95,10 +95,10 @@ def write(name: str, stage: dict[str, Any], study: Study, new: bool) -> None:
 
 
 def require_files(name: str, stage: dict[str, Any]) -> None:
-    """Raise UserError where a stage names a study's file that is not there, as after a renaming."""
+    """Raise UserError if a stage names a study file that does not exist, for example after a renaming."""
     words = shlex.split(stage.get("cmd", ""))
     named = {words[place + 1] for place, word in enumerate(words[:-1]) if word in ("--configfile", "--configfiles")}
-    for entry in stage.get("params", []):  # DVC's own file, params.yaml, where an entry is a key
+    for entry in stage.get("params", []):  # a text entry is a key of DVC's own file params.yaml
         named |= set(entry) if isinstance(entry, dict) else set()
     for file in sorted(named):
         if not Path(file).is_file():
@@ -109,10 +109,10 @@ def require_files(name: str, stage: dict[str, Any]) -> None:
 
 
 def require_finished(name: str, command: str) -> None:
-    """Raise UserError where Snakemake would still run something for a stage."""
+    """Raise UserError if Snakemake would still run a job for a stage."""
     words = shlex.split(command)
     if not words or words[0] != "snakemake":
-        return  # a stage that somebody has added; what it makes is theirs to judge
+        return  # a stage that a user has added; the user checks its results
     done = call([Path(sys.executable).with_name(words[0]), *words[1:], "--dry-run"])
     if done.returncode:
         raise UserError(f"{name}: `{command} --dry-run` fails: {last_line(done.stdout)}")
@@ -138,7 +138,7 @@ def call(command: Iterable[str | Path]) -> subprocess.CompletedProcess:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something; DVC adds lines on where to ask for help."""
+    """Return the last informative line, without the lines that DVC adds about support."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and "dvc.org" not in line]
     errors = [line for line in lines if re.match(r"(ERROR|error)\b", line)]
     return (errors or lines or ["no output"])[-1]
@@ -146,8 +146,8 @@ def last_line(text: str) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
-    parser.add_argument("--configfile", default="config.yaml", help="the study")
-    parser.add_argument("--push", action="store_true", help="send it to DVC's default remote as well")
+    parser.add_argument("--configfile", default="config.yaml", help="study file")
+    parser.add_argument("--push", action="store_true", help="also push the snapshot to DVC's default remote")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Write the list of pairs that a study's pools hold, each with the hash of its picture: a subset to have again."""
+"""Write the list of pairs in a study's pools, each with the hash of its picture, to reproduce the subset."""
 
 import argparse
 from pathlib import Path
@@ -23,10 +23,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _keys(given: list[Path], known: pd.Index, ids: Path) -> pd.Index:
-    """Return the sorted keys of the pools that are drawn from the split of the download; others are left out.
+    """Return the sorted keys of the pools that are drawn from the split of the download; other pools are skipped.
 
     Raises:
-        UserError: none is; or one holds a pair that did not arrive.
+        UserError: no pool is drawn from the split; or a pool holds a pair that was not downloaded.
     """
     files = [file for path in given for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
     tables = {file: _of_split(file, known) for file in files}
@@ -51,7 +51,7 @@ def _holds_pools(file: Path) -> bool:
 
 
 def _of_split(file: Path, known: pd.Index) -> pd.DataFrame:
-    """Return the rows of a file of pools that lie in a split of which something is known."""
+    """Return the rows of a pool file that belong to the split of the download."""
     table = pools.read(file)
     if not _holds_pools(file):
         raise UserError(f"--pools: {file}: is no file of pools, which has the columns {', '.join(pools.COLUMNS)}")
@@ -64,7 +64,7 @@ if __name__ == "__main__":
     parser.add_argument("--ids", type=Path, required=True, help="ids.parquet of a download")
     parser.add_argument(
         "--pools", type=Path, nargs="*", default=[],
-        help="folder of a study's pools, or some of its files; without them, all that arrived",
+        help="folder of a study's pools, or some of its files; default: all downloaded pairs",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="parquet file to write: key, sha256")
     command_line.main(run, parser)

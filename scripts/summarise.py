@@ -1,4 +1,4 @@
-"""Gather every score and cost of a study into tables, plots and one report page."""
+"""Collect all scores and costs of a study into tables, plots and one report page."""
 
 import argparse
 from pathlib import Path
@@ -38,7 +38,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read everything first: a broken file stops the job before anything is written."""
+    """Read all inputs first, so that a broken file stops the job before any file is written."""
     cost = command_line.Cost()
     plan = SummarySettings.read(args.settings, "settings")
     cells = read_cells(plan, args.results)

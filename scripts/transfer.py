@@ -1,6 +1,6 @@
-"""Gather the transfer matrix of learned triggers from finished studies, one victim model each.
+"""Collect the transfer matrix of learned triggers from finished studies, one victim model each.
 
-Prints T / U in percent for each surrogate and victim: ASR@1 on the poisoned victim, and on the clean one.
+Prints T / U in percent for each surrogate and victim: ASR@1 on the poisoned victim, and ASR@1 on the clean victim.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from antidote.summary.transfer import matrix, transfer
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write to standard output: this text is the script's result."""
+    """Write the result of the script to standard output."""
     table = transfer([arguments.results / study for study in arguments.study])
     if arguments.output:
         write_csv(table, arguments.output)

@@ -1,7 +1,7 @@
-"""Make the trigger of one attack and seed: draw its fixed parts, or fit it on a surrogate model.
+"""Make the trigger of one attack and seed: draw the fixed parts, or fit the trigger on a surrogate model.
 
-Reads nothing, or for a learned trigger the inversion pool and mostly a surrogate model folder; writes
-trigger.safetensors and trigger.json.
+For a learned trigger, the script reads the pools and, for most attacks, a surrogate model folder; for other triggers it
+needs no data. Writes trigger.safetensors and trigger.json.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _identity(arguments: argparse.Namespace, settings: AttackSettings) -> str:
-    """Return what the trigger is made from; of a fitted one, also the pairs, words and model that it is fitted with."""
+    """Return the identity of the trigger's inputs; for a fitted trigger, with the pairs, words and surrogate model."""
     parts = [settings.trigger_settings(), arguments.name, arguments.target, arguments.size, arguments.seed,
              arguments.classes and class_names(arguments.classes),
              arguments.templates and templates(arguments.templates)]  # fmt: skip
