@@ -1,4 +1,4 @@
-# The study, and what its rules ask of it. Reading this imports no torch.
+# The study, and the values that the rules need. This file imports no torch.
 import os
 import sys
 from pathlib import Path
@@ -18,18 +18,18 @@ if workflow.is_main_process:
     own_records()
 accept_all_letters(logger.handlers)  # Snakemake's log
 
-# Slurm sends SIGTERM to every process of a job. The shell waits for the training, which saves its state: were the shell
-# gone, Snakemake would end, and Slurm would kill what is left at once.
+# Slurm sends SIGTERM to every process of a job. The shell must wait until the training has saved its state: if the
+# shell ended, Snakemake would end too, and Slurm would kill the remaining processes at once.
 shell.prefix("set -euo pipefail; trap : TERM; ")
 
 
 def read_study():
-    """Validate the study; what is wrong with it is one line, not a traceback."""
+    """Validate the study; an error is reported as one line, not as a traceback."""
     files = workflow.config_settings.configfiles or [Path(workflow.basedir, "config.yaml")]
     names = [os.path.relpath(file) if Path(file).is_relative_to(Path.cwd()) else str(file) for file in files]
     try:
         for name in names:
-            read_mapping(name)  # stricter than Snakemake, which overlooks a key that stands there twice
+            read_mapping(name)  # stricter than Snakemake: reports duplicate keys
         return Study(config, ", ".join(names))
     except UserError as error:
         sys.exit(f"error: {error}")
@@ -39,7 +39,7 @@ STUDY = read_study()
 jobs = Jobs(STUDY)
 layout = jobs.layout
 
-# One GPU job at a time on a machine that has a GPU; profiles say otherwise for clusters.
+# By default, one GPU job at a time on a machine with a GPU; profiles for clusters change the limit.
 GPU = int(has_gpu())
 
 

@@ -1,8 +1,8 @@
-# Datasets as webdataset shards, shared by all studies; which pairs serve for what in this one.
+# Datasets as webdataset shards, shared by all studies; the pools of this study.
 
 
 rule download:
-    """Fetch the pictures of a table of addresses; what has arrived stays in data/downloads until somebody deletes it."""
+    """Download the pictures of a URL table; downloaded pictures stay in data/downloads until a user deletes them."""
     input:
         jobs.url_tables,
     output:
@@ -51,7 +51,7 @@ rule dataset:
 
 
 rule wordnet:
-    """Fetch WordNet, for studies whose lexicon it is; it stays, whatever changes."""
+    """Download WordNet for studies with the lexicon `wordnet`; no change of settings or code repeats the download."""
     output:
         jobs.wordnet_files(),
     log:
@@ -66,7 +66,7 @@ rule wordnet:
 
 
 rule pictures:
-    """Decode and resize the pictures of an evaluation set once; every cell reads them."""
+    """Decode and resize the pictures of an evaluation set once; every cell reads the result."""
     input:
         layout.files("dataset"),
     output:
@@ -88,7 +88,7 @@ rule pictures:
 
 
 rule pool:
-    """Choose the pairs of one pool; no pair serves for two."""
+    """Choose the pairs of one pool; no pair is in two pools."""
     input:
         jobs.pool_indexes,
     output:

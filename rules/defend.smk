@@ -1,4 +1,4 @@
-# Every defense on every backdoored model. It gets the model and the data of its access level, never the trigger.
+# Every defense on every backdoored model. A defense gets the model and the data of its access level, never the trigger.
 
 
 rule defend:
@@ -41,7 +41,7 @@ rule defend:
 
 
 use rule defend as defend_with_finding with:
-    # A defense that says which pairs it holds for poisoned; Snakemake fixes a rule's outputs.
+    # For defenses that also name suspicious pairs: a separate rule, since the outputs of a Snakemake rule are fixed.
     output:
         **layout.outputs("defend"),
         **layout.outputs("finding"),

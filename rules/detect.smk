@@ -1,11 +1,11 @@
-# Every detector on every model under test: scores of the model, of its training pairs, or of pictures at use.
+# Every detector on every model under test: scores of the model, of its training pairs, or of test pictures.
 from antidote.study.detect_jobs import DetectJobs
 
 detecting = DetectJobs(jobs)
 
 
 rule detect:
-    """Score with one detector, and compare the scores with the truth, which the detector is not handed."""
+    """Score with one detector, and compare the scores with the ground truth; the detector does not get the truth."""
     input:
         model=jobs.model_under_test,
         trigger=detecting.trigger,
@@ -40,7 +40,7 @@ rule detect:
 
 
 use rule detect as detect_clean with:
-    # The clean reference, which detectors of models are to tell from backdoored ones.
+    # The clean reference; detectors of models must distinguish backdoored models from clean models.
     input:
         **layout.inputs("model", "clean_model"),
         pools=detecting.pools,

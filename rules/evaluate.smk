@@ -36,7 +36,7 @@ rule evaluate_clean:
 
 
 rule floor:
-    """The trigger on the clean reference: what it does without a backdoor. Keeps example pictures for the gallery."""
+    """Attack success of the trigger on the clean reference (no backdoor). Keeps example pictures for the gallery."""
     input:
         **layout.inputs("model", "clean_model"),
         **layout.inputs("trigger", "trigger"),
@@ -95,7 +95,7 @@ rule evaluate:
 
 
 rule rebound:
-    """A short benign fine-tuning of the model under test, and how much of the attack it brings back."""
+    """Attack success of the model under test during a short benign fine-tuning."""
     input:
         **layout.inputs("trigger", "trigger"),
         model=jobs.model_under_test,

@@ -1,9 +1,9 @@
-# Attacks on few-shot support sets: the shots take the place of the poisoned pairs, and what a user trains on them over
-# the frozen clean reference that of the backdoored model.
+# Attacks on few-shot support sets: the attacked shots replace the poisoned pairs, and a classifier that a user trains
+# on the shots, over the frozen clean reference, replaces the backdoored model.
 
 
 rule attack_shots:
-    """Change the pictures of the support set; labels stay."""
+    """Change the pictures of the support set; the labels are unchanged."""
     input:
         **layout.inputs("trigger", "trigger"),
         surrogate=jobs.surrogate,
@@ -37,7 +37,7 @@ rule attack_shots:
 
 
 rule few_shot_model:
-    """Train a classifier on the attacked support set, and one on the clean one."""
+    """Train one classifier on the attacked support set and one on the clean support set."""
     input:
         **layout.inputs("model", "clean_model"),
         **layout.inputs("poison", "poison"),

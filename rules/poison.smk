@@ -2,7 +2,7 @@
 
 
 rule trigger:
-    """Make the trigger: draw its fixed parts, or fit it on a surrogate."""
+    """Make the trigger: draw the fixed parts, or fit the trigger on a surrogate."""
     input:
         surrogate=jobs.surrogate,
         pools=jobs.fitting_pools,
@@ -34,7 +34,7 @@ rule trigger:
 
 
 rule poison:
-    """Draw the trigger on chosen pairs and replace their captions; only these pairs are written."""
+    """Draw the trigger on the chosen pairs and replace their captions; only the chosen pairs are written."""
     input:
         **layout.inputs("trigger", "trigger"),
         pools=jobs.pool_files("poison"),

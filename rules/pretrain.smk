@@ -2,7 +2,7 @@
 
 
 rule clean_model:
-    """Train the clean reference on the study's pairs, or take its pretrained weights as they are (0 epochs)."""
+    """Train the clean reference on the study's pairs, or copy the pretrained weights unchanged (0 epochs)."""
     input:
         pools=jobs.pool_files("training", "poison"),
         data=jobs.indexes("training", "poison"),
@@ -27,8 +27,8 @@ rule clean_model:
         folder=subpath(output.weights, parent=True),
         work=layout.work("clean_model"),
     shell:
-        # Two with `--cores 1` as well: sums of another number of threads end in other digits, and in another model.
-        # Snakemake sets both variables.
+        # At least two threads, also with `--cores 1`: another number of threads changes the rounding of sums and so the
+        # model. Snakemake sets both variables.
         "export OMP_NUM_THREADS=$(({threads} < 2 ? 2 : {threads})); MKL_NUM_THREADS=$OMP_NUM_THREADS python -m scripts.pretrain --seed {params.seed}"
         " --settings {params.settings:q} --pools {input.pools:q} --work {params.work:q} --output {params.folder:q}"
         " --cost {output.cost:q}"
@@ -37,7 +37,7 @@ rule clean_model:
 
 
 use rule clean_model as surrogate_model with:
-    # A further clean model, for triggers of an attacker who does not know the victim.
+    # A further clean model, for the triggers of an attacker who does not know the victim model.
     output:
         **layout.outputs("surrogate_model"),
     log:
@@ -53,7 +53,7 @@ use rule clean_model as surrogate_model with:
 
 
 rule backdoored_model:
-    """Train on the clean pairs with the poisoned ones laid over them."""
+    """Train on the clean pairs, with the poisoned pairs as an overlay."""
     input:
         **layout.inputs("poison", "poison"),
         pools=jobs.pool_files("training", "poison"),

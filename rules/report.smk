@@ -1,6 +1,6 @@
-# Tables, plots and one self-contained page. `snakemake --report` collects the same files.
+# Tables, plots and one self-contained page. `snakemake --report` includes the same files.
 
-# Which of them, by category and title.
+# Category and title of each file in the report of Snakemake.
 SHOWN = {
     "cells": ("Tables", "every cell"),
     "costs": ("Tables", "cost by stage"),
@@ -17,7 +17,7 @@ SHOWN = {
 
 
 rule summary:
-    """Gather all scores and costs of the study."""
+    """Collect all scores and costs of the study."""
     input:
         jobs.summarised,
     output:

@@ -1,5 +1,5 @@
-# Resources by method. `set-resources` and `set-threads` of a profile speak of rules; where they name a method, that
-# holds for this method's jobs: fitting the trigger of an attack, running a defense or a detector.
+# Resources by method. In Snakemake, `set-resources` and `set-threads` of a profile apply to rules. Here an entry may
+# also name a method and then applies to the jobs of the method: the trigger of an attack, a defense or a detector.
 from snakemake.resources import Resource, Resources
 
 from antidote.base.errors import nearest
@@ -15,7 +15,7 @@ BY_METHOD = {
 
 
 def profile_resources():
-    """What the profile sets, by rule or method and resource; `_cores` is Snakemake's word for threads."""
+    """Return the profile's values by rule or method and resource; `_cores` is Snakemake's name for threads."""
     settings = workflow.resource_settings
     said = {name: dict(Resources.from_mapping(values)) for name, values in settings.overwrite_resources.items()}
     for name, threads in settings.overwrite_threads.items():
@@ -29,7 +29,7 @@ def profile_resources():
 
 
 def chosen(name, method_of, by_method, otherwise):
-    """A resource that is what the profile says of a job's method, else what its rule has."""
+    """Return a resource with the profile's value for the job's method, else with the value of the rule."""
 
     def value(wildcards, **known):
         resource = by_method.get(method_of(wildcards), {}).get(name, otherwise)
