@@ -57,10 +57,10 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         with whole_folder(output) as temporary:
             write_json(temporary / "card.json", card)
     """
-    path = Path(path).resolve()
+    named, path = Path(path), Path(path).resolve()
     temporary = _temporary_folder(path)
     try:
-        with _system_errors(path):
+        with _system_errors(path, named):
             mode = _mode_of_files(temporary / "mode")
             yield temporary
             path.mkdir(parents=True, exist_ok=True)
@@ -148,8 +148,10 @@ def _runs(process: int) -> bool:
 
 
 @contextmanager
-def _system_errors(path: Path) -> Iterator[None]:
+def _system_errors(path: Path, named: Path | None = None) -> Iterator[None]:
     """Raise the system's own error if the disk accepts no more data; safetensors and torch raise various other errors.
+
+    The error names `named`, the path as it was given; by default `path`.
 
     safetensors gives the system's error number in its message and has deleted its partial file by then, so that a probe
     write could succeed. torch keeps the partial file, and the probe write fails.
@@ -161,12 +163,12 @@ def _system_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number:
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(named or path)) from error
         probe = path.with_name(f".{path.name}.{os.getpid()}.probe.tmp")
         try:
             probe.write_bytes(bytes(PROBE))
         except OSError as reason:
-            raise OSError(reason.errno, reason.strerror, str(path)) from error
+            raise OSError(reason.errno, reason.strerror, str(named or path)) from error
         finally:
             probe.unlink(missing_ok=True)
         raise

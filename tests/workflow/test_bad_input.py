@@ -149,7 +149,7 @@ FAULTS = [
     Fault("no poison", nothing, pretrain(more=["--poison", "nowhere"]), "nowhere/manifest.parquet: cannot be read"),
     Fault("unknown setting", nothing, pretrain(epoch=1), "pretraining: training.epoch: unknown key; did you mean 'epo"),
     Fault("damaged model to defend", model_with(weights=99), defend("bad/model"), f"bad/model/{WEIGHTS}: damaged"),
-    Fault("no pairs to defend with", nothing, defend(pools=()), "--pools: is missing; a defense of access 'clean-pair"),
+    Fault("no pairs to defend with", nothing, defend(pools=()), "--pools: is missing; access 'clean-pairs' needs it"),
     Fault("no such lexicon", nothing, defend(lexicon="x", method="cleanclip"), "lexicon: unknown name 'x'; known: "),
     Fault("no lexicon", nothing, defend(lexicon="none", method="ta_cleaner"), "ta_cleaner: no caption word is a noun "),
     Fault("no WordNet", nothing, defend(lexicon="wordnet:bad", method="cleanclip"), "lexicon: "),

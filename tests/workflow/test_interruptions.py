@@ -178,8 +178,8 @@ def test_a_killed_workflow_ends_as_if_undisturbed(finished, project):
 
     again, before = project / RESULTS, finished / RESULTS
     scores = [path.relative_to(before) for path in before.rglob("scores.json")]
-    weights = [path.relative_to(before) for path in before.rglob("*.safetensors")]
-    assert len(scores) == 9 and len(weights) == 9
+    weights = [path.relative_to(before) for path in before.rglob("*.safetensors")]  # adapters and triggers among them
+    assert len(scores) == 9 and len(weights) == 16
     for name in [*scores, *weights, "summary/cells.csv", "badnet/seed0/poison/manifest.parquet",
                  "badnet/seed0/poison/poisoned.tar", "badnet/seed0/trigger/trigger.json"]:  # fmt: skip
         assert (again / name).read_bytes() == (before / name).read_bytes(), name

@@ -64,7 +64,7 @@ def filled(finished, quick_jobs, tmp_path_factory):
 
 def test_sharing_changes_no_result(filled, finished):
     mine, theirs = contents(filled[0]), contents(finished)
-    assert len(mine) == 10 and mine == {name: theirs[name] for name in mine}
+    assert len(mine) == 13 and mine == {name: theirs[name] for name in mine}
 
 
 def test_a_second_checkout_takes_every_expensive_stage(filled, finished, quick_jobs, tmp_path):
