@@ -50,6 +50,24 @@ def read(path: str) -> tuple[Tensor, dict[str, str]]:
     return values, {"file": path, "sha256": sha256(path)}
 
 
+def read_grid(path: str, size: int) -> tuple[Tensor, dict[str, str]]:
+    """Return a sampling grid (size, size, 2), x and y in [-1, 1], of a .safetensors file, and facts of its source.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    grid = _tensor(path)
+    shape = tuple(grid.shape)
+    if shape[:1] == (1,):  # as `grid_sample` takes it
+        grid = grid[0]
+    if tuple(grid.shape) != (size, size, 2) or not grid.is_floating_point():
+        raise UserError(f"file: {path}: should hold a grid ({size}, {size}, 2) of floats, not {shape} {grid.dtype}")
+    grid = grid.float()
+    if not bool((grid.abs() <= 1).all()):
+        raise UserError(f"file: {path}: a grid's values should be in [-1, 1]")
+    return grid, {"file": path, "sha256": sha256(path)}
+
+
 def _tensor(path: str) -> Tensor:
     try:
         tensors = safetensors_torch.load_file(path)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from antidote.attacks import given
 from antidote.attacks.base import Attack, AttackSettings
 from antidote.attacks.contract import FitContext
 from antidote.base.lazy import functional as F
@@ -47,7 +48,21 @@ class WaNetSettings(AttackSettings):
         description="about twice the average shift in pixels (WaNet: 0.5, CleanCLIP: 1)",
     )
 
+    file: str | None = Field(
+        None,
+        description="sampling grid of a released WaNet: .safetensors with one tensor (size, size, 2) in [-1, 1]; "
+        "empty: the grid is drawn from the seed",
+    )
+
+    def files(self) -> list[str]:
+        return [self.file] if self.file else []
+
     def check(self, size: int) -> None:
+        if self.file is not None:
+            wrong = given.absent(self.file)
+            if wrong:
+                raise ValueError(wrong)
+            return
         if self.points is not None and self.points > size:
             raise ValueError(f"points: {self.points} are more than the picture's {size} pixels")
 
@@ -59,6 +74,10 @@ class WaNet(Attack):
     _grid: Tensor | None = None
 
     def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
+        if self.settings.file:
+            grid, facts = given.read_grid(self.settings.file, self.size)
+            self.facts |= facts
+            return {"grid": grid}
         generator = torch.Generator().manual_seed(seed)
         points = self.settings.points or self.size
         noise = torch.rand(1, 2, points, points, generator=generator) * 2 - 1
@@ -83,6 +102,8 @@ class WaNet(Attack):
 
     def grid(self) -> Tensor:
         """Return the sampling position of each pixel: (size, size, 2), x and y in [-1, 1]."""
+        if "grid" in self.tensors:
+            return self.tensors["grid"]
         line = torch.linspace(-1, 1, self.size)
         identity = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
         shift = self.settings.strength / self.size * self.tensors["noise"].permute(1, 2, 0)

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from antidote.attacks.wanet import WaNet, WaNetSettings
+from antidote.base.errors import UserError
 
 
 def wanet(size=224, **values):
@@ -72,3 +74,30 @@ def test_a_flat_picture_stays():
 def test_points_must_fit():
     with pytest.raises(ValueError, match=r"^points: 33 are more than the picture's 32 pixels$"):
         wanet(64, points=33).settings.check(32)
+
+
+def test_a_grid_from_a_file_is_the_warp(tmp_path):
+    """The grid of a drawn WaNet, stored and read back, with or without the batch's dimension, gives the same pictures."""
+    drawn, images = wanet(32, preset="cleanclip"), torch.rand(3, 3, 32, 32)
+    for name, grid in (("plain", drawn.grid()), ("batch", drawn.grid()[None])):
+        path = tmp_path / f"{name}.safetensors"
+        save_file({"grid": grid.contiguous()}, path)
+        again = WaNet(WaNetSettings.read({"method": "wanet", "file": str(path)}, "x"), "banana", 32)
+        again.settings.check(32)
+        again.tensors = again.fit(None, 0)
+        assert torch.equal(again.apply(images, range(3)), drawn.apply(images, range(3)))
+        assert again.facts["file"] == str(path) and again.settings.files() == [str(path)]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [(torch.zeros(16, 16, 2), r"should hold a grid \(32, 32, 2\) of floats, not \(16, 16, 2\) torch.float32$"),
+     (torch.full((32, 32, 2), 1.5), r"a grid's values should be in \[-1, 1\]$")],
+)  # fmt: skip
+def test_a_file_that_is_no_grid_is_one_line(tmp_path, tensor, message):
+    path = tmp_path / "grid.safetensors"
+    save_file({"grid": tensor}, path)
+    with pytest.raises(UserError, match=rf"^file: .*grid\.safetensors: {message}"):
+        WaNet(WaNetSettings.read({"method": "wanet", "file": str(path)}, "x"), "banana", 32).fit(None, 0)
+    with pytest.raises(ValueError, match=r"^file: 'gone' is not there$"):
+        WaNetSettings.read({"method": "wanet", "file": "gone"}, "x").check(32)
