@@ -23,6 +23,12 @@ def needs_vision_transformer(model: Mapping[str, Any]) -> str | None:
     return None
 
 
+def resnet_tower(model: Mapping[str, Any]) -> bool:
+    """Return whether the picture tower is open_clip's ResNet, whose `layers` are one number per stage."""
+    vision = model.get("vision_cfg", {})
+    return not vision.get("timm_model_name") and isinstance(vision.get("layers"), list | tuple)
+
+
 class ModelSettings(Settings):
     """The CLIP model of the study."""
 

@@ -107,8 +107,9 @@ class _Run:
             raise UserError(f"--processes: {parallel.size()}: {type(self.objective).__name__} trains in one process")
         parallel.synchronised(network)
         network.set_grad_checkpointing(self.settings.grad_checkpointing)
-        if self.settings.channels_last:
-            network.visual.to(memory_format=torch.channels_last)
+        if self.settings.channels_last is not None:  # otherwise the layout that Clip gave to the network
+            wanted = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+            network.visual.to(memory_format=wanted)
         if self.settings.compile:
             for tower in _towers(network):
                 tower.compile()

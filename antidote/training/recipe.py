@@ -49,8 +49,8 @@ class TrainSettings(Settings):
         "time, the same result; transformers alone, not the picture tower of a ResNet",
     )
     compile: bool = Field(False, description="compile both towers with torch.compile; needs a C compiler")
-    channels_last: bool = Field(
-        False, description="memory layout of the picture tower; pays for ResNets in bf16 or fp16 on GPUs"
+    channels_last: bool | None = Field(
+        None, description="memory layout of the picture tower; empty: for ResNets alone, which it makes faster"
     )
 
 

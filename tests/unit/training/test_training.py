@@ -538,12 +538,23 @@ def test_a_checkpoint_of_another_run_is_not_used(make_clip, make_pairs, tmp_path
 @pytest.mark.parametrize("kind", ["vit", "rn"])
 def test_checkpointing_and_layout_change_no_more_than_rounding(make_clip, make_pairs, tmp_path, kind, change):
     ends = []
-    for name, changes in (("plain", {}), ("changed", {change: True})):
-        clip = make_clip(kind)
+    for name, chosen in (("plain", False), ("changed", True)):
+        clip, changes = make_clip(kind), {change: chosen}
         train(clip, Contrastive(make_pairs()), settings(eps=1e-3, **changes), SEED, work(tmp_path / name))
         ends.append(weights(clip))
     assert largest_difference(*ends) < (1e-6 if change == "grad_checkpointing" else 1e-4)
     assert not clip.network.transformer.grad_checkpointing, "the model is handed on as it came"
+
+
+@pytest.mark.parametrize("kind,setting,expected", [("rn", None, True), ("vit", None, False), ("rn", False, False)])
+def test_a_resnet_is_laid_out_channels_last_unless_the_recipe_says_otherwise(
+    make_clip, make_pairs, kind, setting, expected
+):
+    clip = make_clip(kind)
+    _Run(clip, Contrastive(make_pairs()), settings(channels_last=setting), steps=2)
+    layer = clip.network.visual.conv2 if kind == "rn" else clip.network.visual.conv1
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last) == expected
+    assert layer.weight.is_contiguous() != expected
 
 
 def test_checkpointing_encodes_again(make_clip, make_pairs):
