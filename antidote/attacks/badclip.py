@@ -38,8 +38,9 @@ from antidote.attacks.fitting import encoded, frozen, split_by_target
 from antidote.attacks.optimised_patch import OptimisedPatch, OptimisedPatchSettings
 from antidote.base.errors import UserError
 from antidote.base.lazy import functional as F
-from antidote.base.lazy import torch, transforms
+from antidote.base.lazy import torch
 from antidote.base.seeds import derive
+from antidote.training.augmentation import auto_augment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,13 +204,13 @@ class _Loss:
 
 def _augment(share: float, seed: int) -> Callable[[Tensor], Tensor]:
     """Return a function that applies AutoAugment to a share of the batches, independently for each picture."""
-    policy, calls = transforms.AutoAugment(), count()
+    calls = count()
 
     def augment(images: Tensor) -> Tensor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "augment", next(calls)))
             if torch.rand(()) >= share:
                 return images
-            return torch.stack([policy(image) for image in images])
+            return auto_augment(images)
 
     return augment

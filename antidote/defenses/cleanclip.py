@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from antidote.base.lazy import functional as F
-from antidote.base.lazy import torch, transforms
+from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.data.words.eda import augment
 from antidote.defenses.base import FineTuningDefense, FineTuningSettings
+from antidote.training.augmentation import auto_augment
 from antidote.training.objectives import Batch, Contrastive, Views
 from antidote.training.recipe import TrainSettings
 
@@ -74,13 +75,12 @@ class SelfSupervised(Contrastive):
         self.settings = settings
         rng = random.Random(derive(seed, "eda"))
         self.augmented = [augment(caption, data.lexicon, rng) for caption in data.pairs.captions]
-        self._auto_augment = transforms.AutoAugment(transforms.AutoAugmentPolicy.IMAGENET)
 
     def texts(self) -> Iterable[str]:
         return [*self.pairs.captions, *self.augmented]
 
     def views(self, batch: Batch) -> Views:
-        augmented = torch.stack([self._auto_augment(image) for image in batch.images])
+        augmented = auto_augment(batch.images)
         texts = [self.augmented[i] for i in batch.indices.tolist()]
         return Views([batch.images, augmented], [batch.captions, texts])
 
