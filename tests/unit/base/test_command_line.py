@@ -195,3 +195,36 @@ def test_a_broken_pipe_of_another_kind_is_an_error(monkeypatch):
 def test_every_script_that_writes_goes_through_main(name):
     source = (ROOT / "scripts" / f"{name}.py").read_text(encoding="utf-8")
     assert re.search(r"\b(command_line\.)?main\(run, ", source)
+
+
+LEAVES = """
+import argparse, atexit, sys, threading, time, types
+from antidote.base import command_line
+
+class Slow:
+    def __del__(self):
+        print("freed")
+
+kept = Slow()
+kept.itself = kept
+sys.modules.setdefault("torch", types.ModuleType("torch"))
+atexit.register(lambda: print("registered"))
+
+def run(arguments):
+    threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+    print("ran")
+
+act = run if CALLED == "script" else lambda arguments: run(arguments)
+command_line.main(act, argparse.ArgumentParser())
+print("after")
+"""
+
+
+@pytest.mark.parametrize(
+    "called,lines", [("script", "ran thread registered"), ("other", "ran after thread registered freed")]
+)
+def test_a_script_with_torch_ends_at_once_but_for_threads_and_registered_functions(called, lines):
+    code = LEAVES.replace("CALLED", repr(called))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == lines.split()
