@@ -48,3 +48,28 @@ use rule defend as defend_with_finding with:
     wildcard_constraints:
         attack=alternatives(jobs.on_training),
         defense=alternatives(jobs.naming(suspicious=True)),
+
+
+use rule defend as defend_clean with:
+    # The clean reference under the same defense: a control of persistence.
+    input:
+        **layout.inputs("model", "clean_model"),
+        pools=jobs.defense_pools,
+        data=jobs.defense_pairs,
+        names=jobs.defense_names,
+        scorer=jobs.scorer,
+    output:
+        **layout.outputs("defend_clean"),
+    log:
+        layout.log("defend_clean"),
+    benchmark:
+        layout.benchmark("defend_clean")
+    wildcard_constraints:
+        defense=alternatives(STUDY.clean_defenses),
+    params:
+        settings=jobs.defense_settings,
+        source=jobs.defense_source,
+        model=subpath(input.model, parent=True),
+        options=jobs.defense_options,
+        folder=subpath(output.weights, parent=True),
+        work=layout.work("defend_clean"),

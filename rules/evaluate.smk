@@ -94,20 +94,20 @@ rule evaluate:
         EVALUATION
 
 
-rule rebound:
-    """Attack success of the model under test during a short benign fine-tuning."""
+rule persistence:
+    """Attack success while the model under test is adapted to clean pairs."""
     input:
         **layout.inputs("trigger", "trigger"),
         model=jobs.model_under_test,
-        pools=jobs.pool_files("defense"),
-        data=jobs.rebound_data,
+        pools=jobs.adaptation_pool,
+        data=jobs.adaptation_data,
         names=lambda w: jobs.names,
     output:
-        **layout.outputs("rebound"),
+        **layout.outputs("persistence"),
     log:
-        layout.log("rebound"),
+        layout.log("persistence"),
     benchmark:
-        layout.benchmark("rebound")
+        layout.benchmark("persistence")
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -116,14 +116,37 @@ rule rebound:
         workers=2,
         in_memory_mb=4096,
     params:
-        settings=jobs.rebound_settings,
+        settings=jobs.adaptation_settings,
         target=jobs.target,
-        source=jobs.rebound_source,
+        source=jobs.persistence_source,
         model=jobs.folder_under_test,
         trigger=subpath(input.trigger, parent=True),
-        work=layout.work("rebound"),
+        work=layout.work("persistence"),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.rebound --seed {wildcards.seed} --settings {params.settings:q}"
-        " --model {params.model:q} --trigger {params.trigger:q} --pools {input.pools:q} --target {params.target:q}"
-        " --work {params.work:q} --output {output.curve:q} --cost {output.cost:q}"
-        " --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log:q}"
+        "OMP_NUM_THREADS={threads} python -m scripts.persistence --seed {wildcards.seed}"
+        " --settings {params.settings:q} --model {params.model:q} --trigger {params.trigger:q}"
+        " --pools {input.pools:q} --target {params.target:q} --work {params.work:q} --output {output.curve:q}"
+        " --cost {output.cost:q} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log:q}"
+
+
+use rule persistence as persistence_clean with:
+    # The clean reference under the same defense, measured with the same trigger.
+    input:
+        **layout.inputs("trigger", "trigger"),
+        model=jobs.clean_under_test,
+        pools=jobs.adaptation_pool,
+        data=jobs.adaptation_data,
+        names=lambda w: jobs.names,
+    output:
+        **layout.outputs("persistence_clean"),
+    log:
+        layout.log("persistence_clean"),
+    benchmark:
+        layout.benchmark("persistence_clean")
+    params:
+        settings=jobs.adaptation_settings,
+        target=jobs.target,
+        source=jobs.persistence_source,
+        model=jobs.clean_folder_under_test,
+        trigger=subpath(input.trigger, parent=True),
+        work=layout.work("persistence_clean"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from antidote.base import command_line
 from antidote.base.files import whole_folder, write_json
-from antidote.study.layout import DETECTIONS, SUMMARY
+from antidote.study.layout import DETECTIONS, PERSISTENCE, SUMMARY
 from antidote.summary.cells import pictures, read_cells
 from antidote.summary.costs import read_costs
 from antidote.summary.csv_files import write_csv
@@ -19,9 +19,11 @@ from antidote.summary.heatmap import heatmap
 from antidote.summary.inverted import inverted
 from antidote.summary.metrics import metrics
 from antidote.summary.page import render
+from antidote.summary.persistence import plot as persistence_plot
+from antidote.summary.persistence import read_persistence
+from antidote.summary.persistence import tables as persistence_tables
 from antidote.summary.plan import SummarySettings
 from antidote.summary.plane import plane
-from antidote.summary.rebounds import rebounds
 from antidote.summary.tables import shown, summarise
 from antidote.summary.text import markdown
 
@@ -46,26 +48,31 @@ def run(args: argparse.Namespace) -> None:
     table = summarise(cells, plan)
     found = read_detections(plan, args.results) if plan.detectors else None
     detected = tables(plan, found, costs) if found else None
+    adapted = read_persistence(plan, args.results) if plan.adaptations else None
+    persistent = persistence_tables(plan, adapted) if adapted is not None else None
     with whole_folder(args.output) as folder:
         files = {key: folder / name for key, name in SUMMARY.items()}
         write_csv(cells, files["cells"])
         write_csv(costs, files["costs"])
         write_csv(table, files["table"])
         write_json(files["metrics"], metrics(table))
-        text = markdown(shown(table), plan.study) + detection_text(detected or [])
+        text = markdown(shown(table), plan.study) + detection_text([*(persistent or []), *(detected or [])])
         files["markdown"].write_text(text, encoding="utf-8")
         heatmap(shown(table), files["heatmap"])
         plane(table, plan, files["plane"])
-        rebounds(plan, args.results, table, files["rebound"])
         gallery(plan, args.results, table, files["gallery"])
         curves(plan, args.results, files["curves"])
         triggers = inverted(plan, args.results)
         own = figures(plan, cells, args.results)
+        if adapted is not None:
+            write_csv(adapted, folder / PERSISTENCE["persistence"])
+            persistence_plot(plan, args.results, table, folder / PERSISTENCE["persistence_plot"])
         if found:
             write_csv(found.frame, folder / DETECTIONS["detections"])
             auroc_map(plan, found, folder / DETECTIONS["detection"])
             roc_curves(plan, found, folder / DETECTIONS["roc"])
-        page = render(plan, cells, costs, table, pictures(plan, args.results), triggers, own, folder, detected)
+        shown_pictures = pictures(plan, args.results)
+        page = render(plan, cells, costs, table, shown_pictures, triggers, own, folder, detected, persistent)
         files["page"].write_text(page, encoding="utf-8")
     run_cells = (cells["ca1"].notna() | cells["asr1"].notna()).sum()
     report = args.output / SUMMARY["page"]

@@ -5,6 +5,7 @@ the order of keys or settings.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ["key", "dataset", "split", "pool", "position"]
+NAMES = ("training", "poison", "defense", "inversion", "shots")  # pools with a use of their own
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # name of a further pool, which is the name of a file
 
 
 class Pool(Settings):
@@ -76,18 +79,29 @@ class PoolsSettings(Settings):
     shots: Shots | None = Field(
         None, description="Labelled pictures for few-shot defenses, the same number for each class."
     )
+    further: dict[str, Pool] = Field(
+        {}, description="Further pools by name, for adaptations of `persistence`: pairs of another domain."
+    )
 
     @model_validator(mode="after")
     def _named(self) -> "PoolsSettings":
         for field in ("dataset", "split"):
             if getattr(self.training, field) is None:
                 raise ValueError(f"training.{field}: is missing")
+        for name in self.further:
+            if name in NAMES or not NAME.fullmatch(name):
+                reason = "is the name of another pool" if name in NAMES else "may hold letters, digits, _ -"
+                raise ValueError(f"further: name {name!r} {reason}")
         return self
 
     def pools(self) -> "dict[str, Pool | Shots]":
         """Return the pools that are set, by name, in a fixed order."""
-        named = {name: getattr(self, name) for name in ("training", "poison", "defense", "inversion", "shots")}
-        return {name: pool for name, pool in named.items() if pool is not None}
+        named = {name: getattr(self, name) for name in NAMES}
+        return {**{name: pool for name, pool in named.items() if pool is not None}, **self.further}
+
+    def key(self, name: str) -> str:
+        """Return the key of a pool in the study file, below `pools`."""
+        return f"further.{name}" if name in self.further else name
 
     def place(self, pool: "Pool | Shots") -> tuple[str, str]:
         """Return the dataset and split of a pool."""

@@ -29,14 +29,14 @@ def matrix(study: Study) -> Matrix:
     return Matrix(
         seeds=study.file.seeds,
         cells=study.cells,
-        few_shot=frozenset(name for name in study.attacks if study.few_shot(name)),
-        options=frozenset(name for name, stage in STAGES.items() if stage.optional and getattr(study.file, name, None)),
         surrogates=tuple(study.file.surrogates),
         pools=tuple(study.file.pools.pools()),
         splits=tuple(study.splits()),
         scored=tuple((part.dataset, part.split, study.fit(part)) for part in study.scored()),
         detections=tuple(study.detections),
         on_clean=tuple(name for name, entry in study.detectors.items() if reach.subject(entry) == "model"),
+        adapted=tuple(study.adapted),
+        clean_defenses=tuple(study.clean_defenses),
     )
 
 
@@ -96,6 +96,7 @@ class DataJobs:
             "attack": alternatives(self.study.attacks),
             "defense": alternatives(self.study.defenses),
             "detector": alternatives(self.study.detectors),
+            "adaptation": alternatives(self.study.file.persistence.adaptations if self.study.file.persistence else ()),
             "surrogate": alternatives(self.study.file.surrogates),
             "seed": "[0-9]+",
             "fit": "[0-9]+(-[0-9]+)?",
@@ -108,12 +109,13 @@ class DataJobs:
         return [str(self.layout.path(stage, file, **names)) for names in self.matrix.jobs(stage)]
 
     def summary_outputs(self) -> dict[str, str]:
-        """Return the files of the summary by key, with the files of detections if the study has detectors."""
+        """Return the files of the summary by key, with those of persistence and detectors if the study has them."""
+        persistence = self.layout.outputs("persistences") if self.study.file.persistence else {}
         detections = self.layout.outputs("detections") if self.study.detectors else {}
-        return {**self.layout.outputs("summary"), **detections}
+        return {**self.layout.outputs("summary"), **persistence, **detections}
 
     def summarised(self, w: Any) -> list[str]:
-        """Return every file that the summary reads: scores, trigger descriptions, rebounds, detections."""
+        """Return every file that the summary reads: scores, trigger descriptions, persistence, detections."""
         read = {name: stage.summarised for name, stage in STAGES.items() if stage.summarised}
         return [file for name, key in read.items() for file in self.all_of(name, key)]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from antidote.base.settings import Seed, Settings
 from antidote.clip.configs import ModelSettings
 from antidote.data.pools import PoolsSettings
-from antidote.evaluation.rebound import ReboundSettings
+from antidote.evaluation.persistence import PersistenceSettings
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.study.gate import Gate
 from antidote.training.recipe import TrainSettings
@@ -54,8 +54,8 @@ class StudyFile(Settings):
     surrogates: dict[str, SurrogateModel] = Field(
         {}, description="further clean models by name; an attack with a fitted trigger can name one as its `surrogate`"
     )
-    rebound: ReboundSettings | None = Field(
-        None, description="a short benign fine-tuning of every model under test that measures the ASR; empty: none"
+    persistence: PersistenceSettings | None = Field(
+        None, description="adaptations of the models under test to clean pairs that measure the ASR; empty: none"
     )
     gate: Gate = Gate()
     accuracy_budget: float = Field(

@@ -27,7 +27,7 @@ from antidote.defenses.base import Defense
 from antidote.evaluation.base import ScoredSet
 from antidote.study.data_jobs import DataJobs, content, options
 from antidote.study.layout import NO_DEFENSE
-from antidote.study.slices import json_slice, rebound_slice, summary_plan, text_argument, training_slice
+from antidote.study.slices import adaptation_slice, json_slice, summary_plan, text_argument, training_slice
 
 
 def prepare_jobs(root: Path) -> None:
@@ -230,7 +230,7 @@ class Jobs(DataJobs):
 
     def defense_poison(self, w: Any) -> list[str]:
         """Return the overlay of the training set, for a defender who owns the set."""
-        owns = "training" in self._granted(w)
+        owns = "training" in self._granted(w)  # a clean model has no such defense, and its job no attack
         return self.layout.files("poison", attack=w.attack, seed=w.seed) if owns else []
 
     def _scorer(self, w: Any) -> tuple[Path | None, list[str]]:
@@ -305,9 +305,11 @@ class Jobs(DataJobs):
         return self._evaluated
 
     @cached_property
-    def _slices(self) -> dict[str, str]:
+    def _slices(self) -> dict[str, Any]:
         """The settings as JSON; cached, since thousands of jobs share them."""
-        return {"evaluation": self.study.evaluated.slice(), "rebound": rebound_slice(self.study)}
+        adaptations = self.study.file.persistence.adaptations if self.study.file.persistence else ()
+        slices = {name: adaptation_slice(self.study, name) for name in adaptations}
+        return {"evaluation": self.study.evaluated.slice(), "adaptations": slices}
 
     def evaluation_settings(self, w: Any) -> str:
         return self._slices["evaluation"]
@@ -343,14 +345,34 @@ class Jobs(DataJobs):
     def _trigger(self, w: Any) -> Path:
         return self.layout.path("trigger", attack=w.attack, seed=w.seed)
 
-    def rebound_data(self, w: Any) -> list[str]:
-        return [*self.indexes("defense"), *self.scored_split(self.study.evaluated)]
+    # --- persistence -------------------------------------------------------------------------------------------------
 
-    def rebound_settings(self, w: Any) -> str:
-        return self._slices["rebound"]
+    def clean_under_test(self, w: Any) -> list[str]:
+        """Return the files of the clean reference under a defense; without a defense, of the reference itself."""
+        return self._clean_under_test(w)[1]
 
-    def rebound_source(self, w: Any) -> str:
-        return self._cell_source("scripts.rebound", w)
+    def clean_folder_under_test(self, w: Any) -> str:
+        return str(self._clean_under_test(w)[0])
+
+    def _clean_under_test(self, w: Any) -> tuple[Path, list[str]]:
+        if w.defense == NO_DEFENSE:
+            return self._model_folder("clean_model", seed=w.seed)
+        return self._model_folder("defend_clean", seed=w.seed, defense=w.defense)
+
+    def _adaptation_pool(self, w: Any) -> str:
+        return self.study.file.persistence.adaptations[w.adaptation].source
+
+    def adaptation_pool(self, w: Any) -> list[str]:
+        return self.pool_files(self._adaptation_pool(w))
+
+    def adaptation_data(self, w: Any) -> list[str]:
+        return [*self.indexes(self._adaptation_pool(w)), *self.scored_split(self.study.evaluated)]
+
+    def adaptation_settings(self, w: Any) -> str:
+        return self._slices["adaptations"][w.adaptation]
+
+    def persistence_source(self, w: Any) -> str:
+        return self._cell_source("scripts.persistence", w)
 
     def summary_settings(self, w: Any) -> str:
         return summary_plan(self.study)

@@ -22,8 +22,9 @@ NO_DEFENSE = "none"
 SEED = "seed{seed}"
 CLEAN, ATTACK = f"clean/{SEED}", f"{{attack}}/{SEED}"
 CELL = f"{ATTACK}/{{defense}}"
-LOGS, BENCHMARKS, WORK, DETECT = "logs", "benchmarks", "work", "detect"
+LOGS, BENCHMARKS, WORK, DETECT, ADAPTED = "logs", "benchmarks", "work", "detect", "persistence"
 COST = {"cost": "cost.json"}
+ADAPTATION = {"curve": "{adaptation}.json", "cost": "{adaptation}.cost.json"}
 DETECTION = {"detection": "detection.json", "scores": "scores.parquet", **COST}
 MODEL = {
     "weights": clip.WEIGHTS, "config": clip.CONFIG, "card": clip.CARD, "log": clip.TRAINING_LOG,
@@ -31,9 +32,10 @@ MODEL = {
 }  # fmt: skip
 SUMMARY = {
     "cells": "cells.csv", "costs": "costs.csv", "table": "table.csv", "metrics": "metrics.json", "markdown": "table.md",
-    "heatmap": "heatmap.png", "plane": "plane.png", "rebound": "rebound.png", "curves": "curves.png",
+    "heatmap": "heatmap.png", "plane": "plane.png", "curves": "curves.png",
     "gallery": "gallery.png", "page": "report.html",
 }  # fmt: skip
+PERSISTENCE = {"persistence": "persistence.csv", "persistence_plot": "persistence.png"}
 DETECTIONS = {"detections": "detections.csv", "detection": "detection.png", "roc": "roc.png"}
 UNREAD = ("card", "log", "counts", "examples", "cost")  # keys of files that no later job reads
 
@@ -51,9 +53,8 @@ class Stage:
         spent: name of the stage in costs.csv; default: the key in `STAGES`.
         title: name of the stage in the table of preflight; empty: not listed, since the stage takes seconds.
         summarised: key of the file that the summary reads; empty: no file.
-        optional: whether the stage runs only if the study file has a section with the stage's name.
         undefended: whether the stage also runs for cells without a defense.
-        few_shot: whether the stage also runs for attacks on a support set.
+        control: whether the stage runs on the clean reference, as a control of persistence.
     """
 
     folder: str
@@ -64,9 +65,8 @@ class Stage:
     spent: str = ""
     title: str = ""
     summarised: str = ""
-    optional: bool = False
     undefended: bool = True
-    few_shot: bool = True
+    control: bool = False
 
     @property
     def wildcards(self) -> tuple[str, ...]:
@@ -103,16 +103,24 @@ STAGES: dict[str, Stage] = {
                       summarised="scores"),
     "floor": Stage(f"{ATTACK}/floor", {"scores": "scores.json", "examples": "examples.png", **COST},
                    summarised="scores"),
-    "rebound": Stage(CELL, {"curve": "rebound.json", "cost": "rebound.cost.json"},
-                     f"{{attack}}-{SEED}-{{defense}}-rebound", work=f"{{attack}}-{SEED}-{{defense}}-rebound",
-                     title="rebound", summarised="curve", optional=True, few_shot=False),
+    # Controls of persistence: the clean reference under a defense, and the same adaptations of the clean models.
+    "defend_clean": Stage(f"{CLEAN}/{{defense}}/model", MODEL, work=f"clean-{SEED}-{{defense}}",
+                          title="defended clean models", undefended=False, control=True),
+    "persistence": Stage(f"{CELL}/{ADAPTED}", ADAPTATION, f"{{attack}}-{SEED}-{{defense}}-{ADAPTED}-{{adaptation}}",
+                         work=f"{{attack}}-{SEED}-{{defense}}-{ADAPTED}-{{adaptation}}", title="persistence",
+                         summarised="curve"),
+    "persistence_clean": Stage(f"{CELL}/{ADAPTED}/clean", ADAPTATION,
+                               f"{{attack}}-{SEED}-{{defense}}-control-{{adaptation}}",
+                               work=f"{{attack}}-{SEED}-{{defense}}-control-{{adaptation}}",
+                               title="persistence, clean models", summarised="curve", control=True),
     "detect_clean": Stage(f"{CLEAN}/{NO_DEFENSE}/{DETECT}/{{detector}}", DETECTION, f"clean-{SEED}-detect-{{detector}}",
                           work=f"clean-{SEED}-detect-{{detector}}", spent="detect", summarised="detection"),
     "detect": Stage(f"{CELL}/{DETECT}/{{detector}}", DETECTION, f"{{attack}}-{SEED}-{{defense}}-detect-{{detector}}",
                     work=f"{{attack}}-{SEED}-{{defense}}-detect-{{detector}}", title="detections",
                     summarised="detection"),
     "summary": Stage("summary", SUMMARY),
-    # Further outputs of the summary if the study has detectors.
+    # Further outputs of the summary if the study measures persistence, or has detectors.
+    "persistences": Stage("summary", PERSISTENCE, "persistences"),
     "detections": Stage("summary", DETECTIONS, "detections"),
 }  # fmt: skip
 
@@ -211,48 +219,47 @@ class Matrix:
     Attributes:
         seeds: the seeds of the study.
         cells: (attack, defense) of each cell that is run.
-        few_shot: names of the attacks on a support set.
-        options: names of the optional stages that the study has.
         surrogates, pools: names of the entries.
         splits: (dataset, split) of each split that is read.
         scored: (dataset, split, fit) of each picture set that is scored.
         detections: (attack, defense, detector) of each detection.
         on_clean: names of the detectors that also score the clean references.
+        adapted: (attack, defense, adaptation) of each measurement of persistence.
+        clean_defenses: defenses under which the clean references are adapted as well.
     """
 
     seeds: list[int]
     cells: list[tuple[str, str]]
-    few_shot: frozenset[str] = frozenset()
-    options: frozenset[str] = frozenset()
     surrogates: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     splits: tuple[tuple[str, str], ...] = ()
     scored: tuple[tuple[str, str, str], ...] = ()
     detections: tuple[tuple[str, str, str], ...] = ()
     on_clean: tuple[str, ...] = ()
+    adapted: tuple[tuple[str, str, str], ...] = ()
+    clean_defenses: tuple[str, ...] = ()
 
     def jobs(self, stage: str) -> Iterator[dict[str, Any]]:
         """Yield the values of the wildcards of each job of a stage: attacks, then defenses, then seeds."""
         known = STAGES[stage]
-        if known.optional and stage not in self.options:
-            return
         wanted = set(known.wildcards)
         for values in self._values(wanted - {"seed"}, known):
             for seed in self.seeds if "seed" in wanted else [None]:
                 yield values if seed is None else {**values, "seed": seed}
 
     def _values(self, wanted: set[str], stage: Stage) -> list[dict[str, Any]]:
-        cells = [
-            (attack, defense)
-            for attack, defense in self.cells
-            if (stage.undefended or defense != NO_DEFENSE) and (stage.few_shot or attack not in self.few_shot)
-        ]
+        cells = [(a, d) for a, d in self.cells if stage.undefended or d != NO_DEFENSE]
+        controls = [name for name in self.clean_defenses if stage.undefended or name != NO_DEFENSE]
         values: dict[tuple[str, ...], Iterable[tuple[str, ...]]] = {
             (): [()],
             ("attack",): dict.fromkeys((attack,) for attack, _ in cells),
             ("attack", "defense"): cells,
             ("attack", "defense", "detector"): self.detections,
+            ("attack", "defense", "adaptation"): [
+                row for row in self.adapted if not stage.control or row[1] in self.clean_defenses
+            ],
             ("detector",): [(name,) for name in self.on_clean],
+            ("defense",): [(name,) for name in controls],
             ("surrogate",): [(name,) for name in self.surrogates],
             ("pool",): [(name,) for name in self.pools],
             ("dataset", "split"): self.splits,

@@ -52,7 +52,8 @@ def of_study(study: Study, results: Path) -> Iterator[Waste]:
     parts = {name: cells[name] | {layout.NO_DEFENSE} | layout.fixed(layout.ATTACK) for name in cells}
     clean = {("clean", layout.NO_DEFENSE, name) for name in matrix(study).on_clean}
     detections = clean | {*study.detections}
-    parts["clean"] = layout.fixed(layout.CLEAN)
+    adapted = {*study.adapted}
+    parts["clean"] = layout.fixed(layout.CLEAN) | {*study.clean_defenses}
     for folder in folders(results):
         if folder.name not in parts:
             if folder.name not in layout.fixed(""):
@@ -69,6 +70,11 @@ def of_study(study: Study, results: Path) -> Iterator[Waste]:
                 for one in folders(part / layout.DETECT):
                     if (folder.name, part.name, one.name) not in detections:
                         yield Waste(one, f"detector {one.name} on {folder.name} {gone}")
+                for file in sorted((part / layout.ADAPTED).rglob("*.json")):
+                    name = file.name.removesuffix(".json").removesuffix(".cost")
+                    control = file.parent.name == "clean" and part.name not in study.clean_defenses
+                    if control or (folder.name, part.name, name) not in adapted:
+                        yield Waste(file, f"adaptation {name} on {folder.name} {gone}")
     for folder in folders(results / "surrogates"):
         if folder.name not in study.file.surrogates:
             yield Waste(folder, f"surrogate {folder.name} {gone}")

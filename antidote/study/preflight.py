@@ -118,13 +118,21 @@ def _amounts(study: Study) -> dict[str, dict[str, float]]:
     }
     detected = [detecting(study, name, sizes) for *_, name in study.detections]
     amounts["detect"] = {"trained": seeds * sum(t for t, _ in detected), "encoded": seeds * sum(e for _, e in detected)}
-    if study.file.rebound:
-        training, every = study.file.rebound.training, study.file.rebound.every
-        cells = seeds * sum(not study.few_shot(attack) for attack, _ in study.cells)
-        steps = training.epochs * sizes["defense"] / training.batch_size
-        measured = 2 * sizes["first pictures"] * (steps // every + 1)
-        amounts["rebound"] = {"trained": cells * training.epochs * sizes["defense"], "encoded": cells * measured}
+    clean = [work(study, defense, sizes) for defense in study.clean_defenses]
+    amounts["defend_clean"] = {"trained": seeds * sum(t for t, _ in clean), "encoded": seeds * sum(e for _, e in clean)}
+    adapted = [adapting(study, name, sizes) for *_, name in study.adapted]
+    controls = [adapting(study, name, sizes) for _, d, name in study.adapted if d in study.clean_defenses]
+    for stage, jobs in (("persistence", adapted), ("persistence_clean", controls)):
+        amounts[stage] = {"trained": seeds * sum(t for t, _ in jobs), "encoded": seeds * sum(e for _, e in jobs)}
     return amounts
+
+
+def adapting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
+    """Return the pairs on which one adaptation trains, and the pictures that it encodes to measure the attack."""
+    adaptation = study.file.persistence.adaptations[name]
+    pairs, training = sizes[adaptation.source], adaptation.training
+    steps = training.epochs * (pairs // training.batch_size)
+    return training.epochs * pairs, 2 * sizes["first pictures"] * (math.ceil(steps / adaptation.every) + 1)
 
 
 def _sizes(study: Study) -> dict[str, int]:

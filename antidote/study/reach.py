@@ -90,6 +90,20 @@ def models_scored(names: list[str], defenses: list[Entry]) -> list[str]:
     return list(dict.fromkeys(defense for name in names for defense in by_name[name]))
 
 
+def models_adapted(names: list[str] | None, defenses: list[Entry]) -> list[str]:
+    """Return the defenses whose models are adapted: the named ones and `none`; all for None.
+
+    Raises:
+        KeyError: as `models_scored`.
+    """
+    return [entry.name for entry in defenses] if names is None else models_scored(["none", *names], defenses)
+
+
+def defends_clean(defense: DefenseSettings) -> bool:
+    """Return whether a defense can be run on the clean reference: a defense of the poisoned training set cannot."""
+    return "training" not in POOLS.get(method("defense", defense.method).access, ())
+
+
 def scores(attack: AttackSettings, detector: DetectorSettings) -> bool:
     """Return whether a detector has a subject to score after an attack.
 

@@ -66,7 +66,8 @@ def pool_slice(study: Study, name: str) -> str:
     if "training" not in kept:  # needed for the default dataset and split; its size does not matter here
         dataset, split = settings.place(settings.training)
         kept["training"] = {"dataset": dataset, "split": split, "pairs": 1}
-    return json_slice({"seed": settings.seed, **kept})
+    further = {pool: kept.pop(pool) for pool in settings.further if pool in kept}
+    return json_slice({"seed": settings.seed, **kept, **({"further": further} if further else {})})
 
 
 def pool_target(study: Study, name: str) -> str | None:
@@ -92,10 +93,10 @@ def training_slice(model: ModelSettings, training: TrainSettings, attack: Attack
     return json_slice({"model": model.model_dump(mode="json"), "training": recipe, **alternate, **own})
 
 
-def rebound_slice(study: Study) -> str:
-    """Return the settings of the rebound: fine-tuning and measurement; null for a study without a rebound."""
-    values = study.file.rebound and study.file.rebound.model_dump(mode="json")
-    return json_slice({"rebound": values, "evaluation": json.loads(study.evaluated.zero_shot().slice())})
+def adaptation_slice(study: Study, name: str) -> str:
+    """Return the settings of one adaptation and of its measurements."""
+    values = study.file.persistence.adaptations[name].model_dump(mode="json")
+    return json_slice({"adaptation": values, "evaluation": json.loads(study.evaluated.zero_shot().slice())})
 
 
 def summary_plan(study: Study) -> str:
@@ -139,10 +140,24 @@ def summary_plan(study: Study) -> str:
             "datasets": sorted(study.splits()),
             "scored": sorted({(part.dataset, part.split, study.fit(part)) for part in study.scored()}),
             "accuracy_budget": study.file.accuracy_budget,
-            **({"rebound": True} if study.file.rebound else {}),
+            **_persistence(study),
             **_detections(study),
         }
     )
+
+
+def _persistence(study: Study) -> dict[str, Any]:
+    """Return the adaptations, the cells they are run on, and the margin; {} for a study without persistence."""
+    settings = study.file.persistence
+    if settings is None:
+        return {}
+    facts = [{"name": name, "kind": one.kind, "pool": one.source} for name, one in settings.adaptations.items()]
+    return {
+        "adaptations": facts,
+        "adapted": study.adapted,
+        "clean_defenses": study.clean_defenses,
+        "revival_margin": settings.margin,
+    }
 
 
 def _detections(study: Study) -> dict[str, Any]:

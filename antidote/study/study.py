@@ -72,11 +72,10 @@ class Study:
         self.recipes: dict[str, PoisoningSettings] = {}
         self.attacks = {entry.name: self._attack(entry) for entry in self.entries["attack"]}
         self.defenses = {entry.name: self._defense(entry) for entry in self.entries["defense"]}
-        if self.file.rebound and self.file.pools.defense is None:
-            raise UserError(f"{where}: pools.defense: is missing, and `rebound` fine-tunes on its pairs")
         check_captions(self)
         self.blank = reach.blank(self.file.model.name, self.attacks, self.defenses)
         self.detectors = self._detectors()
+        self._check_adaptations()
         self._named(check_lexicon, self.lexicon(), "lexicon")
 
     @property
@@ -97,6 +96,24 @@ class Study:
         return [
             (a, d, name) for a, d in cells for name, s in self.detectors.items() if reach.scores(self.attacks[a], s)
         ]
+
+    @property
+    def adapted(self) -> list[tuple[str, str, str]]:
+        """Return (attack, defense, adaptation) of every measurement of persistence on a model under test."""
+        settings = self.file.persistence
+        if settings is None:
+            return []
+        models = reach.models_adapted(settings.defenses, self.entries["defense"])
+        cells = [cell for cell in self.cells if cell[1] in models and not self.few_shot(cell[0])]
+        return [(a, d, name) for a, d in cells for name in settings.adaptations]
+
+    @property
+    def clean_defenses(self) -> list[str]:
+        """Return the defenses under which the clean reference is adapted, as a control of persistence."""
+        if self.file.persistence is None or not self.file.persistence.controls:
+            return []
+        measured = dict.fromkeys(defense for _, defense, _ in self.adapted)
+        return [name for name in measured if reach.defends_clean(self.defenses[name])]
 
     @property
     def target_label(self) -> int:
@@ -164,7 +181,7 @@ class Study:
     def _places(self) -> dict[str, tuple[str, str]]:
         """Return (dataset, split) for each key of the study file that names a split."""
         pools = self.file.pools
-        places = {f"pools.{name}": pools.place(pool) for name, pool in pools.pools().items()}
+        places = {f"pools.{pools.key(name)}": pools.place(pool) for name, pool in pools.pools().items()}
         return {**places, **{key: (part.dataset, part.split) for key, part in self.file.evaluation.parts().items()}}
 
     def _source(self, name: str) -> SourceSettings:
@@ -331,6 +348,22 @@ class Study:
         except ValueError as error:
             raise UserError(f"{where}.{error}") from None
         return settings
+
+    def _check_adaptations(self) -> None:
+        settings, pools = self.file.persistence, self.file.pools.pools()
+        for name, adaptation in settings.adaptations.items() if settings else ():
+            where = f"{self.where}: persistence.adaptations.{name}"
+            if "." in name or not NAME.fullmatch(name):
+                raise UserError(f"{where}: the name may hold letters, digits, _ -")
+            pool = adaptation.source
+            if pool not in pools:
+                missing = f"pools has no {pool!r}{nearest(pool, pools)}"
+                raise UserError(f"{where}.pool: {missing}; further pools are defined under pools.further")
+        try:
+            reach.models_adapted(settings.defenses if settings else None, self.entries["defense"])
+        except KeyError as error:
+            wrong = f"{error.args[0]!r} is no entry of defenses{nearest(error.args[0], self.defenses)}"
+            raise UserError(f"{self.where}: persistence.defenses: {wrong}") from None
 
     def _check_measures(self) -> None:
         for key, entry in self.evaluated.entries().items():

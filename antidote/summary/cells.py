@@ -10,8 +10,8 @@ from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.base.settings import Settings
 from antidote.study.layout import Layout
+from antidote.summary.persistence import WORST, worst
 from antidote.summary.plan import SummarySettings
-from antidote.summary.rebounds import read_rebound
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 
@@ -75,8 +75,8 @@ def read_cells(plan: SummarySettings, results: Path) -> pd.DataFrame:
                 scores = _read(kept.path("evaluate", "scores", **names)) if applies else None
                 row = _row(attack.name, defense.name, seed, scores)
                 row |= {**_floors(floors[seed], attack.score), **_visibility(floors[seed])}
-                found = read_rebound(results, attack.name, seed, defense.name) if applies and plan.rebound else None
-                rows.append({**row, "rebound": found.rebound} if found else row)
+                found = worst(plan, results, **names)
+                rows.append(row if found is None else {**row, WORST: found})
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
     numbers = [*COLUMNS[3:], *extra]
@@ -103,7 +103,7 @@ def _read(path: Path) -> Scores | None:
     if not isinstance(values, dict):
         raise UserError(f"{path}: should hold keys and values, not {type(values).__name__}")
     scores = Scores.read(values, str(path))
-    taken = sorted(set(scores.extra) & {*COLUMNS, "rebound"})
+    taken = sorted(set(scores.extra) & {*COLUMNS, WORST})
     if taken:
         raise UserError(f"{path}: extra.{taken[0]}: this is the name of a column that has its meaning already")
     return scores

@@ -19,6 +19,7 @@ CLEAN = {
     "clean_model": {"attack": "clean"},
     "evaluate_clean": {"attack": "clean", "defense": NO_DEFENSE},
     "detect_clean": {"attack": "clean", "defense": NO_DEFENSE},
+    "defend_clean": {"attack": "clean"},
 }
 
 
@@ -57,7 +58,7 @@ def read_costs(plan: SummarySettings, results: Path, data: Path) -> pd.DataFrame
             raise UserError(f"{path}: should hold keys and values, not {type(values).__name__}")
         rows.append({**where, **CostFacts.read(values, str(path)).model_dump()})
     rows.sort(key=lambda row: STAGES.index(row["stage"]))
-    columns = [*COLUMNS, *(["detector"] if plan.detectors else [])]
+    columns = [*COLUMNS, *(["adaptation"] if plan.adapted else []), *(["detector"] if plan.detectors else [])]
     return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
 
 

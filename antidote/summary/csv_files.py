@@ -42,7 +42,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: cannot be read ({error})") from None
     missing = [
         name
-        for name in ("attack", "score_mean", "note", "sweep", "rebound_mean", "access", "within")
+        for name in ("attack", "score_mean", "note", "sweep", "worst_mean", "access", "within")
         if name not in table.columns
     ]
     if missing:

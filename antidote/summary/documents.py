@@ -80,7 +80,7 @@ def single(rows: list[dict[str, str]]) -> str:
 
 
 def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
-    """Return one table per attack, one row per defense: accuracy, attack success, rebound, cost.
+    """Return one table per attack, one row per defense: accuracy, attack success, also after adaptation, cost.
 
     For a sweep these tables show the picked setting; a further table shows all settings.
     """
@@ -88,7 +88,7 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, fo
     facts = {defense.name: defense for defense in plan.defenses}
     for attack in plan.attacks:
         mine = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
-        rows = [["defense", "access", "CA@1", "ASR@1", "PA", "rebound", "time", "memory", "trained", "pairs"]]
+        rows = [["defense", "access", "CA@1", "ASR@1", "PA", "worst", "time", "memory", "trained", "pairs"]]
         rows.append(["---"] * 2 + ["---:"] * 8)
         for _, row in mine.iterrows():
             defense = facts[row["defense"]]
@@ -98,7 +98,7 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, fo
             pa = _mean(cells[(cells["attack"] == attack.name) & (cells["defense"] == row["defense"])], "pa", 1, 100)
             name = _title(defense)
             rows.append([name, defense.access, cell_text(row, "ca1", []), f"**{asr}**" if row["best"] else asr, pa,
-                         percent(row["rebound_mean"]), *_cost(costs, attack.name, row["defense"])])  # fmt: skip
+                         percent(row["worst_mean"]), *_cost(costs, attack.name, row["defense"])])  # fmt: skip
         floor = percent(mine.iloc[0]["floor_mean"])
         title = f"{attack.label or attack.name}{attack_mark(mine.iloc[0]['gate'])}"
         parts.append(f"### {title}\n\nFloor {floor}.\n\n{_markdown(rows)}")

@@ -20,13 +20,16 @@ PLOTS = {
     "plane.png": "What a defense gains (down) against what it costs (left). Lines start at the undefended model; one "
     "joins the settings of a sweep, of which the table shows the framed one; the dotted line is the floor; the tinted "
     "band is the accuracy budget; grey dots are the cells of the other attacks.",
-    "rebound.png": "ASR@1 while every model is fine-tuned on clean pairs for a little while, from the model as "
-    "defended (step 0) on: a backdoor that was hidden and not removed comes back.",
     "gallery.png": "Pictures of the evaluation set without and with each trigger, and the amplified difference. "
     "Pixels are enlarged by whole factors, not smoothed. Without a trigger: what the captions say, and what is laid "
     "there.",
     "curves.png": "Training loss of every model, one line per attack and seed. Losses of different defenses are sums "
     "of different terms and compare only within a panel.",
+}
+PERSISTENCE_PLOTS = {
+    "persistence.png": "ASR@1 while models are adapted to clean pairs, from the model as delivered (step 0) on: a "
+    "backdoor that was hidden and not removed comes back. Dashed: the clean model under the same defense, with the "
+    "same trigger.",
 }
 DETECTION_PLOTS = {
     "detection.png": "AUROC of every detector on every attack, mean over seeds. `random` and `oracle` are controls: no "
@@ -45,16 +48,18 @@ def render(
     own: list[dict],
     folder: Path,
     detections: list[dict] | None = None,
+    persistence: list[dict] | None = None,
 ) -> str:
     """Return the page. `folder`: the plots; `triggers`: triggers that defenses found; `own`: attacks' own figures.
 
-    `detections`: the tables of detectors, if the study has detectors.
+    `detections`: the tables of detectors, if the study has detectors; `persistence`: those of adaptations.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     plots = {**PLOTS, **(DETECTION_PLOTS if detections is not None else {})}
+    plots |= PERSISTENCE_PLOTS if persistence is not None else {}
     environment.filters["breakable"] = breakable
     return environment.get_template("page.html.j2").render(
         plan=plan,
@@ -62,6 +67,7 @@ def render(
         triggers=triggers,
         own=own,
         detections=detections or [],
+        persistence=persistence or [],
         heads=_heads(shown(table)),
         matrix=_matrix(shown(table)),
         notes=notes(shown(table), "frame"),
@@ -84,7 +90,7 @@ def _heads(table: pd.DataFrame) -> list[tuple[str, bool]]:
 
 
 def _matrix(table: pd.DataFrame) -> list[dict]:
-    """Return one row per attack for the main table; a cell holds ASR@1, CA@1, rebound, share of the tint, best."""
+    """Return one row per attack for the main table; a cell holds ASR@1, CA@1, worst, share of the tint, best."""
     reasons, rows = blank_reasons(table), []
     for _, cells in table[table["attack"] != "clean"].groupby("attack", sort=False):
         found = []
@@ -92,8 +98,8 @@ def _matrix(table: pd.DataFrame) -> list[dict]:
             share = "" if pd.isna(cell["score_mean"]) else f"{cell['score_mean']:.3f}"
             asr, ca = (cell_text(cell, figure, reasons) for figure in ("score", "ca1"))
             ca = "" if cell["note"] in reasons else ca
-            rebound = percent(cell["rebound_mean"])
-            found.append({"asr": asr, "ca": ca, "share": share, "best": cell["best"] == "yes", "rebound": rebound})
+            worst = percent(cell["worst_mean"])
+            found.append({"asr": asr, "ca": ca, "share": share, "best": cell["best"] == "yes", "worst": worst})
         first = cells.iloc[0]
         name, floor = attack_title(first), percent(first["floor_mean"])
         rows.append({"name": name, "floor": floor, "cells": found})
@@ -132,7 +138,7 @@ def _cells(cells: pd.DataFrame) -> dict:
 _RATES = {
     "ca1": "CA@1", "ca5": "CA@5", "asr1": "ASR@1", "asr3": "ASR@3", "asr5": "ASR@5", "asr10": "ASR@10",
     "asr1_all": "ASR_all@1", "asr3_all": "ASR_all@3", "asr5_all": "ASR_all@5", "asr10_all": "ASR_all@10",
-    "pa": "PA", "pa_all": "PA_all", "floor": "floor", "target_ca1": "target CA@1", "rebound": "rebound",
+    "pa": "PA", "pa_all": "PA_all", "floor": "floor", "target_ca1": "target CA@1", "worst": "worst",
 }  # fmt: skip
 
 

@@ -57,6 +57,14 @@ class DetectorFacts(Settings):
     reconstruction: bool = Field(False, description="the paper leaves parts open, which are built from what is known")
 
 
+class AdaptationFacts(Settings):
+    """One entry of the study's adaptations, which measure persistence."""
+
+    name: str
+    kind: Literal["full", "projection", "lora", "other_domain"] = "full"
+    pool: str = "defense"
+
+
 class Blank(Settings):
     """A cell that is not run because the defense does not apply to the attack."""
 
@@ -78,7 +86,12 @@ class SummarySettings(Settings):
     detectors: list[DetectorFacts] = []
     detections: list[tuple[str, str, str]] = Field([], description="attack, defense and detector of each detection")
     gate: Gate = Gate()
-    rebound: bool = Field(False, description="whether the study measures the rebound under benign fine-tuning")
+    adaptations: list[AdaptationFacts] = []
+    adapted: list[tuple[str, str, str]] = Field([], description="attack, defense and adaptation of each measurement")
+    clean_defenses: list[str] = Field([], description="defenses under which the clean reference is adapted as well")
+    revival_margin: float = Field(
+        0.1, ge=0, le=1, description="rise of the ASR, a fraction, from which a backdoor counts as revived"
+    )
     datasets: list[tuple[str, str]] = Field([], description="pairs of dataset and split")
     scored: list[tuple[str, str, str]] = Field([], description="dataset, split and fit of each scored set")
     accuracy_budget: float = Field(
@@ -99,11 +112,12 @@ class SummarySettings(Settings):
         return Matrix(
             seeds=self.seeds,
             cells=[cell for cell in cells if cell not in self.reasons],
-            options=frozenset({"rebound"} if self.rebound else ()),
             splits=tuple(self.datasets),
             scored=tuple(self.scored),
             detections=tuple(self.detections),
             on_clean=tuple(facts.name for facts in self.detectors if facts.subject == "model"),
+            adapted=tuple(self.adapted),
+            clean_defenses=tuple(self.clean_defenses),
         )
 
     @property

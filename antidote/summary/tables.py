@@ -13,7 +13,7 @@ COLUMNS = [
     *(f"{figure}_{what}" for figure in FIGURES for what in ("mean", "std", "n", "low", "high")),
     *(
         "floor_mean",
-        "rebound_mean",
+        "worst_mean",
         "gate",
         "gate_reason",
         "best",
@@ -72,7 +72,7 @@ def _row(cells: pd.DataFrame, cell: tuple[str, str], plan: SummarySettings) -> d
         row |= {f"{figure}_mean": rates.mean(), f"{figure}_std": rates.std(), f"{figure}_n": int(rates.count())}
         row |= {f"{figure}_{end}": cells.get(f"{column}_{end}", unmeasured).mean() for end in ("low", "high")}
     row["floor_mean"] = cells["floor"].mean()
-    row["rebound_mean"] = cells["rebound"].mean() if "rebound" in cells else float("nan")
+    row["worst_mean"] = cells["worst"].mean() if "worst" in cells else float("nan")
     row["reconstruction"] = "yes" if facts.reconstruction else ""
     return {**row, "note": _note(row["ca1_n"], len(plan.seeds), plan.reasons.get(cell))}
 

@@ -12,7 +12,7 @@ FAILED, UNKNOWN, RECONSTRUCTION = "†", "?", "‡"
 TITLES = {
     "score": "ASR@1 in percent (lower is better for a defense)",
     "ca1": "CA@1 in percent (higher is better)",
-    "rebound": "Rebound in percent: the highest ASR@1 during a short benign fine-tuning afterwards",
+    "worst": "Worst in percent: the highest ASR@1 while the model is adapted to clean pairs afterwards",
 }
 
 
@@ -41,8 +41,8 @@ def plain(table: pd.DataFrame) -> str:
 
 
 def _measured(table: pd.DataFrame) -> dict[str, str]:
-    """Return the titles of the figures; the rebound only if at least one cell has a rebound."""
-    return {f: title for f, title in TITLES.items() if f != "rebound" or table["rebound_mean"].notna().any()}
+    """Return the titles of the figures; `worst` only if at least one cell was adapted."""
+    return {f: title for f, title in TITLES.items() if f != "worst" or table["worst_mean"].notna().any()}
 
 
 def grid(
@@ -73,7 +73,7 @@ def cell_text(cell: pd.Series, figure: str, reasons: list[str]) -> str:
     if cell["note"] in reasons:
         return f"- [{reasons.index(cell['note']) + 1}]"
     text = percent(cell[f"{figure}_mean"])
-    if figure == "rebound":
+    if figure == "worst":
         return text
     if text and not pd.isna(cell[f"{figure}_std"]):
         text += f" ± {percent(cell[f'{figure}_std'])}"

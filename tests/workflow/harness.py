@@ -255,7 +255,7 @@ def chain(
     attacks: Iterable[str] = ATTACKS,
     defenses: Iterable[str] = DEFENSES,
     seeds: Iterable[int] = (0,),
-    rebound: bool = False,
+    adapted: bool = False,
     pictures: Iterable[str] = ("test 32",),
 ) -> dict[str, list[str]]:
     """Return every job of the tiny study with the jobs it takes its inputs from: the contract, written out."""
@@ -283,9 +283,15 @@ def chain(
                     model = f"defend {a} {s} {d}"
                 jobs[f"evaluate {a} {s} {d}"] = [model, f"trigger {a} {s}", *scored, test]
                 scores.append(f"evaluate {a} {s} {d}")
-                if rebound:
-                    jobs[f"rebound {a} {s} {d}"] = [model, f"trigger {a} {s}", "pool defense", defense, *scored, test]
-                    scores.append(f"rebound {a} {s} {d}")
+                if adapted:
+                    clean = f"clean_model {s}"
+                    if d != "none":
+                        jobs[f"defend_clean {s} {d}"] = [clean, "pool defense", defense]
+                        clean = f"defend_clean {s} {d}"
+                    read = [f"trigger {a} {s}", "pool defense", defense, *scored, test]
+                    jobs[f"persistence {a} {s} {d} full"] = [model, *read]
+                    jobs[f"persistence_clean {a} {s} {d} full"] = [clean, *read]
+                    scores += [f"persistence {a} {s} {d} full", f"persistence_clean {a} {s} {d} full"]
     return {**jobs, "summary": scores}
 
 

@@ -32,7 +32,14 @@ FEW = {
     "datasets.drawn": {"source": "shifted_scenes", "splits": {"sketch": {"pairs": 40, "seed": 5, "style": "sketch"}}},
     "pools.shots": {"split": "shots", "per_class": 2},
     "evaluation.shifts": {"sketch": {"dataset": "drawn", "split": "sketch"}},
-    "rebound": {"every": 1, "training": {"epochs": 1, "batch_size": 20}},
+    "datasets.drawn.splits.train": {"pairs": 40, "seed": 6, "style": "sketch"},
+    "pools.further": {"drawn": {"dataset": "drawn", "split": "train", "pairs": 40}},
+    "persistence": {
+        "adaptations": {
+            "lora": {"kind": "lora", "every": 2, "training": {"epochs": 1, "batch_size": 40}},
+            "drawn": {"kind": "other_domain", "pool": "drawn", "training": {"epochs": 1, "batch_size": 20}},
+        }
+    },
 }
 
 
@@ -60,7 +67,12 @@ def test_from_data_to_tables(project, quick_jobs):
         cells[cells.index.get_level_values("attack") != "few"]["ca1_sketch"].notna().all()
         and cells.loc["mm", "asr1_sketch"].isna().all()
     )
-    assert cells.loc[["mm", "targeted", "encoder"], "rebound"].notna().all() and few["rebound"].isna().all()
+    assert cells.loc[["mm", "targeted", "encoder"], "worst"].notna().all() and few["worst"].isna().all()
+    adapted = pd.read_csv(folder / "persistence.csv")
+    rows = adapted.groupby(["defense", "adaptation", "model"]).size()
+    assert set(rows) == {3} and len(rows) == 2 * 2 * 2, "three attacks; two defenses, adaptations and models"
+    assert adapted["delivered"].notna().all() and (folder / "persistence.png").stat().st_size > 10_000
+    assert 'id="persistence"' in (folder / "report.html").read_text()
     table = pd.read_csv(folder / "table.csv", keep_default_na=False)
     assert dict(zip(table["attack"], table["score"], strict=True))["mm"] == "hit10"
     text = (folder / "table.md").read_text()

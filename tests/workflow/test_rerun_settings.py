@@ -38,7 +38,8 @@ CASES = [
     one("gate", {"asr": 0.5}, "summary"),
     one("accuracy_budget", 0.1, "summary"),
     one("surrogates", {"other": {"seed": 1}}),  # which no trigger is fitted on
-    one("rebound", {"every": 5}, "rebound *", jobs=chain(rebound=True)),
+    one("persistence", {"adaptations": {"full": {"kind": "full"}}}, "persistence *", "persistence_clean *",
+        "defend_clean *", "summary", jobs=chain(adapted=True)),
     # The model.
     one("model.name", "other", "clean_model *", "backdoored_model *",
         files={"data/models/other.json": json.dumps(MODEL)}),

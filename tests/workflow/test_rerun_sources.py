@@ -47,7 +47,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
      MODELS),
     (("antidote.training.alternating", "scripts.pretrain"), ("clean_model *", "backdoored_model *")),
     ((*(f"antidote.training.{name}" for name in
-        ("heads", "pair_scores", "prompts", "suspicion", "tuning", "victim")),), ()),
+        ("heads", "lora", "pair_scores", "prompts", "suspicion", "tuning", "victim")),), ()),
     (("antidote.training*",), TRAINING),
     # Methods; the tiny study uses two attacks and two defenses.
     (("antidote.attacks", "antidote.attacks.base", "antidote.attacks.contract", "antidote.attacks.trigger*"), ("trigger *", *SCORES)),
@@ -57,8 +57,8 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.access", "antidote.defenses", "antidote.defenses.base", "scripts.defend"), ("defend *",)),
     (("antidote.defenses.finetune",), ("defend * finetune",)),
     # Scores and their summary, which knows of the study where results are kept and when an attack counts.
-    (("antidote.evaluation.ranking",), ("summary",)),
-    (("antidote.evaluation.detection", "antidote.evaluation.rebound", "antidote.summary.documents", "antidote.summary.transfer"),
+    (("antidote.evaluation.ranking", "antidote.evaluation.trajectory"), ("summary",)),
+    (("antidote.evaluation.detection", "antidote.evaluation.persistence", "antidote.summary.documents", "antidote.summary.transfer"),
      ()),
     (("antidote.evaluation*", "antidote.attacks.similarity", "scripts.evaluate"), SCORES),
     (("antidote.summary*", "antidote.study", "antidote.study.gate", "antidote.study.layout", "scripts.summarise"), ("summary",)),

@@ -16,7 +16,7 @@ from antidote.evaluation.base import Inputs, Measure, ScoredSet
 from antidote.evaluation.cell import Cell, score
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.subject import Subject
-from antidote.study.slices import rebound_slice
+from antidote.study.slices import adaptation_slice
 from antidote.study.study import Study
 
 STUDY = "tests/studies/tiny.yaml"
@@ -59,13 +59,13 @@ def test_a_measure_that_is_not_asked_for_belongs_to_no_job():
     assert json.loads(settings(precision="bf16").zero_shot().slice())["precision"] == "bf16"
 
 
-def test_a_rebound_does_not_depend_on_measures():
-    values = read_mapping(str(ROOT / STUDY))
+def test_persistence_does_not_depend_on_measures():
+    values = {**read_mapping(str(ROOT / STUDY)), "persistence": {"adaptations": {"a": {"kind": "full"}}}}
     plain = Study(values, STUDY)
     values["evaluation"] = {**values["evaluation"], **{k: v for k, v in ASKED.items() if k != "shifts"}}
-    assert rebound_slice(Study(values, STUDY)) == rebound_slice(plain)
+    assert adaptation_slice(Study(values, STUDY), "a") == adaptation_slice(plain, "a")
     measures = {kind.__module__ for kind in EvaluationSettings.measure_classes().values()}
-    assert measures <= reachable("scripts.evaluate") and not measures & reachable("scripts.rebound")
+    assert measures <= reachable("scripts.evaluate") and not measures & reachable("scripts.persistence")
 
 
 @pytest.mark.parametrize("kind", EvaluationSettings.measure_classes().values())
@@ -192,14 +192,16 @@ from antidote.clip.configs import ModelSettings
 from antidote.clip.folder import create_model, save_model
 from antidote.data.store import ingest
 from antidote.data.store.datasets import dataset_settings
-from antidote.study.slices import rebound_slice
+from antidote.study.slices import adaptation_slice
 from antidote.study.study import Study
 
 values = read_mapping("tests/studies/tiny.yaml")
+values["persistence"] = {"adaptations": {"a": {"kind": "full"}}}
 plain = Study(values, "s")
 values["evaluation"]["brightness"] = {"dataset": "tiny", "split": "defense", "pictures": 5}
 study = Study(values, "s")
-assert "brightness" not in plain.evaluated.slice() and rebound_slice(study) == rebound_slice(plain)
+assert "brightness" not in plain.evaluated.slice()
+assert adaptation_slice(study, "a") == adaptation_slice(plain, "a")
 assert ("tiny", "defense", "32-5") in [(part.dataset, part.split, study.fit(part)) for part in study.scored()]
 shifts = {"brightness": {"dataset": "tiny", "split": "train"}}
 try:

@@ -14,7 +14,7 @@ from antidote.clip.visual_prompts import VisualPrompts, prompted
 from antidote.evaluation.base import as_floor
 from antidote.evaluation.resistance import Resistance, perturbed, resistance
 from antidote.evaluation.subject import Subject
-from antidote.study.slices import rebound_slice
+from antidote.study.slices import adaptation_slice
 from antidote.study.study import Study
 
 PERTURBATIONS = ["trigger", "noise", "blur", "jitter", "flip"]
@@ -160,7 +160,7 @@ STUDY = "tests/studies/tiny.yaml"
 
 
 def study(**evaluation):
-    values = read_mapping(str(ROOT / STUDY))
+    values = {**read_mapping(str(ROOT / STUDY)), "persistence": {"adaptations": {"a": {"kind": "full"}}}}
     values["evaluation"] |= evaluation
     return Study(values, STUDY)
 
@@ -168,7 +168,8 @@ def study(**evaluation):
 def test_a_study_asks_for_it():
     plain, asked = study(), study(resistance={"pictures": 50})
     assert asked.evaluated.resistance.noise == 0.001 and '"resistance":{' in asked.evaluated.slice()
-    assert "resistance" not in plain.evaluated.slice() and rebound_slice(asked) == rebound_slice(plain)
+    assert "resistance" not in plain.evaluated.slice()
+    assert adaptation_slice(asked, "a") == adaptation_slice(plain, "a")
     assert asked.splits() == plain.splits() and len(asked.scored()) == 1
 
 

@@ -214,13 +214,15 @@ def test_what_a_model_is_scored_on():
 
 def test_what_the_summary_reads(jobs):
     found = jobs.summarised(w())
-    assert len(found) == len(set(found)) and not any("rebound" in file for file in found)
+    assert len(found) == len(set(found)) and not any("persistence" in file for file in found)
     assert (
         "results/tiny/few/seed0/none/scores.json" in found and "results/tiny/few/seed0/probe/scores.json" not in found
     )
-    with_rebound = make({**WIDE, "rebound": {"training": {"epochs": 1}}}).summarised(w())
-    further = set(with_rebound) - set(found)
-    assert len(further) == 4 * 6 and not any("/few/" in file for file in further)
+    adapted = make({**WIDE, "persistence": {"adaptations": {"a": {"kind": "full"}}}})
+    further = set(adapted.summarised(w())) - set(found)
+    controls = {file for file in further if "/persistence/clean/" in file}
+    assert len(further - controls) == 4 * 6 and not any("/few/" in file for file in further)
+    assert len(controls) == 4 * len(adapted.study.clean_defenses)
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def test_files_that_are_there(tmp_path):
 def test_reserved_names_follow_from_the_table():
     assert {
         "clean", "surrogates", "summary", "logs", "benchmarks", "work", "pools", "model", "trigger", "poison", "floor", "detect",
+        "persistence",
     } == RESERVED  # fmt: skip
     assert layout.fixed(ATTACK) == {"trigger", "poison", "model", "floor"}
 
@@ -108,7 +109,7 @@ def test_no_entry_has_a_reserved_name(name):
 
 def test_the_jobs_of_a_matrix():
     matrix = Matrix(
-        seeds=[0, 1], cells=[("a", "none"), ("a", "par"), ("few", "none")], few_shot=frozenset({"few"}),
+        seeds=[0, 1], cells=[("a", "none"), ("a", "par"), ("few", "none")],
         surrogates=("s",), pools=("p",), splits=(("d", "x"),), scored=(("d", "x", "32"),),
     )  # fmt: skip
     assert [(j["attack"], j["seed"]) for j in matrix.jobs("trigger")] == [("a", 0), ("a", 1), ("few", 0), ("few", 1)]
@@ -117,9 +118,14 @@ def test_the_jobs_of_a_matrix():
     assert next(iter(matrix.jobs("surrogate_model"))) == {"surrogate": "s", "seed": 0}
     assert [*matrix.jobs("pool")] == [{"pool": "p"}] and [*matrix.jobs("summary")] == [{}]
     assert [*matrix.jobs("pictures")] == [{"dataset": "d", "split": "x", "fit": "32"}]
-    assert [*matrix.jobs("rebound")] == [], "a stage that a study asks for"
-    asked = replace(matrix, options=frozenset({"rebound"}))
-    assert [(j["attack"], j["defense"]) for j in asked.jobs("rebound")][::2] == [("a", "none"), ("a", "par")]
+    assert [*matrix.jobs("persistence")] == [*matrix.jobs("defend_clean")] == [], "stages that a study asks for"
+    adapted = (("a", "none", "full"), ("a", "par", "full"), ("a", "ubt", "full"))
+    asked = replace(matrix, adapted=adapted, clean_defenses=("none", "par"))
+    cells = [
+        [(j["attack"], j["defense"]) for j in asked.jobs(name)][::2] for name in ("persistence", "persistence_clean")
+    ]
+    assert cells == [[("a", "none"), ("a", "par"), ("a", "ubt")], [("a", "none"), ("a", "par")]]
+    assert [*asked.jobs("defend_clean")] == [{"defense": "par", "seed": 0}, {"defense": "par", "seed": 1}]
 
 
 def test_the_folder_of_a_seed_is_spelled_in_the_table_alone():

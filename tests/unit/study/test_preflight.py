@@ -91,10 +91,15 @@ def test_what_is_there_counts_as_done(tmp_path):
     assert found["backdoored models"].done == 0 and found["backdoored models"].left == 1
 
 
-def test_rebound_is_a_stage_where_the_study_asks_for_it(tmp_path):
-    rebound = {"training": {"epochs": 2, "batch_size": 100}, "every": 10}
-    found = by_name(preflight.stages(study(rebound=rebound), tmp_path))
-    assert found["rebound"].trained == 8 * 2 * 2000 and found["rebound"].encoded == 8 * 2 * 2000 * (40 // 10 + 1)
+def test_persistence_is_a_stage_where_the_study_asks_for_it(tmp_path):
+    assert not any("persistence" in name for name in by_name(preflight.stages(study(), tmp_path)))
+    one = {"kind": "full", "training": {"epochs": 2, "batch_size": 100}, "every": 10}
+    asked = study(persistence={"adaptations": {"a": one}})
+    found = by_name(preflight.stages(asked, tmp_path))
+    for name in ("persistence", "persistence, clean models"):
+        assert found[name].trained == 8 * 2 * 2000 and found[name].encoded == 8 * 2 * 2000 * (40 // 10 + 1)
+    clean = found["defended clean models"]
+    assert len(clean.outputs) == 3 and clean.trained == found["defended models"].trained / 2, "once, not per attack"
 
 
 def test_hours(tmp_path):

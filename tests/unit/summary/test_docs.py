@@ -147,7 +147,7 @@ def test_readme_lists_every_method():
 
 
 TABLE = """attack,defense,score,ca1_mean,ca1_std,ca1_n,ca1_low,ca1_high,score_mean,score_std,score_n,score_low,score_high,\
-floor_mean,gate,gate_reason,best,reconstruction,note,sweep,setting,picked,rebound_mean,access,within
+floor_mean,gate,gate_reason,best,reconstruction,note,sweep,setting,picked,worst_mean,access,within
 clean,none,asr1,0.9,,1,,,,,0,,,,,,,,,,,,,,
 patch,none,asr1,0.88,,1,,,0.97,,1,,,0.01,passed,all is well,,,,,,,,,yes
 patch,par,asr1,0.86,,1,,,0.123,,1,,,0.01,passed,all is well,yes,,,,,,,,yes

@@ -303,7 +303,7 @@ def test_a_control_is_never_the_best(plan, results):
     assert cell(table, "patch", "told")["within"] == "yes" and cell(table, "patch", "told")["asr1_mean"] == 0
     assert "- told: a control, no defense; left out of the comparison" in markdown(table, "tiny").splitlines()
     costs, folder = read_costs(plan, results, results), results / "plots"
-    for name in ("heatmap", "plane", "rebound", "gallery", "curves"):
+    for name in ("heatmap", "plane", "gallery", "curves"):
         put(folder / f"{name}.png", "")
     page = render(plan, read_cells(plan, results), costs, table, (0, 0), [], [], folder)
     assert "told: a control, no defense; left out of the comparison" in page
@@ -398,7 +398,7 @@ def test_outputs(summary):
     names = {path.name for path in summary.iterdir()}
     assert names == {
         *("cells.csv", "costs.csv", "table.csv", "metrics.json", "table.md", "report.html"),
-        *("heatmap.png", "plane.png", "gallery.png", "rebound.png", "curves.png"),
+        *("heatmap.png", "plane.png", "gallery.png", "curves.png"),
     }
     for path in summary.glob("*.png"):
         with Image.open(path) as image:
@@ -436,8 +436,8 @@ def test_weird_names_can_be_drawn(tmp_path):
     from antidote.summary.curves import curves
     from antidote.summary.gallery import gallery
     from antidote.summary.heatmap import heatmap
+    from antidote.summary.persistence import plot
     from antidote.summary.plane import plane
-    from antidote.summary.rebounds import rebounds
 
     plan = SummarySettings.read(
         {"study": WEIRD, "attacks": [{"name": "a$_{"}], "defenses": [{"name": "<b>$\\x"}], "model": WEIRD}, "plan"
@@ -449,7 +449,7 @@ def test_weird_names_can_be_drawn(tmp_path):
     heatmap(table, tmp_path / "heatmap.png")
     plane(table, plan, tmp_path / "plane.png")
     gallery(plan, tmp_path, table, tmp_path / "gallery.png")
-    rebounds(plan, tmp_path, table, tmp_path / "rebound.png")
+    plot(plan, tmp_path, table, tmp_path / "persistence.png")
     curves(plan, tmp_path, tmp_path / "curves.png")
     page = render(plan, cells, costs, table, (0, 0), [], [], tmp_path)
     assert "<script" not in page and "<b>" not in page and "&lt;b&gt;$\\x" in page
@@ -474,7 +474,7 @@ def test_triggers_that_a_defense_found_are_shown(tmp_path):
     assert pixels[0, 0].tolist() == [255] * 3 and pixels[-1, 0].tolist() == [128] * 3, "the pattern shows on grey"
     assert pixels[0, 128].tolist() == [255] * 3 and pixels[-1, -1].tolist() == [0] * 3, "the mask beside it"
     cells = read_cells(plan, tmp_path)
-    for name in ("heatmap", "plane", "rebound", "gallery", "curves"):
+    for name in ("heatmap", "plane", "gallery", "curves"):
         (tmp_path / f"{name}.png").write_bytes(b"x")
     page = render(
         plan, cells, read_costs(plan, tmp_path, tmp_path), summarise(cells, plan), (0, 0), [cell], [], tmp_path

@@ -1,7 +1,7 @@
-"""Fine-tune a model under test briefly on clean pairs, and measure the attack during the fine-tuning.
+"""Adapt a model under test to clean pairs, and measure the attack during the training.
 
-Writes one rebound.json: the curve, and its highest ASR@1 (or the highest value of the attack's own figure). The
-fine-tuned model is not kept.
+Writes one JSON file: the curve, and the figures of ASR@1 (or of the attack's own figure) over it. The adapted model is
+not kept.
 """
 
 import argparse
@@ -17,55 +17,58 @@ from antidote.clip.folder import model_files
 from antidote.clip.model import Clip
 from antidote.data.pairs import load_pools
 from antidote.evaluation.base import ZeroShotSettings, evaluated_pictures
-from antidote.evaluation.rebound import ReboundSettings, rebound
+from antidote.evaluation.persistence import Adaptation, persistence
 from antidote.evaluation.subject import load_subject
+from antidote.evaluation.trajectory import figures
 from antidote.evaluation.zero_shot import evaluate
 from antidote.training.run import reading_arguments, reading_of, work_of
 
 
 class Arguments(Settings):
-    """The settings of the job: fine-tuning and measurement."""
+    """The settings of the job: adaptation and measurement."""
 
-    rebound: ReboundSettings
+    adaptation: Adaptation
     evaluation: ZeroShotSettings
 
 
 def run(arguments: argparse.Namespace) -> None:
     cost = Cost()
-    settings = Arguments.read(arguments.settings, "rebound")
-    evaluation = settings.evaluation
+    settings = Arguments.read(arguments.settings, "settings")
+    adaptation, evaluation = settings.adaptation, settings.evaluation
     subject = load_subject(
         arguments.model, arguments.trigger, arguments.target, evaluation.classes, evaluation.templates
     )
     clip, attack = subject.clip, subject.trigger.attack
     pictures = evaluated_pictures(arguments.data, evaluation, clip.size, len(subject.classes))
-    pairs = load_pools(arguments.pools, ["defense"], arguments.data, clip.size, reading=reading_of(arguments))
+    reading = reading_of(arguments)
+    pairs = load_pools(arguments.pools, [adaptation.source], arguments.data, clip.size, reading=reading)
 
     def measure(model: Clip) -> dict[str, float]:
         scores = evaluate(replace(subject, clip=model), pictures, evaluation)
         return {"ca1": scores["ca1"], "score": {**scores, **scores.get("extra", {})}[attack.score]}
 
     inputs = [*model_files(arguments.model), arguments.trigger / TENSORS]
-    work = work_of(arguments, settings.model_dump(), inputs, "scripts.rebound")
+    work = work_of(arguments, settings.model_dump(), inputs, "scripts.persistence")
     texts = [*subject.texts, *pictures.captions]  # an attack without a trigger can use captions as queries
-    curve = rebound(clip, pairs, texts, measure, settings.rebound, arguments.seed, work)
-    write_json(arguments.output, {"rebound": max(point["score"] for point in curve), "curve": curve})
-    cost.write(arguments.cost, pairs=len(pairs), steps=curve[-1]["step"])
+    curve, report = persistence(clip, pairs, texts, measure, adaptation, arguments.seed, work)
+    steps, rates = [point["step"] for point in curve], [point["score"] for point in curve]
+    write_json(arguments.output, {**figures(steps, rates), "curve": curve})
+    cost.write(arguments.cost, pairs=len(pairs), steps=report.steps, trained_parameters=report.trained_parameters)
     shutil.rmtree(work.folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
     arguments = parser(__doc__)
-    settings_argument(arguments, "`rebound` and `evaluation` of the study")
+    settings_argument(arguments, "`adaptation`, one of the study's, and the study's `evaluation`")
     arguments.add_argument("--model", type=Path, required=True, help="model folder")
     arguments.add_argument("--trigger", type=Path, required=True, help="trigger folder")
-    arguments.add_argument("--pools", type=Path, nargs="+", required=True, help="file of the defense pool")
+    arguments.add_argument("--pools", type=Path, nargs="+", required=True, help="file of the adaptation's pool")
     arguments.add_argument("--target", type=text, required=True, help="name of the target class")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")
     arguments.add_argument("--seed", type=seed, default=0)
     arguments.add_argument("--work", type=Path, help="folder for checkpoints; OUTPUT.work by default")
     arguments.add_argument("--checkpoint-seconds", type=float, default=120.0, help="time between checkpoints")
-    arguments.add_argument("--output", type=Path, required=True, help="rebound.json to write")
+    arguments.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments.add_argument("--cost", type=Path, help="cost.json to write")
     reading_arguments(arguments)
     main(run, arguments)
