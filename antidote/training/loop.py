@@ -15,6 +15,7 @@ from antidote.clip.model import Clip
 from antidote.data.streaming import KILLED, Stopped
 from antidote.training import parallel
 from antidote.training.batches import read_ahead, read_batch
+from antidote.training.crops import augmented
 from antidote.training.objectives import Batch, Encoding, Objective
 from antidote.training.recipe import TrainSettings, learning_rate, make_optimizer, parameter_groups
 from antidote.training.session import Report, Session, Work, epoch_order
@@ -68,7 +69,7 @@ def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int,
                 batch = read_batch(clip, pairs, run.own(rows), epoch, session.step, seed, ahead)
             except Stopped:
                 session.stop()
-            loss, terms = run.optimise(batch)
+            loss, terms = run.optimise(augmented(batch, settings, seed, run.own))
             session.advance(epoch, run.rate, loss, terms, {"logit_scale": clip.network.logit_scale.detach().exp()})
     clip.network.eval()
     return run.finish()

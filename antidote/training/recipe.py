@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, field_validator
 
 from antidote.base.lazy import torch
-from antidote.base.settings import Settings
+from antidote.base.settings import Settings, Span
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +38,18 @@ class TrainSettings(Settings):
         "linear to a tenth over the first half, then cosine to 1e-9, no warm-up; `cleanclip`: CleanCLIP's released "
         "code, which counts epochs from 1, so that the warm-up is skipped and the rate rises again at the end",
     )
+    crop_scale: Span | None = Field(
+        None,
+        description="area of the random crop that every training picture is resized from, as a fraction of the "
+        "picture, least and largest (open_clip: [0.9, 1.0]); empty: no crop, as in CleanCLIP's and BadCLIP's code",
+    )
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = Field(
+        (0.75, 1.3333333333333333),
+        description="width by height of that crop: least and largest (torchvision, open_clip: 3/4, 4/3)",
+    )
+    flip: float = Field(
+        0.0, ge=0, le=1, description="probability that a training picture is mirrored, left to right (open_clip: 0)"
+    )
     accumulate: int = Field(
         1, ge=1, description="parts that a batch is encoded in, one at a time; the loss is that of the whole batch"
     )
@@ -52,6 +64,13 @@ class TrainSettings(Settings):
     channels_last: bool | None = Field(
         None, description="memory layout of the picture tower; empty: for ResNets alone, which it makes faster"
     )
+
+    @field_validator("crop_ratio")
+    @classmethod
+    def _least_first(cls, ratio: tuple[float, float]) -> tuple[float, float]:
+        if ratio[0] > ratio[1]:
+            raise ValueError(f"{list(ratio)} should name the least ratio first")
+        return ratio
 
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
