@@ -50,6 +50,11 @@ DETECTORS = {
     "isolation_forest": "antidote.detectors.isolation_forest:IsolationForest",
     "clip_score": "antidote.detectors.clip_score:CLIPScore",
     "spectral": "antidote.detectors.spectral:Spectral",
+    "decree": "antidote.detectors.decree:Decree",
+    "neural_cleanse": "antidote.detectors.neural_cleanse:NeuralCleanse",
+    "ssl_cleanse": "antidote.detectors.ssl_cleanse:SSLCleanse",
+    "max_margin": "antidote.detectors.max_margin:MaxMargin",
+    "amdet": "antidote.detectors.amdet:Amdet",
 }
 
 ADAPTERS = {
