@@ -37,6 +37,7 @@ DEFENSES = {
     "ubt_oracle": "antidote.defenses.ubt:UBTOracle",
     "beear_clip": "antidote.defenses.beear_clip:BEEAR",
     "imbert_clip": "antidote.defenses.imbert_clip:IMBERT",
+    "invertune": "antidote.defenses.invertune:InverTune",
 }
 
 DETECTORS = {
