@@ -77,6 +77,7 @@ class SummarySettings(Settings):
     blank: list[Blank] = []
     detectors: list[DetectorFacts] = []
     detections: list[tuple[str, str, str]] = Field([], description="attack, defense and detector of each detection")
+    detect_false_positives: float = Field(0.01, gt=0, lt=1, description="for which thresholds are calibrated")
     gate: Gate = Gate()
     rebound: bool = Field(False, description="whether the study measures the rebound under benign fine-tuning")
     datasets: list[tuple[str, str]] = Field([], description="pairs of dataset and split")
