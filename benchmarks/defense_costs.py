@@ -218,7 +218,7 @@ def timed_steps(name: str) -> list[float]:
         return run
 
     _Run.optimise = timed(_Run.optimise, lambda _: 1)
-    places = [module("defense", name), "antidote.defenses.inversion"]
+    places = [module("defense", name), "antidote.training.inversion"]
     for own in [sys.modules[place] for place in places if place in sys.modules]:
         if hasattr(own, "tune"):
             own.tune = timed(own.tune, lambda done: done)

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
                 "poisoned": len(poisoned),
                 **({"score": float(scores.values[0])} if kind.subject_of(settings) == "model" else {}),
                 "threshold": scores.threshold,
-                **figures(scores, poisoned),
+                **figures(scores, poisoned, arguments.false_positives, arguments.seed),
                 "roc": curve(scores, poisoned),
                 "evidence": dict(scores.evidence),
             },
@@ -114,6 +114,9 @@ if __name__ == "__main__":
         "--target", type=text, default="", help="name of the target class, for a detector of pictures"
     )
     arguments.add_argument("--pictures", type=int, default=500, help="pictures that are scored clean and triggered")
+    arguments.add_argument(
+        "--false-positives", type=float, default=0.01, help="false-positive rate of the calibrated threshold"
+    )
     arguments.add_argument("--study", default="", help="written into detection.json, as are the next three")
     arguments.add_argument("--attack", default="", help="`clean` for a clean model")
     arguments.add_argument("--defense", default="none")

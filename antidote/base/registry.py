@@ -37,6 +37,7 @@ DEFENSES = {
     "ubt_oracle": "antidote.defenses.ubt:UBTOracle",
     "beear_clip": "antidote.defenses.beear_clip:BEEAR",
     "imbert_clip": "antidote.defenses.imbert_clip:IMBERT",
+    "invertune": "antidote.defenses.invertune:InverTune",
 }
 
 DETECTORS = {
@@ -50,6 +51,11 @@ DETECTORS = {
     "isolation_forest": "antidote.detectors.isolation_forest:IsolationForest",
     "clip_score": "antidote.detectors.clip_score:CLIPScore",
     "spectral": "antidote.detectors.spectral:Spectral",
+    "decree": "antidote.detectors.decree:Decree",
+    "neural_cleanse": "antidote.detectors.neural_cleanse:NeuralCleanse",
+    "ssl_cleanse": "antidote.detectors.ssl_cleanse:SSLCleanse",
+    "max_margin": "antidote.detectors.max_margin:MaxMargin",
+    "amdet": "antidote.detectors.amdet:Amdet",
 }
 
 ADAPTERS = {

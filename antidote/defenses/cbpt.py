@@ -4,7 +4,7 @@ A reconstruction: no code is public and the full paper was not available. Known 
 frozen and only class-wise text prompts are tuned; first a dummy trigger is inverted by contrastive learning with
 crafted positive and negative samples, then the prompts are tuned with several losses. Ours: all formulas and numbers.
 
-Step 1 is the inversion of a mask and a pattern, as small as possible (`antidote/defenses/inversion.py`). The paper
+Step 1 is the inversion of a mask and a pattern, as small as possible (`antidote/training/inversion.py`). The paper
 pulls triggered pictures together and away from clean pictures (`positives: pictures`). That loss has many natural
 optima; on the embedded data it found a patch attack's trigger in none of three draws. The default is ours: one
 inversion per candidate class, towards the class's text embedding; the `dummy_triggers` smallest working triggers are
@@ -39,7 +39,7 @@ from antidote.clip.configs import NEEDS_CAUSAL_TEXT, causal_text
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.defenses.base import Defense, DefenseSettings
-from antidote.defenses.inversion import InversionSettings, Inverted, Together, TowardClass, candidates, invert, under
+from antidote.training.inversion import InversionSettings, Inverted, Together, TowardClass, candidates, invert, under
 from antidote.training.prompts import ClassPrompts
 from antidote.training.session import Report, Work
 from antidote.training.tuning import Task, TuneSettings, check_shots, frozen_features, part, tune

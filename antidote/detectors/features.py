@@ -33,3 +33,8 @@ def text_features(clip: Clip, texts: list[str]) -> Tensor:
     starts = range(0, len(texts), ENCODED)
     with torch.no_grad():
         return torch.cat([clip.encode_text(texts[start : start + ENCODED]).cpu() for start in starts])
+
+
+def first(pairs: Pairs, count: int) -> Pairs:
+    """Return the first pairs, at most `count`."""
+    return pairs.take(range(min(count, len(pairs))))

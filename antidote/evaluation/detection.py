@@ -4,6 +4,8 @@ AUROC, AUPRC   area under the ROC curve, and average precision
 tpr_at_fpr1    true-positive rate where 1 % of the clean items are flagged
 fpr_at_tpr1    false-positive rate where every poisoned item is flagged
 precision, recall          at the method's own threshold
+tpr_calibrated, fpr_calibrated   at a threshold calibrated on half of the clean items for a false-positive rate; the
+               other half gives fpr_calibrated
 precision_at_poisons       share of poisoned items among the highest scores, as many as there are poisoned items
 
 All are fractions in [0, 1]; None where poisoned or clean items are missing. Only this module
@@ -23,14 +25,22 @@ from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.data.pairs import Pairs
-from antidote.evaluation.ranking import RATES, of_ranking, roc
+from antidote.evaluation.ranking import FALSE_POSITIVES, RATES, calibrated, of_ranking, roc
 
 if TYPE_CHECKING:
     from antidote.detectors.base import Scores
 
 
-def figures(scores: Scores, poisoned: Collection[str]) -> dict[str, float | None]:
+def figures(
+    scores: Scores, poisoned: Collection[str], rate: float = FALSE_POSITIVES, seed: int = 0
+) -> dict[str, float | None]:
     """Return the figures of `RATES` for scores (N,), given the names of the poisoned items.
+
+    Args:
+        scores: of the items.
+        poisoned: names of the poisoned items.
+        rate: false-positive rate of the calibrated threshold.
+        seed: of the clean items that calibrate the threshold.
 
     Raises:
         UserError: a score is not finite, or the numbers of items and scores differ.
@@ -43,6 +53,7 @@ def figures(scores: Scores, poisoned: Collection[str]) -> dict[str, float | None
         found["recall"] = float(flagged[truth].mean())
     if truth.any() and not truth.all():
         found |= of_ranking(values, truth)
+        found |= calibrated(values, truth, rate, derive(seed, "calibration"))
     return found
 
 

@@ -98,6 +98,7 @@ class DetectJobs:
             classes=self.jobs.classes(w) if granted.classes else None,
             templates=self.jobs.templates(w) if granted.classes else None,
             poison=self.layout.path("poison", **job) if self._owns(w) else None,
+            false_positives=None if self._of(w, "model") else str(self.study.file.detect_false_positives),
             **(self._pictures(job) if self._of(w, "pictures") else {}),
         )
 

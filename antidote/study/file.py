@@ -80,3 +80,10 @@ class StudyFile(Settings):
         description="evaluation pictures that detectors of pictures score, each once clean and once triggered (ours, "
         "to limit the run time)",
     )
+    detect_false_positives: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="false-positive rate (fraction) for which a threshold is calibrated on clean items, beside the "
+        "detector's own threshold; empty figures where the clean items are fewer than 1 / rate - 1",
+    )

@@ -170,7 +170,8 @@ def _detections(study: Study) -> dict[str, Any]:
         facts = {"method": settings.method, "label": settings.label or name, "subject": kind.subject_of(settings)}
         facts |= {"access": kind.access, "control": kind.control or "", "reconstruction": kind.reconstruction}
         detectors.append({"name": name, **facts})
-    return {"detectors": detectors, "detections": study.detections}
+    rate = study.file.detect_false_positives
+    return {"detectors": detectors, "detections": study.detections, "detect_false_positives": rate}
 
 
 def fitted_on_clean(settings: AttackSettings) -> bool:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.base.settings import Settings
-from antidote.evaluation.ranking import RATES, of_ranking, roc
+from antidote.evaluation.ranking import RATES, calibrated, of_ranking, roc
 from antidote.study.layout import NO_DEFENSE, Layout
 from antidote.summary.page import duration
 from antidote.summary.plan import DetectorFacts, SummarySettings
@@ -49,6 +49,8 @@ class Detection(Settings):
     precision: Rate | None = None
     recall: Rate | None = None
     precision_at_poisons: Rate | None = None
+    tpr_calibrated: Rate | None = None
+    fpr_calibrated: Rate | None = None
 
 
 @dataclass
@@ -84,7 +86,7 @@ def read_detections(plan: SummarySettings, results: Path) -> Detections:
         found = dict(_read({s: kept.path("detect", "detection", **names, seed=s) for s in plan.seeds}))
         rows += [_row(cell, facts, seed, one) for seed, one in found.items()]
         if facts.subject == "model":
-            over, curve = _over_models([*found.values()], [*clean[facts.name].values()])
+            over, curve = _over_models([*found.values()], [*clean[facts.name].values()], plan.detect_false_positives)
             rows += [{**_names(cell, facts), **over}] if over else []
             curves[cell] = [curve] if curve else []
         else:
@@ -115,7 +117,7 @@ def _row(cell: Cell, facts: DetectorFacts, seed: int, found: Detection) -> dict[
 
 
 def _over_models(
-    backdoored: list[Detection], clean: list[Detection]
+    backdoored: list[Detection], clean: list[Detection], rate: float
 ) -> tuple[dict[str, float | None] | None, list[float] | None]:
     """Return figures and ROC curve of a detector of models, backdoored against clean; None if either is missing."""
     models = [one for one in [*backdoored, *clean] if one.score is not None]
@@ -124,6 +126,7 @@ def _over_models(
     values = np.array([one.score for one in models])
     truth = np.arange(len(models)) < len(backdoored)
     found: dict[str, float | None] = {"items": len(models), "poisoned": len(backdoored), **of_ranking(values, truth)}
+    found |= calibrated(values, truth, rate)
     if all(one.threshold is not None for one in models):
         flagged = np.array([one.score >= one.threshold for one in models])
         found["precision"] = float(truth[flagged].mean()) if flagged.any() else None

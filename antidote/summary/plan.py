@@ -85,6 +85,7 @@ class SummarySettings(Settings):
     blank: list[Blank] = []
     detectors: list[DetectorFacts] = []
     detections: list[tuple[str, str, str]] = Field([], description="attack, defense and detector of each detection")
+    detect_false_positives: float = Field(0.01, gt=0, lt=1, description="for which thresholds are calibrated")
     gate: Gate = Gate()
     adaptations: list[AdaptationFacts] = []
     adapted: list[tuple[str, str, str]] = Field([], description="attack, defense and adaptation of each measurement")

@@ -13,10 +13,10 @@ from antidote.base.registry import method
 from antidote.clip.configs import needs_vision_transformer
 from antidote.clip.known import model_config
 from antidote.data.access import DefenseData
-from antidote.defenses import cbpt, inversion, rvpt
+from antidote.defenses import cbpt, rvpt
 from antidote.defenses.linear_probe import LinearProbe, LinearProbeSettings
 from antidote.defenses.supervised import ZeroShotCrossEntropy
-from antidote.training import tuning
+from antidote.training import inversion, tuning
 from antidote.training.objectives import Batch
 from antidote.training.prompts import ClassPrompts
 from antidote.training.session import Work

@@ -15,7 +15,7 @@ from antidote.detectors.base import MODEL, Detector, items_of
 from antidote.training.session import Work
 
 SUBJECTS = ("model", "pairs", "pictures")
-CLASSES, TEMPLATES = ["banana", "boat", "cactus"], ["a photo of a {}."]
+CLASSES, TEMPLATES = ["banana", "boat", "cactus", "kite", "ladder"], ["a photo of a {}."]
 
 
 def entries():
@@ -28,7 +28,17 @@ def entries():
 def settings_of(name, subject):
     kind = method("detector", name)
     recipe = {"epochs": 1, "batch_size": 4, "warmup": 0}
-    of_ten = {"k": 3, "overfit": recipe, "suspicious_share": 0.3, "forget_share": 0.2, "normal_pairs": 4}
+    of_ten = {
+        "k": 3,
+        "overfit": recipe,
+        "suspicious_share": 0.3,
+        "forget_share": 0.2,
+        "normal_pairs": 4,
+        "steps": 4,
+        "starts": 2,
+        "clusters": 3,
+        "grid": 3,
+    }
     small = {key: value for key, value in of_ten.items() if key in kind.Settings.model_fields}
     return kind.Settings.read({"method": name, **small, **({"subject": subject} if kind.control else {})}, "x")
 
@@ -39,7 +49,7 @@ def data(make_pairs):
     named = dataclasses.replace(pairs, keys=[f"d/train/{key}" for key in pairs.keys])
     shown = dataclasses.replace(make_pairs(6, seed=3), keys=[str(place) for place in range(6)])
     return DefenseData(training_set=named, pictures=shown, pairs=pairs, classes=CLASSES, templates=TEMPLATES,
-                       shots=make_pairs(12, classes=3))  # fmt: skip
+                       shots=make_pairs(15, classes=5))  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "subject"), entries())

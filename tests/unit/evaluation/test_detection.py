@@ -9,6 +9,7 @@ from antidote.base.errors import UserError
 from antidote.base.registry import method
 from antidote.detectors.base import Scores
 from antidote.evaluation.detection import RATES, figures, mixed_pictures
+from antidote.evaluation.ranking import calibrated
 
 
 def scores(values, threshold=None):
@@ -44,6 +45,28 @@ def test_without_two_kinds_there_is_nothing_to_tell_apart(poisoned):
 def test_a_threshold_that_flags_nothing_has_no_precision():
     found = figures(scores([0.1, 0.2], threshold=9), {"i0"})
     assert found["precision"] is None and found["recall"] == 0
+
+
+def test_a_threshold_calibrated_on_clean_items():
+    """Of 99 clean items none may be above the flagged one: (1 + 0) / 100 <= 0.01, and (1 + 1) / 100 is more."""
+    values = np.array([*range(99), 98.5, 98, 97.5, 1.0])
+    truth = np.arange(len(values)) >= 99
+    assert calibrated(values, truth) == {"tpr_calibrated": 1 / 4, "fpr_calibrated": None}, "98 equals a clean score"
+    assert calibrated(values, truth, 0.02)["tpr_calibrated"] == 3 / 4
+    assert calibrated(values[1:], truth[1:]) == {"tpr_calibrated": None, "fpr_calibrated": None}, "98 are too few"
+
+
+def test_a_calibrated_threshold_keeps_its_rate_on_clean_items_of_the_other_half():
+    drawn = np.random.default_rng(0).normal(size=4000)
+    truth = np.zeros(4000, dtype=bool)
+    truth[:400] = True
+    drawn[:400] += 3
+    rates = [calibrated(drawn, truth, 0.05, seed) for seed in range(20)]
+    assert np.mean([found["fpr_calibrated"] for found in rates]) == pytest.approx(0.05, abs=0.005)
+    assert all(found["tpr_calibrated"] > 0.8 for found in rates)
+    assert figures(scores(drawn), {f"i{row}" for row in range(400)}, 0.05)["fpr_calibrated"] == pytest.approx(
+        0.05, abs=0.02
+    )
 
 
 @pytest.mark.parametrize("wrong", [scores([1, float("nan")]), Scores(["i0"], np.array([1.0, 2.0]))])

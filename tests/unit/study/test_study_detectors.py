@@ -222,7 +222,7 @@ def test_a_detector_of_pairs_gets_the_training_set(jobs):
     assert jobs.trigger(job) == [] and jobs.names(job) == []
     words = shlex.split(jobs.options(job))
     assert words[:8] == ["--study", "tiny", "--attack", "badnet", "--defense", "none", "--detector", "dao"]
-    assert [word for word in words[8:] if word.startswith("--")] == ["--pools", "--poison"]
+    assert [word for word in words[8:] if word.startswith("--")] == ["--pools", "--poison", "--false-positives"]
 
 
 def test_pictures_are_drawn_on_for_a_detector_of_pictures(jobs):

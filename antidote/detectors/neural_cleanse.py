@@ -1,0 +1,71 @@
+"""Neural Cleanse on the zero-shot head (Wang et al. 2019): one class needs a far smaller trigger than all others.
+
+Per class c of the model's use, the smallest mask with a pattern under which pictures get class c,
+
+    L_c = mean_i CE(cos(f(x'_i), t) / tau, c) + beta 3 |m|_1,   t: class embeddings over the templates
+
+    score = (median_c |m_c| - min_c |m_c|) / (1.4826 median_c ||m_c| - median|),   flagged from 2
+
+The labels of the pictures are not used. Ours: the head; the searches of all classes share their batches; a fixed number
+of steps; a class without a working trigger counts with the whole picture as its mask, as in SSL-Cleanse's code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from antidote.base.lazy import torch
+from antidote.data.access import DefenseData
+from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
+from antidote.detectors.outliers import anomaly, as_picture
+from antidote.training.patches import SearchSettings, search, toward
+from antidote.training.session import Work
+
+if TYPE_CHECKING:
+    from antidote.clip.model import Clip
+
+
+class NeuralCleanseSettings(SearchSettings, DetectorSettings):
+    """Search of a trigger per class."""
+
+    method: Literal["neural_cleanse"] = "neural_cleanse"
+    hit_rate: float = Field(
+        0.99, gt=0, le=1, description="least share of a batch with the class for a working trigger (paper: 0.99)"
+    )
+    scale: Literal["linear", "log"] = Field(
+        "linear",
+        description="of the masks' sizes in the index: `linear` (paper), or `log` (ours): sizes are never below 0, so "
+        "that a linear index stays small where the sizes of all classes differ",
+    )
+    index: float = Field(2.0, gt=0, description="anomaly index from which a model is flagged (paper: 2)")
+
+
+class NeuralCleanse(Detector):
+    """Anomaly index of the smallest trigger among those of all classes."""
+
+    Settings = NeuralCleanseSettings
+    subject = "model"
+    access = "few-labelled"
+    reconstruction = True
+
+    @classmethod
+    def work(cls, settings: NeuralCleanseSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        return sizes["classes"] * settings.steps * settings.batch_size, 0
+
+    def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
+        settings, images = self.settings, data.shots.images[: self.settings.pictures]
+        with torch.no_grad():
+            texts = clip.class_embeddings(data.classes, data.templates).T
+        goals = toward(texts, settings.temperature)
+        found = search(clip, images, goals, settings.hit_rate, len(texts), settings, self.seed, work)
+        index, place = anomaly(found.areas, settings.scale)
+        evidence = {
+            "class": data.classes[place], "mask": float(found.areas[place]), "works": bool(found.works[place]),
+            "masks": dict(zip(data.classes, found.areas.tolist(), strict=True)),
+            "trigger": as_picture(found.masks[place], found.patterns[place]),
+        }  # fmt: skip
+        return Scores([MODEL], np.array([index]), settings.index, evidence)

@@ -1,0 +1,106 @@
+"""Detectors of models: statistics by hand, and backdoors that are there."""
+
+import base64
+import dataclasses
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import gamma
+
+from antidote.base.errors import UserError
+from antidote.base.registry import method
+from antidote.data.access import DefenseData
+from antidote.detectors.amdet import hessians
+from antidote.detectors.max_margin import log_p_value
+from antidote.detectors.outliers import anomaly, as_picture
+from antidote.training.session import Work
+
+CLASSES = ["banana", "boat", "cactus", "kite", "ladder"]
+
+
+def test_the_anomaly_index_by_hand():
+    """Median 0.5; deviations 0.4, 0.1, 0, 0.1, 0.2, whose median is 0.1."""
+    index, place = anomaly(torch.tensor([0.6, 0.1, 0.5, 0.4, 0.7]))
+    assert (index, place) == (pytest.approx(0.4 / 0.14826, rel=1e-4), 1)
+    index, _ = anomaly(torch.tensor([0.6, 0.1, 0.5, 0.4, 0.7]), "log")
+    logs = np.log([0.6, 0.1, 0.5, 0.4, 0.7])
+    spread = np.median(np.abs(logs - np.log(0.5)))
+    assert index == pytest.approx(np.log(5) / (1.4826 * spread), rel=1e-4)
+    index, _ = anomaly(torch.ones(5))
+    assert index == 0, "no trigger worked for any class"
+
+
+def test_an_inverted_trigger_is_a_picture_that_a_browser_opens():
+    mask, pattern = torch.zeros(4, 6), torch.ones(3, 4, 6)
+    mask[1, 2], mask[3, 5] = 1, 0.5
+    head, _, body = as_picture(mask, pattern).partition(",")
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
+    assert head == "data:image/png;base64" and pixels.shape == (4, 6, 3)
+    assert pixels[1, 2].tolist() == [255] * 3 and pixels[3, 5].tolist() == [128] * 3 and pixels.sum() == 3 * (255 + 128)
+
+
+def test_the_p_value_of_the_largest_margin():
+    margins = np.random.default_rng(0).gamma(3, 0.1, 24)
+    others = np.delete(margins, margins.argmax())
+    fitted = gamma.fit(others)
+    plain = 1 - gamma.cdf(margins.max(), *fitted) ** 24
+    assert log_p_value(margins) == pytest.approx(math.log(plain), rel=1e-6)
+    far = margins.copy()
+    far[3] = 50.0
+    assert -700 <= log_p_value(far) < -50, "finite and tiny"
+    with pytest.raises(UserError, match=r"^max_margin: all classes have the same margin"):
+        log_p_value(np.array([0.5, 0.5, 0.5, 0.5, 0.9]))
+
+
+def test_max_margin_names_too_few_classes(make_clip, tmp_path):
+    kind = method("detector", "max_margin")
+    with pytest.raises(UserError, match=r"^max_margin: there are 3 classes; 4 at least are needed$"):
+        data = DefenseData(classes=CLASSES[:3], templates=["a {}."])
+        kind(kind.Settings(), 0).score(make_clip("vit"), data, Work(tmp_path, "x"))
+
+
+def test_hessians_of_a_known_surface():
+    x, y = np.meshgrid(np.arange(4.0), np.arange(5.0), indexing="ij")
+    found = hessians(x**2 + 3 * x * y - y**2)
+    assert found.shape == (6, 2, 2) and np.allclose(found, [[2, 3], [3, -2]])
+
+
+class Planted:
+    """A picture encoder: class 1 to 4 is the brightness of a quarter of the rows; a white corner gives class 0."""
+
+    device, size, network = torch.device("cpu"), 16, torch.nn.Identity()
+
+    def __init__(self, strength):
+        self.strength = strength
+
+    def encode_image(self, images):
+        corner = images[:, :, :4, :4].mean(dim=(1, 2, 3))
+        parts = [images[:, :, 4 * i : 4 * i + 4, 4:].mean(dim=(1, 2, 3)) for i in range(4)]
+        features = torch.stack([self.strength * torch.nn.functional.softplus(10 * corner - 6), *parts], dim=1)
+        return features / features.norm(dim=1, keepdim=True)
+
+    def class_embeddings(self, classes, templates):
+        return torch.eye(5)
+
+
+def test_neural_cleanse_tells_a_planted_backdoor_and_its_class(tmp_path, make_pairs):
+    kind, pairs = method("detector", "neural_cleanse"), make_pairs(16, size=16)
+    settings = kind.Settings(steps=120, batch_size=8, lr=0.2, mask_cell=4)
+    images = torch.full_like(pairs.images, 60)
+    for row, image in enumerate(images):
+        image[:, row // 4 * 4 : row // 4 * 4 + 4, 4:] = 255
+    data = DefenseData(shots=dataclasses.replace(pairs, images=images), classes=CLASSES, templates=["a {}."])
+    found = {strength: kind(settings, 0).score(Planted(strength), data, Work(tmp_path / str(strength), "x"))
+             for strength in (0.1, 2)}  # fmt: skip
+    assert found[2].evidence["class"] == "banana" and found[2].evidence["mask"] < 0.06
+    assert found[0.1].evidence["class"] != "banana" and found[2].values[0] > found[2].threshold
+
+
+def test_detectors_of_models_ask_for_no_more_than_they_use():
+    assert {name: method("detector", name).access for name in ("decree", "neural_cleanse", "max_margin")} == {
+        "decree": "clean-pairs", "neural_cleanse": "few-labelled", "max_margin": "test-time",
+    }  # fmt: skip
