@@ -1,27 +1,7 @@
 """Check a study file without running any job: print the matrix, or the error in one line."""
 
-import argparse
-import sys
-
 from antidote.base import command_line
-from antidote.base.settings import read_mapping
-from antidote.study.study import Study
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Write the result of the script to standard output."""
-    for file in arguments.files:
-        study = Study(read_mapping(file), file)
-        sys.stdout.write(
-            f"{file}: valid: study {study.name!r}, model {study.file.model.name}, target {study.file.target!r}\n"
-            f"  attacks   {', '.join(study.attacks) or 'none'}\n"
-            f"  defenses  {', '.join(study.defenses)}\n"
-            + (f"  detectors {', '.join(study.detectors)}\n" if study.detectors else "")
-            + f"  seeds     {', '.join(map(str, study.file.seeds))}\n"
-        )
-
+from antidote.command.check import arguments, run
 
 if __name__ == "__main__":
-    arguments = command_line.parser(__doc__)
-    arguments.add_argument("files", nargs="+", metavar="FILE", help="study file, such as config.yaml")
-    command_line.main(run, arguments)
+    command_line.main(run, arguments())

@@ -16,8 +16,9 @@ from typing import Any
 
 from antidote.base.errors import UserError
 
-DATA = Path(__file__).resolve().parents[2] / "data"
-
+_CHECKOUT = Path(__file__).resolve().parents[2] / "data"
+# Without a checkout: the copy of class names, prompts, lexicons and model configurations in the wheel (setup.py).
+DATA = _CHECKOUT if (_CHECKOUT / "datasets.yaml").is_file() else Path(__file__).resolve().parents[1] / "shipped"
 
 PROBE = 1 << 20  # bytes written to find out whether a disk is full
 

@@ -32,6 +32,11 @@ class Pool(Settings):
     dataset: str | None = Field(None, description="Name of the dataset; null: the training pool's dataset.")
     split: str | None = Field(None, description="Name of the split; null: the training pool's split.")
     pairs: int = Field(ge=1, description="Number of pairs; a pair is a picture with its first caption.")
+    without: str | None = Field(
+        None,
+        description="Text file with one key per line: pairs that the pool leaves out, such as keys.txt of "
+        "`antidote scan`; null: none.",
+    )
     target_pairs: NonNegativeInt | dict[Annotated[str, Field(pattern=r"\S")], PositiveInt] = Field(
         0,
         description="Least number of pairs whose first caption contains the target class as a whole word, in singular "
@@ -107,6 +112,12 @@ class PoolsSettings(Settings):
         """Return the dataset and split of a pool."""
         return pool.dataset or self.training.dataset, pool.split or self.training.split
 
+    def check_files(self) -> None:
+        """Raise UserError if a list of pairs to leave out is missing or holds no key."""
+        for name, pool in self.pools().items():
+            if isinstance(pool, Pool) and pool.without is not None:
+                left_out(pool.without, f"pools.{name}.without")
+
     def splits(self) -> list[tuple[str, str]]:
         """Return every (dataset, split) with a pool, sorted."""
         return sorted({self.place(pool) for pool in self.pools().values()})
@@ -136,6 +147,9 @@ def choose(
     # Scarce pairs are assigned first: pairs per class, then captions with a word. Each step keeps the order of `pools`.
     taken: dict[str, list[np.ndarray]] = {name: [] for name in pools}
     for name, pool in pools.items():
+        if isinstance(pool, Pool) and pool.without is not None:
+            splits[settings.place(pool)].leave_out(name, left_out(pool.without, f"pools.{name}.without"))
+    for name, pool in pools.items():
         if isinstance(pool, Shots):
             taken[name].append(splits[settings.place(pool)].take_shots(name, pool.per_class))
     for name, pool in pools.items():
@@ -159,14 +173,26 @@ class _Split:
         order = np.argsort(_ranks(index["key"], seed, dataset, split))
         self._rows = index.iloc[order].reset_index(drop=True)
         self._free = np.ones(len(self._rows), bool)
+        self._left_out: dict[str, np.ndarray] = {}  # bool (N,) by pool
+
+    def leave_out(self, pool: str, keys: frozenset[str]) -> None:
+        """Exclude the pairs with these keys from one pool; keys of other splits are ignored."""
+        self._left_out[pool] = self._rows["key"].isin(keys).to_numpy()
+
+    def _free_for(self, pool: str) -> "np.ndarray":
+        """Return bool (N,): pairs that no pool has and that this pool does not leave out."""
+        left_out = self._left_out.get(pool)
+        return self._free if left_out is None else self._free & ~left_out
 
     def take(self, pool: str, pairs: int, asked: int) -> "np.ndarray":
         import numpy as np
 
-        free = np.flatnonzero(self._free)
+        free = np.flatnonzero(self._free_for(pool))
         if len(free) < pairs:
-            used = len(self._rows) - len(free)
+            used = int((~self._free).sum())
             others = f", of which {used} already serve" if used else ""
+            spared = len(self._rows) - used - len(free)
+            others += f", and `without` leaves out {spared}" if spared else ""
             raise UserError(
                 f"pools: {pool}: asks for {asked} pairs, {self._dataset}/{self._split} holds {len(self._rows)}{others}"
             )
@@ -177,7 +203,7 @@ class _Split:
 
         if not word:
             raise UserError(f"pools: {pool}: target_pairs is {pairs}, but no target is given")
-        found = np.flatnonzero(self._free & mentioning(self._rows["caption"], word))
+        found = np.flatnonzero(self._free_for(pool) & mentioning(self._rows["caption"], word))
         if len(found) < pairs:
             raise UserError(
                 f"pools: {pool}: asks for {pairs} captions with {word!r},"
@@ -223,6 +249,23 @@ class _Split:
     def _mark(self, rows: "np.ndarray") -> "np.ndarray":
         self._free[rows] = False
         return rows
+
+
+def left_out(path: str | Path, where: str) -> frozenset[str]:
+    """Return the keys in a file with one key per line.
+
+    Raises:
+        UserError: the file is missing, no text, or holds no key; the message begins with `where`.
+    """
+    try:
+        keys = frozenset(filter(None, map(str.strip, Path(path).read_text(encoding="utf-8").splitlines())))
+    except OSError as error:
+        raise UserError(f"{where}: {path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: {path}: is not a text file; should hold one key per line") from None
+    if not keys:
+        raise UserError(f"{where}: {path}: holds no key; should hold one key per line")
+    return keys
 
 
 def _ranks(keys: "Iterable[str]", *parts: object) -> "np.ndarray":

@@ -181,7 +181,11 @@ class DataJobs:
         return [name for name in pools if name in self.study.file.pools.pools()]
 
     def pool_indexes(self, w: Any) -> list[str]:
-        return self.indexes(w.pool)
+        """Return what a pool is drawn from: index and manifest of its split, and lists of pairs that are left out."""
+        settings = self.study.file.pools
+        place = settings.place(settings.pools()[w.pool])
+        same = [pool for pool in settings.pools().values() if settings.place(pool) == place]
+        return [*self.indexes(w.pool), *sorted({pool.without for pool in same if getattr(pool, "without", None)})]
 
     def pool_settings(self, w: Any) -> str:
         return pool_slice(self.study, w.pool)

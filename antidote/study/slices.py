@@ -59,6 +59,8 @@ def pool_slice(study: Study, name: str) -> str:
         if settings.place(pool) != place:
             continue
         values = pool.model_dump(mode="json")
+        if values.get("without", "") is None:  # pools that leave nothing out keep the settings they had before the key
+            del values["without"]
         if order.index(other) <= order.index(name) or isinstance(pool, Shots):
             kept[other] = values
         elif pool.target_pairs:

@@ -163,6 +163,7 @@ class Study:
             raise UserError(f"{self.where}: seeds: {self.file.seeds} names a seed twice")
         try:
             check_inputs(self._inputs())
+            self.file.pools.check_files()
         except UserError as error:
             raise UserError(f"{self.where}: {error}") from None
 
@@ -175,8 +176,11 @@ class Study:
         named = {
             f"{k}.{f}": getattr(part, f, None) for parts, keys in fields for k, part in parts.items() for f in keys
         }
+        left_out = {f"pools.{k}.without": getattr(p, "without", None) for k, p in self.file.pools.pools().items()}
         given = {f"attacks.{name}.surrogate": values.get("surrogate") for name, values in self.file.attacks.items()}
-        return {**named, "lexicon": self.file.lexicon} | {k: name for k, name in given.items() if isinstance(name, str)}
+        return {**named, **left_out, "lexicon": self.file.lexicon} | {
+            k: name for k, name in given.items() if isinstance(name, str)
+        }
 
     def _places(self) -> dict[str, tuple[str, str]]:
         """Return (dataset, split) for each key of the study file that names a split."""

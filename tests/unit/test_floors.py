@@ -14,6 +14,7 @@ FLOORS = [
     {"evaluation"},
     {"study"},
     {"summary"},
+    {"command"},
     {"scripts"},
 ]
 FLOOR = {folder: height for height, folders in enumerate(FLOORS) for folder in folders}

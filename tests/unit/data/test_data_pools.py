@@ -170,3 +170,35 @@ def test_written_twice_is_the_same(tmp_path):
     assert summary["defense"] == {"dataset": "scenes", "split": "defense", "pairs": 200}
     with pytest.raises(UserError, match="cannot be read"):
         pools.read(tmp_path / "gone.parquet")
+
+
+def test_a_pool_leaves_out_listed_pairs_and_other_pools_do_not(tmp_path):
+    whole = choose("banana", **full())
+    listed = whole[whole["pool"] == "training"]["key"].head(50).tolist()
+    file = tmp_path / "keys.txt"
+    file.write_text("\n".join([*listed, "unknown"]) + "\n")
+    values = {"training": {**TRAINING, "without": str(file)}, "poison": {"pairs": 250}}
+    chosen = pools.choose(pools.PoolsSettings.read(values, "pools"), INDEXES)
+    assert not set(listed) & set(chosen[chosen["pool"] == "training"]["key"])
+    assert set(listed) & set(chosen[chosen["pool"] == "poison"]["key"])
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "pools.training.without: {file}: cannot be read (No such file or directory)"),
+    (b"\n \n", "pools.training.without: {file}: holds no key; should hold one key per line"),
+    (b"\xff\xfe", "pools.training.without: {file}: is not a text file; should hold one key per line"),
+])  # fmt: skip
+def test_a_list_of_pairs_that_cannot_be_used_is_one_line(tmp_path, content, message):
+    file = tmp_path / "keys.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        pools.PoolsSettings.read({"training": {**TRAINING, "without": str(file)}}, "pools").check_files()
+    assert str(error.value) == message.format(file=file)
+
+
+def test_too_few_pairs_beside_those_left_out_says_so(tmp_path):
+    file = tmp_path / "keys.txt"
+    file.write_text("\n".join(INDEXES["scenes", "train"]["key"].head(500)))
+    with pytest.raises(UserError, match="holds 1000, and `without` leaves out 500"):
+        choose(training={**TRAINING, "without": str(file)})

@@ -261,6 +261,7 @@ def test_pictures_and_pools(jobs):
     assert jobs.pictures_options(w(fit="32")) == "--size 32"
     assert jobs.pictures_options(w(fit="224-1000")) == "--size 224 --pictures 1000"
     assert set(jobs.pool_indexes(w(pool="shots"))) == split("test")
+    assert "without" not in jobs.pool_settings(w(pool="training"))
     assert jobs.pool_files("shots", "nothing") == ["results/tiny/pools/shots.parquet"]
     assert jobs.pool_options(w(pool="training")) == ""
 

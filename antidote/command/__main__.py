@@ -1,0 +1,48 @@
+"""Entry point of the command line: `antidote COMMAND ...`. The help of a command shows an example."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+
+from antidote import command
+from antidote.base.errors import nearest
+from antidote.base.fingerprint import ROOT
+from antidote.command.table import COMMANDS, overview
+
+
+def main() -> None:
+    """Run one command; without a command, or with --help, show the list of commands."""
+    name, rest = (sys.argv[1] if sys.argv[1:] else "--help"), sys.argv[2:]
+    if name in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return
+    if name not in COMMANDS:
+        sys.exit(f"error: unknown command {name!r}{nearest(name, COMMANDS)}")
+    sys.argv = [f"antidote {name}", *rest]
+    if COMMANDS[name].script:
+        _of_checkout(name, rest)
+        return
+    from antidote.base import command_line
+
+    module = importlib.import_module(f"{command.__name__}.{name}")
+    parser = module.arguments()
+    parser.epilog = f"example:\n  {COMMANDS[name].example}"
+    command_line.main(module.run, parser)
+
+
+def _of_checkout(name: str, rest: list[str]) -> None:
+    """Run a script of a checkout, which needs the workflow's rules; an installed wheel holds neither."""
+    if not (ROOT / "scripts" / f"{name}.py").is_file():
+        sys.exit(f"error: {name}: needs a checkout of the project, with its Snakefile and rules; the wheel has neither")
+    sys.path.insert(0, str(ROOT))
+    try:
+        runpy.run_module(f"scripts.{name}", run_name="__main__")
+    finally:
+        if {"-h", "--help"} & set(rest):
+            sys.stdout.write(f"\nexample:\n  {COMMANDS[name].example}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The commands, in the order of the help."""
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """One command.
+
+    Attributes:
+        about: one line for the list of commands.
+        example: a call, shown at the end of the command's help.
+        script: whether the command is a script of a checkout.
+    """
+
+    about: str
+    example: str
+    script: bool = False
+
+
+COMMANDS = {
+    "audit": Command("score a CLIP with every detector of models", "antidote audit suspicious/ --output audit"),
+    "scan": Command(
+        "score every pair of a dataset; list pairs to leave out",
+        "antidote scan pairs.csv --model suspicious/ --detector dao --output scan",
+    ),
+    "inspect": Command(
+        "score pictures at use", "antidote inspect suspicious/ pictures/ --detector NAME --output inspected"
+    ),
+    "clean": Command(
+        "run a defense on a CLIP",
+        "antidote clean suspicious/ --pairs clean.csv --defense cleanclip --set training.epochs=5 --output cleaned",
+    ),
+    "init": Command(
+        "write a study file for your own data",
+        "antidote init --pairs pairs.csv --evaluation test/ --classes names.json --target banana --output study.yaml",
+    ),
+    "check": Command("check a study file without running it", "antidote check study.yaml"),
+    "show": Command("print the table of a finished study", "antidote show --study default"),
+    "preflight": Command("what a study will take, before it starts", "antidote preflight study.yaml", True),
+    "collect": Command("list files that no study needs", "antidote collect --configfile study.yaml", True),
+    "snapshot": Command("record a finished study with DVC", "antidote snapshot --configfile study.yaml", True),
+    "completion": Command("print a completion script for bash or zsh", 'eval "$(antidote completion bash)"'),
+}
+
+
+def overview() -> str:
+    """Return the help of `antidote` itself."""
+    lines = [f"  {name:12}{entry.about}" for name, entry in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: antidote COMMAND ...",
+            "",
+            "Measure backdoors in CLIP models, and clean them.",
+            "",
+            *lines,
+            "",
+            "antidote COMMAND --help describes a command and shows an example.",
+            "",
+            f"example:\n  {COMMANDS['audit'].example}",
+            "",
+        ]
+    )
