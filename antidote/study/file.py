@@ -12,6 +12,7 @@ from antidote.data.pools import PoolsSettings
 from antidote.evaluation.persistence import PersistenceSettings
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.study.gate import Gate
+from antidote.study.tracks import TrackSettings
 from antidote.training.recipe import TrainSettings
 
 
@@ -40,6 +41,9 @@ class StudyFile(Settings):
     """A study file. `attacks`, `defenses` and `detectors` map names of entries to a `method` and its settings."""
 
     study: str = Field(description="name of the study, and of the study's folder in results/")
+    track: TrackSettings | None = Field(
+        None, description="the recipe of data/tracks.yaml that the study keeps to; claims and published figures need it"
+    )
     seeds: list[Seed] = Field([0], min_length=1, description="the whole study is run once per seed")
     target: str = Field("banana", description="the class that all attacks aim at")
     model: ModelSettings = ModelSettings()

@@ -26,6 +26,7 @@ from antidote.study.file import PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
 from antidote.study.models import check_public, loaded, picture_size, surrogate_config
 from antidote.study.sweeps import Entry, entries
+from antidote.study.tracks import check_track
 
 
 class Study:
@@ -51,6 +52,7 @@ class Study:
         self.where = where
         self.file = StudyFile.read(_plain(values), where)
         self._check_names()
+        check_track(self.file.track, self.file, where)
         self.sources = {name: self._source(name) for name, _ in self.splits()}
         for unused in set(self.file.datasets) - set(self.sources):
             self._source(unused)

@@ -1,0 +1,159 @@
+"""Headlines of the works on the project's list, beside what finished studies measure of them: `docs/claims.md`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from pydantic import Field
+
+from antidote.base.errors import UserError, nearest
+from antidote.base.settings import Settings, read_mapping
+from antidote.summary.page import duration
+from antidote.summary.relations import parse
+from antidote.summary.tables import CONTROL, percent
+from antidote.summary.text import RECONSTRUCTION
+from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, Finished, Verdict, judge
+
+CLAIMS = Path(__file__).resolve().parents[2] / "data" / "claims.yaml"
+WORST_FIRST = (FAILS, UNMEASURED, UNDECIDED, HOLDS)  # the verdict of several relations is the first that occurs
+
+
+class Claim(Settings):
+    """One headline of data/claims.yaml."""
+
+    paper: str = Field(description="key of data/published.yaml")
+    sentence: str
+    value: str = Field(description="the paper's figures, in percent")
+    relations: list[str] = Field(min_length=1, description="relations of figures, see antidote.summary.relations")
+    at: Literal["matched", "as_set"] = Field("matched", description="whether defenses are compared at matched accuracy")
+    gated: bool = Field(True, description="only attacks that pass the gate count")
+    ours: str = Field("", description="what in the test is this project's choice")
+
+
+def read_claims(papers: dict[str, str], path: Path = CLAIMS) -> dict[str, Claim]:
+    """Return the claims by name; the relations are checked.
+
+    Args:
+        papers: titles by key.
+
+    Raises:
+        UserError: the file is not valid, or a claim names an unknown paper, figure or method; names the claim.
+    """
+    found = {}
+    for name, values in read_mapping(str(path)).items():
+        if not isinstance(values, dict):
+            raise UserError(f"{path.name}: {name}: should hold keys and values, not {values!r}")
+        claim = Claim.read(values, f"{path.name}: {name}")
+        if claim.paper not in papers:
+            raise UserError(f"{path.name}: {name}: paper: unknown paper {claim.paper!r}{nearest(claim.paper, papers)}")
+        for relation in claim.relations:
+            parse(relation, f"{path.name}: {name}: relations")
+        found[name] = claim
+    return found
+
+
+def page(claims: dict[str, Claim], papers: dict[str, str], studies: list[Finished]) -> str:
+    """Return the generated part of docs/claims.md: which defense to use, then one table per work."""
+    works = dict.fromkeys(claim.paper for claim in claims.values())
+    parts = [_choices(studies)]
+    for paper in works:
+        rows = [["claim", "paper", "study", "ours, percent", "verdict"], ["---"] * 5]
+        for claim in (claim for claim in claims.values() if claim.paper == paper):
+            rows += _rows(claim, studies)
+        parts.append(f"### {papers[paper]}\n\n{_markdown(rows)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def verdict(claim: Claim, done: Finished) -> tuple[str, list[Verdict]]:
+    """Return the verdict of a claim in one study, and those of its relations."""
+    relations = [parse(text, claim.sentence) for text in claim.relations]
+    found = [judge(relation, done, claim.at == "matched", claim.gated) for relation in relations]
+    return next(word for word in WORST_FIRST if any(one.word == word for one in found)), found
+
+
+def _rows(claim: Claim, studies: list[Finished]) -> list[list[str]]:
+    """Return a row per study that measured the claim; one row if none did."""
+    sentence = claim.sentence + (f" (Ours: {claim.ours}.)" if claim.ours else "")
+    rows, reasons = [], []
+    for done in studies:
+        word, found = verdict(claim, done)
+        if word == UNMEASURED:
+            reasons += [f"{done.study.name}: {one.reason}" for one in found if one.word == UNMEASURED][:1]
+            continue
+        reason = "; ".join(dict.fromkeys(one.reason for one in found if one.reason and one.word == word))
+        study = f"{done.track}, {done.study.name}, {_seeds(done)}"
+        rows.append([study, "; ".join(map(_figures, found)), f"**{word}**" + (f": {reason}" if reason else "")])
+    rows = rows or [["", "", f"{UNMEASURED}" + (f" ({'; '.join(reasons)})" if reasons else "")]]
+    return [[sentence if i == 0 else "", claim.value if i == 0 else "", *row] for i, row in enumerate(rows)]
+
+
+def _figures(found: Verdict) -> str:
+    """Return the sides of a relation, and left minus right with half of its interval."""
+    half = "" if found.half is None else f" ± {found.half:.1f}"
+    return f"{', '.join(found.sides)}: {found.difference:+.1f}{half}"
+
+
+def _choices(studies: list[Finished]) -> str:
+    """Return a table of all defenses by access: what they need, leave, cost, and how sure the figures are."""
+    head = "### Which defense to use\n\n"
+    if not studies:
+        return head + "No study of a track was given."
+    rows = [["study", "access", "defense", "ASR@1, worst", "ASR@1, mean", "CA@1 loss, worst", "time", "how sure"]]
+    rows.append(["---"] * 3 + ["---:"] * 4 + ["---"])
+    for done in studies:
+        found = sorted(_defenses(done), key=lambda row: (row[0], row[1]))
+        rows += [[f"{done.track}, {done.study.name}", *row[2]] for row in found]
+    return (
+        f"{head}Worst and mean over the attacks that pass the gate. By access, the lowest worst ASR@1 first; a defense "
+        f"outside the study's accuracy budget comes last. {RECONSTRUCTION} reconstruction.\n\n{_markdown(rows)}"
+    )
+
+
+def _defenses(done: Finished) -> list[tuple[str, tuple[bool, float], list[str]]]:
+    """Return access, order within the access, and the row of each defense that was run."""
+    table = done.table[done.table["gate"] == "passed"]
+    shown = table[((table["sweep"] == "") | (table["picked"] == "yes")) & (table["access"] != CONTROL)]
+    name = shown["defense"].where(shown["sweep"] == "", shown["sweep"])
+    before = table[table["defense"] == "none"].set_index("attack")["ca1_mean"]
+    rows = []
+    for defense, mine in shown[shown["defense"] != "none"].groupby(name, sort=False):
+        measured = mine[mine["asr1_mean"].notna() & mine["ca1_mean"].notna()]
+        if measured.empty:
+            continue
+        first = measured.iloc[0]
+        asr, loss = measured["asr1_mean"], measured["attack"].map(before) - measured["ca1_mean"]
+        beyond = bool((measured["within"] != "yes").any())
+        row = [
+            first["access"],
+            defense + (f" {RECONSTRUCTION}" if first["reconstruction"] == "yes" else ""),
+            f"{percent(asr.max())} ({measured.loc[asr.idxmax(), 'attack']})",
+            percent(asr.mean()),
+            percent(loss.max()) + (" (outside the budget)" if beyond else ""),
+            _seconds(done, set(measured["defense"])),
+            _sure(done, measured),
+        ]
+        rows.append((first["access"], (beyond, float(asr.max())), row))
+    return rows
+
+
+def _seconds(done: Finished, defenses: set[str]) -> str:
+    costs = done.costs[(done.costs["stage"] == "defend") & done.costs["defense"].isin(defenses)]
+    return "" if costs.empty else duration(pd.to_numeric(costs["seconds"]).mean())
+
+
+def _sure(done: Finished, measured: pd.DataFrame) -> str:
+    """Return number of attacks and seeds, and the largest spread over seeds."""
+    words = [f"{len(measured)} attack{'s' if len(measured) > 1 else ''}", _seeds(done)]
+    spread = measured["asr1_std"].max()
+    return ", ".join([*words, "spread unknown" if pd.isna(spread) else f"spread of ASR@1 up to {percent(spread)}"])
+
+
+def _seeds(done: Finished) -> str:
+    count = len(done.study.file.seeds)
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

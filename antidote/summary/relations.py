@@ -1,0 +1,145 @@
+"""Relations of figures, such as `asr1(attack=badclip, defense=ta_cleaner) < asr1(attack=badclip) - 10`.
+
+    relation    sum ("<" | "<=" | ">" | ">=") sum
+    sum         ["-"] part (("+" | "-") part)*
+    part        number | figure "(" [condition ("," condition)*] ")"
+    condition   key ("=" | "!=") word
+
+Numbers and rates are in percentage points. Keys: `attack`, `defense`, `detector` (names of methods; `attack=*` is the mean
+over all attacks of a study), `adaptation`, and a setting of an entry, as in `attack.surrogate!=clean`. Without a defense, a
+term is of the undefended model. Nothing is evaluated as code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from antidote.base.errors import UserError, nearest
+from antidote.base.registry import ATTACKS, DEFENSES, DETECTORS
+
+CELLS = ("ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "asr3_all", "asr5_all", "asr10_all", "pa", "pa_all")
+OTHERS = ("floor", "target_ca1", "hit1", "hit5", "hit10")
+VISIBLE = ("psnr", "ssim")  # not in percent
+DETECTED = ("auroc", "auprc", "tpr_at_fpr1", "fpr_at_tpr1", "precision", "recall")
+PERSISTED = ("delivered", "worst", "delta", "area")
+FIGURES = (*CELLS, *OTHERS, *VISIBLE, *DETECTED, *PERSISTED)
+METHODS = {"attack": ATTACKS, "defense": DEFENSES, "detector": DETECTORS}
+KEYS = (*METHODS, "adaptation")
+TOKEN = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d+)?)|(?P<word>[A-Za-z_][\w.-]*)|(?P<mark><=|>=|!=|[<>=+\-(),*]))")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One requirement of a term, `key = word` or `key != word`."""
+
+    key: str
+    word: str
+    equal: bool = True
+
+
+@dataclass(frozen=True)
+class Term:
+    """A figure with its sign; without a figure, a constant in percentage points."""
+
+    sign: int
+    figure: str = ""
+    conditions: tuple[Condition, ...] = ()
+    constant: float = 0.0
+
+    def word(self, key: str) -> str | None:
+        """Return the word that a key has to equal; None without one."""
+        return next((c.word for c in self.conditions if c.key == key and c.equal), None)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`left` minus `right` as a sum of terms, compared with 0."""
+
+    text: str
+    terms: tuple[Term, ...]
+    mark: str
+
+
+def parse(text: str, where: str) -> Relation:
+    """Return a relation.
+
+    Raises:
+        UserError: the text is no relation, or names an unknown figure, key or method; the line begins with `where`.
+    """
+    tokens = _Tokens(text, where)
+    left = _sum(tokens)
+    mark = tokens.take("<", "<=", ">", ">=")
+    right = _sum(tokens)
+    if tokens.next is not None:
+        tokens.fail("the end")
+    return Relation(text, (*left, *(Term(-t.sign, t.figure, t.conditions, t.constant) for t in right)), mark)
+
+
+class _Tokens:
+    """The tokens of a relation, one after another."""
+
+    def __init__(self, text: str, where: str) -> None:
+        self.where, self.text, self.found, place = where, text, [], 0
+        while text[place:].strip():
+            match = TOKEN.match(text, place)
+            if match is None:
+                raise UserError(f"{where}: {text!r}: cannot be read at {text[place:].strip()[:12]!r}")
+            self.found.append((match.lastgroup, match.group(match.lastgroup)))
+            place = match.end()
+
+    @property
+    def next(self) -> str | None:
+        return self.found[0][1] if self.found else None
+
+    def take(self, *words: str, kind: str | None = None) -> str:
+        """Return the next token, one of `words` or of the kind."""
+        if not self.found or not (self.found[0][1] in words or self.found[0][0] == kind):
+            self.fail(" or ".join(filter(None, [*map(repr, words), kind])))
+        return self.found.pop(0)[1]
+
+    def fail(self, expected: str) -> None:
+        found = "the end" if self.next is None else repr(self.next)
+        raise UserError(f"{self.where}: {self.text!r}: {expected} is expected in the place of {found}")
+
+    def known(self, word: str, words: Iterable[str], what: str) -> str:
+        if word not in words:
+            raise UserError(f"{self.where}: {self.text!r}: unknown {what} {word!r}{nearest(word, words)}")
+        return word
+
+
+def _sum(tokens: _Tokens) -> list[Term]:
+    sign = -1 if tokens.next == "-" else 1
+    if sign < 0:
+        tokens.take("-")
+    terms = [_part(tokens, sign)]
+    while tokens.next in ("+", "-"):
+        terms.append(_part(tokens, 1 if tokens.take("+", "-") == "+" else -1))
+    return terms
+
+
+def _part(tokens: _Tokens, sign: int) -> Term:
+    if tokens.found and tokens.found[0][0] == "number":
+        return Term(sign, constant=float(tokens.take(kind="number")))
+    figure = tokens.known(tokens.take(kind="word"), FIGURES, "figure")
+    tokens.take("(")
+    conditions: list[Condition] = []
+    while tokens.next != ")":
+        if conditions:
+            tokens.take(",")
+        conditions.append(_condition(tokens))
+    tokens.take(")")
+    return Term(sign, figure, tuple(conditions))
+
+
+def _condition(tokens: _Tokens) -> Condition:
+    key = tokens.take(kind="word")
+    tokens.known(key.partition(".")[0], METHODS if "." in key else KEYS, "key")
+    equal = tokens.take("=", "!=") == "="
+    word = tokens.take(
+        "*", *([str(tokens.next)] if tokens.found and tokens.found[0][0] == "number" else []), kind="word"
+    )
+    if key in METHODS and word != "*":
+        tokens.known(word, METHODS[key], f"{key} method")
+    return Condition(key, word, equal)

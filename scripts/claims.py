@@ -1,0 +1,38 @@
+"""Compare the headlines of data/claims.yaml with finished studies, and fill docs/claims.md.
+
+Only studies of a track count. A claim holds, does not hold, is undecided or is not measured.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from antidote.base import command_line
+from antidote.base.files import whole_file
+from antidote.summary.claims import CLAIMS, page, read_claims
+from antidote.summary.published import read_published
+from antidote.summary.text import filled
+from antidote.summary.verdicts import Finished
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the page, or print its generated part."""
+    papers = {key: paper.citation for key, paper in read_published().papers.items()}
+    claims = read_claims(papers, arguments.claims)
+    content = page(claims, papers, [Finished.read(file, arguments.results) for file in arguments.study])
+    if not arguments.page:
+        sys.stdout.write(content)
+        return
+    old = arguments.page.read_text(encoding="utf-8")
+    with whole_file(arguments.page) as temporary:
+        temporary.write_text(filled(old, "claims", content, str(arguments.page)), encoding="utf-8")
+    command_line.log.info("wrote %s", arguments.page)
+
+
+if __name__ == "__main__":
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--study", nargs="*", type=Path, default=[], help="study files of finished studies")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
+    parser.add_argument("--claims", type=Path, default=CLAIMS, help="file of the claims")
+    parser.add_argument("--page", type=Path, help="page to fill, between its `claims` marks")
+    command_line.main(run, parser)
