@@ -50,6 +50,13 @@ DETECTORS = {
     "isolation_forest": "antidote.detectors.isolation_forest:IsolationForest",
     "clip_score": "antidote.detectors.clip_score:CLIPScore",
     "spectral": "antidote.detectors.spectral:Spectral",
+    "strip": "antidote.detectors.strip:STRIP",
+    "scale_up": "antidote.detectors.scale_up:ScaleUp",
+    "bdetclip": "antidote.detectors.bdetclip:BDetCLIP",
+    "subspace": "antidote.detectors.subspace:Subspace",
+    "backdoor_ids": "antidote.detectors.backdoor_ids:BackdoorIDS",
+    "clipguard": "antidote.detectors.clipguard:CLIPGuard",
+    "imbert_salience": "antidote.detectors.imbert_salience:IMBERTSalience",
 }
 
 ADAPTERS = {
