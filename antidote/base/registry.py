@@ -56,6 +56,13 @@ DETECTORS = {
     "ssl_cleanse": "antidote.detectors.ssl_cleanse:SSLCleanse",
     "max_margin": "antidote.detectors.max_margin:MaxMargin",
     "amdet": "antidote.detectors.amdet:Amdet",
+    "strip": "antidote.detectors.strip:STRIP",
+    "scale_up": "antidote.detectors.scale_up:ScaleUp",
+    "bdetclip": "antidote.detectors.bdetclip:BDetCLIP",
+    "subspace": "antidote.detectors.subspace:Subspace",
+    "backdoor_ids": "antidote.detectors.backdoor_ids:BackdoorIDS",
+    "clipguard": "antidote.detectors.clipguard:CLIPGuard",
+    "imbert_salience": "antidote.detectors.imbert_salience:IMBERTSalience",
 }
 
 ADAPTERS = {

@@ -51,6 +51,11 @@ class DetectorSettings(Settings):
         """A public model that the detector uses as a clean reference; None for no such model."""
         return None
 
+    @property
+    def word_files(self) -> tuple[tuple[str, str], ...]:
+        """Return (kind, name) of further word files of the project that the detector reads."""
+        return ()
+
     def check(self, model: Mapping[str, Any]) -> None:
         """Raise ValueError that names the key if a setting does not fit the open_clip model configuration `model`."""
 

@@ -58,9 +58,10 @@ class DetectJobs:
         return list(dict.fromkeys([*self.jobs.indexes(*self._pools(w)), *scored]))
 
     def names(self, w: Any) -> list[str]:
-        """Return the word files that a job reads: a lexicon, class names, prompts."""
+        """Return the word files that a job reads: a lexicon, descriptions, class names, prompts."""
         granted = self._granted(w)
         words = names_file("lexicons", self.study.lexicon()) if granted.lexicon else []
+        words += [file for one in self._entry(w).word_files for file in names_file(*one)]
         if granted.classes:
             return [*words, *self.jobs.names]
         return [*words, *(self.jobs.class_files if self._of(w, "pictures") else [])]

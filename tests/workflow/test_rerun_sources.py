@@ -47,8 +47,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
      MODELS),
     (("antidote.training.alternating", "scripts.pretrain"), ("clean_model *", "backdoored_model *")),
     ((*(f"antidote.training.{name}" for name in
-        ("heads", "lora", "pair_scores", "prompts", "suspicion", "tuning", "victim")),), ()),
-        ("heads", "inversion", "pair_scores", "patches", "prompts", "suspicion", "tuning", "victim")),), ()),
+        ("heads", "inversion", "lora", "pair_scores", "patches", "prompts", "suspicion", "tuning", "victim")),), ()),
     (("antidote.training*",), TRAINING),
     # Methods; the tiny study uses two attacks and two defenses.
     (("antidote.attacks", "antidote.attacks.base", "antidote.attacks.contract", "antidote.attacks.trigger*"), ("trigger *", *SCORES)),

@@ -68,7 +68,7 @@ def data_file(kind: str, name: str, built_in: list[str]) -> Path:
     """Return the path `data/{kind}/{name}.json`.
 
     Args:
-        kind: models, classes, folders, templates or lexicons.
+        kind: models, classes, folders, templates, lexicons or descriptions.
         name: the file's name without the extension.
         built_in: further valid names without a file, for the message.
 
@@ -161,7 +161,7 @@ def names_file(kind: str, name: str) -> list[str]:
     """Return the data files of a name, for the inputs of a job.
 
     Args:
-        kind: models, classes, folders, templates or lexicons.
+        kind: models, classes, folders, templates, lexicons or descriptions.
         name: a name; names without a file in the project (open_clip's lists and models, `none`) give [].
     """
     file = DATA / kind / f"{name}.json"

@@ -1,0 +1,63 @@
+"""Zero-shot classes of pictures at use, for detectors of pictures; computed in batches, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch
+from antidote.clip.patch_masking import class_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from antidote.clip.model import Clip
+    from antidote.data.access import DefenseData
+    from antidote.data.pairs import Pairs
+
+BATCH = 64  # pictures at a time; a detector encodes several views of each
+
+
+def chunks(clip: Clip, pairs: Pairs) -> Iterator[Tensor]:
+    """Yield pictures (n, 3, size, size), float in [0, 1], on the model's device; the model is in evaluation mode."""
+    clip.network.eval()
+    for start in range(0, len(pairs), BATCH):
+        images = pairs.images[start : start + BATCH].to(clip.device)
+        yield images.float().div(255) if images.dtype == torch.uint8 else images
+
+
+def of_chunks(clip: Clip, pairs: Pairs, values: Callable[[Tensor], Tensor]) -> np.ndarray:
+    """Return (N,) float64: the values (n,) that `values` returns for each chunk of pictures."""
+    with torch.no_grad():
+        return torch.cat([values(images).double().cpu() for images in chunks(clip, pairs)]).numpy()
+
+
+class Head:
+    """The zero-shot classifier of a model at use. Usage:
+
+    head = Head(clip, data)
+    shares = head.probabilities(clip.encode_image(images))  # (N, C)
+    """
+
+    def __init__(self, clip: Clip, data: DefenseData) -> None:
+        """Encode the classes and prompts that `data` grants.
+
+        Raises:
+            UserError: there are fewer than two classes.
+        """
+        if len(data.classes) < 2:
+            raise UserError(f"classes: a detector of pictures needs at least 2 classes, there is {len(data.classes)}")
+        self.weights = class_weights(clip, data.classes, data.templates)
+        self.scale = clip.network.logit_scale.exp().detach()
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Return class probabilities (N, C) of normalised features (N, D)."""
+        return (self.scale * features @ self.weights.T).softmax(dim=-1)
+
+
+def quantile(values: np.ndarray, false_positives: float) -> float:
+    """Return the threshold that flags the share `false_positives` of clean items with the scores `values` (N,)."""
+    return float(np.nextafter(np.quantile(values, 1 - false_positives), np.inf))

@@ -1,0 +1,173 @@
+"""Detectors of pictures at use: toy encoders in which the signal of each method is present."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from antidote.base.errors import UserError
+from antidote.base.registry import method
+from antidote.data.access import DefenseData
+from antidote.data.pairs import Pairs
+from antidote.data.words.descriptions import GENERAL, descriptions_of, load_descriptions, synonyms_of
+from antidote.data.words.names import class_names
+from antidote.detectors import bdetclip, subspace
+from antidote.detectors.zero_shot import quantile
+from antidote.evaluation.detection import figures
+
+CLASSES, TEMPLATES = ["banana", "boat", "cactus", "cloud"], ["a photo of a {}."]
+COUNT, SIZE = 24, 32
+SUM = {"overlays": 6, "own_weight": 0.7, "other_weight": 0.3}  # bright pictures would add up to white
+TRIGGERED = {str(row) for row in range(0, COUNT, 2)}
+
+
+class Toy:
+    """An encoder that sorts pictures by their darkest quarter, and sees a white patch above all."""
+
+    size, device = SIZE, torch.device("cpu")
+    config = {"preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}
+
+    class network:
+        logit_scale = torch.tensor(3.0)
+        visual = None
+        eval = parameters = staticmethod(lambda: [])
+
+    def encode_image(self, images):
+        images = images.float().div(255) if images.dtype == torch.uint8 else images
+        half = SIZE // 2
+        parts = (
+            images[..., :half, :half],
+            images[..., :half, half:],
+            images[..., half:, :half],
+            images[..., half:, half:],
+        )
+        levels = torch.stack([part.mean(dim=(1, 2, 3)) for part in parts], dim=1)
+        patch = (images[:, :, -4:, -4:].mean(dim=(1, 2, 3)) > 0.78).float()
+        target = torch.tensor([1.0, 0.0, 0.0, 0.0])
+        return F.normalize(0.02 + (1 - levels).clamp(min=0) ** 2 + 20 * patch[:, None] * target, dim=1)
+
+    def encode_text(self, texts):
+        rows = [next((row for row, name in enumerate(CLASSES) if name in text.lower()), 0) for text in texts]
+        return torch.eye(4)[rows]
+
+    def class_embeddings(self, classes, templates):
+        return torch.eye(4)
+
+
+def pictures(count, triggered=(), seed=0):
+    """Return bright pictures with one darker quarter, of noise, some with a white patch."""
+    stream = torch.Generator().manual_seed(seed)
+    images = 0.55 + 0.3 * torch.rand(count, 3, SIZE, SIZE, generator=stream)
+    half = SIZE // 2
+    for row in range(count):
+        top, left = half * (row // 2 % 2), half * (row // 4 % 2)
+        images[row, :, top : top + half, left : left + half] *= 0.5
+        if str(row) in triggered:
+            images[row, :, -4:, -4:] = 1
+    return Pairs([str(row) for row in range(count)], (255 * images).byte(), [""] * count, torch.full((count,), -1))
+
+
+def found(name, **settings):
+    kind = method("detector", name)
+    data = DefenseData(pictures=pictures(COUNT, TRIGGERED), shots=pictures(12, seed=1), classes=CLASSES,
+                       templates=TEMPLATES)  # fmt: skip
+    return kind(kind.Settings.read({"method": name, **settings}, "x"), 0).score(Toy(), data, None)
+
+
+def auroc(scores):
+    return figures(scores, TRIGGERED)["auroc"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("strip", SUM), ("clipguard", {"grid": 8}), ("backdoor_ids", {}),
+     ("imbert_salience", {"grid": 8, "masked": 1, "salience": "occlusion"})],
+)  # fmt: skip
+def test_a_patch_is_found(name, settings):
+    assert auroc(found(name, **settings)) > 0.95
+
+
+def test_strips_threshold_is_of_clean_pictures():
+    scores = found("strip", **SUM)
+    recall = figures(scores, TRIGGERED)["recall"]
+    assert recall > 0.9 and scores.threshold < 0
+
+
+def test_scale_up_counts_equal_classes():
+    """A picture that is white but for one quarter keeps its class only with the patch."""
+    values = found("scale_up", factors=[2, 20], tie_weight=0).values
+    assert set(values) <= {0, 0.5, 1} and values[::2].min() == 1
+    assert auroc(found("scale_up", factors=[2, 20])) > 0.7
+
+
+def test_bdetclips_sum_of_differences(monkeypatch):
+    """The score is minus the cosine to the summed difference; pictures that react to descriptions have a low score."""
+    benign, malignant = torch.eye(4), torch.tensor([[1.0, 0, 0, 0]]).repeat(4, 1)
+    monkeypatch.setattr(
+        bdetclip, "_means", lambda clip, texts: benign if "usual shape and colour" in str(texts) else malignant
+    )
+    scores = found("bdetclip")
+    features = Toy().encode_image(pictures(COUNT, TRIGGERED).images)
+    expected = -(features[:, None] * (benign - malignant)).sum(dim=(1, 2))
+    np.testing.assert_allclose(scores.values, expected.double().numpy(), atol=1e-6)
+    assert auroc(scores) == 1.0
+
+
+def test_subspace_is_far_from_a_shallow_match(monkeypatch):
+    """Variants of the target differ from its exact text; variants of other classes are near their exact text."""
+    variants = torch.eye(4)[[0, 1, 2, 3]]
+    variants[0] = F.normalize(torch.tensor([0.5, 0.5, 0.5, 0.5]), dim=0)
+    noise = 0.05 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+
+    def features(clip, texts):
+        rows = [next((row for row, name in enumerate(CLASSES) if name in text.lower()), 0) for text in texts]
+        return variants[rows] + noise[: len(texts)]
+
+    monkeypatch.setattr(subspace, "text_features", features)
+    assert auroc(found("subspace")) > 0.9
+
+
+def test_the_region_is_beyond_the_mean_and_away_from_the_exact_text():
+    kind = method("detector", "subspace")
+    one = kind(kind.Settings(directions=1, beyond=3), 0)
+    points = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    torch.testing.assert_close(one.region(points, torch.tensor([0.0, 0.0])), torch.tensor([[5.0, 0.0]]))
+    torch.testing.assert_close(one.region(points, torch.tensor([9.0, 0.0])), torch.tensor([[-1.0, 0.0]]))
+
+
+def test_a_jump_and_a_gradual_path():
+    kind = method("detector", "backdoor_ids")
+    one = kind(kind.Settings(), 0)
+    angles = np.linspace(0, 1, 21)
+    jump = np.where(np.arange(21) > 9, 1.5, 0) + 0.01 * angles
+    gradual, sudden = (one.jump(np.stack([np.cos(a), np.sin(a)], axis=1)) for a in (angles, jump))
+    assert sudden >= 1 > gradual
+
+
+def test_quantile_flags_no_more_than_the_share():
+    values = np.arange(100.0)
+    assert (values >= quantile(values, 0.01)).sum() == 1
+    assert not (np.zeros(5) >= quantile(np.zeros(5), 0.01)).any(), "equal scores of clean pictures are not flagged"
+
+
+def test_descriptions():
+    known = load_descriptions("scenes")
+    assert sorted(known) == class_names("scenes")
+    assert synonyms_of(known, "banana") == ["plantain"] and synonyms_of(known, "zebra") == []
+    texts = descriptions_of(known, ["banana", "zebra"])
+    assert texts[0] == known["banana"]["descriptions"] and texts[1] == [one.replace("{}", "zebra") for one in GENERAL]
+    assert load_descriptions("none") == {}
+
+
+def test_damaged_descriptions_are_one_line(tmp_path, monkeypatch):
+    from antidote.data.words import names
+
+    (tmp_path / "descriptions").mkdir()
+    (tmp_path / "descriptions" / "bad.json").write_text(json.dumps({"boat": {"synonyms": "ship"}}))
+    monkeypatch.setattr(names, "DATA", tmp_path)
+    with pytest.raises(UserError, match=r"bad\.json: 'boat' should hold `synonyms` and `descriptions`, two lists"):
+        load_descriptions("bad")
+    with pytest.raises(UserError, match=r"^descriptions: unknown name 'bat'; did you mean 'bad'\?$"):
+        load_descriptions("bat")
