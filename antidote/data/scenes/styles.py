@@ -64,6 +64,17 @@ STYLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }  # fmt: skip
 
 
+def styled(pictures: np.ndarray, style: str, strength: float = 1.0) -> np.ndarray:
+    """Return pictures uint8 (N, S, S, 3) in a style, laid with `strength` (0, 1] over the plain pictures.
+
+    `strength` counts in steps of 1/256.
+    """
+    shifted, parts = STYLES[style](pictures).astype(np.int32), round(256 * strength)
+    if parts == 256:
+        return shifted.astype(np.uint8)
+    return ((parts * shifted + (256 - parts) * _reduced(pictures).astype(np.int32) + 128) // 256).astype(np.uint8)
+
+
 def _light(pictures: np.ndarray) -> np.ndarray:
     """Return the brightness of every pixel, int32 (N, K, K) in 0..255."""
     red, green, blue = np.moveaxis(pictures.astype(np.int32), -1, 0)

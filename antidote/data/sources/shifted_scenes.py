@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from antidote.data.scenes.draw import generate
-from antidote.data.scenes.styles import FACTOR, STYLES
+from antidote.data.scenes.styles import FACTOR, styled
 from antidote.data.sources.base import RawPair
 from antidote.data.sources.scenes import Scenes, ScenesSplit
 
@@ -19,6 +19,9 @@ CHUNK, CHUNK_PIXELS = 64, 2**21  # pictures and pixels per chunk; pictures are d
 
 class ShiftedSplit(ScenesSplit):
     style: Literal["sketch", "negative", "painted", "night"] = Field(description="Style of the pictures.")
+    strength: float = Field(
+        1.0, gt=0, le=1, description="Share of the style in every pixel; the rest is the picture of `scenes`."
+    )
 
 
 class ShiftedScenes(Scenes):
@@ -31,6 +34,6 @@ class ShiftedScenes(Scenes):
         for start in range(0, wanted.pairs, chunk):
             count = min(chunk, wanted.pairs - start)
             images, captions, labels = generate(wanted.seed, start, count, self.size * FACTOR)
-            images = STYLES[wanted.style](images)
+            images = styled(images, wanted.style, wanted.strength)
             for row in range(count):
                 yield RawPair(f"{split}-{start + row:07d}", images[row], [captions[row]], int(labels[row]))
