@@ -6,7 +6,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo snapshot test test-workflow test-slow cluster cluster-test download lint format lock schema clean
+.PHONY: demo snapshot test test-workflow test-slow cluster cluster-test download image docker-image lint format lock schema clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -32,6 +32,15 @@ cluster: .venvs/cluster/ready
 
 # What datasets from tables of addresses are downloaded with; the jobs find it in .venvs/download.
 download: .venvs/download/ready
+
+# The packages of .venv as an image, for `snakemake --sdm apptainer` and for Docker: docs/containers.md.
+image: antidote.sif
+
+antidote.sif: apptainer.def requirements.lock
+	apptainer build --force $@ apptainer.def
+
+docker-image:
+	docker build --tag antidote .
 
 # A real Slurm of one node, on this machine; skipped where its packages can neither be found nor installed.
 cluster-test: .venvs/cluster/ready

@@ -14,6 +14,10 @@ if not workflow.config_settings.configfiles:
     configfile: f"{workflow.basedir}/config.yaml"
 
 
+# With `--sdm apptainer` alone: the image that `make image` builds from the lock.
+container: "antidote.sif"
+
+
 include: "rules/common.smk"
 include: "rules/data.smk"
 include: "rules/poison.smk"

@@ -15,6 +15,9 @@ rule download:
         dataset=alternatives(jobs.downloaded),
     conda:
         "../envs/download.yaml"
+    # The image has no img2dataset; the job starts that of .venvs/download, whose Python is the machine's.
+    container:
+        None
     threads: 8
     params:
         settings=jobs.download_settings,
