@@ -28,7 +28,16 @@ def entries():
 def settings_of(name, subject):
     kind = method("detector", name)
     recipe = {"epochs": 1, "batch_size": 4, "warmup": 0}
-    of_ten = {"k": 3, "overfit": recipe, "suspicious_share": 0.3, "forget_share": 0.2, "normal_pairs": 4}
+    of_ten = {
+        "k": 3,
+        "overfit": recipe,
+        "suspicious_share": 0.3,
+        "forget_share": 0.2,
+        "normal_pairs": 4,
+        "training": recipe,
+        "steps": 4,
+        "overlays": 2,
+    }
     small = {key: value for key, value in of_ten.items() if key in kind.Settings.model_fields}
     return kind.Settings.read({"method": name, **small, **({"subject": subject} if kind.control else {})}, "x")
 
@@ -48,6 +57,8 @@ def test_scores_cover_the_subject(make_clip, data, tmp_path, name, subject):
     clip, given = make_clip("vit"), data
     if kind.control == "truth":
         given = dataclasses.replace(data, poisoned=frozenset(items_of(subject, data)[:1]))
+    if name == "clean_clip_score":
+        given = dataclasses.replace(data, scorer=make_clip("vit"))
     before = copy.deepcopy(clip.network.state_dict())
     found = kind(settings, 0).score(clip, given, Work(tmp_path / "work", "x"))
     assert list(found.items) == items_of(subject, data)
