@@ -13,6 +13,7 @@ rule detect:
         pools=detecting.pools,
         data=detecting.data,
         names=detecting.names,
+        scorer=detecting.scorer,
     output:
         **layout.outputs("detect"),
     log:
@@ -46,6 +47,7 @@ use rule detect as detect_clean with:
         pools=detecting.pools,
         data=detecting.data,
         names=detecting.names,
+        scorer=detecting.scorer,
     output:
         **layout.outputs("detect_clean"),
     log:

@@ -52,6 +52,11 @@ class DetectorSettings(Settings):
         return None
 
     @property
+    def surrogate(self) -> str | None:
+        """Name of the study's clean model that the detector gets as `data.scorer`; None for no such model."""
+        return None
+
+    @property
     def word_files(self) -> tuple[tuple[str, str], ...]:
         """Return (kind, name) of further word files of the project that the detector reads."""
         return ()

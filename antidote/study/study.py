@@ -307,11 +307,7 @@ class Study:
             raise UserError(f"{self.where}: defenses.none.method: has to be 'none', the undefended model")
         kind = method("defense", settings.method)
         self._check_access("defense", name, kind.access)
-        scorer = settings.surrogate
-        if scorer and scorer not in self.file.surrogates:
-            wrong = f"surrogates has no {scorer!r}{nearest(scorer, self.file.surrogates)}"
-            raise UserError(f"{self.where}: defenses.{name}.scorer: {wrong}")
-        check_public(settings.public, f"{self.where}: defenses.{name}.scorer")
+        self._check_scorer(settings, f"{self.where}: defenses.{name}")
         config = model_config(self.file.model.name)
         if kind.fits(config) is None:
             try:
@@ -319,6 +315,14 @@ class Study:
             except ValueError as error:
                 raise UserError(f"{self.where}: defenses.{name}.{error}") from None
         return settings
+
+    def _check_scorer(self, settings: Any, where: str) -> None:
+        """Check the clean model that a defense or a detector names, if it names one."""
+        scorer = settings.surrogate
+        if scorer and scorer not in self.file.surrogates:
+            wrong = f"surrogates has no {scorer!r}{nearest(scorer, self.file.surrogates)}"
+            raise UserError(f"{where}.scorer: {wrong}")
+        check_public(settings.public, f"{where}.scorer")
 
     def _check_access(self, kind: str, name: str, access: Access) -> None:
         if access == "clean-pairs" and self.file.pools.defense is None:
@@ -348,11 +352,11 @@ class Study:
         reason = kind.fits(config)
         if reason:
             raise UserError(f"{where}: does not fit {self.file.model.name}: it {reason}")
-        check_public(settings.public, f"{where}.scorer")
         try:
             settings.check(config)
         except ValueError as error:
             raise UserError(f"{where}.{error}") from None
+        self._check_scorer(settings, where)
         return settings
 
     def _check_adaptations(self) -> None:
