@@ -118,6 +118,12 @@ def _amounts(study: Study) -> dict[str, dict[str, float]]:
     }
     detected = [detecting(study, name, sizes) for *_, name in study.detections]
     amounts["detect"] = {"trained": seeds * sum(t for t, _ in detected), "encoded": seeds * sum(e for _, e in detected)}
+    scored = [detecting(study, name, sizes) for name in matrix(study).on_clean]
+    clean = seeds * len(study.file.further_clean)
+    amounts["detect_population"] = {
+        "trained": clean * sum(t for t, _ in scored),
+        "encoded": clean * sum(e for _, e in scored),
+    }
     if study.file.rebound:
         training, every = study.file.rebound.training, study.file.rebound.every
         cells = seeds * sum(not study.few_shot(attack) for attack, _ in study.cells)

@@ -19,6 +19,7 @@ CLEAN = {
     "clean_model": {"attack": "clean"},
     "evaluate_clean": {"attack": "clean", "defense": NO_DEFENSE},
     "detect_clean": {"attack": "clean", "defense": NO_DEFENSE},
+    "detect_population": {"attack": "clean", "defense": NO_DEFENSE},
 }
 
 
