@@ -61,3 +61,25 @@ use rule detect as detect_clean with:
         options=detecting.options,
         folder=subpath(output.detection, parent=True),
         work=layout.work("detect_clean"),
+
+
+use rule detect_clean as detect_population with:
+    # The further clean models of the study's population; `surrogate_model` trains them.
+    input:
+        **layout.inputs("model", "surrogate_model"),
+        pools=detecting.pools,
+        data=detecting.data,
+        names=detecting.names,
+    output:
+        **layout.outputs("detect_population"),
+    log:
+        layout.log("detect_population"),
+    benchmark:
+        layout.benchmark("detect_population")
+    params:
+        settings=detecting.settings,
+        source=detecting.source,
+        model=subpath(input.model, parent=True),
+        options=detecting.options,
+        folder=subpath(output.detection, parent=True),
+        work=layout.work("detect_population"),

@@ -11,6 +11,7 @@ BY_METHOD = {
     "defend_with_finding": ("defense", lambda w: STUDY.defenses[w.defense].method),
     "detect": ("detector", lambda w: STUDY.detectors[w.detector].method),
     "detect_clean": ("detector", lambda w: STUDY.detectors[w.detector].method),
+    "detect_population": ("detector", lambda w: STUDY.detectors[w.detector].method),
 }
 
 

@@ -173,7 +173,8 @@ def _detections(study: Study) -> dict[str, Any]:
         facts |= {"access": kind.access, "control": kind.control or "", "reconstruction": kind.reconstruction}
         detectors.append({"name": name, **facts})
     rate = study.file.detect_false_positives
-    return {"detectors": detectors, "detections": study.detections, "detect_false_positives": rate}
+    found = {"detectors": detectors, "detections": study.detections, "detect_false_positives": rate}
+    return {**found, **({"population": [*study.file.further_clean]} if study.file.population else {})}
 
 
 def fitted_on_clean(settings: AttackSettings) -> bool:

@@ -22,7 +22,7 @@ from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.shifts import class_places
 from antidote.study import reach
 from antidote.study.caption_counts import check_captions
-from antidote.study.file import PoisoningSettings, StudyFile
+from antidote.study.file import SEEDS_APART, PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
 from antidote.study.models import check_public, loaded, picture_size, surrogate_config
 from antidote.study.sweeps import Entry, entries
@@ -69,6 +69,7 @@ class Study:
             )
         self.size = picture_size(self.file.model.name, f"{where}: model.name")
         self._check_measures()
+        self._populate()
         self._check_surrogates()
         self.entries = {kind: self._entries(kind) for kind in AXES}
         self.recipes: dict[str, PoisoningSettings] = {}
@@ -221,6 +222,16 @@ class Study:
             return read(name)
         except UserError as error:
             raise UserError(f"{self.where}: {key}: {error}") from None
+
+    def _populate(self) -> None:
+        """Add the population's models to the surrogates, whose jobs train them."""
+        further = self.file.further_clean
+        twice = next((name for name in further if name in self.file.surrogates), None)
+        if twice:
+            raise UserError(f"{self.where}: surrogates.{twice}: is a name of the population; name the model otherwise")
+        if further and max(self.file.seeds) - min(self.file.seeds) >= SEEDS_APART:
+            raise UserError(f"{self.where}: seeds: with `population`, less than {SEEDS_APART} apart")
+        self.file = self.file.model_copy(update={"surrogates": {**self.file.surrogates, **further}})
 
     def _check_surrogates(self) -> None:
         for name, surrogate in self.file.surrogates.items():

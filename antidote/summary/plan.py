@@ -85,6 +85,7 @@ class SummarySettings(Settings):
     blank: list[Blank] = []
     detectors: list[DetectorFacts] = []
     detections: list[tuple[str, str, str]] = Field([], description="attack, defense and detector of each detection")
+    population: list[str] = Field([], description="names of the further clean models that detectors of models score")
     detect_false_positives: float = Field(0.01, gt=0, lt=1, description="for which thresholds are calibrated")
     gate: Gate = Gate()
     adaptations: list[AdaptationFacts] = []
@@ -116,6 +117,7 @@ class SummarySettings(Settings):
             splits=tuple(self.datasets),
             scored=tuple(self.scored),
             detections=tuple(self.detections),
+            population=tuple(self.population),
             on_clean=tuple(facts.name for facts in self.detectors if facts.subject == "model"),
             adapted=tuple(self.adapted),
             clean_defenses=tuple(self.clean_defenses),
