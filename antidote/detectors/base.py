@@ -99,6 +99,8 @@ class Detector:
         access: the data that the detector gets in addition to the model and its subject.
         control: `truth` for a control that gets the ground truth, `none` for a control without input; None: a method.
         reconstruction: whether the project fills in parts that the paper leaves open.
+        from_features: whether a detector of pairs reads pictures by `picture_features` alone, so that `antidote scan`
+            can encode the pictures of a large set once.
     """
 
     Settings: ClassVar[type[DetectorSettings]]
@@ -106,6 +108,7 @@ class Detector:
     access: ClassVar[Access] = "nothing"
     control: ClassVar[Literal["truth", "none"] | None] = None
     reconstruction: ClassVar[bool] = False
+    from_features: ClassVar[bool] = False
 
     def __init__(self, settings: Any, seed: int) -> None:
         self.settings, self.seed = settings, seed
