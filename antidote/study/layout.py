@@ -37,6 +37,7 @@ SUMMARY = {
 }  # fmt: skip
 PERSISTENCE = {"persistence": "persistence.csv", "persistence_plot": "persistence.png"}
 DETECTIONS = {"detections": "detections.csv", "detection": "detection.png", "roc": "roc.png"}
+PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published.yaml"  # figures of papers, beside a study's own
 UNREAD = ("card", "log", "counts", "examples", "cost")  # keys of files that no later job reads
 
 

@@ -11,6 +11,7 @@ from antidote.summary.cells import COLUMNS, INTERVALS
 from antidote.summary.costs import STAGES
 from antidote.summary.csv_files import text
 from antidote.summary.plan import SummarySettings
+from antidote.summary.published import beside
 from antidote.summary.tables import percent, shown
 from antidote.summary.text import FAILED, RECONSTRUCTION, attack_title, blank_reasons, cell_text, notes
 
@@ -72,6 +73,7 @@ def render(
         matrix=_matrix(shown(table)),
         notes=notes(shown(table), "frame"),
         attacks=_attacks(plan, table),
+        published=beside(plan, table),
         reconstruction=RECONSTRUCTION,
         clean=_clean(table),
         cells=_cells(cells),

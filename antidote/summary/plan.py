@@ -31,6 +31,7 @@ class AttackFacts(Settings):
     score: str = Field("asr1", description="name of the attack's success rate: `asr1`, or the attack's own figure")
     poisons: bool | int | str | None = Field(None, description="number of poisoned pairs, or whether there are any")
     figures: list[FigureFacts] = Field([], description="the attack's own figures")
+    settings: dict[str, str] = Field({}, description="settings that are words; given in a study of a track")
 
 
 class DefenseFacts(Settings):
@@ -94,6 +95,8 @@ class SummarySettings(Settings):
     revival_margin: float = Field(
         0.1, ge=0, le=1, description="rise of the ASR, a fraction, from which a backdoor counts as revived"
     )
+    track: str = Field("", description="name and version of the study's track; empty without one")
+    published: str = Field("", description="hash of data/published.yaml, if the report shows published figures")
     datasets: list[tuple[str, str]] = Field([], description="pairs of dataset and split")
     scored: list[tuple[str, str, str]] = Field([], description="dataset, split and fit of each scored set")
     accuracy_budget: float = Field(

@@ -10,13 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from pydantic import Field, model_validator
 
-from antidote.base.registry import ATTACKS, DEFENSES
 from antidote.base.settings import Settings, read_mapping
+from antidote.study.layout import PUBLISHED
+from antidote.summary.plan import AttackFacts, SummarySettings
+from antidote.summary.tables import percent, shown
 
-FILE = Path(__file__).resolve().parents[2] / "data" / "published.yaml"
-PERCENT = ("ca1", "asr1", "asr10", "pa", "delivered", "worst")
+CLEAN = "clean"  # the clean reference, in the place of an attack
 FRACTIONS = ("area",)
 Known = Literal["paper", "code", "log", "figure", "second hand", "unchecked"]
 
@@ -88,10 +90,8 @@ class Published(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Published:
-        for kind, names, known in (("attacks", self.attacks, ATTACKS), ("defenses", self.defenses, DEFENSES)):
+        for kind, names in (("attacks", self.attacks), ("defenses", self.defenses)):
             for name, one in names.items():
-                if one.method and one.method not in known:
-                    raise ValueError(f"{kind}.{name}.method: {one.method!r} is not in the registry")
                 if not one.method and not one.about:
                     raise ValueError(f"{kind}.{name}: a method that the project does not have needs `about`")
         seen = set()
@@ -135,10 +135,43 @@ class Published(Settings):
 
 
 @cache
-def read_published(path: Path = FILE) -> Published:
+def read_published(path: Path = PUBLISHED) -> Published:
     """Return the published figures.
 
     Raises:
         UserError: the file is not valid; one line.
     """
     return Published.read(read_mapping(str(path)), path.name)
+
+
+def beside(plan: SummarySettings, table: pd.DataFrame) -> list[dict[str, str]]:
+    """Return a row per published figure of the plan's track and model, with the study's own figures of that cell.
+
+    Rates are in percent; a cell that was not run is empty. A swept defense has the setting that the tables show.
+
+    Args:
+        table: one row per attack and defense, as `tables.summarise` returns it.
+    """
+    published, rows = read_published(), []
+    cells = {(row["attack"], row["defense"]): row for _, row in shown(table).iterrows()}
+    methods = {defense.sweep or defense.name: defense.method for defense in plan.defenses}
+    for figure in published.figures() if plan.track else []:
+        setting = published.settings[figure.setting]
+        if setting.track != plan.track or setting.model != plan.model:
+            continue
+        attack, defense = published.attacks[figure.attack], published.defenses[figure.defense]
+        entries = [facts.name for facts in plan.attacks if facts.method == attack.method and _equal(attack, facts)]
+        if figure.attack == CLEAN:
+            entries = [CLEAN]
+        ours = [name for name, method in methods.items() if method == defense.method]
+        for cell in [(a, d) for a in entries for d in ours] or [(figure.attack, figure.defense)]:
+            mine = cells.get(cell)
+            rates = {f: "" if mine is None else percent(mine[f"{f}_mean"]) for f in ("asr1", "ca1")}
+            theirs = {f: f"{figure.values[f]:g}" if f in figure.values else "" for f in ("asr1", "ca1")}
+            source = f"{published.papers[figure.paper].title}, {figure.source}; {figure.known}"
+            rows.append({"attack": cell[0], "defense": cell[1], "ours": rates, "theirs": theirs, "source": source})
+    return sorted(rows, key=lambda row: (row["attack"], row["defense"]))
+
+
+def _equal(name: Name, facts: AttackFacts) -> bool:
+    return all(facts.settings.get(key) == value for key, value in name.settings.items())

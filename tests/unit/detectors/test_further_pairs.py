@@ -107,7 +107,9 @@ def test_a_trigger_keeps_the_feature_under_a_small_mask():
     images = (200 * torch.rand(16, 3, 32, 32, generator=stream)).byte()
     images[:8, :, -4:, -4:] = 255
     pairs = Pairs([str(row) for row in range(16)], images, [""] * 16, torch.full((16,), -1))
-    found = detector("cognitive_distillation", steps=100, gamma=0.001).score(Patched(), DefenseData(training_set=pairs), None)
+    found = detector("cognitive_distillation", steps=100, gamma=0.001).score(
+        Patched(), DefenseData(training_set=pairs), None
+    )
     assert figures(found, {str(row) for row in range(8)})["auroc"] == 1.0
     assert found.values.min() >= -1 and found.values.max() <= 0
 

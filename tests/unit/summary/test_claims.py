@@ -134,7 +134,7 @@ def test_the_worst_of_several_relations_is_the_verdict():
 def test_the_page_says_which_defense_to_use_and_what_holds():
     claims = {"one": Claim(paper="cleanclip", sentence="Lower.", value="14.0", relations=[LOWER])}
     text = page(claims, PAPERS, [finished(both([0.1], [0.2]), noise={"asr1": 1.0})])
-    row = "| tiny 1, default | clean-pairs | cleanclip | 10.0 (badnet) | 10.0 | 1.0 | 12 s | 1 attack, 1 seed"
+    row = "| tiny 1, default | clean-pairs | cleanclip | 10.0 (badnet) | 10.0 | 1.0 | 12.0 s | 1 attack, 1 seed"
     assert row in text and text.index("| cleanclip |") < text.index("| finetune |")
     assert "### CleanCLIP (ICCV 2023)" in text
     assert "| Lower. | 14.0 | tiny 1, default, 1 seed | asr1 10.0, asr1 20.0: -10.0 ± 2.8 | **holds** |" in text
@@ -144,13 +144,13 @@ def test_the_page_says_which_defense_to_use_and_what_holds():
 @pytest.mark.parametrize(
     "relation,text",
     [
-        ("asr(attack=badnet) < 5", "unknown figure 'asr'; did you mean 'asr1'?"),
+        ("asr(attack=badnet) < 5", "unknown figure 'asr'; did you mean 'asr5'?"),
         ("asr1(attack=badnett) < 5", "unknown attack method 'badnett'; did you mean 'badnet'?"),
         ("asr1(defence=none) < 5", "unknown key 'defence'; did you mean 'defense'?"),
         ("asr1(attack=badnet) 5", "'<' or '<=' or '>' or '>=' is expected in the place of '5'"),
         ("asr1(attack=badnet < 5", "',' is expected in the place of '<'"),
         ("asr1(attack=badnet) < 5 5", "the end is expected in the place of '5'"),
-        ("__import__('os')", "unknown figure '__import__'"),
+        ("__import__(os)", "unknown figure '__import__'"),
         ("5 < $", "cannot be read at '$'"),
     ],
 )
