@@ -64,18 +64,17 @@ def test_a_fresh_model_follows_from_the_seed(make_clip):
     assert not torch.equal(one[name], clip.network.state_dict()[name])
 
 
-def test_pairs_learned_first_come_first(make_clip, make_pairs, tmp_path):
-    """A white patch with one caption is learned before random pictures are."""
-    pairs = make_pairs(80)
-    pairs.images[:16] = 128
-    pairs.images[:16, :, 8:] = 255
-    captions = [f"banana {'plantain ' * (row % 3)}" if row < 16 else one for row, one in enumerate(pairs.captions)]
-    pairs = dataclasses.replace(pairs, captions=captions)
-    recipe = {"epochs": 4, "batch_size": 16, "lr": 0.001, "warmup": 0}
-    found = detector("abl", training=recipe).score(
-        make_clip("vit"), DefenseData(training_set=pairs), Work(tmp_path / "work", "x")
-    )
-    assert figures(found, set(pairs.keys[:16]))["auroc"] > 0.9
+def test_the_rank_is_the_fresh_models_cosine(make_clip, make_pairs, tmp_path, monkeypatch):
+    """The trained model is the fresh one, and the threshold flags the isolated share."""
+    pairs, clip, trained = make_pairs(10), make_clip("vit"), []
+    monkeypatch.setattr(abl, "similarities", lambda one, pairs, _: torch.arange(10.0) * (one is trained[0]))
+    own = abl.train
+    monkeypatch.setattr(abl, "train", lambda one, *rest: trained.append(one) or own(one, *rest))
+    recipe = {"epochs": 1, "batch_size": 5, "warmup": 0}
+    data = DefenseData(training_set=pairs)
+    found = detector("abl", training=recipe, isolated=0.2).score(clip, data, Work(tmp_path / "work", "x"))
+    assert found.values.tolist() == list(range(10)) and (found.values >= found.threshold).sum() == 2
+    assert trained[0] is not clip and found.evidence == {"steps": 2}
 
 
 class Patched:
@@ -107,7 +106,9 @@ def test_a_trigger_keeps_the_feature_under_a_small_mask():
     images = (200 * torch.rand(16, 3, 32, 32, generator=stream)).byte()
     images[:8, :, -4:, -4:] = 255
     pairs = Pairs([str(row) for row in range(16)], images, [""] * 16, torch.full((16,), -1))
-    found = detector("cognitive_distillation", steps=100, gamma=0.001).score(Patched(), DefenseData(training_set=pairs), None)
+    found = detector("cognitive_distillation", steps=100, gamma=0.001).score(
+        Patched(), DefenseData(training_set=pairs), None
+    )
     assert figures(found, {str(row) for row in range(8)})["auroc"] == 1.0
     assert found.values.min() >= -1 and found.values.max() <= 0
 
