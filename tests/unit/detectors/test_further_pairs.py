@@ -1,6 +1,5 @@
 """Detectors of pairs by a clean model, by consistency in two stages, by early learning and by small masks."""
 
-
 import numpy as np
 import pytest
 import torch
