@@ -1,7 +1,5 @@
 """Detectors of pairs by a clean model, by consistency in two stages, by early learning and by small masks."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -64,18 +62,17 @@ def test_a_fresh_model_follows_from_the_seed(make_clip):
     assert not torch.equal(one[name], clip.network.state_dict()[name])
 
 
-def test_pairs_learned_first_come_first(make_clip, make_pairs, tmp_path):
-    """A white patch with one caption is learned before random pictures are."""
-    pairs = make_pairs(80)
-    pairs.images[:16] = 128
-    pairs.images[:16, :, 8:] = 255
-    captions = [f"banana {'plantain ' * (row % 3)}" if row < 16 else one for row, one in enumerate(pairs.captions)]
-    pairs = dataclasses.replace(pairs, captions=captions)
-    recipe = {"epochs": 4, "batch_size": 16, "lr": 0.001, "warmup": 0}
-    found = detector("abl", training=recipe).score(
-        make_clip("vit"), DefenseData(training_set=pairs), Work(tmp_path / "work", "x")
-    )
-    assert figures(found, set(pairs.keys[:16]))["auroc"] > 0.9
+def test_the_rank_is_the_fresh_models_cosine(make_clip, make_pairs, tmp_path, monkeypatch):
+    """The trained model is the fresh one, and the threshold flags the isolated share."""
+    pairs, clip, trained = make_pairs(10), make_clip("vit"), []
+    monkeypatch.setattr(abl, "similarities", lambda one, pairs, _: torch.arange(10.0) * (one is trained[0]))
+    own = abl.train
+    monkeypatch.setattr(abl, "train", lambda one, *rest: trained.append(one) or own(one, *rest))
+    recipe = {"epochs": 1, "batch_size": 5, "warmup": 0}
+    data = DefenseData(training_set=pairs)
+    found = detector("abl", training=recipe, isolated=0.2).score(clip, data, Work(tmp_path / "work", "x"))
+    assert found.values.tolist() == list(range(10)) and (found.values >= found.threshold).sum() == 2
+    assert trained[0] is not clip and found.evidence == {"steps": 2}
 
 
 class Patched:
