@@ -42,14 +42,21 @@ def scanned(*words):
 
 
 def test_a_table_is_scored(tmp_path, model, table):
-    scanned(table, "--model", model, "--output", tmp_path / "out", "--share", 0.1, "--shown", 3, "--detector", "k_distance")
+    scanned(
+        table, "--model", model, "--output", tmp_path / "out", "--share", 0.1, "--shown", 3, "--detector", "k_distance"
+    )
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
     assert len(scores) == 40 and scores["score"].is_monotonic_decreasing
     assert (tmp_path / "out" / "keys.txt").read_text().split() == scores["key"].head(4).tolist()
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img") == 3 and scores["caption"][0] in page
     assert json.loads((tmp_path / "out" / "scan.json").read_text())["pairs"] == 40
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["keys.txt", "report.html", "scan.json", "scores.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "keys.txt",
+        "report.html",
+        "scan.json",
+        "scores.csv",
+    ]
 
 
 def test_a_threshold_decides_which_keys_are_left_out(tmp_path, model, table):
@@ -66,7 +73,9 @@ def test_scores_are_those_of_the_detector_on_pictures(name, tmp_path, make_clip,
     from antidote.data.access import DefenseData
 
     kind, clip, pairs = method("detector", name), make_clip("vit"), make_pairs(count=60)
-    score = lambda given: kind(kind.Settings(), 3).score(clip, DefenseData(training_set=given), Work(tmp_path, "x")).values
+    score = lambda given: (
+        kind(kind.Settings(), 3).score(clip, DefenseData(training_set=given), Work(tmp_path, "x")).values
+    )
     encoded = scan.encode(clip, [pairs.take(range(25)), pairs.take(range(25, 60))], tmp_path, "given")
     np.testing.assert_allclose(score(encoded), score(pairs), rtol=1e-4, atol=1e-5)
 
@@ -111,8 +120,10 @@ def test_bad_input_is_one_line(tmp_path, model, table):
 
 
 def test_commands_list_themselves_fast_and_without_torch():
-    code = "import sys; sys.argv = ['antidote', '--help']; from antidote.command.__main__ import main; main(); " \
+    code = (
+        "import sys; sys.argv = ['antidote', '--help']; from antidote.command.__main__ import main; main(); "
         "assert not {'torch', 'pandas', 'open_clip', 'yaml'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "scan" in done.stdout and "example:" in done.stdout
