@@ -113,10 +113,6 @@ def write(folder: Path, pairs: Pairs, scores: Scores, args: argparse.Namespace) 
         if suspicious is None
         else f"{suspicious} of {len(pairs)} pictures reach the method's own threshold. Clean pictures reach it as well."
     )
-    shown = [
-        report.Shown(
-            report.thumbnail(pairs.images[row].permute(1, 2, 0).numpy()), pairs.keys[row], f"{values[row]:.4g}"
-        )
-        for row in order[: args.shown].tolist()
-    ]
+    picture = lambda row: report.thumbnail(pairs.images[row].permute(1, 2, 0).numpy())
+    shown = [report.Shown(picture(row), pairs.keys[row], f"{values[row]:.4g}") for row in order[: args.shown].tolist()]
     report.write(folder / "report.html", "Pictures at use", verdict, facts, shown=shown)
