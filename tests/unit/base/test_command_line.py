@@ -119,7 +119,9 @@ def scripts():
 def test_every_script_shows_its_docstring_and_prints_nothing_else(name):
     """Read from the source, as running each would import torch."""
     source = (ROOT / "scripts" / f"{name}.py").read_text()
-    assert source.startswith('"""') and "__doc__" in source and not re.findall(r"\bprint\(", source)
+    assert source.startswith('"""') and not re.findall(r"\bprint\(", source)
+    # The others call a command of the package, which has a text of its own.
+    assert "__doc__" in source or f"from antidote.command.{name} import" in source
 
 
 def test_a_script_fails_with_one_line_and_code_1(tmp_path):
