@@ -31,11 +31,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512, help="numbers per feature (ViT-B/32: 512, RN50: 1024)")
     parser.add_argument("--detector", default="dao")
     args = parser.parse_args()
-<<<<<<< HEAD
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-=======
     with tempfile.TemporaryDirectory() as folder:
->>>>>>> h
         path, start = Path(folder) / "features.f32", time.perf_counter()
         generator = np.random.default_rng(0)
         with path.open("wb") as file:
