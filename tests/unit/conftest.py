@@ -116,7 +116,7 @@ def small():
         values = {}
         for name, field in kind.model_fields.items():
             if name in SMALL:
-                values[name] = SMALL[name]
+                values[name] = max([SMALL[name], *(bound.ge for bound in field.metadata if hasattr(bound, "ge"))])
             elif hasattr(field.annotation, "model_fields"):
                 values[name] = shrink(field.annotation)
         return values
