@@ -145,6 +145,8 @@ class Realigned(Objective):
         neurons: by layer, which neurons of its output (without the batch) are critical, as 0 or 1.
     """
 
+    parallel = None  # the activations' means are over the whole batch
+
     def __init__(self, clip: Clip, pairs: Pairs, trigger: Inverted, settings: InverTuneSettings) -> None:
         super().__init__(pairs.take(range(min(settings.tuned, len(pairs)))))
         self.clip, self.trigger, self.settings = clip, trigger, settings
