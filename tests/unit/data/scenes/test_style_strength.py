@@ -41,5 +41,5 @@ def test_a_split_has_a_strength():
 @pytest.mark.parametrize("strength", [0, 1.5])
 def test_a_strength_out_of_range(strength):
     split = {"pairs": 3, "seed": 5, "style": "sketch", "strength": strength}
-    with pytest.raises(UserError, match="splits.train.strength"):
+    with pytest.raises(UserError, match=r"splits\.train\.strength"):
         ShiftedScenes.read({"source": "shifted_scenes", "splits": {"train": split}}, "mine")
