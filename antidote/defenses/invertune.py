@@ -12,8 +12,8 @@ As in the released code, the optimiser holds all parameters of the picture encod
 critical neurons. The text encoder gets no gradient and stays as it is.
 
 Reconstruction: step 1 is ours. The paper finds the target by a universal adversarial patch and the user's class names,
-then inverts with a cross-entropy, the distance to a picture of the target, SSIM and the mask's L1. Here no class name is
-needed, and one search does both. Batch norm uses its running statistics while tuning; the released code tunes in
+then inverts with a cross-entropy, the distance to a picture of the target, SSIM and the mask's L1. Here no class name
+is needed, and one search does both. Batch norm uses its running statistics while tuning; the released code tunes in
 training mode. The rate follows a cosine to 0; the released scheduler climbs again after half of the steps.
 
 Known weaknesses, from a reproduction: inversion fails on stripes over the whole picture, since no small mask contains
