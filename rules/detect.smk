@@ -70,6 +70,7 @@ use rule detect_clean as detect_population with:
         pools=detecting.pools,
         data=detecting.data,
         names=detecting.names,
+        scorer=detecting.scorer,
     output:
         **layout.outputs("detect_population"),
     log:

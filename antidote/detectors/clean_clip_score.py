@@ -2,8 +2,11 @@
 
     score = 1 - cos(f_I(picture), f_T(caption))
 
-The features are those of a model that did not see the training set: a clean model of the study or a public one. To such
-a model the caption of a poisoned pair does not fit the picture; clean pairs of wrong captions look the same.
+The features are those of a model that did not see the poisoned pairs: a clean model of the study or a public one. To
+such a model the caption of a poisoned pair does not fit the picture; clean pairs of wrong captions look the same.
+
+A clean model of the study has trained on the same pictures before they were poisoned, each under its true caption. A
+public model has not, so figures with a model of the study are optimistic.
 """
 
 from __future__ import annotations

@@ -208,6 +208,9 @@ def _column(term: Term, done: Finished, attack: str, defense: str) -> pd.Series:
     mine = frame[(frame["attack"] == attack) & (frame["defense"] == defense)]
     if term.figure not in mine or mine[term.figure].isna().all():
         raise Missing(f"{term.figure} of {defense} on {attack} was not run")
+    mine = mine[pd.to_numeric(mine["seed"], errors="coerce").notna()]  # a detector of models has one row for all seeds
+    if mine.empty:
+        raise Missing(f"{term.figure} of {defense} on {attack} has no value by seed")
     values = pd.to_numeric(mine[term.figure]).groupby(mine["seed"].astype(int))
     return values.max() if term.figure in PERSISTED else values.mean()
 
