@@ -152,10 +152,12 @@ def beside(plan: SummarySettings, table: pd.DataFrame) -> list[dict[str, str]]:
     Args:
         table: one row per attack and defense, as `tables.summarise` returns it.
     """
+    if not plan.track:
+        return []
     published, rows = read_published(), []
     cells = {(row["attack"], row["defense"]): row for _, row in shown(table).iterrows()}
     methods = {defense.sweep or defense.name: defense.method for defense in plan.defenses}
-    for figure in published.figures() if plan.track else []:
+    for figure in published.figures():
         setting = published.settings[figure.setting]
         if setting.track != plan.track or setting.model != plan.model:
             continue
