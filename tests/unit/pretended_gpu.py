@@ -74,7 +74,7 @@ class Pretended(TorchFunctionMode):
             return tree_map(_on_gpu, result) if here else result
         if isinstance(result, torch.Tensor) and here != goal:
             result = result.clone() if any(result is tensor for tensor in tensors) else result
-            result = result.as_subclass(Gpu if goal else torch.Tensor)
+            result = _on_gpu(result) if goal else result.as_subclass(torch.Tensor)
         elif goal:
             result = _on_gpu(result)
         return result
@@ -93,7 +93,7 @@ class Pretended(TorchFunctionMode):
             owner = args[0]
             if not isinstance(owner, Gpu) and any(isinstance(part, Gpu) and part.dim() for part in advanced):
                 raise RuntimeError("indices should be on the same device as the indexed tensor (cpu)")
-            listed = isinstance(index, list) or isinstance(index, tuple) and any(isinstance(i, list) for i in index)
+            listed = isinstance(index, list) or (isinstance(index, tuple) and any(isinstance(i, list) for i in index))
             if name == "__setitem__" and (advanced or listed) and isinstance(args[2], torch.Tensor):
                 _same(name, [owner, args[2]], scalars=True)
         elif name not in COPIES:
@@ -186,7 +186,11 @@ def _same(name, tensors, scalars):
 
 
 def _on_gpu(value):
-    return value.as_subclass(Gpu) if isinstance(value, torch.Tensor) and not isinstance(value, Gpu) else value
+    if not isinstance(value, torch.Tensor) or isinstance(value, Gpu):
+        return value
+    if value.is_leaf and value.requires_grad:  # as a factory makes it; an alias would be no leaf
+        return value.detach().as_subclass(Gpu).requires_grad_()
+    return value.as_subclass(Gpu)
 
 
 def _copied(tensor, memo):

@@ -100,7 +100,7 @@ def test_an_attack(gpu, make_clip, make_pairs, small, name):
         images = pictures.images.to(GPU)
         drawn = trigger.draw(images, pictures.keys, "test")
         assert drawn.device == GPU and drawn.dtype == torch.uint8 and (drawn != images).any()
-    settings = EvaluationSettings(dataset="tiny", split="test", bootstrap=10, batch_size=4)
+    settings = EvaluationSettings(dataset="tiny", split="test", bootstrap=100, batch_size=4)
     scores = evaluate(Subject(moved(make_clip()), trigger, 0, CLASSES, TEMPLATES), pictures, settings)
     assert scores["pictures"] == 10
 
