@@ -1,13 +1,15 @@
 """Gather the packages that `gpu_check.py` needs on a machine which has torch and torchvision, and no network.
 
 Takes the versions and hashes of `requirements.lock`, for the Python of that machine; leaves out torch with
-all that torch alone needs, and DVC, which the check does not use. Run inside this project's environment, then on the other machine:
+all that torch alone needs, and DVC, which the check does not use. What is published as source alone is built here;
+such packages are plain Python. Run inside this project's environment, then on the other machine:
 
     python benchmarks/gather_wheels.py wheels --python 3.12
     pip install --no-index --no-deps wheels/*.whl
 """
 
 import argparse
+import platform
 import re
 import subprocess
 import sys
@@ -53,10 +55,20 @@ def main() -> None:
         platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_{options.machine}")]
         subprocess.run(
             [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-             "--only-binary", ":all:", "--require-hashes", "--python-version", options.python, *platforms,
+             "--prefer-binary", "--require-hashes", "--python-version", options.python, *platforms,
              "--dest", str(options.output), "--requirement", str(file)],
             check=True,
         )  # fmt: skip
+    for source in sorted(options.output.glob("*.tar.gz")):
+        build = ["-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--wheel-dir"]
+        subprocess.run([sys.executable, *build, str(options.output), str(source)], check=True)
+        source.unlink()
+    foreign = [wheel.name for wheel in options.output.glob("*.whl") if wheel.stem.endswith(f"_{platform.machine()}")]
+    wrong = [
+        name for name in foreign if not re.search(rf"-(cp{options.python.replace('.', '')}|py3|cp3\d+-abi3)", name)
+    ]
+    if wrong:
+        sys.exit(f"{options.output}: holds wheels of another Python: {', '.join(sorted(wrong))}")
 
 
 def roots() -> set[str]:
