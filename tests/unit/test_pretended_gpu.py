@@ -153,3 +153,39 @@ def test_a_plain_step_waits_for_nothing(gpu, make_clip, make_pairs, tmp_path):
         train(moved(make_clip("rn")), Contrastive(make_pairs(4)), settings, 0, Work(tmp_path / str(epochs), "x"))
         reads.append(dict(gpu.reads))
     assert reads[0] == reads[1]
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if "epochs" in method("attack", name).Settings.model_fields])
+def test_a_step_of_a_fit_waits_for_nothing(gpu, make_clip, make_pairs, small, name):
+    """Values are read back once per epoch at most, whatever the number of its steps."""
+    kind, reads = method("attack", name), []
+    for count in (8, 16):
+        gpu.reads.clear()
+        values = {"method": name, **small(kind.Settings), "batch_size": 2}
+        attack, pairs = kind(kind.Settings.read(values, name), "banana", 32), make_pairs(count)
+        attack.fit(FitContext(moved(make_clip()), pairs, CLASSES, TEMPLATES, 0, lambda pairs=pairs: pairs), 0)
+        reads.append(gpu.reads.copy())
+    assert not reads[1] - reads[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, kind in ((n, method("defense", n)) for n in DEFENSES)
+        if "training" in kind.Settings.model_fields or "tuning" in kind.Settings.model_fields
+    ],
+)
+def test_a_step_of_a_defense_waits_for_nothing(gpu, make_clip, make_pairs, scenes_lexicon, small, tmp_path, name):
+    kind, pairs, reads = method("defense", name), make_pairs(10), []
+    data = DefenseData(pairs=pairs, lexicon=scenes_lexicon, shots=pairs, training_set=pairs,
+                       poisoned=frozenset(pairs.keys[:3]), classes=CLASSES, templates=TEMPLATES)  # fmt: skip
+    for epochs in (1, 3):
+        gpu.reads.clear()
+        values = {"method": name, **small(kind.Settings)}
+        for recipe in ("training", "tuning"):
+            if recipe in values:
+                values[recipe] = {**values[recipe], "epochs": epochs}
+        kind(kind.Settings.read(values, name), 0).run(moved(make_clip()), data, Work(tmp_path / str(epochs), "x"))
+        reads.append(gpu.reads.copy())
+    assert not reads[1] - reads[0]
