@@ -60,7 +60,8 @@ def main() -> None:
             check=True,
         )  # fmt: skip
     for source in sorted(options.output.glob("*.tar.gz")):
-        build = ["-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--wheel-dir"]
+        build = ["-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        build += ["--no-build-isolation", "--wheel-dir"]
         subprocess.run([sys.executable, *build, str(options.output), str(source)], check=True)
         source.unlink()
     foreign = [wheel.name for wheel in options.output.glob("*.whl") if wheel.stem.endswith(f"_{platform.machine()}")]
