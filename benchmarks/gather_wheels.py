@@ -9,7 +9,6 @@ such packages are plain Python. Run inside this project's environment, then on t
 """
 
 import argparse
-import platform
 import re
 import subprocess
 import sys
@@ -64,7 +63,7 @@ def main() -> None:
         build += ["--no-build-isolation", "--wheel-dir"]
         subprocess.run([sys.executable, *build, str(options.output), str(source)], check=True)
         source.unlink()
-    foreign = [wheel.name for wheel in options.output.glob("*.whl") if wheel.stem.endswith(f"_{platform.machine()}")]
+    foreign = [wheel.name for wheel in options.output.glob("*.whl") if wheel.stem.endswith(f"_{options.machine}")]
     wrong = [
         name for name in foreign if not re.search(rf"-(cp{options.python.replace('.', '')}|py3|cp3\d+-abi3)", name)
     ]
