@@ -20,18 +20,19 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TOTAL = 480  # seconds of all parts
 FULL = {
-    "models": ["RN50", "ViT-B-32"], "batch": 256, "precision": "bf16", "pictures": 2048, "epochs": 3, "workers": 12,
+    "models": ["RN50", "ViT-B-32"], "batch": 256, "precision": "bf16", "pictures": 4096, "epochs": 2, "workers": 8,
     "steps": 10, "defense_batch": 64, "drawn": 256, "size": 224, "read": 24,
 }  # fmt: skip
 SMALL = {
     "models": ["tiny-rn", "tiny-vit"], "batch": 8, "precision": "fp32", "pictures": 48, "epochs": 2, "workers": 1,
-    "steps": 2, "defense_batch": 4, "drawn": 8, "size": 32, "read": 2,
+    "steps": 2, "defense_batch": 4, "drawn": 32, "size": 32, "read": 2,
 }  # fmt: skip
 DEFENSES = ["cleanclip", "ta_cleaner", "par", "cbpt", "rvpt"]
 STUDY = "tests/studies/tiny.yaml"
@@ -111,11 +112,11 @@ def machine() -> dict[str, Any]:
 
 
 def shards(sizes: Namespace) -> Iterator[Row]:
-    """Write the synthetic pairs that later parts read."""
+    """Write the synthetic pairs that later parts read: a shard for each loader process, as open_clip's trainer needs."""
     import waves
 
     start = time.perf_counter()
-    waves.write(sizes.shards, sizes.pictures)
+    waves.write(sizes.shards, sizes.pictures, files=sizes.workers)
     yield row("pictures written", sizes.pictures / (time.perf_counter() - start), "pictures/s")
 
 
@@ -207,6 +208,7 @@ def drawing(sizes: Namespace) -> Iterator[Row]:
     from antidote.clip.folder import device
 
     pairs = defense_costs.random_pairs(sizes.drawn, sizes.size)
+    pairs = replace(pairs, labels=pairs.labels % 2)  # the attacks are made with two classes
     images = pairs.images.to(device())
     for name in [name for name in ATTACKS if method("attack", name).triggered]:
         preset = next(iter(method("attack", name).Settings.presets), None)
@@ -245,7 +247,7 @@ def study(sizes: Namespace) -> Iterator[Row]:
 
 # The seconds are for an H100 and 16 cores; their sum may exceed `TOTAL`, since parts seldom need all of theirs.
 PARTS: dict[str, tuple[Callable[[Namespace], Iterator[Row]], int]] = {
-    "shards": (shards, 60),
+    "shards": (shards, 90),
     "bare": (bare, 45),
     "evaluation": (evaluation, 45),
     "training": (training, 150),
