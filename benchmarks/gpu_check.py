@@ -112,7 +112,7 @@ def machine() -> dict[str, Any]:
 
 
 def shards(sizes: Namespace) -> Iterator[Row]:
-    """Write the synthetic pairs that later parts read: a shard for each loader process, as open_clip's trainer needs."""
+    """Write the synthetic pairs that later parts read; open_clip's trainer needs a shard for each loader process."""
     import waves
 
     start = time.perf_counter()
@@ -235,9 +235,10 @@ def study(sizes: Namespace) -> Iterator[Row]:
         project = Path(shutil.copytree(ROOT, Path(folder, "project"), symlinks=True, ignore=left_out))
         start = time.perf_counter()
         command = [sys.executable, "-m", "snakemake", "--cores", "all", "--configfile", STUDY]
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # of the jobs' `python`
         done = subprocess.run(
             command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": str(project)},
+            env={**os.environ, "PYTHONPATH": str(project), "PATH": path},
         )  # fmt: skip
         if done.returncode:
             sys.exit(done.stdout[-1500:])
