@@ -92,7 +92,8 @@ def scenes_lexicon():
     return load_lexicon("scenes")
 
 
-# Settings that make any method small enough for a test, by name; what a method lacks is left out.
+# Settings that make any method small enough for a test, by name, or the least that a method takes; what a method lacks
+# is left out.
 SMALL = {
     "epochs": 1,
     "batch_size": 4,
