@@ -95,7 +95,7 @@ def made(name: str, preset: str | None, pairs: Pairs, size: int) -> Attack:
     attack = kind(settings, "banana", size)
     if kind.learned:
         few = pairs.take(range(min(len(pairs), 32)))
-        context = FitContext(tiny(size), few, ["banana", "boat"], ["a {}"], 0)
+        context = FitContext(tiny(size), few, ["banana", "boat"], ["a {}"], 0, lambda: few)
         attack.tensors = attack.fit(context, 0)
     else:
         attack.tensors = attack.fit(None, 0)
