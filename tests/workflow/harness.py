@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUDY = "tests/studies/tiny.yaml"
 PARTS = (
     "Snakefile", "antidote", "config.yaml", "configs", "data/classes", "data/datasets.yaml", "data/folders", "data/lexicons",
-    "data/models", "data/templates", "envs", "profiles", "rules", "scripts", "tests/studies",
+    "data/models", "data/templates", "data/tracks.yaml", "envs", "profiles", "rules", "scripts", "tests/studies",
 )  # fmt: skip
 ATTACKS, DEFENSES = ("badnet", "blended"), ("none", "finetune", "ta_cleaner")
 
