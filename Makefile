@@ -6,7 +6,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo snapshot test test-workflow test-slow cluster cluster-test download image docker-image lint format lock schema clean
+.PHONY: demo snapshot test test-workflow test-slow gpu-check cluster cluster-test download image docker-image lint format lock schema clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -26,6 +26,10 @@ test-workflow: .venv/ready .venvs/download/ready
 
 test-slow: .venv/ready .venvs/download/ready
 	$(BIN)/pytest -m slow
+
+# What one GPU does, in at most eight minutes: speed, memory, a study; without a network or data. `SMALL=--small` for a CPU.
+gpu-check: .venv/ready
+	$(BIN)/python benchmarks/gpu_check.py --output results/gpu-check $(SMALL)
 
 # Snakemake and its plugin for Slurm, over the packages of .venv: `source .venvs/cluster/bin/activate`.
 cluster: .venvs/cluster/ready

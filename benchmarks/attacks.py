@@ -21,6 +21,7 @@ from antidote.attacks.contract import FitContext
 from antidote.attacks.trigger import pictures_at_a_time
 from antidote.base.files import whole_file
 from antidote.base.registry import ATTACKS, method
+from antidote.clip.folder import device
 from antidote.clip.model import Clip
 from antidote.data.pairs import Pairs
 from antidote.data.scenes.draw import generate
@@ -94,7 +95,7 @@ def made(name: str, preset: str | None, pairs: Pairs, size: int) -> Attack:
     attack = kind(settings, "banana", size)
     if kind.learned:
         few = pairs.take(range(min(len(pairs), 32)))
-        context = FitContext(tiny(size), few, ["banana", "boat"], ["a {}"], 0)
+        context = FitContext(tiny(size), few, ["banana", "boat"], ["a {}"], 0, lambda: few)
         attack.tensors = attack.fit(context, 0)
     else:
         attack.tensors = attack.fit(None, 0)
@@ -106,7 +107,7 @@ def tiny(size: int) -> Clip:
     vision = {"image_size": size, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}
     preprocess = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
-    return Clip(open_clip.CLIP(**config), {"model_cfg": config, "preprocess_cfg": preprocess})
+    return Clip(open_clip.CLIP(**config).to(device()), {"model_cfg": config, "preprocess_cfg": preprocess})
 
 
 def speed(call: Callable[[], object], pictures: int, seconds: float) -> float:

@@ -34,13 +34,14 @@ def caption(rng: np.random.Generator) -> str:
     return " ".join(rng.choice(WORDS, 10))
 
 
-def write(folder: Path, pictures: int, pairs: int | None = None) -> Path:
-    """Write a split and the file of a pool of all of it; return the latter.
+def write(folder: Path, pictures: int, pairs: int | None = None, files: int = 1) -> Path:
+    """Write a split, in so many shards, and the file of a pool of all of it; return the latter.
 
     Where more pairs are asked than pictures, the index names each picture several times, under keys of its own.
     """
     split = folder / SPLIT
-    ingest.write(Waves.read({"splits": {"train": pictures}}, "waves"), "waves", "train", split)
+    asked = {"splits": {"train": pictures}, "pairs_per_shard": -(-pictures // files)}
+    ingest.write(Waves.read(asked, "waves"), "waves", "train", split)
     index = shards.open_index(split)
     if pairs:
         rng = np.random.default_rng(1)

@@ -13,6 +13,7 @@ rule detect:
         pools=detecting.pools,
         data=detecting.data,
         names=detecting.names,
+        scorer=detecting.scorer,
     output:
         **layout.outputs("detect"),
     log:
@@ -46,6 +47,7 @@ use rule detect as detect_clean with:
         pools=detecting.pools,
         data=detecting.data,
         names=detecting.names,
+        scorer=detecting.scorer,
     output:
         **layout.outputs("detect_clean"),
     log:
@@ -59,3 +61,26 @@ use rule detect as detect_clean with:
         options=detecting.options,
         folder=subpath(output.detection, parent=True),
         work=layout.work("detect_clean"),
+
+
+use rule detect_clean as detect_population with:
+    # The further clean models of the study's population; `surrogate_model` trains them.
+    input:
+        **layout.inputs("model", "surrogate_model"),
+        pools=detecting.pools,
+        data=detecting.data,
+        names=detecting.names,
+        scorer=detecting.scorer,
+    output:
+        **layout.outputs("detect_population"),
+    log:
+        layout.log("detect_population"),
+    benchmark:
+        layout.benchmark("detect_population")
+    params:
+        settings=detecting.settings,
+        source=detecting.source,
+        model=subpath(input.model, parent=True),
+        options=detecting.options,
+        folder=subpath(output.detection, parent=True),
+        work=layout.work("detect_population"),

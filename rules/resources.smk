@@ -9,8 +9,10 @@ BY_METHOD = {
     "trigger": ("attack", lambda w: STUDY.attacks[w.attack].method),
     "defend": ("defense", lambda w: STUDY.defenses[w.defense].method),
     "defend_with_finding": ("defense", lambda w: STUDY.defenses[w.defense].method),
+    "defend_clean": ("defense", lambda w: STUDY.defenses[w.defense].method),
     "detect": ("detector", lambda w: STUDY.detectors[w.detector].method),
     "detect_clean": ("detector", lambda w: STUDY.detectors[w.detector].method),
+    "detect_population": ("detector", lambda w: STUDY.detectors[w.detector].method),
 }
 
 

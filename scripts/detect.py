@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     work = work_of(
         arguments,
         [settings.model_dump(), arguments.evaluation],
-        model_files(arguments.model),
+        model_files(arguments.model) + (model_files(arguments.scorer) if arguments.scorer else []),
         "scripts.detect",
         module("detector", settings.method),
     )
@@ -46,7 +46,11 @@ def run(arguments: argparse.Namespace) -> None:
     reason = kind.fits(clip.config["model_cfg"])
     if reason:
         raise UserError(f"{settings.method}: does not fit this model: it {reason}")
+    if settings.surrogate and not arguments.scorer:
+        raise UserError(f"--scorer: is missing; {settings.method} scores by {settings.scorer}")
     data, poisoned = subject(kind, settings, clip, arguments)
+    if arguments.scorer:
+        data = replace(data, scorer=load_model(arguments.scorer))
     if kind.control == "truth":
         data = replace(data, poisoned=frozenset(poisoned))
     scores = kind(settings, arguments.seed).score(clip, data, work)
@@ -105,6 +109,7 @@ if __name__ == "__main__":
     arguments.add_argument("--lexicon", default="none", help="language resource of the text methods")
     arguments.add_argument("--classes", help="class names: a file in data/classes")
     arguments.add_argument("--templates", help="prompts: a file in data/templates or an open_clip set")
+    arguments.add_argument("--scorer", type=Path, help="folder of the clean model that the settings name")
     arguments.add_argument("--poison", type=Path, help="poison folder of the training set, for a detector of pairs")
     arguments.add_argument("--trigger", type=Path, help="trigger folder, for a detector of pictures")
     arguments.add_argument(

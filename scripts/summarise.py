@@ -19,6 +19,7 @@ from antidote.summary.heatmap import heatmap
 from antidote.summary.inverted import inverted
 from antidote.summary.metrics import metrics
 from antidote.summary.page import render
+from antidote.summary.pending import pending
 from antidote.summary.persistence import plot as persistence_plot
 from antidote.summary.persistence import read_persistence
 from antidote.summary.persistence import tables as persistence_tables
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
     detected = tables(plan, found, costs) if found else None
     adapted = read_persistence(plan, args.results) if plan.adaptations else None
     persistent = persistence_tables(plan, adapted) if adapted is not None else None
+    left = pending(plan, args.results)
     with whole_folder(args.output) as folder:
         files = {key: folder / name for key, name in SUMMARY.items()}
         write_csv(cells, files["cells"])
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
             auroc_map(plan, found, folder / DETECTIONS["detection"])
             roc_curves(plan, found, folder / DETECTIONS["roc"])
         shown_pictures = pictures(plan, args.results)
-        page = render(plan, cells, costs, table, shown_pictures, triggers, own, folder, detected, persistent)
+        page = render(plan, cells, costs, table, shown_pictures, triggers, own, folder, detected, persistent, left)
         files["page"].write_text(page, encoding="utf-8")
     run_cells = (cells["ca1"].notna() | cells["asr1"].notna()).sum()
     report = args.output / SUMMARY["page"]

@@ -71,12 +71,12 @@ class SIBA(Attack):
         weights = clip.class_embeddings(context.classes, context.templates) * clip.network.logit_scale.exp()
         target = context.classes.index(self.target)
 
-        def gradient(delta: Tensor, rows: Tensor) -> tuple[Tensor, float]:
+        def gradient(delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             delta = delta.clone().requires_grad_()
             logits = clip.encode_image((unit(clip, others.images[rows]) + delta).clamp(0, 1)) @ weights
             losses = F.cross_entropy(logits, torch.full_like(rows, target).to(logits.device), reduction="none")
             loss = losses.clamp(max=settings.loss_cap or float("inf")).mean()
-            return torch.autograd.grad(loss, delta)[0], float(loss.detach())
+            return torch.autograd.grad(loss, delta)[0], loss.detach()
 
         eps = settings.eps / 255
         delta = torch.zeros(3, self.size, self.size, device=clip.device)
@@ -89,8 +89,9 @@ class SIBA(Attack):
                 slope, loss = gradient(delta * mask, rows)
                 delta = ((delta - settings.step * eps * slope.sign()) * mask).clamp(-eps, eps)
                 losses.append(loss)
-            if sum(losses) / len(losses) < lowest:
-                lowest, best = sum(losses) / len(losses), delta
+            mean = sum(torch.stack(losses).tolist()) / len(losses)  # once per epoch: reading a value waits for a GPU
+            if mean < lowest:
+                lowest, best = mean, delta
         self.facts = {"loss": lowest, "pixels": int(best.abs().sum(dim=0).count_nonzero())}
         return {"delta": eight_bits(best).cpu()}
 

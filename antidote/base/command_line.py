@@ -102,15 +102,14 @@ def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentP
         _leave()
 
 
-def _leave() -> NoReturn:
+def _leave() -> None:
     """End the process with code 0, without a second of freeing the objects of torch and other packages one by one.
 
     What has to happen at the end still does: functions of `atexit`, which end loader processes and logs, and flushing.
-    Threads are waited for.
+    Where other threads live, Python ends the process as usual: it alone can stop those that wait for work.
     """
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    if any(thread is not threading.current_thread() and not thread.daemon for thread in threading.enumerate()):
+        return
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -106,7 +106,8 @@ class DefenseData:
         pictures: pictures at use, clean and triggered in random order, keys "0" to "N-1", no captions, no labels; for a
             detector of pictures.
         poisoned: names of the poisoned items: keys of pairs (`oracle`); for a control among the detectors, items.
-        scorer: a clean model, where the settings name one of the study's (`poisoned-training-set`).
+        scorer: a clean model, where the settings name one of the study's (a defense with `poisoned-training-set`, any
+            detector).
     """
 
     pairs: Pairs | None = None

@@ -104,14 +104,15 @@ class CBPT(Defense):
         with torch.no_grad():
             anchors = clip.class_embeddings(data.classes, data.templates).T
         found = self._dummy_triggers(clip, data, clean, anchors, work)
-        triggered, labels = found.triggered, data.shots.labels.to(clip.device)
+        triggered, labels = found.triggered, data.shots.labels  # on the CPU: reading them from a GPU would wait for it
         prompts = ClassPrompts(clip, data.classes, self.settings.context)
         scale = clip.network.logit_scale.exp()
 
         def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
-            chosen = some_classes(labels[rows].tolist(), len(data.classes), self.settings.classes_per_step, rng)
+            kinds = labels[rows].tolist()
+            chosen = some_classes(kinds, len(data.classes), self.settings.classes_per_step, rng)
             places = {kind: place for place, kind in enumerate(chosen)}
-            own = torch.tensor([places[kind] for kind in labels[rows].tolist()], device=clip.device)
+            own = torch.tensor([places[kind] for kind in kinds], device=clip.device)
             weights = prompts.encode(chosen)
             return prompt_loss(clean[rows], triggered[:, rows], own, weights, anchors[chosen], scale, self.settings)
 

@@ -11,10 +11,10 @@
 As in the released code, the optimiser holds all parameters of the picture encoder; the loss alone is restricted to the
 critical neurons. The text encoder gets no gradient and stays as it is.
 
-Ours: step 1. The paper finds the target by a universal adversarial patch and the user's class names, then inverts with
-a cross-entropy, the distance to a picture of the target, SSIM and the mask's L1. Here no class name is needed, and one
-search does both. Batch norm uses its running statistics while tuning; the released code tunes in training mode. The
-rate follows a cosine to 0; the released scheduler climbs again after half of the steps.
+Reconstruction: step 1 is ours. The paper finds the target by a universal adversarial patch and the user's class names,
+then inverts with a cross-entropy, the distance to a picture of the target, SSIM and the mask's L1. Here no class name
+is needed, and one search does both. Batch norm uses its running statistics while tuning; the released code tunes in
+training mode. The rate follows a cosine to 0; the released scheduler climbs again after half of the steps.
 
 Known weaknesses, from a reproduction: inversion fails on stripes over the whole picture, since no small mask contains
 them, and the backdoor returns under benign fine-tuning (BadCLIP: ASR 0 to 64.5 %).
@@ -144,6 +144,8 @@ class Realigned(Objective):
     Attributes:
         neurons: by layer, which neurons of its output (without the batch) are critical, as 0 or 1.
     """
+
+    parallel = None  # the activations' means are over the whole batch
 
     def __init__(self, clip: Clip, pairs: Pairs, trigger: Inverted, settings: InverTuneSettings) -> None:
         super().__init__(pairs.take(range(min(settings.tuned, len(pairs)))))

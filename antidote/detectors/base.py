@@ -52,6 +52,11 @@ class DetectorSettings(Settings):
         return None
 
     @property
+    def surrogate(self) -> str | None:
+        """Name of the study's clean model that the detector gets as `data.scorer`; None for no such model."""
+        return None
+
+    @property
     def word_files(self) -> tuple[tuple[str, str], ...]:
         """Return (kind, name) of further word files of the project that the detector reads."""
         return ()
@@ -94,6 +99,8 @@ class Detector:
         access: the data that the detector gets in addition to the model and its subject.
         control: `truth` for a control that gets the ground truth, `none` for a control without input; None: a method.
         reconstruction: whether the project fills in parts that the paper leaves open.
+        from_features: whether a detector of pairs reads pictures by `picture_features` alone, so that `antidote scan`
+            can encode the pictures of a large set once.
     """
 
     Settings: ClassVar[type[DetectorSettings]]
@@ -101,6 +108,7 @@ class Detector:
     access: ClassVar[Access] = "nothing"
     control: ClassVar[Literal["truth", "none"] | None] = None
     reconstruction: ClassVar[bool] = False
+    from_features: ClassVar[bool] = False
 
     def __init__(self, settings: Any, seed: int) -> None:
         self.settings, self.seed = settings, seed

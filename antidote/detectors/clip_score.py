@@ -30,6 +30,7 @@ class CLIPScore(Detector):
 
     Settings = CLIPScoreSettings
     subject = "pairs"
+    from_features = True
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         pairs = data.training_set

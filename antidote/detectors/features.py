@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from antidote.base.lazy import torch
+from antidote.base.lazy import functional, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,8 +17,42 @@ if TYPE_CHECKING:
 ENCODED = 256  # pictures or texts per batch
 
 
-def picture_features(clip: Clip, pairs: Pairs, normalised: bool = True) -> Tensor:
-    """Return picture features (N, D) float32 on the CPU: unit length, or raw network outputs if not `normalised`."""
+class FeatureFile:
+    """Raw picture features (N, D) float32 in a file, as `images` of pairs whose pictures are encoded already.
+
+    A batch of rows is read at a time, so that memory does not grow with N. Usage:
+
+        pairs = Pairs(keys, FeatureFile(Path("features.f32"), 512), captions, labels)
+        picture_features(clip, pairs, normalised=False)[torch.tensor([3, 1])]  # (2, 512)
+    """
+
+    def __init__(self, path: Path, width: int) -> None:
+        """Open `path`, which holds N x `width` numbers in the order of the pairs."""
+        self._path, self._width = path, width
+        self._count = path.stat().st_size // (4 * width)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return the features (n, D) of rows (n,)."""
+        size = 4 * self._width
+        with self._path.open("rb", buffering=0) as file:
+            parts = [os.pread(file.fileno(), size, row * size) for row in rows.tolist()]
+        return torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.float32).view(-1, self._width)
+
+    def whole(self) -> Tensor:
+        """Return all features (N, D), in memory."""
+        return torch.frombuffer(bytearray(self._path.read_bytes()), dtype=torch.float32).view(-1, self._width)
+
+
+def picture_features(clip: Clip, pairs: Pairs, normalised: bool = True) -> Tensor | FeatureFile:
+    """Return picture features (N, D) float32 on the CPU: unit length, or raw network outputs if not `normalised`.
+
+    Raw features of pairs that are encoded already stay in their file.
+    """
+    if isinstance(pairs.images, FeatureFile):
+        return functional.normalize(pairs.images.whole(), dim=1) if normalised else pairs.images
     clip.network.eval()
 
     def encode(images: Tensor) -> Tensor:

@@ -63,6 +63,7 @@ class NeighbourDetector(Detector):
     """
 
     subject = "pairs"
+    from_features = True
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         pairs, settings = data.training_set, self.settings

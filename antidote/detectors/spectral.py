@@ -36,6 +36,7 @@ class Spectral(Detector):
 
     Settings = SpectralSettings
     subject = "pairs"
+    from_features = True
     reconstruction = True
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:

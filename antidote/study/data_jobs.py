@@ -34,6 +34,7 @@ def matrix(study: Study) -> Matrix:
         splits=tuple(study.splits()),
         scored=tuple((part.dataset, part.split, study.fit(part)) for part in study.scored()),
         detections=tuple(study.detections),
+        population=tuple(study.file.further_clean),
         on_clean=tuple(name for name, entry in study.detectors.items() if reach.subject(entry) == "model"),
         adapted=tuple(study.adapted),
         clean_defenses=tuple(study.clean_defenses),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from antidote.base.fingerprint import fingerprint
@@ -74,6 +75,14 @@ class DetectJobs:
         """Return the trigger that the evaluation draws on pictures; the detector does not get the trigger."""
         return self.layout.files("trigger", attack=w.attack, seed=w.seed) if self._of(w, "pictures") else []
 
+    def _scorer(self, w: Any) -> tuple[Path | None, list[str]]:
+        """Return folder and files of the clean model of the study that a detector names, if it names one."""
+        name = self._entry(w).surrogate
+        return self.jobs._model_folder("surrogate_model", surrogate=name, seed=w.seed) if name else (None, [])
+
+    def scorer(self, w: Any) -> list[str]:
+        return self._scorer(w)[1]
+
     def settings(self, w: Any) -> str:
         return json_slice(self._entry(w).model_dump(mode="json", exclude={"label"}))
 
@@ -100,6 +109,7 @@ class DetectJobs:
             templates=self.jobs.templates(w) if granted.classes else None,
             poison=self.layout.path("poison", **job) if self._owns(w) else None,
             false_positives=None if self._of(w, "model") else str(self.study.file.detect_false_positives),
+            scorer=self._scorer(w)[0],
             **(self._pictures(job) if self._of(w, "pictures") else {}),
         )
 

@@ -37,6 +37,21 @@ class SurrogateModel(Settings):
     seed: Seed = Field(0, description="added to the study's seed, to train another instance of the same model")
 
 
+SEEDS_APART = 1000  # distance of the seeds of the population's models; less than this separates the study's seeds
+
+
+class Population(Settings):
+    """Further clean models that detectors of models score as negatives. Each is trained once per seed of the study."""
+
+    clean: int = Field(ge=1, le=999, description="number of further clean models per seed")
+    models: list[ModelSettings] = Field(
+        [], description="models of the population, taken in turn, with the study's picture size; default: the study's"
+    )
+    pretraining: list[TrainSettings] = Field(
+        [], description="recipes, taken in turn after each round of the models; default: the study's `pretraining`"
+    )
+
+
 class StudyFile(Settings):
     """A study file. `attacks`, `defenses` and `detectors` map names of entries to a `method` and its settings."""
 
@@ -60,6 +75,9 @@ class StudyFile(Settings):
     )
     persistence: PersistenceSettings | None = Field(
         None, description="adaptations of the models under test to clean pairs that measure the ASR; empty: none"
+    )
+    population: Population | None = Field(
+        None, description="further clean models for detectors of models; empty: the clean reference of each seed alone"
     )
     gate: Gate = Gate()
     accuracy_budget: float = Field(
@@ -91,3 +109,18 @@ class StudyFile(Settings):
         description="false-positive rate (fraction) for which a threshold is calibrated on clean items, beside the "
         "detector's own threshold; empty figures where the clean items are fewer than 1 / rate - 1",
     )
+
+    @property
+    def further_clean(self) -> dict[str, SurrogateModel]:
+        """Return the models of the population by name, `population1`, `population2`, ..."""
+        if self.population is None:
+            return {}
+        models, recipes = self.population.models or [self.model], self.population.pretraining or [self.pretraining]
+        return {
+            f"population{number + 1}": SurrogateModel(
+                model=models[number % len(models)],
+                pretraining=recipes[number // len(models) % len(recipes)],
+                seed=SEEDS_APART * (number + 1),
+            )
+            for number in range(self.population.clean)
+        }

@@ -37,6 +37,7 @@ SUMMARY = {
 }  # fmt: skip
 PERSISTENCE = {"persistence": "persistence.csv", "persistence_plot": "persistence.png"}
 DETECTIONS = {"detections": "detections.csv", "detection": "detection.png", "roc": "roc.png"}
+PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published.yaml"  # figures of papers, beside a study's own
 UNREAD = ("card", "log", "counts", "examples", "cost")  # keys of files that no later job reads
 
 
@@ -115,6 +116,10 @@ STAGES: dict[str, Stage] = {
                                title="persistence, clean models", summarised="curve", control=True),
     "detect_clean": Stage(f"{CLEAN}/{NO_DEFENSE}/{DETECT}/{{detector}}", DETECTION, f"clean-{SEED}-detect-{{detector}}",
                           work=f"clean-{SEED}-detect-{{detector}}", spent="detect", summarised="detection"),
+    "detect_population": Stage(f"surrogates/{{surrogate}}/{SEED}/{DETECT}/{{detector}}", DETECTION,
+                               f"surrogate-{{surrogate}}-{SEED}-detect-{{detector}}",
+                               work=f"surrogate-{{surrogate}}-{SEED}-detect-{{detector}}", spent="detect",
+                               title="detections, population", summarised="detection"),
     "detect": Stage(f"{CELL}/{DETECT}/{{detector}}", DETECTION, f"{{attack}}-{SEED}-{{defense}}-detect-{{detector}}",
                     work=f"{{attack}}-{SEED}-{{defense}}-detect-{{detector}}", title="detections",
                     summarised="detection"),
@@ -223,9 +228,10 @@ class Matrix:
         splits: (dataset, split) of each split that is read.
         scored: (dataset, split, fit) of each picture set that is scored.
         detections: (attack, defense, detector) of each detection.
-        on_clean: names of the detectors that also score the clean references.
         adapted: (attack, defense, adaptation) of each measurement of persistence.
         clean_defenses: defenses under which the clean references are adapted as well.
+        on_clean: names of the detectors that also score the clean references and the population.
+        population: names of the surrogates that are the population.
     """
 
     seeds: list[int]
@@ -238,6 +244,7 @@ class Matrix:
     on_clean: tuple[str, ...] = ()
     adapted: tuple[tuple[str, str, str], ...] = ()
     clean_defenses: tuple[str, ...] = ()
+    population: tuple[str, ...] = ()
 
     def jobs(self, stage: str) -> Iterator[dict[str, Any]]:
         """Yield the values of the wildcards of each job of a stage: attacks, then defenses, then seeds."""
@@ -260,6 +267,7 @@ class Matrix:
             ],
             ("detector",): [(name,) for name in self.on_clean],
             ("defense",): [(name,) for name in controls],
+            ("surrogate", "detector"): [(name, one) for name in self.population for one in self.on_clean],
             ("surrogate",): [(name,) for name in self.surrogates],
             ("pool",): [(name,) for name in self.pools],
             ("dataset", "split"): self.splits,

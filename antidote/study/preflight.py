@@ -124,6 +124,12 @@ def _amounts(study: Study) -> dict[str, dict[str, float]]:
     controls = [adapting(study, name, sizes) for _, d, name in study.adapted if d in study.clean_defenses]
     for stage, jobs in (("persistence", adapted), ("persistence_clean", controls)):
         amounts[stage] = {"trained": seeds * sum(t for t, _ in jobs), "encoded": seeds * sum(e for _, e in jobs)}
+    scored = [detecting(study, name, sizes) for name in matrix(study).on_clean]
+    clean = seeds * len(study.file.further_clean)
+    amounts["detect_population"] = {
+        "trained": clean * sum(t for t, _ in scored),
+        "encoded": clean * sum(e for _, e in scored),
+    }
     return amounts
 
 

@@ -7,9 +7,11 @@ import os
 from typing import Any
 
 from antidote.attacks.base import AttackSettings
+from antidote.base.files import sha256
 from antidote.base.registry import method
 from antidote.clip.configs import ModelSettings
 from antidote.data.pools import Pool, Shots
+from antidote.study.layout import PUBLISHED
 from antidote.study.study import Study
 from antidote.training.recipe import TrainSettings
 
@@ -114,6 +116,7 @@ def summary_plan(study: Study) -> str:
             "triggered": method("attack", settings.method).triggered,
             **({"fitted": True} if fitted_on_clean(settings) else {}),
             **_figures(settings.method),
+            **({"settings": _words(settings)} if study.file.track else {}),
         }
         for name, settings in study.attacks.items()
     ]
@@ -144,6 +147,7 @@ def summary_plan(study: Study) -> str:
             "accuracy_budget": study.file.accuracy_budget,
             **_persistence(study),
             **_detections(study),
+            **_track(study),
         }
     )
 
@@ -162,6 +166,18 @@ def _persistence(study: Study) -> dict[str, Any]:
     }
 
 
+def _track(study: Study) -> dict[str, Any]:
+    """Return the track and the hash of the published figures, which the report then shows; {} without a track."""
+    if study.file.track is None:
+        return {}
+    return {"track": str(study.file.track), "published": sha256(PUBLISHED)}
+
+
+def _words(settings: AttackSettings) -> dict[str, str]:
+    """Return the settings that are words, by which a published figure is assigned to an entry."""
+    return {key: value for key, value in settings.model_dump().items() if isinstance(value, str)}
+
+
 def _detections(study: Study) -> dict[str, Any]:
     """Return the detectors and their detections; {} for a study without detectors."""
     if not study.detectors:
@@ -173,7 +189,8 @@ def _detections(study: Study) -> dict[str, Any]:
         facts |= {"access": kind.access, "control": kind.control or "", "reconstruction": kind.reconstruction}
         detectors.append({"name": name, **facts})
     rate = study.file.detect_false_positives
-    return {"detectors": detectors, "detections": study.detections, "detect_false_positives": rate}
+    found = {"detectors": detectors, "detections": study.detections, "detect_false_positives": rate}
+    return {**found, **({"population": [*study.file.further_clean]} if study.file.population else {})}
 
 
 def fitted_on_clean(settings: AttackSettings) -> bool:

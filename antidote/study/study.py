@@ -22,7 +22,7 @@ from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.shifts import class_places
 from antidote.study import reach
 from antidote.study.caption_counts import check_captions
-from antidote.study.file import PoisoningSettings, StudyFile
+from antidote.study.file import SEEDS_APART, PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
 from antidote.study.models import check_public, loaded, picture_size, surrogate_config
 from antidote.study.sweeps import Entry, entries
@@ -69,6 +69,7 @@ class Study:
             )
         self.size = picture_size(self.file.model.name, f"{where}: model.name")
         self._check_measures()
+        self._populate()
         self._check_surrogates()
         self.entries = {kind: self._entries(kind) for kind in AXES}
         self.recipes: dict[str, PoisoningSettings] = {}
@@ -222,6 +223,16 @@ class Study:
         except UserError as error:
             raise UserError(f"{self.where}: {key}: {error}") from None
 
+    def _populate(self) -> None:
+        """Add the population's models to the surrogates, whose jobs train them."""
+        further = self.file.further_clean
+        twice = next((name for name in further if name in self.file.surrogates), None)
+        if twice:
+            raise UserError(f"{self.where}: surrogates.{twice}: is a name of the population; name the model otherwise")
+        if further and max(self.file.seeds) - min(self.file.seeds) >= SEEDS_APART:
+            raise UserError(f"{self.where}: seeds: with `population`, less than {SEEDS_APART} apart")
+        self.file = self.file.model_copy(update={"surrogates": {**self.file.surrogates, **further}})
+
     def _check_surrogates(self) -> None:
         for name, surrogate in self.file.surrogates.items():
             key = f"{self.where}: surrogates.{name}.model.name"
@@ -307,11 +318,7 @@ class Study:
             raise UserError(f"{self.where}: defenses.none.method: has to be 'none', the undefended model")
         kind = method("defense", settings.method)
         self._check_access("defense", name, kind.access)
-        scorer = settings.surrogate
-        if scorer and scorer not in self.file.surrogates:
-            wrong = f"surrogates has no {scorer!r}{nearest(scorer, self.file.surrogates)}"
-            raise UserError(f"{self.where}: defenses.{name}.scorer: {wrong}")
-        check_public(settings.public, f"{self.where}: defenses.{name}.scorer")
+        self._check_scorer(settings, f"{self.where}: defenses.{name}")
         config = model_config(self.file.model.name)
         if kind.fits(config) is None:
             try:
@@ -319,6 +326,14 @@ class Study:
             except ValueError as error:
                 raise UserError(f"{self.where}: defenses.{name}.{error}") from None
         return settings
+
+    def _check_scorer(self, settings: Any, where: str) -> None:
+        """Check the clean model that a defense or a detector names, if it names one."""
+        scorer = settings.surrogate
+        if scorer and scorer not in self.file.surrogates:
+            wrong = f"surrogates has no {scorer!r}{nearest(scorer, self.file.surrogates)}"
+            raise UserError(f"{where}.scorer: {wrong}")
+        check_public(settings.public, f"{where}.scorer")
 
     def _check_access(self, kind: str, name: str, access: Access) -> None:
         if access == "clean-pairs" and self.file.pools.defense is None:
@@ -348,11 +363,11 @@ class Study:
         reason = kind.fits(config)
         if reason:
             raise UserError(f"{where}: does not fit {self.file.model.name}: it {reason}")
-        check_public(settings.public, f"{where}.scorer")
         try:
             settings.check(config)
         except ValueError as error:
             raise UserError(f"{where}.{error}") from None
+        self._check_scorer(settings, where)
         return settings
 
     def _check_adaptations(self) -> None:

@@ -75,4 +75,4 @@ def check_track(chosen: TrackSettings | None, study: Settings, where: str) -> No
             value = getattr(value, part, None)
         if value not in allowed:
             words = " or ".join(map(repr, allowed))
-            raise UserError(f"{where}: {key}: the track {chosen} fixes {words}, not {value!r}")
+            raise UserError(f"{where}: {key}: the track {chosen} fixes {words}, not {value!r}; leave out `track`")

@@ -20,6 +20,7 @@ CLEAN = {
     "evaluate_clean": {"attack": "clean", "defense": NO_DEFENSE},
     "detect_clean": {"attack": "clean", "defense": NO_DEFENSE},
     "defend_clean": {"attack": "clean"},
+    "detect_population": {"attack": "clean", "defense": NO_DEFENSE},
 }
 
 

@@ -74,19 +74,23 @@ def read_detections(plan: SummarySettings, results: Path) -> Detections:
         UserError: a `detection.json` exists but does not hold a detection.
     """
     kept, rows, curves = Layout(results), [], {}
-    clean: dict[str, dict[int, Detection]] = {}
+    clean: dict[str, list[Detection]] = {}
     for facts in plan.detectors:
         if facts.subject == "model":
             paths = {s: kept.path("detect_clean", "detection", detector=facts.name, seed=s) for s in plan.seeds}
-            clean[facts.name] = dict(_read(paths))
-            rows += [_row((CLEAN, NO_DEFENSE, facts.name), facts, s, one) for s, one in clean[facts.name].items()]
+            read = list(_read(paths))
+            for further in plan.population:
+                names = {"surrogate": further, "detector": facts.name}
+                read += _read({s: kept.path("detect_population", "detection", **names, seed=s) for s in plan.seeds})
+            clean[facts.name] = [one for _, one in read]
+            rows += [_row((CLEAN, NO_DEFENSE, facts.name), facts, s, one) for s, one in read]
     facts_of = {facts.name: facts for facts in plan.detectors}
     for cell in plan.detections:
         names, facts = dict(zip(("attack", "defense", "detector"), cell, strict=True)), facts_of[cell[2]]
         found = dict(_read({s: kept.path("detect", "detection", **names, seed=s) for s in plan.seeds}))
         rows += [_row(cell, facts, seed, one) for seed, one in found.items()]
         if facts.subject == "model":
-            over, curve = _over_models([*found.values()], [*clean[facts.name].values()], plan.detect_false_positives)
+            over, curve = _over_models([*found.values()], clean[facts.name], plan.detect_false_positives)
             rows += [{**_names(cell, facts), **over}] if over else []
             curves[cell] = [curve] if curve else []
         else:

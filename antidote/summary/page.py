@@ -4,13 +4,14 @@ import base64
 from pathlib import Path
 
 import jinja2
-import markupsafe
 import pandas as pd
 
 from antidote.summary.cells import COLUMNS, INTERVALS
 from antidote.summary.costs import STAGES
 from antidote.summary.csv_files import text
+from antidote.summary.labels import Labels
 from antidote.summary.plan import SummarySettings
+from antidote.summary.published import beside
 from antidote.summary.tables import percent, shown
 from antidote.summary.text import FAILED, RECONSTRUCTION, attack_title, blank_reasons, cell_text, notes
 
@@ -49,10 +50,12 @@ def render(
     folder: Path,
     detections: list[dict] | None = None,
     persistence: list[dict] | None = None,
+    pending: list[dict] | None = None,
 ) -> str:
     """Return the page. `folder`: the plots; `triggers`: triggers that defenses found; `own`: attacks' own figures.
 
-    `detections`: the tables of detectors, if the study has detectors; `persistence`: those of adaptations.
+    `detections`: the tables of detectors, if the study has detectors; `persistence`: those of adaptations;
+    `pending`: the jobs without a result; None leaves the section out.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
@@ -60,10 +63,12 @@ def render(
     )
     plots = {**PLOTS, **(DETECTION_PLOTS if detections is not None else {})}
     plots |= PERSISTENCE_PLOTS if persistence is not None else {}
-    environment.filters["breakable"] = breakable
     return environment.get_template("page.html.j2").render(
         plan=plan,
         pictures=pictures,
+        labels=Labels.of(plan),
+        access={defense.name: defense.access for defense in plan.defenses},
+        pending=pending,
         triggers=triggers,
         own=own,
         detections=detections or [],
@@ -72,6 +77,7 @@ def render(
         matrix=_matrix(shown(table)),
         notes=notes(shown(table), "frame"),
         attacks=_attacks(plan, table),
+        published=beside(plan, table),
         reconstruction=RECONSTRUCTION,
         clean=_clean(table),
         cells=_cells(cells),
@@ -101,8 +107,9 @@ def _matrix(table: pd.DataFrame) -> list[dict]:
             worst = percent(cell["worst_mean"])
             found.append({"asr": asr, "ca": ca, "share": share, "best": cell["best"] == "yes", "worst": worst})
         first = cells.iloc[0]
-        name, floor = attack_title(first), percent(first["floor_mean"])
-        rows.append({"name": name, "floor": floor, "cells": found})
+        mark = attack_title(first).removeprefix(first["attack"])
+        floor = percent(first["floor_mean"])
+        rows.append({"attack": first["attack"], "mark": mark, "floor": floor, "cells": found})
     return rows
 
 
@@ -187,11 +194,6 @@ def _counts(table: pd.DataFrame) -> dict:
 def _blanks(table: pd.DataFrame) -> list[tuple[str, str, str]]:
     noted = table[table["note"] != ""]
     return [(row.attack, row.defense, row.note) for row in noted.itertuples()]
-
-
-def breakable(name: str) -> markupsafe.Markup:
-    """Return an escaped name with line breaks permitted after underscores."""
-    return markupsafe.escape(name).replace("_", markupsafe.Markup("_<wbr>"))
 
 
 def duration(seconds: float) -> str:

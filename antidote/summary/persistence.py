@@ -127,7 +127,7 @@ def tables(plan: SummarySettings, frame: pd.DataFrame) -> list[dict]:
     found = []
     for attack in dict.fromkeys(frame["attack"]):
         rows = [_line(frame[frame["attack"] == attack], *cell[1:]) for cell in plan.adapted if cell[0] == attack]
-        found.append({"title": f"Persistence: {attack}", "note": NOTE, "rows": [head, *rows]})
+        found.append({"title": f"Persistence: {attack}", "attack": attack, "note": NOTE, "rows": [head, *rows]})
     return found
 
 

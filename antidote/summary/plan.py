@@ -31,6 +31,7 @@ class AttackFacts(Settings):
     score: str = Field("asr1", description="name of the attack's success rate: `asr1`, or the attack's own figure")
     poisons: bool | int | str | None = Field(None, description="number of poisoned pairs, or whether there are any")
     figures: list[FigureFacts] = Field([], description="the attack's own figures")
+    settings: dict[str, str] = Field({}, description="settings that are words; given in a study of a track")
 
 
 class DefenseFacts(Settings):
@@ -85,6 +86,7 @@ class SummarySettings(Settings):
     blank: list[Blank] = []
     detectors: list[DetectorFacts] = []
     detections: list[tuple[str, str, str]] = Field([], description="attack, defense and detector of each detection")
+    population: list[str] = Field([], description="names of the further clean models that detectors of models score")
     detect_false_positives: float = Field(0.01, gt=0, lt=1, description="for which thresholds are calibrated")
     gate: Gate = Gate()
     adaptations: list[AdaptationFacts] = []
@@ -93,6 +95,8 @@ class SummarySettings(Settings):
     revival_margin: float = Field(
         0.1, ge=0, le=1, description="rise of the ASR, a fraction, from which a backdoor counts as revived"
     )
+    track: str = Field("", description="name and version of the study's track; empty without one")
+    published: str = Field("", description="hash of data/published.yaml, if the report shows published figures")
     datasets: list[tuple[str, str]] = Field([], description="pairs of dataset and split")
     scored: list[tuple[str, str, str]] = Field([], description="dataset, split and fit of each scored set")
     accuracy_budget: float = Field(
@@ -116,6 +120,7 @@ class SummarySettings(Settings):
             splits=tuple(self.datasets),
             scored=tuple(self.scored),
             detections=tuple(self.detections),
+            population=tuple(self.population),
             on_clean=tuple(facts.name for facts in self.detectors if facts.subject == "model"),
             adapted=tuple(self.adapted),
             clean_defenses=tuple(self.clean_defenses),

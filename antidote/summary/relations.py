@@ -5,9 +5,9 @@
     part        number | figure "(" [condition ("," condition)*] ")"
     condition   key ("=" | "!=") word
 
-Numbers and rates are in percentage points. Keys: `attack`, `defense`, `detector` (names of methods; `attack=*` is the mean
-over all attacks of a study), `adaptation`, and a setting of an entry, as in `attack.surrogate!=clean`. Without a defense, a
-term is of the undefended model. Nothing is evaluated as code.
+Numbers and rates are in percentage points. Keys: `attack`, `defense`, `detector` (names of methods; `attack=*` is the
+mean over all attacks of a study), `adaptation`, and a setting of an entry, as in `attack.surrogate!=clean`. Without a
+defense, a term is of the undefended model; without an attack, of the clean one. Nothing is evaluated as code.
 """
 
 from __future__ import annotations

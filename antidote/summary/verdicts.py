@@ -10,7 +10,7 @@ import pandas as pd
 
 from antidote.base.errors import UserError
 from antidote.base.settings import read_mapping
-from antidote.study.layout import DETECTIONS, Layout
+from antidote.study.layout import DETECTIONS, PERSISTENCE, Layout
 from antidote.study.study import Study
 from antidote.study.tracks import Noise, tracks
 from antidote.summary.csv_files import read_table
@@ -18,7 +18,6 @@ from antidote.summary.relations import DETECTED, PERSISTED, VISIBLE, Relation, T
 
 HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "does not hold", "undecided", "not measured"
 CONFIDENCE = 0.95
-PERSISTENCE = "persistence.csv"
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Finished:
         folder, cells = kept.path("summary"), kept.path("summary", "cells")
         if not cells.is_file():
             raise UserError(f"{cells}: no such file; run {file} first")
-        further = [folder / DETECTIONS["detections"], folder / PERSISTENCE]
+        further = [folder / DETECTIONS["detections"], folder / PERSISTENCE["persistence"]]
         return cls(
             study,
             _frame(cells),
@@ -209,6 +208,9 @@ def _column(term: Term, done: Finished, attack: str, defense: str) -> pd.Series:
     mine = frame[(frame["attack"] == attack) & (frame["defense"] == defense)]
     if term.figure not in mine or mine[term.figure].isna().all():
         raise Missing(f"{term.figure} of {defense} on {attack} was not run")
+    mine = mine[pd.to_numeric(mine["seed"], errors="coerce").notna()]  # a detector of models has one row for all seeds
+    if mine.empty:
+        raise Missing(f"{term.figure} of {defense} on {attack} has no value by seed")
     values = pd.to_numeric(mine[term.figure]).groupby(mine["seed"].astype(int))
     return values.max() if term.figure in PERSISTED else values.mean()
 

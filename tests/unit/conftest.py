@@ -92,7 +92,8 @@ def scenes_lexicon():
     return load_lexicon("scenes")
 
 
-# Settings that make any method small enough for a test, by name; what a method lacks is left out.
+# Settings that make any method small enough for a test, by name, or the least that a method takes; what a method lacks
+# is left out.
 SMALL = {
     "epochs": 1,
     "batch_size": 4,
@@ -116,7 +117,7 @@ def small():
         values = {}
         for name, field in kind.model_fields.items():
             if name in SMALL:
-                values[name] = SMALL[name]
+                values[name] = max([SMALL[name], *(bound.ge for bound in field.metadata if hasattr(bound, "ge"))])
             elif hasattr(field.annotation, "model_fields"):
                 values[name] = shrink(field.annotation)
         return values

@@ -23,8 +23,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = "tests/studies/tiny.yaml"
 PARTS = (
-    "Snakefile", "antidote", "config.yaml", "configs", "data/classes", "data/datasets.yaml", "data/folders", "data/lexicons",
-    "data/models", "data/templates", "envs", "profiles", "rules", "scripts", "tests/studies",
+    "Snakefile", "antidote", "config.yaml", "configs", "data/classes", "data/datasets.yaml", "data/descriptions",
+    "data/folders", "data/lexicons", "data/models", "data/published.yaml", "data/templates", "data/tracks.yaml", "envs",
+    "profiles", "rules", "scripts", "tests/studies",
 )  # fmt: skip
 ATTACKS, DEFENSES = ("badnet", "blended"), ("none", "finetune", "ta_cleaner")
 

@@ -23,14 +23,14 @@ def test_jobs_start_in_the_image(tmp_path):
     binary.write_text(STAND_IN)
     binary.chmod(0o755)
     more = {"PATH": f"{binary.parent}{os.pathsep}{os.environ['PATH']}", "STARTS": str(starts), "OMP_NUM_THREADS": "1"}
-    done = snakemake(project, "--cores", "1", "--sdm", "apptainer", "--", POOLS, jobs=more)
+    done = snakemake(project, POOLS, "--cores", "1", "--sdm", "apptainer", jobs=more)
     assert done.returncode == 0 and (project / POOLS).exists(), done.stdout
     ran = starts.read_text().splitlines()
     assert len(ran) == 2 and all(f"--home {project}" in line and " antidote.sif bash -c" in line for line in ran), ran
     assert "scripts.dataset" in ran[0] and "scripts.pools" in ran[1]
 
     # The other deployment is another software environment, so that Snakemake would run the jobs again, unless told not to.
-    again = snakemake(project, "-n", "--", POOLS)
+    again = snakemake(project, POOLS, "-n")
     assert "oftware environment" in again.stdout, again.stdout
-    kept = snakemake(project, "-n", "--rerun-triggers", "code", "input", "mtime", "params", "--", POOLS)
+    kept = snakemake(project, POOLS, "-n", "--rerun-triggers", "code", "input", "mtime", "params")
     assert "Nothing to be done" in kept.stdout, kept.stdout

@@ -73,7 +73,9 @@ WRITERS = {
         {"epoch": 3, "name": "run", "state_dict": {f"module.{name}": value for name, value in state.items()},
          "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}}, path
     ),
-    "weights.safetensors": lambda state, path: safetensors.torch.save_file(state, path),
+    "weights.safetensors": lambda state, path: safetensors.torch.save_file(
+        {name: value.contiguous() for name, value in state.items()}, path
+    ),
 }  # fmt: skip
 
 

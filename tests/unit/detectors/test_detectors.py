@@ -38,6 +38,8 @@ def settings_of(name, subject):
         "starts": 2,
         "clusters": 3,
         "grid": 3,
+        "training": recipe,
+        "overlays": 2,
     }
     small = {key: value for key, value in of_ten.items() if key in kind.Settings.model_fields}
     return kind.Settings.read({"method": name, **small, **({"subject": subject} if kind.control else {})}, "x")
@@ -58,6 +60,8 @@ def test_scores_cover_the_subject(make_clip, data, tmp_path, name, subject):
     clip, given = make_clip("vit"), data
     if kind.control == "truth":
         given = dataclasses.replace(data, poisoned=frozenset(items_of(subject, data)[:1]))
+    if name == "clean_clip_score":
+        given = dataclasses.replace(data, scorer=make_clip("vit"))
     before = copy.deepcopy(clip.network.state_dict())
     found = kind(settings, 0).score(clip, given, Work(tmp_path / "work", "x"))
     assert list(found.items) == items_of(subject, data)

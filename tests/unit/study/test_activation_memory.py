@@ -57,7 +57,7 @@ def test_every_training_fits_the_memory_that_the_docs_promise(name):
     found = steps_of(Study(values, name))
     assert any(key.startswith("defenses.par") for key in found) and "poisoning" in found
     assert too_large(found, PROMISED[name]) == []
-    values["defenses"] = {"par": {"method": "par"}}
+    values |= {"defenses": {"par": {"method": "par"}}, "persistence": None}
     (line,) = too_large(steps_of(Study(values, name)), PROMISED[name])
     assert line.startswith("defenses.par.training: a step needs about ") and "a higher `accumulate`" in line
 

@@ -78,7 +78,7 @@ def test_stages_of_the_default_study(tmp_path):
     assert found["clean model"].trained == 2 * 8 * 8000
     assert found["backdoored models"].trained == 2 * 2 * 8 * 8000
     # Fine-tuning once, CleanCLIP two views, TA-Cleaner two views and its samples; two attacks, two seeds.
-    assert found["defended models"].trained == 4 * 10 * (2000 + 2 * 2000 + 2 * 2000 + 640)
+    assert found["defended models"].trained == 4 * 15 * (1000 + 2 * 1000 + 2 * 1000 + 512)
     assert found["scores"].encoded == 2 * 2000 * (16 + 4), "clean and triggered, of every cell and every floor"
 
 
@@ -97,7 +97,7 @@ def test_persistence_is_a_stage_where_the_study_asks_for_it(tmp_path):
     asked = study(persistence={"adaptations": {"a": one}})
     found = by_name(preflight.stages(asked, tmp_path))
     for name in ("persistence", "persistence, clean models"):
-        assert found[name].trained == 8 * 2 * 2000 and found[name].encoded == 8 * 2 * 2000 * (40 // 10 + 1)
+        assert found[name].trained == 8 * 2 * 1000 and found[name].encoded == 8 * 2 * 2000 * (20 // 10 + 1)
     clean = found["defended clean models"]
     assert len(clean.outputs) == 3 and clean.trained == found["defended models"].trained / 2, "once, not per attack"
 
@@ -121,7 +121,7 @@ def test_what_a_study_starts_from_has_to_be_there(tmp_path):
     table = {"source": "table", "caption": "c", "path": "p", "splits": {"train": str(tmp_path / "none.csv")}}
     place = {"dataset": "mine", "split": "train"}
     pools = {"training": {**place, "pairs": 10}, "poison": {**place, "pairs": 500}, "defense": {**place, "pairs": 2}}
-    changed = study(datasets={"mine": table}, pools=pools, lexicon="none")
+    changed = study(datasets={"mine": table}, pools=pools, lexicon="none", track=None)
     assert preflight.missing(changed) == [f"mine/train: {tmp_path / 'none.csv'}: not there"]
     (tmp_path / "none.csv").touch()
     assert preflight.missing(changed) == [

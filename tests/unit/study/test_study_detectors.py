@@ -273,3 +273,44 @@ def test_detections_of_detectors_that_are_no_more_are_leftovers(tmp_path):
         "clean/seed0/none/detect/gone": "detector gone on clean is no more in the study",
         "clean/seed0/none/detect/dao": "detector dao on clean is no more in the study",
     }
+
+
+# --- the population --------------------------------------------------------------------------------------------------
+
+
+def test_a_population_is_trained_as_surrogates_and_scored_by_detectors_of_models():
+    plain, recipe = make(seeds=[0, 1]), {"epochs": 1, "batch_size": 8, "warmup": 0}
+    population = {"clean": 3, "models": [{"name": "tiny-rn"}, {"name": "tiny-vit"}], "pretraining": [recipe]}
+    study = make(seeds=[0, 1], population=population)
+    models = study.file.surrogates
+    assert [(name, one.model.name, one.seed, one.pretraining.epochs) for name, one in models.items()] == [
+        ("population1", "tiny-rn", 1000, 1), ("population2", "tiny-vit", 2000, 1), ("population3", "tiny-rn", 3000, 1),
+    ]  # fmt: skip
+    found = [(j["surrogate"], j["detector"], j["seed"]) for j in matrix(study).jobs("detect_population")]
+    assert len(found) == 3 * 2 * 2 and ("population3", "guess", 1) in found
+    assert not [*matrix(plain).jobs("detect_population")] and "population" not in summary_plan(plain)
+    assert [*matrix(plain).jobs("detect")] == [*matrix(study).jobs("detect")]
+    plan = SummarySettings.read(read_mapping(summary_plan(study)), "plan")
+    assert [*plan.matrix.jobs("detect_population")] == [*matrix(study).jobs("detect_population")]
+    read = [file for file in Jobs(study).summarised(w()) if "/surrogates/" in file]
+    assert len(read) == len(found) and all(file.endswith("/detection.json") for file in read)
+
+
+def test_without_a_model_or_a_recipe_the_population_has_the_study_s():
+    study = make(population={"clean": 1})
+    one = study.file.surrogates["population1"]
+    assert (one.model, one.pretraining) == (study.file.model, study.file.pretraining)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"population": {"clean": 0}}, r"^x: population.clean: input should be greater than or equal to 1, not 0$"),
+        ({"population": {"clean": 1}, "surrogates": {"population1": {}}},
+         r"^x: surrogates.population1: is a name of the population; name the model otherwise$"),
+        ({"population": {"clean": 1}, "seeds": [0, 1000]}, r"^x: seeds: with `population`, less than 1000 apart$"),
+    ],
+)  # fmt: skip
+def test_a_wrong_population_is_one_line(changes, said):
+    with pytest.raises(UserError, match=said):
+        make(**changes)

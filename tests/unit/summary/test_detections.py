@@ -82,6 +82,20 @@ def test_detectors_of_models_are_judged_over_seeds_against_the_clean_references(
     assert len(found.curves["patch", "none", "decree"]) == 1
 
 
+def test_the_population_counts_as_clean(plan, results):
+    """Four further clean models below 2.5 and a fifth above 4: `patch` puts 3 + 8 + 0 of 2 x 7 pairs in order."""
+    for place, score in enumerate([1.0, 1.5, 2.0, 2.4, 5.0]):
+        folder = results / f"surrogates/population{place}/seed0/detect/decree"
+        put(folder / "detection.json", {"items": 1, "poisoned": 0, "score": score, "threshold": 2.0})
+    names = [f"population{place}" for place in range(5)]
+    more = SummarySettings.read({**PLAN, "population": names, "detect_false_positives": 0.25}, "plan")
+    frame = read_detections(more, results).frame
+    over = frame.query("seed != seed and attack == 'patch'").iloc[0]
+    assert (over["items"], over["poisoned"], over["auroc"]) == (9, 2, 11 / 14)
+    assert over["tpr_calibrated"] == 1 / 2, "(1 + 1) / 8 <= 1 / 4 for a score of 4.0, and (1 + 2) / 8 for 2.5"
+    assert len(frame.query("attack == 'clean' and detector == 'decree'")) == 7
+
+
 def test_models_without_a_clean_reference_have_no_figures(plan, results):
     for seed in (0, 1):
         (results / f"clean/seed{seed}/none/detect/decree/detection.json").unlink()

@@ -1,0 +1,232 @@
+"""Models and datasets as a user names them on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from antidote.base.errors import UserError
+from antidote.base.lazy import torch
+from antidote.clip.configs import ModelSettings
+from antidote.clip.files import CONFIG
+from antidote.data.pairs import Pairs
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings, unread
+from antidote.data.sources.folder import EXTENSIONS, Folder
+from antidote.data.sources.table import Table
+from antidote.data.sources.webdataset import WebDataset
+from antidote.data.store import images, shards
+from antidote.data.store.intake import Intake
+
+if TYPE_CHECKING:
+    from antidote.clip.model import Clip
+
+SPLIT = "given"
+TABLES = (".csv", ".tsv", ".parquet")
+PATHS, BYTES = ("path", "file", "filepath", "image_path", "filename", "file_name"), ("image", "jpg", "png", "bytes")
+CAPTIONS = ("caption", "text", "title", "txt")
+CHUNK = 256  # pictures that are decoded at a time
+KINDS = (
+    "a table (.csv, .tsv, .parquet), tar shards, a folder of class folders or of pictures, or a split that this "
+    "project wrote"
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One pair of a dataset: key as a study stores it, picture file, first caption, label (-1: none)."""
+
+    key: str
+    image: bytes
+    caption: str
+    label: int
+
+
+class Loose(SourceSettings):
+    """Pictures in one folder; the caption is the text file of the same name, else the name of the picture."""
+
+    source: str = "loose"
+    root: str
+
+    def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
+        """Yield the pictures by name."""
+        for path in sorted(Path(self.root).iterdir()):
+            if path.suffix.lower() not in EXTENSIONS:
+                continue
+            text = path.with_suffix(".txt")
+            try:
+                caption = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else path.stem
+                yield self.labelled(path.name, path.read_bytes(), [caption], None, None)
+            except OSError as error:
+                yield unread(path.name, path, error)
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that describe a checkpoint without its architecture."""
+    parser.add_argument("--arch", help="architecture of a checkpoint file, such as RN50 or ViT-B-32")
+    parser.add_argument("--quick-gelu", action="store_true", help="QuickGELU activations, as OpenAI's weights need")
+
+
+def load(model: str, arch: str | None = None, quick_gelu: bool = False) -> Clip:
+    """Return the model that a user names.
+
+    Args:
+        model: an open_clip model folder, a checkpoint file, or `hf-hub:OWNER/NAME` of an open_clip model.
+        arch: the architecture, for a checkpoint file.
+
+    Raises:
+        UserError: the model does not exist, cannot be fetched, or is no model.
+    """
+    from antidote.clip.folder import create_model, load_model
+
+    path = Path(model)
+    if model.startswith("hf-hub:"):
+        return load_model(_fetched(model.removeprefix("hf-hub:")))
+    if path.is_dir():
+        if not (path / CONFIG).is_file():
+            raise UserError(f"{model}: is no model folder; should hold {CONFIG} and the weights beside it")
+        return load_model(path)
+    if not path.is_file():
+        raise UserError(f"{model}: no such model; should be a model folder, a checkpoint file, or hf-hub:OWNER/NAME")
+    if arch is None:
+        raise UserError(f"--arch: is missing; {model} is a checkpoint file, name its architecture, such as RN50")
+    return create_model(ModelSettings(name=arch, pretrained=model, quick_gelu=quick_gelu), seed=0)
+
+
+def _fetched(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, "open_clip_model.safetensors"]))
+    except Exception as error:  # the library raises many kinds of errors
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"hf-hub:{name}: cannot be fetched ({reason}); give the path of its folder") from None
+
+
+# --- datasets --------------------------------------------------------------------------------------------------------
+
+
+def dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name the columns of a table."""
+    parser.add_argument("--path", help=f"column of paths in a table; by default one of {', '.join(PATHS)}")
+    parser.add_argument("--image", help=f"column of picture files in a table; by default one of {', '.join(BYTES)}")
+    parser.add_argument("--caption", help=f"column of captions in a table; by default one of {', '.join(CAPTIONS)}")
+
+
+def stream(dataset: str, args: argparse.Namespace) -> Iterator[Item]:
+    """Yield the pairs of a dataset in order, one picture file in memory at a time.
+
+    Raises:
+        UserError: the dataset does not exist, is of no known kind, or holds no usable pair.
+    """
+    if (Path(dataset) / "manifest.json").is_file():
+        yield from _written(Path(dataset))
+        return
+    settings = source_of(dataset, args)
+    intake = Intake(None)
+    for item in settings.iterate(SPLIT):
+        pair = intake.take(item)
+        if pair is not None:
+            yield Item(pair.key, pair.image, pair.captions[0], -1 if pair.label is None else pair.label)
+    intake.judge(dataset, SPLIT, settings)
+
+
+def _written(folder: Path) -> Iterator[Item]:
+    index = shards.open_index(folder, ["key", "shard", "offset", "size", "caption", "label"])
+    for start in range(0, len(index), CHUNK):
+        rows = index.iloc[start : start + CHUNK]
+        files = shards.read_images(folder, rows)
+        for row, file in zip(rows.itertuples(), files, strict=True):
+            yield Item(row.key, file, row.caption, int(row.label))
+
+
+def source_of(dataset: str, args: argparse.Namespace) -> SourceSettings:
+    """Return the source of a dataset by its kind.
+
+    Raises:
+        UserError: the dataset does not exist or is of no known kind.
+    """
+    path, more = Path(dataset), {"accepted_skip_share": 1.0}
+    if path.is_dir():
+        if any(path.glob("*.tar")):
+            return WebDataset(splits={SPLIT: str(path / "*.tar")}, **more)
+        if any(entry.suffix.lower() in EXTENSIONS for entry in path.iterdir()):
+            return Loose(root=dataset, **more)
+        if any(entry.is_dir() for entry in path.iterdir()):
+            return Folder(root=str(path.parent), splits={SPLIT: path.name}, **more)
+        raise UserError(f"{dataset}: holds no pictures; should be {KINDS}")
+    if ".tar" in path.name:
+        return WebDataset(splits={SPLIT: dataset}, **more)
+    if not path.is_file():
+        raise UserError(f"{dataset}: no such dataset; should be {KINDS}")
+    if path.suffix.lower() not in TABLES:
+        raise UserError(f"{dataset}: is no dataset; should be {KINDS}")
+    return Table(splits={SPLIT: dataset}, **columns(path, args), **more)
+
+
+def columns(path: Path, args: argparse.Namespace) -> dict[str, str]:
+    """Return the columns of a table with paths or picture files, and with captions.
+
+    Raises:
+        UserError: a column is neither named nor known.
+    """
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            names = pq.read_schema(path).names
+        else:
+            names = list(pd.read_csv(path, nrows=0, sep="\t" if path.suffix.lower() == ".tsv" else ","))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from None
+    find = lambda known: next((name for name in known if name in names), None)
+    place, image, caption = args.path or find(PATHS), args.image or find(BYTES), args.caption or find(CAPTIONS)
+    if args.image or not place:
+        place = None
+    if place is None and image is None:
+        raise UserError(f"--path: is missing; name the column of paths in {path}, which has {', '.join(names)}")
+    if caption is None:
+        raise UserError(f"--caption: is missing; name the column of captions in {path}, which has {', '.join(names)}")
+    return {**({"path": place} if place else {"image": image}), "caption": caption}
+
+
+def chunks(items: Iterator[Item], size: int) -> Iterator[Pairs]:
+    """Yield the pairs of a stream as pictures of `size` pixels, CHUNK at a time."""
+    waiting: list[Item] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) == CHUNK:
+            yield _pairs(waiting, size)
+            waiting = []
+    if waiting:
+        yield _pairs(waiting, size)
+
+
+def _pairs(items: list[Item], size: int) -> Pairs:
+    keys = [item.key for item in items]
+    pictures = images.load_pictures([item.image for item in items], size, torch.get_num_threads(), keys)
+    labels = torch.tensor([item.label for item in items])
+    return Pairs(keys, torch.from_numpy(pictures), [item.caption for item in items], labels)
+
+
+def load_pairs(dataset: str, args: argparse.Namespace, size: int) -> Pairs:
+    """Return all pairs of a dataset in memory, uint8 pictures of `size` pixels.
+
+    Raises:
+        UserError: as `stream`.
+    """
+    parts = list(chunks(stream(dataset, args), size))
+    if not parts:
+        raise UserError(f"{dataset}: holds no usable pair")
+    return Pairs(
+        keys=[key for part in parts for key in part.keys],
+        images=torch.cat([part.images for part in parts]),
+        captions=[text for part in parts for text in part.captions],
+        labels=torch.cat([part.labels for part in parts]),
+    )

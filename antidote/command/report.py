@@ -1,0 +1,60 @@
+"""The page of a command: facts, a table of scores, and pictures; one self-contained file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIDE = 160  # longest side of a shown picture, in pixels
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of the page: a PNG as a data address, a title and a line below."""
+
+    picture: str
+    title: str
+    line: str
+
+
+def thumbnail(picture: bytes | np.ndarray) -> str:
+    """Return a picture, a file or uint8 (height, width, 3), as the data address of a small PNG."""
+    from antidote.data.store import images
+
+    image = images.rgb(images.decode(picture)) if isinstance(picture, bytes) else images.Image.fromarray(picture)
+    image.thumbnail((SIDE, SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def write(
+    path: Path,
+    title: str,
+    verdict: str,
+    facts: Mapping[str, Any],
+    table: Sequence[Mapping[str, Any]] = (),
+    shown: Sequence[Shown] = (),
+) -> None:
+    """Write the page.
+
+    Args:
+        verdict: one sentence below the title.
+        facts: what was scored, by name.
+        table: rows with equal keys.
+        shown: pictures in order.
+    """
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.get_template("report.html.j2").render(
+        title=title, verdict=verdict, facts=facts, table=table, shown=shown
+    )
+    path.write_text(page, encoding="utf-8")

@@ -1,0 +1,250 @@
+"""Results files: one JSON file per cell of a track's study, with a published JSON Schema, and CLIP_benchmark's shape.
+
+Rates are fractions. A result is `measured`, by this project's code with hashes of models and code, or `reported`, with
+its source.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import Field, model_validator
+
+from antidote.base import command_line
+from antidote.base.errors import UserError
+from antidote.base.files import read_json, sha256
+from antidote.base.fingerprint import ROOT, fingerprint
+from antidote.base.registry import method
+from antidote.base.settings import Settings
+from antidote.study.layout import NO_DEFENSE, Layout
+from antidote.study.tracks import TrackSettings
+from antidote.summary.cells import COLUMNS
+from antidote.summary.costs import CostFacts
+from antidote.summary.verdicts import Finished
+
+FORMAT = 1
+NAMES = ("attack", "defense", "seed")
+PER_RUN = ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "trained_parameters", "pairs", "steps")
+CLIP_BENCHMARK = {"acc1": "ca1", "acc5": "ca5"}  # CLIP_benchmark's names of figures
+TASK = "zeroshot_classification"
+
+
+class Entry(Settings):
+    """An attack or a defense."""
+
+    name: str = Field(description="entry of the study")
+    method: str = Field(description="name in the registry; of a reported result, also a method that is not in it")
+    label: str = ""
+    access: str = Field("", description="of a defense: what it needs; of an attack: the threat model")
+    reconstruction: bool = Field(False, description="the paper leaves parts open, which are built from what is known")
+    settings: dict[str, Any] = {}
+
+
+class Figure(Settings):
+    """One figure of a cell; rates are fractions."""
+
+    mean: float
+    std: float | None = Field(None, ge=0, description="standard deviation over seeds (n - 1); null for one seed")
+    seeds: dict[str, float] = Field({}, description="value by seed; empty for a reported result that gives none")
+
+
+class Hashes(Settings):
+    """What the figures of a measured result belong to."""
+
+    models: dict[str, str] = Field(description="SHA-256 of the weights of the model under test, by seed")
+    code: str = Field(description="fingerprint of the code of defense, attack and evaluation; comments do not count")
+    commit: str = Field("", description="Git commit of the checkout; empty outside of a checkout")
+
+
+class Source(Settings):
+    """Where a result is from."""
+
+    title: str = Field(description="title of a paper or of a log; of a measured result, the name of the study")
+    url: str = ""
+    place: str = Field("", description="table, figure or file")
+
+
+class Result(Settings):
+    """One cell: an attack, a defense, a model, and their figures within a track."""
+
+    format: Literal[1] = Field(FORMAT, description="version of this schema")
+    track: TrackSettings
+    status: Literal["measured", "reported"]
+    model: str
+    target: str = ""
+    evaluation: str = Field(description="evaluation set")
+    attack: Entry
+    defense: Entry
+    figures: dict[str, Figure] = Field(min_length=1)
+    costs: dict[str, float] = Field({}, description="one run of the defense: mean seconds, the largest of the rest")
+    hashes: Hashes | None = None
+    source: Source
+    unreliable: str = Field("", description="why the figures decide nothing; empty for a reliable result")
+
+    @model_validator(mode="after")
+    def _known(self) -> Result:
+        if self.status == "measured" and (self.hashes is None or not self.hashes.models):
+            raise ValueError("hashes.models: a measured result needs the hashes of its models")
+        if self.status == "reported" and not self.source.url:
+            raise ValueError("source.url: a reported result needs its source")
+        return self
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a results file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Result.model_json_schema()}
+
+
+def read_result(path: Path) -> Result:
+    """Return the result of a file.
+
+    Raises:
+        UserError: the file cannot be read or is not valid.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: should hold keys and values, not {type(values).__name__}")
+    return Result.read(values, str(path))
+
+
+def results_of(done: Finished, results: Path) -> list[Result]:
+    """Return a result per cell that was run; swept defenses with each setting.
+
+    A cell is left out, with a warning, if the model of a seed that was scored is gone.
+
+    Args:
+        results: folder of all studies.
+
+    Raises:
+        UserError: no cell was run whose models are there.
+    """
+    rows = done.table[(done.table["attack"] != "clean") & (done.table["ca1_n"] > 0)]
+    kept, found = Layout(results / done.study.name), []
+    for _, row in rows.iterrows():
+        result = _result(done, row, kept)
+        found += [result] if result else []
+    if not found:
+        raise UserError(f"{kept.results}: no cell was run whose models are there; run the study first")
+    return found
+
+
+def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
+    attack, defense = row["attack"], row["defense"]
+    cells = done.cells[(done.cells["attack"] == attack) & (done.cells["defense"] == defense)]
+    study, methods = done.study, (done.study.attacks[attack], done.study.defenses[defense])
+    models, figures = _models(kept, attack, defense, study.file.seeds), _figures(cells)
+    gone = sorted(set(figures["ca1"].seeds) - set(models))
+    if gone:
+        command_line.log.warning("%s, %s: left out: no weights of seed %s", attack, defense, ", ".join(gone))
+        return None
+    code = [method(kind, one.method).__module__ for kind, one in zip(("attack", "defense"), methods, strict=True)]
+    code = fingerprint("scripts.evaluate", "scripts.defend", "scripts.trigger", *code)
+    return Result(
+        track=study.file.track,
+        status="measured",
+        model=study.file.model.name,
+        target=study.file.target,
+        evaluation=study.file.evaluation.dataset,
+        attack=_entry("attack", attack, methods[0]),
+        defense=_entry("defense", defense, methods[1]),
+        figures=figures,
+        costs=_costs(done.costs, attack, defense),
+        hashes=Hashes(models=models, code=code, commit=_commit()),
+        source=Source(title=study.name),
+        unreliable=_unreliable(row, len(study.file.seeds), done),
+    )
+
+
+def _entry(kind: str, name: str, settings: Any) -> Entry:
+    known = method(kind, settings.method)
+    access = known.access if kind == "defense" else known.threat_model
+    own = {"name": name, "method": settings.method, "label": settings.label or "", "access": access}
+    own["reconstruction"] = bool(getattr(known, "reconstruction", False))
+    return Entry(**own, settings=settings.model_dump(mode="json", exclude={"method", "label"}))
+
+
+def _figures(cells: pd.DataFrame) -> dict[str, Figure]:
+    names = [name for name in cells.columns if name not in NAMES and not name.endswith(("_low", "_high"))]
+    found = {}
+    for name in [*filter(COLUMNS.__contains__, names), *sorted(set(names) - set(COLUMNS))]:
+        values = pd.to_numeric(cells.set_index("seed")[name], errors="coerce").dropna()
+        if len(values):
+            std = float(values.std()) if len(values) > 1 else None
+            by_seed = {str(seed): float(value) for seed, value in values.items()}
+            found[name] = Figure(mean=float(values.mean()), std=std, seeds=by_seed)
+    return found
+
+
+def _costs(costs: pd.DataFrame, attack: str, defense: str) -> dict[str, float]:
+    mine = costs[(costs["stage"] == "defend") & (costs["attack"] == attack) & (costs["defense"] == defense)]
+    found = {}
+    for name in (name for name in PER_RUN if name in CostFacts.model_fields and name in mine):
+        values = pd.to_numeric(mine[name], errors="coerce").dropna()
+        if len(values):
+            found[name] = float(values.mean() if name == "seconds" else values.max())
+    return found
+
+
+def _models(kept: Layout, attack: str, defense: str, seeds: list[int]) -> dict[str, str]:
+    """Return the hash of the weights by seed; of an undefended cell, those of the backdoored model."""
+    stage = "backdoored_model" if defense == NO_DEFENSE else "defend"
+    names = {"attack": attack} if defense == NO_DEFENSE else {"attack": attack, "defense": defense}
+    paths = {str(seed): kept.path(stage, "weights", **names, seed=seed) for seed in seeds}
+    return {seed: sha256(path) for seed, path in paths.items() if path.is_file()}
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def _unreliable(row: pd.Series, planned: int, done: Finished) -> str:
+    """Return why a cell decides nothing: the gate, missing seeds, or one seed without a noise floor."""
+    reasons = [] if row["gate"] == "passed" else [f"gate: {row['gate_reason']}"]
+    if row["ca1_n"] < planned:
+        reasons.append(f"{int(row['ca1_n'])} of {planned} seeds")
+    if row["ca1_n"] == 1 and done.noise is None:
+        reasons.append("one seed, and the track states no noise floor")
+    return "; ".join(reasons)
+
+
+def to_clip_benchmark(result: Result) -> dict[str, Any]:
+    """Return a result in the shape of a file of CLIP_benchmark: `pretrained` names attack and defense."""
+    ours = {ours: theirs for theirs, ours in CLIP_BENCHMARK.items()}
+    return {
+        "dataset": result.evaluation,
+        "model": result.model,
+        "pretrained": f"{result.attack.name}-{result.defense.name}",
+        "task": TASK,
+        "language": "en",
+        "metrics": {ours.get(name, name): figure.mean for name, figure in result.figures.items()},
+    }
+
+
+def from_clip_benchmark(path: Path, facts: dict[str, Any]) -> Result:
+    """Return a foreign evaluation, a file in CLIP_benchmark's shape, as a `reported` result.
+
+    Args:
+        facts: `track`, `attack`, `defense` and `source`, which the file does not give.
+
+    Raises:
+        UserError: the file is not in that shape, or a figure is no number.
+    """
+    values = read_json(path)
+    keys = ("dataset", "model", "metrics")
+    missing = [key for key in keys if not isinstance(values, dict) or not values.get(key)]
+    if missing or not isinstance(values["metrics"], dict):
+        raise UserError(f"{path}: {(missing or ['metrics'])[0]}: is missing; a file of CLIP_benchmark has {keys}")
+    figures = {}
+    for name, value in values["metrics"].items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            figures[CLIP_BENCHMARK.get(name, name)] = {"mean": value}
+    own = {"status": "reported", "model": values["model"], "evaluation": values["dataset"], "figures": figures}
+    return Result.read({**own, **facts}, str(path))

@@ -1,0 +1,131 @@
+"""Results files: one JSON file per cell of a track's study, for a leaderboard.
+
+`write` makes them from a finished study, `check` validates files, `clip-benchmark` exports them in the shape of
+CLIP_benchmark, `import` makes a `reported` result of such a file, `schema` writes the JSON Schema.
+"""
+
+import argparse
+from pathlib import Path
+
+from antidote.base import command_line
+from antidote.base.errors import UserError
+from antidote.base.files import write_json
+from antidote.study.tracks import tracks
+from antidote.summary.exchange import (
+    Result,
+    from_clip_benchmark,
+    read_result,
+    results_of,
+    schema,
+    to_clip_benchmark,
+)
+from antidote.summary.verdicts import Finished
+
+FOLDER = Path("leaderboard")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run one action."""
+    ACTIONS[arguments.action](arguments)
+
+
+def write(args: argparse.Namespace) -> None:
+    """Write the cells of finished studies."""
+    found = [result for file in args.studies for result in results_of(Finished.read(file, args.results), args.results)]
+    for result in found:
+        _put(result, args.output)
+    command_line.log.info("wrote %d results to %s", len(found), args.output)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Validate files; the first that is not valid ends with one line."""
+    for file in args.files:
+        result = read_result(file)
+        if result.track.name not in tracks():
+            raise UserError(f"{file}: track.name: unknown track {result.track.name!r}; known: {', '.join(tracks())}")
+    command_line.log.info("%d files are valid", len(args.files))
+
+
+def clip_benchmark(args: argparse.Namespace) -> None:
+    """Export files in CLIP_benchmark's shape."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    for file in args.files:
+        result = read_result(file)
+        name = f"{result.source.title}-{result.attack.name}-{result.defense.name}.json"
+        write_json(args.output / _safe(name), to_clip_benchmark(result))
+    command_line.log.info("wrote %d files to %s", len(args.files), args.output)
+
+
+def import_(args: argparse.Namespace) -> None:
+    """Write a foreign evaluation as a reported result."""
+    if args.track not in tracks():
+        raise UserError(f"--track: unknown track {args.track!r}; known: {', '.join(tracks())}")
+    facts = {
+        "track": {"name": args.track, "version": tracks()[args.track].version},
+        "attack": {"name": args.attack, "method": args.attack},
+        "defense": {"name": args.defense, "method": args.defense},
+        "source": {"title": args.title, "url": args.url, "place": args.place},
+    }
+    path = _put(from_clip_benchmark(args.file, facts), args.output)
+    command_line.log.info("wrote %s", path)
+
+
+def write_schema(args: argparse.Namespace) -> None:
+    """Write the JSON Schema."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_json(args.output / "schema.json", schema())
+    command_line.log.info("wrote %s", args.output / "schema.json")
+
+
+ACTIONS = {
+    "write": write,
+    "check": check,
+    "clip-benchmark": clip_benchmark,
+    "import": import_,
+    "schema": write_schema,
+}
+
+
+def _put(result: Result, output: Path) -> Path:
+    """Write a result to its place, {track}-{version}/{study or source}/{attack}--{defense}.json; return the path."""
+    folder = output / f"{result.track.name}-{result.track.version}" / _safe(result.source.title)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _safe(f"{result.attack.name}--{result.defense.name}.json")
+    write_json(path, result.model_dump(mode="json"))
+    return path
+
+
+def _safe(text: str) -> str:
+    """Return text as the name of a file: other characters than letters, digits, `_`, `.` and `-` become `-`."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in text).strip(".-") or "unnamed"
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line of this script."""
+    parser = command_line.parser(__doc__)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    one = actions.add_parser("write", help="write the results files of finished studies of a track")
+    one.add_argument("studies", nargs="+", type=Path, metavar="STUDY", help="study file")
+    one.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
+    one.add_argument("--output", type=Path, default=FOLDER, help="folder of the results files")
+    one = actions.add_parser("check", help="validate results files")
+    one.add_argument("files", nargs="+", type=Path, metavar="FILE", help="results file")
+    one = actions.add_parser("clip-benchmark", help="export results files in the shape of CLIP_benchmark")
+    one.add_argument("files", nargs="+", type=Path, metavar="FILE", help="results file")
+    one.add_argument("--output", type=Path, required=True, help="folder of the exported files")
+    one = actions.add_parser("import", help="write a foreign evaluation, in that shape, as a reported result")
+    one.add_argument("file", type=Path, metavar="FILE", help="file of CLIP_benchmark; rates are fractions")
+    one.add_argument("--track", required=True, help="name of the track whose recipe the evaluation kept to")
+    one.add_argument("--attack", required=True, help="method of the attack")
+    one.add_argument("--defense", required=True, help="method of the defense, or none")
+    one.add_argument("--title", required=True, help="title of the source")
+    one.add_argument("--url", required=True, help="address of the source")
+    one.add_argument("--place", default="", help="table, figure or file of the source")
+    one.add_argument("--output", type=Path, default=FOLDER, help="folder of the results files")
+    one = actions.add_parser("schema", help="write the JSON Schema")
+    one.add_argument("--output", type=Path, default=FOLDER, help="folder of schema.json")
+    return parser
+
+
+if __name__ == "__main__":
+    command_line.main(run, arguments())

@@ -1,0 +1,169 @@
+"""`antidote audit` and `antidote inspect`: scores, places in a population, verdicts that never exceed the figures."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from antidote.base import registry
+from antidote.base.errors import UserError
+from antidote.clip.folder import save_model
+from antidote.command import audit, inspect, population
+from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
+
+PATCH = "data:image/png;base64,iVBORw0KGgo="
+
+
+class ToySettings(DetectorSettings):
+    method: str = "toy"
+
+
+class ToyModel(Detector):
+    Settings, subject = ToySettings, "model"
+
+    def score(self, clip, data, work):
+        return Scores([MODEL], np.array([0.8]), 0.5, {"class": "cup", "trigger": PATCH})
+
+
+class NeedsPairs(ToyModel):
+    access = "clean-pairs"
+
+    def score(self, clip, data, work):
+        return Scores([MODEL], np.array([float(len(data.pairs))]))
+
+
+class ToyPictures(Detector):
+    """Brightness; fails if it gets anything but pictures."""
+
+    Settings, subject = ToySettings, "pictures"
+
+    def score(self, clip, data, work):
+        assert data.training_set is None and data.pictures.keys == [str(n) for n in range(len(data.pictures))]
+        return Scores(data.pictures.keys, data.pictures.images.double().mean(dim=(1, 2, 3)).numpy(), 128.0)
+
+
+class NeedsClasses(ToyPictures):
+    access = "test-time"
+
+
+@pytest.fixture
+def place(tmp_path, make_clip, monkeypatch):
+    """A model, four pictures of rising brightness, and toy detectors in place of the registry's."""
+    kinds = {"toy": ToyModel, "needs_pairs": NeedsPairs, "bright": ToyPictures, "needs_classes": NeedsClasses}
+    method = lambda kind, name: kinds[name]
+    for module in (audit, inspect):
+        monkeypatch.setattr(module, "method", method)
+        monkeypatch.setattr(module, "DETECTORS", kinds)
+    save_model(tmp_path / "model", make_clip("vit"), {"kind": "suspicious", "statement": "test"})
+    (tmp_path / "pictures").mkdir()
+    for number in range(4):
+        Image.fromarray(np.full((32, 32, 3), 60 * number + 20, np.uint8)).save(tmp_path / "pictures" / f"{number}.png")
+    return tmp_path
+
+
+def audited(place, *words):
+    words = [place / "model", "--output", place / "out", *words]
+    audit.run(audit.arguments().parse_args([str(word) for word in words]))
+    return json.loads((place / "out" / "audit.json").read_text())
+
+
+def inspected(place, *words):
+    words = [place / "model", place / "pictures", "--output", place / "out", *words]
+    inspect.run(inspect.arguments().parse_args([str(word) for word in words]))
+
+
+def study(place, clean, backdoored):
+    """Write the detections of a study with these scores."""
+    config = json.loads((place / "model" / "open_clip_config.json").read_text())
+    for attack, scores in (("clean", clean), ("badnet", backdoored)):
+        for seed, score in enumerate(scores):
+            cell = place / "results" / "mine" / attack / f"seed{seed}"
+            for folder in (cell / "model", cell / "none" / "detect" / "d"):
+                folder.mkdir(parents=True)
+            (cell / "model" / "open_clip_config.json").write_text(json.dumps(config))
+            found = {"subject": "model", "defense": "none", "attack": attack, "method": "toy", "score": score,
+                     "study": "mine"}  # fmt: skip
+            (cell / "none" / "detect" / "d" / "detection.json").write_text(json.dumps(found))
+    return place / "results" / "mine"
+
+
+def test_without_a_population_there_is_no_verdict(place):
+    found = audited(place)
+    assert found["verdict"] == "no verdict: no population of this kind"
+    toy, pairs = found["findings"]
+    assert (toy["score"], toy["threshold"], pairs["left_out"]) == (0.8, 0.5, "needs clean pairs (--pairs)")
+    page = (place / "out" / "report.html").read_text()
+    assert PATCH in page and "class cup" in page and "no verdict: no population of this kind" in page
+
+
+def test_detectors_get_the_data_that_the_user_gives(place):
+    found = audited(place, "--pairs", place / "pictures", "--detector", "needs_pairs")
+    assert [finding["score"] for finding in found["findings"]] == [4.0]
+
+
+def test_a_population_of_ones_own(place):
+    folder = study(place, clean=[0.1] * 11, backdoored=[0.9, 0.7, 0.95])
+    found = audited(place, "--population", folder, "--detector", "toy")
+    assert found["verdict"].startswith("1 of 1 detectors call the model suspicious (toy)")
+    assert found["findings"][0]["verdict"] == (
+        "suspicious: 0 of 11 clean models and 2 of 3 backdoored ones score at least as high (p = 0.08)"
+    )
+
+
+def test_a_population_of_another_kind_gives_no_verdict(place, make_clip):
+    folder = study(place, clean=[0.1] * 11, backdoored=[0.9])
+    save_model(place / "model", make_clip("rn"), {"kind": "suspicious", "statement": "test"})
+    assert audited(place, "--population", folder, "--detector", "toy")["verdict"] == population.NONE
+
+
+@pytest.mark.parametrize(("clean", "score", "begins"), [
+    ([0.1] * 5, 0.8, "no verdict: 5 clean models are too few for 10% false alarms"),
+    ([0.1] * 9, 0.8, "suspicious"),
+    ([0.1] * 8 + [0.8], 0.8, "not suspicious: 1 of 9 clean models"),
+    ([], 0.8, "no verdict: no population of this kind"),
+])  # fmt: skip
+def test_verdicts_follow_the_conformal_p_value(clean, score, begins):
+    rows = [("k", "clean", "d", value, "s") for value in clean] + [("k", "backdoored", "d", 0.9, "s")]
+    table = pd.DataFrame(rows, columns=population.COLUMNS)
+    assert population.place(table, "d", score).verdict().startswith(begins)
+
+
+def test_shipped_populations_have_their_columns():
+    assert population.shipped("no such kind").empty
+    for file in (population.DATA / "populations").glob("*.csv"):
+        assert set(population.read(file)["state"]) <= {population.CLEAN, population.BACKDOORED}
+
+
+def test_pictures_are_scored_brightest_first(place):
+    inspected(place, "--detector", "bright", "--shown", 2)
+    scores = pd.read_csv(place / "out" / "scores.csv")
+    assert scores["picture"].tolist() == [3, 2, 1, 0] and scores["score"].tolist() == [200, 140, 80, 20]
+    assert json.loads((place / "out" / "inspect.json").read_text())["suspicious"] == 2
+    page = (place / "out" / "report.html").read_text()
+    assert page.count("<img") == 2 and "2 of 4 pictures reach" in page
+
+
+def test_bad_input_is_one_line(place):
+    (place / "names.json").write_text('{"a": 1}')
+    cases = [
+        (audited, ["--detector", "bright"], "--detector: 'bright' does not score models"),
+        (audited, ["--population", place / "none"], "holds no scores of detectors of models"),
+        (audited, ["--false-alarms", "2"], "--false-alarms: 2 should be a fraction"),
+        (audited, ["--classes", place / "names.json"], "should hold a JSON list of texts"),
+        (inspected, ["--detector", "toy"], "--detector: 'toy' does not score pictures; known: bright, needs_classes"),
+        (inspected, ["--detector", "needs_classes"], "--classes: is missing"),
+        (inspected, ["--detector", "needs_classes", "--classes", place / "names.json"], "should hold a JSON list"),
+    ]
+    for run, words, message in cases:
+        with pytest.raises(UserError, match=re.escape(message)):
+            run(place, *words)
+    (place / "pictures" / "4.png").write_text("no picture")
+    inspected(place, "--detector", "bright")
+    assert len(pd.read_csv(place / "out" / "scores.csv")) == 4, "a picture that cannot be read is left out"
+
+
+def test_toys_do_not_stay_in_the_registry():
+    assert "toy" not in registry.DETECTORS

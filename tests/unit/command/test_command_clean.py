@@ -1,0 +1,80 @@
+"""`antidote clean`: a defense on one's own model and pairs, accuracy before and after, one line for bad input."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from antidote.base.errors import UserError
+from antidote.clip.folder import load_model, save_model
+from antidote.command import clean
+
+
+@pytest.fixture
+def place(tmp_path, make_clip):
+    """A model, 24 captioned pictures, and the same pictures in class folders."""
+    save_model(tmp_path / "model", make_clip("vit"), {"kind": "suspicious", "statement": "test"})
+    noise = np.random.default_rng(0)
+    for number in range(24):
+        picture = Image.fromarray(noise.integers(0, 256, (32, 32, 3), np.uint8))
+        for folder in ("pairs", f"test/{('cup', 'boat')[number % 2]}"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            picture.save(tmp_path / folder / f"{number}.png")
+        (tmp_path / "pairs" / f"{number}.txt").write_text(f"a {('cup', 'boat')[number % 2]}, number {number}")
+    return tmp_path
+
+
+def cleaned(place, *words):
+    words = [place / "model", "--output", place / "out", *words]
+    clean.run(clean.arguments().parse_args([str(word) for word in words]))
+
+
+QUICK = ("--set", "training.epochs=1", "--set", "training.batch_size=8", "--set", "training.lr=1e-3")
+
+
+def test_a_model_is_cleaned_and_its_accuracy_measured(place, caplog):
+    caplog.set_level(logging.INFO, "antidote")
+    cleaned(place, "--pairs", place / "pairs", "--labelled", place / "test", *QUICK)
+    before, after = (load_model(place / name).network.state_dict() for name in ("model", "out"))
+    assert any(not before[name].equal(after[name]) for name in before)
+    card = json.loads((place / "out" / "card.json").read_text())
+    assert card["settings"]["training"]["epochs"] == 1 and card["from"] == str(place / "model")
+    assert "clean accuracy (CA@1) of 24 pictures" in caplog.text
+    assert not (place / "out.work").exists()
+
+
+def test_accuracy_counts_labels(place):
+    clip = load_model(place / "model")
+    pictures, names = clean.labelled(str(place / "test"), clean.arguments().parse_args(["m"]), clip.size)
+    assert names == ["boat", "cup"] and pictures.labels.bincount().tolist() == [12, 12]
+    weights = clip.class_embeddings(names, ["a {}"])
+    found = (clip.encode_image(pictures.images) @ weights).argmax(dim=1)
+    assert clean.accuracy(clip, pictures, names, "openai_imagenet") in [n / 24 for n in range(25)]
+    assert len(found) == 24
+
+
+def test_words_become_settings():
+    assert clean.assigned({"method": "x", "training": {"lr": 1.0}}, ["training.epochs=5", "training.lr=1e-5", "a=b"]) == {
+        "method": "x", "training": {"lr": 1e-5, "epochs": 5}, "a": "b",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ([], "--pairs: is missing; cleanclip needs clean pairs"),
+    (["--defense", "linear_probe"], "--shots: is missing; linear_probe needs labelled pictures"),
+    (["--defense", "cleanklip"], "unknown defense method 'cleanklip'; did you mean 'cleanclip'?"),
+    (["--defense", "ubt"], "ubt: needs access 'poisoned-training-set', which a study alone grants"),
+    (["--set", "epochs"], "--set: 'epochs' should be KEY=VALUE"),
+    (["--set", "training.epoch=1"], "defense cleanclip: training.epoch: unknown key; did you mean 'epochs'?"),
+    (["--pairs", "{place}/pairs", "--labelled", "{place}/pairs"], "holds pictures without a label"),
+    (["--pairs", "{place}/pairs", "--labelled", "{place}/test", "--classes", "{place}/three.json"],
+     "--classes: lists 3 names"),
+])  # fmt: skip
+def test_bad_input_is_one_line(place, words, message):
+    (place / "three.json").write_text('["a", "b", "c"]')
+    with pytest.raises(UserError) as error:
+        cleaned(place, *(word.format(place=place) for word in words))
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (place / "out").exists()

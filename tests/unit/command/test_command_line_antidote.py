@@ -1,0 +1,66 @@
+"""`antidote`: every command has help with an example, without importing torch; wrong words are one line."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from antidote.command.table import COMMANDS, overview
+
+OWN = [name for name, entry in COMMANDS.items() if not entry.script]
+
+
+def antidote(*words, cwd=None):
+    command = [sys.executable, "-m", "antidote.command", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_every_command_is_in_the_overview():
+    assert all(f"  {name} " in overview() for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_command_is_a_module_with_arguments_and_run(name):
+    module = importlib.import_module(f"antidote.command.{name}")
+    assert callable(module.run) and module.arguments().description
+
+
+def test_help_of_all_commands_shows_an_example_without_torch():
+    code = (
+        "import contextlib, sys; from antidote.command.__main__ import main\n"
+        f"for name in {OWN}:\n"
+        "    sys.argv = ['antidote', name, '--help']\n"
+        "    with contextlib.suppress(SystemExit):\n"
+        "        main()\n"
+        "assert 'torch' not in sys.modules and 'open_clip' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("example:") == len(OWN)
+    assert done.stdout.count("usage: antidote ") == len(OWN)
+
+
+def test_unknown_command():
+    done = antidote("scann")
+    assert (done.returncode, done.stderr) == (1, "error: unknown command 'scann'; did you mean 'scan'?\n")
+
+
+def test_a_command_of_a_checkout_says_so_where_there_is_none(tmp_path, monkeypatch):
+    from antidote.command import __main__ as entry
+
+    monkeypatch.setattr(entry, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["antidote", "collect"])
+    with pytest.raises(SystemExit) as error:
+        entry.main()
+    assert str(error.value).startswith("error: collect: needs a checkout of the project")
+
+
+def test_completion_is_valid_bash_and_completes():
+    script = antidote("completion", "bash").stdout
+    shell = lambda words, place: subprocess.run(
+        ["bash", "-c", script + f'\nCOMP_WORDS=(antidote {words}); COMP_CWORD={place}; _antidote; echo "${{COMPREPLY[@]}}"'],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert shell("sc", 1) == ["scan"]
+    assert "--model" in shell("scan --mo", 2)

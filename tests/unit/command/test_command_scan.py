@@ -1,0 +1,129 @@
+"""`antidote scan`: scores of pairs from every kind of dataset, keys to leave out, and one line for bad input."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from antidote.base.errors import UserError
+from antidote.base.registry import DETECTORS, method
+from antidote.clip.folder import save_model
+from antidote.command import scan
+from antidote.data.pairs import Pairs
+from antidote.detectors.features import FeatureFile, picture_features
+from antidote.training.session import Work
+
+
+@pytest.fixture
+def model(tmp_path, make_clip):
+    save_model(tmp_path / "model", make_clip("vit"), {"kind": "suspicious", "statement": "test"})
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def table(tmp_path):
+    """40 pictures in a table; their names are their rows."""
+    noise = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(noise.integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / f"{number:02d}.png")
+    file = tmp_path / "pairs.csv"
+    rows = {"file": [f"{n:02d}.png" for n in range(40)], "caption": [f"picture {n}" for n in range(40)]}
+    pd.DataFrame(rows).to_csv(file, index=False)
+    return file
+
+
+def scanned(*words):
+    scan.run(scan.arguments().parse_args([str(word) for word in words]))
+
+
+def test_a_table_is_scored(tmp_path, model, table):
+    scanned(
+        table, "--model", model, "--output", tmp_path / "out", "--share", 0.1, "--shown", 3, "--detector", "k_distance"
+    )
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert len(scores) == 40 and scores["score"].is_monotonic_decreasing
+    assert (tmp_path / "out" / "keys.txt").read_text().split() == scores["key"].head(4).tolist()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<img") == 3 and scores["caption"][0] in page
+    assert json.loads((tmp_path / "out" / "scan.json").read_text())["pairs"] == 40
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "keys.txt",
+        "report.html",
+        "scan.json",
+        "scores.csv",
+    ]
+
+
+def test_a_threshold_decides_which_keys_are_left_out(tmp_path, model, table):
+    scanned(table, "--model", model, "--output", tmp_path / "out", "--detector", "clip_score", "--threshold", 3)
+    assert (tmp_path / "out" / "keys.txt").read_text() == ""
+
+
+def of_features():
+    return [name for name in DETECTORS if method("detector", name).from_features]
+
+
+@pytest.mark.parametrize("name", of_features())
+def test_scores_are_those_of_the_detector_on_pictures(name, tmp_path, make_clip, make_pairs):
+    from antidote.data.access import DefenseData
+
+    kind, clip, pairs = method("detector", name), make_clip("vit"), make_pairs(count=60)
+    score = lambda given: (
+        kind(kind.Settings(), 3).score(clip, DefenseData(training_set=given), Work(tmp_path, "x")).values
+    )
+    encoded = scan.encode(clip, [pairs.take(range(25)), pairs.take(range(25, 60))], tmp_path, "given")
+    np.testing.assert_allclose(score(encoded), score(pairs), rtol=1e-4, atol=1e-5)
+
+
+def test_a_feature_file_reads_the_rows_asked_for(tmp_path, make_clip):
+    numbers = torch.arange(12.0).view(4, 3)
+    (tmp_path / "f").write_bytes(numbers.numpy().tobytes())
+    file = FeatureFile(tmp_path / "f", 3)
+    assert len(file) == 4 and torch.equal(file[torch.tensor([2, 0])], numbers[[2, 0]])
+    pairs = Pairs(list("abcd"), file, list("abcd"), torch.zeros(4))
+    assert picture_features(make_clip("vit"), pairs, normalised=False) is file
+    assert picture_features(make_clip("vit"), pairs).norm(dim=1).allclose(torch.ones(4))
+
+
+def test_bad_input_is_one_line(tmp_path, model, table):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.docx").write_text("x")
+    three = pd.read_csv(table).head(3)
+    three.to_csv(tmp_path / "three.csv", index=False)
+    three.rename(columns={"caption": "words"}).to_csv(tmp_path / "columns.csv", index=False)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_text("no picture")
+    cases = [
+        ([tmp_path / "three.csv", "--model", model], "dao: k: 16 needs 18 pairs, there are 3"),
+        ([tmp_path / "columns.csv", "--model", model], "--caption: is missing"),
+        ([tmp_path / "none.csv", "--model", model], "no such dataset"),
+        ([tmp_path / "notes.docx", "--model", model], "is no dataset"),
+        ([tmp_path / "empty", "--model", model], "holds no pictures"),
+        ([tmp_path / "broken", "--model", model], "holds no usable pair (1 x not a picture"),
+        ([table, "--model", tmp_path / "empty"], "is no model folder"),
+        ([table, "--model", tmp_path / "nothing"], "no such model"),
+        ([table, "--model", table], "--arch: is missing"),
+        ([table, "--model", model, "--share", "2"], "--share: 2 should be a fraction"),
+        ([table, "--model", model, "--detector", "ubt"], "does not score pairs from their features"),
+    ]
+    for words, message in cases:
+        with pytest.raises(UserError) as error:
+            scanned(*words, "--output", tmp_path / "out")
+        assert message in str(error.value), words
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_commands_list_themselves_fast_and_without_torch():
+    code = (
+        "import sys; sys.argv = ['antidote', '--help']; from antidote.command.__main__ import main; main(); "
+        "assert not {'torch', 'pandas', 'open_clip', 'yaml'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "scan" in done.stdout and "example:" in done.stdout

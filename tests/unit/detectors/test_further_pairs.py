@@ -1,0 +1,116 @@
+"""Detectors of pairs by a clean model, by consistency in two stages, by early learning and by small masks."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from antidote.base.errors import UserError
+from antidote.base.registry import method
+from antidote.data.access import DefenseData
+from antidote.data.pairs import Pairs
+from antidote.detectors import abl, cascade
+from antidote.detectors.cognitive_distillation import total_variation
+from antidote.evaluation.detection import figures
+from antidote.training.session import Work
+
+
+def detector(name, seed=0, **settings):
+    kind = method("detector", name)
+    return kind(kind.Settings.read({"method": name, **settings}, "x"), seed)
+
+
+def test_the_clean_models_cosine_counts(make_clip, make_pairs):
+    clip, scorer, pairs = make_clip("vit"), make_clip("rn"), make_pairs(10)
+    data = DefenseData(training_set=pairs, scorer=scorer)
+    found = detector("clean_clip_score", scorer="surrogates.clean").score(clip, data, None)
+    with torch.no_grad():
+        scorer.network.eval()
+        cosines = (scorer.encode_image(pairs.images) * scorer.encode_text(pairs.captions)).sum(dim=1)
+    np.testing.assert_allclose(found.values, 1 - cosines.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("scorer", ["model", "clean"])
+def test_a_scorer_that_is_no_clean_model(scorer):
+    with pytest.raises(ValueError, match=rf"^scorer: '{scorer}' is none of an open_clip NAME/TAG, surrogates\.NAME$"):
+        detector("clean_clip_score", scorer=scorer).settings.check({})
+
+
+def test_two_stages_find_like_captions_on_unlike_pictures(make_pairs, monkeypatch):
+    """Poisoned pictures are neighbours with captions that are nearer than those of other neighbours."""
+    stream = torch.Generator().manual_seed(0)
+    count, poisoned = 300, 24
+    pictures = torch.randn(count, 16, generator=stream)
+    texts = torch.randn(count, 16, generator=stream)
+    pictures[:poisoned, 0] += 6
+    texts[:poisoned, 1] += 12
+    monkeypatch.setattr(cascade, "picture_features", lambda clip, pairs: F.normalize(pictures, dim=1))
+    monkeypatch.setattr(cascade, "text_features", lambda clip, texts_: F.normalize(texts, dim=1))
+    pairs = make_pairs(count)
+    found = detector("cascade", k=8, seeds=0.03).score(None, DefenseData(training_set=pairs), None)
+    judged = figures(found, set(pairs.keys[:poisoned]))
+    assert judged["auroc"] > 0.99 and judged["recall"] == 1 and judged["precision"] > 0.8
+    with pytest.raises(UserError, match=r"^cascade: k: 16 needs 18 pairs, there are 5$"):
+        detector("cascade").score(None, DefenseData(training_set=make_pairs(5)), None)
+
+
+def test_a_fresh_model_follows_from_the_seed(make_clip):
+    clip = make_clip("vit")
+    one, same, other = (abl._fresh(clip, seed).network.state_dict() for seed in (3, 3, 4))
+    name = "visual.conv1.weight"
+    assert torch.equal(one[name], same[name]) and not torch.equal(one[name], other[name])
+    assert not torch.equal(one[name], clip.network.state_dict()[name])
+
+
+def test_the_rank_is_the_fresh_models_cosine(make_clip, make_pairs, tmp_path, monkeypatch):
+    """The trained model is the fresh one, and the threshold flags the isolated share."""
+    pairs, clip, trained = make_pairs(10), make_clip("vit"), []
+    monkeypatch.setattr(abl, "similarities", lambda one, pairs, _: torch.arange(10.0) * (one is trained[0]))
+    own = abl.train
+    monkeypatch.setattr(abl, "train", lambda one, *rest: trained.append(one) or own(one, *rest))
+    recipe = {"epochs": 1, "batch_size": 5, "warmup": 0}
+    data = DefenseData(training_set=pairs)
+    found = detector("abl", training=recipe, isolated=0.2).score(clip, data, Work(tmp_path / "work", "x"))
+    assert found.values.tolist() == list(range(10)) and (found.values >= found.threshold).sum() == 2
+    assert trained[0] is not clip and found.evidence == {"steps": 2}
+
+
+class Patched:
+    """An encoder that sees the mean colours of 16 squares, or the bright last square alone."""
+
+    device = torch.device("cpu")
+
+    class network:
+        @staticmethod
+        def eval():
+            pass
+
+        @staticmethod
+        def parameters():
+            return []
+
+        @staticmethod
+        def encode_image(images):
+            squares = F.avg_pool2d(images, 8).flatten(1)
+            patch = torch.sigmoid(50 * (images[:, :, -4:, -4:].mean(dim=(1, 2, 3)) - 0.9))[:, None]
+            return 10 * (1 - patch) * squares + 10 * patch
+
+    def normalise(self, images):
+        return images
+
+
+def test_a_trigger_keeps_the_feature_under_a_small_mask():
+    stream = torch.Generator().manual_seed(0)
+    images = (200 * torch.rand(16, 3, 32, 32, generator=stream)).byte()
+    images[:8, :, -4:, -4:] = 255
+    pairs = Pairs([str(row) for row in range(16)], images, [""] * 16, torch.full((16,), -1))
+    found = detector("cognitive_distillation", steps=100, gamma=0.001).score(
+        Patched(), DefenseData(training_set=pairs), None
+    )
+    assert figures(found, {str(row) for row in range(8)})["auroc"] == 1.0
+    assert found.values.min() >= -1 and found.values.max() <= 0
+
+
+def test_total_variation_by_hand():
+    mask = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]])
+    assert total_variation(mask).tolist() == [2 / 4]

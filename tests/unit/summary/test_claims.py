@@ -1,0 +1,172 @@
+"""Each verdict on made-up cells, and one line for whatever is wrong with a claim."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+import yaml
+
+from antidote.base.errors import UserError
+from antidote.base.fingerprint import ROOT
+from antidote.base.settings import read_mapping
+from antidote.study.slices import summary_plan
+from antidote.study.study import Study
+from antidote.study.tracks import Noise
+from antidote.summary.cells import COLUMNS
+from antidote.summary.claims import Claim, page, read_claims, verdict
+from antidote.summary.plan import SummarySettings
+from antidote.summary.published import read_published
+from antidote.summary.relations import parse
+from antidote.summary.tables import summarise
+from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, Finished, judge
+
+LOWER = "asr1(attack=badnet, defense=cleanclip) < asr1(attack=badnet, defense=finetune)"
+PAPERS = {"cleanclip": "CleanCLIP (ICCV 2023)"}
+
+
+def finished(rates, seeds=(0,), noise=None, **changes) -> Finished:
+    """`rates`: ASR@1 and CA@1 of BadNet by defense, lists over seeds."""
+    values = {**read_mapping(str(ROOT / "config.yaml")), "seeds": list(seeds), "track": {"name": "tiny"}, **changes}
+    study = Study(values, "study.yaml")
+    plan = SummarySettings.read(read_mapping(summary_plan(study)), "plan")
+    rates = {"none": ([1.0] * len(seeds), [0.95] * len(seeds)), **rates}
+    rows = [{"attack": "clean", "defense": "none", "seed": seed, "ca1": 0.96} for seed in seeds]
+    for attack in study.attacks:
+        for defense in study.defenses:
+            for i, seed in enumerate(seeds):
+                row = {"attack": attack, "defense": defense, "seed": seed, "floor": 0.0}
+                if attack == "badnet" and defense in rates:
+                    row |= {"asr1": rates[defense][0][i], "ca1": rates[defense][1][i]}
+                rows.append(row)
+    cells = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[3:], float))
+    costs = [{"stage": "defend", "attack": "badnet", "defense": d, "seed": 0, "seconds": 12.0} for d in study.defenses]
+    swept = {entry.name: entry.sweep for entry in study.entries["defense"]}
+    table = summarise(cells, plan)
+    return Finished(
+        study, cells, table, pd.DataFrame(costs), None, None, noise and Noise(seeds=5, figures=noise), swept
+    )
+
+
+def both(cleanclip, finetune, ca=0.94):
+    return {"cleanclip": (cleanclip, [ca] * len(cleanclip)), "finetune": (finetune, [0.94] * len(finetune))}
+
+
+def judged(done, text=LOWER, matched=True):
+    return judge(parse(text, "claim"), done, matched)
+
+
+def test_over_seeds_the_interval_of_the_paired_difference_decides():
+    seeds = (0, 1, 2)
+    assert judged(finished(both([0.1, 0.2, 0.3], [0.5, 0.6, 0.7]), seeds)).word == HOLDS
+    assert judged(finished(both([0.5, 0.6, 0.7], [0.1, 0.21, 0.3]), seeds)).word == FAILS
+    found = judged(finished(both([0.1, 0.6, 0.3], [0.5, 0.3, 0.7]), seeds))
+    assert found.word == UNDECIDED and "within the spread" in found.reason
+    # differences -40, +30, -40: mean -16.67, sample deviation 40.41, t(0.975, 2) = 4.303
+    assert found.difference == pytest.approx(-16.67, abs=0.01) and found.half == pytest.approx(100.4, abs=0.1)
+
+
+def test_one_seed_needs_the_noise_floor_of_the_track():
+    rates = both([0.1], [0.2])
+    found = judged(finished(rates))
+    assert found.word == UNDECIDED and "no noise floor" in found.reason
+    assert judged(finished(rates, noise={"asr1": 2.0})).word == HOLDS  # 1.96 x 2 x sqrt 2 = 5.5 points
+    assert judged(finished(rates, noise={"asr1": 5.0})).word == UNDECIDED  # 13.9 points
+    assert judged(finished(rates, noise={"ca1": 2.0})).word == UNDECIDED
+    assert judged(finished(both([0.3], [0.2]), noise={"asr1": 2.0})).word == FAILS
+
+
+def test_a_margin_counts():
+    done = finished(both([0.1], [0.2]), noise={"asr1": 1.0})
+    assert judged(done, LOWER + " - 30").word == FAILS and judged(done, LOWER + " - 5").word == HOLDS
+
+
+def test_a_defense_outside_the_budget_is_not_compared_at_matched_accuracy():
+    done = finished(both([0.1], [0.9], ca=0.5), noise={"asr1": 1.0})
+    found = judged(done)
+    assert found.word == UNDECIDED and found.reason == "outside the accuracy budget: cleanclip"
+    assert judged(done, matched=False).word == HOLDS
+
+
+def test_a_sweep_is_compared_by_the_picked_setting():
+    defenses = {
+        "tuned": {"method": "finetune", "training": {"lr": [0.001, 0.002, 0.005]}},
+        "cleanclip": {"method": "cleanclip"},
+    }
+    swept = {
+        "tuned_lr0.001": ([0.9], [0.95]),
+        "tuned_lr0.002": ([0.6], [0.94]),
+        "tuned_lr0.005": ([0.0], [0.60]),
+        "cleanclip": ([0.3], [0.94]),
+    }
+    found = judged(finished(swept, noise={"asr1": 1.0}, defenses=defenses))
+    assert found.word == HOLDS and found.sides == ("asr1 30.0", "asr1 60.0")
+
+
+def test_what_was_not_run_is_not_measured():
+    done = finished({"cleanclip": ([0.1], [0.9])})
+    for text, reason in [
+        (LOWER, "asr1 of finetune on badnet was not run"),
+        ("asr1(attack=siba) > 50", "no entry of the attack siba"),
+        ("asr1(attack=badnet, defense=rvpt) < 5", "no entry of the defense rvpt"),
+        ("auroc(attack=badnet, detector=dao) > 90", "the study measures no detections"),
+        ("delta(attack=badnet) > 10", "the study measures no persistence"),
+        ("asr1(attack=blended) > 50", "the attack blended does not pass the gate"),
+        ("asr1(attack=badnet, attack.pattern=stripes) > 50", "no entry of the attack badnet"),
+    ]:
+        found = judged(done, text)
+        assert (found.word, found.reason) == (UNMEASURED, reason)
+
+
+def test_the_worst_of_several_relations_is_the_verdict():
+    done = finished(both([0.1], [0.2]), noise={"asr1": 1.0, "ca1": 1.0})
+    for second, word in [
+        ("ca1(attack=badnet, defense=cleanclip) > 50", HOLDS),
+        ("ca1(attack=badnet, defense=cleanclip) > 99", FAILS),
+        ("ca1(attack=badnet, defense=cleanclip) > 94.5", UNDECIDED),
+        ("ca1(attack=siba) > 50", UNMEASURED),
+    ]:
+        claim = Claim(paper="cleanclip", sentence="s", value="v", relations=[LOWER, second])
+        assert verdict(claim, done)[0] == word
+
+
+def test_the_page_says_which_defense_to_use_and_what_holds():
+    claims = {"one": Claim(paper="cleanclip", sentence="Lower.", value="14.0", relations=[LOWER])}
+    text = page(claims, PAPERS, [finished(both([0.1], [0.2]), noise={"asr1": 1.0})])
+    row = "| tiny 1, default | clean-pairs | cleanclip | 10.0 (badnet) | 10.0 | 1.0 | 12.0 s | 1 attack, 1 seed"
+    assert row in text and text.index("| cleanclip |") < text.index("| finetune |")
+    assert "### CleanCLIP (ICCV 2023)" in text
+    assert "| Lower. | 14.0 | tiny 1, default, 1 seed | asr1 10.0, asr1 20.0: -10.0 ± 2.8 | **holds** |" in text
+    assert "| Lower. | 14.0 |  |  | not measured |" in page(claims, PAPERS, [])
+
+
+@pytest.mark.parametrize(
+    "relation,text",
+    [
+        ("asr(attack=badnet) < 5", "unknown figure 'asr'; did you mean 'asr5'?"),
+        ("asr1(attack=badnett) < 5", "unknown attack method 'badnett'; did you mean 'badnet'?"),
+        ("asr1(defence=none) < 5", "unknown key 'defence'; did you mean 'defense'?"),
+        ("asr1(attack=badnet) 5", "'<' or '<=' or '>' or '>=' is expected in the place of '5'"),
+        ("asr1(attack=badnet < 5", "',' is expected in the place of '<'"),
+        ("asr1(attack=badnet) < 5 5", "the end is expected in the place of '5'"),
+        ("__import__(os)", "unknown figure '__import__'"),
+        ("5 < $", "cannot be read at '$'"),
+    ],
+)
+def test_what_is_wrong_with_a_claim_is_told_in_one_line(tmp_path, relation, text):
+    file = tmp_path / "claims.yaml"
+    claim = {"paper": "cleanclip", "sentence": "s", "value": "v", "relations": [relation]}
+    file.write_text(yaml.safe_dump({"mine": claim}))
+    with pytest.raises(UserError, match=f"^claims.yaml: mine: .*{re.escape(text)}") as error:
+        read_claims(PAPERS, file)
+    assert "\n" not in str(error.value)
+
+
+def test_the_projects_claims_are_valid_and_cover_the_list():
+    papers = read_published().papers
+    found = read_claims({key: paper.citation for key, paper in papers.items()})
+    works = (
+        "ta_cleaner ubt ubt_token cbpt rvpt cleanclip par badclip siba attention flba maba transferability imbert beear"
+    )
+    assert {*works.split()} <= {claim.paper for claim in found.values()}

@@ -1,0 +1,126 @@
+"""Results files: what a finished study gives, the published schema, CLIP_benchmark, and the leaderboard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import jsonschema
+import pytest
+
+from antidote.base.errors import UserError
+from antidote.base.fingerprint import ROOT
+from antidote.base.settings import read_mapping
+from antidote.study.slices import summary_plan
+from antidote.study.study import Study
+from antidote.summary.exchange import read_result, schema
+from scripts import results, summarise
+from tests.unit.summary.test_pages import put
+
+SCHEMA = json.loads((ROOT / "leaderboard/schema.json").read_text())
+VALUES = {0: {"none": 0.97, "finetune": 0.4}, 1: {"none": 0.99, "finetune": 0.2}}
+
+
+def act(*words):
+    results.run(results.arguments().parse_args([str(word) for word in words]))
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    """The results files of a made-up study of a track; blended lacks a seed, and the models of one cell are gone."""
+    root = tmp_path_factory.mktemp("board")
+    values = read_mapping(str(ROOT / "tests/studies/tiny.yaml")) | {"seeds": [0, 1]}
+    values["track"] = {"name": "open", "version": 1}
+    values["defenses"].pop("ta_cleaner")
+    put(root / "study.yaml", values)
+    folder = root / "results/tiny"
+    for seed, rates in VALUES.items():
+        put(folder / f"clean/seed{seed}/none/scores.json", {"ca1": 0.9, "asr1": None})
+        for attack in ("badnet", "blended"):
+            put(folder / f"{attack}/seed{seed}/floor/scores.json", {"ca1": 0.9, "asr1": 0.01})
+            put(folder / f"{attack}/seed{seed}/model/open_clip_model.safetensors", f"{attack} {seed}")
+            for defense, asr1 in rates.items() if (attack, seed) != ("blended", 1) else ():
+                scores = {"ca1": 0.88, "asr1": asr1, "extra": {"hit": 0.5}}
+                put(folder / f"{attack}/seed{seed}/{defense}/scores.json", scores)
+        model = folder / f"badnet/seed{seed}/finetune/model"
+        put(model / "open_clip_model.safetensors", f"weights {seed}")
+        put(model / "cost.json", {"seconds": 10 + seed, "pairs": 160 - seed})
+    plan = summary_plan(Study(values, "study"))
+    words = ["--settings", plan, "--results", folder, "--data", root, "--output", folder / "summary"]
+    summarise.run(summarise.arguments().parse_args([str(word) for word in words]))
+    act("write", root / "study.yaml", "--results", root / "results", "--output", root / "board")
+    return root / "board"
+
+
+def test_a_file_per_cell_with_figures_costs_and_hashes(board):
+    folder = board / "open-1/tiny"
+    assert {path.name for path in folder.iterdir()} == {
+        *("badnet--none.json", "badnet--finetune.json"),
+        "blended--none.json",  # the model of blended, finetune is gone
+    }
+    found = json.loads((folder / "badnet--finetune.json").read_text())
+    assert found["status"] == "measured" and found["track"] == {"name": "open", "version": 1}
+    assert found["figures"]["asr1"]["mean"] == pytest.approx(0.3)
+    assert found["figures"]["asr1"]["std"] == pytest.approx(0.2 / 2**0.5)
+    assert found["figures"]["asr1"]["seeds"] == {"0": 0.4, "1": 0.2} and found["figures"]["hit"]["mean"] == 0.5
+    assert found["costs"] == {"seconds": 10.5, "pairs": 160}
+    assert found["hashes"]["models"]["1"] == hashlib.sha256(b"weights 1").hexdigest()
+    assert len(found["hashes"]["code"]) == 16
+    assert found["defense"]["access"] == "clean-pairs" and found["defense"]["settings"]["training"]["batch_size"] == 32
+    assert found["attack"]["settings"]["patch_size"] == 6 and found["unreliable"] == ""
+    partial = json.loads((folder / "blended--none.json").read_text())
+    assert partial["unreliable"] == "1 of 2 seeds; one seed, and the track states no noise floor"
+    assert partial["hashes"]["models"]["0"] == hashlib.sha256(b"blended 0").hexdigest()
+
+
+def test_written_files_and_the_leaderboard_keep_to_the_published_schema(board):
+    assert schema() == SCHEMA, "run: python -m scripts.results schema"
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    kept = [path for path in (ROOT / "leaderboard").rglob("*.json") if path.name != "schema.json"]
+    for path in [*board.rglob("*.json"), *kept]:
+        jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+        act("check", path)
+    values = json.loads((board / "open-1/tiny/badnet--none.json").read_text())
+    for broken in ({"status": "guessed"}, {"figures": {}}, {"figures": {"asr1": 0.5}}, {"track": "open"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**values, **broken}, SCHEMA)
+
+
+def test_clip_benchmarks_shape_there_and_back(board, tmp_path):
+    act("clip-benchmark", board / "open-1/tiny/badnet--finetune.json", "--output", tmp_path)
+    path = tmp_path / "tiny-badnet-finetune.json"
+    foreign = json.loads(path.read_text())
+    assert foreign["metrics"]["acc1"] == pytest.approx(0.88) and foreign["metrics"]["asr1"] == pytest.approx(0.3)
+    assert {name: foreign[name] for name in ("dataset", "model", "pretrained", "task")} == {
+        "dataset": "tiny", "model": "tiny-rn", "pretrained": "badnet-finetune", "task": "zeroshot_classification",
+    }  # fmt: skip
+    words = ["--attack", "badnet", "--defense", "theirs", "--title", "A log", "--url", "https://x.org"]
+    act("import", path, "--track", "open", *words, "--output", tmp_path / "board")
+    result = read_result(tmp_path / "board/open-1/A-log/badnet--theirs.json")
+    assert result.status == "reported" and result.hashes is None and result.figures["ca1"].mean == pytest.approx(0.88)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"hashes": None}, "hashes.models: a measured result needs the hashes of its models"),
+        ({"status": "reported"}, "source.url: a reported result needs its source"),
+        ({"format": 2}, "format: "),
+        ({"figures": {"asr1": {"mean": "x"}}}, "figures.asr1.mean: "),
+        ({"track": {"name": "opne"}}, "track.name: unknown track 'opne'"),
+    ],
+)
+def test_a_file_that_is_not_valid_is_one_line(board, tmp_path, change, says):
+    values = json.loads((board / "open-1/tiny/badnet--none.json").read_text())
+    put(tmp_path / "one.json", {**values, **change})
+    with pytest.raises(UserError) as error:
+        act("check", tmp_path / "one.json")
+    assert says in str(error.value) and "one.json" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [[], {"dataset": "x", "model": "y"}, {"dataset": "x", "model": "y", "metrics": []}])
+def test_a_foreign_file_of_another_shape_is_one_line(tmp_path, content):
+    put(tmp_path / "one.json", content)
+    words = ["--track", "open", "--attack", "a", "--defense", "b", "--title", "t", "--url", "u"]
+    with pytest.raises(UserError, match=r"one\.json.*is missing; a file of CLIP_benchmark has"):
+        act("import", tmp_path / "one.json", *words, "--output", tmp_path)
