@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,12 @@ from antidote.base import command_line
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import read_json, whole_folder, write_json
 from antidote.base.registry import DETECTORS, method
-from antidote.command import inputs, population, report
+from antidote.command import inputs, population, report, resume
 from antidote.command.clean import labelled
 from antidote.command.inspect import CONTROLS
 from antidote.data.access import DefenseData
 from antidote.data.words.lexicon import load_lexicon
 from antidote.data.words.names import templates
-from antidote.training.session import Work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,13 +125,13 @@ def score(name: str, clip: Clip, granted: dict[str, Any], table: pd.DataFrame, a
     reason = kind.fits(clip.config["model_cfg"])
     if reason or isinstance(data, str):
         return Finding(name, left_out=f"it {reason}" if reason else data)
-    work, start = args.output.with_name(f"{args.output.name}.{name}.work"), time.perf_counter()
+    start, detector = time.perf_counter(), kind(settings, args.seed)
     command_line.log.info("%s ...", name)
     try:
-        scores = kind(settings, args.seed).score(clip, data, Work(work, f"audit {args.model} {args.seed}"))
+        with resume.work(args.output, detector, clip, data, args.lexicon) as work:
+            scores = detector.score(clip, data, work)
     except UserError as error:
         return Finding(name, left_out=str(error))
-    shutil.rmtree(work, ignore_errors=True)
     value = float(scores.values[0])
     verdict = population.place(table, name, value).verdict(args.false_alarms)
     evidence = json.loads(json.dumps(dict(scores.evidence)))

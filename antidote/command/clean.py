@@ -8,7 +8,7 @@ those that the model was trained on.
 from __future__ import annotations
 
 import argparse
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +19,16 @@ from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.base.registry import method
 from antidote.base.settings import read_mapping
-from antidote.command import inputs
+from antidote.command import inputs, resume
 from antidote.data.access import DefenseData
 from antidote.data.words.lexicon import load_lexicon
 from antidote.data.words.names import templates
-from antidote.training.session import Work
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
     from antidote.defenses.base import Defense
+    from antidote.training.session import Work
 
 LARGEST = 256  # pictures scored at a time
 
@@ -63,9 +63,10 @@ def run(args: argparse.Namespace) -> None:
     data = granted(kind, clip, args)
     pictures, names = labelled(args.labelled, args, clip.size) if args.labelled else (None, [])
     before = accuracy(clip, pictures, names, args.templates) if pictures else None
-    work = Work(args.output.with_name(args.output.name + ".work"), _identity(args, settings))
-    report = kind(settings, args.seed).run(clip, data, work)
-    save(args, settings, report.clip or clip, report, work)
+    defense = kind(settings, args.seed)
+    with resume.work(args.output, defense, clip, data, args.lexicon) as work:
+        report = defense.run(clip, data, work)
+        save(args, settings, report.clip or clip, report, work)
     if before is not None:
         after = accuracy(report.clip or clip, pictures, names, args.templates)
         command_line.log.info("clean accuracy (CA@1) of %d pictures: %.1f %% before, %.1f %% after",
@@ -77,7 +78,7 @@ def assigned(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
     """Return settings with the values of `KEY=VALUE` words; a dot in a key opens a group, values are YAML.
 
     Raises:
-        UserError: a word has no `=`, or its value is not YAML.
+        UserError: a word has no `=`, its value is not YAML, or a group of its key has a plain value.
     """
     settings = dict(settings)
     for word in words:
@@ -91,7 +92,10 @@ def assigned(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
         *groups, last = key.split(".")
         place = settings
         for group in groups:
-            place[group] = dict(place.get(group) or {})
+            held = place.get(group)
+            if held is not None and not isinstance(held, Mapping):
+                raise UserError(f"--set: {word!r}: {group} is {held!r} already; should be a group of settings")
+            place[group] = dict(held or {})
             place = place[group]
         # YAML 1.1 reads 1e-5, without a dot, as text.
         place[last] = _number(value) if isinstance(value, str) else value
@@ -155,7 +159,7 @@ def labelled(folder: str, args: argparse.Namespace, size: int) -> tuple[Pairs, l
         names = read_json(args.classes)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"--classes: {args.classes}: should hold a JSON list of texts")
-    elif (Path(folder) / "manifest.json").is_file():
+    elif (Path(folder) / "manifest.json").is_file() or not Path(folder).is_dir():
         raise UserError(f"--classes: is missing; {folder} has labels and no class names")
     else:
         names = sorted(path.name for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -192,10 +196,3 @@ def save(args: argparse.Namespace, settings: Any, clip: Clip, report: Any, work:
     }
     log = work.folder / TRAINING_LOG
     save_model(args.output, clip, card, extra=[*([log] if log.is_file() else []), *report.files])
-    shutil.rmtree(work.folder, ignore_errors=True)
-
-
-def _identity(args: argparse.Namespace, settings: Any) -> str:
-    """Return a text of everything that the run depends on, so that a killed run resumes only as itself."""
-    given = [args.model, args.pairs, args.shots, args.lexicon, args.seed, settings.model_dump(mode="json")]
-    return command_line.to_json(given)

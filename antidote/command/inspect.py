@@ -18,10 +18,9 @@ from antidote.base.errors import UserError
 from antidote.base.files import read_json, whole_folder, write_json
 from antidote.base.registry import DETECTORS, method
 from antidote.base.settings import read_mapping
-from antidote.command import inputs, report
+from antidote.command import inputs, report, resume
 from antidote.data.access import GRANTS, DefenseData
 from antidote.data.words.names import templates
-from antidote.training.session import Work
 
 if TYPE_CHECKING:
     from antidote.data.pairs import Pairs
@@ -57,9 +56,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.detector}: does not fit this model: it {reason}")
     pairs = inputs.load_pairs(args.pictures, args, clip.size)
     data = _data(kind, pairs, args)
-    with whole_folder(args.output) as folder:
-        work = Work(args.output.with_name(args.output.name + ".work"), "inspect")
-        write(folder, pairs, kind(settings, args.seed).score(clip, data, work), args)
+    detector = kind(settings, args.seed)
+    with whole_folder(args.output) as folder, resume.work(args.output, detector, clip, data, "none") as work:
+        write(folder, pairs, detector.score(clip, data, work), args)
     command_line.log.info("%d pictures scored; page %s", len(pairs), args.output / "report.html")
 
 

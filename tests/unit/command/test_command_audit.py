@@ -66,8 +66,9 @@ def place(tmp_path, make_clip, monkeypatch):
 
 def audited(place, *words):
     words = [place / "model", "--output", place / "out", *words]
-    audit.run(audit.arguments().parse_args([str(word) for word in words]))
-    return json.loads((place / "out" / "audit.json").read_text())
+    args = audit.arguments().parse_args([str(word) for word in words])
+    audit.run(args)
+    return json.loads((args.output / "audit.json").read_text())
 
 
 def inspected(place, *words):
@@ -167,3 +168,22 @@ def test_bad_input_is_one_line(place):
 
 def test_toys_do_not_stay_in_the_registry():
     assert "toy" not in registry.DETECTORS
+
+
+@pytest.mark.parametrize("run", [audited, inspected])
+def test_work_folders_do_not_stay_and_the_output_may_be_the_working_folder(place, run, monkeypatch):
+    made = []
+
+    def score(self, clip, data, work):
+        work.folder.mkdir()
+        made.append(work)
+        items = [MODEL] if data.pictures is None else data.pictures.keys
+        return Scores(items, np.zeros(len(items)))
+
+    for kind in (ToyModel, ToyPictures):
+        monkeypatch.setattr(kind, "score", score)
+    (place / "here").mkdir()
+    monkeypatch.chdir(place / "here")
+    run(place, "--detector", "toy" if run is audited else "bright", "--output", ".")
+    assert (place / "here" / "report.html").is_file() and len(made) == 1 and not made[0].folder.exists()
+    assert made[0].folder.parent == place and len(made[0].identity) == 64

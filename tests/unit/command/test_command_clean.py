@@ -1,7 +1,10 @@
 """`antidote clean`: a defense on one's own model and pairs, accuracy before and after, one line for bad input."""
 
+import io
 import json
 import logging
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,8 @@ from PIL import Image
 
 from antidote.base.errors import UserError
 from antidote.clip.folder import load_model, save_model
-from antidote.command import clean
+from antidote.command import clean, resume
+from antidote.data.access import DefenseData
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_a_model_is_cleaned_and_its_accuracy_measured(place, caplog):
     card = json.loads((place / "out" / "card.json").read_text())
     assert card["settings"]["training"]["epochs"] == 1 and card["from"] == str(place / "model")
     assert "clean accuracy (CA@1) of 24 pictures" in caplog.text
-    assert not (place / "out.work").exists()
+    assert not list(place.glob("*.work"))
 
 
 def test_accuracy_counts_labels(place):
@@ -67,6 +71,10 @@ def test_words_become_settings():
     (["--defense", "cleanklip"], "unknown defense method 'cleanklip'; did you mean 'cleanclip'?"),
     (["--defense", "ubt"], "ubt: needs access 'poisoned-training-set', which a study alone grants"),
     (["--set", "epochs"], "--set: 'epochs' should be KEY=VALUE"),
+    (["--set", "training=5", "--set", "training.epochs=3"],
+     "--set: 'training.epochs=3': training is 5 already; should be a group of settings"),
+    (["--pairs", "{place}/pairs", "--labelled", "{place}/labelled.tar"],
+     "--classes: is missing; {place}/labelled.tar has labels and no class names"),
     (["--set", "training.epoch=1"], "defense cleanclip: training.epoch: unknown key; did you mean 'epochs'?"),
     (["--pairs", "{place}/pairs", "--labelled", "{place}/pairs"], "holds pictures without a label"),
     (["--pairs", "{place}/pairs", "--labelled", "{place}/test", "--classes", "{place}/three.json"],
@@ -74,7 +82,55 @@ def test_words_become_settings():
 ])  # fmt: skip
 def test_bad_input_is_one_line(place, words, message):
     (place / "three.json").write_text('["a", "b", "c"]')
+    with tarfile.open(place / "labelled.tar", "w") as tar:
+        for name, content in (("a.png", (place / "pairs" / "0.png").read_bytes()), ("a.txt", b"a"), ("a.cls", b"0")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     with pytest.raises(UserError) as error:
         cleaned(place, *(word.format(place=place) for word in words))
-    assert message in str(error.value) and "\n" not in str(error.value)
+    assert message.format(place=place) in str(error.value) and "\n" not in str(error.value)
     assert not (place / "out").exists()
+
+
+def test_a_run_resumes_only_as_itself(place):
+    """The identity covers contents: other pictures or weights under the same path are another run."""
+    args = clean.arguments().parse_args(["m"])
+    kind = clean.method("defense", "cleanclip")
+    clip, changed = load_model(place / "model"), load_model(place / "model")
+    pairs = clean.inputs.load_pairs(str(place / "pairs"), args, clip.size)
+    black = clean.inputs.load_pairs(str(place / "pairs"), args, clip.size)
+    black.images[0] = 0
+    next(changed.network.parameters()).data.add_(1)
+
+    def made(clip=clip, pairs=pairs, seed=0, classes=None, **settings):
+        one = kind(kind.Settings.read({"method": "cleanclip", **settings}, "d"), seed)
+        with resume.work(place / "out", one, clip, DefenseData(pairs=pairs, classes=classes), "none") as work:
+            return work.identity
+
+    assert made() == made()
+    others = [made(clip=changed), made(pairs=black), made(seed=1), made(classes=["a"]), made(training={"epochs": 3})]
+    assert len({made(), *others}) == 6
+
+
+def test_work_folders_go_at_the_end_and_after_bad_input_but_not_when_a_run_is_killed(place):
+    kind = clean.method("defense", "cleanclip")
+    one, clip = kind(kind.Settings.read({"method": "cleanclip"}, "d"), 0), load_model(place / "model")
+    for error, left in ((None, False), (UserError("bad"), False), (KeyboardInterrupt(), True)):
+        try:
+            with resume.work(place / "out", one, clip, DefenseData(), "none") as work:
+                work.folder.mkdir()
+                if error:
+                    raise error
+        except (UserError, KeyboardInterrupt):
+            pass
+        assert (place / "out.cleanclip.work").exists() == left
+
+
+def test_the_output_may_be_the_working_folder(place, monkeypatch):
+    (place / "here").mkdir()
+    monkeypatch.chdir(place / "here")
+    cleaned(place, "--pairs", place / "pairs", "--output", ".", *QUICK)
+    assert (place / "here" / "card.json").is_file() and not list(place.glob("*.work"))
+    with pytest.raises(UserError, match="--output: /: should name a folder"):
+        resume.work(Path("/"), None, None, DefenseData(), "none").__enter__()
