@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
             {
                 **{name: getattr(arguments, name) for name in ("study", "attack", "defense", "detector", "seed")},
                 "method": settings.method,
+                "settings": settings.model_dump(mode="json", exclude={"label"}),
                 "subject": kind.subject_of(settings),
                 "items": len(scores.items),
                 "poisoned": len(poisoned),

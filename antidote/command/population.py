@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from antidote.base.errors import UserError
 from antidote.base.files import DATA, read_json
+from antidote.base.registry import DETECTORS, method
+from antidote.study.layout import Layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,26 +91,62 @@ def read(file: Path) -> pd.DataFrame:
 
 
 def of_study(folder: Path) -> pd.DataFrame:
-    """Return the scores of the models of a study: clean references, and undefended models under every attack.
+    """Return the scores of the models of a study: clean models, and undefended ones under attacks that pass the gate.
+
+    Only detectors with the settings of `antidote audit`, their defaults, count: scores of other settings are on other
+    scales.
 
     Args:
         folder: results/{study}.
 
     Raises:
-        UserError: the study has no scores of detectors of models.
+        UserError: the study has no such scores, or has no table with the gate of its attacks.
     """
     import pandas as pd
 
-    rows = []
+    rows, effective = [], None
     for file in sorted(folder.rglob("detection.json")):
         found = read_json(file)
-        if found.get("subject") != "model" or found.get("defense") != "none":
+        if found.get("subject") != "model" or found.get("defense") != "none" or not as_audited(found):
             continue
+        if found["attack"] != "clean":
+            effective = passed(folder) if effective is None else effective
+            if found["attack"] not in effective:
+                continue
         state = CLEAN if found["attack"] == "clean" else BACKDOORED
         rows.append((kind_of(file.parents[2]), state, found["method"], found["score"], found["study"]))
     if not rows:
-        raise UserError(f"--population: {folder}: holds no scores of detectors of models; run such a study first")
+        raise UserError(
+            f"--population: {folder}: holds no scores of detectors of models with their default settings; run such a "
+            "study first"
+        )
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def as_audited(found: Mapping[str, Any]) -> bool:
+    """Return whether a detection was made with the settings that `antidote audit` uses; False if it names none."""
+    name = found.get("method")
+    if name not in DETECTORS:
+        return False
+    settings = method("detector", name).Settings.read({"method": name}, f"detector {name}")
+    return found.get("settings") == settings.model_dump(mode="json", exclude={"label"})
+
+
+def passed(folder: Path) -> set[str]:
+    """Return the attacks of a study that pass its gate; a model under another attack has no working backdoor.
+
+    Raises:
+        UserError: the study has no summary yet.
+    """
+    import pandas as pd
+
+    file = Layout(folder).path("summary", "table")
+    try:
+        table = pd.read_csv(file, keep_default_na=False)
+        return set(table.loc[table["gate"] == "passed", "attack"])
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--population: {file}: cannot be read ({reason}); finish the study first") from None
 
 
 def kind_of(cell: Path) -> str:

@@ -1,7 +1,8 @@
 """Score every pair of a dataset with a detector of training pairs; higher is more suspicious.
 
 DATASET is a table, tar shards, a folder of class folders or of pictures, or a split that this project wrote. Pictures
-are encoded once, in batches, into a file beside the results, so that memory does not grow with the dataset. Writes
+are encoded once, in batches, into a file beside the results; pictures are not kept in memory. Keys and captions are,
+and `clip_score` and `spectral` hold all features: 2 KB per pair at 512 dimensions, and a few copies of that. Writes
 scores.csv (all pairs, the most suspicious first), keys.txt (the pairs to leave out: a pool of a study reads it by
 `pools.training.without`), scan.json, and report.html with the most suspicious pairs.
 """

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from antidote.base.lazy import functional, torch
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ ENCODED = 256  # pictures or texts per batch
 class FeatureFile:
     """Raw picture features (N, D) float32 in a file, as `images` of pairs whose pictures are encoded already.
 
-    A batch of rows is read at a time, so that memory does not grow with N. Usage:
+    Indexing reads a batch of rows at a time; `whole` reads all rows, once. Usage:
 
         pairs = Pairs(keys, FeatureFile(Path("features.f32"), 512), captions, labels)
         picture_features(clip, pairs, normalised=False)[torch.tensor([3, 1])]  # (2, 512)
@@ -43,7 +45,7 @@ class FeatureFile:
 
     def whole(self) -> Tensor:
         """Return all features (N, D), in memory."""
-        return torch.frombuffer(bytearray(self._path.read_bytes()), dtype=torch.float32).view(-1, self._width)
+        return torch.from_numpy(np.fromfile(self._path, np.float32)).view(-1, self._width)
 
 
 def picture_features(clip: Clip, pairs: Pairs, normalised: bool = True) -> Tensor | FeatureFile:

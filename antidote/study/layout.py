@@ -14,6 +14,7 @@ from string import Formatter
 from typing import Any
 
 from antidote.attacks.trigger_files import DESCRIPTION, TENSORS
+from antidote.base.files import DATA
 from antidote.clip import files as clip
 from antidote.data.overlay_files import MANIFEST, TAR
 
@@ -37,7 +38,7 @@ SUMMARY = {
 }  # fmt: skip
 PERSISTENCE = {"persistence": "persistence.csv", "persistence_plot": "persistence.png"}
 DETECTIONS = {"detections": "detections.csv", "detection": "detection.png", "roc": "roc.png"}
-PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published.yaml"  # figures of papers, beside a study's own
+PUBLISHED = DATA / "published.yaml"  # figures of papers, beside a study's own
 UNREAD = ("card", "log", "counts", "examples", "cost")  # keys of files that no later job reads
 
 

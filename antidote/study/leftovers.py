@@ -50,7 +50,8 @@ def of_study(study: Study, results: Path) -> Iterator[Waste]:
     seeds = {layout.SEED.format(seed=seed): str(seed) for seed in study.file.seeds}
     cells = {attack: {d for a, d in study.cells if a == attack} for attack in study.attacks}
     parts = {name: cells[name] | {layout.NO_DEFENSE} | layout.fixed(layout.ATTACK) for name in cells}
-    clean = {("clean", layout.NO_DEFENSE, name) for name in matrix(study).on_clean}
+    jobs = matrix(study)
+    clean = {("clean", layout.NO_DEFENSE, name) for name in jobs.on_clean}
     detections = clean | {*study.detections}
     adapted = {*study.adapted}
     parts["clean"] = layout.fixed(layout.CLEAN) | {*study.clean_defenses}
@@ -78,6 +79,10 @@ def of_study(study: Study, results: Path) -> Iterator[Waste]:
     for folder in folders(results / "surrogates"):
         if folder.name not in study.file.surrogates:
             yield Waste(folder, f"surrogate {folder.name} {gone}")
+            continue
+        for one in (one for seed in folders(folder) for one in folders(seed / layout.DETECT)):
+            if folder.name not in jobs.population or one.name not in jobs.on_clean:
+                yield Waste(one, f"detector {one.name} on {folder.name} {gone}")
     yield from of_work(study, results)
 
 

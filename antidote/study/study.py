@@ -20,11 +20,11 @@ from antidote.detectors.base import DetectorSettings
 from antidote.evaluation.base import ScoredSet
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.shifts import class_places
-from antidote.study import reach
+from antidote.study import checks, reach
 from antidote.study.caption_counts import check_captions
 from antidote.study.file import SEEDS_APART, PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
-from antidote.study.models import check_public, loaded, picture_size, surrogate_config
+from antidote.study.models import loaded, picture_size, surrogate_config
 from antidote.study.sweeps import Entry, entries
 from antidote.study.tracks import check_track
 
@@ -70,7 +70,7 @@ class Study:
         self.size = picture_size(self.file.model.name, f"{where}: model.name")
         self._check_measures()
         self._populate()
-        self._check_surrogates()
+        checks.check_surrogates(self)
         self.entries = {kind: self._entries(kind) for kind in AXES}
         self.recipes: dict[str, PoisoningSettings] = {}
         self.attacks = {entry.name: self._attack(entry) for entry in self.entries["attack"]}
@@ -78,7 +78,7 @@ class Study:
         check_captions(self)
         self.blank = reach.blank(self.file.model.name, self.attacks, self.defenses)
         self.detectors = self._detectors()
-        self._check_adaptations()
+        checks.check_adaptations(self)
         self._named(check_lexicon, self.lexicon(), "lexicon")
 
     @property
@@ -233,15 +233,6 @@ class Study:
             raise UserError(f"{self.where}: seeds: with `population`, less than {SEEDS_APART} apart")
         self.file = self.file.model_copy(update={"surrogates": {**self.file.surrogates, **further}})
 
-    def _check_surrogates(self) -> None:
-        for name, surrogate in self.file.surrogates.items():
-            key = f"{self.where}: surrogates.{name}.model.name"
-            if picture_size(surrogate.model.name, key) != self.size:
-                raise UserError(
-                    f"{key}: {surrogate.model.name} reads pictures of another size than the study's "
-                    f"model, {self.size} pixels"
-                )
-
     def _entries(self, kind: str) -> list[Entry]:
         """Return the entries of the matrix; a sweep gives one entry per value.
 
@@ -318,7 +309,7 @@ class Study:
             raise UserError(f"{self.where}: defenses.none.method: has to be 'none', the undefended model")
         kind = method("defense", settings.method)
         self._check_access("defense", name, kind.access)
-        self._check_scorer(settings, f"{self.where}: defenses.{name}")
+        checks.check_scorer(self, settings, f"{self.where}: defenses.{name}")
         config = model_config(self.file.model.name)
         if kind.fits(config) is None:
             try:
@@ -326,14 +317,6 @@ class Study:
             except ValueError as error:
                 raise UserError(f"{self.where}: defenses.{name}.{error}") from None
         return settings
-
-    def _check_scorer(self, settings: Any, where: str) -> None:
-        """Check the clean model that a defense or a detector names, if it names one."""
-        scorer = settings.surrogate
-        if scorer and scorer not in self.file.surrogates:
-            wrong = f"surrogates has no {scorer!r}{nearest(scorer, self.file.surrogates)}"
-            raise UserError(f"{where}.scorer: {wrong}")
-        check_public(settings.public, f"{where}.scorer")
 
     def _check_access(self, kind: str, name: str, access: Access) -> None:
         if access == "clean-pairs" and self.file.pools.defense is None:
@@ -367,24 +350,8 @@ class Study:
             settings.check(config)
         except ValueError as error:
             raise UserError(f"{where}.{error}") from None
-        self._check_scorer(settings, where)
+        checks.check_scorer(self, settings, where)
         return settings
-
-    def _check_adaptations(self) -> None:
-        settings, pools = self.file.persistence, self.file.pools.pools()
-        for name, adaptation in settings.adaptations.items() if settings else ():
-            where = f"{self.where}: persistence.adaptations.{name}"
-            if "." in name or not NAME.fullmatch(name):
-                raise UserError(f"{where}: the name may hold letters, digits, _ -")
-            pool = adaptation.source
-            if pool not in pools:
-                missing = f"pools has no {pool!r}{nearest(pool, pools)}"
-                raise UserError(f"{where}.pool: {missing}; further pools are defined under pools.further")
-        try:
-            reach.models_adapted(settings.defenses if settings else None, self.entries["defense"])
-        except KeyError as error:
-            wrong = f"{error.args[0]!r} is no entry of defenses{nearest(error.args[0], self.defenses)}"
-            raise UserError(f"{self.where}: persistence.defenses: {wrong}") from None
 
     def _check_measures(self) -> None:
         for key, entry in self.evaluated.entries().items():

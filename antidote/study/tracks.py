@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
+from antidote.base.files import DATA
 from antidote.base.settings import Settings, read_mapping
 
-FILE = Path(__file__).resolve().parents[2] / "data" / "tracks.yaml"
+FILE = DATA / "tracks.yaml"
 SEEDS = 5  # smallest number of seeds behind a noise floor
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
+from antidote.base.files import DATA
 from antidote.base.settings import Settings, read_mapping
 from antidote.summary.page import duration
 from antidote.summary.relations import parse
@@ -16,7 +17,7 @@ from antidote.summary.tables import CONTROL, percent
 from antidote.summary.text import RECONSTRUCTION
 from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, Finished, Verdict, judge
 
-CLAIMS = Path(__file__).resolve().parents[2] / "data" / "claims.yaml"
+CLAIMS = DATA / "claims.yaml"
 WORST_FIRST = (FAILS, UNMEASURED, UNDECIDED, HOLDS)  # the verdict of several relations is the first that occurs
 
 

@@ -17,6 +17,7 @@ FLOORS = [
     {"command"},
     {"scripts"},
 ]
+LIMIT = 400  # lines of a module
 FLOOR = {folder: height for height, folders in enumerate(FLOORS) for folder in folders}
 # A defender's data may hold a clean model; the type checker alone imports its class.
 EXCEPT = {("antidote.data.access", "antidote.clip.model")}
@@ -102,3 +103,16 @@ def test_what_the_tests_above_would_find():
     tree = ast.parse("def f():\n    from antidote.data import pools\nimport antidote.base.files\n")
     known = dict.fromkeys(["antidote.data", "antidote.data.pools", "antidote.base.files"], tree)
     assert set(imports(tree, known)) == {"antidote.data.pools", "antidote.base.files"}
+
+
+def test_modules_are_short():
+    files = [path for part in ("antidote", "scripts") for path in (ROOT / part).rglob("*.py")]
+    long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {name: lines for name, lines in long.items() if lines > LIMIT} == {}
+
+
+def test_data_is_found_in_one_place():
+    """A wheel has its data elsewhere than a checkout; `antidote.base.files.DATA` knows where."""
+    files = [*(ROOT / "antidote").rglob("*.py")]
+    found = [path.name for path in files if 'parents[2] / "data"' in path.read_text()]
+    assert found == ["files.py"]

@@ -54,7 +54,7 @@ def place(tmp_path, make_clip, monkeypatch):
     """A model, four pictures of rising brightness, and toy detectors in place of the registry's."""
     kinds = {"toy": ToyModel, "needs_pairs": NeedsPairs, "bright": ToyPictures, "needs_classes": NeedsClasses}
     method = lambda kind, name: kinds[name]
-    for module in (audit, inspect):
+    for module in (audit, inspect, population):
         monkeypatch.setattr(module, "method", method)
         monkeypatch.setattr(module, "DETECTORS", kinds)
     save_model(tmp_path / "model", make_clip("vit"), {"kind": "suspicious", "statement": "test"})
@@ -76,7 +76,7 @@ def inspected(place, *words):
     inspect.run(inspect.arguments().parse_args([str(word) for word in words]))
 
 
-def study(place, clean, backdoored):
+def study(place, clean, backdoored, settings=None, gate="passed"):
     """Write the detections of a study with these scores."""
     config = json.loads((place / "model" / "open_clip_config.json").read_text())
     for attack, scores in (("clean", clean), ("badnet", backdoored)):
@@ -86,8 +86,10 @@ def study(place, clean, backdoored):
                 folder.mkdir(parents=True)
             (cell / "model" / "open_clip_config.json").write_text(json.dumps(config))
             found = {"subject": "model", "defense": "none", "attack": attack, "method": "toy", "score": score,
-                     "study": "mine"}  # fmt: skip
+                     "study": "mine", "settings": {"method": "toy", **(settings or {})}}  # fmt: skip
             (cell / "none" / "detect" / "d" / "detection.json").write_text(json.dumps(found))
+    (place / "results" / "mine" / "summary").mkdir()
+    (place / "results" / "mine" / "summary" / "table.csv").write_text(f"attack,defense,gate\nbadnet,none,{gate}\n")
     return place / "results" / "mine"
 
 
@@ -112,6 +114,24 @@ def test_a_population_of_ones_own(place):
     assert found["findings"][0]["verdict"] == (
         "suspicious: 0 of 11 clean models and 2 of 3 backdoored ones score at least as high (p = 0.08)"
     )
+
+
+def test_a_population_counts_default_settings_and_attacks_that_pass_the_gate_alone(place):
+    (one, two, three) = (place / name for name in "abc")
+    for folder in (one, two, three):
+        (folder / "model").mkdir(parents=True)
+        (folder / "model" / "open_clip_config.json").write_bytes(
+            (place / "model" / "open_clip_config.json").read_bytes()
+        )
+    scores = {"clean": [0.1] * 2, "backdoored": [0.9] * 3}
+    count = lambda folder: population.of_study(folder)["state"].value_counts().to_dict()
+    assert count(study(one, **scores)) == {"clean": 2, "backdoored": 3}
+    assert count(study(two, **scores, gate="failed")) == {"clean": 2}
+    with pytest.raises(UserError, match="holds no scores of detectors of models with their default settings"):
+        count(study(three, **scores, settings={"scale": "log"}))
+    (one / "results" / "mine" / "summary" / "table.csv").unlink()
+    with pytest.raises(UserError, match=r"table.csv: cannot be read .*; finish the study first"):
+        count(one / "results" / "mine")
 
 
 def test_a_population_of_another_kind_gives_no_verdict(place, make_clip):

@@ -10,7 +10,10 @@ from antidote.base import command_line
 from antidote.base.cache import PLACE
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
+from antidote.base.settings import read_mapping
+from antidote.study import leftovers
 from antidote.study.leftovers import DAY
+from antidote.study.study import Study
 from scripts import collect
 
 STUDY = str(ROOT / "tests/studies/tiny.yaml")
@@ -170,3 +173,15 @@ def test_a_place_that_is_not_there_is_named(results, run, monkeypatch):
     monkeypatch.delenv(PLACE)
     with pytest.raises(UserError, match="is not set"):
         run(shared_gib=1)
+
+
+def test_detections_on_clean_models_go_with_their_detector(tmp_path):
+    """`population1` is scored by the study's detectors of models alone, `spare` by none."""
+    values = {**read_mapping(STUDY), "surrogates": {"spare": {}}, "population": {"clean": 1}}
+    study = Study({**values, "detectors": {"decree": {"method": "decree"}}}, "s.yaml")
+    for name in ("population1/seed0/detect/decree", "population1/seed0/detect/old", "spare/seed0/detect/decree"):
+        (tmp_path / "surrogates" / name).mkdir(parents=True)
+    assert {str(waste.path.relative_to(tmp_path)): waste.reason for waste in leftovers.of_study(study, tmp_path)} == {
+        "surrogates/population1/seed0/detect/old": "detector old on population1 is no more in the study",
+        "surrogates/spare/seed0/detect/decree": "detector decree on spare is no more in the study",
+    }
