@@ -21,6 +21,7 @@ from antidote.base.settings import read_mapping
 from antidote.clip.known import model_config, model_names
 from antidote.command import inputs
 from antidote.data.sources.base import RawPair
+from antidote.study.layout import NAME
 from antidote.study.study import Study
 
 SHARES = {"training": 0.7, "poison": 0.1, "defense": 0.1}  # of all pairs; the rest stays free (ours)
@@ -89,6 +90,10 @@ def run(args: argparse.Namespace) -> None:
     if args.target not in folders:
         raise UserError(f"--target: {args.target!r} is no class of {args.evaluation}{nearest(args.target, folders)}")
     classes = args.classes or args.name
+    if not NAME.fullmatch(classes):
+        raise UserError(f"--{'classes' if args.classes else 'name'}: name {classes!r} may hold letters, digits, _ . -")
+    if not (DATA / "datasets.yaml").is_file() or DATA.name != "data":
+        raise UserError("init: needs a checkout, whose data/classes holds the class names: pip install -e . in one")
     source = inputs.source_of(args.pairs, args)
     if source.source == "loose":
         raise UserError(f"--pairs: {args.pairs}: a study reads a table, tar shards or a folder of class folders")

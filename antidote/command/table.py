@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "init": Command(
         "write a study file for your own data",
-        "antidote init --pairs pairs.csv --evaluation test/ --classes names.json --target banana --output study.yaml",
+        "antidote init --pairs pairs.csv --evaluation test/ --target banana --output study.yaml",
     ),
     "check": Command("check a study file without running it", "antidote check study.yaml"),
     "show": Command("print the table of a finished study", "antidote show --study default"),

@@ -13,6 +13,7 @@ from antidote.base.errors import UserError
 from antidote.base.files import DATA
 from antidote.base.settings import read_mapping
 from antidote.command import init
+from antidote.command.table import COMMANDS
 from antidote.data.words import names
 from antidote.study.study import Study
 
@@ -23,6 +24,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data"
     shutil.copytree(DATA / "templates", data / "templates")
+    shutil.copy(DATA / "datasets.yaml", data)
     (data / "classes").mkdir()
     for module in (init, names):
         monkeypatch.setattr(module, "DATA", data)
@@ -54,10 +56,23 @@ def test_the_study_is_valid_and_commented(place):
     (["--target", "cup", "--evaluation", "none"], "--evaluation: none: no such folder"),
     (["--target", "cup", "--pairs", "none.csv"], "none.csv: no such dataset"),
     (["--target", "cup", "--output", "pairs.csv"], "--output: pairs.csv: is there already"),
-    (["--target", "cup", "--name", "a b"], "name 'a b' may hold letters"),
+    (["--target", "cup", "--name", "a b"], "--name: name 'a b' may hold letters"),
+    (["--target", "cup", "--classes", "lists/names"], "--classes: name 'lists/names' may hold letters"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(place, words, message):
     with pytest.raises(UserError) as error:
         written("--pairs", "pairs.csv", "--evaluation", "test", *words)
     assert message in str(error.value)
     assert not (place / "study.yaml").exists() and not list((place / "data" / "classes").iterdir())
+
+
+def test_an_installed_copy_writes_nothing_beside_itself(place, monkeypatch):
+    (place / "data").rename(place / "shipped")
+    monkeypatch.setattr(init, "DATA", place / "shipped")
+    with pytest.raises(UserError, match=r"init: needs a checkout.*pip install -e \."):
+        written("--pairs", "pairs.csv", "--evaluation", "test", "--target", "cup")
+    assert not list((place / "shipped" / "classes").iterdir()) and not (place / "study.yaml").exists()
+
+
+def test_the_example_of_the_help_names_no_file_as_the_class_list():
+    assert "--classes" not in COMMANDS["init"].example
