@@ -22,8 +22,9 @@ from antidote.training.recipe import TrainSettings
 from antidote.training.session import Work
 
 CLASSES, TEMPLATES = ["banana", "boat", "cup", "key", "moon"], ["a photo of a {}.", "the {}"]
+RECIPE = {"epochs": 1, "batch_size": 4, "warmup": 0}
 OF_TEN = {
-    "k": 3, "overfit": {"epochs": 1, "batch_size": 4, "warmup": 0}, "suspicious_share": 0.3, "forget_share": 0.2,
+    "k": 3, "overfit": RECIPE, "training": RECIPE, "overlays": 2, "suspicious_share": 0.3, "forget_share": 0.2,
     "normal_pairs": 4, "steps": 4, "starts": 2, "clusters": 3, "grid": 3,
 }  # fmt: skip
 FITTED = {}
@@ -137,6 +138,8 @@ def test_a_detector(gpu, make_clip, make_pairs, tmp_path, name):
                        templates=TEMPLATES, shots=make_pairs(15))  # fmt: skip
     if kind.control == "truth":
         data = dataclasses.replace(data, poisoned=frozenset(items_of("model", data)))
+    if name == "clean_clip_score":
+        data = dataclasses.replace(data, scorer=moved(make_clip()))
     found = kind(settings, 0).score(moved(make_clip()), data, Work(tmp_path, "x"))
     assert len(found.values) == len(found.items)
 

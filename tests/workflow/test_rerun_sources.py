@@ -48,6 +48,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.training.alternating", "scripts.pretrain"), ("clean_model *", "backdoored_model *")),
     ((*(f"antidote.training.{name}" for name in
         ("heads", "inversion", "lora", "pair_scores", "patches", "prompts", "suspicion", "tuning", "victim")),), ()),
+    (("antidote.training.augmentation",), ("defend * ta_cleaner",)),
     (("antidote.training*",), TRAINING),
     # Methods; the tiny study uses two attacks and two defenses.
     (("antidote.attacks", "antidote.attacks.base", "antidote.attacks.contract", "antidote.attacks.trigger*"), ("trigger *", *SCORES)),
@@ -59,7 +60,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     # Scores and their summary, which knows of the study where results are kept and when an attack counts.
     (("antidote.evaluation.ranking", "antidote.evaluation.trajectory"), ("summary",)),
     (("antidote.evaluation.detection", "antidote.evaluation.persistence", "antidote.summary.documents", "antidote.summary.transfer",
-      "antidote.summary.claims", "antidote.summary.relations", "antidote.summary.verdicts"),
+      "antidote.summary.claims", "antidote.summary.exchange", "antidote.summary.relations", "antidote.summary.verdicts"),
      ()),
     (("antidote.evaluation*", "antidote.attacks.similarity", "scripts.evaluate"), SCORES),
     (("antidote.summary*", "antidote.study", "antidote.study.gate", "antidote.study.layout", "scripts.summarise"), ("summary",)),
