@@ -145,10 +145,14 @@ def _seconds(done: Finished, defenses: set[str]) -> str:
 
 
 def _sure(done: Finished, measured: pd.DataFrame) -> str:
-    """Return number of attacks and seeds, and the largest spread over seeds."""
+    """Return number of attacks and seeds, and the largest spread over seeds; for one seed, the track's noise floor."""
     words = [f"{len(measured)} attack{'s' if len(measured) > 1 else ''}", _seeds(done)]
-    spread = measured["asr1_std"].max()
-    return ", ".join([*words, "spread unknown" if pd.isna(spread) else f"spread of ASR@1 up to {percent(spread)}"])
+    spread, floor = measured["asr1_std"].max(), done.noise and done.noise.figures.get("asr1")
+    if not pd.isna(spread):
+        return ", ".join([*words, f"spread of ASR@1 up to {percent(spread)}"])
+    if floor is None:
+        return ", ".join([*words, "spread unknown"])
+    return ", ".join([*words, f"noise floor of ASR@1 {floor:.1f} over {done.noise.seeds} seeds of one cell"])
 
 
 def _seeds(done: Finished) -> str:

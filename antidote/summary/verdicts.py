@@ -18,6 +18,7 @@ from antidote.summary.relations import DETECTED, PERSISTED, VISIBLE, Relation, T
 
 HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "does not hold", "undecided", "not measured"
 CONFIDENCE = 0.95
+ENOUGH = 3  # seeds from which a spread is taken as it is
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Finished:
         """Read a study file and the summary of the study.
 
         Raises:
-            UserError: the study is not valid, names no track, or has no summary.
+            UserError: the study is not valid, names no track, has no summary, or one of other entries or seeds.
         """
         study = Study(read_mapping(str(file)), str(file))
         if study.file.track is None:
@@ -51,15 +52,32 @@ class Finished:
         folder, cells = kept.path("summary"), kept.path("summary", "cells")
         if not cells.is_file():
             raise UserError(f"{cells}: no such file; run {file} first")
+        table = _frame(cells)
+        _same_cells(study, table, cells, file)
         further = [folder / DETECTIONS["detections"], folder / PERSISTENCE["persistence"]]
         return cls(
             study,
-            _frame(cells),
+            table,
             read_table(kept.path("summary", "table")),
             _frame(kept.path("summary", "costs")),
             *(_frame(path) if path.is_file() else None for path in further),
             noise=tracks()[study.file.track.name].noise,
             swept={entry.name: entry.sweep for entry in study.entries["defense"]},
+        )
+
+
+def _same_cells(study: Study, table: pd.DataFrame, path: Path, file: Path) -> None:
+    """Refuse a summary that was made before entries or seeds of the study changed."""
+    seeds = study.file.seeds
+    wanted = {("clean", "none", seed) for seed in seeds}
+    wanted |= {(attack, defense, seed) for attack in study.attacks for defense in study.defenses for seed in seeds}
+    there = set(zip(table["attack"], table["defense"], table["seed"].astype(int), strict=True))
+    if different := sorted(wanted ^ there):
+        attack, defense, seed = different[0]
+        where, other = (file, path) if different[0] in wanted else (path, file)
+        raise UserError(
+            f"{path}: is a summary of another state of {file}: {attack}, {defense}, seed {seed} is only in {where}, not "
+            f"in {other}; run the study again, or name its seeds in the file"
         )
 
 
@@ -106,7 +124,9 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
         names = ", ".join(dict.fromkeys(outside))
         return Verdict(UNDECIDED, f"outside the accuracy budget: {names}", **found)
     if half is None:
-        return Verdict(UNDECIDED, "one seed, and the track states no noise floor of these figures", **found)
+        return Verdict(
+            UNDECIDED, f"fewer than {ENOUGH} seeds, and the track states no noise floor of these figures", **found
+        )
     return _decided(relation.mark, mean, half, found)
 
 
@@ -121,13 +141,19 @@ def _decided(mark: str, mean: float, half: float, found: dict) -> Verdict:
 
 
 def _half(total: pd.Series, variance: float) -> float | None:
-    """Return half of the 95 % interval of the mean: over seeds, or for one seed from the noise floor; None without."""
+    """Return half of the 95 % interval of the mean: over seeds; below `ENOUGH` not less than by the noise floor.
+
+    None if neither is known. Two seeds that happen to agree would decide anything.
+    """
     from scipy.stats import norm, t  # takes a second
 
-    quantile = (1 + CONFIDENCE) / 2
-    if len(total) > 1:
-        return float(t.ppf(quantile, len(total) - 1) * total.std() / math.sqrt(len(total)))
-    return None if math.isnan(variance) else float(norm.ppf(quantile) * math.sqrt(variance))
+    quantile, count = (1 + CONFIDENCE) / 2, len(total)
+    spread = t.ppf(quantile, count - 1) * total.std() / math.sqrt(count) if count > 1 else math.nan
+    floor = norm.ppf(quantile) * math.sqrt(variance / count)
+    if count >= ENOUGH:
+        return float(spread)
+    known = [half for half in (spread, floor) if not math.isnan(half)]
+    return float(max(known)) if not math.isnan(floor) else None
 
 
 def _variance(figure: str, noise: Noise | None, cells: int) -> float:

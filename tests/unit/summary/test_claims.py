@@ -77,6 +77,35 @@ def test_one_seed_needs_the_noise_floor_of_the_track():
     assert judged(finished(both([0.3], [0.2]), noise={"asr1": 2.0})).word == FAILS
 
 
+def test_two_seeds_that_agree_by_chance_do_not_decide_alone():
+    rates, seeds = both([0.1, 0.1], [0.2, 0.2]), (0, 1)
+    assert judged(finished(rates, seeds)).word == UNDECIDED
+    found = judged(finished(rates, seeds, noise={"asr1": 5.0}))
+    assert found.half == pytest.approx(9.8, abs=0.01) and found.word == HOLDS  # 1.96 x 5 x sqrt(2 / 2)
+    assert judged(finished(rates, seeds, noise={"asr1": 6.0})).word == UNDECIDED
+
+
+def test_a_summary_of_other_seeds_or_entries_is_refused(tmp_path):
+    values = read_mapping(str(ROOT / "config.yaml"))
+    file, summary = tmp_path / "study.yaml", tmp_path / values["study"] / "summary"
+    summary.mkdir(parents=True)
+    done = finished(both([0.1], [0.2]))
+    done.cells.to_csv(summary / "cells.csv", index=False)
+    done.table.to_csv(summary / "table.csv", index=False)
+    done.costs.to_csv(summary / "costs.csv", index=False)
+    file.write_text(yaml.safe_dump(values))
+    assert len(Finished.read(file, tmp_path).cells) == len(done.cells)
+    file.write_text(yaml.safe_dump({**values, "seeds": [0, 1]}))
+    with pytest.raises(
+        UserError, match=r"another state of .*: badnet, cleanclip, seed 1 is only in .*study\.yaml, not in"
+    ):
+        Finished.read(file, tmp_path)
+    values["defenses"].pop("ta_cleaner")
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"badnet, ta_cleaner, seed 0 is only in .*cells\.csv"):
+        Finished.read(file, tmp_path)
+
+
 def test_a_margin_counts():
     done = finished(both([0.1], [0.2]), noise={"asr1": 1.0})
     assert judged(done, LOWER + " - 30").word == FAILS and judged(done, LOWER + " - 5").word == HOLDS
@@ -134,8 +163,10 @@ def test_the_worst_of_several_relations_is_the_verdict():
 def test_the_page_says_which_defense_to_use_and_what_holds():
     claims = {"one": Claim(paper="cleanclip", sentence="Lower.", value="14.0", relations=[LOWER])}
     text = page(claims, PAPERS, [finished(both([0.1], [0.2]), noise={"asr1": 1.0})])
-    row = "| tiny 1, default | clean-pairs | cleanclip | 10.0 (badnet) | 10.0 | 1.0 | 12.0 s | 1 attack, 1 seed"
-    assert row in text and text.index("| cleanclip |") < text.index("| finetune |")
+    row = "| tiny 1, default | clean-pairs | cleanclip | 10.0 (badnet) | 10.0 | 1.0 | 12.0 s | 1 attack, 1 seed, "
+    assert f"{row}noise floor of ASR@1 1.0 over 5 seeds of one cell |" in text
+    assert f"{row}spread unknown |" in page(claims, PAPERS, [finished(both([0.1], [0.2]))])
+    assert text.index("| cleanclip |") < text.index("| finetune |")
     assert "### CleanCLIP (ICCV 2023)" in text
     assert "| Lower. | 14.0 | tiny 1, default, 1 seed | asr1 10.0, asr1 20.0: -10.0 ± 2.8 | **holds** |" in text
     assert "| Lower. | 14.0 |  |  | not measured |" in page(claims, PAPERS, [])
