@@ -76,8 +76,8 @@ def _same_cells(study: Study, table: pd.DataFrame, path: Path, file: Path) -> No
         attack, defense, seed = different[0]
         where, other = (file, path) if different[0] in wanted else (path, file)
         raise UserError(
-            f"{path}: is a summary of another state of {file}: {attack}, {defense}, seed {seed} is only in {where}, not "
-            f"in {other}; run the study again, or name its seeds in the file"
+            f"{path}: is a summary of another state of {file}: {attack}, {defense}, seed {seed} is only in {where}, "
+            f"not in {other}; run the study again, or name its seeds in the file"
         )
 
 
