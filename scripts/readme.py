@@ -1,6 +1,7 @@
 """Fill the generated parts of README.md: the methods from the registry, and the figures from the default study.
 
 The figures are read from table.csv and costs.csv in results/default/summary, which `make demo` writes.
+`--triggers` draws docs/triggers.png anew from the examples of a finished configs/attacks.yaml.
 """
 
 import argparse
@@ -14,30 +15,47 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_file
 from antidote.base.registry import ATTACKS, DEFENSES, DETECTORS, SOURCES, method
+from antidote.base.settings import read_mapping
 from antidote.study.layout import SUMMARY, Layout
+from antidote.study.slices import summary_plan
+from antidote.study.study import Study
 from antidote.summary.csv_files import read_table
 from antidote.summary.page import duration, size
+from antidote.summary.plan import SummarySettings
+from antidote.summary.strip import strip
 from antidote.summary.tables import percent, shown
 from antidote.summary.text import RECONSTRUCTION, attack_title, blank_reasons, cell_text, filled, notes
 
 ROOT = Path(__file__).resolve().parents[1]
+TRIGGERS = ["badnet_checkered", "blended_cartoon", "sig", "warp_smooth", "issba", "badclip", "siba", "maba", "flba"]
 DEFAULT = Layout(Path("results", "default")).path("summary")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write README.md, or report that README.md is out of date, or print the figures to standard output."""
+    if arguments.triggers:
+        return _triggers(arguments.triggers)
     if arguments.figures:
         sys.stdout.write(results(ROOT / arguments.summary))
-        return
+        return None
     old = (ROOT / "README.md").read_text(encoding="utf-8")
     new = filled(filled(old, "methods", methods()), "results", results(ROOT / arguments.summary))
     if new == old:
-        return
+        return None
     if arguments.check:
         raise UserError("README.md: its methods or figures are out of date; run scripts/readme.py")
     with whole_file(ROOT / "README.md") as temporary:
         temporary.write_text(new, encoding="utf-8")
     command_line.log.info("wrote README.md")
+    return None
+
+
+def _triggers(results: Path) -> None:
+    """Draw docs/triggers.png."""
+    study = Study(read_mapping(str(ROOT / "configs" / "attacks.yaml")), "configs/attacks.yaml")
+    plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
+    strip(plan, results / study.name, TRIGGERS, ROOT / "docs" / "triggers.png")
+    command_line.log.info("wrote docs/triggers.png")
 
 
 def methods() -> str:
@@ -102,6 +120,7 @@ def _costs(path: Path) -> str:
 if __name__ == "__main__":
     parser = command_line.parser(__doc__)
     parser.add_argument("--summary", type=Path, default=DEFAULT, help="folder of table.csv and costs.csv")
+    parser.add_argument("--triggers", type=Path, metavar="RESULTS", help="folder of all studies; draw the triggers")
     parser.add_argument("--figures", action="store_true", help="write nothing; print the figures")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if README.md is out of date")
     command_line.main(run, parser)

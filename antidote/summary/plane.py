@@ -1,7 +1,9 @@
 """The clean-accuracy/ASR plane: attack success against clean accuracy under each defense, one panel per attack.
 
 A point is one cell; its number is the defense. A line connects the undefended model to each defense. The line of a
-sweep passes through its settings in order, as a curve. Grey dots are the same defenses against other attacks.
+sweep passes through its settings in order, as a curve. Grey dots are the same defenses against other attacks. A cell
+that loses more than `LOSS` points of clean accuracy is an arrow on the left edge, at its ASR, so that one useless model
+does not press all others together.
 """
 
 import itertools
@@ -17,6 +19,7 @@ from antidote.summary import style
 from antidote.summary.plan import SummarySettings
 from antidote.summary.text import RECONSTRUCTION, attack_title
 
+LOSS = 30  # points of CA@1 that the axis shows below the lowest undefended model
 ANGLES = np.linspace(0, 2 * math.pi, 16, endpoint=False)
 OFFSETS = [
     radius * np.array([math.cos(angle), math.sin(angle)]) for radius in (10, 14, 19, 25, 32, 40) for angle in ANGLES
@@ -29,15 +32,15 @@ def plane(table: pd.DataFrame, plan: SummarySettings, path: Path) -> None:
     if cells.empty:
         return style.nothing(path, "no cell has been measured yet")
     cells = cells.assign(x=100 * cells["ca1_mean"], y=100 * cells["score_mean"])
+    left, right = _limits(cells, plan)
+    cells = cells.assign(beyond=cells["x"] < left, x=cells["x"].clip(lower=left))
     attacks = list(cells["attack"].unique())
-    columns = min(len(attacks), 2 if len(attacks) <= 4 else 3)
+    columns = min(len(attacks), 2 if len(attacks) in (1, 2, 4) else 3)
     rows = math.ceil(len(attacks) / columns)
     side = {1: 5.0, 2: 4.2, 3: 3.3}[columns]
-    width, handles = max(columns * side, 7), _handles(plan, set(cells["defense"]))
+    width, handles = max(columns * side, 7), _handles(plan, set(cells["defense"]), cells["beyond"].any())
     with style.picture(path, width, rows * side * 0.86 + style.legend_height(handles, width)) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        limits = cells.loc[cells["defense"] == "none", "x"] - 100 * plan.accuracy_budget
-        left, right = min([*cells["x"], *limits]), cells["x"].max()
         edge = max(2.0, 0.09 * (right - left))
         for axes in panels:
             axes.set(xlim=(left - edge, right + edge), ylim=(-7, 107))
@@ -50,6 +53,13 @@ def plane(table: pd.DataFrame, plan: SummarySettings, path: Path) -> None:
         for axes, attack in zip(panels, attacks, strict=False):
             _number(axes, _points(cells, attack), plan)
     return None
+
+
+def _limits(cells: pd.DataFrame, plan: SummarySettings) -> tuple[float, float]:
+    """Return the lowest and the highest CA@1 that the axis shows."""
+    right, undefended = cells["x"].max(), cells.loc[cells["defense"] == "none", "x"]
+    lowest = min([right, *undefended]) - max(LOSS, 100 * plan.accuracy_budget)
+    return max(min([*cells["x"], *(undefended - 100 * plan.accuracy_budget)]), lowest), right
 
 
 def _panel(axes: Axes, cells: pd.DataFrame, attack: str, plan: SummarySettings) -> None:
@@ -70,8 +80,10 @@ def _panel(axes: Axes, cells: pd.DataFrame, attack: str, plan: SummarySettings) 
     picked = set(mine.loc[mine["picked"] == "yes", "defense"])
     for line, index in _lines(points, plan):
         axes.plot(*zip(*line, strict=True), "-", color=style.pick(style.COLOURS, index), linewidth=0.9, alpha=0.55)
+    beyond = set(mine.loc[mine["beyond"], "defense"])
     for name, (x, y) in points.items():
         face, marker = style.look(numbers[name])
+        marker = "<" if name in beyond else marker
         size = 8 if name == "none" else 6.5
         edge = {"markeredgecolor": style.INK if name in picked else "white", "markeredgewidth": 0.7}
         axes.plot(x, y, marker, color=face, markersize=size, **edge, zorder=5)
@@ -125,7 +137,7 @@ def _axis_titles(panels: np.ndarray, count: int, columns: int) -> None:
             panels[i].set_xlabel("CA@1, percent")
 
 
-def _handles(plan: SummarySettings, drawn: set[str]) -> list[Line2D]:
+def _handles(plan: SummarySettings, drawn: set[str], beyond: bool) -> list[Line2D]:
     handles, named = [], set()
     for defense in plan.defenses:
         number = style.numbers(plan)[defense.name]
@@ -136,5 +148,8 @@ def _handles(plan: SummarySettings, drawn: set[str]) -> list[Line2D]:
             mark = f" {RECONSTRUCTION}" if defense.reconstruction else ""
             handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6.5, label=name + mark))
     handles.append(Line2D([], [], color=style.MUTED, linewidth=0.8, linestyle=(0, (1, 2)), label="floor"))
+    if beyond:
+        left = f"loses over {LOSS} points of CA@1"
+        handles.append(Line2D([], [], color=style.MUTED, marker="<", linestyle="", markersize=6.5, label=left))
     budget = f"loses at most {100 * plan.accuracy_budget:g} points of CA@1"
     return [*handles, Line2D([], [], color="#cfe0cf", linewidth=7, label=budget)]

@@ -186,10 +186,10 @@ def test_readme_shows_the_figures_of_a_study(tmp_path, monkeypatch):
         "<!-- methods:start -->\n<!-- methods:end -->\n<!-- results:start -->\nOLD\n<!-- results:end -->\n"
     )
     monkeypatch.setattr(script, "ROOT", tmp_path)
-    arguments = argparse.Namespace(summary=Path(), figures=False, check=True)
+    arguments = argparse.Namespace(summary=Path(), figures=False, check=True, triggers=None)
     with pytest.raises(UserError, match="out of date"):
         script.run(arguments)
-    script.run(argparse.Namespace(summary=Path(), figures=False, check=False))
+    script.run(argparse.Namespace(summary=Path(), figures=False, check=False, triggers=None))
     assert text in readme.read_text() and "OLD" not in readme.read_text()
     script.run(arguments)
     with pytest.raises(UserError, match="make demo"):

@@ -456,6 +456,36 @@ def test_weird_names_can_be_drawn(tmp_path):
     assert page.count("<script") == 1 and "<b>" not in page and "&lt;b&gt;$\\x" in page
 
 
+def test_a_model_without_accuracy_does_not_press_the_others_together(table, plan):
+    from antidote.summary.plane import LOSS, _limits
+
+    cells = table[table["attack"] == "patch"].assign(x=lambda cells: 100 * cells["ca1_mean"])
+    none = cells.loc[cells["defense"] == "none", "x"].iloc[0]
+    assert _limits(cells, plan)[0] == pytest.approx(min(cells["x"].min(), none - 100 * plan.accuracy_budget))
+    cells.loc[cells["defense"] == "harsh", "x"] = none - LOSS - 20
+    assert _limits(cells, plan) == pytest.approx((none - LOSS, cells["x"].max()))
+
+
+def test_a_strip_shows_a_clean_picture_above_the_triggered_one(tmp_path):
+    from antidote.summary.strip import GAP, HEAD, MARGIN, SIDE, strip
+
+    sheet = np.zeros((2, 8, 4, 4, 3), np.uint8)
+    sheet[0, :, ..., 0], sheet[1, :, ..., 2] = 200, np.arange(8)[:, None, None] * 10
+    names = ["one", "two"]
+    for name in names:
+        put(tmp_path / name / "seed1" / "floor" / "scores.json", {})
+        flat = sheet.swapaxes(1, 2).reshape(8, 32, 3)
+        Image.fromarray(flat).save(tmp_path / name / "seed1" / "floor" / "examples.png")
+    plan = SummarySettings.read({"study": "x", "seeds": [0, 1], "attacks": [{"name": n} for n in names]}, "plan")
+    strip(plan, tmp_path, ["two", "one"], tmp_path / "strip.png")
+    pixels = np.asarray(Image.open(tmp_path / "strip.png").convert("RGB"))
+    x, y, tile = MARGIN + SIDE + 5, MARGIN + HEAD + 5, 128 + GAP
+    assert pixels[y, x].tolist() == [200, 0, 0] and pixels[y + tile, x].tolist() == [0, 0, 0]
+    assert pixels[y, x + tile].tolist() == [200, 0, 0] and pixels[y + tile, x + tile].tolist() == [0, 0, 10]
+    with pytest.raises(UserError, match="three: no attack of the study; its attacks are one, two"):
+        strip(plan, tmp_path, ["three"], tmp_path / "strip.png")
+
+
 def test_triggers_that_a_defense_found_are_shown(tmp_path):
     from safetensors.numpy import save_file
 
