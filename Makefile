@@ -10,6 +10,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
+	@echo "Running the default study, config.yaml: data, models, defenses, scores. What is finished stays finished."
 	$(BIN)/snakemake --cores $(CORES)
 	$(BIN)/python scripts/show.py --study default
 
@@ -65,6 +66,7 @@ format: .venv/ready
 # The environment is complete or absent: the marker appears only after the last install step.
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	@echo "Installing $$(grep -c '==' requirements.lock) packages of exact versions into .venv; once, about 6 GB, some minutes."
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
