@@ -11,10 +11,14 @@ from antidote.base.settings import read_mapping
 from antidote.base.terminal import accept_all_letters
 from antidote.study.data_jobs import alternatives
 from antidote.study.jobs import Jobs, has_gpu, own_records, prepare_jobs
+from antidote.study.scheduling import one_timer
 from antidote.study.study import Study
 
 prepare_jobs(Path(workflow.basedir))
 if workflow.is_main_process:
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    one_timer(JobScheduler)
     own_records()
 accept_all_letters(logger.handlers)  # Snakemake's log
 

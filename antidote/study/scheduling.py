@@ -1,0 +1,36 @@
+"""One pending look at the jobs at a time: a mend of Snakemake's local scheduling, for as long as Snakemake needs it.
+
+After every look at the jobs that are ready, Snakemake (9.27) starts a timer for the next look, because its limit of
+jobs per second may be free by then. Every finished job is a look, too: each starts a chain of timers of its own, which
+never ends. After some hundred jobs there are some hundred looks per second, each of which goes through all jobs that
+are ready, and Snakemake takes a core away from the jobs.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+
+def one_timer(scheduler: Any) -> None:
+    """Let a scheduler class have one pending timer per delay; a class without such timers is left as it is."""
+    name = "_schedule_reevalutation"
+    if not hasattr(scheduler, name):
+        return
+    lock = threading.Lock()
+
+    def schedule(self: Any, delay: float) -> None:
+        with lock:
+            pending = self.__dict__.setdefault("_pending_delays", set())
+            if delay in pending:
+                return
+            pending.add(delay)
+
+        def look() -> None:
+            with lock:
+                pending.discard(delay)
+            self._open_jobs.release()
+
+        threading.Timer(delay, look).start()
+
+    setattr(scheduler, name, schedule)
