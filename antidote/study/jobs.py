@@ -354,14 +354,17 @@ class Jobs(DataJobs):
         return options(attack="clean", defense=NO_DEFENSE)
 
     def floor_options(self, w: Any, output: Any) -> str:
-        return options(attack=w.attack, defense="floor", trigger=self._trigger(w), examples=output.examples)
+        return options(attack=w.attack, defense="floor", **self._triggered(w), examples=output.examples)
 
     def cell_options(self, w: Any) -> str:
         poison = self.layout.path("poison", attack=w.attack, seed=w.seed) if self.finding(w) else None
-        return options(attack=w.attack, defense=w.defense, trigger=self._trigger(w), poison=poison)
+        return options(attack=w.attack, defense=w.defense, **self._triggered(w), poison=poison)
 
-    def _trigger(self, w: Any) -> Path:
-        return self.layout.path("trigger", attack=w.attack, seed=w.seed)
+    def _triggered(self, w: Any) -> dict[str, Path]:
+        """Return the folders of the trigger and of triggered pictures that the cells of an attack and seed share."""
+        names = {"attack": w.attack, "seed": w.seed}
+        drawn = Path(self.layout.work("summary"), "{attack}-seed{seed}".format(**names))
+        return {"trigger": self.layout.path("trigger", **names), "drawn": drawn}
 
     # --- persistence -------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ SEED = "seed{seed}"
 CLEAN, ATTACK = f"clean/{SEED}", f"{{attack}}/{SEED}"
 CELL = f"{ATTACK}/{{defense}}"
 LOGS, BENCHMARKS, WORK, DETECT, ADAPTED = "logs", "benchmarks", "work", "detect", "persistence"
+DRAWN = "drawn"
 COST = {"cost": "cost.json"}
 ADAPTATION = {"curve": "{adaptation}.json", "cost": "{adaptation}.cost.json"}
 DETECTION = {"detection": "detection.json", "scores": "scores.parquet", **COST}
@@ -124,7 +125,8 @@ STAGES: dict[str, Stage] = {
     "detect": Stage(f"{CELL}/{DETECT}/{{detector}}", DETECTION, f"{{attack}}-{SEED}-{{defense}}-detect-{{detector}}",
                     work=f"{{attack}}-{SEED}-{{defense}}-detect-{{detector}}", title="detections",
                     summarised="detection"),
-    "summary": Stage("summary", SUMMARY),
+    # Its work folder holds triggered pictures that the cells of an attack and seed share; useless once all are scored.
+    "summary": Stage("summary", SUMMARY, work=DRAWN),
     # Further outputs of the summary if the study measures persistence, or has detectors.
     "persistences": Stage("summary", PERSISTENCE, "persistences"),
     "detections": Stage("summary", DETECTIONS, "detections"),
