@@ -363,8 +363,7 @@ class Jobs(DataJobs):
     def _triggered(self, w: Any) -> dict[str, Path]:
         """Return the folders of the trigger and of triggered pictures that the cells of an attack and seed share."""
         names = {"attack": w.attack, "seed": w.seed}
-        drawn = Path(self.layout.work("summary"), "{attack}-seed{seed}".format(**names))
-        return {"trigger": self.layout.path("trigger", **names), "drawn": drawn}
+        return {"trigger": self.layout.path("trigger", **names), "drawn": self.layout.drawn(**names)}
 
     # --- persistence -------------------------------------------------------------------------------------------------
 

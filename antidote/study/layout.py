@@ -211,6 +211,10 @@ class Layout:
         """Return the pattern of the folder of checkpoints from which a killed job of a stage resumes."""
         return f"{self.root(stage)}/{'' if STAGES[stage].shared else f'{WORK}/'}{STAGES[stage].work}"
 
+    def drawn(self, **names: Any) -> Path:
+        """Return the folder of the triggered pictures that the cells of an attack and seed share."""
+        return Path(self.work("summary"), f"{{attack}}-{SEED}".format(**names))
+
 
 def _name(stage: str) -> str:
     return STAGES[stage].name or STAGES[stage].folder.replace("/", "-")

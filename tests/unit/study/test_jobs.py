@@ -89,6 +89,20 @@ def test_functions_that_are_quick_to_inspect_are_the_same(jobs):
     assert quick.cell_options(cell) == jobs.cell_options(cell)
 
 
+def test_the_cells_of_an_attack_and_seed_share_triggered_pictures(jobs):
+    def folder(text):
+        words = shlex.split(text)
+        return words[words.index("--drawn") + 1] if "--drawn" in words else None
+
+    output = SimpleNamespace(examples="examples.png")
+    shared = {folder(jobs.cell_options(w(attack="badnet", defense=name))) for name in ("none", "cleanclip")}
+    shared.add(folder(jobs.floor_options(w(attack="badnet"), output)))
+    assert shared == {"results/tiny/work/drawn/badnet-seed0"}
+    others = [w(attack="siba", defense="none"), w(attack="badnet", defense="none", seed="1")]
+    assert not shared & {folder(jobs.cell_options(other)) for other in others}
+    assert folder(jobs.clean_options(w())) is None
+
+
 # --- triggers --------------------------------------------------------------------------------------------------------
 
 
