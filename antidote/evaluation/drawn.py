@@ -62,7 +62,8 @@ def _identity(trigger: Trigger, source: Path) -> bytes:
     """Return a hash of what a drawn picture depends on beside the clean picture and its key."""
     files = [sha256(source / name) for name in (DESCRIPTION, TENSORS)]
     code = fingerprint(module("attack", trigger.attack.settings.method), "antidote.attacks.trigger")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu {torch.get_num_threads()}"
+    processor = f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"  # both decide how sums round
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor
     return hashlib.sha256("\n".join([*files, code, torch.__version__, device]).encode()).digest()
 
 
