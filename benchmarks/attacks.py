@@ -55,7 +55,11 @@ def main() -> None:
     found = []
     for name in arguments.attacks:
         for preset in dict.fromkeys([*method("attack", name).Settings.presets]) or [None]:
-            attack = made(name, preset, pairs, arguments.size)
+            try:
+                attack = made(name, preset, pairs, arguments.size)
+            except ValueError as error:
+                log.info("%-36s does not fit: %s", f"{name} {preset or ''}", error)
+                continue
             rounds = []
             for _ in range(arguments.rounds):
                 decoding = speed(
@@ -88,10 +92,11 @@ def table(found: list[tuple[str, str, float, float, float]], size: int) -> str:
 
 
 def made(name: str, preset: str | None, pairs: Pairs, size: int) -> Attack:
-    """Return an attack whose trigger is drawn, or fitted a little."""
+    """Return an attack whose trigger is drawn, or fitted a little; raise ValueError if it does not fit the size."""
     kind = method("attack", name)
     quick = {key: value for key, value in QUICK.items() if kind.learned and key in kind.Settings.model_fields}
     settings = kind.Settings.read({"method": name, "preset": preset, **quick}, name)
+    settings.check(size)
     attack = kind(settings, "banana", size)
     if kind.learned:
         few = pairs.take(range(min(len(pairs), 32)))

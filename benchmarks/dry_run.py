@@ -1,29 +1,31 @@
-"""Seconds that `snakemake -n` takes with nothing to do: the default study, a study of about 1,000 cells, one more cell.
+"""What `snakemake -n` costs with nothing to do: empty workflow, default study, 1,000 cells, on request 10,000.
 
-Wall time and processor time; on a busy machine only the latter means anything.
+    python benchmarks/dry_run.py                     # two minutes
+    python benchmarks/dry_run.py --ten-thousand      # 20 minutes more, most of them to make the study
+
+Wall time, processor time, peak memory, and processor time as a multiple of that of an empty workflow, Snakemake's own
+start. On a busy machine the wall time means nothing, the multiple still does.
 
 Every output is made as an empty file and recorded as finished in a temporary copy of the project; nothing is trained.
 `snakemake --touch` would do that too, but sleeps a tenth of a second per job and takes long to schedule thousands.
-
-    python benchmarks/dry_run.py
 """
 
 import argparse
 import os
-import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("Snakefile", "rules", "scripts", "antidote", "profiles", "envs", "data", "config.yaml")
+STUDY = "study.yaml"
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 # Runs snakemake with a scheduler that makes the outputs of all jobs at once and records the jobs as finished.
 ON_PAPER = """
@@ -49,23 +51,38 @@ main(sys.argv[1:])
 """
 
 
+EMPTY = "rule all:\n    input:\n        [],\n"
+
+
+class Cost(NamedTuple):
+    """What one process took: seconds of wall time and of the processor, peak memory in MB, and what it printed."""
+
+    wall: float
+    cpu: float
+    memory: float
+    output: str
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--attacks", type=int, default=20)
-    parser.add_argument("--defenses", type=int, default=10, help="beside `none`")
+    parser.add_argument("--defenses", type=int, default=9, help="beside `none`")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--ten-thousand", action="store_true", help="also a study with ten times as many cells")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
+        copy = Path(folder, "project")
         copy_project(copy)
+        empty = Path(folder, "empty")
+        empty.mkdir()
+        (empty / "Snakefile").write_text(EMPTY, encoding="utf-8")
+        own = show("empty workflow", best(empty, options.repeats), None)
         default = yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))
-        report("default study", default, copy, options)
-        large = grown(default, options.attacks, options.defenses, options.seeds)
-        seconds, cells = report("large study", large, copy, options)
-        more = grown(default, options.attacks, options.defenses + 1, options.seeds)
-        more_seconds, more_cells = report("one defense more", more, copy, options)
-        say(f"one more cell: {1000 * (more_seconds - seconds) / (more_cells - cells):.1f} ms of processor time")
+        report("default study", default, copy, options.repeats, own)
+        for times in (1, 10) if options.ten_thousand else (1,):
+            large = grown(default, options.attacks, options.defenses, times * options.seeds)
+            report("large study", large, copy, options.repeats, own)
 
 
 def copy_project(folder: Path) -> None:
@@ -89,40 +106,48 @@ def grown(study: dict, attacks: int, defenses: int, seeds: int) -> dict:
     }
 
 
-def report(name: str, study: dict, folder: Path, options: argparse.Namespace) -> tuple[float, int]:
-    """Finish the study on paper, time the dry run, print one line; return processor seconds and cells."""
-    file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
-    snakemake(folder, "--cores", "1", "--quiet", "all", program=[sys.executable, "-c", ON_PAPER])
-    wall, cpu = [], []
-    for _ in range(options.repeats):
-        start, spent = time.perf_counter(), processor_seconds()
-        output = snakemake(folder, "-n")
-        wall.append(time.perf_counter() - start)
-        cpu.append(processor_seconds() - spent)
-        if "Nothing to be done" not in output:
-            sys.exit(f"{name}: the dry run has something to do:\n{output[-2000:]}")
+def report(name: str, study: dict, folder: Path, repeats: int, own: Cost) -> None:
+    """Finish the study on paper, time the dry run, print one line."""
+    (folder / STUDY).write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+    snakemake(folder, "--configfile", STUDY, "--cores", "1", "--quiet", "all", program=[sys.executable, "-c", ON_PAPER])
     cells = len(study["attacks"]) * (len(study["defenses"]) + ("none" not in study["defenses"])) * len(study["seeds"])
-    seconds = statistics.median(cpu)
-    say(f"{name}: {cells} cells, dry run with nothing to do {statistics.median(wall):.2f} s, processor {seconds:.2f} s")
-    return seconds, cells
+    show(f"{name}, {cells:,} cells", best(folder, repeats, "--configfile", STUDY), own)
 
 
-def processor_seconds() -> float:
-    """Return what all finished child processes have used."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def best(folder: Path, repeats: int, *arguments: str) -> Cost:
+    """Return the cheapest of several dry runs; the first one fills the caches and does not count."""
+    runs = [snakemake(folder, "-n", *arguments) for _ in range(repeats + 1)][1:]
+    for run in runs:
+        if "Nothing to be done" not in run.output:
+            sys.exit(f"{folder}: the dry run has something to do:\n{run.output[-2000:]}")
+    return min(runs, key=lambda run: run.cpu)
 
 
-def snakemake(folder: Path, *arguments: str, program: Sequence[str] = (str(SNAKEMAKE),)) -> str:
-    """Run Snakemake on the study; return what it printed."""
-    command = [*program, "--configfile", "study.yaml", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, encoding="utf-8", env={**os.environ, "PYTHONPATH": ""}
-    )
-    if done.returncode:
-        sys.exit((done.stdout + done.stderr)[-2000:])
-    return done.stdout + done.stderr
+def show(name: str, cost: Cost, own: Cost | None) -> Cost:
+    times = "" if own is None else f", {cost.cpu / own.cpu:.1f} times an empty workflow"
+    say(f"{name}: {cost.wall:.2f} s, processor {cost.cpu:.2f} s{times}, at most {cost.memory:.0f} MB")
+    return cost
+
+
+def snakemake(folder: Path, *arguments: str, program: Sequence[str] = (str(SNAKEMAKE),)) -> Cost:
+    """Run Snakemake in a folder; return what it cost and printed."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [*program, *arguments],
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": ""},
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - start
+        output.seek(0)
+        printed = output.read()
+    if process.returncode:
+        sys.exit(printed[-2000:])
+    return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, printed)
 
 
 def say(line: str) -> None:

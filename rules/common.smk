@@ -1,4 +1,5 @@
 # The study, and the values that the rules need. This file imports no torch.
+import gc
 import os
 import sys
 from pathlib import Path
@@ -6,14 +7,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir)))
 
 from antidote.base.errors import UserError
-from antidote.base.fingerprint import fingerprint
+from antidote.base.fingerprint import fingerprint, remember
 from antidote.base.settings import read_mapping
 from antidote.base.terminal import accept_all_letters
 from antidote.study.data_jobs import alternatives
-from antidote.study.jobs import Jobs, has_gpu, own_records, prepare_jobs
+from antidote.study.jobs import Jobs, has_gpu, own_records, prepare_jobs, quick_to_inspect
 from antidote.study.scheduling import one_timer
 from antidote.study.study import Study
 
+# The graph of jobs consists of millions of objects that live until the end. With Python's default thresholds the
+# collector walks through them again and again, a quarter of the time of a dry run.
+gc.set_threshold(200_000, 20, 100)
+remember(Path(".snakemake", "antidote-sources.json"))
 prepare_jobs(Path(workflow.basedir))
 if workflow.is_main_process:
     from snakemake.scheduling.job_scheduler import JobScheduler
@@ -40,7 +45,7 @@ def read_study():
 
 
 STUDY = read_study()
-jobs = Jobs(STUDY)
+jobs = quick_to_inspect(Jobs(STUDY))
 layout = jobs.layout
 
 # By default, one GPU job at a time on a machine with a GPU; profiles for clusters change the limit.

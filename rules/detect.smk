@@ -1,7 +1,7 @@
 # Every detector on every model under test: scores of the model, of its training pairs, or of test pictures.
 from antidote.study.detect_jobs import DetectJobs
 
-detecting = DetectJobs(jobs)
+detecting = quick_to_inspect(DetectJobs(jobs))
 
 
 rule detect:

@@ -3,12 +3,21 @@
 Snakemake sees neither the modules that a script imports nor the difference between a comment and a formula. Each rule
 passes this fingerprint as a parameter: a changed loss reruns only the jobs that can reach the loss, and a fresh
 checkout reruns nothing.
+
+Parsing the sources takes about a second. `remember` keeps results in a file, by the content of the sources.
 """
 
 import ast
+import atexit
+import contextlib
 import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,11 +40,58 @@ NOT_FOLLOWED = frozenset(
 )
 
 
+_memory: dict[str, Any] = {}  # results by the hash of what they depend on
+_used: set[str] = set()  # keys that this process has asked for
+MOST = 5000  # results in the file; beyond, only those of the last process are kept
+
+
+def remember(file: Path) -> None:
+    """Read results of earlier processes from `file`, and write those of this process there when it ends.
+
+    A result counts only for the same content of the sources and of this module. A file that cannot be read or written
+    costs time and changes no fingerprint.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        _memory.update(found if isinstance(found, dict) else {})
+    known = set(_memory)
+    atexit.register(lambda: None if _used <= known else _save(file))
+
+
+def _save(file: Path) -> None:
+    kept = _memory if len(_memory) <= MOST else {key: _memory[key] for key in _used}
+    own = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        own.write_text(json.dumps(kept), encoding="utf-8")
+        own.replace(file)
+
+
+def _remembered(compute: Callable[[], Any], *depends: str) -> Any:
+    """Return the result of `compute`, which may depend on nothing but `depends` and this module."""
+    key = hashlib.sha256("\x1f".join([_rules(), *depends]).encode()).hexdigest()
+    _used.add(key)
+    if key not in _memory:
+        _memory[key] = compute()
+    return _memory[key]
+
+
+@cache
+def _rules() -> str:
+    """Return the hash of this module and the version of Python, whose parser it uses."""
+    return f"{sys.version}{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
+
+
 @cache
 def fingerprint(*modules: str) -> str:
     """Return 16 hex digits that change when the code of a named module, or of a project module it imports, changes."""
+    names = sorted(reachable(*modules))
+    return _remembered(lambda: _digest(names), "fingerprint", *(f"{name}={_content(name)}" for name in names))
+
+
+def _digest(modules: list[str]) -> str:
     digest = hashlib.sha256()
-    for module in sorted(reachable(*modules)):
+    for module in modules:
         digest.update(f"{module}\x1f{_meaning(module)}\x1e".encode())
     return digest.hexdigest()[:16]
 
@@ -50,7 +106,7 @@ def reachable(*modules: str) -> frozenset[str]:
         if module in reached or module in NOT_FOLLOWED or _file(module) is None:
             continue
         reached.add(module)
-        waiting.extend(_imports(module))
+        waiting.extend(_remembered(lambda name=module: sorted(_imports(name)), "imports", module, _content(module)))
     return frozenset(reached)
 
 
@@ -61,6 +117,21 @@ def _file(module: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
+
+
+@cache
+def _content(module: str) -> str:
+    """Return the hash of all that `_imports` and `_meaning` read of a module."""
+    file = _file(module)
+    digest = hashlib.sha256(file.name.encode())
+    for part in (file, *_templates(file)):
+        digest.update(hashlib.sha256(part.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _templates(file: Path) -> list[Path]:
+    """Return the page templates that count as a part of a package."""
+    return sorted(file.parent.glob("*.j2")) if file.name == "__init__.py" else []
 
 
 @cache
@@ -95,8 +166,8 @@ def _absolute(module: str, node: ast.ImportFrom) -> str:
 def _meaning(module: str) -> str:
     """Return a module's code in canonical form; for a package, with the page templates in its folder."""
     file = _file(module)
-    templates = sorted(file.parent.glob("*.j2")) if file.name == "__init__.py" else []
-    return repr([_canonical(_tree(module)), *(template.read_text(encoding="utf-8") for template in templates)])
+    texts = [template.read_text(encoding="utf-8") for template in _templates(file)]
+    return repr([_canonical(_tree(module)), *texts])
 
 
 def _canonical(node: object) -> object:

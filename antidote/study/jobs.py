@@ -6,12 +6,13 @@ wildcards of a job. Text for a command line is quoted either here or by the rule
 
 from __future__ import annotations
 
+import inspect
 import os
 import stat
 import sys
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from antidote.attacks.victim import Victim
 from antidote.base import devices
@@ -53,6 +54,23 @@ def own_records(folder: Path = Path(".snakemake/metadata")) -> None:
 def has_gpu() -> bool:
     """Return whether jobs on this machine can use an NVIDIA GPU, without importing torch."""
     return bool(devices.devices())
+
+
+Functions = TypeVar("Functions")
+
+
+def quick_to_inspect(jobs: Functions) -> Functions:
+    """Give each public method of `jobs` its signature as an attribute, and return `jobs`.
+
+    Snakemake inspects every function of a rule three times per job; for a method Python derives the signature anew each
+    time, a tenth of the time of a dry run.
+    """
+    for name, _ in inspect.getmembers(type(jobs), inspect.isfunction):
+        if not name.startswith("_"):
+            quick = partial(getattr(jobs, name))
+            quick.__signature__ = inspect.signature(quick)
+            setattr(jobs, name, quick)
+    return jobs
 
 
 class Jobs(DataJobs):
@@ -336,14 +354,16 @@ class Jobs(DataJobs):
         return options(attack="clean", defense=NO_DEFENSE)
 
     def floor_options(self, w: Any, output: Any) -> str:
-        return options(attack=w.attack, defense="floor", trigger=self._trigger(w), examples=output.examples)
+        return options(attack=w.attack, defense="floor", **self._triggered(w), examples=output.examples)
 
     def cell_options(self, w: Any) -> str:
         poison = self.layout.path("poison", attack=w.attack, seed=w.seed) if self.finding(w) else None
-        return options(attack=w.attack, defense=w.defense, trigger=self._trigger(w), poison=poison)
+        return options(attack=w.attack, defense=w.defense, **self._triggered(w), poison=poison)
 
-    def _trigger(self, w: Any) -> Path:
-        return self.layout.path("trigger", attack=w.attack, seed=w.seed)
+    def _triggered(self, w: Any) -> dict[str, Path]:
+        """Return the folders of the trigger and of triggered pictures that the cells of an attack and seed share."""
+        names = {"attack": w.attack, "seed": w.seed}
+        return {"trigger": self.layout.path("trigger", **names), "drawn": self.layout.drawn(**names)}
 
     # --- persistence -------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ SEED = "seed{seed}"
 CLEAN, ATTACK = f"clean/{SEED}", f"{{attack}}/{SEED}"
 CELL = f"{ATTACK}/{{defense}}"
 LOGS, BENCHMARKS, WORK, DETECT, ADAPTED = "logs", "benchmarks", "work", "detect", "persistence"
+DRAWN = "drawn"
 COST = {"cost": "cost.json"}
 ADAPTATION = {"curve": "{adaptation}.json", "cost": "{adaptation}.cost.json"}
 DETECTION = {"detection": "detection.json", "scores": "scores.parquet", **COST}
@@ -124,7 +125,8 @@ STAGES: dict[str, Stage] = {
     "detect": Stage(f"{CELL}/{DETECT}/{{detector}}", DETECTION, f"{{attack}}-{SEED}-{{defense}}-detect-{{detector}}",
                     work=f"{{attack}}-{SEED}-{{defense}}-detect-{{detector}}", title="detections",
                     summarised="detection"),
-    "summary": Stage("summary", SUMMARY),
+    # Its work folder holds triggered pictures that the cells of an attack and seed share; useless once all are scored.
+    "summary": Stage("summary", SUMMARY, work=DRAWN),
     # Further outputs of the summary if the study measures persistence, or has detectors.
     "persistences": Stage("summary", PERSISTENCE, "persistences"),
     "detections": Stage("summary", DETECTIONS, "detections"),
@@ -208,6 +210,10 @@ class Layout:
     def work(self, stage: str) -> str:
         """Return the pattern of the folder of checkpoints from which a killed job of a stage resumes."""
         return f"{self.root(stage)}/{'' if STAGES[stage].shared else f'{WORK}/'}{STAGES[stage].work}"
+
+    def drawn(self, **names: Any) -> Path:
+        """Return the folder of the triggered pictures that the cells of an attack and seed share."""
+        return Path(self.work("summary"), f"{{attack}}-{SEED}".format(**names))
 
 
 def _name(stage: str) -> str:

@@ -96,9 +96,9 @@ def of_work(study: Study, results: Path) -> Iterator[Waste]:
             done |= {stage.work.format(**names): kept.path(name, first, **names) for names in jobs.jobs(name)}
     for folder in folders(results / layout.WORK):
         if folder.name not in done:
-            yield Waste(folder, "checkpoint of a job that is no more in the study")
+            yield Waste(folder, "work folder of a job that is no more in the study")
         elif done[folder.name].is_file():
-            yield Waste(folder, "checkpoint of a job that has finished")
+            yield Waste(folder, "work folder of a job that has finished")
 
 
 def folders(path: Path) -> list[Path]:

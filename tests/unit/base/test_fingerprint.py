@@ -1,6 +1,7 @@
 """Fingerprints: what a job can reach changes them, what cannot change a result does not."""
 
 import ast
+import json
 
 import pytest
 
@@ -22,7 +23,8 @@ def step(x, rate=RATE):
 def project(tmp_path, monkeypatch):
     """A project of its own; calling it writes modules and returns the fingerprint of antidote.main."""
     monkeypatch.setattr(fp, "ROOT", tmp_path)
-    cached = [fp.fingerprint, fp.reachable, fp._file, fp._tree, fp._imports, fp._meaning]
+    cached = [fp.fingerprint, fp.reachable, fp._file, fp._content, fp._tree, fp._imports, fp._meaning]
+    monkeypatch.setattr(fp, "_memory", {})  # results of all versions of a test's modules stay in it
 
     def forget():
         for function in cached:
@@ -145,6 +147,50 @@ def test_the_order_of_names_does_not_count(project):
 def test_moving_code_to_another_module_counts(project):
     one = project(main="from antidote.helper import X\n", helper="X = 1\nY = 2\n")
     assert one != project(main="from antidote.helper import X\nY = 2\n", helper="X = 1\n")
+
+
+# --- results of earlier processes ------------------------------------------------------------------------------------
+
+
+def test_what_is_remembered_counts_for_the_same_content_alone(project, tmp_path, monkeypatch):
+    atexit, file = [], tmp_path / "folder" / "sources.json"
+    monkeypatch.setattr(fp.atexit, "register", atexit.append)
+    texts = {
+        "main": "from antidote.helper import help_\n", "helper": "def help_(x):\n    return x\n",
+        "sub__slash____init__": "A = 1\n",
+    }  # fmt: skip
+    fp.remember(file)
+    before = project("antidote.main", "antidote.sub", **texts)
+    atexit.pop()()
+    assert before in json.loads(file.read_text()).values()
+
+    monkeypatch.setattr(fp, "_memory", {})
+    fp.remember(file)
+    parsed, parse = [], ast.parse
+    monkeypatch.setattr(fp.ast, "parse", lambda *a, **k: parsed.append(k["filename"]) or parse(*a, **k))
+    assert project("antidote.main", "antidote.sub", **texts) == before and parsed == []
+    changes = {"helper": "def help_(x):\n    return -x\n", "main": "from antidote.other import X\n"}
+    changed = {
+        name: project("antidote.main", "antidote.sub", **{**texts, name: text}) for name, text in changes.items()
+    }
+    project("antidote.main", "antidote.sub", **texts)
+    (tmp_path / "antidote/sub/page.j2").write_text("a template counts as code of its package")
+    changed["template"] = project("antidote.main", "antidote.sub", **texts)
+    assert len({before, *changed.values()}) == 4
+
+    monkeypatch.setattr(fp, "_memory", {})  # computed anew
+    assert project("antidote.main", "antidote.sub", **texts) == changed["template"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null", "\udc80"])
+def test_a_damaged_memory_costs_time_alone(project, tmp_path, monkeypatch, content):
+    (tmp_path / "sources.json").write_bytes(content.encode(errors="surrogateescape"))
+    monkeypatch.setattr(fp.atexit, "register", lambda save: save())
+    before = project(main=BASE)
+    fp.remember(tmp_path / "sources.json")
+    assert project(main=BASE) == before
+    fp.remember(tmp_path / "sources.json" / "no folder")
+    assert project(main=BASE) == before
 
 
 # --- the project itself ----------------------------------------------------------------------------------------------

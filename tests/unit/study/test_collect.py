@@ -12,6 +12,7 @@ from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
 from antidote.study import leftovers
+from antidote.study.layout import Layout
 from antidote.study.leftovers import DAY
 from antidote.study.study import Study
 from scripts import collect
@@ -29,10 +30,11 @@ WASTE = {
     "badnet/seed1": "seed 1 is no more in the study",
     "badnet/seed0/par": "defense par on badnet is no more in the study",
     "clean/seed0/finetune": "defense finetune on clean is no more in the study",
-    "work/clean-seed0": "checkpoint of a job that has finished",
-    "work/badnet-seed0-finetune": "checkpoint of a job that has finished",
-    "work/badnet-seed1": "checkpoint of a job that is no more in the study",
-    "work/badnet-seed0-par": "checkpoint of a job that is no more in the study",
+    "work/clean-seed0": "work folder of a job that has finished",
+    "work/badnet-seed0-finetune": "work folder of a job that has finished",
+    "work/drawn": "work folder of a job that has finished",
+    "work/badnet-seed1": "work folder of a job that is no more in the study",
+    "work/badnet-seed0-par": "work folder of a job that is no more in the study",
 }
 
 
@@ -68,11 +70,11 @@ def test_by_default_it_only_says_what_would_go(results, run):
     before = files(results)
     *lines, last = run()
     assert sorted(lines) == sorted(f"would go: results/tiny/{name} (1.0 MiB): {why}" for name, why in WASTE.items())
-    assert last == "8 places, 0.01 GiB; --delete takes it away" and files(results) == before
+    assert last == "9 places, 0.01 GiB; --delete takes it away" and files(results) == before
 
 
 def test_it_takes_away_what_it_named(results, run):
-    assert len(run(delete=True)) == 9
+    assert len(run(delete=True)) == 10
     assert files(results) == set(NEEDED) and (results.parent / "other/sig").is_dir()
     assert run() == ["0 places, 0.00 GiB"]
 
@@ -83,7 +85,7 @@ def test_it_deletes_nothing_while_snakemake_is_at_work(results, run):
     (results.parents[1] / ".snakemake/locks/0.output.lock").touch()
     with pytest.raises(UserError, match="Snakemake is at work"):
         run(delete=True)
-    assert files(results) == before and len(run()) == 9
+    assert files(results) == before and len(run()) == 10
 
 
 def test_a_link_is_taken_away_and_not_what_it_leads_to(results, run, tmp_path):
@@ -185,3 +187,13 @@ def test_detections_on_clean_models_go_with_their_detector(tmp_path):
         "surrogates/population1/seed0/detect/old": "detector old on population1 is no more in the study",
         "surrogates/spare/seed0/detect/decree": "detector decree on spare is no more in the study",
     }
+
+
+def test_triggered_pictures_are_kept_until_the_summary_is_there(tmp_path):
+    study = Study(read_mapping(STUDY), "s.yaml")
+    drawn = Layout(tmp_path).drawn(attack="badnet", seed=0)
+    drawn.mkdir(parents=True)
+    assert drawn.parent == tmp_path / "work/drawn" and [*leftovers.of_study(study, tmp_path)] == []
+    (tmp_path / "summary").mkdir()
+    (tmp_path / "summary/cells.csv").touch()
+    assert [waste.path for waste in leftovers.of_study(study, tmp_path)] == [drawn.parent]

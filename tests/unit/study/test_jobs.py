@@ -1,6 +1,7 @@
 """What each job is handed: all that it reads, nothing above its access, and text that a shell takes as it is."""
 
 import copy
+import inspect
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
 from antidote.data.store.datasets import pointers
 from antidote.study.data_jobs import alternatives, options
-from antidote.study.jobs import Jobs
+from antidote.study.jobs import Jobs, quick_to_inspect
 from antidote.study.study import Study
 
 MODEL = ("open_clip_model.safetensors", "open_clip_config.json", "adapter.json", "adapter.safetensors")
@@ -74,6 +75,32 @@ def split(*names):
 
 def poison(attack):
     return {f"results/tiny/{attack}/seed0/poison/{file}" for file in ("manifest.parquet", "poisoned.tar")}
+
+
+def test_functions_that_are_quick_to_inspect_are_the_same(jobs):
+    quick = quick_to_inspect(make(WIDE))
+    public = [name for name, _ in inspect.getmembers(Jobs, inspect.isfunction) if not name.startswith("_")]
+    assert {"floor_options", "evaluated"} <= set(public)
+    for name in public:
+        assert inspect.signature(getattr(quick, name)) == inspect.signature(getattr(jobs, name)), name
+        assert "__signature__" in vars(getattr(quick, name))
+    assert quick.evaluated(w()) == jobs.evaluated(w()) and quick.naming(suspicious=True) == jobs.naming(suspicious=True)
+    cell = w(attack="badnet", defense="ubt")
+    assert quick.cell_options(cell) == jobs.cell_options(cell)
+
+
+def test_the_cells_of_an_attack_and_seed_share_triggered_pictures(jobs):
+    def folder(text):
+        words = shlex.split(text)
+        return words[words.index("--drawn") + 1] if "--drawn" in words else None
+
+    output = SimpleNamespace(examples="examples.png")
+    shared = {folder(jobs.cell_options(w(attack="badnet", defense=name))) for name in ("none", "cleanclip")}
+    shared.add(folder(jobs.floor_options(w(attack="badnet"), output)))
+    assert shared == {"results/tiny/work/drawn/badnet-seed0"}
+    others = [w(attack="siba", defense="none"), w(attack="badnet", defense="none", seed="1")]
+    assert not shared & {folder(jobs.cell_options(other)) for other in others}
+    assert folder(jobs.clean_options(w())) is None
 
 
 # --- triggers --------------------------------------------------------------------------------------------------------
