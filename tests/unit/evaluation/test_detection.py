@@ -23,7 +23,7 @@ def test_figures_worked_out_by_hand():
     assert found["auprc"] == pytest.approx((1 / 1 + 2 / 3) / 2)
     assert found["tpr_at_fpr1"] == 1 / 2, "no clean item may be flagged: 0.9 alone is above 0.8"
     assert found["fpr_at_tpr1"] == 1 / 4, "0.8 comes before 0.4"
-    assert (found["precision"], found["recall"]) == (2 / 3, 1.0)
+    assert (found["precision"], found["recall"], found["fpr"]) == (2 / 3, 1.0, 1 / 4), "0.8 is above 0.35"
     assert found["precision_at_poisons"] == 1 / 2
     assert tuple(found) == RATES
 
@@ -39,7 +39,7 @@ def test_ties_count_half():
 def test_without_two_kinds_there_is_nothing_to_tell_apart(poisoned):
     found = figures(scores([1, 0], threshold=0.5), poisoned)
     assert found["auroc"] is None and found["tpr_at_fpr1"] is None
-    assert found["recall"] == (1 / 2 if "i0" in poisoned else None)
+    assert found["recall"] == (1 / 2 if "i0" in poisoned else None) and found["fpr"] is None
 
 
 def test_a_threshold_that_flags_nothing_has_no_precision():
