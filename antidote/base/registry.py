@@ -52,6 +52,7 @@ DETECTORS = {
     "clip_score": "antidote.detectors.clip_score:CLIPScore",
     "spectral": "antidote.detectors.spectral:Spectral",
     "decree": "antidote.detectors.decree:Decree",
+    "patch_places": "antidote.detectors.patch_places:PatchPlaces",
     "neural_cleanse": "antidote.detectors.neural_cleanse:NeuralCleanse",
     "ssl_cleanse": "antidote.detectors.ssl_cleanse:SSLCleanse",
     "max_margin": "antidote.detectors.max_margin:MaxMargin",
