@@ -20,6 +20,7 @@ ATTACKS = {
     "carlini_terzis": "antidote.attacks.carlini_terzis:CarliniTerzis",
     "badencoder": "antidote.attacks.badencoder:BadEncoder",
     "maba": "antidote.attacks.maba:MABA",
+    "adaptive_blend": "antidote.attacks.adaptive_blend:AdaptiveBlend",
     "flba": "antidote.attacks.flba:FLBA",
 }
 

@@ -22,7 +22,8 @@ from antidote.summary.tables import percent
 from antidote.summary.text import RECONSTRUCTION, escaped
 
 CLEAN = "clean"
-COLUMNS = ["attack", "defense", "detector", "seed", "subject", "score", "items", "poisoned", *RATES]
+ADAPTIVE = "§"  # mark of a figure whose attack is made against the detector
+COLUMNS = ["attack", "defense", "detector", "seed", "subject", "adaptive", "score", "items", "poisoned", *RATES]
 TITLES = {
     "model": "Detectors of backdoored models",
     "pairs": "Detectors of poisoned training pairs",
@@ -97,6 +98,8 @@ def read_detections(plan: SummarySettings, results: Path) -> Detections:
         else:
             curves[cell] = [one.roc for one in found.values() if one.roc]
     frame = pd.DataFrame(rows, columns=COLUMNS)
+    pairs = zip(frame["attack"], frame["detector"], strict=True)
+    frame["adaptive"] = [pair in plan.adaptive for pair in pairs]
     numbers = dict.fromkeys(["seed", *COLUMNS[COLUMNS.index("score") :]], float)
     return Detections(frame.astype(numbers), curves)
 
@@ -161,8 +164,9 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
             for defense in defenses:
                 first = [_title(facts), *([defense] if several else [])]
                 mine = [_of(found.frame, (attack, defense, facts.name)) for attack in attacks]
-                rows.append([*first, *(_text(one) for one in mine), _time(costs, facts.name, defense)])
-                further.append([*first, *(_at_thresholds(one) for one in mine)])
+                texts = [_marked(_text(one), one) for one in mine]
+                rows.append([*first, *texts, _time(costs, facts.name, defense)])
+                further.append([*first, *(_marked(_at_thresholds(one), one) for one in mine)])
         parts.append({"title": title, "note": _note(subject, found.frame, plan), "rows": rows})
         parts.append({"title": title + ": at a threshold", "note": _threshold_note(subject, plan), "rows": further})
     return parts
@@ -171,6 +175,10 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
 def _of(frame: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     attack, defense, detector = cell
     return frame[(frame["attack"] == attack) & (frame["defense"] == defense) & (frame["detector"] == detector)]
+
+
+def _marked(text: str, mine: pd.DataFrame) -> str:
+    return f"{text} {ADAPTIVE}" if text and mine["adaptive"].any() else text
 
 
 def _at_thresholds(mine: pd.DataFrame) -> str:
@@ -225,7 +233,8 @@ def _note(subject: str, frame: pd.DataFrame, plan: SummarySettings) -> str:
     mine = frame[(frame["subject"] == subject) & frame["auroc"].notna()]
     counts = sorted({f"{p:.0f} of {n:.0f}" for p, n in zip(mine["poisoned"], mine["items"], strict=True)})
     items = {"model": "backdoored models", "pairs": "poisoned pairs", "pictures": "triggered pictures"}[subject]
-    return f"{head}{spread}, {over}; {items}: {', '.join(counts) or 'not measured'}. Time: mean per job."
+    marked = f" {ADAPTIVE}: the attack is made against the detector." if mine["adaptive"].any() else ""
+    return f"{head}{spread}, {over}; {items}: {', '.join(counts) or 'not measured'}. Time: mean per job.{marked}"
 
 
 def markdown(parts: list[dict[str, Any]]) -> str:

@@ -133,6 +133,15 @@ def test_tables(plan, results):
     assert text.startswith("\n## Detectors of backdoored models\n") and markdown([]) == ""
 
 
+def test_figures_of_an_attack_made_against_the_detector_are_marked(plan, results):
+    more = SummarySettings.read({**PLAN, "adaptive": [["patch", "dao"]]}, "plan")
+    found = read_detections(more, results)
+    assert found.frame.query("adaptive")[["attack", "detector"]].drop_duplicates().values.tolist() == [["patch", "dao"]]
+    pairs = tables(more, found, read_costs(more, results, results))[2]
+    assert pairs["rows"][1][1:3] == ["85.0 ± 7.1 / 42.5 ± 3.5 §", "70.0 / 35.0"] and "§" in pairs["note"]
+    assert "§" not in tables(plan, read_detections(plan, results), read_costs(plan, results, results))[2]["note"]
+
+
 def test_models_under_test_have_rows_of_their_own(plan, results):
     more = SummarySettings.read({**PLAN, "detections": [*PLAN["detections"], ["patch", "tune", "dao"]]}, "plan")
     pairs = tables(more, read_detections(more, results), read_costs(more, results, results))[2]
