@@ -1,5 +1,7 @@
 """Figures of detection: on scores whose figures are known by hand, and what a detector of pictures is handed."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from antidote.attacks.trigger import Trigger
 from antidote.base.errors import UserError
 from antidote.base.registry import method
+from antidote.data.access import DefenseData
 from antidote.detectors.base import Scores
 from antidote.evaluation.detection import RATES, figures, mixed_pictures
 from antidote.evaluation.ranking import calibrated
@@ -88,3 +91,16 @@ def test_mixed_pictures_tell_nothing(make_pairs):
     assert clean == set(mixed.keys) - triggered
     assert triggered != mixed_pictures(pairs, trigger, 0, 4, seed=2)[1], "the order follows the seed"
     assert mixed_pictures(pairs, trigger, 0, 100, seed=1)[0].images.shape[0] == 2 * len(others)
+
+
+def test_the_controls_are_at_random_and_perfect(make_pairs):
+    """The row `random` is at an AUROC of 0.5, and the row `oracle` at 1, whatever is poisoned."""
+    pairs = SimpleNamespace(keys=[f"pair{row}" for row in range(4000)])
+    poisoned = frozenset(pairs.keys[::20])
+    data = DefenseData(training_set=pairs, poisoned=poisoned)
+    rows = {name: figures(method("detector", name)(method("detector", name).Settings(), 0).score(None, data, None), poisoned)
+            for name in ("random", "oracle")}  # fmt: skip
+    spread = (1 / 12 / 200) ** 0.5  # of the mean rank of 200 among many
+    assert abs(rows["random"]["auroc"] - 0.5) < 3 * spread and rows["random"]["tpr_at_fpr1"] < 0.04
+    assert {rows["oracle"][name] for name in ("auroc", "auprc", "tpr_at_fpr1", "recall", "tpr_calibrated")} == {1.0}
+    assert {rows["oracle"][name] for name in ("fpr", "fpr_at_tpr1", "fpr_calibrated")} == {0.0}
