@@ -68,6 +68,7 @@ DETECTORS = {
     "subspace": "antidote.detectors.subspace:Subspace",
     "backdoor_ids": "antidote.detectors.backdoor_ids:BackdoorIDS",
     "clipguard": "antidote.detectors.clipguard:CLIPGuard",
+    "dede": "antidote.detectors.dede:DeDe",
     "imbert_salience": "antidote.detectors.imbert_salience:IMBERTSalience",
 }
 
