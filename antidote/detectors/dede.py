@@ -76,23 +76,19 @@ class DeDe(Detector):
         return settings.epochs * sizes["defense"], sizes["defense"] + sizes["shown pictures"]
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        settings, pairs = self.settings, data.pairs
-        if clip.size % settings.patches_per_side:
-            raise UserError(
-                f"dede: patches_per_side: {settings.patches_per_side} should divide the {clip.size} pixels of a picture"
-            )
+        settings, pairs, grid = self.settings, data.pairs, self.settings.patches_per_side
+        if clip.size % grid:
+            raise UserError(f"dede: patches_per_side: {grid} should divide the {clip.size} pixels of a picture")
         features = picture_features(clip, pairs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.seed, "decoder") % 2**63)
             decoder = decoder_of(settings, clip.size, features.shape[1]).to(clip.device)
-        side = clip.size // settings.patches_per_side
+        side = clip.size // grid
 
         def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
             images = pairs.images[rows].to(clip.device).float() / 255
             stream = torch.Generator().manual_seed(rng.getrandbits(63))
-            hidden = torch.stack([_hidden(settings.patches_per_side, settings.masked, stream) for _ in rows]).to(
-                clip.device
-            )
+            hidden = torch.stack([_hidden(grid, settings.masked, stream) for _ in rows]).to(clip.device)
             error = _errors(decoder, patches(images, side), features[rows].to(clip.device), hidden).mean()
             return error, {"error": error}
 
@@ -102,10 +98,7 @@ class DeDe(Detector):
         tune(Task(dict(decoder.named_parameters()), loss, len(pairs), {}), recipe, self.seed, work)
         decoder.eval()
         stream = torch.Generator().manual_seed(derive(self.seed, "masks"))
-        masks = [
-            _hidden(settings.patches_per_side, settings.shown_masked, stream).to(clip.device)
-            for _ in range(settings.masks)
-        ]
+        masks = [_hidden(grid, settings.shown_masked, stream).to(clip.device) for _ in range(settings.masks)]
 
         def rebuilt(images: Tensor) -> Tensor:
             given, cut = clip.encode_image(images).float(), patches(images, side)

@@ -195,7 +195,7 @@ def test_dede_cannot_rebuild_what_the_trigger_hides(tmp_path):
     pictures = Pairs([str(row) for row in range(32)], shown, [""] * 32, none[:32])
     kind = method("detector", "dede")
     settings = kind.Settings(
-        patches_per_side=4, width=24, layers=1, epochs=30, lr=3e-3, batch_size=16, shown_masked=0.9
+        patches_per_side=4, width=24, layers=1, epochs=120, lr=5e-3, batch_size=16, shown_masked=0.9
     )
     scores = kind(settings, 0).score(Levels(), DefenseData(pairs=pairs, pictures=pictures), Work(tmp_path, "x"))
     assert figures(scores, {str(row) for row in range(0, 32, 2)})["auroc"] > 0.9
