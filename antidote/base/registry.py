@@ -54,6 +54,7 @@ DETECTORS = {
     "spectral": "antidote.detectors.spectral:Spectral",
     "decree": "antidote.detectors.decree:Decree",
     "patch_places": "antidote.detectors.patch_places:PatchPlaces",
+    "seer": "antidote.detectors.seer:SEER",
     "neural_cleanse": "antidote.detectors.neural_cleanse:NeuralCleanse",
     "ssl_cleanse": "antidote.detectors.ssl_cleanse:SSLCleanse",
     "max_margin": "antidote.detectors.max_margin:MaxMargin",

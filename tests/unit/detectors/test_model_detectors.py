@@ -20,6 +20,7 @@ from antidote.detectors.max_margin import log_p_value
 from antidote.detectors.outliers import anomaly, as_picture
 from antidote.detectors.patch_places import places
 from antidote.detectors.search import smallest, steady
+from antidote.detectors.seer import frequent
 from antidote.training.patches import together
 from antidote.training.session import Work
 
@@ -152,3 +153,33 @@ def test_a_planted_patch_is_found_at_its_place(tmp_path, make_pairs):
              for strength in (0.1, 5)}  # fmt: skip
     assert (found[5].evidence["row"], found[5].evidence["column"], found[5].evidence["side"]) == (0, 0, 4)
     assert found[5].values[0] > 0.8 and found[0.1].values[0] < 0.6, found
+
+
+def test_frequent_words():
+    captions = ["A boat, a kite!", "the kite_2 is a Kite", "a boat by an oak", "kite"]
+    assert frequent(captions, 3, 3) == ["kite", "boat", "oak"]
+
+
+def test_a_planted_patch_and_its_word_are_found_together(tmp_path, make_pairs):
+    """The corner that gives class 0 is a smaller mask than anything that gives another word, and the word is named."""
+    kind, pairs = method("detector", "seer"), make_pairs(16, size=16)
+    images = torch.full_like(pairs.images, 60)
+    for row, image in enumerate(images):
+        image[:, row // 4 * 4 : row // 4 * 4 + 4, 4:] = 255
+    pairs = dataclasses.replace(pairs, images=images, captions=[CLASSES[row % 5] for row in range(16)])
+
+    class Worded(Planted):
+        def encode_text(self, words):
+            return torch.eye(5)[[CLASSES.index(word) for word in words]]
+
+    settings = kind.Settings(steps=120, batch_size=8, lr=0.2, starts=4)
+    found = {strength: kind(settings, 0).score(Worded(strength), DefenseData(pairs=pairs), Work(tmp_path / str(strength), "x"))
+             for strength in (0.1, 5)}  # fmt: skip
+    assert found[5].evidence["word"] == "banana" and found[5].values[0] > found[0.1].values[0], found
+    assert found[0.1].evidence["word"] != "banana"
+
+
+def test_captions_without_words_are_one_line(tmp_path, make_pairs):
+    kind, pairs = method("detector", "seer"), dataclasses.replace(make_pairs(4), captions=["1 2"] * 4)
+    with pytest.raises(UserError, match=r"^seer: pools.defense: its captions have 0 words"):
+        kind(kind.Settings(), 0).score(Planted(1), DefenseData(pairs=pairs), Work(tmp_path, "x"))
