@@ -20,6 +20,7 @@ ATTACKS = {
     "carlini_terzis": "antidote.attacks.carlini_terzis:CarliniTerzis",
     "badencoder": "antidote.attacks.badencoder:BadEncoder",
     "maba": "antidote.attacks.maba:MABA",
+    "adaptive_blend": "antidote.attacks.adaptive_blend:AdaptiveBlend",
     "flba": "antidote.attacks.flba:FLBA",
 }
 
@@ -52,6 +53,8 @@ DETECTORS = {
     "clip_score": "antidote.detectors.clip_score:CLIPScore",
     "spectral": "antidote.detectors.spectral:Spectral",
     "decree": "antidote.detectors.decree:Decree",
+    "patch_places": "antidote.detectors.patch_places:PatchPlaces",
+    "seer": "antidote.detectors.seer:SEER",
     "neural_cleanse": "antidote.detectors.neural_cleanse:NeuralCleanse",
     "ssl_cleanse": "antidote.detectors.ssl_cleanse:SSLCleanse",
     "max_margin": "antidote.detectors.max_margin:MaxMargin",
@@ -66,6 +69,7 @@ DETECTORS = {
     "subspace": "antidote.detectors.subspace:Subspace",
     "backdoor_ids": "antidote.detectors.backdoor_ids:BackdoorIDS",
     "clipguard": "antidote.detectors.clipguard:CLIPGuard",
+    "dede": "antidote.detectors.dede:DeDe",
     "imbert_salience": "antidote.detectors.imbert_salience:IMBERTSalience",
 }
 

@@ -6,9 +6,16 @@
 A backdoored picture encoder needs a small patch; the paper flags PL1 < 0.1, a score above 0.9. A score of 0 means that
 no patch worked.
 
+What a 32-pixel model allows: it has scattered pixels that are a natural trigger, as many as an attacker's patch of
+6 x 6 has (0.035 of the picture). In trials on the track `tiny` with a likeness of 0.95 and two starts, PL1 is 0.044,
+0.047, 0.048 and 0.070 on four clean models, 0.015, 0.021 and 0.054 on three with BadNet, 0.039 on one with BadCLIP and
+0.039 on one with Blended; on the model with 0.054, the search ends at a natural trigger and misses the planted one. All
+are below the paper's 0.1, so that its threshold flags every model here.
+
 Ours: `likeness` is relative to the clean pictures' own likeness; several searches start from different patterns, and
-the smallest mask counts; a constant rate; logits with a sigmoid in place of tanh; a fixed number of steps. The paper
-stops after 35 steps without a smaller mask.
+the smallest mask counts; a weight of the mask that changes a little in every step (`antidote/detectors/search.py`); a
+constant rate; logits with a sigmoid in place of tanh; a fixed number of steps. The paper stops after 35 steps without a
+smaller mask.
 """
 
 from __future__ import annotations
@@ -23,15 +30,16 @@ from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
 from antidote.detectors.features import first, picture_features
 from antidote.detectors.outliers import as_picture
+from antidote.detectors.search import SteadySettings, smallest
 from antidote.training.inversion import alike
-from antidote.training.patches import SearchSettings, search, together
+from antidote.training.patches import together
 from antidote.training.session import Work
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
 
 
-class DecreeSettings(SearchSettings, DetectorSettings):
+class DecreeSettings(SteadySettings, DetectorSettings):
     """Search of the patch."""
 
     method: Literal["decree"] = "decree"
@@ -39,12 +47,12 @@ class DecreeSettings(SearchSettings, DetectorSettings):
     steps: int = Field(300, ge=1, description="steps of a search (DECREE: at most 1,000 epochs)")
     batch_size: int = Field(32, ge=2, description="pictures per step (DECREE: 32)")
     likeness: float = Field(
-        0.85,
+        0.95,
         gt=0,
-        le=1,
+        lt=1,
         description="least mean cosine of triggered features for a working patch, on a scale from the clean features' "
-        "mean cosine (0) to 1 (1); the attackers' triggers reach 0.87 to 0.92 on the embedded data (DECREE: a cosine "
-        "of 0.99, for OpenAI's encoder)",
+        "mean cosine (0) to 1 (1) (ours; DECREE: a cosine of 0.99, for OpenAI's encoder, whose clean pictures are more "
+        "alike)",
     )
     largest: float = Field(0.1, gt=0, lt=1, description="PL1 up to which a model is flagged (DECREE: 0.1)")
 
@@ -64,7 +72,7 @@ class Decree(Detector):
         settings, pairs = self.settings, first(data.pairs, self.settings.pictures)
         clean = float(alike(picture_features(clip, pairs)))
         wanted = clean + settings.likeness * (1 - clean)
-        found = search(clip, pairs.images[:], together, wanted, settings.starts, settings, self.seed, work)
+        found = smallest(clip, pairs.images[:], together, wanted, settings.starts, settings, self.seed, work)
         best = int(found.areas.argmin())
         evidence = {
             "PL1": float(found.areas[best]), "works": bool(found.works[best]), "clean likeness": clean,

@@ -22,19 +22,20 @@ from antidote.base.lazy import torch
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
 from antidote.detectors.outliers import anomaly, as_picture
-from antidote.training.patches import SearchSettings, search, toward
+from antidote.detectors.search import SteadySettings, smallest
+from antidote.training.patches import toward
 from antidote.training.session import Work
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
 
 
-class NeuralCleanseSettings(SearchSettings, DetectorSettings):
+class NeuralCleanseSettings(SteadySettings, DetectorSettings):
     """Search of a trigger per class."""
 
     method: Literal["neural_cleanse"] = "neural_cleanse"
     hit_rate: float = Field(
-        0.99, gt=0, le=1, description="least share of a batch with the class for a working trigger (paper: 0.99)"
+        0.99, gt=0, lt=1, description="least share of a batch with the class for a working trigger (paper: 0.99)"
     )
     scale: Literal["linear", "log"] = Field(
         "linear",
@@ -61,7 +62,7 @@ class NeuralCleanse(Detector):
         with torch.no_grad():
             texts = clip.class_embeddings(data.classes, data.templates).T
         goals = toward(texts, settings.temperature)
-        found = search(clip, images, goals, settings.hit_rate, len(texts), settings, self.seed, work)
+        found = smallest(clip, images, goals, settings.hit_rate, len(texts), settings, self.seed, work)
         index, place = anomaly(found.areas, settings.scale)
         evidence = {
             "class": data.classes[place], "mask": float(found.areas[place]), "works": bool(found.works[place]),

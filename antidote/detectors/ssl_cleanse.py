@@ -30,7 +30,8 @@ from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
 from antidote.detectors.features import first, picture_features
 from antidote.detectors.outliers import anomaly, as_picture
-from antidote.training.patches import Goal, SearchSettings, search
+from antidote.detectors.search import SteadySettings, smallest
+from antidote.training.patches import Goal
 from antidote.training.session import Work
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
 
 
-class SSLCleanseSettings(SearchSettings, DetectorSettings):
+class SSLCleanseSettings(SteadySettings, DetectorSettings):
     """Clusters, and search of a trigger per cluster."""
 
     method: Literal["ssl_cleanse"] = "ssl_cleanse"
     pictures: int = Field(512, ge=2, description="clean pictures that are clustered and drawn on (paper: 1 % of them)")
     clusters: int = Field(24, ge=2, description="number of clusters (ours: as many as classes)")
     hit_rate: float = Field(
-        0.99, gt=0, le=1, description="least share of a batch at the cluster for a working trigger (paper: 0.99)"
+        0.99, gt=0, lt=1, description="least share of a batch at the cluster for a working trigger (paper: 0.99)"
     )
     scale: Literal["linear", "log"] = Field(
         "linear",
@@ -76,7 +77,7 @@ class SSLCleanse(Detector):
         count = min(settings.clusters, len(np.unique(features.numpy(), axis=0)))
         means = KMeans(count, n_init=10, random_state=derive(self.seed, "clusters") % 2**32).fit(features.numpy())
         centres = F.normalize(torch.from_numpy(means.cluster_centers_).float(), dim=1).to(clip.device)
-        found = search(clip, pairs.images[:], _near(centres), settings.hit_rate, count, settings, self.seed, work)
+        found = smallest(clip, pairs.images[:], _near(centres), settings.hit_rate, count, settings, self.seed, work)
         index, place = anomaly(found.areas, settings.scale)
         own = int((means.labels_ == place).sum())
         evidence = {

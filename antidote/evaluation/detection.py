@@ -3,7 +3,7 @@
 AUROC, AUPRC   area under the ROC curve, and average precision
 tpr_at_fpr1    true-positive rate where 1 % of the clean items are flagged
 fpr_at_tpr1    false-positive rate where every poisoned item is flagged
-precision, recall          at the method's own threshold
+precision, recall, fpr     at the method's own threshold; recall is the true-positive rate
 tpr_calibrated, fpr_calibrated   at a threshold calibrated on half of the clean items for a false-positive rate; the
                other half gives fpr_calibrated
 precision_at_poisons       share of poisoned items among the highest scores, as many as there are poisoned items
@@ -51,6 +51,7 @@ def figures(
         flagged = values >= scores.threshold
         found["precision"] = float(truth[flagged].mean()) if flagged.any() else None
         found["recall"] = float(flagged[truth].mean())
+        found["fpr"] = None if truth.all() else float(flagged[~truth].mean())
     if truth.any() and not truth.all():
         found |= of_ranking(values, truth)
         found |= calibrated(values, truth, rate, derive(seed, "calibration"))

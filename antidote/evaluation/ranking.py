@@ -6,7 +6,8 @@ import numpy as np
 
 FALSE_POSITIVES = 0.01
 CALIBRATED = ("tpr_calibrated", "fpr_calibrated")
-RATES = ("auroc", "auprc", "tpr_at_fpr1", "fpr_at_tpr1", "precision", "recall", "precision_at_poisons", *CALIBRATED)
+RATES = ("auroc", "auprc", "tpr_at_fpr1", "fpr_at_tpr1", "precision", "recall", "fpr", "precision_at_poisons",
+         *CALIBRATED)  # fmt: skip
 GRID = 200  # steps of the false-positive rate, in which a ROC curve is kept
 
 

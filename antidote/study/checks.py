@@ -30,6 +30,18 @@ def check_scorer(study: Any, settings: Any, where: str) -> None:
     check_public(settings.public, f"{where}.scorer")
 
 
+def check_adaptive(study: Any) -> None:
+    """Raise UserError if an adaptive attack, or a detector that such an attack is made against, does not exist."""
+    for attack, detectors in study.file.detect_adaptive.items():
+        where = f"{study.where}: detect_adaptive"
+        if attack not in study.attacks:
+            raise UserError(f"{where}: {attack!r} is no entry of attacks{nearest(attack, study.attacks)}")
+        for name in detectors:
+            if name not in study.detectors:
+                wrong = f"{name!r} is no entry of detectors{nearest(name, study.detectors)}"
+                raise UserError(f"{where}.{attack}: {wrong}")
+
+
 def check_adaptations(study: Any) -> None:
     """Raise UserError if an adaptation has a bad name, or the adaptations name an unknown pool or defense."""
     settings, pools = study.file.persistence, study.file.pools.pools()

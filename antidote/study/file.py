@@ -96,6 +96,11 @@ class StudyFile(Settings):
         description="entries of `defenses` whose models the detectors run on; detectors of models always score the "
         "clean reference as well",
     )
+    detect_adaptive: dict[str, list[str]] = Field(
+        {},
+        description="entry of `attacks`: the entries of `detectors` that the attack is made against; the report marks "
+        "their figures as adaptive",
+    )
     detect_pictures: int = Field(
         500,
         ge=1,

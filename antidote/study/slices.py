@@ -190,6 +190,8 @@ def _detections(study: Study) -> dict[str, Any]:
         detectors.append({"name": name, **facts})
     rate = study.file.detect_false_positives
     found = {"detectors": detectors, "detections": study.detections, "detect_false_positives": rate}
+    adaptive = [(attack, name) for attack, names in study.file.detect_adaptive.items() for name in names]
+    found |= {"adaptive": adaptive} if adaptive else {}
     return {**found, **({"population": [*study.file.further_clean]} if study.file.population else {})}
 
 

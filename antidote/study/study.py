@@ -78,6 +78,7 @@ class Study:
         check_captions(self)
         self.blank = reach.blank(self.file.model.name, self.attacks, self.defenses)
         self.detectors = self._detectors()
+        checks.check_adaptive(self)
         checks.check_adaptations(self)
         self._named(check_lexicon, self.lexicon(), "lexicon")
 

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.base.settings import Settings
-from antidote.evaluation.ranking import RATES, calibrated, of_ranking, roc
+from antidote.evaluation.ranking import CALIBRATED, RATES, calibrated, of_ranking, roc
 from antidote.study.layout import NO_DEFENSE, Layout
 from antidote.summary.page import duration
 from antidote.summary.plan import DetectorFacts, SummarySettings
@@ -22,7 +22,8 @@ from antidote.summary.tables import percent
 from antidote.summary.text import RECONSTRUCTION, escaped
 
 CLEAN = "clean"
-COLUMNS = ["attack", "defense", "detector", "seed", "subject", "score", "items", "poisoned", *RATES]
+ADAPTIVE = "§"  # mark of a figure whose attack is made against the detector
+COLUMNS = ["attack", "defense", "detector", "seed", "subject", "adaptive", "score", "items", "poisoned", *RATES]
 TITLES = {
     "model": "Detectors of backdoored models",
     "pairs": "Detectors of poisoned training pairs",
@@ -48,6 +49,7 @@ class Detection(Settings):
     fpr_at_tpr1: Rate | None = None
     precision: Rate | None = None
     recall: Rate | None = None
+    fpr: Rate | None = None
     precision_at_poisons: Rate | None = None
     tpr_calibrated: Rate | None = None
     fpr_calibrated: Rate | None = None
@@ -96,6 +98,8 @@ def read_detections(plan: SummarySettings, results: Path) -> Detections:
         else:
             curves[cell] = [one.roc for one in found.values() if one.roc]
     frame = pd.DataFrame(rows, columns=COLUMNS)
+    pairs = zip(frame["attack"], frame["detector"], strict=True)
+    frame["adaptive"] = [pair in plan.adaptive for pair in pairs]
     numbers = dict.fromkeys(["seed", *COLUMNS[COLUMNS.index("score") :]], float)
     return Detections(frame.astype(numbers), curves)
 
@@ -135,14 +139,16 @@ def _over_models(
         flagged = np.array([one.score >= one.threshold for one in models])
         found["precision"] = float(truth[flagged].mean()) if flagged.any() else None
         found["recall"] = float(flagged[truth].mean())
+        found["fpr"] = float(flagged[~truth].mean())
     return found, roc(values, truth)
 
 
 def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return one table per subject, with `title`, `note` and `rows` of text; the first row holds the column heads.
+    """Return two tables per subject, with `title`, `note` and `rows` of text; the first row holds the column heads.
 
-    One row per detector and model under test, controls last. One column per attack: AUROC and TPR at 1 % FPR in
-    percent, mean and standard deviation over seeds.
+    One row per detector and model under test, controls last. One column per attack, mean and standard deviation over
+    seeds in percent: AUROC and TPR at 1 % FPR; then, in the second table, TPR and FPR at the detector's own threshold
+    and at the calibrated one.
     """
     parts = []
     for subject, title in TITLES.items():
@@ -152,19 +158,52 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
             continue
         attacks, defenses = ([*dict.fromkeys(cell[place] for cell in cells)] for place in (0, 1))
         several = len(defenses) > 1
-        rows = [["detector", *(["model"] if several else []), *attacks, "time"]]
+        head = ["detector", *(["model"] if several else []), *attacks]
+        rows, further = [[*head, "time"]], [head]
         for facts in of_subject:
             for defense in defenses:
-                texts = [_text(found.frame, (attack, defense, facts.name)) for attack in attacks]
-                rows.append([_title(facts), *([defense] if several else []), *texts, _time(costs, facts.name, defense)])
+                first = [_title(facts), *([defense] if several else [])]
+                mine = [_of(found.frame, (attack, defense, facts.name)) for attack in attacks]
+                texts = [_marked(_text(one), one) for one in mine]
+                rows.append([*first, *texts, _time(costs, facts.name, defense)])
+                further.append([*first, *(_marked(_at_thresholds(one), one) for one in mine)])
         parts.append({"title": title, "note": _note(subject, found.frame, plan), "rows": rows})
+        parts.append({"title": title + ": at a threshold", "note": _threshold_note(subject, plan), "rows": further})
     return parts
 
 
-def _text(frame: pd.DataFrame, cell: Cell) -> str:
-    """Return the text of one cell, such as `92.1 ± 0.4 / 56.0 ± 2.0`; empty if the cell was not run."""
+def _of(frame: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     attack, defense, detector = cell
-    mine = frame[(frame["attack"] == attack) & (frame["defense"] == defense) & (frame["detector"] == detector)]
+    return frame[(frame["attack"] == attack) & (frame["defense"] == defense) & (frame["detector"] == detector)]
+
+
+def _marked(text: str, mine: pd.DataFrame) -> str:
+    return f"{text} {ADAPTIVE}" if text and mine["adaptive"].any() else text
+
+
+def _at_thresholds(mine: pd.DataFrame) -> str:
+    """Return the text of one cell, such as `80.0 / 12.5; 60.0 / 1.0`; - for a figure that does not exist."""
+    if mine[["recall", "fpr", *CALIBRATED]].isna().all(axis=None):
+        return ""
+    pairs = [(own.mean() for own in (mine[true], mine[false])) for true, false in (("recall", "fpr"), CALIBRATED)]
+    return "; ".join(" / ".join(percent(rate) or "-" for rate in pair) for pair in pairs)
+
+
+def _threshold_note(subject: str, plan: SummarySettings) -> str:
+    calibration = {
+        "model": "all clean models, so that no clean model is left for its false positives",
+        "pairs": "half of the clean pairs, and the other half gives its false positives",
+        "pictures": "half of the clean pictures, and the other half gives its false positives",
+    }[subject]
+    return (
+        "True positives / false positives in percent, mean over seeds: at the method's own threshold; then at one that "
+        f"is calibrated for {percent(plan.detect_false_positives)} % false positives on {calibration}. -: the method "
+        "has no threshold, or too few clean items calibrate one."
+    )
+
+
+def _text(mine: pd.DataFrame) -> str:
+    """Return the text of one cell, such as `92.1 ± 0.4 / 56.0 ± 2.0`; empty if the cell was not run."""
     parts = []
     for figure in ("auroc", "tpr_at_fpr1"):
         rates = mine[figure].dropna()
@@ -194,7 +233,8 @@ def _note(subject: str, frame: pd.DataFrame, plan: SummarySettings) -> str:
     mine = frame[(frame["subject"] == subject) & frame["auroc"].notna()]
     counts = sorted({f"{p:.0f} of {n:.0f}" for p, n in zip(mine["poisoned"], mine["items"], strict=True)})
     items = {"model": "backdoored models", "pairs": "poisoned pairs", "pictures": "triggered pictures"}[subject]
-    return f"{head}{spread}, {over}; {items}: {', '.join(counts) or 'not measured'}. Time: mean per job."
+    marked = f" {ADAPTIVE}: the attack is made against the detector." if mine["adaptive"].any() else ""
+    return f"{head}{spread}, {over}; {items}: {', '.join(counts) or 'not measured'}. Time: mean per job.{marked}"
 
 
 def markdown(parts: list[dict[str, Any]]) -> str:

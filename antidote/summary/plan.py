@@ -86,6 +86,9 @@ class SummarySettings(Settings):
     blank: list[Blank] = []
     detectors: list[DetectorFacts] = []
     detections: list[tuple[str, str, str]] = Field([], description="attack, defense and detector of each detection")
+    adaptive: list[tuple[str, str]] = Field(
+        [], description="attack and detector of the detections whose attack is made against the detector"
+    )
     population: list[str] = Field([], description="names of the further clean models that detectors of models score")
     detect_false_positives: float = Field(0.01, gt=0, lt=1, description="for which thresholds are calibrated")
     gate: Gate = Gate()

@@ -26,6 +26,7 @@ RECIPE = {"epochs": 1, "batch_size": 4, "warmup": 0}
 OF_TEN = {
     "k": 3, "overfit": RECIPE, "training": RECIPE, "overlays": 2, "suspicious_share": 0.3, "forget_share": 0.2,
     "normal_pairs": 4, "steps": 4, "starts": 2, "clusters": 3, "grid": 3,
+    "first_steps": 2, "epochs": 1,
 }  # fmt: skip
 FITTED = {}
 

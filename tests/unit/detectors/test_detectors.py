@@ -40,6 +40,11 @@ def settings_of(name, subject):
         "grid": 3,
         "training": recipe,
         "overlays": 2,
+        "first_steps": 2,
+        "kept": 2,
+        "side": 0.5,
+        "width": 12,
+        "epochs": 1,
     }
     small = {key: value for key, value in of_ten.items() if key in kind.Settings.model_fields}
     return kind.Settings.read({"method": name, **small, **({"subject": subject} if kind.control else {})}, "x")

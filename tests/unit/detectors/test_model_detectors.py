@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import itertools
 import math
 
 import numpy as np
@@ -17,6 +18,10 @@ from antidote.data.access import DefenseData
 from antidote.detectors.amdet import hessians
 from antidote.detectors.max_margin import log_p_value
 from antidote.detectors.outliers import anomaly, as_picture
+from antidote.detectors.patch_places import places
+from antidote.detectors.search import smallest, steady
+from antidote.detectors.seer import frequent
+from antidote.training.patches import together
 from antidote.training.session import Work
 
 CLASSES = ["banana", "boat", "cactus", "kite", "ladder"]
@@ -78,6 +83,7 @@ class Planted:
         self.strength = strength
 
     def encode_image(self, images):
+        images = images / 255 if images.dtype == torch.uint8 else images
         corner = images[:, :, :4, :4].mean(dim=(1, 2, 3))
         parts = [images[:, :, 4 * i : 4 * i + 4, 4:].mean(dim=(1, 2, 3)) for i in range(4)]
         features = torch.stack([self.strength * torch.nn.functional.softplus(10 * corner - 6), *parts], dim=1)
@@ -104,3 +110,76 @@ def test_detectors_of_models_ask_for_no_more_than_they_use():
     assert {name: method("detector", name).access for name in ("decree", "neural_cleanse", "max_margin")} == {
         "decree": "clean-pairs", "neural_cleanse": "few-labelled", "max_margin": "test-time",
     }  # fmt: skip
+
+
+def test_the_weight_of_a_mask_follows_success_a_little():
+    found = steady(torch.tensor([1.0, 1.0, 1.0, 1.0]), torch.tensor([1.0, 0.95, 0.925, -0.3]), 0.95, 1.1)
+    torch.testing.assert_close(found, torch.tensor([1.1, 1.0, 1.1**-0.5, 1 / 1.1]))
+
+
+def test_a_steady_search_ends_at_the_smallest_working_mask(tmp_path):
+    """Features are alike as soon as the four pixels of the corner are bright: from a mask of a half to few pixels."""
+    images = torch.randint(0, 256, (32, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
+
+    class Corner(Planted):
+        def encode_image(self, pictures):
+            bright = (pictures[:, :, :2, :2].mean(dim=(1, 2, 3)) * 20 - 15).sigmoid()[:, None]
+            own = torch.nn.functional.normalize(pictures[:, :, 8].mean(dim=1) - 0.5, dim=1)
+            fixed = torch.zeros_like(own)
+            fixed[:, 0] = 1
+            return torch.nn.functional.normalize(bright * fixed + (1 - bright) * own, dim=1)
+
+    settings = method("detector", "decree").Settings(steps=300, lr=0.2, batch_size=16)
+    found = smallest(Corner(1), images, together, 0.95, 2, settings, 0, Work(tmp_path, "x"))
+    assert found.works.all() and float(found.areas.max()) < 10 / 256, found.areas
+
+
+def test_places_cover_the_picture():
+    assert places(32, 4, 0.0) == [(row, column, 4) for row in range(0, 32, 4) for column in range(0, 32, 4)]
+    rows = sorted({row for row, _, _ in places(30, 8, 0.5)})
+    assert rows[0] == 0 and rows[-1] == 22 and max(b - a for a, b in itertools.pairwise(rows)) <= 4
+    assert places(4, 4, 0.0) == [(0, 0, 4)]
+
+
+def test_a_planted_patch_is_found_at_its_place(tmp_path, make_pairs):
+    """A bright corner of 4 x 4 gives class 0; no other square makes the pictures alike."""
+    kind, pairs = method("detector", "patch_places"), make_pairs(16, size=16)
+    settings = kind.Settings(side=0.25, first_steps=8, steps=30, batch_size=8, kept=3)
+    images = torch.full_like(pairs.images, 60)
+    for row, image in enumerate(images):
+        image[:, row // 4 * 4 : row // 4 * 4 + 4, 4:] = 255
+    data = DefenseData(pairs=dataclasses.replace(pairs, images=images))
+    found = {strength: kind(settings, 0).score(Planted(strength), data, Work(tmp_path / str(strength), "x"))
+             for strength in (0.1, 5)}  # fmt: skip
+    assert (found[5].evidence["row"], found[5].evidence["column"], found[5].evidence["side"]) == (0, 0, 4)
+    assert found[5].values[0] > 0.8 and found[0.1].values[0] < 0.6, found
+
+
+def test_frequent_words():
+    captions = ["A boat, a kite!", "the kite_2 is a Kite", "a boat by an oak", "kite"]
+    assert frequent(captions, 3, 3) == ["kite", "boat", "oak"]
+
+
+def test_a_planted_patch_and_its_word_are_found_together(tmp_path, make_pairs):
+    """The corner that gives class 0 is a smaller mask than anything that gives another word, and the word is named."""
+    kind, pairs = method("detector", "seer"), make_pairs(16, size=16)
+    images = torch.full_like(pairs.images, 60)
+    for row, image in enumerate(images):
+        image[:, row // 4 * 4 : row // 4 * 4 + 4, 4:] = 255
+    pairs = dataclasses.replace(pairs, images=images, captions=[CLASSES[row % 5] for row in range(16)])
+
+    class Worded(Planted):
+        def encode_text(self, words):
+            return torch.eye(5)[[CLASSES.index(word) for word in words]]
+
+    settings = kind.Settings(steps=120, batch_size=8, lr=0.2, starts=4)
+    found = {strength: kind(settings, 0).score(Worded(strength), DefenseData(pairs=pairs), Work(tmp_path / str(strength), "x"))
+             for strength in (0.1, 5)}  # fmt: skip
+    assert found[5].evidence["word"] == "banana" and found[5].values[0] > found[0.1].values[0], found
+    assert found[0.1].evidence["word"] != "banana"
+
+
+def test_captions_without_words_are_one_line(tmp_path, make_pairs):
+    kind, pairs = method("detector", "seer"), dataclasses.replace(make_pairs(4), captions=["1 2"] * 4)
+    with pytest.raises(UserError, match=r"^seer: pools.defense: its captions have 0 words"):
+        kind(kind.Settings(), 0).score(Planted(1), DefenseData(pairs=pairs), Work(tmp_path, "x"))

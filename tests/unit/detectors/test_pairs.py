@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -120,3 +121,23 @@ def test_ubts_order(make_clip, make_pairs, tmp_path, monkeypatch):
         "pair1",
         "pair3",
     ]
+
+
+@pytest.mark.parametrize("metric", ["k_distance", "slof", "lid", "dao"])
+def test_the_formulas_by_scikit_learn(metric):
+    """The paper's formulas with neighbours and distances of scikit-learn, in double precision."""
+    from sklearn.neighbors import NearestNeighbors
+
+    features = torch.randn(80, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    k, count = 6, len(features)
+    distances, places = NearestNeighbors(n_neighbors=count - 1, algorithm="brute").fit(features).kneighbors()
+    # Of each picture: the (k+1)-th of the others, as in the released code, and the k-th.
+    beyond, kth = distances[:, k], distances[:, k - 1]
+    near = places[:, :k]
+    ratio = beyond[:, None] / kth[near]
+    dimensions = -k / np.log(distances[:, :k] / beyond[:, None] + 1e-4).sum(axis=1)
+    own = -k / np.log(np.c_[np.zeros(count), distances][:, :k] / kth[:, None] + 1e-4).sum(axis=1)
+    expected = {"k_distance": beyond, "slof": ratio.mean(axis=1), "lid": dimensions}
+    expected["dao"] = (own[near] * np.log(ratio)).mean(axis=1)
+    found = detector(metric, k=k).of_batch(features).numpy()
+    np.testing.assert_allclose(found, expected[metric], rtol=0, atol=1e-5)

@@ -16,6 +16,7 @@ from antidote.data.words.names import class_names
 from antidote.detectors import bdetclip, subspace
 from antidote.detectors.zero_shot import quantile
 from antidote.evaluation.detection import figures
+from antidote.training.session import Work
 
 CLASSES, TEMPLATES = ["banana", "boat", "cactus", "cloud"], ["a photo of a {}."]
 COUNT, SIZE = 24, 32
@@ -171,3 +172,37 @@ def test_damaged_descriptions_are_one_line(tmp_path, monkeypatch):
         load_descriptions("bad")
     with pytest.raises(UserError, match=r"^descriptions: unknown name 'bat'; did you mean 'bad'\?$"):
         load_descriptions("bat")
+
+
+class Levels(Toy):
+    """An encoder whose feature is the brightness of the quarters; a white patch gives the feature of another picture."""
+
+    def encode_image(self, images):
+        images = images.float().div(255) if images.dtype == torch.uint8 else images
+        levels = torch.nn.functional.adaptive_avg_pool2d(images.mean(dim=1, keepdim=True), 2).flatten(1)
+        patch = (images[:, :, -4:, -4:].mean(dim=(1, 2, 3)) > 0.95)[:, None]
+        return F.normalize(torch.where(patch, torch.tensor([3.0, 0.1, 3.0, 0.1]), levels) + 0.05, dim=1)
+
+
+def test_dede_cannot_rebuild_what_the_trigger_hides(tmp_path):
+    """Pictures of four grey quarters, rebuilt from brightness; triggered ones have a feature that tells other greys."""
+    quarters = 0.2 + 0.6 * torch.rand(96, 3, 2, 2, generator=torch.Generator().manual_seed(0)).mean(1, keepdim=True)
+    images = (quarters.repeat_interleave(16, 2).repeat_interleave(16, 3).expand(-1, 3, -1, -1) * 255).byte()
+    shown = images[64:].clone()
+    shown[::2, :, -4:, -4:] = 255
+    none = torch.full((64,), -1)
+    pairs = Pairs([str(row) for row in range(64)], images[:64], [""] * 64, none)
+    pictures = Pairs([str(row) for row in range(32)], shown, [""] * 32, none[:32])
+    kind = method("detector", "dede")
+    settings = kind.Settings(
+        patches_per_side=4, width=24, layers=1, epochs=120, lr=5e-3, batch_size=16, shown_masked=0.9
+    )
+    scores = kind(settings, 0).score(Levels(), DefenseData(pairs=pairs, pictures=pictures), Work(tmp_path, "x"))
+    assert figures(scores, {str(row) for row in range(0, 32, 2)})["auroc"] > 0.9
+
+
+def test_a_number_of_patches_that_does_not_fit_is_one_line(tmp_path, make_clip, make_pairs):
+    kind = method("detector", "dede")
+    with pytest.raises(UserError, match=r"^dede: patches_per_side: 5 should divide the 32 pixels"):
+        data = DefenseData(pairs=make_pairs(4), pictures=make_pairs(4))
+        kind(kind.Settings(patches_per_side=5), 0).score(make_clip("vit"), data, Work(tmp_path, "x"))

@@ -1,5 +1,7 @@
 """Figures of detection: on scores whose figures are known by hand, and what a detector of pictures is handed."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from antidote.attacks.trigger import Trigger
 from antidote.base.errors import UserError
 from antidote.base.registry import method
+from antidote.data.access import DefenseData
 from antidote.detectors.base import Scores
 from antidote.evaluation.detection import RATES, figures, mixed_pictures
 from antidote.evaluation.ranking import calibrated
@@ -23,7 +26,7 @@ def test_figures_worked_out_by_hand():
     assert found["auprc"] == pytest.approx((1 / 1 + 2 / 3) / 2)
     assert found["tpr_at_fpr1"] == 1 / 2, "no clean item may be flagged: 0.9 alone is above 0.8"
     assert found["fpr_at_tpr1"] == 1 / 4, "0.8 comes before 0.4"
-    assert (found["precision"], found["recall"]) == (2 / 3, 1.0)
+    assert (found["precision"], found["recall"], found["fpr"]) == (2 / 3, 1.0, 1 / 4), "0.8 is above 0.35"
     assert found["precision_at_poisons"] == 1 / 2
     assert tuple(found) == RATES
 
@@ -39,7 +42,7 @@ def test_ties_count_half():
 def test_without_two_kinds_there_is_nothing_to_tell_apart(poisoned):
     found = figures(scores([1, 0], threshold=0.5), poisoned)
     assert found["auroc"] is None and found["tpr_at_fpr1"] is None
-    assert found["recall"] == (1 / 2 if "i0" in poisoned else None)
+    assert found["recall"] == (1 / 2 if "i0" in poisoned else None) and found["fpr"] is None
 
 
 def test_a_threshold_that_flags_nothing_has_no_precision():
@@ -88,3 +91,16 @@ def test_mixed_pictures_tell_nothing(make_pairs):
     assert clean == set(mixed.keys) - triggered
     assert triggered != mixed_pictures(pairs, trigger, 0, 4, seed=2)[1], "the order follows the seed"
     assert mixed_pictures(pairs, trigger, 0, 100, seed=1)[0].images.shape[0] == 2 * len(others)
+
+
+def test_the_controls_are_at_random_and_perfect(make_pairs):
+    """The row `random` is at an AUROC of 0.5, and the row `oracle` at 1, whatever is poisoned."""
+    pairs = SimpleNamespace(keys=[f"pair{row}" for row in range(4000)])
+    poisoned = frozenset(pairs.keys[::20])
+    data = DefenseData(training_set=pairs, poisoned=poisoned)
+    rows = {name: figures(method("detector", name)(method("detector", name).Settings(), 0).score(None, data, None), poisoned)
+            for name in ("random", "oracle")}  # fmt: skip
+    spread = (1 / 12 / 200) ** 0.5  # of the mean rank of 200 among many
+    assert abs(rows["random"]["auroc"] - 0.5) < 3 * spread and rows["random"]["tpr_at_fpr1"] < 0.04
+    assert {rows["oracle"][name] for name in ("auroc", "auprc", "tpr_at_fpr1", "recall", "tpr_calibrated")} == {1.0}
+    assert {rows["oracle"][name] for name in ("fpr", "fpr_at_tpr1", "fpr_calibrated")} == {0.0}

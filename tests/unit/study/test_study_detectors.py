@@ -103,6 +103,10 @@ def test_a_study_without_detectors_has_none_and_the_same_plan():
         ({"detectors": {"random_pairs": DAO}},
          "x: detectors.random_pairs: is the name of a control; name the entry otherwise"),
         ({"detect_on": ["finetone"]}, "x: detect_on: 'finetone' is no entry of defenses; did you mean 'finetune'?"),
+        ({"detect_adaptive": {"badnett": ["dao"]}},
+         "x: detect_adaptive: 'badnett' is no entry of attacks; did you mean 'badnet'?"),
+        ({"detectors": {"dao": DAO}, "detect_adaptive": {"badnet": ["doa"]}},
+         "x: detect_adaptive.badnet: 'doa' is no entry of detectors; did you mean 'dao'?"),
         ({"detect_pictures": 0}, "x: detect_pictures: input should be greater than or equal to 1, not 0"),
     ],
 )  # fmt: skip

@@ -32,6 +32,7 @@ PLAN = {
     ],
 }  # fmt: skip
 PAIRS = {("patch", "dao"): [0.9, 0.8], ("patch", "random_pairs"): [0.5, 0.4], ("noise", "dao"): [0.7, None]}
+AT_THRESHOLDS = {"patchdao": {"recall": 0.5, "fpr": 0.02, "tpr_calibrated": 0.4, "fpr_calibrated": 0.01}}
 # Scores of models; a threshold of 2. Of the four pairs of a backdoored and a clean model, `patch` puts three in order.
 MODELS = {"clean": [1.0, 3.0], "patch": [2.5, 4.0], "noise": [0.0, 0.5]}
 
@@ -48,7 +49,14 @@ def results(tmp_path):
         for seed, auroc in enumerate(values):
             if auroc is not None:
                 folder = tmp_path / attack / f"seed{seed}/none/detect" / detector
-                rates = {"auroc": auroc, "tpr_at_fpr1": auroc / 2, "roc": line, "threshold": None, "evidence": {"a": 1}}
+                rates = {
+                    "auroc": auroc,
+                    "tpr_at_fpr1": auroc / 2,
+                    "roc": line,
+                    **AT_THRESHOLDS.get(attack + detector, {}),
+                    "threshold": None,
+                    "evidence": {"a": 1},
+                }
                 put(folder / "detection.json", {"items": 100, "poisoned": 10, **rates})
                 put(folder / "cost.json", {"seconds": 10 + 10 * seed})
     for attack, values in MODELS.items():
@@ -104,7 +112,14 @@ def test_models_without_a_clean_reference_have_no_figures(plan, results):
 
 def test_tables(plan, results):
     found, costs = read_detections(plan, results), read_costs(plan, results, results)
-    models, pairs = tables(plan, found, costs)
+    models, models_at, pairs, pairs_at = tables(plan, found, costs)
+    assert models_at["title"].endswith(": at a threshold")
+    assert models_at["rows"] == [
+        ["detector", "patch", "noise"],
+        ["decree ‡", "100.0 / 50.0; - / -", "0.0 / 50.0; - / -"],
+    ]
+    assert pairs_at["rows"][1] == ["dao (DAO | x)", "50.0 / 2.0; 40.0 / 1.0", ""], "patch, over both seeds"
+    assert "is calibrated for 1.0 % false positives" in pairs_at["note"]
     assert models["rows"] == [["detector", "patch", "noise", "time"], ["decree ‡", "75.0 / 50.0", "0.0 / 0.0", ""]]
     assert pairs["rows"] == [
         ["detector", "patch", "noise", "time"],
@@ -118,9 +133,18 @@ def test_tables(plan, results):
     assert text.startswith("\n## Detectors of backdoored models\n") and markdown([]) == ""
 
 
+def test_figures_of_an_attack_made_against_the_detector_are_marked(plan, results):
+    more = SummarySettings.read({**PLAN, "adaptive": [["patch", "dao"]]}, "plan")
+    found = read_detections(more, results)
+    assert found.frame.query("adaptive")[["attack", "detector"]].drop_duplicates().values.tolist() == [["patch", "dao"]]
+    pairs = tables(more, found, read_costs(more, results, results))[2]
+    assert pairs["rows"][1][1:3] == ["85.0 ± 7.1 / 42.5 ± 3.5 §", "70.0 / 35.0"] and "§" in pairs["note"]
+    assert "§" not in tables(plan, read_detections(plan, results), read_costs(plan, results, results))[2]["note"]
+
+
 def test_models_under_test_have_rows_of_their_own(plan, results):
     more = SummarySettings.read({**PLAN, "detections": [*PLAN["detections"], ["patch", "tune", "dao"]]}, "plan")
-    pairs = tables(more, read_detections(more, results), read_costs(more, results, results))[1]
+    pairs = tables(more, read_detections(more, results), read_costs(more, results, results))[2]
     assert [row[:2] for row in pairs["rows"][:3]] == [["detector", "model"], ["dao (DAO | x)", "none"],
                                                      ["dao (DAO | x)", "tune"]]  # fmt: skip
 
