@@ -14,7 +14,7 @@ best ones more; the patch that counts is scored on all pictures. No text and no 
 
 The side is chosen on clean models of the track `tiny`, where a square of an eighth reaches 0.36 to 0.44 on four seeds,
 one of three sixteenths 0.67 and 0.84 on two, and one of a quarter 0.90 and 0.96. In trials there with an eighth, BadNet
-reaches 0.86 and 0.92 (two seeds), at the attacker's place. BadCLIP (0.45) and Blended (0.48) are no higher than the
+reaches 0.86 and 0.92 (two seeds), at the attacker's place. BadCLIP (0.45) and Blended (0.48) are hardly higher than the
 clean models: a part of BadCLIP's patch of three sixteenths does not suffice, and Blended has no patch. There is no
 threshold; a score is compared with those of clean models.
 """
