@@ -10,7 +10,7 @@ from antidote.summary import style
 from antidote.summary.gallery import enlarged, read_sheet
 from antidote.summary.plan import SummarySettings
 
-MARGIN, GAP, HEAD, SIDE = 16, 8, 34, 92  # pixels
+MARGIN, GAP, HEAD, SIDE = 16, 8, 34, 108  # pixels
 
 
 def strip(plan: SummarySettings, results: Path, names: list[str], path: Path) -> None:
