@@ -1,0 +1,106 @@
+"""One page per method: what it is, its settings, how to run it, its figures in every track."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from antidote.base.registry import AXES, KINDS, method
+from antidote.study.reference import Reference, reference
+from antidote.summary.site.board import Board, Row
+from antidote.summary.site.tables import render, table
+
+CONTROLS = ("random", "oracle")
+COMMANDS = {"model": "audit", "pairs": "scan", "pictures": "inspect"}  # by what a detector scores
+
+
+def method_pages(boards: list[Board]) -> dict[str, str]:
+    """Return the Markdown of the page of every attack, defense and detector by path; links are relative to `docs/`."""
+    return {f"methods/{kind}s/{name}.md": method_page(kind, name, boards) for kind in AXES for name in KINDS[kind]}
+
+
+def method_anchors() -> dict[str, str]:
+    """Return the page of each method by its heading in `docs/methods.md`."""
+    pairs = [(kind, name) for kind in AXES for name in KINDS[kind]]
+    return {reference(kind, name).anchor: f"methods/{kind}s/{name}.md" for kind, name in pairs}
+
+
+def method_page(kind: str, name: str, boards: list[Board]) -> str:
+    """Return the page of one method."""
+    known, page = reference(kind, name), f"methods/{kind}s/{name}.html"
+    tracks = []
+    for board in boards:
+        rows = [row for row in board.rows if kind != "detector" and getattr(row.result, kind).method == name]
+        if rows:
+            tracks.append((board, _tables(kind, rows, page, name)))
+    return render(
+        "method.md.j2",
+        kind=kind,
+        name=name,
+        known=known,
+        facts=_facts(kind, name, known),
+        entries=entries(kind, name),
+        commands=_commands(kind, name),
+        tracks=tracks,
+    )
+
+
+def entries(kind: str, name: str) -> str:
+    """Return a fragment of a study that runs a method and each of its presets; empty for what every study has."""
+    if (kind, name) == ("defense", "none") or (kind == "detector" and name in CONTROLS):
+        return ""
+    presets = getattr(method(kind, name).Settings, "presets", {})
+    found = {name: {"method": name}, **{f"{name}_{one}": {"method": name, "preset": one} for one in presets}}
+    return yaml.safe_dump({f"{kind}s": found}, sort_keys=False, default_flow_style=None, width=110).strip()
+
+
+def _tables(kind: str, rows: list[Row], page: str, name: str) -> list[tuple[str, str]]:
+    """Return title and table of the measured and of the reported cells."""
+    found = []
+    for status in ("measured", "reported"):
+        mine = [row for row in rows if row.result.status == status]
+        if mine:
+            caption = f"{status.capitalize()} cells of {name}"
+            found.append((status.capitalize(), table(mine, page, caption, filters=False, without=(kind,))))
+    return found
+
+
+def _facts(kind: str, name: str, known: Reference) -> list[tuple[str, str]]:
+    """Return what a method is, as rows of a table."""
+    found = method(kind, name)
+    papers = "; ".join(known.papers) or "none named: a baseline or a control"
+    rows = [("paper", papers if known.papers or "arXiv" not in known.text else "named in the text below")]
+    if kind == "attack":
+        rows += [("threat model", f"`{found.threat_model}`")]
+        rows += [("trigger", "learned: fitted before use" if found.learned else "fixed or drawn: nothing is fitted")]
+        rows += [("what it is", "reconstruction" if getattr(found, "reconstruction", False) else "exact")]
+    elif kind == "defense":
+        control = " (a control, not a defense: it knows which pairs are poisoned)" if found.access == "oracle" else ""
+        rows += [("access", f"`{found.access}`{control}")]
+        rows += [("what it is", "reconstruction" if found.reconstruction else "exact")] if name != "none" else []
+    else:
+        rows += [
+            (
+                "scores",
+                "any subject" if found.control else {"pairs": "training pairs"}.get(found.subject, found.subject),
+            )
+        ]
+        rows += [("access", f"`{'oracle' if found.control == 'truth' else found.access}`")]
+        exact = "a control, not a detector" if found.control else "reconstruction" if found.reconstruction else "exact"
+        rows += [("what it is", exact)]
+    path = known.module
+    return [*rows, ("source", f"[{path}](../{path})"), ("keys", f"[among all settings](settings.md#{known.anchor})")]
+
+
+def _commands(kind: str, name: str) -> dict[str, Any]:
+    """Return the calls of `antidote` that run a method on a model of one's own, by what they do; empty if none does."""
+    found = method(kind, name)
+    if kind == "defense" and name != "none":
+        data = {"clean-pairs": "--pairs clean.csv", "few-labelled": "--shots labelled/"}.get(found.access)
+        return {"clean": f"antidote clean MODEL {data} --defense {name}"} if data else {}
+    if kind == "detector" and name not in CONTROLS:
+        subject = COMMANDS[found.subject]
+        words = {"audit": "MODEL", "scan": "pairs.csv --model MODEL", "inspect": "MODEL pictures/"}[subject]
+        return {subject: f"antidote {subject} {words} --detector {name}"}
+    return {}
