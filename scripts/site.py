@@ -50,7 +50,7 @@ def build(tree: Path) -> None:
     )
     if done.returncode:
         said = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
-        raise UserError(f"mkdocs: {'; '.join(said[:40]) or f'exit status {done.returncode}'}")
+        raise UserError(f"mkdocs: {'; '.join(said[:5]) or f'exit status {done.returncode}'}")
 
 
 if __name__ == "__main__":

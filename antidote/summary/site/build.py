@@ -64,7 +64,7 @@ def pages(root: Path, boards: list[Board]) -> dict[str, str]:
     """Return the Markdown of every page by path."""
     texts = {path: (text, _source(path)) for path, text in documents(root).items()}
     texts["index.md"] = (f"---\nhide: [navigation]\n---\n\n{texts['index.md'][0]}", "README.md")
-    texts |= {path: (text, "docs/methods.md") for path, text in method_pages(boards).items()}
+    texts |= {path: (text, "docs/methods.md") for path, text in method_pages(root, boards).items()}
     readme = (root / "leaderboard/README.md").read_text(encoding="utf-8")
     texts["leaderboard/index.md"] = (render("tracks.md.j2", boards=boards, readme=readme), "leaderboard/README.md")
     for board in boards:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
 from antidote.base.registry import AXES, KINDS, method
+from antidote.base.settings import read_mapping
 from antidote.study.reference import Reference, reference
 from antidote.summary.site.board import Board, Row
 from antidote.summary.site.tables import render, table
@@ -15,9 +18,33 @@ CONTROLS = ("random", "oracle")
 COMMANDS = {"model": "audit", "pairs": "scan", "pictures": "inspect"}  # by what a detector scores
 
 
-def method_pages(boards: list[Board]) -> dict[str, str]:
+class Use(NamedTuple):
+    """A study of the checkout that runs a method: its path, and its entries of the method as YAML."""
+
+    path: str
+    entries: str
+
+
+def method_pages(root: Path, boards: list[Board]) -> dict[str, str]:
     """Return the Markdown of the page of every attack, defense and detector by path; links are relative to `docs/`."""
-    return {f"methods/{kind}s/{name}.md": method_page(kind, name, boards) for kind in AXES for name in KINDS[kind]}
+    used, pairs = uses(root), [(kind, name) for kind in AXES for name in KINDS[kind]]
+    return {f"methods/{kind}s/{name}.md": method_page(kind, name, boards, used[kind, name]) for kind, name in pairs}
+
+
+def uses(root: Path) -> dict[tuple[str, str], list[Use]]:
+    """Return the studies of a checkout that run each method: the default study, then that of its kind, then others."""
+    found = defaultdict(list)
+    for path in [root / "config.yaml", *sorted((root / "configs").glob("*.yaml"))]:
+        study = read_mapping(str(path))
+        for kind in AXES:
+            named = study.get(f"{kind}s", {})
+            for name in dict.fromkeys(values["method"] for values in named.values()):
+                mine = {entry: values for entry, values in named.items() if values["method"] == name}
+                found[kind, name].append(Use(path.relative_to(root).as_posix(), _yaml(kind, mine)))
+    for (kind, _), studies in found.items():
+        first = ("config.yaml", f"configs/{kind}s.yaml")
+        studies.sort(key=lambda use: [*first, use.path].index(use.path))
+    return found
 
 
 def method_anchors() -> dict[str, str]:
@@ -26,7 +53,7 @@ def method_anchors() -> dict[str, str]:
     return {reference(kind, name).anchor: f"methods/{kind}s/{name}.md" for kind, name in pairs}
 
 
-def method_page(kind: str, name: str, boards: list[Board]) -> str:
+def method_page(kind: str, name: str, boards: list[Board], studies: list[Use]) -> str:
     """Return the page of one method."""
     known, page = reference(kind, name), f"methods/{kind}s/{name}.html"
     tracks = []
@@ -41,6 +68,7 @@ def method_page(kind: str, name: str, boards: list[Board]) -> str:
         known=known,
         facts=_facts(kind, name, known),
         entries=entries(kind, name),
+        studies=studies,
         commands=_commands(kind, name),
         tracks=tracks,
     )
@@ -52,7 +80,11 @@ def entries(kind: str, name: str) -> str:
         return ""
     presets = getattr(method(kind, name).Settings, "presets", {})
     found = {name: {"method": name}, **{f"{name}_{one}": {"method": name, "preset": one} for one in presets}}
-    return yaml.safe_dump({f"{kind}s": found}, sort_keys=False, default_flow_style=None, width=110).strip()
+    return _yaml(kind, found)
+
+
+def _yaml(kind: str, named: dict[str, dict[str, Any]]) -> str:
+    return yaml.safe_dump({f"{kind}s": named}, sort_keys=False, default_flow_style=None, width=100).strip()
 
 
 def _tables(kind: str, rows: list[Row], page: str, name: str) -> list[tuple[str, str]]:
