@@ -18,6 +18,7 @@ SIZES = {"telephone": {"width": 390, "height": 844}, "screen": {"width": 1400, "
 def page(browser, address):
     """Open a page of the site; every message of the console and every request to another machine is a fault."""
     context = browser.new_context(viewport=SIZES["screen"], base_url=address)
+    context.set_default_timeout(120_000)  # milliseconds; a busy machine takes its time
     tab = context.new_page()
     tab.faults = listen(tab, address)
     yield tab
@@ -140,7 +141,7 @@ def test_filters_leave_what_they_say(page):
 
 def test_seeds_reliability_and_reported_results(page):
     page.goto("leaderboard/open-1.html")
-    assert column(page, "ASR@1") == ["95.0 ± 7.1", "10.0 ± 7.1", "40.0", "40.0 ± 7.1"]
+    assert column(page, "ASR@1") == ["95.0 ± 7.1", "10.0 ± 7.1", "40.0 ± 7.1", "40.0"]
     form = page.locator(".board-filters").first
     form.locator("[name=seeds]").fill("2")
     assert column(page, "seeds") == ["2", "2", "2"]
@@ -216,8 +217,8 @@ def test_plots_fit_a_telephone_and_follow_the_width(page):
 def test_the_search_finds_a_method(page, built, way):
     page.goto("index.html" if way == "server" else (Path(built) / "index.html").as_uri())
     page.locator(".md-search__input").click()
-    page.locator(".md-search__input").fill("InverTune")
-    page.locator(".md-search-result__link[href*='methods/defenses/invertune.html']").first.wait_for(timeout=20000)
+    page.locator(".md-search__input").press_sequentially("InverTune")  # the search listens to keys
+    page.locator(".md-search-result__link[href*='methods/defenses/invertune.html']").first.wait_for()
 
 
 def test_the_site_opens_from_a_disk(page, built):
