@@ -87,12 +87,13 @@ def read_boards(folder: Path) -> list[Board]:
     known = tracks()
     boards = {(name, track.version): Board(_track(name, track.version), track) for name, track in known.items()}
     results = {path: read_result(path) for path in sorted(folder.glob("*/*/*.json"))}
+    starts = {_setting(result): result for result in results.values() if result.defense.method == UNDEFENDED}
     for path, result in results.items():
         name, version = result.track.name, result.track.version
         if name not in known:
             raise UserError(f"{path}: track.name: unknown track {name!r}; known: {', '.join(known)}")
         board = boards.setdefault((name, version), Board(_track(name, version), None))
-        row = Row(result, path.relative_to(folder).as_posix(), _undefended(result, results.values()))
+        row = Row(result, path.relative_to(folder).as_posix(), starts.get(_setting(result)))
         (board.measured if result.status == MEASURED else board.reported).append(row)
     for board in boards.values():
         board.measured.sort(key=_order)
@@ -103,11 +104,6 @@ def read_boards(folder: Path) -> list[Board]:
 
 def _track(name: str, version: int) -> TrackSettings:
     return TrackSettings(name=name, version=version)
-
-
-def _undefended(result: Result, others: object) -> Result | None:
-    """Return the cell of the same attack, model and source without a defense."""
-    return next((o for o in others if o.defense.method == UNDEFENDED and _setting(o) == _setting(result)), None)
 
 
 def _setting(result: Result) -> tuple:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from antidote.base.registry import KINDS
-from antidote.study.file import StudyFile
 from antidote.summary.site.board import Board, read_boards
-from antidote.summary.site.documents import documents, place, relinked, repository
+from antidote.summary.site.documents import FRONT, METHODS, documents, place, relinked, repository
 from antidote.summary.site.methods import method_anchors, method_pages
-from antidote.summary.site.tables import curves, render, table
+from antidote.summary.site.tables import BUDGET, curves, render, table
 
 HERE = Path(__file__).parent
 ASSETS = ("site.css", "tables.js", "plots.js", "iframe-worker.js")
@@ -47,31 +46,35 @@ def write(root: Path, results: Path, tree: Path) -> dict[str, str]:
         UserError: a results file is not valid.
     """
     boards = read_boards(results)
-    found, address = pages(root, boards), repository(root)
+    found, address = pages(root, results, boards), repository(root)
     for path, text in found.items():
         _put(tree / "docs" / path, text)
     for name in ASSETS:
         _put(tree / "docs/assets" / name, (HERE / name).read_text(encoding="utf-8"))
     for picture in (root / "docs").glob("*.png"):
         shutil.copyfile(picture, tree / "docs/docs" / picture.name)
-    for file in _results(results):
+    for file in _files(results):
         _put(tree / "docs/leaderboard" / file, (results / file).read_text(encoding="utf-8"))
     _put(tree / "mkdocs.yml", render("mkdocs.yml.j2", address=address, nav=navigation(found, boards)))
     return found
 
 
-def pages(root: Path, boards: list[Board]) -> dict[str, str]:
-    """Return the Markdown of every page by path."""
-    texts = {path: (text, _source(path)) for path, text in documents(root).items()}
-    texts["index.md"] = (f"---\nhide: [navigation]\n---\n\n{texts['index.md'][0]}", "README.md")
-    texts |= {path: (text, "docs/methods.md") for path, text in method_pages(root, boards).items()}
+def pages(root: Path, results: Path, boards: list[Board]) -> dict[str, str]:
+    """Return the Markdown of every page by its path on the site.
+
+    Args:
+        results: folder of the results files, which pages may link to.
+    """
+    texts = {place(path): (text, path) for path, text in documents(root).items()}
+    texts["index.md"] = (f"---\nhide: [navigation]\n---\n\n{texts['index.md'][0]}", FRONT)
+    texts |= {path: (text, METHODS) for path, text in method_pages(root, boards).items()}
     readme = (root / "leaderboard/README.md").read_text(encoding="utf-8")
     texts["leaderboard/index.md"] = (render("tracks.md.j2", boards=boards, readme=readme), "leaderboard/README.md")
     for board in boards:
         texts[f"leaderboard/{board.page}.md"] = (_track(board, boards), f"leaderboard/{board.page}.md")
     pictures = {f"docs/{path.name}" for path in (root / "docs").glob("*.png")}
-    files = {f"leaderboard/{file}" for file in _results(root / "leaderboard")}
-    known, address, methods = {*texts, *pictures, *files}, repository(root), method_anchors()
+    files = {f"leaderboard/{file}" for file in _files(results)}
+    known, methods, address = {*texts, *pictures, *files}, method_anchors(), repository(root)
     return {path: relinked(text, source, path, known, methods, address) for path, (text, source) in texts.items()}
 
 
@@ -104,20 +107,15 @@ def _track(board: Board, boards: list[Board]) -> str:
         "board.md.j2",
         board=board,
         boards=boards,
-        budget=100 * StudyFile.model_fields["accuracy_budget"].default,
+        budget=BUDGET,
         measured=table(board.measured, page, "Measured cells") if board.measured else "",
         reported=table(board.reported, page, "Reported cells") if board.reported else "",
         curves=curves(board.measured),
     )
 
 
-def _results(folder: Path) -> list[str]:
+def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.json"))
-
-
-def _source(path: str) -> str:
-    """Return the path in the checkout of a document on the site."""
-    return "README.md" if path == place("README.md") else path
 
 
 def _put(path: Path, text: str) -> None:

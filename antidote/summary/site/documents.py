@@ -17,9 +17,9 @@ FENCE = re.compile(r"^ *```")
 
 
 def documents(root: Path) -> dict[str, str]:
-    """Return the text of each document by its path on the site, with the links of the checkout."""
+    """Return the text of each document by its path in the checkout."""
     paths = [*(root / name for name in DOCUMENTS), *sorted((root / "docs").glob("*.md"))]
-    return {place(path.relative_to(root).as_posix()): path.read_text(encoding="utf-8") for path in paths}
+    return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 def place(path: str) -> str:
@@ -41,7 +41,7 @@ def relinked(text: str, written: str, shown: str, pages: set[str], methods: dict
     """Return Markdown with links that were written for one place of the checkout, for another place of the site.
 
     A link to a document leads to its page. A link to another file leads to the repository, if its address is known;
-    otherwise its text alone is kept. Code blocks and marks of generated parts stay or go as a whole.
+    otherwise its text alone is kept. Code blocks stay as they are; comments that mark generated parts are left out.
 
     Args:
         written: path, from the top of the checkout, that the links are relative to.

@@ -11,6 +11,7 @@ import jinja2
 import markupsafe
 
 from antidote.base.registry import KINDS
+from antidote.study.file import StudyFile
 from antidote.summary.exchange import Entry
 from antidote.summary.page import duration
 from antidote.summary.site.board import CONTROL, UNDEFENDED, Row
@@ -24,6 +25,7 @@ FIGURES = [
     ("worst", "worst", "highest ASR@1 while the model is adapted to clean pairs afterwards, in percent"),
 ]
 ALWAYS = ("asr1", "ca1")
+BUDGET = 100 * StudyFile.model_fields["accuracy_budget"].default  # percentage points
 
 
 def render(template: str, **values: Any) -> str:
@@ -60,6 +62,7 @@ def table(rows: list[Row], page: str, caption: str, filters: bool = True, withou
         reasons=[(number, reason, _count(rows, reason)) for number, reason in enumerate(reasons, 1)],
         choices=_choices(lines) if filters else {},
         filters=filters,
+        budget=f"{BUDGET:g}",
         models=models,
         without=without,
         entries=bool(without),

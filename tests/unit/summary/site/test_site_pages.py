@@ -36,7 +36,7 @@ def boards():
 
 @pytest.fixture(scope="module")
 def found(boards):
-    return pages(ROOT, boards)
+    return pages(ROOT, KEPT, boards)
 
 
 def test_every_method_has_a_page_with_what_it_is(found):
