@@ -49,8 +49,9 @@ def build(tree: Path) -> None:
         command, capture_output=True, text=True, encoding="utf-8", errors="replace", env=environment, check=False
     )
     if done.returncode:
-        said = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
-        raise UserError(f"mkdocs: {'; '.join(said[:5]) or f'exit status {done.returncode}'}")
+        said = [" ".join(line.split()) for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+        faults = [line for line in said if line.startswith(("WARNING", "ERROR"))] or said[-5:]
+        raise UserError(f"mkdocs: {'; '.join(faults) or f'exit status {done.returncode}'}")
 
 
 if __name__ == "__main__":

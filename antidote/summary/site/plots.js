@@ -154,35 +154,38 @@
     redrawn(plot, draw);
   };
 
-  const persistence = (place, curves) => {
+  const persistence = (surface, curves) => {
     const group = curve => `${curve.attack}${curve.attack_entry && ` ${curve.attack_entry}`}, ${curve.adaptation} (${curve.source})`;
     const name = curve => curve.entry || curve.defense;
-    const all = unique(curves.map(name)), hidden = new Set();
+    const all = unique(curves.filter(curve => !curve.undefended).map(name)), hidden = new Set();
+    const place = one => all.indexOf(one);  // -1: the undefended model
+    const tint = one => place(one) < 0 ? "var(--md-default-fg-color)" : colour(place(one));
+    const mark = one => place(one) < 0 ? DIAMOND : shape(place(one));
     const draw = focused => {
       const mine = curves.filter(curve => group(curve) === select.value), shown = mine.filter(curve => !hidden.has(name(curve)));
       const last = Math.max(...mine.flatMap(curve => curve.points.map(p => p[0])));
       const parts = frame(plot, "persistence", [0, last || 1], [0, 100], ["steps of the adaptation", "ASR@1, percent"]);
       for (const curve of shown) {
-        const number = all.indexOf(name(curve)), clean = curve.model === "clean";
+        const clean = curve.model === "clean";
         const points = curve.points.map(p => `${parts.x(p[0])},${parts.y(p[1])}`).join(" ");
-        parts.svg.append(element("polyline", {class: clean ? "line clean" : "line", points, stroke: colour(number)}));
+        parts.svg.append(element("polyline", {class: clean ? "line clean" : "line", points, stroke: tint(name(curve))}));
         for (const [step, score, accuracy] of curve.points) {
           const words = `${name(curve)}${clean ? ", clean model" : ""}, step ${step}: ASR@1 ${percent(score)}, CA@1 ${percent(accuracy)}, seeds ${curve.seeds}`;
-          const mark = element("path", {
-            class: "point", tabindex: 0, role: "img", "aria-label": words, d: shape(number), fill: colour(number),
+          const point = element("path", {
+            class: "point", tabindex: 0, role: "img", "aria-label": words, d: mark(name(curve)), fill: tint(name(curve)),
             transform: `translate(${parts.x(step)} ${parts.y(score)}) scale(${clean ? .6 : .8})`,
           }, element("title", {}, words));
-          mark.addEventListener("pointerenter", () => { told.textContent = words; });
-          mark.addEventListener("focus", () => { told.textContent = words; });
-          parts.svg.append(mark);
+          point.addEventListener("pointerenter", () => { told.textContent = words; });
+          point.addEventListener("focus", () => { told.textContent = words; });
+          parts.svg.append(point);
         }
       }
-      const entries = unique(mine.map(name)).map(one => [one, element("path", {d: shape(all.indexOf(one)), fill: colour(all.indexOf(one))})]);
+      const entries = unique(mine.map(name)).map(one => [one, element("path", {d: mark(one), fill: tint(one)})]);
       plot.replaceChildren(parts.svg, legend(entries, hidden, draw));
       if (focused) refocus(plot, focused);
     };
     const [select, label] = choice("cells", unique(curves.map(group)), () => draw());
-    const {plot, told} = scaffold(place, [label]);
+    const {plot, told} = scaffold(surface, [label]);
     told.textContent = "A point tells its figures. Names below the plot show and hide a defense.";
     redrawn(plot, draw);
   };
