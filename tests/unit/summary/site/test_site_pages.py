@@ -216,7 +216,9 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path, monkeypatch):
 
 def test_a_fault_of_mkdocs_is_one_line(tmp_path, monkeypatch):
     program = tmp_path / "mkdocs"
-    program.write_text("#!/bin/sh\necho 'WARNING - a link leads nowhere' >&2\necho 'Aborted'; echo 'INFO - done' >&2\nexit 1\n")
+    program.write_text(
+        "#!/bin/sh\necho 'WARNING - a link leads nowhere' >&2\necho 'Aborted'; echo 'INFO - done' >&2\nexit 1\n"
+    )
     program.chmod(0o755)
     monkeypatch.setattr(site, "MKDOCS", program)
     with pytest.raises(UserError, match=r"^mkdocs: WARNING - a link leads nowhere$"):
