@@ -6,7 +6,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo snapshot test test-workflow test-slow gpu-check cluster cluster-test download image docker-image lint format lock schema clean
+.PHONY: demo snapshot test test-workflow test-slow test-site site gpu-check cluster cluster-test download image docker-image lint format lock schema clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -19,7 +19,7 @@ snapshot: .venv/ready
 	$(BIN)/python -m scripts.snapshot
 
 test: .venv/ready lint
-	$(PYTEST) -m "not workflow and not slow and not cluster"
+	$(PYTEST) -m "not workflow and not slow and not cluster and not site"
 
 # What runs Snakemake, in dry runs and in whole runs of a tiny study, or downloads pictures from this machine itself.
 test-workflow: .venv/ready .venvs/download/ready
@@ -27,6 +27,14 @@ test-workflow: .venv/ready .venvs/download/ready
 
 test-slow: .venv/ready .venvs/download/ready
 	$(BIN)/pytest -m slow
+
+# The site, in a browser: skipped with a line where neither Chromium nor Chrome is installed.
+test-site: .venv/ready .venvs/site/ready
+	$(BIN)/pytest -m site -rs tests/site
+
+# The documentation, a page per method and the leaderboard as one static site, site/index.html, which also opens without a server.
+site: .venv/ready .venvs/site/ready
+	$(BIN)/python -m scripts.site
 
 # What one GPU does, in at most eight minutes: speed, memory, a study; without a network or data. `SMALL=--small` for a CPU.
 gpu-check: .venv/ready
@@ -89,15 +97,22 @@ SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 	.venvs/download/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-download.lock
 	touch $@
 
+# MkDocs, which builds the site, and the driver of the browser for its tests.
+.venvs/site/ready: requirements-site.lock
+	$(PYTHON) -m venv --clear .venvs/site
+	.venvs/site/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-site.lock
+	touch $@
+
 # Needs uv; the locks hold for Python 3.11 and 3.12. That of the cluster holds what the other does not.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header -o requirements.lock
 	uv pip compile pyproject.toml --extra slurm --universal --python-version 3.11 --generate-hashes --no-header -c requirements.lock \
 	  $$(sed -nE 's/^([A-Za-z0-9_.-]+)==.*/--no-emit-package \1/p' requirements.lock) | sed '/^$$/,$$d' > requirements-cluster.lock
 	uv pip compile --group pyproject.toml:download --universal --python-version 3.11 --generate-hashes --no-header -o requirements-download.lock
+	uv pip compile --group pyproject.toml:site --universal --python-version 3.11 --generate-hashes --no-header -o requirements-site.lock
 
 schema: .venv/ready
 	$(BIN)/python scripts/schema.py
 
 clean:
-	rm -rf .venv .venvs .pytest_cache .ruff_cache
+	rm -rf .venv .venvs site .site .pytest_cache .ruff_cache

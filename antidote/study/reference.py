@@ -7,6 +7,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_origin
 
@@ -23,6 +24,8 @@ from antidote.study.schema import group_of, meaning, settings_of
 
 WRITTEN = "<!-- Written by scripts/schema.py from the settings classes. Do not edit. -->"
 COLUMNS = ["key", "type", "default", "range", "meaning"]
+# In brackets, with a year or the number of a preprint: `(Gu et al. 2017, [arXiv 1708.06733](https://...))`.
+WORK = r"\(((?:[^()]|\([^()]*\))*?\d{4}(?:[^()]|\([^()]*\))*)\)"
 BASES = {"attack": AttackSettings, "defense": DefenseSettings, "detector": DetectorSettings, "source": SourceSettings}
 INTRODUCTIONS = {
     "attack": "An entry of `attacks` has a name of its own and names its `method`; a method may stand there several "
@@ -89,6 +92,47 @@ def methods_page() -> str:
         *(part for kind in AXES for name in KINDS[kind] for part in _about(kind, name)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One method as Markdown; links are relative to `docs/`.
+
+    Attributes:
+        idea: one sentence.
+        papers: the works that the idea names in brackets; empty where it names none.
+        text: the further paragraphs of its documentation.
+        keys: table of its own keys; empty if it has none.
+        shared: table of the keys of every method of its kind.
+        presets: list of its presets; empty if it has none.
+        module: file of its class, from the top of the checkout.
+        anchor: its heading in `docs/methods.md` and `docs/settings.md`.
+    """
+
+    idea: str
+    papers: tuple[str, ...]
+    text: str
+    keys: str
+    shared: str
+    presets: str
+    module: str
+    anchor: str
+
+
+def reference(kind: str, name: str) -> Reference:
+    """Return what the generated pages say of a method, as in `reference("attack", "badnet")`."""
+    idea, group, base = _idea(kind, name), settings_of(kind, name), BASES[kind]
+    _, *paragraphs, _ = _about(kind, name)
+    return Reference(
+        idea=idea,
+        papers=tuple(re.findall(WORK, idea)),
+        text="\n\n".join(part for part in paragraphs if " ".join(part.split()).rstrip(".") != idea),
+        keys=_Page().table(group, without=base),
+        shared=_Page().table(base),
+        presets=_presets(group),
+        module=f"{module(kind, name).replace('.', '/')}.py",
+        anchor=_anchor(kind, name),
+    )
 
 
 class _Page:

@@ -23,6 +23,7 @@ from antidote.study.layout import NO_DEFENSE, Layout
 from antidote.study.tracks import TrackSettings
 from antidote.summary.cells import COLUMNS
 from antidote.summary.costs import CostFacts
+from antidote.summary.persistence import read_trajectory
 from antidote.summary.verdicts import Finished
 
 FORMAT = 1
@@ -49,6 +50,25 @@ class Figure(Settings):
     mean: float
     std: float | None = Field(None, ge=0, description="standard deviation over seeds (n - 1); null for one seed")
     seeds: dict[str, float] = Field({}, description="value by seed; empty for a reported result that gives none")
+
+
+class Point(Settings):
+    """One measurement while the model is adapted to clean pairs; rates are fractions, means over seeds."""
+
+    step: int = Field(ge=0, description="optimisation steps of the adaptation; 0 is the model as delivered")
+    ca1: float
+    score: float = Field(description="ASR@1, or the figure that stands for it in an attack without ASR")
+
+
+class Curve(Settings):
+    """Persistence: one adaptation of the model under test, or of its control."""
+
+    adaptation: str = Field(description="entry of the study")
+    kind: str = Field(description="what is adapted: full, projection, lora or other_domain")
+    pool: str = Field(description="pool of the clean pairs")
+    model: Literal["backdoored", "clean"] = Field(description="the model under test; clean: the control")
+    seeds: int = Field(ge=1, description="number of seeds behind each point")
+    points: list[Point] = Field(min_length=1)
 
 
 class Hashes(Settings):
@@ -79,6 +99,7 @@ class Result(Settings):
     attack: Entry
     defense: Entry
     figures: dict[str, Figure] = Field(min_length=1)
+    persistence: list[Curve] = Field([], description="curves of the study's adaptations; empty if none was measured")
     costs: dict[str, float] = Field({}, description="one run of the defense: mean seconds, the largest of the rest")
     hashes: Hashes | None = None
     source: Source
@@ -151,6 +172,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         attack=_entry("attack", attack, methods[0]),
         defense=_entry("defense", defense, methods[1]),
         figures=figures,
+        persistence=_persistence(done, attack, defense, kept.results),
         costs=_costs(done.costs, attack, defense),
         hashes=Hashes(models=models, code=code, commit=_commit()),
         source=Source(title=study.name),
@@ -175,6 +197,28 @@ def _figures(cells: pd.DataFrame) -> dict[str, Figure]:
             std = float(values.std()) if len(values) > 1 else None
             by_seed = {str(seed): float(value) for seed, value in values.items()}
             found[name] = Figure(mean=float(values.mean()), std=std, seeds=by_seed)
+    return found
+
+
+def _persistence(done: Finished, attack: str, defense: str, results: Path) -> list[Curve]:
+    """Return the curves of a cell: of the model under test, and of the clean model under the same defense."""
+    if done.persistence is None:
+        return []
+    mine = done.persistence[(done.persistence["attack"] == attack) & (done.persistence["defense"] == defense)]
+    found = []
+    for (adaptation, kind, pool, model), rows in mine.groupby(["adaptation", "kind", "pool", "model"], sort=False):
+        names = {"attack": attack, "defense": defense, "adaptation": adaptation}
+        curves = [read_trajectory(results, model, **names, seed=int(seed)) for seed in rows["seed"]]
+        points = [(point.step, point.ca1, point.score) for curve in curves if curve for point in curve.curve]
+        if not points:
+            continue
+        frame = pd.DataFrame(points, columns=["step", "ca1", "score"]).groupby("step")
+        means = [
+            Point(step=int(step), ca1=float(row["ca1"]), score=float(row["score"]))
+            for step, row in frame.mean().iterrows()
+        ]
+        counted = int(frame.size().min())
+        found.append(Curve(adaptation=adaptation, kind=kind, pool=pool, model=model, seeds=counted, points=means))
     return found
 
 

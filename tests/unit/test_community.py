@@ -55,7 +55,15 @@ def test_make_targets_exist(path):
 
 def test_every_kind_of_check_runs():
     commands = {step["run"] for path in WORKFLOWS for step in steps(path) if "run" in step}
-    assert {"make lint", "make test", "make test-workflow", "make demo", "make docker-image"} <= commands
+    assert {
+        "make lint",
+        "make test",
+        "make test-workflow",
+        "make demo",
+        "make docker-image",
+        "make site",
+        "make test-site",
+    } <= commands
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)

@@ -25,6 +25,10 @@ def act(*words):
     results.run(results.arguments().parse_args([str(word) for word in words]))
 
 
+def curve(*scores):
+    return {"curve": [{"step": 10 * i, "ca1": 0.8 - i / 10, "score": score} for i, score in enumerate(scores)]}
+
+
 @pytest.fixture(scope="module")
 def board(tmp_path_factory):
     """The results files of a made-up study of a track; blended lacks a seed, and the models of one cell are gone."""
@@ -32,6 +36,7 @@ def board(tmp_path_factory):
     values = read_mapping(str(ROOT / "tests/studies/tiny.yaml")) | {"seeds": [0, 1]}
     values["track"] = {"name": "open", "version": 1}
     values["defenses"].pop("ta_cleaner")
+    values["persistence"] = {"adaptations": {"tuned": {"kind": "full"}}}
     put(root / "study.yaml", values)
     folder = root / "results/tiny"
     for seed, rates in VALUES.items():
@@ -45,6 +50,10 @@ def board(tmp_path_factory):
         model = folder / f"badnet/seed{seed}/finetune/model"
         put(model / "open_clip_model.safetensors", f"weights {seed}")
         put(model / "cost.json", {"seconds": 10 + seed, "pairs": 160 - seed})
+        adapted = folder / f"badnet/seed{seed}/finetune/persistence"
+        put(adapted / "tuned.json", curve(0.2, 0.4 + seed / 5))
+        if seed == 0:
+            put(adapted / "clean/tuned.json", curve(0.01, 0.02))
     plan = summary_plan(Study(values, "study"))
     words = ["--settings", plan, "--results", folder, "--data", root, "--output", folder / "summary"]
     summarise.run(summarise.arguments().parse_args([str(word) for word in words]))
@@ -71,6 +80,20 @@ def test_a_file_per_cell_with_figures_costs_and_hashes(board):
     partial = json.loads((folder / "blended--none.json").read_text())
     assert partial["unreliable"] == "1 of 2 seeds; one seed, and the track states no noise floor"
     assert partial["hashes"]["models"]["0"] == hashlib.sha256(b"blended 0").hexdigest()
+
+
+def test_persistence_is_kept_as_curves_of_means_over_seeds(board):
+    found = json.loads((board / "open-1/tiny/badnet--finetune.json").read_text())
+    ours, clean = found["persistence"]
+    assert {key: ours[key] for key in ("adaptation", "kind", "pool", "model", "seeds")} == {
+        "adaptation": "tuned", "kind": "full", "pool": "defense", "model": "backdoored", "seeds": 2,
+    }  # fmt: skip
+    assert [point["step"] for point in ours["points"]] == [0, 10]
+    assert [point["score"] for point in ours["points"]] == pytest.approx([0.2, 0.5])
+    assert [point["ca1"] for point in ours["points"]] == pytest.approx([0.8, 0.7])
+    assert clean["model"] == "clean" and clean["seeds"] == 1 and clean["points"][1]["score"] == 0.02
+    assert found["figures"]["worst"]["mean"] == pytest.approx(0.5)
+    assert json.loads((board / "open-1/tiny/badnet--none.json").read_text())["persistence"] == []
 
 
 def test_written_files_and_the_leaderboard_keep_to_the_published_schema(board):

@@ -1,0 +1,190 @@
+"""The leaderboard of the site: its figures are those of the results files, its filters have the values of the cells."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from antidote.base.errors import UserError
+from antidote.base.fingerprint import ROOT
+from antidote.summary.site.board import read_boards
+from antidote.summary.site.tables import curves, table
+
+KEPT = ROOT / "leaderboard"
+
+
+class Rows(HTMLParser):
+    """The rows of a table: their attributes, and the text of their cells; the values of each filter."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.rows, self.choices, self.links, self._in, self._select = [], {}, [], None, None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if tag == "tr" and "data-attack" in given:
+            self.rows.append((given, []))
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1][1].append("")
+            self._in = True
+        elif tag == "option":
+            self._listed = "value" not in given  # the option of all has an empty one
+        elif tag == "select":
+            self._select = self.choices.setdefault(given["name"], [])
+        elif tag == "a":
+            self.links.append(given["href"])
+
+    def handle_endtag(self, tag):
+        self._in = None if tag in ("td", "th") else self._in
+
+    def handle_data(self, data):
+        if self._in:
+            self.rows[-1][1][-1] += data
+        elif self._select is not None and self.lasttag == "option" and self._listed and data.strip():
+            self._select.append(data)
+            self._listed = False
+
+
+def result(**changes):
+    values = json.loads((KEPT / "tiny-1/default/badnet--cleanclip.json").read_text())
+    for path, value in changes.items():
+        *parts, last = path.split("__")
+        place = values
+        for part in parts:
+            place = place[part]
+        place[last] = value
+    return values
+
+
+def put(folder, name, **changes):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result(**changes)))
+    return path
+
+
+def board(folder, name="tiny"):
+    return next(one for one in read_boards(folder) if one.track.name == name)
+
+
+def test_every_results_file_is_a_row_with_the_files_figures():
+    files = {path.relative_to(KEPT).as_posix(): json.loads(path.read_text()) for path in KEPT.glob("*/*/*.json")}
+    boards = read_boards(KEPT)
+    assert sum(len(one.rows) for one in boards) == len(files)
+    for one in boards:
+        html = Rows(table(one.measured, f"leaderboard/{one.page}.html", "cells")) if one.measured else None
+        for row, (given, cells) in zip(one.measured, html.rows if html else [], strict=True):
+            own = files[row.file]
+            assert (given["data-attack"], given["data-access"]) == (own["attack"]["label"], own["defense"]["access"])
+            assert float(given["data-seeds"]) == len(own["figures"]["ca1"]["seeds"])
+            for name in ("asr1", "ca1", "pa", "floor"):
+                assert float(given[f"data-{name}"]) == pytest.approx(100 * own["figures"][name]["mean"], abs=1e-5)
+                assert f"{100 * own['figures'][name]['mean']:.1f}" in cells
+            assert given["data-reason"] == ("1" if own["unreliable"] else "")
+
+
+def test_tracks_without_results_have_a_board():
+    assert [one.track.name for one in read_boards(KEPT)][:2] == ["tiny", "open"]
+    assert board(KEPT, "paper").rows == []
+
+
+def test_the_loss_is_against_the_undefended_cell_of_the_same_study_and_attack(tmp_path):
+    put(tmp_path, "tiny-1/a/badnet--none.json", defense__method="none", defense__name="none", figures__ca1__mean=0.9)
+    put(tmp_path, "tiny-1/a/badnet--cleanclip.json", figures__ca1__mean=0.85)
+    put(tmp_path, "tiny-1/b/badnet--cleanclip.json", source__title="b")
+    put(tmp_path, "tiny-1/a/blended--cleanclip.json", attack__name="blended", attack__method="blended")
+    losses = {row.file: row.loss for row in board(tmp_path).rows}
+    assert losses["tiny-1/a/badnet--cleanclip.json"] == pytest.approx(0.05)
+    assert losses["tiny-1/a/badnet--none.json"] == 0
+    assert losses["tiny-1/b/badnet--cleanclip.json"] is None, "another study"
+    assert losses["tiny-1/a/blended--cleanclip.json"] is None, "another attack"
+    assert sorted(given["data-loss"] == "" for given, _ in Rows(html(tmp_path)).rows) == [False, False, True, True]
+
+
+def html(folder, **words):
+    return table(board(folder).rows, "leaderboard/tiny-1.html", "cells", **words)
+
+
+def test_seeds_are_shown_as_mean_and_spread(tmp_path):
+    figure = {"mean": 0.3, "std": 0.14142, "seeds": {"0": 0.4, "1": 0.2}}
+    put(tmp_path, "tiny-1/a/one.json", figures__asr1=figure)
+    ((given, cells),) = Rows(html(tmp_path)).rows
+    assert given["data-seeds"] == "2" and "30.0 ± 14.1" in cells and float(given["data-asr1"]) == pytest.approx(30)
+
+
+def test_reported_results_are_apart(tmp_path):
+    put(tmp_path, "tiny-1/a/one.json")
+    figures = {"asr1": {"mean": 0.5}}
+    put(tmp_path, "tiny-1/b/two.json", status="reported", hashes=None, source__url="https://x.org", figures=figures)
+    one = board(tmp_path)
+    assert [row.file for row in one.measured] == ["tiny-1/a/one.json"]
+    assert [row.file for row in one.reported] == ["tiny-1/b/two.json"]
+    reported = Rows(table(one.reported, "leaderboard/tiny-1.html", "cells"))
+    ((given, _),) = reported.rows
+    assert given["data-status"] == "reported" and given["data-seeds"] == "" and given["data-ca1"] == ""
+    assert {"tiny-1/b/two.json", "https://x.org"} <= set(reported.links)
+
+
+def test_filters_have_the_values_of_the_cells(tmp_path):
+    shutil.copytree(KEPT, tmp_path, dirs_exist_ok=True)
+    found, own = Rows(html(tmp_path)), [row.result for row in board(tmp_path).rows]
+    assert set(found.choices["access"]) == {one.defense.access for one in own}
+    assert set(found.choices["exactness"]) == {"exact", "reconstruction"}
+    assert set(found.choices["source"]) == {one.source.title for one in own}
+    assert "model" not in found.choices, "all cells have one model"
+    for name in ("attack", "defense", "access", "exactness", "source"):
+        assert {given[f"data-{name}"] for given, _ in found.rows} == set(found.choices[name])
+    exact = {given["data-defense"] for given, _ in found.rows if given["data-exactness"] == "exact"}
+    assert "CleanCLIP" in exact and "TA-Cleaner" not in exact
+
+
+def test_what_a_file_says_is_escaped(tmp_path):
+    evil = "</script><script>alert(1)</script>"
+    point = [{"step": 0, "ca1": 0.9, "score": 1.0}]
+    curve = {"adaptation": evil, "kind": "full", "pool": "defense", "model": "backdoored", "seeds": 1, "points": point}
+    changes = {"attack__label": evil, "unreliable": evil, "source__title": evil, "source__url": "javascript:alert(1)"}
+    put(tmp_path, "tiny-1/a/one.json", persistence=[curve], **changes)
+    assert "<script" not in html(tmp_path) and "javascript:" not in html(tmp_path)
+    found = curves(board(tmp_path).rows)
+    assert "<" not in found and json.loads(found)[0]["adaptation"] == evil
+    assert json.loads(found)[0]["points"] == [[0, 100.0, 90.0]]
+    assert curves(board(KEPT, "paper").rows) == ""
+
+
+def test_a_table_is_one_block_for_markdown():
+    text = table(board(KEPT).rows, "leaderboard/tiny-1.html", "cells")
+    assert "\n\n" not in text and text.startswith("<div") and text.endswith("</div>")
+    assert len(re.findall(r"<div\b", text)) == text.count("</div>")
+
+
+def test_the_column_of_the_page_itself_gives_way_to_the_names_of_the_entries(tmp_path):
+    put(tmp_path, "tiny-1/a/one.json", defense__name="cleanclip_lr0.001")
+    ((given, cells),) = Rows(html(tmp_path, filters=False, without=("defense",))).rows
+    assert cells[:2] == ["BadNet", "cleanclip_lr0.001"] and given["data-entry"] == "cleanclip_lr0.001"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"track__name": "opne"}, "one.json: track.name: unknown track 'opne'; known: tiny, "),
+        ({"format": 3}, "one.json: format: "),
+    ],
+)
+def test_a_file_that_is_not_valid_is_one_line(tmp_path, change, says):
+    put(tmp_path, "tiny-1/a/one.json", **change)
+    with pytest.raises(UserError) as error:
+        read_boards(tmp_path)
+    assert says in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no such folder"):
+        read_boards(tmp_path / "nowhere")
+
+
+def test_an_earlier_version_has_a_board_of_its_own(tmp_path):
+    put(tmp_path, "tiny-7/a/one.json", track__version=7)
+    first = read_boards(tmp_path)[0]
+    assert first.page == "tiny-7" and first.recipe is None and len(first.rows) == 1
