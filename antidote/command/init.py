@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--{'classes' if args.classes else 'name'}: name {classes!r} may hold letters, digits, _ . -")
     if not (DATA / "datasets.yaml").is_file() or DATA.name != "data":
         raise UserError("init: needs a checkout, whose data/classes holds the class names: pip install -e . in one")
-    source = inputs.source_of(args.pairs, args)
+    source = inputs.source_of(args.pairs, inputs.columns(args))
     if source.source == "loose":
         raise UserError(f"--pairs: {args.pairs}: a study reads a table, tar shards or a folder of class folders")
     count = sum(isinstance(pair, RawPair) for pair in source.iterate(inputs.SPLIT))

@@ -28,7 +28,11 @@ COMMANDS = {
     ),
     "clean": Command(
         "run a defense on a CLIP",
-        "antidote clean suspicious/ --pairs clean.csv --defense cleanclip --set training.epochs=5 --output cleaned",
+        "antidote clean suspicious/ --pairs clean.csv --defense cleanclip --audit decree --output cleaned",
+    ),
+    "evaluate": Command(
+        "zero-shot accuracy of a CLIP, and success of an attack",
+        "antidote evaluate cleaned/ test/ --trigger results/default/badnet/seed0/trigger",
     ),
     "init": Command(
         "write a study file for your own data",
