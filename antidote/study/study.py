@@ -179,7 +179,8 @@ class Study:
         named = {
             f"{k}.{f}": getattr(part, f, None) for parts, keys in fields for k, part in parts.items() for f in keys
         }
-        left_out = {f"pools.{k}.without": getattr(p, "without", None) for k, p in self.file.pools.pools().items()}
+        pools = self.file.pools
+        left_out = {f"pools.{pools.key(k)}.without": getattr(p, "without", None) for k, p in pools.pools().items()}
         given = {f"attacks.{name}.surrogate": values.get("surrogate") for name, values in self.file.attacks.items()}
         return {**named, **left_out, "lexicon": self.file.lexicon} | {
             k: name for k, name in given.items() if isinstance(name, str)
