@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
+from antidote.clip import zoo
 from antidote.clip.configs import ModelSettings
 from antidote.clip.files import CONFIG
 from antidote.data.pairs import Pairs
@@ -27,7 +28,7 @@ SPLIT = "given"
 TABLES = (".csv", ".tsv", ".parquet")
 PATHS, BYTES = ("path", "file", "filepath", "image_path", "filename", "file_name"), ("image", "jpg", "png", "bytes")
 CAPTIONS = ("caption", "text", "title", "txt")
-MODELS = "a model folder, a checkpoint file, or hf-hub:OWNER/NAME"
+MODELS = "a model folder, a checkpoint file, hf-hub:OWNER/NAME, or zoo:NAME"
 CHUNK = 256  # pictures that are decoded at a time
 KINDS = (
     "a table (.csv, .tsv, .parquet), tar shards, a folder of class folders or of pictures, or a split that this "
@@ -84,7 +85,7 @@ class Checkpoint:
     """A model by its path or name.
 
     Attributes:
-        path: an open_clip model folder, a checkpoint file, or `hf-hub:OWNER/NAME` of an open_clip model.
+        path: an open_clip model folder, a checkpoint file, `hf-hub:OWNER/NAME` of an open_clip model, or `zoo:NAME`.
         arch: the architecture of a checkpoint file, such as RN50.
         quick_gelu: whether a checkpoint file needs QuickGELU activations, as OpenAI's weights do.
     """
@@ -124,6 +125,8 @@ def load(model: Model) -> Clip:
     if not isinstance(model, Checkpoint):
         return model
     name, path = str(model.path), Path(model.path)
+    if zoo.is_name(name):
+        return load_model(zoo.find(name))
     if name.startswith("hf-hub:"):
         return load_model(_fetched(name.removeprefix("hf-hub:")))
     if path.is_dir():

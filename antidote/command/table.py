@@ -42,6 +42,7 @@ COMMANDS = {
     "show": Command("print the table of a finished study", "antidote show --study default"),
     "preflight": Command("what a study will take, before it starts", "antidote preflight study.yaml", True),
     "results": Command("write, check, import or export results files", "antidote results write study.yaml", True),
+    "zoo": Command("publish models of a study by name, or list them", "antidote zoo publish study.yaml", True),
     "collect": Command("list files that no study needs", "antidote collect --configfile study.yaml", True),
     "snapshot": Command("record a finished study with DVC", "antidote snapshot --configfile study.yaml", True),
     "completion": Command("print a completion script for bash or zsh", 'eval "$(antidote completion bash)"'),
