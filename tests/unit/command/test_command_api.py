@@ -59,7 +59,7 @@ def test_the_page_and_the_file_of_clean_hold_the_audit_before_and_after(place, t
     given = api.Given(pairs="clean.csv", labelled="test")
     found = api.clean("suspicious", given, settings=QUICK, detectors=["first_weight"], output="out")
     before, after = ([one.score for one in findings] for findings in found.audits)
-    scores = [float(next(load_model(name).network.parameters()).mean()) for name in ("suspicious", "out")]
+    scores = [float(next(load_model(name).network.parameters()).detach().mean()) for name in ("suspicious", "out")]
     assert [*before, *after] == pytest.approx(scores) and before != after
     written = json.loads((place / "out" / "clean.json").read_text())
     assert written["audit"]["before"][0]["score"] == before[0] and written["ca1"]["after"] == found.accuracy[1]
@@ -100,15 +100,16 @@ def test_long_detectors_are_named_beforehand_with_their_work(place, toy, make_cl
     monkeypatch.setattr(FirstWeight, "work", classmethod(lambda cls, settings, sizes: (1000, 300)))
     detector = FirstWeight(FirstWeight.Settings(), 0)
     for each, expected in ((0.05, False), (2.0, True)):
-        monkeypatch.setattr(patience, "of_one_picture", lambda clip, each=each: each)
+        monkeypatch.setattr(patience, "of_one", lambda clip, kind, each=each: each)
         patience.warn(make_clip("vit"), [(detector, DefenseData())])
-        assert ("first_weight: work of about 1,100 gradients of a picture, about 37 min" in caplog.text) == expected
+        assert ("first_weight: about 1,100 gradients of pictures, about 37 min" in caplog.text) == expected
 
 
-def test_the_trial_of_a_picture_leaves_the_model_as_it_was(make_clip):
+@pytest.mark.parametrize("kind", ["pictures", "captions"])
+def test_the_trial_leaves_the_model_as_it_was(kind, make_clip):
     clip = make_clip("rn")
     before = {name: tensor.clone() for name, tensor in clip.network.state_dict().items()}
-    assert patience.of_one_picture(clip) > 0
+    assert patience.of_one(clip, kind) > 0
     assert all(tensor.equal(before[name]) for name, tensor in clip.network.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in clip.network.parameters())
 
