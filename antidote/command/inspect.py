@@ -22,7 +22,7 @@ from antidote.base.registry import DETECTORS, method
 from antidote.base.settings import read_mapping
 from antidote.command import inputs, report, resume
 from antidote.command.given import NOTHING, Dataset, Given
-from antidote.data.access import GRANTS, DefenseData
+from antidote.data.access import DefenseData
 
 if TYPE_CHECKING:
     from antidote.data.pairs import Pairs
@@ -86,6 +86,7 @@ def arguments() -> argparse.ArgumentParser:
     inputs.dataset_arguments(parser)
     parser.add_argument("--detector", required=True, help="detector of pictures")
     parser.add_argument("--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help="of the detector")
+    parser.add_argument("--shots", help="labelled pictures for few-shot detectors: folder of class folders")
     parser.add_argument("--classes", type=Path, help="JSON list of the class names that the model is used for")
     parser.add_argument("--templates", default="openai_imagenet", help="prompts of that use")
     parser.add_argument("--shown", type=int, default=48, help="pictures shown on the page")
@@ -121,28 +122,24 @@ def inspect(
         model: the suspicious model.
         pictures: a folder of pictures, or another dataset; captions have no effect.
         detector: name of a detector of pictures.
-        given: class names, if the detector needs them; columns of a table.
+        given: class names or labelled pictures (`shots`), if the detector needs them; columns of a table.
         settings: settings of the detector that differ from the defaults.
         seed: seed of the detector.
         shown: number of pictures on the page.
         output: folder for scores.csv, inspect.json and report.html; None: nothing is written.
 
     Raises:
-        UserError: the model or a picture file cannot be read; the detector does not fit, or class names are missing.
+        UserError: the model or a picture file cannot be read; the detector does not fit, or its data are missing.
     """
     kind = detector_of(detector)
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
-    names = given.names()
-    if GRANTS[kind.access].classes and names is None:
-        raise UserError(f"--classes: is missing; {detector} needs the class names that the model is used for")
     clip, place = inputs.load(model), None if output is None else Path(output)
     reason = kind.fits(clip.config["model_cfg"])
     if reason:
         raise UserError(f"{detector}: does not fit this model: it {reason}")
     pairs = inputs.load_pairs(pictures, given.columns, clip.size)
     plain = replace(pairs, keys=[str(row) for row in range(len(pairs))], captions=[""] * len(pairs))
-    words = {"classes": names, "templates": given.prompts} if GRANTS[kind.access].classes else {}
-    data, made = DefenseData(pictures=plain, **words), kind(own, seed)
+    data, made = replace(granted(kind, given, clip.size, detector), pictures=plain), kind(own, seed)
     with resume.work(place, made, clip, data, "none") as work:
         found = Inspection(inputs.shown(model, "a model"), detector, pairs, made.score(clip, data, work))
     if place is not None:
@@ -155,7 +152,7 @@ def detector_of(name: str) -> type[Detector]:
     """Return the class of a detector of pictures.
 
     Raises:
-        UserError: there is no such detector, or it scores another subject, or needs data that a study alone grants.
+        UserError: there is no such detector, or it scores another subject.
     """
     kind = method("detector", name)
     if name in CONTROLS or getattr(kind, "subject", None) != "pictures":
@@ -164,6 +161,18 @@ def detector_of(name: str) -> type[Detector]:
             if other not in CONTROLS and getattr(method("detector", other), "subject", None) == "pictures"
         ]  # fmt: skip
         raise UserError(f"--detector: {name!r} does not score pictures; known: {', '.join(known) or 'none'}")
-    if GRANTS[kind.access].pools:
-        raise UserError(f"--detector: {name}: needs access {kind.access!r}, which a study alone grants")
     return kind
+
+
+def granted(kind: type[Detector], given: Given, size: int, name: str) -> DefenseData:
+    """Return the data of a detector beside the pictures.
+
+    Raises:
+        UserError: data are missing, or the level of access exists in a study alone.
+    """
+    data = given.granted(size, [kind.access])[kind.access]
+    if not isinstance(data, str):
+        return data
+    if kind.access == "test-time":
+        raise UserError(f"--classes: is missing; {name} needs the class names that the model is used for")
+    raise UserError(f"--detector: {name} {data}")

@@ -24,7 +24,8 @@ COMMANDS = {
         "antidote scan pairs.csv --model suspicious/ --detector dao --output scan",
     ),
     "inspect": Command(
-        "score pictures at use", "antidote inspect suspicious/ pictures/ --detector NAME --output inspected"
+        "score pictures at use",
+        "antidote inspect suspicious/ pictures/ --detector scale_up --classes names.json --output inspected",
     ),
     "clean": Command(
         "run a defense on a CLIP",
