@@ -1,9 +1,9 @@
 """Models by name: publish the models of a finished study into a folder, or list the known models.
 
-`publish STUDY --output FOLDER` copies weights, configuration, card and scores of every model, or of those after --only,
-into FOLDER, which ANTIDOTE_ZOO then names, and writes their SHA-256 hashes into FOLDER/zoo.yaml. With --pin, data/zoo.yaml
-of this checkout gets the hashes as well. To share the folder: `dvc add FOLDER`, `dvc push`. A backdoored model says so in
-its card; do not publish it without the card.
+`publish STUDY --output FOLDER` copies weights, configuration, card and scores of every model, or of those after
+--only, into FOLDER, which ANTIDOTE_ZOO then names, and writes their SHA-256 hashes into FOLDER/zoo.yaml. With --pin,
+data/zoo.yaml of this checkout gets the hashes as well. To share the folder: `dvc add FOLDER`, `dvc push`. A backdoored
+model says so in its card; do not publish it without the card.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Run a defense on a CLIP of your own, with your own clean pairs or labelled pictures.
 
-MODEL is an open_clip model folder, a checkpoint file (with --arch), hf-hub:OWNER/NAME or zoo:NAME. Writes a model folder,
-with clean.json and report.html in it. With --labelled, a folder with one folder per class, clean accuracy is measured
-before and after; with --audit, detectors of models score the model before and after. A defense needs pairs like those
-that the model was trained on.
+MODEL is an open_clip model folder, a checkpoint file (with --arch), hf-hub:OWNER/NAME or zoo:NAME. Writes a model
+folder, with clean.json and report.html in it. With --labelled, a folder with one folder per class, clean accuracy is
+measured before and after; with --audit, detectors of models score the model before and after. A defense needs pairs
+like those that the model was trained on.
 """
 
 from __future__ import annotations
