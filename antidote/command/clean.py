@@ -63,7 +63,7 @@ class Cleaned:
             before, after = (f"{100 * value:.1f} %" for value in self.accuracy)
             parts.append(f"Clean accuracy (CA@1): {before} before, {after} after.")
         if self.audits[0]:
-            before, after = (audit.summary(found) for found in self.audits)
+            before, after = (audit.summary(found).rstrip(".") for found in self.audits)
             parts.append(f"Audit before: {before}; after: {after}.")
         parts.append("Whether a backdoor is left is not measured: that needs the trigger.")
         return " ".join(parts)
