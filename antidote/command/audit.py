@@ -162,6 +162,8 @@ class Auditor:
         verdict = population.place(table, name, value).verdict(self.false_alarms)
         evidence = json.loads(json.dumps(dict(scores.evidence)))
         threshold = None if scores.threshold is None else float(scores.threshold)
+        own = "no threshold of its own" if threshold is None else f"the method's own threshold {threshold:.4g}"
+        command_line.log.info("%s: score %.4g, %s; %s", name, value, own, verdict)
         return Finding(name, value, threshold, verdict, time.perf_counter() - start, evidence)
 
 

@@ -17,6 +17,8 @@ from antidote.base import command_line
 from antidote.command import inputs
 from antidote.command.given import NOTHING, Dataset, Given
 
+CLEAN = ("ca1", "ca5")
+
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 def evaluate(
     model: inputs.Model, labelled: Dataset, given: Given = NOTHING, *, trigger: str | Path | None = None
 ) -> dict[str, Any]:
-    """Return zero-shot scores of a model: counts, rates as fractions in [0, 1] (None without a trigger), intervals.
+    """Return zero-shot scores of a model: counts, rates as fractions in [0, 1], 95 % intervals over pictures.
 
     Args:
         model: the model.
@@ -75,4 +77,8 @@ def scored(
         target = target_index(attack.attack.target, names, "the classes")
         check_trigger(attack, clip.size, trigger, attack.attack.target)
     subject = Subject(clip, attack, target, list(names), list(prompts))
-    return score(subject, pictures, ZeroShotSettings(dataset="given", split="all"))
+    found = score(subject, pictures, ZeroShotSettings(dataset="given", split="all"))
+    if attack is not None:
+        return {**found, "target": attack.attack.target}
+    clean = {name: found[name] for name in CLEAN}  # the others need an attack and its target
+    return {**clean, "pictures": found["pictures"], "intervals": {name: found["intervals"][name] for name in CLEAN}}

@@ -60,7 +60,8 @@ def test_accuracy_counts_labels(place):
     weights = clip.class_embeddings(names, templates("openai_imagenet"))
     hit = (clip.encode_image(pictures.images) @ weights).argmax(dim=1) == pictures.labels
     found = evaluate(clip, place / "test")
-    assert found["ca1"] == float(hit.double().mean()) and found["asr1"] is None and found["pictures"] == 24
+    assert found["ca1"] == float(hit.double().mean()) and found["pictures"] == 24
+    assert set(found) == {"ca1", "ca5", "pictures", "intervals"}
 
 
 def test_words_become_settings():
