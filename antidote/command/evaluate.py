@@ -80,5 +80,6 @@ def scored(
     found = score(subject, pictures, ZeroShotSettings(dataset="given", split="all"))
     if attack is not None:
         return {**found, "target": attack.attack.target}
-    clean = {name: found[name] for name in CLEAN}  # the others need an attack and its target
-    return {**clean, "pictures": found["pictures"], "intervals": {name: found["intervals"][name] for name in CLEAN}}
+    # The others need an attack and its target; with five classes or fewer there is no CA@5.
+    intervals = {name: value for name, value in found["intervals"].items() if name in CLEAN}
+    return {**{name: found[name] for name in CLEAN}, "pictures": found["pictures"], "intervals": intervals}
