@@ -36,7 +36,7 @@ class ModelSettings(Settings):
     pretrained: str | None = Field(
         None,
         description="initial weights: a tag of open_clip, the path of a checkpoint file (safetensors, torch's, "
-        "OpenAI's), or of an open_clip model folder; empty: random weights",
+        "OpenAI's), or of an open_clip model folder; `zoo:NAME`, a model of the zoo; empty: random weights",
     )
     quick_gelu: bool = Field(False, description="QuickGELU activations, required by OpenAI's weights")
 

@@ -11,20 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antidote.base import command_line
 from antidote.base.errors import UserError, nearest
-from antidote.base.files import read_json, whole_folder, write_json
+from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import DETECTORS, method
-from antidote.command import inputs, population, report, resume
-from antidote.command.clean import labelled
+from antidote.command import inputs, patience, population, report, resume
+from antidote.command.given import NOTHING, Given
 from antidote.command.inspect import CONTROLS
 from antidote.data.access import DefenseData
-from antidote.data.words.lexicon import load_lexicon
-from antidote.data.words.names import templates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,18 +46,131 @@ class Finding:
     evidence: Any = None
     left_out: str = ""
 
+    @property
+    def shown(self) -> str:
+        """Return the score, or why there is none."""
+        return f"left out: {self.left_out}" if self.left_out else f"{self.score:.4g}"
+
     def row(self) -> dict[str, str]:
         """Return the row of the page's table."""
-        score = f"left out: {self.left_out}" if self.left_out else f"{self.score:.4g}"
         threshold = "" if self.threshold is None else f"{self.threshold:.4g}"
-        return {"detector": self.detector, "score": score, "the method's own threshold": threshold,
+        return {"detector": self.detector, "score": self.shown, "the method's own threshold": threshold,
                 "among models of this kind": self.verdict, "seconds": f"{self.seconds:.0f}"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The result of an audit.
+
+    Attributes:
+        verdict: one sentence about all findings.
+        findings: one per detector.
+        facts: what was scored, by name.
+    """
+
+    verdict: str
+    findings: list[Finding]
+    facts: dict[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Write audit.json and report.html."""
+        findings = [dict(vars(finding)) for finding in self.findings]
+        write_json(folder / "audit.json", {**self.facts, "verdict": self.verdict, "findings": findings})
+        rows = [finding.row() for finding in self.findings]
+        shown = [picture for finding in self.findings for picture in pictures(finding)]
+        report.write(folder / "report.html", "Audit", self.verdict, self.facts, rows, shown)
+
+
+@dataclass(frozen=True)
+class Auditor:
+    """Scores models with some detectors of models.
+
+    Attributes:
+        names: the detectors.
+        known: scores of the models of a study; None: those in data/populations.
+        false_alarms: share of clean models that a verdict may call suspicious.
+        seed: seed of the detectors.
+        output: folder of the results, beside which a killed run keeps its work; None: nothing is kept.
+    """
+
+    names: Sequence[str]
+    known: pd.DataFrame | None = None
+    false_alarms: float = population.FALSE_ALARMS
+    seed: int = 0
+    output: Path | None = None
+
+    @classmethod
+    def of(cls, names: Sequence[str] | None, study: str | Path | None, **rest: Any) -> Auditor:
+        """Return an auditor with some detectors, by default all, and the models of a study, by default none.
+
+        Raises:
+            UserError: a name is no detector of models; the study has no scores of models.
+        """
+        return cls(chosen(names), None if study is None else population.of_study(Path(study)), **rest)
+
+    @property
+    def levels(self) -> list[str]:
+        """Return the levels of access of the detectors."""
+        return [method("detector", name).access for name in self.names]
+
+    def table(self, clip: Clip) -> pd.DataFrame:
+        """Return the known scores of models of the kind of a model."""
+        kind = population.architecture(clip.config["model_cfg"])
+        return population.shipped(kind) if self.known is None else self.known[self.known["model"] == kind]
+
+    def findings(self, clip: Clip, granted: Mapping[str, DefenseData | str], lexicon: str) -> list[Finding]:
+        """Return the finding of every detector on one model; before, the log names those that take minutes or hours.
+
+        Args:
+            granted: data by level of access, or the reason why they are missing.
+            lexicon: name of the language resource in the data.
+        """
+        table = self.table(clip)
+        ready = {name: self._ready(name, clip, granted) for name in self.names}
+        patience.warn(clip, [found for found in ready.values() if not isinstance(found, str)])
+        return [
+            Finding(name, left_out=found) if isinstance(found, str) else self._score(name, clip, *found, lexicon, table)
+            for name, found in ready.items()
+        ]
+
+    def _ready(
+        self, name: str, clip: Clip, granted: Mapping[str, DefenseData | str]
+    ) -> tuple[Detector, DefenseData] | str:
+        """Return a detector and its data, or the reason why it cannot score the model."""
+        kind: type[Detector] = method("detector", name)
+        settings, data = kind.Settings.read({"method": name}, f"detector {name}"), granted[kind.access]
+        try:
+            settings.check(clip.config["model_cfg"])
+        except ValueError as error:
+            return str(error)
+        reason = kind.fits(clip.config["model_cfg"])
+        if reason or isinstance(data, str):
+            return f"it {reason}" if reason else data
+        return kind(settings, self.seed), data
+
+    def _score(
+        self, name: str, clip: Clip, detector: Detector, data: DefenseData, lexicon: str, table: pd.DataFrame
+    ) -> Finding:
+        start = time.perf_counter()
+        command_line.log.info("%s ...", name)
+        try:
+            with resume.work(self.output, detector, clip, data, lexicon) as work:
+                scores = detector.score(clip, data, work)
+        except UserError as error:
+            return Finding(name, left_out=str(error))
+        value = float(scores.values[0])
+        verdict = population.place(table, name, value).verdict(self.false_alarms)
+        evidence = json.loads(json.dumps(dict(scores.evidence)))
+        threshold = None if scores.threshold is None else float(scores.threshold)
+        own = "no threshold of its own" if threshold is None else f"the method's own threshold {threshold:.4g}"
+        command_line.log.info("%s: score %.4g, %s; %s", name, value, own, verdict)
+        return Finding(name, value, threshold, verdict, time.perf_counter() - start, evidence)
 
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("model", help="model folder, checkpoint file, or hf-hub:OWNER/NAME")
+    parser.add_argument("model", help=inputs.MODELS)
     inputs.model_arguments(parser)
     parser.add_argument("--pairs", help="clean pairs: table, shards, folder, or written split")
     inputs.dataset_arguments(parser)
@@ -77,27 +189,56 @@ def arguments() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Run the detectors and write the results."""
-    if not 0 < args.false_alarms < 1:
-        raise UserError(f"--false-alarms: {args.false_alarms:g} should be a fraction between 0 and 1")
-    names = chosen(args.detector)
-    known = population.of_study(args.population) if args.population else None
-    clip = inputs.load(args.model, args.arch, args.quick_gelu)
-    kind = population.architecture(clip.config["model_cfg"])
-    table = population.shipped(kind) if known is None else known[known["model"] == kind]
-    granted = _granted(clip, args)
-    found = [score(name, clip, granted, table, args) for name in names]
-    verdict = summary(found)
-    facts = {"model": args.model, "kind": kind, "models of this kind with known scores": _counted(table)}
-    with whole_folder(args.output) as folder:
-        findings = [dict(vars(finding)) for finding in found]
-        write_json(folder / "audit.json", {**facts, "verdict": verdict, "findings": findings})
-        rows = [finding.row() for finding in found]
-        shown = [picture for finding in found for picture in pictures(finding)]
-        report.write(folder / "report.html", "Audit", verdict, facts, rows, shown)
-    command_line.log.info("%s; page %s", verdict, args.output / "report.html")
+    found = audit(
+        inputs.checkpoint(args), Given.of(args), detectors=args.detector, study=args.population,
+        false_alarms=args.false_alarms, seed=args.seed, output=args.output,
+    )  # fmt: skip
+    command_line.log.info("%s; page %s", found.verdict, args.output / "report.html")
 
 
-def chosen(asked: list[str] | None) -> list[str]:
+def audit(
+    model: inputs.Model,
+    given: Given = NOTHING,
+    *,
+    detectors: Sequence[str] | None = None,
+    study: str | Path | None = None,
+    false_alarms: float = population.FALSE_ALARMS,
+    seed: int = 0,
+    output: str | Path | None = None,
+) -> Audit:
+    """Score a model with detectors of models, and compare the scores with those of models of the same kind.
+
+    Args:
+        model: the suspicious model.
+        given: clean pairs, labelled pictures or class names; a detector without its data is left out.
+        detectors: names of detectors; None: every detector of models.
+        study: results/STUDY, with whose models the scores are compared; None: the models in data/populations.
+        false_alarms: share of clean models, between 0 and 1, that a verdict may call suspicious.
+        seed: seed of the detectors.
+        output: folder for audit.json and report.html; None: nothing is written.
+
+    Raises:
+        UserError: the model, the data or the scores cannot be read; a name is no detector of models.
+    """
+    if not 0 < false_alarms < 1:
+        raise UserError(f"--false-alarms: {false_alarms:g} should be a fraction between 0 and 1")
+    place = None if output is None else Path(output)
+    auditor = Auditor.of(detectors, study, false_alarms=false_alarms, seed=seed, output=place)
+    clip = inputs.load(model)
+    found = auditor.findings(clip, given.granted(clip.size, auditor.levels), given.lexicon)
+    facts = {
+        "model": inputs.shown(model, "a model"),
+        "kind": population.architecture(clip.config["model_cfg"]),
+        "models of this kind with known scores": _counted(auditor.table(clip)),
+    }
+    result = Audit(summary(found), found, facts)
+    if place is not None:
+        with whole_folder(place) as folder:
+            result.write(folder)
+    return result
+
+
+def chosen(asked: Sequence[str] | None) -> list[str]:
     """Return the names of the detectors of models, or of those that are asked for.
 
     Raises:
@@ -110,33 +251,7 @@ def chosen(asked: list[str] | None) -> list[str]:
     for name in asked or ():
         if name not in known:
             raise UserError(f"--detector: {name!r} does not score models{nearest(name, known) or '; known: none'}")
-    return asked or known
-
-
-def score(name: str, clip: Clip, granted: dict[str, Any], table: pd.DataFrame, args: argparse.Namespace) -> Finding:
-    """Return the finding of one detector."""
-    kind: type[Detector] = method("detector", name)
-    settings = kind.Settings.read({"method": name}, f"detector {name}")
-    data = granted.get(kind.access, f"needs access {kind.access!r}, which a study alone grants")
-    try:
-        settings.check(clip.config["model_cfg"])
-    except ValueError as error:
-        return Finding(name, left_out=str(error))
-    reason = kind.fits(clip.config["model_cfg"])
-    if reason or isinstance(data, str):
-        return Finding(name, left_out=f"it {reason}" if reason else data)
-    start, detector = time.perf_counter(), kind(settings, args.seed)
-    command_line.log.info("%s ...", name)
-    try:
-        with resume.work(args.output, detector, clip, data, args.lexicon) as work:
-            scores = detector.score(clip, data, work)
-    except UserError as error:
-        return Finding(name, left_out=str(error))
-    value = float(scores.values[0])
-    verdict = population.place(table, name, value).verdict(args.false_alarms)
-    evidence = json.loads(json.dumps(dict(scores.evidence)))
-    threshold = None if scores.threshold is None else float(scores.threshold)
-    return Finding(name, value, threshold, verdict, time.perf_counter() - start, evidence)
+    return list(asked or known)
 
 
 def summary(found: list[Finding]) -> str:
@@ -165,29 +280,6 @@ def pictures(finding: Finding) -> list[report.Shown]:
         for key, value in evidence.items()
         if isinstance(value, str) and value.startswith(PICTURE)
     ]
-
-
-def _granted(clip: Clip, args: argparse.Namespace) -> dict[str, DefenseData | str]:
-    """Return the data of each level of access, or the reason why it is missing."""
-    found: dict[str, DefenseData | str] = {
-        "nothing": DefenseData(),
-        "clean-pairs": "needs clean pairs (--pairs)",
-        "few-labelled": "needs labelled pictures (--shots)",
-        "test-time": "needs class names (--classes)",
-    }
-    if args.pairs:
-        pairs = inputs.load_pairs(args.pairs, args, clip.size)
-        found["clean-pairs"] = DefenseData(pairs=pairs, lexicon=load_lexicon(args.lexicon))
-    if args.shots:
-        shots, names = labelled(args.shots, args, clip.size)
-        found["few-labelled"] = DefenseData(shots=shots, classes=names, templates=templates(args.templates))
-        found["test-time"] = DefenseData(classes=names, templates=templates(args.templates))
-    elif args.classes:
-        names = read_json(args.classes)
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise UserError(f"--classes: {args.classes}: should hold a JSON list of texts")
-        found["test-time"] = DefenseData(classes=names, templates=templates(args.templates))
-    return found
 
 
 def _counted(table: pd.DataFrame) -> str:

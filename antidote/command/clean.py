@@ -1,14 +1,16 @@
 """Run a defense on a CLIP of your own, with your own clean pairs or labelled pictures.
 
-MODEL is an open_clip model folder, a checkpoint file (with --arch), or hf-hub:OWNER/NAME. Writes a model folder. With
---labelled, a folder with one folder per class, clean accuracy is measured before and after. A defense needs pairs like
-those that the model was trained on.
+MODEL is an open_clip model folder, a checkpoint file (with --arch), hf-hub:OWNER/NAME or zoo:NAME. Writes a model
+folder, with clean.json and report.html in it. With --labelled, a folder with one folder per class, clean accuracy is
+measured before and after; with --audit, detectors of models score the model before and after. A defense needs pairs
+like those that the model was trained on.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,27 +18,80 @@ import yaml
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
-from antidote.base.lazy import torch
+from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import method
 from antidote.base.settings import read_mapping
-from antidote.command import inputs, resume
+from antidote.command import audit, inputs, report, resume
+from antidote.command.audit import Auditor, Finding
+from antidote.command.evaluate import scored
+from antidote.command.given import NOTHING, Given
 from antidote.data.access import DefenseData
-from antidote.data.words.lexicon import load_lexicon
-from antidote.data.words.names import templates
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
-    from antidote.data.pairs import Pairs
     from antidote.defenses.base import Defense
     from antidote.training.session import Work
 
-LARGEST = 256  # pictures scored at a time
+TIMES = ("before", "after")
+NEEDED = {
+    "clean-pairs": ("--pairs", f"clean pairs, {inputs.KINDS}"),
+    "few-labelled": ("--shots", "labelled pictures, a folder of class folders"),
+}
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """The result of a defense.
+
+    Attributes:
+        clip: the cleaned model.
+        accuracy: CA@1 before and after, fractions in [0, 1]; None: no labelled pictures.
+        audits: findings before and after, one per detector.
+        facts: what was done, by name.
+    """
+
+    clip: Clip
+    accuracy: tuple[float, float] | None
+    audits: tuple[list[Finding], list[Finding]]
+    facts: dict[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """Return one sentence about accuracy and audit; a clean audit proves nothing."""
+        parts = []
+        if self.accuracy is not None:
+            before, after = (f"{100 * value:.1f} %" for value in self.accuracy)
+            parts.append(f"Clean accuracy (CA@1): {before} before, {after} after.")
+        if self.audits[0]:
+            before, after = (audit.summary(found).rstrip(".") for found in self.audits)
+            parts.append(f"Audit before: {before}; after: {after}.")
+        parts.append("Whether a backdoor is left is not measured: that needs the trigger.")
+        return " ".join(parts)
+
+    def write(self, folder: Path) -> None:
+        """Write clean.json and report.html."""
+        accuracy = None if self.accuracy is None else dict(zip(TIMES, self.accuracy, strict=True))
+        found = {time: [dict(vars(one)) for one in audits] for time, audits in zip(TIMES, self.audits, strict=True)}
+        write_json(folder / "clean.json", {**self.facts, "ca1": accuracy, "audit": found, "verdict": self.verdict})
+        rows = [
+            {"detector": before.detector, "score before": before.shown, "after": after.shown,
+             "the method's own threshold": before.row()["the method's own threshold"],
+             "among models of this kind before": before.verdict, "among them after": after.verdict}
+            for before, after in zip(*self.audits, strict=True)
+        ]  # fmt: skip
+        shown = [
+            report.Shown(picture.picture, picture.title, f"{time} {picture.line}".strip())
+            for time, audits in zip(TIMES, self.audits, strict=True)
+            for one in audits
+            for picture in audit.pictures(one)
+        ]
+        report.write(folder / "report.html", "Cleaned model", self.verdict, self.facts, rows, shown)
 
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("model", help="model folder, checkpoint file, or hf-hub:OWNER/NAME")
+    parser.add_argument("model", help=inputs.MODELS)
     inputs.model_arguments(parser)
     parser.add_argument("--pairs", help="clean pairs: table, shards, folder, or written split")
     inputs.dataset_arguments(parser)
@@ -47,6 +102,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--defense", default="cleanclip", help="method of docs/methods.md")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="setting, as training.epochs=5")
     parser.add_argument("--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help="of the defense")
+    parser.add_argument("--audit", action="append", default=[], metavar="DETECTOR",
+                        help="detector of models that scores the model before and after; can be repeated; takes as "
+                        "long as in an audit, twice")  # fmt: skip
+    parser.add_argument("--population", type=Path, help="results/STUDY: scores that the audit compares with")
     parser.add_argument("--lexicon", default="function_words", help="language resource of the text methods")
     parser.add_argument("--seed", type=command_line.seed, default=0)
     parser.add_argument("--output", type=Path, default=Path("cleaned"), help="model folder to write")
@@ -54,24 +113,66 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Clean a model, write it, and log the accuracy."""
-    kind = method("defense", args.defense)
-    given = assigned({"method": args.defense, **args.settings}, args.set)
-    settings = kind.Settings.read(given, f"defense {args.defense}")
-    clip = inputs.load(args.model, args.arch, args.quick_gelu)
-    check(kind, settings, clip)
-    data = granted(kind, clip, args)
-    pictures, names = labelled(args.labelled, args, clip.size) if args.labelled else (None, [])
-    before = accuracy(clip, pictures, names, args.templates) if pictures else None
-    defense = kind(settings, args.seed)
-    with resume.work(args.output, defense, clip, data, args.lexicon) as work:
-        report = defense.run(clip, data, work)
-        save(args, settings, report.clip or clip, report, work)
-    if before is not None:
-        after = accuracy(report.clip or clip, pictures, names, args.templates)
-        command_line.log.info("clean accuracy (CA@1) of %d pictures: %.1f %% before, %.1f %% after",
-                              len(pictures), 100 * before, 100 * after)  # fmt: skip
-    command_line.log.info("model folder %s; whether a backdoor is left is not measured by this command", args.output)
+    """Clean a model, write it, and log the result."""
+    settings = assigned(args.settings, args.set)
+    found = clean(
+        inputs.checkpoint(args), Given.of(args), args.defense, settings=settings, detectors=args.audit,
+        study=args.population, seed=args.seed, output=args.output,
+    )  # fmt: skip
+    command_line.log.info("%s", found.verdict)
+    command_line.log.info("model folder %s; page %s", args.output, args.output / "report.html")
+
+
+def clean(
+    model: inputs.Model,
+    given: Given = NOTHING,
+    defense: str = "cleanclip",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    detectors: Sequence[str] = (),
+    study: str | Path | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+) -> Cleaned:
+    """Run a defense on a model; measure accuracy and audit before and after.
+
+    Args:
+        model: the suspicious model; a model in memory may be changed.
+        given: the data that the defense and the detectors need; `labelled` for the accuracy.
+        defense: name of the method.
+        settings: settings of the defense that differ from the defaults, groups as mappings.
+        detectors: names of the detectors of models that score the model before and after.
+        study: results/STUDY, with whose models the scores are compared; None: the models in data/populations.
+        seed: seed of the defense and of the detectors.
+        output: model folder to write, with card.json, clean.json and report.html; None: nothing is written.
+
+    Raises:
+        UserError: the model or the data cannot be read, or are missing; the defense or a setting does not fit.
+    """
+    kind, place = method("defense", defense), None if output is None else Path(output)
+    own = kind.Settings.read({"method": defense, **(settings or {})}, f"defense {defense}")
+    auditor = Auditor.of(detectors, study, seed=seed, output=place) if detectors else Auditor((), seed=seed)
+    clip = inputs.load(model)
+    check(kind, own, clip)
+    granted = given.granted(clip.size, [kind.access, *auditor.levels])
+    data = granted_to(kind, granted, defense)
+    score = lambda clip: auditor.findings(clip, granted, given.lexicon)
+    pictures = given.labels(given.labelled, clip.size) if given.labelled is not None else None
+    ca1 = lambda clip: scored(clip, *pictures, given.prompts)["ca1"]
+    before, audited = ca1(clip) if pictures else None, score(clip)
+    made = kind(own, seed)
+    with resume.work(place, made, clip, data, given.lexicon) as work:
+        done = made.run(clip, data, work)
+        cleaned = done.clip or clip
+        if place is not None:
+            save(place, inputs.shown(model, "a model"), made, cleaned, done, work)
+    accuracy = (before, ca1(cleaned)) if pictures else None
+    facts = {"model": inputs.shown(model, "a model"), "defense": defense, "seed": seed}
+    found = Cleaned(cleaned, accuracy, (audited, score(cleaned)), facts)
+    if place is not None:
+        with whole_folder(place) as folder:
+            found.write(folder)
+    return found
 
 
 def assigned(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
@@ -122,77 +223,35 @@ def check(kind: type[Defense], settings: Any, clip: Clip) -> None:
         raise UserError(f"{settings.method}: {error}") from None
 
 
-def granted(kind: type[Defense], clip: Clip, args: argparse.Namespace) -> DefenseData:
-    """Return the data of the method's access level from what the user gave.
+def granted_to(kind: type[Defense], granted: Mapping[str, DefenseData | str], name: str) -> DefenseData:
+    """Return the data of a defense.
 
     Raises:
-        UserError: an argument is missing, or the level exists in a study alone.
+        UserError: data are missing, or the level of access exists in a study alone.
     """
-    if kind.access == "clean-pairs":
-        if not args.pairs:
-            raise UserError(f"--pairs: is missing; {args.defense} needs clean pairs, {inputs.KINDS}")
-        return DefenseData(pairs=inputs.load_pairs(args.pairs, args, clip.size), lexicon=load_lexicon(args.lexicon))
-    if kind.access == "few-labelled":
-        if not args.shots:
-            raise UserError(f"--shots: is missing; {args.defense} needs labelled pictures, a folder of class folders")
-        shots, names = labelled(args.shots, args, clip.size)
-        return DefenseData(shots=shots, classes=names, templates=templates(args.templates))
-    if kind.access in ("nothing", "test-time"):
-        names = labelled(args.labelled, args, clip.size)[1] if args.labelled and kind.access == "test-time" else None
-        return DefenseData(classes=names, templates=templates(args.templates) if names else None)
-    raise UserError(f"{args.defense}: needs access {kind.access!r}, which a study alone grants")
+    data = granted[kind.access]
+    if isinstance(data, str):
+        if kind.access in NEEDED:
+            option, what = NEEDED[kind.access]
+            raise UserError(f"{option}: is missing; {name} needs {what}")
+        raise UserError(f"{name}: {data}")
+    return data
 
 
-def labelled(folder: str, args: argparse.Namespace, size: int) -> tuple[Pairs, list[str]]:
-    """Return labelled pictures and the class names in label order.
-
-    Raises:
-        UserError: a picture has no label, or the list of class names has another length than the labels.
-    """
-    from antidote.base.files import read_json
-
-    pictures = inputs.load_pairs(folder, args, size)
-    if int(pictures.labels.min()) < 0:
-        raise UserError(f"{folder}: holds pictures without a label; should be a folder of class folders")
-    count = int(pictures.labels.max()) + 1
-    if args.classes is not None:
-        names = read_json(args.classes)
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"--classes: {args.classes}: should hold a JSON list of texts")
-    elif (Path(folder) / "manifest.json").is_file() or not Path(folder).is_dir():
-        raise UserError(f"--classes: is missing; {folder} has labels and no class names")
-    else:
-        names = sorted(path.name for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) != count:
-        raise UserError(f"--classes: lists {len(names)} names, {folder} has {count} classes")
-    return pictures, names
-
-
-def accuracy(clip: Clip, pictures: Pairs, names: list[str], prompts: str) -> float:
-    """Return clean zero-shot accuracy, a fraction in [0, 1]."""
-    clip.network.eval()
-    with torch.no_grad():
-        weights = clip.class_embeddings(names, templates(prompts))
-        found = [
-            (clip.encode_image(pictures.images[start : start + LARGEST]) @ weights).argmax(dim=1).cpu()
-            for start in range(0, len(pictures), LARGEST)
-        ]
-    return float((torch.cat(found) == pictures.labels).double().mean())
-
-
-def save(args: argparse.Namespace, settings: Any, clip: Clip, report: Any, work: Work) -> None:
+def save(place: Path, origin: str, defense: Defense, clip: Clip, done: Any, work: Work) -> None:
     """Write the model folder with its card and its training log."""
     from antidote.clip.files import TRAINING_LOG
     from antidote.clip.folder import save_model
 
+    settings = defense.settings
     card = {
         "kind": "defended",
         "backdoored": None,
         "statement": f"Defended by {settings.method!r}. The model it was made from is suspicious; what is left of a "
         "backdoor was not measured.",
-        "from": args.model,
-        "seed": args.seed,
+        "from": origin,
+        "seed": defense.seed,
         "settings": settings.model_dump(mode="json"),
     }
     log = work.folder / TRAINING_LOG
-    save_model(args.output, clip, card, extra=[*([log] if log.is_file() else []), *report.files])
+    save_model(place, clip, card, extra=[*([log] if log.is_file() else []), *done.files])

@@ -93,8 +93,10 @@ def run(args: argparse.Namespace) -> None:
     if not NAME.fullmatch(classes):
         raise UserError(f"--{'classes' if args.classes else 'name'}: name {classes!r} may hold letters, digits, _ . -")
     if not (DATA / "datasets.yaml").is_file() or DATA.name != "data":
-        raise UserError("init: needs a checkout, whose data/classes holds the class names: pip install -e . in one")
-    source = inputs.source_of(args.pairs, args)
+        raise UserError(
+            "init: needs a checkout of the project, where studies run: clone it and `pip install -e .` there"
+        )
+    source = inputs.source_of(args.pairs, inputs.columns(args))
     if source.source == "loose":
         raise UserError(f"--pairs: {args.pairs}: a study reads a table, tar shards or a folder of class folders")
     count = sum(isinstance(pair, RawPair) for pair in source.iterate(inputs.SPLIT))

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
+from antidote.clip import zoo
 from antidote.clip.configs import ModelSettings
 from antidote.clip.files import CONFIG
 from antidote.data.pairs import Pairs
@@ -27,11 +28,24 @@ SPLIT = "given"
 TABLES = (".csv", ".tsv", ".parquet")
 PATHS, BYTES = ("path", "file", "filepath", "image_path", "filename", "file_name"), ("image", "jpg", "png", "bytes")
 CAPTIONS = ("caption", "text", "title", "txt")
+MODELS = "a model folder, a checkpoint file, hf-hub:OWNER/NAME, or zoo:NAME"
 CHUNK = 256  # pictures that are decoded at a time
 KINDS = (
     "a table (.csv, .tsv, .parquet), tar shards, a folder of class folders or of pictures, or a split that this "
     "project wrote"
 )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a table; None: the first name that is usual (`PATHS`, `BYTES`, `CAPTIONS`)."""
+
+    path: str | None = None
+    image: str | None = None
+    caption: str | None = None
+
+
+USUAL = Columns()
 
 
 @dataclass(frozen=True)
@@ -66,36 +80,69 @@ class Loose(SourceSettings):
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model by its path or name.
+
+    Attributes:
+        path: an open_clip model folder, a checkpoint file, `hf-hub:OWNER/NAME` of an open_clip model, or `zoo:NAME`.
+        arch: the architecture of a checkpoint file, such as RN50.
+        quick_gelu: whether a checkpoint file needs QuickGELU activations, as OpenAI's weights do.
+    """
+
+    path: str | Path
+    arch: str | None = None
+    quick_gelu: bool = False
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+Model: TypeAlias = "str | Path | Checkpoint | Clip"  # a model as its user has it
+
+
 def model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that describe a checkpoint without its architecture."""
     parser.add_argument("--arch", help="architecture of a checkpoint file, such as RN50 or ViT-B-32")
     parser.add_argument("--quick-gelu", action="store_true", help="QuickGELU activations, as OpenAI's weights need")
 
 
-def load(model: str, arch: str | None = None, quick_gelu: bool = False) -> Clip:
-    """Return the model that a user names.
+def checkpoint(args: argparse.Namespace) -> Checkpoint:
+    """Return the model that the arguments of a command name."""
+    return Checkpoint(args.model, args.arch, args.quick_gelu)
 
-    Args:
-        model: an open_clip model folder, a checkpoint file, or `hf-hub:OWNER/NAME` of an open_clip model.
-        arch: the architecture, for a checkpoint file.
+
+def load(model: Model) -> Clip:
+    """Return the model that a user names; a model that is loaded already is returned as it is.
 
     Raises:
         UserError: the model does not exist, cannot be fetched, or is no model.
     """
     from antidote.clip.folder import create_model, load_model
 
-    path = Path(model)
-    if model.startswith("hf-hub:"):
-        return load_model(_fetched(model.removeprefix("hf-hub:")))
+    if isinstance(model, str | Path):
+        model = Checkpoint(model)
+    if not isinstance(model, Checkpoint):
+        return model
+    name, path = str(model.path), Path(model.path)
+    if zoo.is_name(name):
+        return load_model(zoo.find(name))
+    if name.startswith("hf-hub:"):
+        return load_model(_fetched(name.removeprefix("hf-hub:")))
     if path.is_dir():
         if not (path / CONFIG).is_file():
-            raise UserError(f"{model}: is no model folder; should hold {CONFIG} and the weights beside it")
+            raise UserError(f"{name}: is no model folder; should hold {CONFIG} and the weights beside it")
         return load_model(path)
     if not path.is_file():
-        raise UserError(f"{model}: no such model; should be a model folder, a checkpoint file, or hf-hub:OWNER/NAME")
-    if arch is None:
-        raise UserError(f"--arch: is missing; {model} is a checkpoint file, name its architecture, such as RN50")
-    return create_model(ModelSettings(name=arch, pretrained=model, quick_gelu=quick_gelu), seed=0)
+        raise UserError(f"{name}: no such model; should be {MODELS}")
+    if model.arch is None:
+        raise UserError(f"--arch: is missing; {name} is a checkpoint file, name its architecture, such as RN50")
+    return create_model(ModelSettings(name=model.arch, pretrained=name, quick_gelu=model.quick_gelu), seed=0)
+
+
+def shown(given: object, what: str) -> str:
+    """Return how results and messages name a model or a dataset, a path or `what` in memory."""
+    return str(given) if isinstance(given, str | Path | Checkpoint) else f"{what} in memory"
 
 
 def _fetched(name: str) -> Path:
@@ -118,7 +165,12 @@ def dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--caption", help=f"column of captions in a table; by default one of {', '.join(CAPTIONS)}")
 
 
-def stream(dataset: str, args: argparse.Namespace) -> Iterator[Item]:
+def columns(args: argparse.Namespace) -> Columns:
+    """Return the columns that the arguments of `dataset_arguments` name."""
+    return Columns(args.path, args.image, args.caption)
+
+
+def stream(dataset: str | Path, named: Columns) -> Iterator[Item]:
     """Yield the pairs of a dataset in order, one picture file in memory at a time.
 
     Raises:
@@ -127,7 +179,8 @@ def stream(dataset: str, args: argparse.Namespace) -> Iterator[Item]:
     if (Path(dataset) / "manifest.json").is_file():
         yield from _written(Path(dataset))
         return
-    settings = source_of(dataset, args)
+    dataset = str(dataset)
+    settings = source_of(dataset, named)
     intake = Intake(None)
     for item in settings.iterate(SPLIT):
         pair = intake.take(item)
@@ -145,7 +198,7 @@ def _written(folder: Path) -> Iterator[Item]:
             yield Item(row.key, file, row.caption, int(row.label))
 
 
-def source_of(dataset: str, args: argparse.Namespace) -> SourceSettings:
+def source_of(dataset: str, named: Columns) -> SourceSettings:
     """Return the source of a dataset by its kind.
 
     Raises:
@@ -166,10 +219,10 @@ def source_of(dataset: str, args: argparse.Namespace) -> SourceSettings:
         raise UserError(f"{dataset}: no such dataset; should be {KINDS}")
     if path.suffix.lower() not in TABLES:
         raise UserError(f"{dataset}: is no dataset; should be {KINDS}")
-    return Table(splits={SPLIT: dataset}, **columns(path, args), **more)
+    return Table(splits={SPLIT: dataset}, **_found(path, named), **more)
 
 
-def columns(path: Path, args: argparse.Namespace) -> dict[str, str]:
+def _found(path: Path, named: Columns) -> dict[str, str]:
     """Return the columns of a table with paths or picture files, and with captions.
 
     Raises:
@@ -186,8 +239,8 @@ def columns(path: Path, args: argparse.Namespace) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from None
     find = lambda known: next((name for name in known if name in names), None)
-    place, image, caption = args.path or find(PATHS), args.image or find(BYTES), args.caption or find(CAPTIONS)
-    if args.image or not place:
+    place, image, caption = named.path or find(PATHS), named.image or find(BYTES), named.caption or find(CAPTIONS)
+    if named.image or not place:
         place = None
     if place is None and image is None:
         raise UserError(f"--path: is missing; name the column of paths in {path}, which has {', '.join(names)}")
@@ -215,13 +268,15 @@ def _pairs(items: list[Item], size: int) -> Pairs:
     return Pairs(keys, torch.from_numpy(pictures), [item.caption for item in items], labels)
 
 
-def load_pairs(dataset: str, args: argparse.Namespace, size: int) -> Pairs:
-    """Return all pairs of a dataset in memory, uint8 pictures of `size` pixels.
+def load_pairs(dataset: str | Path | Pairs, named: Columns, size: int) -> Pairs:
+    """Return all pairs of a dataset in memory, uint8 pictures of `size` pixels; pairs in memory as they are.
 
     Raises:
         UserError: as `stream`.
     """
-    parts = list(chunks(stream(dataset, args), size))
+    if isinstance(dataset, Pairs):
+        return dataset
+    parts = list(chunks(stream(dataset, named), size))
     if not parts:
         raise UserError(f"{dataset}: holds no usable pair")
     return Pairs(

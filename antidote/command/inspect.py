@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
-from antidote.base.files import read_json, whole_folder, write_json
+from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import DETECTORS, method
 from antidote.base.settings import read_mapping
 from antidote.command import inputs, report, resume
-from antidote.data.access import GRANTS, DefenseData
-from antidote.data.words.names import templates
+from antidote.command.given import NOTHING, Dataset, Given
+from antidote.data.access import DefenseData
 
 if TYPE_CHECKING:
     from antidote.data.pairs import Pairs
@@ -29,15 +31,62 @@ if TYPE_CHECKING:
 CONTROLS = ("random", "oracle")
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """The result of an inspection of N pictures.
+
+    Attributes:
+        model: name of the model.
+        detector: name of the detector.
+        pictures: the pictures at the model's size, with their keys.
+        scores: (N,) values in the order of the pictures; higher is more suspicious.
+    """
+
+    model: str
+    detector: str
+    pictures: Pairs
+    scores: Scores
+
+    @property
+    def suspicious(self) -> int | None:
+        """Return how many pictures reach the method's own threshold; None for a method without one."""
+        values, threshold = np.asarray(self.scores.values), self.scores.threshold
+        return None if threshold is None else int((values >= threshold).sum())
+
+    def write(self, folder: Path, shown: int) -> None:
+        """Write scores.csv, inspect.json and the page with the most suspicious pictures, `shown` of them."""
+        import pandas as pd
+
+        pairs, values, suspicious = self.pictures, np.asarray(self.scores.values), self.suspicious
+        order = np.argsort(-values, kind="stable")
+        table = pd.DataFrame({"picture": list(pairs.keys), "score": values})
+        table.iloc[order].to_csv(folder / "scores.csv", index=False)
+        facts = {
+            "model": self.model, "pictures": len(pairs), "detector": self.detector, "threshold": self.scores.threshold,
+        }  # fmt: skip
+        evidence = json.loads(json.dumps(dict(self.scores.evidence)))
+        write_json(folder / "inspect.json", {**facts, "suspicious": suspicious, "evidence": evidence})
+        verdict = (
+            "The method has no threshold: compare the scores with those of pictures that you trust."
+            if suspicious is None
+            else f"{suspicious} of {len(pairs)} pictures reach the method's own threshold. Clean pictures reach it as "
+            "well."
+        )
+        picture = lambda row: report.thumbnail(pairs.images[row].permute(1, 2, 0).numpy())
+        tiles = [report.Shown(picture(row), pairs.keys[row], f"{values[row]:.4g}") for row in order[:shown].tolist()]
+        report.write(folder / "report.html", "Pictures at use", verdict, facts, shown=tiles)
+
+
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("model", help="model folder, checkpoint file, or hf-hub:OWNER/NAME")
+    parser.add_argument("model", help=inputs.MODELS)
     parser.add_argument("pictures", help="folder of pictures, or another dataset")
     inputs.model_arguments(parser)
     inputs.dataset_arguments(parser)
     parser.add_argument("--detector", required=True, help="detector of pictures")
     parser.add_argument("--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help="of the detector")
+    parser.add_argument("--shots", help="labelled pictures for few-shot detectors: folder of class folders")
     parser.add_argument("--classes", type=Path, help="JSON list of the class names that the model is used for")
     parser.add_argument("--templates", default="openai_imagenet", help="prompts of that use")
     parser.add_argument("--shown", type=int, default=48, help="pictures shown on the page")
@@ -48,25 +97,62 @@ def arguments() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Score the pictures and write the results."""
-    kind = detector_of(args.detector)
-    settings = kind.Settings.read({"method": args.detector, **args.settings}, f"detector {args.detector}")
-    clip = inputs.load(args.model, args.arch, args.quick_gelu)
+    given = Given.of(args)
+    found = inspect(
+        inputs.checkpoint(args), args.pictures, args.detector, given, settings=args.settings, seed=args.seed,
+        shown=args.shown, output=args.output,
+    )  # fmt: skip
+    command_line.log.info("%d pictures scored; page %s", len(found.pictures), args.output / "report.html")
+
+
+def inspect(
+    model: inputs.Model,
+    pictures: Dataset,
+    detector: str,
+    given: Given = NOTHING,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    shown: int = 48,
+    output: str | Path | None = None,
+) -> Inspection:
+    """Score pictures at use with a detector of pictures; higher is more suspicious.
+
+    Args:
+        model: the suspicious model.
+        pictures: a folder of pictures, or another dataset; captions have no effect.
+        detector: name of a detector of pictures.
+        given: class names or labelled pictures (`shots`), if the detector needs them; columns of a table.
+        settings: settings of the detector that differ from the defaults.
+        seed: seed of the detector.
+        shown: number of pictures on the page.
+        output: folder for scores.csv, inspect.json and report.html; None: nothing is written.
+
+    Raises:
+        UserError: the model or a picture file cannot be read; the detector does not fit, or its data are missing.
+    """
+    kind = detector_of(detector)
+    own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
+    clip, place = inputs.load(model), None if output is None else Path(output)
     reason = kind.fits(clip.config["model_cfg"])
     if reason:
-        raise UserError(f"{args.detector}: does not fit this model: it {reason}")
-    pairs = inputs.load_pairs(args.pictures, args, clip.size)
-    data = _data(kind, pairs, args)
-    detector = kind(settings, args.seed)
-    with whole_folder(args.output) as folder, resume.work(args.output, detector, clip, data, "none") as work:
-        write(folder, pairs, detector.score(clip, data, work), args)
-    command_line.log.info("%d pictures scored; page %s", len(pairs), args.output / "report.html")
+        raise UserError(f"{detector}: does not fit this model: it {reason}")
+    pairs = inputs.load_pairs(pictures, given.columns, clip.size)
+    plain = replace(pairs, keys=[str(row) for row in range(len(pairs))], captions=[""] * len(pairs))
+    data, made = replace(granted(kind, given, clip.size, detector), pictures=plain), kind(own, seed)
+    with resume.work(place, made, clip, data, "none") as work:
+        found = Inspection(inputs.shown(model, "a model"), detector, pairs, made.score(clip, data, work))
+    if place is not None:
+        with whole_folder(place) as folder:
+            found.write(folder, shown)
+    return found
 
 
 def detector_of(name: str) -> type[Detector]:
     """Return the class of a detector of pictures.
 
     Raises:
-        UserError: there is no such detector, or it scores another subject, or needs data that a study alone grants.
+        UserError: there is no such detector, or it scores another subject.
     """
     kind = method("detector", name)
     if name in CONTROLS or getattr(kind, "subject", None) != "pictures":
@@ -75,43 +161,18 @@ def detector_of(name: str) -> type[Detector]:
             if other not in CONTROLS and getattr(method("detector", other), "subject", None) == "pictures"
         ]  # fmt: skip
         raise UserError(f"--detector: {name!r} does not score pictures; known: {', '.join(known) or 'none'}")
-    if GRANTS[kind.access].pools:
-        raise UserError(f"--detector: {name}: needs access {kind.access!r}, which a study alone grants")
     return kind
 
 
-def _data(kind: type[Detector], pairs: Pairs, args: argparse.Namespace) -> DefenseData:
-    """Return what the detector gets: the pictures by position and, if its access says so, class names and prompts."""
-    from dataclasses import replace
+def granted(kind: type[Detector], given: Given, size: int, name: str) -> DefenseData:
+    """Return the data of a detector beside the pictures.
 
-    plain = replace(pairs, keys=[str(row) for row in range(len(pairs))], captions=[""] * len(pairs))
-    if not GRANTS[kind.access].classes:
-        return DefenseData(pictures=plain)
-    if args.classes is None:
-        raise UserError(f"--classes: is missing; {args.detector} needs the class names that the model is used for")
-    names = read_json(args.classes)
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"--classes: {args.classes}: should hold a JSON list of texts")
-    return DefenseData(pictures=plain, classes=names, templates=templates(args.templates))
-
-
-def write(folder: Path, pairs: Pairs, scores: Scores, args: argparse.Namespace) -> None:
-    """Write scores.csv, inspect.json and the page."""
-    import pandas as pd
-
-    values = np.asarray(scores.values)
-    order = np.argsort(-values, kind="stable")
-    suspicious = None if scores.threshold is None else int((values >= scores.threshold).sum())
-    table = pd.DataFrame({"picture": list(pairs.keys), "score": values})
-    table.iloc[order].to_csv(folder / "scores.csv", index=False)
-    facts = {"model": args.model, "pictures": len(pairs), "detector": args.detector, "threshold": scores.threshold}
-    evidence = json.loads(json.dumps(dict(scores.evidence)))
-    write_json(folder / "inspect.json", {**facts, "suspicious": suspicious, "evidence": evidence})
-    verdict = (
-        "The method has no threshold: compare the scores with those of pictures that you trust."
-        if suspicious is None
-        else f"{suspicious} of {len(pairs)} pictures reach the method's own threshold. Clean pictures reach it as well."
-    )
-    picture = lambda row: report.thumbnail(pairs.images[row].permute(1, 2, 0).numpy())
-    shown = [report.Shown(picture(row), pairs.keys[row], f"{values[row]:.4g}") for row in order[: args.shown].tolist()]
-    report.write(folder / "report.html", "Pictures at use", verdict, facts, shown=shown)
+    Raises:
+        UserError: data are missing, or the level of access exists in a study alone.
+    """
+    data = given.granted(size, [kind.access])[kind.access]
+    if not isinstance(data, str):
+        return data
+    if kind.access == "test-time":
+        raise UserError(f"--classes: is missing; {name} needs the class names that the model is used for")
+    raise UserError(f"--detector: {name} {data}")

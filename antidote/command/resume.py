@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def work(output: Path, kind: Defense | Detector, clip: Clip, data: DefenseData, lexicon: str) -> Iterator[Work]:
+def work(output: Path | None, kind: Defense | Detector, clip: Clip, data: DefenseData, lexicon: str) -> Iterator[Work]:
     """Yield the work folder of one method, next to the output.
 
     The folder's identity covers the method's settings, seed and code, the content of the model, and the content of the
@@ -35,13 +36,17 @@ def work(output: Path, kind: Defense | Detector, clip: Clip, data: DefenseData, 
     that is killed keeps the folder, from which the same command resumes.
 
     Args:
-        output: folder of the command's results.
+        output: folder of the command's results; None: the work folder is temporary, and a killed run starts anew.
         kind: the method with settings and seed.
         lexicon: name of the language resource of `data.lexicon`.
 
     Raises:
         UserError: the output is the root of the file system, beside which nothing can be written.
     """
+    if output is None:
+        with tempfile.TemporaryDirectory() as folder, work(Path(folder) / "out", kind, clip, data, lexicon) as made:
+            yield made
+        return
     place = output.resolve()
     if not place.name:
         raise UserError(f"--output: {output}: should name a folder")

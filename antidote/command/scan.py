@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,10 @@ from antidote.training.session import Work
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
-    from antidote.detectors.base import Detector, Scores
+    from antidote.detectors.base import Detector
+
+
+SHARE = 0.01  # share of pairs to leave out (ours)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,70 @@ class Cut:
         return order[: round(self.share * len(order))]
 
 
+@dataclass(frozen=True)
+class Scan:
+    """The result of a scan of N pairs.
+
+    Attributes:
+        dataset: name of the dataset.
+        model: name of the model.
+        detector: name of the detector.
+        pairs: keys and captions; the features are gone.
+        values: (N,) scores in the order of the pairs; higher is more suspicious.
+        cut: which pairs are left out.
+    """
+
+    dataset: str
+    model: str
+    detector: str
+    pairs: Pairs
+    values: np.ndarray
+    cut: Cut
+
+    @property
+    def order(self) -> np.ndarray:
+        """Return the rows (N,) by falling score."""
+        return np.argsort(-self.values, kind="stable")
+
+    @property
+    def left_out(self) -> list[str]:
+        """Return the keys of the pairs to leave out, the most suspicious first."""
+        return [self.pairs.keys[row] for row in self.cut.rows(self.order, self.values)]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"dataset": self.dataset, "model": self.model, "detector": self.detector, "pairs": len(self.pairs)}
+
+    def write(self, folder: Path, columns: inputs.Columns, shown: int) -> None:
+        """Write scores.csv, keys.txt and the page with the most suspicious pairs, `shown` of them."""
+        import pandas as pd
+
+        pairs, order, keys = self.pairs, self.order, self.left_out
+        table = pd.DataFrame({"key": list(pairs.keys), "score": self.values, "caption": list(pairs.captions)})
+        table.iloc[order].to_csv(folder / "scores.csv", index=False)
+        (folder / "keys.txt").write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
+        verdict = (
+            f"{len(keys)} of {len(pairs)} pairs are in keys.txt. A high score is a reason to look at a pair, no proof "
+            "that the pair is poisoned; clean datasets have suspicious pairs as well."
+        )
+        facts = {**self.facts, "left out": f"{len(keys)} pairs"}
+        tiles = self._tiles(order[:shown], columns)
+        report.write(folder / "report.html", "Scan", verdict, facts, shown=tiles)
+
+    def _tiles(self, rows: np.ndarray, columns: inputs.Columns) -> list[report.Shown]:
+        """Return the pictures of some rows; the dataset is read a second time, as no picture was kept."""
+        wanted = {self.pairs.keys[row]: row for row in rows.tolist()}
+        found: dict[int, report.Shown] = {}
+        for item in inputs.stream(self.dataset, columns) if wanted else ():
+            row = wanted.get(item.key)
+            if row is not None:
+                line = f"{self.values[row]:.4g} · {item.key}"
+                found[row] = report.Shown(report.thumbnail(item.image), item.caption, line)
+                if len(found) == len(wanted):
+                    break
+        return [found[row] for row in rows.tolist() if row in found]
+
+
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
     parser = command_line.parser(__doc__)
@@ -57,7 +126,7 @@ def arguments() -> argparse.ArgumentParser:
     inputs.dataset_arguments(parser)
     parser.add_argument("--detector", default="dao", help="detector of pairs that reads features")
     parser.add_argument("--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help="of the detector")
-    parser.add_argument("--share", type=float, default=0.01, help="share of pairs in keys.txt (ours: 1 %%)")
+    parser.add_argument("--share", type=float, default=SHARE, help="share of pairs in keys.txt (ours: 1 %%)")
     parser.add_argument("--threshold", type=float, help="pairs of at least this score go into keys.txt, in place of it")
     parser.add_argument("--shown", type=int, default=48, help="pairs shown on the page")
     parser.add_argument("--seed", type=command_line.seed, default=0)
@@ -67,26 +136,65 @@ def arguments() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Scan a dataset and write the results."""
-    cost = command_line.Cost()
-    kind = detector_of(args.detector)
-    if not 0 < args.share < 1:
-        raise UserError(f"--share: {args.share:g} should be a fraction between 0 and 1")
-    settings = kind.Settings.read({"method": args.detector, **args.settings}, f"detector {args.detector}")
-    clip = inputs.load(args.model, args.arch, args.quick_gelu)
-    with whole_folder(args.output) as folder:
-        work = folder / "work"
-        work.mkdir()
-        pairs = encode(clip, inputs.chunks(inputs.stream(args.dataset, args), clip.size), work, args.dataset)
-        data = DefenseData(training_set=pairs)
-        scores = kind(settings, args.seed).score(clip, data, Work(work, "scan"))
-        shutil.rmtree(work)
-        left_out = write(folder, pairs, scores, args)
-        spent = cost.write(None, pairs=len(pairs))
-        write_json(folder / "scan.json", {"settings": settings.model_dump(mode="json"), **_facts(args, pairs), **spent})
+    found = scan(
+        args.dataset, inputs.checkpoint(args), args.detector, settings=args.settings, share=args.share,
+        threshold=args.threshold, seed=args.seed, columns=inputs.columns(args), shown=args.shown, output=args.output,
+    )  # fmt: skip
     command_line.log.info(
         "%d pairs scored; %d keys in %s; page %s",
-        len(pairs), left_out, args.output / "keys.txt", args.output / "report.html",
+        len(found.pairs), len(found.left_out), args.output / "keys.txt", args.output / "report.html",
     )  # fmt: skip
+
+
+def scan(
+    dataset: str | Path,
+    model: inputs.Model,
+    detector: str = "dao",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    share: float = SHARE,
+    threshold: float | None = None,
+    seed: int = 0,
+    columns: inputs.Columns = inputs.USUAL,
+    shown: int = 48,
+    output: str | Path | None = None,
+) -> Scan:
+    """Score every pair of a dataset with a detector of training pairs; higher is more suspicious.
+
+    Args:
+        dataset: table, tar shards, folder, or a written split; read as a stream.
+        model: the CLIP that was trained on the dataset, or another one.
+        detector: name of a detector of pairs that reads features.
+        settings: settings of the detector that differ from the defaults.
+        share: share of pairs to leave out, between 0 and 1, if there is no threshold.
+        threshold: pairs of at least this score are left out; None: the method's own threshold, if there is one.
+        seed: seed of the detector.
+        columns: columns of a table.
+        shown: number of pairs on the page.
+        output: folder for scores.csv, keys.txt, scan.json and report.html; None: nothing is written.
+
+    Raises:
+        UserError: the model or the dataset cannot be read; the detector does not score pairs from features.
+    """
+    cost, kind = command_line.Cost(), detector_of(detector)
+    if not 0 < share < 1:
+        raise UserError(f"--share: {share:g} should be a fraction between 0 and 1")
+    own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
+    clip = inputs.load(model)
+    with tempfile.TemporaryDirectory() if output is None else whole_folder(output) as place:
+        folder = Path(place)
+        work = folder / "work"
+        work.mkdir()
+        pairs = encode(clip, inputs.chunks(inputs.stream(dataset, columns), clip.size), work, str(dataset))
+        scores = kind(own, seed).score(clip, DefenseData(training_set=pairs), Work(work, "scan"))
+        shutil.rmtree(work)
+        cut = Cut(share, threshold if threshold is not None else scores.threshold)
+        found = Scan(str(dataset), inputs.shown(model, "a model"), detector, pairs, np.asarray(scores.values), cut)
+        if output is not None:
+            found.write(folder, columns, shown)
+            facts = {**found.facts, **cost.write(None, pairs=len(pairs))}
+            write_json(folder / "scan.json", {"settings": own.model_dump(mode="json"), **facts})
+    return found
 
 
 def detector_of(name: str) -> type[Detector]:
@@ -126,40 +234,3 @@ def encode(clip: Clip, parts: Any, work: Path, dataset: str) -> Pairs:
     if not keys:
         raise UserError(f"{dataset}: holds no usable pair")
     return Pairs(keys, FeatureFile(path, width), captions, torch.full((len(keys),), -1))
-
-
-def write(folder: Path, pairs: Pairs, scores: Scores, args: argparse.Namespace) -> int:
-    """Write scores.csv, keys.txt and the page; return the number of pairs in keys.txt."""
-    import pandas as pd
-
-    values = np.asarray(scores.values)
-    order = np.argsort(-values, kind="stable")
-    threshold = args.threshold if args.threshold is not None else scores.threshold
-    rows = Cut(args.share, threshold).rows(order, values)
-    table = pd.DataFrame({"key": list(pairs.keys), "score": values, "caption": list(pairs.captions)})
-    table.iloc[order].to_csv(folder / "scores.csv", index=False)
-    (folder / "keys.txt").write_text("".join(f"{pairs.keys[row]}\n" for row in rows), encoding="utf-8")
-    verdict = (
-        f"{len(rows)} of {len(pairs)} pairs are in keys.txt. A high score is a reason to look at a pair, no proof that "
-        "the pair is poisoned; clean datasets have suspicious pairs as well."
-    )
-    facts = {**_facts(args, pairs), "left out": f"{len(rows)} pairs"}
-    report.write(folder / "report.html", "Scan", verdict, facts, shown=_shown(order[: args.shown], pairs, values, args))
-    return len(rows)
-
-
-def _shown(rows: np.ndarray, pairs: Pairs, values: np.ndarray, args: argparse.Namespace) -> list[report.Shown]:
-    """Return the pictures of some rows; the dataset is read a second time, as no picture was kept."""
-    wanted = {pairs.keys[row]: row for row in rows.tolist()}
-    found: dict[int, report.Shown] = {}
-    for item in inputs.stream(args.dataset, args) if wanted else ():
-        row = wanted.get(item.key)
-        if row is not None:
-            found[row] = report.Shown(report.thumbnail(item.image), item.caption, f"{values[row]:.4g} · {item.key}")
-            if len(found) == len(wanted):
-                break
-    return [found[row] for row in rows.tolist() if row in found]
-
-
-def _facts(args: argparse.Namespace, pairs: Pairs) -> dict[str, Any]:
-    return {"dataset": args.dataset, "model": args.model, "detector": args.detector, "pairs": len(pairs)}

@@ -24,11 +24,16 @@ COMMANDS = {
         "antidote scan pairs.csv --model suspicious/ --detector dao --output scan",
     ),
     "inspect": Command(
-        "score pictures at use", "antidote inspect suspicious/ pictures/ --detector NAME --output inspected"
+        "score pictures at use",
+        "antidote inspect suspicious/ pictures/ --detector scale_up --classes names.json --output inspected",
     ),
     "clean": Command(
         "run a defense on a CLIP",
-        "antidote clean suspicious/ --pairs clean.csv --defense cleanclip --set training.epochs=5 --output cleaned",
+        "antidote clean suspicious/ --pairs clean.csv --defense cleanclip --audit decree --output cleaned",
+    ),
+    "evaluate": Command(
+        "zero-shot accuracy of a CLIP, and success of an attack",
+        "antidote evaluate cleaned/ test/ --trigger results/default/badnet/seed0/trigger",
     ),
     "init": Command(
         "write a study file for your own data",
@@ -38,6 +43,7 @@ COMMANDS = {
     "show": Command("print the table of a finished study", "antidote show --study default"),
     "preflight": Command("what a study will take, before it starts", "antidote preflight study.yaml", True),
     "results": Command("write, check, import or export results files", "antidote results write study.yaml", True),
+    "zoo": Command("publish models of a study by name, or list them", "antidote zoo publish study.yaml", True),
     "collect": Command("list files that no study needs", "antidote collect --configfile study.yaml", True),
     "snapshot": Command("record a finished study with DVC", "antidote snapshot --configfile study.yaml", True),
     "completion": Command("print a completion script for bash or zsh", 'eval "$(antidote completion bash)"'),

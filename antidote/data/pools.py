@@ -5,6 +5,7 @@ the order of keys or settings.
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from antidote.data.words.names import mentioning
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+log = logging.getLogger("antidote")
 
 COLUMNS = ["key", "dataset", "split", "pool", "position"]
 NAMES = ("training", "poison", "defense", "inversion", "shots")  # pools with a use of their own
@@ -116,7 +119,7 @@ class PoolsSettings(Settings):
         """Raise UserError if a list of pairs to leave out is missing or holds no key."""
         for name, pool in self.pools().items():
             if isinstance(pool, Pool) and pool.without is not None:
-                left_out(pool.without, f"pools.{name}.without")
+                left_out(pool.without, f"pools.{self.key(name)}.without")
 
     def splits(self) -> list[tuple[str, str]]:
         """Return every (dataset, split) with a pool, sorted."""
@@ -148,7 +151,8 @@ def choose(
     taken: dict[str, list[np.ndarray]] = {name: [] for name in pools}
     for name, pool in pools.items():
         if isinstance(pool, Pool) and pool.without is not None:
-            splits[settings.place(pool)].leave_out(name, left_out(pool.without, f"pools.{name}.without"))
+            where = f"pools.{settings.key(name)}.without"
+            splits[settings.place(pool)].leave_out(name, left_out(pool.without, where), f"{where}: {pool.without}")
     for name, pool in pools.items():
         if isinstance(pool, Shots):
             taken[name].append(splits[settings.place(pool)].take_shots(name, pool.per_class))
@@ -175,9 +179,22 @@ class _Split:
         self._free = np.ones(len(self._rows), bool)
         self._left_out: dict[str, np.ndarray] = {}  # bool (N,) by pool
 
-    def leave_out(self, pool: str, keys: frozenset[str]) -> None:
-        """Exclude the pairs with these keys from one pool; keys of other splits are ignored."""
-        self._left_out[pool] = self._rows["key"].isin(keys).to_numpy()
+    def leave_out(self, pool: str, keys: frozenset[str], where: str) -> None:
+        """Exclude the pairs with these keys from one pool; the log counts keys of other splits, which have no effect.
+
+        Raises:
+            UserError: the split holds none of the keys; the message begins with `where`.
+        """
+        found = self._rows["key"].isin(keys).to_numpy()
+        unknown = len(keys - set(self._rows["key"][found]))
+        if unknown == len(keys):
+            raise UserError(
+                f"{where}: none of its {len(keys)} keys is in {self._dataset}/{self._split}; should hold keys of that "
+                "split, as a scan of it writes them"
+            )
+        if unknown:
+            log.info("%s: %d of its %d keys are not in %s/%s", where, unknown, len(keys), self._dataset, self._split)
+        self._left_out[pool] = found
 
     def _free_for(self, pool: str) -> "np.ndarray":
         """Return bool (N,): pairs that no pool has and that this pool does not leave out."""

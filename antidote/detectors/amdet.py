@@ -68,6 +68,7 @@ class Amdet(Detector):
     Settings = AmdetSettings
     subject = "model"
     access = "clean-pairs"
+    works_on = "captions"
     reconstruction = True
 
     @classmethod

@@ -101,6 +101,7 @@ class Detector:
         reconstruction: whether the project fills in parts that the paper leaves open.
         from_features: whether a detector of pairs reads pictures by `picture_features` alone, so that `antidote scan`
             can encode the pictures of a large set once.
+        works_on: what `work` counts: gradients of pictures, or of captions, which cost less in a large model.
     """
 
     Settings: ClassVar[type[DetectorSettings]]
@@ -109,6 +110,7 @@ class Detector:
     control: ClassVar[Literal["truth", "none"] | None] = None
     reconstruction: ClassVar[bool] = False
     from_features: ClassVar[bool] = False
+    works_on: ClassVar[Literal["pictures", "captions"]] = "pictures"
 
     def __init__(self, settings: Any, seed: int) -> None:
         self.settings, self.seed = settings, seed

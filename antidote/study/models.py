@@ -10,6 +10,7 @@ from antidote.attacks.base import AttackSettings
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import read_json
 from antidote.base.registry import method
+from antidote.clip import zoo
 from antidote.clip.configs import ModelSettings, check_tokenizer
 from antidote.clip.files import CONFIG
 from antidote.clip.known import model_config, model_names
@@ -87,3 +88,15 @@ def check_public(model: ModelSettings | None, where: str) -> None:
     if not model.pretrained or not known:
         wrong = f"{model.pretrained!r} is neither a file, a folder nor a tag of {model.name!r}"
         raise UserError(f"{where}: {wrong}{nearest(model.pretrained, tags(model.name))}")
+
+
+def from_zoo(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Return a study's values with the folder of the model in place of each `zoo:NAME`.
+
+    Raises:
+        UserError: a model is not in the zoo; the message begins with `where`.
+    """
+    try:
+        return zoo.placed(values)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

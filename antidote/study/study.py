@@ -24,7 +24,7 @@ from antidote.study import checks, reach
 from antidote.study.caption_counts import check_captions
 from antidote.study.file import SEEDS_APART, PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
-from antidote.study.models import loaded, picture_size, surrogate_config
+from antidote.study.models import from_zoo, loaded, picture_size, surrogate_config
 from antidote.study.sweeps import Entry, entries
 from antidote.study.tracks import check_track
 
@@ -50,7 +50,7 @@ class Study:
             UserError: one line that names `where` (the file), the key, the fault and the nearest valid word.
         """
         self.where = where
-        self.file = StudyFile.read(_plain(values), where)
+        self.file = StudyFile.read(from_zoo(_plain(values), where), where)
         self._check_names()
         check_track(self.file.track, self.file, where)
         self.sources = {name: self._source(name) for name, _ in self.splits()}
@@ -180,7 +180,8 @@ class Study:
         named = {
             f"{k}.{f}": getattr(part, f, None) for parts, keys in fields for k, part in parts.items() for f in keys
         }
-        left_out = {f"pools.{k}.without": getattr(p, "without", None) for k, p in self.file.pools.pools().items()}
+        pools = self.file.pools
+        left_out = {f"pools.{pools.key(k)}.without": getattr(p, "without", None) for k, p in pools.pools().items()}
         given = {f"attacks.{name}.surrogate": values.get("surrogate") for name, values in self.file.attacks.items()}
         return {**named, **left_out, "lexicon": self.file.lexicon} | {
             k: name for k, name in given.items() if isinstance(name, str)

@@ -15,7 +15,7 @@ FLOORS = [
     {"study"},
     {"summary"},
     {"command"},
-    {"scripts"},
+    {"scripts", "api"},
 ]
 LIMIT = 400  # lines of a module
 FLOOR = {folder: height for height, folders in enumerate(FLOORS) for folder in folders}

@@ -29,7 +29,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
      PICTURES),
     (("antidote.base.disk",), ("dataset *", *PICTURES)),
     (("antidote.base.naming", "scripts.dataset"), ("dataset *",)),
-    (("antidote.base.*", "antidote.command", "antidote.command.*"), ()),
+    (("antidote.api", "antidote.base.*", "antidote.command", "antidote.command.*"), ()),
     # Data.
     (("antidote.data.words", "antidote.data.words.lexicon", "antidote.data.words.names"), EVERYTHING),
     (("antidote.data.store", *(f"antidote.data.store.{name}" for name in ("images", "limits", "tars"))), EVERYTHING),

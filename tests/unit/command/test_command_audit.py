@@ -49,10 +49,19 @@ class NeedsClasses(ToyPictures):
     access = "test-time"
 
 
+class NeedsShots(ToyPictures):
+    access = "few-labelled"
+
+    def score(self, clip, data, work):
+        assert data.classes == ["boat", "cup"] and len(data.shots) == 2
+        return super().score(clip, data, work)
+
+
 @pytest.fixture
 def place(tmp_path, make_clip, monkeypatch):
     """A model, four pictures of rising brightness, and toy detectors in place of the registry's."""
-    kinds = {"toy": ToyModel, "needs_pairs": NeedsPairs, "bright": ToyPictures, "needs_classes": NeedsClasses}
+    kinds = {"toy": ToyModel, "needs_pairs": NeedsPairs, "bright": ToyPictures, "needs_classes": NeedsClasses,
+             "needs_shots": NeedsShots}  # fmt: skip
     method = lambda kind, name: kinds[name]
     for module in (audit, inspect, population):
         monkeypatch.setattr(module, "method", method)
@@ -167,6 +176,14 @@ def test_pictures_are_scored_brightest_first(place):
     assert page.count("<img") == 2 and "2 of 4 pictures reach" in page
 
 
+def test_a_few_shot_detector_of_pictures_gets_labelled_pictures(place):
+    for name in ("cup", "boat"):
+        (place / "shots" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(place / "shots" / name / "a.png")
+    inspected(place, "--detector", "needs_shots", "--shots", place / "shots")
+    assert len(pd.read_csv(place / "out" / "scores.csv")) == 4
+
+
 def test_bad_input_is_one_line(place):
     (place / "names.json").write_text('{"a": 1}')
     cases = [
@@ -174,7 +191,12 @@ def test_bad_input_is_one_line(place):
         (audited, ["--population", place / "none"], "holds no scores of detectors of models"),
         (audited, ["--false-alarms", "2"], "--false-alarms: 2 should be a fraction"),
         (audited, ["--classes", place / "names.json"], "should hold a JSON list of texts"),
-        (inspected, ["--detector", "toy"], "--detector: 'toy' does not score pictures; known: bright, needs_classes"),
+        (
+            inspected,
+            ["--detector", "toy"],
+            "--detector: 'toy' does not score pictures; known: bright, needs_classes, needs_shots",
+        ),
+        (inspected, ["--detector", "needs_shots"], "--detector: needs_shots needs labelled pictures (--shots)"),
         (inspected, ["--detector", "needs_classes"], "--classes: is missing"),
         (inspected, ["--detector", "needs_classes", "--classes", place / "names.json"], "should hold a JSON list"),
     ]

@@ -13,7 +13,10 @@ from PIL import Image
 from antidote.base.errors import UserError
 from antidote.clip.folder import load_model, save_model
 from antidote.command import clean, resume
+from antidote.command.evaluate import evaluate
+from antidote.command.given import Given
 from antidote.data.access import DefenseData
+from antidote.data.words.names import templates
 
 
 @pytest.fixture
@@ -45,18 +48,20 @@ def test_a_model_is_cleaned_and_its_accuracy_measured(place, caplog):
     assert any(not before[name].equal(after[name]) for name in before)
     card = json.loads((place / "out" / "card.json").read_text())
     assert card["settings"]["training"]["epochs"] == 1 and card["from"] == str(place / "model")
-    assert "clean accuracy (CA@1) of 24 pictures" in caplog.text
+    assert "Clean accuracy (CA@1): " in caplog.text and f"page {place / 'out' / 'report.html'}" in caplog.text
+    assert set(json.loads((place / "out" / "clean.json").read_text())["ca1"]) == {"before", "after"}
     assert not list(place.glob("*.work"))
 
 
 def test_accuracy_counts_labels(place):
     clip = load_model(place / "model")
-    pictures, names = clean.labelled(str(place / "test"), clean.arguments().parse_args(["m"]), clip.size)
+    pictures, names = Given().labels(place / "test", clip.size)
     assert names == ["boat", "cup"] and pictures.labels.bincount().tolist() == [12, 12]
-    weights = clip.class_embeddings(names, ["a {}"])
-    found = (clip.encode_image(pictures.images) @ weights).argmax(dim=1)
-    assert clean.accuracy(clip, pictures, names, "openai_imagenet") in [n / 24 for n in range(25)]
-    assert len(found) == 24
+    weights = clip.class_embeddings(names, templates("openai_imagenet"))
+    hit = (clip.encode_image(pictures.images) @ weights).argmax(dim=1) == pictures.labels
+    found = evaluate(clip, place / "test")
+    assert found["ca1"] == float(hit.double().mean()) and found["pictures"] == 24
+    assert set(found) == {"ca1", "ca5", "pictures", "intervals"} and found["ca5"] is None, "there are two classes"
 
 
 def test_words_become_settings():
@@ -95,11 +100,10 @@ def test_bad_input_is_one_line(place, words, message):
 
 def test_a_run_resumes_only_as_itself(place):
     """The identity covers contents: other pictures or weights under the same path are another run."""
-    args = clean.arguments().parse_args(["m"])
     kind = clean.method("defense", "cleanclip")
     clip, changed = load_model(place / "model"), load_model(place / "model")
-    pairs = clean.inputs.load_pairs(str(place / "pairs"), args, clip.size)
-    black = clean.inputs.load_pairs(str(place / "pairs"), args, clip.size)
+    pairs = clean.inputs.load_pairs(place / "pairs", clean.inputs.USUAL, clip.size)
+    black = clean.inputs.load_pairs(place / "pairs", clean.inputs.USUAL, clip.size)
     black.images[0] = 0
     next(changed.network.parameters()).data.add_(1)
 

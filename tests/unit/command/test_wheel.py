@@ -1,6 +1,7 @@
 """The wheel: small, with its data, and of use without a checkout."""
 
 import os
+import resource
 import site
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from antidote.base.fingerprint import ROOT
 from antidote.clip.folder import save_model
 
 LIMIT = 2_000_000  # bytes
+HELP = 0.5  # seconds
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +48,7 @@ def antidote(wheel, tmp_path_factory):
     (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()))
     program = "import sys; from antidote.command.__main__ import main; sys.argv[0] = 'antidote'; main()"
 
-    def run(*words, cwd=place):
+    def run(*words, cwd=place, program=program):
         command = [str(place / "bin" / "python"), "-c", program, *map(str, words)]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
@@ -62,6 +64,18 @@ def test_it_is_small_and_holds_its_data(wheel):
     assert {f"antidote/shipped/{path.relative_to(ROOT / 'data')}" for path in wanted} <= set(names)
     assert {"antidote/shipped/datasets.yaml", "antidote/summary/page.html.j2"} <= set(names)
     assert not any(name.startswith(("data/", "tests/", "scripts/")) for name in names)
+
+
+def test_help_is_fast_and_loads_no_torch(antidote):
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert "antidote audit" in antidote("--help").stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < HELP, "seconds of CPU; the clock would measure what else runs on the machine"
+    code = "import sys; from antidote import api; print(sorted({'torch', 'open_clip', 'pandas'} & set(sys.modules)))"
+    assert antidote(program=code).stdout == "[]\n"
 
 
 def test_help_and_scan_work_without_a_checkout(antidote, make_clip, tmp_path):

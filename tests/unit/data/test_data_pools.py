@@ -183,6 +183,23 @@ def test_a_pool_leaves_out_listed_pairs_and_other_pools_do_not(tmp_path):
     assert set(listed) & set(chosen[chosen["pool"] == "poison"]["key"])
 
 
+def test_unknown_keys_are_counted_and_a_list_of_unknown_keys_alone_is_refused(tmp_path, caplog):
+    caplog.set_level("INFO", "antidote")
+    file, known = tmp_path / "keys.txt", INDEXES["scenes", "train"]["key"].iloc[0]
+    values = {"training": TRAINING, "further": {"other": {"pairs": 5, "without": str(file)}}}
+    settings = pools.PoolsSettings.read(values, "pools")
+    file.write_text(f"{known}\nnowhere\nelsewhere\n")
+    pools.choose(settings, INDEXES)
+    assert f"pools.further.other.without: {file}: 2 of its 3 keys are not in scenes/train" in caplog.text
+    file.write_text("nowhere\nelsewhere\n")
+    with pytest.raises(UserError) as error:
+        pools.choose(settings, INDEXES)
+    assert str(error.value).startswith(f"pools.further.other.without: {file}: none of its 2 keys is in scenes/train")
+    file.unlink()
+    with pytest.raises(UserError, match=r"pools\.further\.other\.without"):
+        settings.check_files()
+
+
 @pytest.mark.parametrize(("content", "message"), [
     (None, "pools.training.without: {file}: cannot be read (No such file or directory)"),
     (b"\n \n", "pools.training.without: {file}: holds no key; should hold one key per line"),

@@ -1,0 +1,85 @@
+"""Zero-shot accuracy of a CLIP on labelled pictures and, with the trigger folder of a study, its attack success.
+
+LABELLED is a folder with one folder of pictures per class, or a written split with --classes. Writes one JSON object to
+standard output, rates as fractions: ca1, ca5, and, with a trigger, asr1, asr3, ..., pa. docs/protocol.md defines them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antidote.base import command_line
+from antidote.command import inputs
+from antidote.command.given import NOTHING, Dataset, Given
+
+CLEAN = ("ca1", "ca5")
+
+if TYPE_CHECKING:
+    from antidote.clip.model import Clip
+    from antidote.data.pairs import Pairs
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line of this command."""
+    parser = command_line.parser(__doc__)
+    parser.add_argument("model", help=inputs.MODELS)
+    parser.add_argument("labelled", help="folder of class folders, or a written split")
+    inputs.model_arguments(parser)
+    inputs.dataset_arguments(parser)
+    parser.add_argument("--classes", type=Path, help="JSON list of class names in label order; by default the folders")
+    parser.add_argument("--templates", default="openai_imagenet", help="prompts of the classes")
+    parser.add_argument("--trigger", type=Path, help="trigger folder of a study: success of that attack as well")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the scores to standard output."""
+    found = evaluate(inputs.checkpoint(args), args.labelled, Given.of(args), trigger=args.trigger)
+    sys.stdout.write(json.dumps(found, indent=2, sort_keys=True) + "\n")
+
+
+def evaluate(
+    model: inputs.Model, labelled: Dataset, given: Given = NOTHING, *, trigger: str | Path | None = None
+) -> dict[str, Any]:
+    """Return zero-shot scores of a model: counts, rates as fractions in [0, 1], 95 % intervals over pictures.
+
+    Args:
+        model: the model.
+        labelled: labelled pictures: a folder of class folders, a written split, or pairs in memory.
+        given: class names and prompts; by default the names of the folders and OpenAI's 80 prompts.
+        trigger: trigger folder of a study, results/STUDY/ATTACK/seedN/trigger.
+
+    Raises:
+        UserError: the model, a picture or the trigger cannot be read; class names are missing; the trigger's target is
+            no class, or its pictures are of another size than the model's.
+    """
+    clip = inputs.load(model)
+    pictures, names = given.labels(labelled, clip.size)
+    return scored(clip, pictures, names, given.prompts, None if trigger is None else Path(trigger))
+
+
+def scored(
+    clip: Clip, pictures: Pairs, names: Sequence[str], prompts: Sequence[str], trigger: Path | None = None
+) -> dict[str, Any]:
+    """Return the scores of a loaded model on labelled pictures, as `evaluate`."""
+    from antidote.attacks.trigger import load_trigger
+    from antidote.evaluation.base import ZeroShotSettings
+    from antidote.evaluation.subject import Subject, check_trigger, target_index
+    from antidote.evaluation.zero_shot import evaluate as score
+
+    attack, target = load_trigger(trigger) if trigger else None, 0
+    if attack is not None:
+        target = target_index(attack.attack.target, names, "the classes")
+        check_trigger(attack, clip.size, trigger, attack.attack.target)
+    subject = Subject(clip, attack, target, list(names), list(prompts))
+    found = score(subject, pictures, ZeroShotSettings(dataset="given", split="all"))
+    if attack is not None:
+        return {**found, "target": attack.attack.target}
+    # The others need an attack and its target; with five classes or fewer there is no CA@5.
+    intervals = {name: value for name, value in found["intervals"].items() if name in CLEAN}
+    return {**{name: found[name] for name in CLEAN}, "pictures": found["pictures"], "intervals": intervals}

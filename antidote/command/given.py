@@ -1,0 +1,123 @@
+"""What a user gives beside the model: pairs, labelled pictures, class names, prompts; by level of access."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from antidote.base.errors import UserError
+from antidote.base.files import read_json
+from antidote.command import inputs
+from antidote.command.inputs import USUAL, Columns
+from antidote.data.access import DefenseData
+from antidote.data.pairs import Pairs
+from antidote.data.words.lexicon import load_lexicon
+from antidote.data.words.names import templates
+
+Dataset = str | Path | Pairs
+Names = str | Path | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Data that a user gives; None: not given.
+
+    Attributes:
+        pairs: clean pairs: a table, shards, a folder, a written split, or pairs in memory.
+        shots: labelled pictures for few-shot methods: a folder of class folders, or as `pairs`.
+        labelled: labelled pictures for the accuracy: as `shots`.
+        classes: class names in label order: a list, or the path of a JSON list; by default the names of the folders.
+        templates: name of the prompts: a file in data/templates, or a set of open_clip.
+        lexicon: name of the language resource of the text methods.
+        columns: columns of tables.
+    """
+
+    pairs: Dataset | None = None
+    shots: Dataset | None = None
+    labelled: Dataset | None = None
+    classes: Names | None = None
+    templates: str = "openai_imagenet"
+    lexicon: str = "function_words"
+    columns: Columns = USUAL
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Given:
+        """Return what the arguments of a command name; arguments that the command does not have count as not given."""
+        known = {name: getattr(args, name) for name in cls.__dataclass_fields__ if hasattr(args, name)}
+        return cls(**known, columns=inputs.columns(args))
+
+    @property
+    def prompts(self) -> list[str]:
+        return templates(self.templates)
+
+    def names(self) -> list[str] | None:
+        """Return the class names; None if there are none.
+
+        Raises:
+            UserError: the file cannot be read, or holds no list of texts.
+        """
+        if self.classes is None:
+            return None
+        given = isinstance(self.classes, str | Path)
+        names = read_json(self.classes) if given else list(self.classes)
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"--classes: {f'{self.classes}: ' if given else ''}should hold a JSON list of texts")
+        return names
+
+    def labels(self, dataset: Dataset, size: int) -> tuple[Pairs, list[str]]:
+        """Return labelled pictures of `size` pixels and the class names in label order.
+
+        Raises:
+            UserError: a picture has no label, or the list of class names has another length than the labels.
+        """
+        pictures, shown = inputs.load_pairs(dataset, self.columns, size), inputs.shown(dataset, "pictures")
+        if int(pictures.labels.min()) < 0:
+            raise UserError(f"{shown}: holds pictures without a label; should be a folder of class folders")
+        count, names = int(pictures.labels.max()) + 1, self.names() or _folders(dataset)
+        if names is None:
+            raise UserError(f"--classes: is missing; {shown} has labels and no class names")
+        if len(names) != count:
+            raise UserError(f"--classes: lists {len(names)} names, {shown} has {count} classes")
+        return pictures, names
+
+    def granted(self, size: int, levels: Collection[str]) -> dict[str, DefenseData | str]:
+        """Return the data of some levels of access, pictures of `size` pixels, or the reason why they are missing.
+
+        Raises:
+            UserError: what is given cannot be read; class names that no level needs are read as well.
+        """
+        self.names()
+        return {level: self._granted(level, size) for level in dict.fromkeys(levels)}
+
+    def _granted(self, level: str, size: int) -> DefenseData | str:
+        if level == "nothing":
+            return DefenseData()
+        if level == "clean-pairs":
+            if self.pairs is None:
+                return "needs clean pairs (--pairs)"
+            pairs = inputs.load_pairs(self.pairs, self.columns, size)
+            return DefenseData(pairs=pairs, lexicon=load_lexicon(self.lexicon))
+        if level == "few-labelled":
+            if self.shots is None:
+                return "needs labelled pictures (--shots)"
+            shots, names = self.labels(self.shots, size)
+            return DefenseData(shots=shots, classes=names, templates=self.prompts)
+        if level == "test-time":
+            names = self.names() or _folders(self.shots) or _folders(self.labelled)
+            if names is None:
+                return "needs class names (--classes)"
+            return DefenseData(classes=names, templates=self.prompts)
+        return f"needs access {level!r}, which a study alone grants"
+
+
+NOTHING = Given()
+
+
+def _folders(dataset: Dataset | None) -> list[str] | None:
+    """Return the names of the class folders in label order; None for another kind of dataset."""
+    folder = None if dataset is None or isinstance(dataset, Pairs) else Path(dataset)
+    if folder is None or (folder / "manifest.json").is_file() or not folder.is_dir():
+        return None
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) or None

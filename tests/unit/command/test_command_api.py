@@ -1,0 +1,133 @@
+"""The Python API: the functions of the commands, the examples of docs/python.md, and the audits of `clean`."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from antidote import api
+from antidote.base.fingerprint import ROOT
+from antidote.clip.folder import load_model, save_model
+from antidote.command import audit, clean, patience
+from antidote.data.access import DefenseData
+from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
+
+QUICK = {"training": {"epochs": 1, "batch_size": 8, "lr": 1e-3}}
+
+
+@pytest.fixture
+def place(tmp_path, make_clip, monkeypatch):
+    """A model, 24 captioned pictures as a folder and as a table, and the same pictures in class folders."""
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "suspicious", make_clip("vit"), {"kind": "suspicious", "statement": "test"})
+    noise, rows = np.random.default_rng(0), ["file,caption"]
+    for number in range(24):
+        picture = Image.fromarray(noise.integers(0, 256, (32, 32, 3), np.uint8))
+        for folder in ("pictures", f"test/{('cup', 'boat')[number % 2]}"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            picture.save(tmp_path / folder / f"{number}.png")
+        rows.append(f"pictures/{number}.png,a {('cup', 'boat')[number % 2]} {number}")
+    (tmp_path / "clean.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+class FirstWeight(Detector):
+    """The mean of the first parameter, which a defense changes; a verdict of its own threshold."""
+
+    class Settings(DetectorSettings):
+        method: str = "first_weight"
+
+    subject = "model"
+
+    def score(self, clip, data, work):
+        return Scores([MODEL], np.array([float(next(clip.network.parameters()).detach().mean())]), 0.5)
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    real = audit.method
+    chosen = lambda kind, name: FirstWeight if name == "first_weight" else real(kind, name)
+    monkeypatch.setattr(audit, "method", chosen)
+    monkeypatch.setattr(audit, "DETECTORS", {"first_weight": FirstWeight})
+
+
+def test_the_page_and_the_file_of_clean_hold_the_audit_before_and_after(place, toy):
+    given = api.Given(pairs="clean.csv", labelled="test")
+    found = api.clean("suspicious", given, settings=QUICK, detectors=["first_weight"], output="out")
+    before, after = ([one.score for one in findings] for findings in found.audits)
+    scores = [float(next(load_model(name).network.parameters()).detach().mean()) for name in ("suspicious", "out")]
+    assert [*before, *after] == pytest.approx(scores) and before != after
+    written = json.loads((place / "out" / "clean.json").read_text())
+    assert written["audit"]["before"][0]["score"] == before[0] and written["ca1"]["after"] == found.accuracy[1]
+    page = (place / "out" / "report.html").read_text()
+    assert f"{before[0]:.4g}" in page and f"{after[0]:.4g}" in page and "Clean accuracy (CA@1)" in page
+    assert "Audit before: no verdict: no population of this kind; after: no verdict" in page
+
+
+def test_the_command_calls_the_function(place, toy):
+    words = ["suspicious", "--pairs", "clean.csv", "--audit", "first_weight", "--set", "training.epochs=1"]
+    clean.run(clean.arguments().parse_args([*words, "--set", "training.batch_size=8", "--output", "by_command"]))
+    api.clean("suspicious", api.Given(pairs="clean.csv"), settings={"training": {"epochs": 1, "batch_size": 8}},
+              detectors=["first_weight"], output="by_function")  # fmt: skip
+    one, two = (load_model(name).network.state_dict() for name in ("by_command", "by_function"))
+    assert all(one[name].equal(two[name]) for name in one)
+    page = lambda name: re.sub(r"<td>\d+</td>", "", (place / name / "report.html").read_text())
+    assert page("by_command") == page("by_function")
+
+
+def test_an_unknown_detector_of_the_audit_ends_before_the_defense(place):
+    with pytest.raises(api.UserError, match="'strip' does not score models"):
+        api.clean("suspicious", api.Given(pairs="clean.csv"), detectors=["strip"], output="out")
+    assert not (place / "out").exists()
+
+
+def test_a_model_and_pairs_in_memory_need_no_files_and_write_none(place, make_pairs):
+    clip = api.load("suspicious")
+    found = api.audit(clip, api.Given(classes=["cup", "boat"]), detectors=["max_margin", "decree"])
+    assert found.facts["model"] == "a model in memory"
+    assert [one.left_out for one in found.findings][1] == "needs clean pairs (--pairs)"
+    cleaned = api.clean(clip, api.Given(pairs=make_pairs()), settings=QUICK)
+    assert cleaned.accuracy is None and cleaned.audits == ([], [])
+    assert sorted(path.name for path in place.iterdir()) == ["clean.csv", "pictures", "suspicious", "test"]
+
+
+def test_long_detectors_are_named_beforehand_with_their_work(place, toy, make_clip, monkeypatch, caplog):
+    caplog.set_level("INFO", "antidote")
+    monkeypatch.setattr(FirstWeight, "work", classmethod(lambda cls, settings, sizes: (1000, 300)))
+    detector = FirstWeight(FirstWeight.Settings(), 0)
+    for each, expected in ((0.05, False), (2.0, True)):
+        monkeypatch.setattr(patience, "of_one", lambda clip, kind, each=each: each)
+        patience.warn(make_clip("vit"), [(detector, DefenseData())])
+        assert ("first_weight: about 1,100 gradients of pictures, about 37 min" in caplog.text) == expected
+
+
+@pytest.mark.parametrize("kind", ["pictures", "captions"])
+def test_the_trial_leaves_the_model_as_it_was(kind, make_clip):
+    clip = make_clip("rn")
+    before = {name: tensor.clone() for name, tensor in clip.network.state_dict().items()}
+    assert patience.of_one(clip, kind) > 0
+    assert all(tensor.equal(before[name]) for name, tensor in clip.network.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in clip.network.parameters())
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(59, "59 s"), (130, "2 min"), (7200, "2 h"), (200000, "2 days")])
+def test_durations_are_readable(seconds, text):
+    assert patience.readable(seconds) == text
+
+
+def test_the_api_imports_without_torch():
+    code = "import sys; from antidote import api; assert not {'torch', 'open_clip'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_example_of_the_page_runs(place):
+    """The blocks of docs/python.md run one after another, as one program."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), flags=re.DOTALL)
+    program = "\n".join(blocks)
+    assert all(f"api.{name}(" in program for name in ("load", "audit", "scan", "inspect", "clean", "evaluate"))
+    exec(compile(program, "docs/python.md", "exec"), {})
+    assert {"audit", "cleaned", "inspected", "scan"} <= {path.name for path in place.iterdir()}
