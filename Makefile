@@ -115,4 +115,4 @@ schema: .venv/ready
 	$(BIN)/python scripts/schema.py
 
 clean:
-	rm -rf .venv .venvs site .site .pytest_cache .ruff_cache
+	rm -rf .venv .venvs site .pytest_cache .ruff_cache

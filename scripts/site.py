@@ -21,10 +21,10 @@ MARK = ".nojekyll"  # in a site of this script; it also keeps GitHub from buildi
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the tree, build the site from it, and put the site in the place of the one before."""
-    output = arguments.output
+    output = arguments.output.resolve()
     if not MKDOCS.is_file():
         raise UserError(f"{MKDOCS}: no such file; run `make site`, which installs MkDocs first")
-    if output.exists() and any(output.iterdir()) and not (output / MARK).is_file():
+    if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / MARK).is_file())):
         raise UserError(f"--output: {output} holds something else than a site of this script; name another folder")
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
         build(tree)
         (tree / "html" / MARK).touch()
         output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(output, ignore_errors=True)
+        if output.exists():
+            shutil.rmtree(output)
         shutil.move(tree / "html", output)
     command_line.log.info("wrote %d pages; open %s", len(pages), output / "index.html")
 

@@ -7,6 +7,7 @@ model says so in its card; do not publish it without the card.
 """
 
 import argparse
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -37,18 +38,27 @@ def publish(args: argparse.Namespace) -> None:
     """Copy the models of a study into a folder, with their hashes."""
     study = Study(read_mapping(args.study), args.study)
     prefix = args.prefix or (study.file.track.name if study.file.track else study.name)
+    if not re.fullmatch(zoo.NAMED, prefix):
+        raise UserError(
+            f"--prefix: {prefix!r} should hold letters, digits, _ . - and /, and begin with one of the first"
+        )
+    known = zoo.read_list(args.output / zoo.LIST).models if (args.output / zoo.LIST).is_file() else {}
     published = {}
     for name, folder in chosen(study, args.results, args.only):
         files = [*model_files(folder), folder / CARD, scores_of(folder)]
         missing = next((file for file in files if not file.is_file()), None)
         if missing is not None or not model_files(folder):
             raise UserError(f"{missing or folder}: is missing; run {args.study} first, or publish less with --only")
+        statement = str(read_json(folder / CARD).get("statement", ""))
+        hashes = {file.name: sha256(file) for file in files}
+        entry = zoo.ZooModel(files=hashes, statement=statement)
+        if known.get(f"{prefix}/{name}", entry).files != hashes and not args.replace:
+            where = args.output / zoo.LIST
+            raise UserError(f"{prefix}/{name}: names another model in {where}; give another --prefix, or --replace")
         with whole_folder(args.output / prefix / name) as temporary:
             for file in files:
                 shutil.copyfile(file, temporary / file.name)
-        statement = str(read_json(folder / CARD).get("statement", ""))
-        hashes = {file.name: sha256(file) for file in files}
-        published[f"{prefix}/{name}"] = zoo.ZooModel(files=hashes, statement=statement)
+        published[f"{prefix}/{name}"] = entry
     write_list(args.output / zoo.LIST, published)
     if args.pin:
         write_list(DATA / zoo.LIST, published)
@@ -107,6 +117,7 @@ def arguments() -> argparse.ArgumentParser:
     one = actions.add_parser("publish", help="copy the models of a finished study into a folder")
     one.add_argument("study", metavar="STUDY", help="study file")
     one.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
+    one.add_argument("--replace", action="store_true", help="replace models of the same names")
     one.add_argument("--output", type=Path, default=Path("zoo"), help="folder of the models")
     one.add_argument(
         "--only", action="append", metavar="NAME", help="this model alone, as badnet/seed0; can be repeated"

@@ -9,7 +9,9 @@ for the same success rate. Covers are in the manifest: detectors of pairs should
 
 Source: openreview.net/forum?id=_wSHsgrVali and the authors' released code, vtu81/backdoor-toolbox. Carried over:
 captions for labels. Ours: a pattern of uniform noise; pieces on all pairs of the poison pool are drawn once and stored
-with the trigger, 3 bytes per pixel, since the drawing of a trigger does not know whether it serves training or test.
+with the trigger, 3 bytes per pixel, since the drawing of a trigger does not know whether it serves training or test. A
+poison pool of N pairs at side s takes 3 s² N bytes of memory in every job that loads the trigger: 15 GB for 100,000
+pairs at 224 pixels, so keep the pool near poisons + covers.
 """
 
 from __future__ import annotations

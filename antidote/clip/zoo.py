@@ -7,6 +7,7 @@ zoo). Models from a repository are kept in the user's cache. `scripts/zoo.py` pu
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
-from antidote.base.files import DATA, sha256, whole_folder
+from antidote.base.files import DATA, sha256, whole_file, whole_folder
 from antidote.base.settings import Settings, read_mapping
 
 PREFIX = "zoo:"
@@ -28,7 +29,8 @@ KEYS = ("pretrained", "surrogate", "checkpoint")  # keys of a study that name a 
 FOLDER = "zoo"  # folder of a repository
 LIST = "zoo.yaml"
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")]
+NAMED = r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*"
+Name = Annotated[str, Field(pattern=f"^{NAMED}$")]
 File = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -92,7 +94,7 @@ def find(name: str) -> Path:
         path = folder / file
         if not path.is_file():
             raise UserError(f"{name}: {path}: no such file; {place} should hold the models of the list ({PLACE})")
-        if _hash(path, path.stat().st_mtime_ns, path.stat().st_size) != expected:
+        if not _holds(path, expected):
             raise UserError(f"{name}: {path}: has another SHA-256 than in the list; fetch or publish the model again")
     return folder
 
@@ -123,21 +125,36 @@ def _entry(bare: str, place: str) -> ZooModel:
 
 def _of_place(place: str) -> dict[str, ZooModel]:
     if place.startswith(DVC):
-        path = _cache() / "lists" / f"{place.encode().hex()[-80:]}.yaml"
-        _get(place, LIST, path)
+        path = _cache() / "lists" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.yaml"
+        _list_of(place, path)
     else:
         path = Path(place) / LIST
     return read_list(path).models if place and path.is_file() else {}
 
 
+@cache
+def _list_of(place: str, path: Path) -> None:
+    """Fetch the list of a repository once per process; without a network, the list of the last time counts."""
+    try:
+        with whole_file(path) as temporary:
+            _get(place, LIST, temporary)
+    except UserError:
+        if not path.is_file():
+            raise
+
+
 def _fetched(bare: str, entry: ZooModel, place: str) -> Path:
     """Return the folder of a model in the user's cache, fetched from a repository if a file is missing."""
     folder = _cache() / "models" / bare
-    if not all((folder / file).is_file() and sha256(folder / file) == value for file, value in entry.files.items()):
+    if not all(_holds(folder / file, value) for file, value in entry.files.items()):
         with whole_folder(folder) as temporary:
             for file in entry.files:
                 _get(place, f"{bare}/{file}", temporary / file)
     return folder
+
+
+def _holds(path: Path, expected: str) -> bool:
+    return path.is_file() and _hash(path, path.stat().st_mtime_ns, path.stat().st_size) == expected
 
 
 def _get(place: str, file: str, output: Path) -> None:
@@ -145,7 +162,14 @@ def _get(place: str, file: str, output: Path) -> None:
     repository, _, folder = place.removeprefix(DVC).partition("#")
     output.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "dvc", "get", "--quiet", "--force", repository, f"{folder or FOLDER}/{file}"]
-    done = subprocess.run([*command, "--out", str(output)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--out", str(output)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     if done.returncode:
         reason = " ".join((done.stderr or done.stdout).split())[:300]
         raise UserError(f"{PREFIX}{file}: cannot be fetched from {repository} ({reason}); {PLACE} is {place!r}")

@@ -13,6 +13,7 @@ from antidote.command import inputs
 from antidote.command.inputs import USUAL, Columns
 from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
+from antidote.data.sources.folder import LEFTOVERS
 from antidote.data.words.lexicon import load_lexicon
 from antidote.data.words.names import templates
 
@@ -120,4 +121,5 @@ def _folders(dataset: Dataset | None) -> list[str] | None:
     folder = None if dataset is None or isinstance(dataset, Pairs) else Path(dataset)
     if folder is None or (folder / "manifest.json").is_file() or not folder.is_dir():
         return None
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) or None
+    found = [path.name for path in folder.iterdir() if path.is_dir() and path.name not in LEFTOVERS]
+    return sorted(name for name in found if not name.startswith(".")) or None

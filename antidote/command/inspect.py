@@ -86,6 +86,7 @@ def arguments() -> argparse.ArgumentParser:
     inputs.dataset_arguments(parser)
     parser.add_argument("--detector", required=True, help="detector of pictures")
     parser.add_argument("--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help="of the detector")
+    parser.add_argument("--pairs", help="clean pairs for detectors that learn from them: table, shards or folder")
     parser.add_argument("--shots", help="labelled pictures for few-shot detectors: folder of class folders")
     parser.add_argument("--classes", type=Path, help="JSON list of the class names that the model is used for")
     parser.add_argument("--templates", default="openai_imagenet", help="prompts of that use")
@@ -175,4 +176,6 @@ def granted(kind: type[Detector], given: Given, size: int, name: str) -> Defense
         return data
     if kind.access == "test-time":
         raise UserError(f"--classes: is missing; {name} needs the class names that the model is used for")
+    if kind.access == "clean-pairs":
+        raise UserError(f"--pairs: is missing; {name} learns from clean pairs: a table, shards or a folder")
     raise UserError(f"--detector: {name} {data}")

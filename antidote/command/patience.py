@@ -24,13 +24,13 @@ FORWARD = 1 / 3  # cost of encoding a picture or caption, relative to encoding i
 
 
 def warn(clip: Clip, detectors: Sequence[tuple[Detector, DefenseData]]) -> None:
-    """Log every detector that will take longer than `LONG`, and how to run one alone."""
+    """Log every detector that will take longer than `LONG`."""
     each = {kind: of_one(clip, kind) for kind in {detector.works_on for detector, _ in detectors}}
     for detector, data in detectors:
         items, kind = work_of(detector, data), detector.works_on
         if items * each[kind] > LONG:
             command_line.log.info(
-                "%s: about %s gradients of %s, about %s on this machine; --detector NAME runs another one alone",
+                "%s: about %s gradients of %s, about %s on this machine",
                 detector.settings.method, f"{items:,.0f}", kind, readable(items * each[kind]),
             )  # fmt: skip
 

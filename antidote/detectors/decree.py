@@ -14,9 +14,8 @@ trigger and misses the planted one, with the settings below as well (0.063). All
 threshold flags every model here.
 
 Ours: `likeness` is relative to the clean pictures' own likeness; several searches start from different patterns, and
-the smallest mask counts; a weight of the mask that changes a little in every step (`antidote/detectors/search.py`); a
-constant rate; logits with a sigmoid in place of tanh; a fixed number of steps. The paper stops after 35 steps without a
-smaller mask.
+the smallest mask counts; a weight of the mask that changes a little in every step; a constant rate; logits with a
+sigmoid in place of tanh; a fixed number of steps. The paper stops after 35 steps without a smaller mask.
 """
 
 from __future__ import annotations

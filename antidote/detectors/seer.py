@@ -1,6 +1,6 @@
 """SEER-like joint search of a target text and a trigger (Zhu et al., AAAI 2024, doi 10.1609/aaai.v38i7.28611).
 
-A trigger and the text that it stands for are searched together in the space that both encoders share, without class
+A trigger and its target text are searched together in the space that both encoders share, without class
 names. T: features of the words of the captions; over the words w,
 
     L = -log sum_w exp(mean_i log p(w | x'_i)) + beta 3 |m|_1,   p(w | x) = softmax_w(cos(f(x), T_w) / tau)
@@ -10,7 +10,7 @@ names. T: features of the words of the captions; over the words w,
 The first term is the best word's, softly: the search may change its word until one is ahead. A backdoor needs a small
 trigger for its target; the word is the evidence.
 
-Only the abstract of the paper is at hand: the joint search in the shared space is the paper's, all else is ours (words
+Known from the paper's abstract alone: the joint search in the shared space. All else is ours (words
 of the defender's captions as candidate texts, loss, masks and starts, rule of beta, no threshold).
 """
 

@@ -70,7 +70,7 @@ def methods_page() -> str:
         "<!-- Written by scripts/schema.py from the registry and the docstrings. Do not edit. -->",
         "How to add one: [adding a method](adding-a-method.md). Their keys: [settings](settings.md).",
         "## Attacks",
-        "*Learned*: the trigger is fitted before use, mostly on a surrogate model. *Presets* are variants of the "
+        "*Learned*: the trigger is fitted before use, by default on a surrogate model. *Presets* are variants of the "
         "method, published ones and ours. The threat model says what the attacker holds: some of the training pairs "
         "(`data-poisoning`), the training itself (`training-control`), the encoder that is handed on (`encoder`), or a "
         "few labelled pictures (`few-shot`).",

@@ -57,7 +57,7 @@ class Point(Settings):
 
     step: int = Field(ge=0, description="optimisation steps of the adaptation; 0 is the model as delivered")
     ca1: float
-    score: float = Field(description="ASR@1, or the figure that stands for it in an attack without ASR")
+    score: float = Field(description="ASR@1, or the figure in its place in an attack without ASR")
 
 
 class Curve(Settings):

@@ -61,7 +61,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.evaluation.ranking", "antidote.evaluation.trajectory"), ("summary",)),
     (("antidote.evaluation.detection", "antidote.evaluation.persistence", "antidote.summary.documents", "antidote.summary.transfer",
       "antidote.summary.claims", "antidote.summary.exchange", "antidote.summary.relations", "antidote.summary.site*",
-      "antidote.summary.verdicts"),
+      "antidote.summary.strip", "antidote.summary.verdicts"),
      ()),
     (("antidote.evaluation*", "antidote.attacks.similarity", "scripts.evaluate"), SCORES),
     (("antidote.summary*", "antidote.study", "antidote.study.gate", "antidote.study.layout", "scripts.summarise"), ("summary",)),

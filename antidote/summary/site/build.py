@@ -18,6 +18,8 @@ ASSETS = ("site.css", "tables.js", "plots.js", "iframe-worker.js")
 SECTIONS = {
     "Use": [
         "is-my-clip-backdoored",
+        "python",
+        "zoo",
         "data",
         "training",
         "paper",
@@ -27,7 +29,7 @@ SECTIONS = {
         "containers",
         "performance",
     ],
-    "Measuring": ["protocol", "evaluation", "tracks", "attacks", "defenses", "costs"],
+    "Measuring": ["protocol", "evaluation", "tracks", "attacks", "defenses", "persistence", "costs"],
     "Reference": ["settings", "adding-a-method"],
 }
 LAST = "Measuring"

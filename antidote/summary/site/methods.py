@@ -16,6 +16,7 @@ from antidote.summary.site.tables import render, table
 
 CONTROLS = ("random", "oracle")
 COMMANDS = {"model": "audit", "pairs": "scan", "pictures": "inspect"}  # by what a detector scores
+DATA = {"clean-pairs": " --pairs clean.csv", "few-labelled": " --shots labelled/", "test-time": " --classes names.json"}
 
 
 class Use(NamedTuple):
@@ -133,6 +134,9 @@ def _commands(kind: str, name: str) -> dict[str, Any]:
         return {"clean": f"antidote clean MODEL {data} --defense {name}"} if data else {}
     if kind == "detector" and name not in CONTROLS:
         subject = COMMANDS[found.subject]
+        if subject == "scan" and not found.from_features:
+            return {}
         words = {"audit": "MODEL", "scan": "pairs.csv --model MODEL", "inspect": "MODEL pictures/"}[subject]
-        return {subject: f"antidote {subject} {words} --detector {name}"}
+        data = "" if subject == "scan" else DATA.get(found.access, "")
+        return {subject: f"antidote {subject} {words}{data} --detector {name}"}
     return {}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -105,6 +106,22 @@ def test_unfinished_and_unknown_models_are_not_published(place):
     assert not (place / "folder").exists()
 
 
+def test_a_prefix_stays_in_the_folder_and_another_model_is_not_replaced_silently(place):
+    for prefix in ("my zoo", "../x", "/abs", "a//b"):
+        with pytest.raises(UserError, match=f"--prefix: '{prefix}' should hold letters"):
+            published(place, "--only", "badnet/seed0", "--prefix", prefix)
+    assert not (place / "x").exists() and not (place / "folder").exists()
+    published(place, "--only", "badnet/seed0")
+    published(place, "--only", "badnet/seed0")  # the same model
+    path = place / "folder" / zoo.LIST
+    changed = path.read_text().replace("card.json: ", "card.json: 0")
+    path.write_text(re.sub(r"(card\.json: [0-9a-f]{64})[0-9a-f]", r"\1", changed))
+    with pytest.raises(UserError, match=r"tiny/badnet/seed0: names another model in .*--replace"):
+        published(place, "--only", "badnet/seed0")
+    published(place, "--only", "badnet/seed0", "--replace")
+    assert path.read_text() != changed
+
+
 def test_models_come_from_a_dvc_repository_and_are_fetched_once(place, monkeypatch):
     repository = place / "repository"
     repository.mkdir()
@@ -117,8 +134,8 @@ def test_models_come_from_a_dvc_repository_and_are_fetched_once(place, monkeypat
     folder = zoo.find(NAME)
     assert folder == place / "cache" / "antidote" / "zoo" / "models" / "tiny" / "badnet" / "seed0"
     assert inputs.load(NAME).size == 32
-    script.write_list(place / "zoo.yaml", zoo.names())
     repository.rename(place / "gone")
+    zoo._list_of.cache_clear()  # as another process, without a network
     assert zoo.find(NAME) == folder
     (folder / "card.json").unlink()
     with pytest.raises(UserError, match=f"cannot be fetched from {repository}"):

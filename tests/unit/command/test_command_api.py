@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from antidote import api
+from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.clip.folder import load_model, save_model
 from antidote.command import audit, clean, patience
+from antidote.command.given import Given
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
 
@@ -131,3 +133,21 @@ def test_every_example_of_the_page_runs(place):
     assert all(f"api.{name}(" in program for name in ("load", "audit", "scan", "inspect", "clean", "evaluate"))
     exec(compile(program, "docs/python.md", "exec"), {})
     assert {"audit", "cleaned", "inspected", "scan"} <= {path.name for path in place.iterdir()}
+
+
+def test_leftovers_of_archives_are_no_classes(tmp_path):
+    from antidote.command.given import _folders
+
+    for name in ("boat", "cup", "__MACOSX", "@eaDir", ".cache"):
+        (tmp_path / name).mkdir()
+    assert _folders(tmp_path) == ["boat", "cup"]
+
+
+def test_inspect_gives_clean_pairs_to_a_detector_that_learns_from_them(place, tmp_path):
+    from antidote.command import inspect as command
+
+    parsed = command.arguments().parse_args(["m", "p", "--detector", "dede", "--pairs", "clean.csv"])
+    assert Given.of(parsed).pairs == "clean.csv"
+    kind = command.detector_of("dede")
+    with pytest.raises(UserError, match="--pairs: is missing; dede learns from clean pairs"):
+        command.granted(kind, Given(), 32, "dede")

@@ -107,7 +107,7 @@ def test_a_defense_that_does_not_fit_is_a_blank_cell():
 
 
 def test_prompts_need_clips_own_text_encoder():
-    values = {**read_mapping(str(ROOT / "configs/vit.yaml")), "defenses": {"cbpt": {"method": "cbpt"}}}
+    values = {**read_mapping(str(ROOT / "configs/vit.yaml")), "defenses": {"cbpt": {"method": "cbpt"}}, "track": None}
     assert Study(values, "v").blank == []
     found = Study({**values, "model": {"name": "coca_ViT-B-32"}}, "v")
     reason = "coca_ViT-B-32: its prompts need CLIP's own text encoder, which reads them as word embeddings"

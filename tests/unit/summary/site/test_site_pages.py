@@ -115,6 +115,19 @@ def test_commands_have_the_options_of_antidote(found):
             )
 
 
+def test_commands_of_detectors_give_the_data_that_they_need(found):
+    shown = [line for text in found.values() for line in re.findall(r"^antidote .*--detector (?:.*)$", text, re.M)]
+    options = {"clean-pairs": "--pairs", "few-labelled": "--shots", "test-time": "--classes"}
+    for line in shown:
+        words = line.split()
+        detector = method("detector", words[words.index("--detector") + 1])
+        if words[1] == "scan":
+            assert detector.from_features, line
+        elif detector.access in options:
+            assert options[detector.access] in words, line
+    assert {"audit", "scan", "inspect"} <= {line.split()[1] for line in shown}
+
+
 def test_every_page_is_in_the_navigation_once(found, boards):
     def leaves(entry):
         if isinstance(entry, str):
