@@ -1,7 +1,8 @@
 """Fill the measured parts of a page of the documentation from a finished study, such as docs/attacks.md.
 
 Two marks in the page enclose the table: `results`, or `figures` for the figures of single attacks, `resistance` for
-perturbation resistance. A picture with the name of the page is replaced by the study's gallery or plane.
+perturbation resistance, `detections` for what detectors find. A picture with the name of the page is replaced by the
+study's gallery or plane.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from antidote.base.settings import read_mapping
 from antidote.study.layout import Layout
 from antidote.study.slices import summary_plan
 from antidote.study.study import Study
+from antidote.summary import detections as detected
 from antidote.summary.csv_files import read_table
 from antidote.summary.documents import attacks, defenses, resistance, single
 from antidote.summary.figures import figures
@@ -37,6 +39,9 @@ def run(arguments: argparse.Namespace) -> None:
     part = "results" if arguments.table in PICTURES else arguments.table
     if part == "resistance":
         content = resistance(plan, table, cells, folder)
+    elif part == "detections":
+        costs = pd.read_csv(kept.path("summary", "costs"), keep_default_na=False)
+        content = detected.markdown(detected.tables(plan, detected.read_detections(plan, kept.results), costs))
     elif part == "figures":
         content = single(figures(plan, cells, kept.results))
     else:
@@ -54,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = command_line.parser(__doc__)
     parser.add_argument("--study", type=Path, required=True, help="study file")
-    tables = [*PICTURES, "figures", "resistance"]
+    tables = [*PICTURES, "figures", "resistance", "detections"]
     parser.add_argument("--table", choices=tables, required=True, help="content of the table")
     parser.add_argument("--page", type=Path, required=True, help="page to fill, between its marks")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")

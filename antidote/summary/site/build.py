@@ -29,7 +29,7 @@ SECTIONS = {
         "containers",
         "performance",
     ],
-    "Measuring": ["protocol", "evaluation", "tracks", "attacks", "defenses", "persistence", "costs"],
+    "Measuring": ["protocol", "evaluation", "tracks", "attacks", "defenses", "persistence", "detectors", "costs"],
     "Reference": ["settings", "adding-a-method"],
 }
 LAST = "Measuring"

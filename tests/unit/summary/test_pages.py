@@ -192,3 +192,21 @@ def test_a_page_without_marks_is_told_in_one_line(results):
 def test_a_study_that_was_not_run_is_told_in_one_line(tmp_path):
     done, _ = page(tmp_path, "attacks")
     assert done.returncode == 1 and "no such file; run tests/studies/tiny.yaml first" in done.stderr
+
+
+def test_what_detectors_find_is_on_the_page(tmp_path):
+    values = {**read_mapping(str(ROOT / STUDY)), "detectors": {"dao": {"method": "dao", "label": "DAO"}}}
+    study, folder = tmp_path / "study.yaml", tmp_path / "results" / "tiny"
+    put(study, json.dumps(values))
+    for attack, auroc in (("badnet", 0.912), ("blended", 0.5)):
+        found = {"items": 100, "poisoned": 10, "auroc": auroc, "tpr_at_fpr1": 0.25, "threshold": None}
+        put(folder / attack / "seed0/none/detect/dao/detection.json", found)
+        put(folder / attack / "seed0/none/detect/dao/cost.json", {"seconds": 12.5})
+    plan = summary_plan(Study(values, "study"))
+    words = ["--settings", plan, "--results", folder, "--data", tmp_path, "--output", folder / "summary"]
+    done = run("-m", "scripts.summarise", *words)
+    assert done.returncode == 0, done.stderr
+    marks = "before\n<!-- detections:start -->\n<!-- detections:end -->\nafter\n"
+    done, path = page(tmp_path, "detections", marks, study)
+    assert done.returncode == 0, done.stderr
+    assert "| dao (DAO) | 91.2 / 25.0 | 50.0 / 25.0 | 12.5 s |" in path.read_text()
