@@ -13,17 +13,14 @@ smallest working mask alone.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from antidote.base.lazy import torch
 from antidote.training import patches
-from antidote.training.inversion import LOWEST, floats
-from antidote.training.patches import Found, Goal, SearchSettings, draw, still
-from antidote.training.tuning import part
+from antidote.training.inversion import LOWEST
+from antidote.training.patches import Found, Goal, SearchSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,14 +54,7 @@ def smallest(
     work: Work,
 ) -> Found:
     """Return the smallest working trigger of each of `count` searches, on the CPU; arguments as of `patches.search`."""
-    with still(clip.network):
-        found = [
-            _Steady(clip, images, goals(numbers.to(clip.device)), wanted, settings).run(
-                numbers, seed, part(work, f"search{place}")
-            )
-            for place, numbers in enumerate(torch.arange(count).split(settings.together))
-        ]
-    return Found(*(torch.cat([getattr(one, name) for one in found]) for name in Found.__dataclass_fields__))
+    return patches.search(clip, images, goals, wanted, count, settings, seed, work, _Steady)
 
 
 def steady(beta: Tensor, success: Tensor, wanted: float, factor: float) -> Tensor:
@@ -73,24 +63,9 @@ def steady(beta: Tensor, success: Tensor, wanted: float, factor: float) -> Tenso
     return (beta * factor ** excess.clamp(-1, 1)).clamp(min=LOWEST)
 
 
-class _Steady(patches._Search):
+class _Steady(patches.Search):
     """K searches at once, whose weights change a little in every step."""
 
-    def loss(self, rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
-        masks, patterns = self._drawn(self.tensors)
-        pictures = floats(self.clip, self.images[rows])
-        features = self.clip.encode_image(draw(pictures, masks, patterns)).unflatten(0, (len(masks), -1))
-        wanted, success = self.goal(features, rows)
-        total = (wanted + self.kept["beta"] * 3 * masks.sum(dim=(1, 2))).sum()
-        areas = masks.detach().mean(dim=(1, 2))
-        with torch.no_grad():
-            self._keep(success.detach().float(), areas)
-        return total, {"goal": wanted.mean(), "success": success.mean(), "mask_area": areas.mean()}
-
-    def _keep(self, success: Tensor, areas: Tensor) -> None:
-        """Keep the smallest masks that worked, and change beta."""
-        kept, better = self.kept, (success >= self.wanted) & (areas < self.kept["area"])
-        for name, tensor in self.tensors.items():
-            kept[name][better] = tensor.detach()[better]
-        kept["area"][better] = areas[better]
-        kept["beta"].copy_(steady(kept["beta"], success, self.wanted, self.settings.weight_factor))
+    def _weigh(self, wanted: Tensor, success: Tensor) -> None:
+        beta = self.kept["beta"]
+        beta.copy_(steady(beta, success.float(), self.wanted, self.settings.weight_factor))

@@ -1,7 +1,7 @@
 """SEER-like joint search of a target text and a trigger (Zhu et al., AAAI 2024, doi 10.1609/aaai.v38i7.28611).
 
-A trigger and its target text are searched together in the space that both encoders share, without class
-names. T: features of the words of the captions; over the words w,
+A trigger and its target text are searched together in the space that both encoders share, without class names. T:
+features of the words of the captions; over the words w,
 
     L = -log sum_w exp(mean_i log p(w | x'_i)) + beta 3 |m|_1,   p(w | x) = softmax_w(cos(f(x), T_w) / tau)
 
@@ -10,8 +10,8 @@ names. T: features of the words of the captions; over the words w,
 The first term is the best word's, softly: the search may change its word until one is ahead. A backdoor needs a small
 trigger for its target; the word is the evidence.
 
-Known from the paper's abstract alone: the joint search in the shared space. All else is ours (words
-of the defender's captions as candidate texts, loss, masks and starts, rule of beta, no threshold).
+Known from the paper's abstract alone: the joint search in the shared space. All else is ours (words of the defender's
+captions as candidate texts, loss, masks and starts, rule of beta, no threshold).
 """
 
 from __future__ import annotations

@@ -103,6 +103,7 @@ def search(
     settings: SearchSettings,
     seed: int,
     work: Work,
+    kind: type[Search] | None = None,
 ) -> Found:
     """Return the smallest working trigger of each of `count` searches, on the CPU.
 
@@ -115,11 +116,12 @@ def search(
         settings: settings of the search.
         seed: seed of the patterns and of the order of pictures.
         work: folder, identity and checkpoint interval.
+        kind: class with another rule for the weight of the mask; None: the rule of DECREE and Neural Cleanse.
     """
     parts = torch.arange(count).split(settings.together)
     with still(clip.network):
         found = [
-            _Search(clip, images, goals(numbers.to(clip.device)), wanted, settings).run(
+            (kind or Search)(clip, images, goals(numbers.to(clip.device)), wanted, settings).run(
                 numbers, seed, part(work, f"search{place}")
             )
             for place, numbers in enumerate(parts)
@@ -133,7 +135,7 @@ def draw(images: Tensor, masks: Tensor, patterns: Tensor) -> Tensor:
     return ((1 - masks) * images + masks * patterns[:, None]).flatten(0, 1)
 
 
-class _Search:
+class Search:
     """K searches that are run at once."""
 
     def __init__(self, clip: Clip, images: Tensor, goal: Goal, wanted: float, settings: SearchSettings) -> None:
@@ -184,15 +186,20 @@ class _Search:
         total = (wanted + self.kept["beta"] * 3 * masks.sum(dim=(1, 2))).sum()
         areas = masks.detach().mean(dim=(1, 2))
         with torch.no_grad():
-            self._note(wanted.detach(), success.detach() >= self.wanted, areas)
+            self._note(wanted.detach(), success.detach(), areas)
         return total, {"goal": wanted.mean(), "success": success.mean(), "mask_area": areas.mean()}
 
-    def _note(self, wanted: Tensor, works: Tensor, areas: Tensor) -> None:
-        """Keep the smallest masks that worked, and change beta by the rule of DECREE and Neural Cleanse."""
-        kept, better = self.kept, works & (areas < self.kept["area"])
+    def _note(self, wanted: Tensor, success: Tensor, areas: Tensor) -> None:
+        """Keep the smallest masks that worked, and change beta; all arguments are (K,)."""
+        better = (success >= self.wanted) & (areas < self.kept["area"])
         for name, tensor in self.tensors.items():
-            kept[name][better] = tensor.detach()[better]
-        kept["area"][better] = areas[better]
+            self.kept[name][better] = tensor.detach()[better]
+        self.kept["area"][better] = areas[better]
+        self._weigh(wanted, success)
+
+    def _weigh(self, wanted: Tensor, success: Tensor) -> None:
+        """Change beta by the rule of DECREE and Neural Cleanse."""
+        kept, works = self.kept, success >= self.wanted
         kept["goal"].copy_(torch.where(kept["goal"].isnan(), wanted, MEMORY * kept["goal"] + (1 - MEMORY) * wanted))
         kept["hits"].copy_(torch.where(works, kept["hits"] + 1, 0))
         kept["misses"].copy_(torch.where(works, 0, kept["misses"] + 1))

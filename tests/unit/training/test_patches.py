@@ -51,7 +51,7 @@ def test_a_search_without_success_counts_the_whole_picture(tmp_path):
 
 
 def test_a_killed_search_goes_on(tmp_path, monkeypatch):
-    whole, calls, plain = found(tmp_path / "whole"), [], patches._Search._note
+    whole, calls, plain = found(tmp_path / "whole"), [], patches.Search._note
 
     def dies(self, *given):
         calls.append(1)
@@ -60,11 +60,11 @@ def test_a_killed_search_goes_on(tmp_path, monkeypatch):
         plain(self, *given)
 
     settings = SearchSettings(steps=150, batch_size=8, lr=0.2, mask_cell=4)
-    monkeypatch.setattr(patches._Search, "_note", dies)
+    monkeypatch.setattr(patches.Search, "_note", dies)
     given = (Corner(), grey(), toward(torch.eye(3), 0.07), 0.97, 3, settings, 0)
     with pytest.raises(KeyboardInterrupt):
         search(*given, Work(tmp_path / "killed", "x", every=0))
-    monkeypatch.setattr(patches._Search, "_note", plain)
+    monkeypatch.setattr(patches.Search, "_note", plain)
     again = search(*given, Work(tmp_path / "killed", "x"))
     assert torch.equal(whole.masks, again.masks) and torch.equal(whole.areas, again.areas)
 
