@@ -80,7 +80,7 @@ rule pictures:
         layout.benchmark("pictures")
     conda:
         "../envs/train.yaml"
-    threads: 4
+    threads: jobs.pictures_threads
     params:
         source=fingerprint("scripts.pictures"),
         folder=subpath(output.array, parent=True),

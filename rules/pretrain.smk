@@ -15,7 +15,8 @@ rule clean_model:
         layout.benchmark("clean_model")
     conda:
         "../envs/train.yaml"
-    threads: 2
+    # As of every training: another number of threads changes the rounding of sums, and so the model.
+    threads: 1
     resources:
         gpu=GPU,
         workers=2,
@@ -27,9 +28,7 @@ rule clean_model:
         folder=subpath(output.weights, parent=True),
         work=layout.work("clean_model"),
     shell:
-        # At least two threads, also with `--cores 1`: another number of threads changes the rounding of sums and so the
-        # model. Snakemake sets both variables.
-        "export OMP_NUM_THREADS=$(({threads} < 2 ? 2 : {threads})); MKL_NUM_THREADS=$OMP_NUM_THREADS python -m scripts.pretrain --seed {params.seed}"
+        "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {params.seed}"
         " --settings {params.settings:q} --pools {input.pools:q} --work {params.work:q} --output {params.folder:q}"
         " --cost {output.cost:q}"
         " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb}"

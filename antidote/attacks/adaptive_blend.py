@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from antidote.attacks.base import Attack, AttackSettings
-from antidote.attacks.contract import FitContext, Poisoned
+from antidote.attacks.contract import FitContext, Poisoned, with_stored_pictures
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 
@@ -115,7 +115,6 @@ class AdaptiveBlend(Attack):
         templates: list[str],
         captions_at_hand: Sequence[str] | None = None,
     ) -> list[Poisoned]:
-        number_of, keys = {key: number for number, key in enumerate(self.facts["keys"])}, pool["key"].tolist()
         plan = super().poison(pool, rng, templates, captions_at_hand)
         taken = {pair.row for pair in plan}
         free = [row for row in self.candidates(pool) if row not in taken]
@@ -127,6 +126,4 @@ class AdaptiveBlend(Attack):
         captions = pool["caption"].tolist()
         covers = [Poisoned(row, captions[row], self.target) for row in rng.sample(free, self.settings.covers)]
         whole = sorted([*plan, *covers], key=lambda pair: pair.row)
-        if any(keys[pair.row] not in number_of for pair in whole):
-            raise ValueError("pictures: the trigger was made with another poison pool; make it again")
-        return [Poisoned(pair.row, pair.caption, pair.target, number_of[keys[pair.row]]) for pair in whole]
+        return with_stored_pictures(whole, pool["key"].tolist(), self.facts["keys"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -63,6 +63,23 @@ class Poisoned:
     caption: str
     target: str
     picture: int | None = None
+
+
+def with_stored_pictures(plan: Sequence[Poisoned], pool: Sequence[str], stored: Sequence[str]) -> list[Poisoned]:
+    """Return a plan whose poisoned pairs have their own pictures of `Attack.tensors["pictures"]`.
+
+    Args:
+        plan: the poisoned pairs.
+        pool: keys of the poison pool, in the order of its rows.
+        stored: keys of the stored pictures, in their order.
+
+    Raises:
+        ValueError: a poisoned pair has no stored picture.
+    """
+    numbers = {key: number for number, key in enumerate(stored)}
+    if any(pool[pair.row] not in numbers for pair in plan):
+        raise ValueError("pictures: the trigger was made with another poison pool; make it again")
+    return [replace(pair, picture=numbers[pool[pair.row]]) for pair in plan]
 
 
 @dataclass(frozen=True)

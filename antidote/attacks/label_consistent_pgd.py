@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from antidote.attacks.base import SurrogateSettings
-from antidote.attacks.contract import FitContext, Poisoned
+from antidote.attacks.contract import FitContext, Poisoned, with_stored_pictures
 from antidote.attacks.fitting import eight_bits, frozen, unit
 from antidote.attacks.label_consistent import LabelConsistent, LabelConsistentSettings
 from antidote.base.errors import UserError
@@ -98,8 +97,5 @@ class LabelConsistentPGD(LabelConsistent):
         templates: list[str],
         captions_at_hand: Sequence[str] | None = None,
     ) -> list[Poisoned]:
-        number_of, keys = {key: number for number, key in enumerate(self.facts["keys"])}, pool["key"].tolist()
         plan = super().poison(pool, rng, templates, captions_at_hand)
-        if any(keys[pair.row] not in number_of for pair in plan):
-            raise ValueError("pictures: the trigger was made with another poison pool; make it again")
-        return [replace(pair, picture=number_of[keys[pair.row]]) for pair in plan]
+        return with_stored_pictures(plan, pool["key"].tolist(), self.facts["keys"])

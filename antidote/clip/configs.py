@@ -13,6 +13,11 @@ from antidote.base.settings import Settings
 NEEDS_CAUSAL_TEXT = "need CLIP's own text encoder, which reads them as word embeddings"
 
 
+def needs_own_tower(model: Mapping[str, Any]) -> str | None:
+    """Return why a method that hooks layers of the picture tower does not support a model; None: supported."""
+    return "needs open_clip's own vision transformer or ResNet" if model["vision_cfg"].get("timm_model_name") else None
+
+
 def needs_vision_transformer(model: Mapping[str, Any]) -> str | None:
     """Return why a method for plain vision transformers does not support a model; None for a supported model."""
     vision = model["vision_cfg"]

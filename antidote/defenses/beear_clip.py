@@ -34,6 +34,7 @@ from pydantic import Field, field_validator
 
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
+from antidote.clip.configs import needs_own_tower
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.defenses.base import FineTuningDefense, FineTuningSettings
@@ -95,8 +96,7 @@ class BEEAR(FineTuningDefense):
 
     @classmethod
     def fits(cls, model: Mapping[str, Any]) -> str | None:
-        timm = model["vision_cfg"].get("timm_model_name")
-        return "needs open_clip's own vision transformer or ResNet" if timm else None
+        return needs_own_tower(model)
 
     @classmethod
     def work(cls, settings: BEEARSettings, sizes: Mapping[str, int]) -> tuple[float, float]:

@@ -17,40 +17,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from antidote.clip.configs import ModelSettings
 from antidote.clip.folder import create_model
-from antidote.clip.tags import tag
 from antidote.data.access import DefenseData
 from antidote.detectors.base import Detector, DetectorSettings, Scores
 from antidote.training.pair_scores import as_they_are, resized, scan
+from antidote.training.scorers import ScorerName
 from antidote.training.session import Work
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
 
-SURROGATES = "surrogates."
 
-
-class CleanCLIPScoreSettings(DetectorSettings):
+class CleanCLIPScoreSettings(ScorerName, DetectorSettings):
     """The clean model."""
 
     method: Literal["clean_clip_score"] = "clean_clip_score"
     scorer: str = Field(
         "ViT-B-32/openai", description="clean model: an open_clip NAME/TAG or NAME/FILE, or `surrogates.NAME` (ours)"
     )
-
-    @property
-    def surrogate(self) -> str | None:
-        return self.scorer.removeprefix(SURROGATES) if self.scorer.startswith(SURROGATES) else None
-
-    @property
-    def public(self) -> ModelSettings | None:
-        name, slash, weights = self.scorer.partition("/")
-        if not name or not slash or self.surrogate:
-            return None
-        return ModelSettings(
-            name=name, pretrained=weights, quick_gelu=bool((tag(name, weights) or {}).get("quick_gelu"))
-        )
 
     def check(self, model: Mapping[str, Any]) -> None:
         if not self.surrogate and not self.public:

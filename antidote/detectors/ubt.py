@@ -16,8 +16,9 @@ import numpy as np
 
 from antidote.data.access import DefenseData
 from antidote.detectors.base import Detector, DetectorSettings, Scores
+from antidote.training.scorers import SURROGATES
 from antidote.training.session import Work
-from antidote.training.suspicion import OWN_SCORERS, SURROGATES, SuspicionSettings, find
+from antidote.training.suspicion import OWN_SCORERS, SuspicionSettings, find
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip

@@ -166,6 +166,10 @@ class DataJobs:
         size, _, count = w.fit.partition("-")
         return options(size=size, pictures=count or None)
 
+    def pictures_threads(self, w: Any) -> int:
+        # Drawn pictures are few and small. A job of several threads would wait until as many cores are free at once.
+        return 1 if self.study.sources[w.dataset].source in ("scenes", "shifted_scenes") else 4
+
     # --- pools -------------------------------------------------------------------------------------------------------
 
     def pool_files(self, *pools: str) -> list[str]:

@@ -17,26 +17,24 @@ from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.base.settings import Settings, Span
-from antidote.clip.configs import ModelSettings
 from antidote.clip.folder import create_model
 from antidote.clip.model import Clip
-from antidote.clip.tags import tag
 from antidote.data.pairs import Pairs
 from antidote.training import pair_scores
 from antidote.training.loop import train
 from antidote.training.objectives import Batch, Contrastive, Views
 from antidote.training.pair_scores import scan, similarities
 from antidote.training.recipe import TrainSettings
+from antidote.training.scorers import ScorerName
 from antidote.training.session import Work
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SURROGATES = "surrogates."
 OWN_SCORERS = ("superposition", "crops", "model")  # by the suspicious model alone
 
 
-class SuspicionSettings(Settings):
+class SuspicionSettings(ScorerName, Settings):
     """How suspicious pairs are found."""
 
     scorer: str = Field(
@@ -92,20 +90,6 @@ class SuspicionSettings(Settings):
                 f"forget_share: {self.forget_share} is more than suspicious_share, {self.suspicious_share}"
             )
         return self
-
-    @property
-    def surrogate(self) -> str | None:
-        """Name of the study's clean model that scores; None where another one does."""
-        return self.scorer.removeprefix(SURROGATES) if self.scorer.startswith(SURROGATES) else None
-
-    @property
-    def public(self) -> ModelSettings | None:
-        """The public clean model that scores, with the activations of its weights; None where another one does."""
-        name, slash, weights = self.scorer.partition("/")
-        if not name or not slash or self.surrogate:
-            return None
-        known = tag(name, weights) or {}
-        return ModelSettings(name=name, pretrained=weights, quick_gelu=bool(known.get("quick_gelu")))
 
     def check(self, model: Mapping[str, Any]) -> None:
         if self.scorer not in OWN_SCORERS and not self.surrogate and not self.public:

@@ -47,7 +47,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
      MODELS),
     (("antidote.training.alternating", "scripts.pretrain"), ("clean_model *", "backdoored_model *")),
     ((*(f"antidote.training.{name}" for name in
-        ("heads", "inversion", "lora", "pair_scores", "patches", "prompts", "suspicion", "tuning", "victim")),), ()),
+        ("heads", "inversion", "lora", "pair_scores", "patches", "prompts", "scorers", "suspicion", "tuning", "victim")),), ()),
     (("antidote.training.augmentation",), ("defend * ta_cleaner",)),
     (("antidote.training*",), TRAINING),
     # Methods; the tiny study uses two attacks and two defenses.
