@@ -30,6 +30,12 @@ include: "rules/report.smk"
 include: "rules/resources.smk"
 
 
+# Jobs on this machine are forks of one process that has imported the large packages.
+onstart:
+    if workflow.is_main_process and workflow.local_exec and not workflow.deployment_settings.deployment_method:
+        warm.start()
+
+
 rule all:
     default_target: True
     input:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir)))
 
+from antidote.base import warm
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import fingerprint, remember
 from antidote.base.settings import read_mapping

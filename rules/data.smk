@@ -9,8 +9,6 @@ rule download:
         **layout.outputs("download"),
     log:
         layout.log("download"),
-    benchmark:
-        layout.benchmark("download")
     wildcard_constraints:
         dataset=alternatives(jobs.downloaded),
     conda:
@@ -38,8 +36,6 @@ rule dataset:
         **layout.outputs("dataset"),
     log:
         layout.log("dataset"),
-    benchmark:
-        layout.benchmark("dataset")
     conda:
         "../envs/train.yaml"
     params:
@@ -76,8 +72,6 @@ rule pictures:
         **layout.outputs("pictures"),
     log:
         layout.log("pictures"),
-    benchmark:
-        layout.benchmark("pictures")
     conda:
         "../envs/train.yaml"
     threads: jobs.pictures_threads
@@ -86,7 +80,7 @@ rule pictures:
         folder=subpath(output.array, parent=True),
         options=jobs.pictures_options,
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.pictures --data {params.folder:q} {params.options}"
+        "OMP_NUM_THREADS={threads} python -m antidote.base.warm pictures --data {params.folder:q} {params.options}"
         " --cost {output.cost:q} 2>&1 | tee {log:q}"
 
 
@@ -98,8 +92,6 @@ rule pool:
         **layout.outputs("pool"),
     log:
         layout.log("pool"),
-    benchmark:
-        layout.benchmark("pool")
     conda:
         "../envs/train.yaml"
     params:

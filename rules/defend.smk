@@ -14,8 +14,6 @@ rule defend:
         **layout.outputs("defend"),
     log:
         layout.log("defend"),
-    benchmark:
-        layout.benchmark("defend")
     wildcard_constraints:
         attack=alternatives(jobs.on_training),
         defense=alternatives(jobs.naming(suspicious=False)),
@@ -34,7 +32,7 @@ rule defend:
         folder=subpath(output.weights, parent=True),
         work=layout.work("defend"),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.defend --seed {wildcards.seed} --settings {params.settings:q}"
+        "OMP_NUM_THREADS={threads} python -m antidote.base.warm defend --seed {wildcards.seed} --settings {params.settings:q}"
         " --model {params.model:q} {params.options}"
         " --work {params.work:q} --output {params.folder:q} --cost {output.cost:q}"
         " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log:q}"
@@ -62,8 +60,6 @@ use rule defend as defend_clean with:
         **layout.outputs("defend_clean"),
     log:
         layout.log("defend_clean"),
-    benchmark:
-        layout.benchmark("defend_clean")
     wildcard_constraints:
         defense=alternatives(STUDY.clean_defenses),
     params:

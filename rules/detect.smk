@@ -18,8 +18,6 @@ rule detect:
         **layout.outputs("detect"),
     log:
         layout.log("detect"),
-    benchmark:
-        layout.benchmark("detect")
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -35,7 +33,7 @@ rule detect:
         folder=subpath(output.detection, parent=True),
         work=layout.work("detect"),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.detect --seed {wildcards.seed} --settings {params.settings:q}"
+        "OMP_NUM_THREADS={threads} python -m antidote.base.warm detect --seed {wildcards.seed} --settings {params.settings:q}"
         " --model {params.model:q} {params.options} --work {params.work:q} --output {params.folder:q}"
         " --cost {output.cost:q} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log:q}"
 
@@ -52,8 +50,6 @@ use rule detect as detect_clean with:
         **layout.outputs("detect_clean"),
     log:
         layout.log("detect_clean"),
-    benchmark:
-        layout.benchmark("detect_clean")
     params:
         settings=detecting.settings,
         source=detecting.source,
@@ -75,8 +71,6 @@ use rule detect_clean as detect_population with:
         **layout.outputs("detect_population"),
     log:
         layout.log("detect_population"),
-    benchmark:
-        layout.benchmark("detect_population")
     params:
         settings=detecting.settings,
         source=detecting.source,

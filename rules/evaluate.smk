@@ -1,7 +1,7 @@
 # Zero-shot scores: the clean reference, each trigger on it (the floor), every cell of the matrix.
 
 EVALUATION = (
-    "OMP_NUM_THREADS={threads} python -m scripts.evaluate --settings {params.settings:q} --target {params.target:q}"
+    "OMP_NUM_THREADS={threads} python -m antidote.base.warm evaluate --settings {params.settings:q} --target {params.target:q}"
     " --model {params.model:q} --study {params.study:q} --seed {wildcards.seed} --output {output.scores:q}"
     " --cost {output.cost:q} {params.options} 2>&1 | tee {log:q}"
 )
@@ -17,8 +17,6 @@ rule evaluate_clean:
         **layout.outputs("evaluate_clean"),
     log:
         layout.log("evaluate_clean"),
-    benchmark:
-        layout.benchmark("evaluate_clean")
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -46,8 +44,6 @@ rule floor:
         **layout.outputs("floor"),
     log:
         layout.log("floor"),
-    benchmark:
-        layout.benchmark("floor")
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -76,8 +72,6 @@ rule evaluate:
         **layout.outputs("evaluate"),
     log:
         layout.log("evaluate"),
-    benchmark:
-        layout.benchmark("evaluate")
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -106,8 +100,6 @@ rule persistence:
         **layout.outputs("persistence"),
     log:
         layout.log("persistence"),
-    benchmark:
-        layout.benchmark("persistence")
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -123,7 +115,7 @@ rule persistence:
         trigger=subpath(input.trigger, parent=True),
         work=layout.work("persistence"),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.persistence --seed {wildcards.seed}"
+        "OMP_NUM_THREADS={threads} python -m antidote.base.warm persistence --seed {wildcards.seed}"
         " --settings {params.settings:q} --model {params.model:q} --trigger {params.trigger:q}"
         " --pools {input.pools:q} --target {params.target:q} --work {params.work:q} --output {output.curve:q}"
         " --cost {output.cost:q} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log:q}"
@@ -141,8 +133,6 @@ use rule persistence as persistence_clean with:
         **layout.outputs("persistence_clean"),
     log:
         layout.log("persistence_clean"),
-    benchmark:
-        layout.benchmark("persistence_clean")
     params:
         settings=jobs.adaptation_settings,
         target=jobs.target,

@@ -14,8 +14,6 @@ rule attack_shots:
         **layout.outputs("poison"),
     log:
         layout.log("poison"),
-    benchmark:
-        layout.benchmark("poison")
     wildcard_constraints:
         attack=alternatives(jobs.few_shot),
     conda:
@@ -31,7 +29,7 @@ rule attack_shots:
         options=jobs.shots_options,
         folder=subpath(output.manifest, parent=True),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.attack_shots --seed {wildcards.seed} --trigger {params.trigger:q}"
+        "OMP_NUM_THREADS={threads} python -m antidote.base.warm attack_shots --seed {wildcards.seed} --trigger {params.trigger:q}"
         " {params.options} --pools {input.pools:q} --classes {params.classes:q} --settings {params.settings:q}"
         " --output {params.folder:q} --cost {output.cost:q} 2>&1 | tee {log:q}"
 
@@ -48,8 +46,6 @@ rule few_shot_model:
         **layout.outputs("backdoored_model"),
     log:
         layout.log("backdoored_model"),
-    benchmark:
-        layout.benchmark("backdoored_model")
     wildcard_constraints:
         attack=alternatives(jobs.few_shot),
     conda:
@@ -66,6 +62,6 @@ rule few_shot_model:
         folder=subpath(output.weights, parent=True),
         work=layout.work("backdoored_model"),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.few_shot --seed {wildcards.seed} --settings {params.settings:q}"
+        "OMP_NUM_THREADS={threads} python -m antidote.base.warm few_shot --seed {wildcards.seed} --settings {params.settings:q}"
         " --model {params.model:q} --pools {input.pools:q} --poison {params.poison:q} --classes {params.classes:q}"
         " --work {params.work:q} --output {params.folder:q} --cost {output.cost:q} 2>&1 | tee {log:q}"

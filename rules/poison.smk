@@ -13,8 +13,6 @@ rule trigger:
         **layout.outputs("trigger"),
     log:
         layout.log("trigger"),
-    benchmark:
-        layout.benchmark("trigger")
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -28,7 +26,7 @@ rule trigger:
         source=jobs.trigger_source,
         folder=subpath(output.description, parent=True),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.trigger --name {wildcards.attack:q} --seed {wildcards.seed}"
+        "OMP_NUM_THREADS={threads} python -m antidote.base.warm trigger --name {wildcards.attack:q} --seed {wildcards.seed}"
         " --settings {params.settings:q} --target {params.target:q} --size {params.size} {params.options}"
         " --output {params.folder:q} --cost {output.cost:q} 2>&1 | tee {log:q}"
 
@@ -45,8 +43,6 @@ rule poison:
         **layout.outputs("poison"),
     log:
         layout.log("poison"),
-    benchmark:
-        layout.benchmark("poison")
     wildcard_constraints:
         attack=alternatives(jobs.on_training),
     conda:
@@ -60,7 +56,7 @@ rule poison:
         trigger=subpath(input.trigger, parent=True),
         folder=subpath(output.manifest, parent=True),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.poison --seed {wildcards.seed} --trigger {params.trigger:q}"
+        "OMP_NUM_THREADS={threads} python -m antidote.base.warm poison --seed {wildcards.seed} --trigger {params.trigger:q}"
         " --pools {input.pools:q} {params.options} --settings {params.settings:q}"
         " --templates {params.templates:q}"
         " --output {params.folder:q} --cost {output.cost:q} 2>&1 | tee {log:q}"

@@ -11,8 +11,6 @@ rule clean_model:
         **layout.outputs("clean_model"),
     log:
         layout.log("clean_model"),
-    benchmark:
-        layout.benchmark("clean_model")
     conda:
         "../envs/train.yaml"
     # As of every training: another number of threads changes the rounding of sums, and so the model.
@@ -28,7 +26,7 @@ rule clean_model:
         folder=subpath(output.weights, parent=True),
         work=layout.work("clean_model"),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {params.seed}"
+        "OMP_NUM_THREADS={threads} python -m antidote.base.warm pretrain --seed {params.seed}"
         " --settings {params.settings:q} --pools {input.pools:q} --work {params.work:q} --output {params.folder:q}"
         " --cost {output.cost:q}"
         " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb}"
@@ -41,8 +39,6 @@ use rule clean_model as surrogate_model with:
         **layout.outputs("surrogate_model"),
     log:
         layout.log("surrogate_model"),
-    benchmark:
-        layout.benchmark("surrogate_model")
     params:
         settings=jobs.surrogate_settings,
         seed=jobs.model_seed,
@@ -63,8 +59,6 @@ rule backdoored_model:
         **layout.outputs("backdoored_model"),
     log:
         layout.log("backdoored_model"),
-    benchmark:
-        layout.benchmark("backdoored_model")
     wildcard_constraints:
         attack=alternatives(jobs.on_training),
     conda:
@@ -82,7 +76,7 @@ rule backdoored_model:
         folder=subpath(output.weights, parent=True),
         work=layout.work("backdoored_model"),
     shell:
-        "OMP_NUM_THREADS={threads} python -m scripts.pretrain --seed {wildcards.seed} --settings {params.settings:q}"
+        "OMP_NUM_THREADS={threads} python -m antidote.base.warm pretrain --seed {wildcards.seed} --settings {params.settings:q}"
         " --pools {input.pools:q} {params.options} --poison {params.poison:q} --work {params.work:q}"
         " --output {params.folder:q} --cost {output.cost:q}"
         " --processes {resources.gpu} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log:q}"

@@ -28,8 +28,6 @@ rule summary:
         },
     log:
         layout.log("summary"),
-    benchmark:
-        layout.benchmark("summary")
     conda:
         "../envs/train.yaml"
     params:

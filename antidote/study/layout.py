@@ -1,6 +1,6 @@
 """The paths of all results: one row per stage, with its folder, files and log.
 
-A stage consists of a rule, a script and a row in `STAGES`. The rules take outputs, logs and benchmarks from the row.
+A stage consists of a rule, a script and a row in `STAGES`. The rules take outputs and logs from the row.
 Reserved names, leftovers, costs, preflight and the summary's inputs are derived from the table.
 """
 
@@ -23,7 +23,7 @@ NO_DEFENSE = "none"
 SEED = "seed{seed}"
 CLEAN, ATTACK = f"clean/{SEED}", f"{{attack}}/{SEED}"
 CELL = f"{ATTACK}/{{defense}}"
-LOGS, BENCHMARKS, WORK, DETECT, ADAPTED = "logs", "benchmarks", "work", "detect", "persistence"
+LOGS, WORK, DETECT, ADAPTED = "logs", "work", "detect", "persistence"
 DRAWN = "drawn"
 COST = {"cost": "cost.json"}
 ADAPTATION = {"curve": "{adaptation}.json", "cost": "{adaptation}.cost.json"}
@@ -50,7 +50,7 @@ class Stage:
     Attributes:
         folder: path below the study's folder, or below `data` if all studies share the stage.
         files: file names by the rule's output key. The first file marks the job as done; `cost` holds the job's cost.
-        name: name of the log and the benchmark; default: the folder, with - for /.
+        name: name of the log; default: the folder, with - for /.
         shared: whether the folder is in `data`.
         work: folder of the checkpoints from which a killed job resumes; empty: none.
         spent: name of the stage in costs.csv; default: the key in `STAGES`.
@@ -138,7 +138,7 @@ COSTLY = {name: stage.spent or name for name, stage in STAGES.items() if "cost" 
 
 def _folders() -> Iterator[tuple[str, str]]:
     """Yield (pattern of the parent, name) of every folder of a study whose name the layout fixes."""
-    yield from (("", name) for name in (LOGS, BENCHMARKS, WORK))
+    yield from (("", name) for name in (LOGS, WORK))
     for stage in STAGES.values():
         parts = [] if stage.shared else stage.folder.split("/")
         yield from (("/".join(parts[:depth]), part) for depth, part in enumerate(parts) if "{" not in part)
@@ -202,10 +202,6 @@ class Layout:
     def log(self, stage: str) -> str:
         """Return the pattern of a stage's log."""
         return f"{self.root(stage)}/{LOGS}/{_name(stage)}.log"
-
-    def benchmark(self, stage: str) -> str:
-        """Return the pattern of a stage's Snakemake benchmark file."""
-        return f"{self.root(stage)}/{LOGS if STAGES[stage].shared else BENCHMARKS}/{_name(stage)}.tsv"
 
     def work(self, stage: str) -> str:
         """Return the pattern of the folder of checkpoints from which a killed job of a stage resumes."""

@@ -7,8 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +14,8 @@ from queue import SimpleQueue
 
 import harness
 import pytest
+
+from antidote.base import warm
 
 HERE = Path(__file__).parent
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
@@ -52,20 +52,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             shutil.rmtree(project)
 
 
+SERVER = "from antidote.base import warm; warm.start(); import os; print(os.environ[warm.WARM], flush=True); input()"
+
+
 @pytest.fixture(scope="session")
 def quick_jobs() -> Iterator[dict[str, str]]:
-    """The environment for runs whose jobs are forks of a process that has imported torch; see `forked/sitecustomize.py`."""
-    with tempfile.TemporaryDirectory() as folder:  # a short name: a socket's has about 100 characters
-        place = Path(folder, "jobs")
-        more = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # the policy is what the rules' jobs have
-        server = subprocess.Popen(
-            [sys.executable, HERE / "job_server.py", place], stdin=subprocess.PIPE, env=harness.environment(**more)
-        )
-        while not place.exists():
-            assert server.poll() is None
-            time.sleep(0.05)
-        yield {"ANTIDOTE_TEST_JOBS": str(place), "PYTHONPATH": str(HERE / "forked")}
-        server.communicate()
+    """The environment for runs whose jobs are forks of one server that all these runs share (`antidote/base/warm.py`)."""
+    more = {**dict.fromkeys(warm.THREADS, "1"), "OMP_WAIT_POLICY": "PASSIVE"}  # as the rules' jobs have them
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER], env=harness.environment(**more), text=True, encoding="utf-8",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as parent:  # fmt: skip
+        yield {warm.WARM: parent.stdout.readline().strip()}
+        parent.communicate("\n")
 
 
 @pytest.fixture

@@ -96,8 +96,9 @@ def study(project: Path, changes: dict[str, Any]) -> str:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return this process's environment without what points at another checkout or at stages of other runs."""
-    return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "ANTIDOTE_CACHE")} | more
+    """Return this process's environment without what points at another checkout, or at stages or servers of other runs."""
+    elsewhere = ("PYTHONPATH", "ANTIDOTE_CACHE", "ANTIDOTE_WARM")
+    return {key: value for key, value in os.environ.items() if key not in elsewhere} | more
 
 
 def snakemake(
@@ -133,13 +134,16 @@ def finish(project: Path) -> None:
 
 
 def in_training(project: Path, script: str, folder: str) -> int | None:
-    """Return the process of a training job once it catches SIGTERM, which it does while it trains."""
+    """Return the process of a training job once it catches SIGTERM, which it does while it trains.
+
+    Of a fork, only script and project are known.
+    """
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if words[1:3] != ["-m", f"scripts.{script}"] or (process / "cwd").readlink() != project:
-                continue
-            if words[words.index("--output") + 1] != folder:
+            fork = "--serve" in words and (process / "comm").read_text().strip() == script
+            own = words[1:3] == ["-m", f"scripts.{script}"] and words[words.index("--output") + 1] == folder
+            if not (fork or own) or (process / "cwd").readlink() != project:
                 continue
             caught = re.search(r"^SigCgt:\s*(\w+)", (process / "status").read_text(), re.MULTILINE)
         except OSError:  # it has just ended

@@ -42,7 +42,7 @@ def small(project: Path) -> Path:
 def start(project: Path, log: Path, *arguments: str, **more: object) -> subprocess.Popen:
     command = [Path(sys.executable).with_name("snakemake"), "--cores", "2", "--configfile", CONFIG, *arguments]
     with log.open("a", encoding="utf-8") as file:
-        return subprocess.Popen(command, cwd=project, env=environment(), stdout=file, stderr=file,
+        return subprocess.Popen(command, cwd=project, env=environment(ANTIDOTE_WARM="0"), stdout=file, stderr=file,
                                 start_new_session=True, **more)  # fmt: skip
 
 

@@ -128,13 +128,14 @@ def test_a_damaged_checkpoint_is_not_used(place, stories):
 # --- one job of the workflow ------------------------------------------------------------------------------------------
 
 
-def test_a_job_that_is_told_to_end_saves_its_state_before_snakemake_ends(project):
+@pytest.mark.parametrize("warm", [pytest.param({}, id="fork"), pytest.param({"ANTIDOTE_WARM": "0"}, id="own process")])
+def test_a_job_that_is_told_to_end_saves_its_state_before_snakemake_ends(project, warm):
     """As a cluster does it: SIGTERM to all processes at once, and what is left when Snakemake ends is killed."""
     shutil.rmtree(project / MODEL)
     command = [Path(sys.executable).with_name("snakemake"), "--cores", "1", "--configfile", STUDY]
     with (project / "ended.log").open("w") as log:
         run = subprocess.Popen(
-            [*command, "--", f"{MODEL}/card.json"], cwd=project, env=environment(), stdout=log, stderr=log,
+            [*command, "--", f"{MODEL}/card.json"], cwd=project, env=environment(**warm), stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
         while not (training := in_training(project, "pretrain", str(MODEL))):

@@ -19,7 +19,7 @@ from scripts import collect
 
 STUDY = str(ROOT / "tests/studies/tiny.yaml")
 NEEDED = [
-    "pools/training.parquet", "summary/cells.csv", "logs/a.log", "benchmarks/a.tsv", "clean/seed0/model/open_clip_model.safetensors",
+    "pools/training.parquet", "summary/cells.csv", "logs/a.log", "clean/seed0/model/open_clip_model.safetensors",
     "clean/seed0/none/scores.json", "badnet/seed0/trigger/trigger.json", "badnet/seed0/poison/manifest.parquet",
     "badnet/seed0/model/card.json", "badnet/seed0/floor/scores.json", "badnet/seed0/none/scores.json",
     "badnet/seed0/finetune/model/open_clip_model.safetensors", "blended/seed0/ta_cleaner/scores.json",

@@ -52,11 +52,9 @@ def test_inputs_are_named_by_file():
     assert [*KEPT.inputs("model", "defend")] == ["model", "model_config", "model_adapter", "model_adapter_weights"]
 
 
-def test_logs_benchmarks_and_work():
+def test_logs_and_work():
     assert KEPT.log("evaluate") == "results/tiny/logs/{attack}-seed{seed}-{defense}-scores.log"
     assert KEPT.log("trigger") == "results/tiny/logs/{attack}-seed{seed}-trigger.log"
-    assert KEPT.benchmark("trigger") == "results/tiny/benchmarks/{attack}-seed{seed}-trigger.tsv"
-    assert KEPT.benchmark("dataset") == "data/logs/{dataset}-{split}.tsv"
     assert KEPT.work("defend") == "results/tiny/work/{attack}-seed{seed}-{defense}"
     assert KEPT.work("download") == "data/downloads/{dataset}/{split}"
 
@@ -91,7 +89,7 @@ def test_files_that_are_there(tmp_path):
 
 def test_reserved_names_follow_from_the_table():
     assert {
-        "clean", "surrogates", "summary", "logs", "benchmarks", "work", "pools", "model", "trigger", "poison", "floor", "detect",
+        "clean", "surrogates", "summary", "logs", "work", "pools", "model", "trigger", "poison", "floor", "detect",
         "persistence",
     } == RESERVED  # fmt: skip
     assert layout.fixed(ATTACK) == {"trigger", "poison", "model", "floor"}
