@@ -258,5 +258,7 @@ if __name__ == "__main__":
         parent = os.getpid()
         if told := serve(int(sys.argv[2]), sys.argv[3]):
             become(told, parent)
+        else:
+            os._exit(0)  # without freeing the packages one by one
     else:
         call(sys.argv[1], sys.argv[2:])

@@ -101,6 +101,6 @@ def test_an_encoder_attack_has_no_poisoned_training_set(dry):
 def test_what_an_attack_trains_by_is_its_models_own_affair(dry):
     """The objective's source is in the identity of the models that it trains, and of no others."""
     done = snakemake(dry, "-n", "--forceall", "-p", config="kinds.yaml")
-    commands = [line for line in done.stdout.splitlines() if "scripts.pretrain" in line]
+    commands = [line for line in done.stdout.splitlines() if "warm pretrain" in line]
     own = [line for line in commands if '"attack":' in line]
     assert len(commands) == 4 and len(own) == 1 and '"method":"badencoder"' in own[0], done.stdout

@@ -74,6 +74,7 @@ def write(project: Path, study: dict) -> str:
 
 def commands(output: str) -> list[list[str]]:
     """Return the words of each command that starts a script, as the shell reads them."""
+    output = output.replace("-m antidote.base.warm ", "-m scripts.")
     found = [line.partition("python -m ")[2] for line in output.splitlines() if "python -m " in line]
     return [shlex.split(line.partition(" 2>&1")[0]) for line in found]
 
