@@ -29,9 +29,12 @@ useful score only under another model. Options for `scorer` are a public clean C
 weights file in place of the tag), or `surrogates.NAME`, a clean model that the study trains as a substitute; it has
 seen these pairs before the poisoning. Without another model, θ_b scores views of the pictures:
 
-    superposition  mean decrease of the cosine when other pictures of the training set are blended over the picture (the
-                   default; an idea of STRIP, Gao et al. 2019, arXiv 1902.06531). A small decrease is suspicious: a
-                   trigger, be it a patch or a pattern over the whole picture, survives where an object does not.
+    shuffle        mean decrease of the cosine when the blocks of the picture change places (the default). A small
+                   decrease is suspicious: a patch, or a pattern over the whole picture, survives where an object larger
+                   than a block does not. A trigger that the model knows only at its place does not survive.
+    superposition  mean decrease of the cosine when other pictures of the training set are blended over the picture (an
+                   idea of STRIP, Gao et al. 2019, arXiv 1902.06531). A trigger survives where the model has learned the
+                   trigger at low contrast, as models do that start from a trained one.
     crops          mean cosine of random crops: an object survives a crop that removes or displaces a patch. A pattern
                    over the whole picture survives too.
     model          cosine under θ_b of the unchanged picture
@@ -112,8 +115,10 @@ class UBT(Defense):
     def work(cls, settings: UBTSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         normal, everything = min(settings.normal_pairs, sizes["training set"]), sizes["training set"]
         forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
-        views = {"crops": settings.crops, "superposition": 1 + settings.partners}.get(settings.scorer, 1)
-        return settings.overfit.epochs * normal + forgetting, views * everything + settings.training.epochs * normal
+        return (
+            settings.overfit.epochs * normal + forgetting,
+            settings.views * everything + settings.training.epochs * normal,
+        )
 
     @classmethod
     def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:

@@ -45,8 +45,7 @@ class UBT(Detector):
     @classmethod
     def work(cls, settings: UBTSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         normal, everything = min(settings.normal_pairs, sizes["training set"]), sizes["training set"]
-        views = {"crops": settings.crops, "superposition": 1 + settings.partners}.get(settings.scorer, 1)
-        return settings.overfit.epochs * normal, (views + settings.suspicious_share) * everything
+        return settings.overfit.epochs * normal, (settings.views + settings.suspicious_share) * everything
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         pairs, count = data.training_set, len(data.training_set)

@@ -8,6 +8,7 @@ seed and the chunk's place alone.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -95,6 +96,37 @@ def crops(size: int, count: int, area: tuple[float, float], seed: int) -> Views:
             yield torch.stack([crop(image) for image in images])
 
     return views
+
+
+def shuffles(count: int, grid: int, seed: int) -> Views:
+    """Return 1 + `count` views: the pictures, and the pictures with their blocks at other places.
+
+    A picture is rolled by a random offset, so that no place is always at the edge of a block, and cut into grid x grid
+    blocks of equal size, which are put back in a random order. Pixels beyond the blocks keep their places.
+    """
+
+    def views(images: Tensor, start: int) -> Iterator[Tensor]:
+        yield images
+        drawn = torch.Generator().manual_seed(derive(seed, "shuffles", start))
+        side = min(grid, images.shape[-1])
+        block = images.shape[-1] // side
+        for _ in range(count):
+            offsets = torch.randint(block, (2,), generator=drawn).tolist()
+            order = torch.stack([torch.randperm(side * side, generator=drawn) for _ in range(len(images))])
+            yield _shuffled(images.roll(offsets, dims=(2, 3)), order.to(images.device), block)
+
+    return views
+
+
+def _shuffled(images: Tensor, order: Tensor, block: int) -> Tensor:
+    """Return pictures (n, 3, size, size) whose blocks are in the order (n, blocks)."""
+    grid = math.isqrt(order.shape[1])
+    part = images[..., : grid * block, : grid * block].unflatten(2, (grid, block)).unflatten(4, (grid, block))
+    blocks = part.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (n, blocks, 3, block, block)
+    moved = blocks.gather(1, order[:, :, None, None, None].expand_as(blocks)).unflatten(1, (grid, grid))
+    result = images.clone()
+    result[..., : grid * block, : grid * block] = moved.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return result
 
 
 def superpositions(pairs: Pairs, partners: int, own_weight: float, seed: int) -> Views:

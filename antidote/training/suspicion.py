@@ -31,17 +31,19 @@ from antidote.training.session import Work
 if TYPE_CHECKING:
     from torch import Tensor
 
-OWN_SCORERS = ("superposition", "crops", "model")  # by the suspicious model alone
+OWN_SCORERS = ("shuffle", "superposition", "crops", "model")  # by the suspicious model alone
 
 
 class SuspicionSettings(ScorerName, Settings):
     """How suspicious pairs are found."""
 
     scorer: str = Field(
-        "superposition",
-        description="what finds suspicious pairs: `superposition`, `crops`, `model`, an open_clip NAME/TAG or "
-        "NAME/FILE, or `surrogates.NAME`",
+        "shuffle",
+        description="what finds suspicious pairs: `shuffle`, `superposition`, `crops`, `model`, an open_clip NAME/TAG "
+        "or NAME/FILE, or `surrogates.NAME`",
     )
+    shuffles: int = Field(8, ge=1, description="shuffled versions of each picture (ours)")
+    grid: int = Field(4, ge=2, description="blocks per side of a shuffled picture (ours)")
     partners: int = Field(6, ge=1, description="pictures that each is laid over, one at a time (superposition; ours)")
     own_weight: float = Field(
         0.5, gt=0, lt=1, description="of the pair's own picture in a superposition; the other has the rest (ours)"
@@ -96,6 +98,12 @@ class SuspicionSettings(ScorerName, Settings):
             raise ValueError(
                 f"scorer: {self.scorer!r} is none of {', '.join(OWN_SCORERS)}, an open_clip NAME/TAG, surrogates.NAME"
             )
+
+    @property
+    def views(self) -> int:
+        """Number of versions of each picture that are scored."""
+        more = {"shuffle": 1 + self.shuffles, "superposition": 1 + self.partners, "crops": self.crops}
+        return more.get(self.scorer, 1)
 
     def forgotten(self, pairs: int) -> int:
         """Return how many pairs of a training set are in D_k."""
@@ -175,8 +183,11 @@ def scores(
     `scorer` is the study's clean model that the settings may name; `work` is where a killed scan is gone on with.
     """
     precision = settings.overfit.precision
-    if settings.scorer == "superposition":
-        views = pair_scores.superpositions(pairs, settings.partners, settings.own_weight, seed)
+    if settings.scorer in ("shuffle", "superposition"):
+        if settings.scorer == "shuffle":
+            views = pair_scores.shuffles(settings.shuffles, settings.grid, seed)
+        else:
+            views = pair_scores.superpositions(pairs, settings.partners, settings.own_weight, seed)
         cosines = scan(clip, pairs, views, precision, work)
         return cosines[:, 0] - cosines[:, 1:].mean(dim=1)
     views = pair_scores.as_they_are

@@ -160,9 +160,65 @@ def test_the_fall_of_the_cosine_under_a_superposition(make_pairs):
     """Two pairs, red and green, are each the other's only partner. A red picture that is 3/4 red and 1/4 green has the
     cosine 3/sqrt(10) with "red", and the green one 0 before and 1/sqrt(10) after."""
     pairs = coloured(make_pairs, ["red", "green"], ["red", "red"])
-    found = suspicion.scores(Plain(), pairs, settings(partners=3, own_weight=0.75), 0)
+    found = suspicion.scores(Plain(), pairs, settings(scorer="superposition", partners=3, own_weight=0.75), 0)
     assert found.tolist() == pytest.approx([1 - 3 / math.sqrt(10), -1 / math.sqrt(10)])
     assert suspicion.scores(Plain(), pairs, settings(scorer="model"), 0).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("size", "grid"), [(8, 4), (9, 4), (8, 2)])
+def test_a_shuffled_picture_has_the_blocks_of_the_rolled_one_at_other_places(size, grid):
+    """Pixels are numbers here; those beyond the blocks keep their places."""
+    images = torch.arange(3 * 3 * size * size).view(3, 3, size, size)
+    block = size // grid
+    order = torch.stack(
+        [torch.randperm(grid * grid, generator=torch.Generator().manual_seed(turn)) for turn in range(3)]
+    )
+    found = pair_scores._shuffled(images, order, block)
+    for picture, moved, places in zip(images, found, order, strict=True):
+        for to, source in enumerate(places.tolist()):
+            here, there = (
+                (
+                    slice(None),
+                    slice(at // grid * block, (at // grid + 1) * block),
+                    slice(at % grid * block, (at % grid + 1) * block),
+                )
+                for at in (to, source)
+            )
+            assert torch.equal(moved[here], picture[there])
+    border = torch.ones(size, size, dtype=bool)
+    border[: grid * block, : grid * block] = False
+    assert torch.equal(found[..., border], images[..., border])
+
+
+def test_shuffles_differ_between_views_and_pictures_and_follow_from_the_seed():
+    images = torch.arange(16 * 16).view(1, 1, 16, 16).expand(5, 3, 16, 16)
+    first, again, other = (list(pair_scores.shuffles(3, 4, seed)(images, 0)) for seed in (0, 0, 1))
+    assert len(first) == 4 and torch.equal(first[0], images)
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not torch.equal(first[1], other[1]) and not torch.equal(first[1], first[2])
+    assert all(not torch.equal(view[0], view[1]) for view in first[1:])
+    assert all(torch.equal(view[0].unique(), images[0].unique()) for view in first), "nothing is lost"
+
+
+class Sees(Plain):
+    """Knows an object by a square of 12 pixels in one colour, a trigger by one of 2, wherever they are."""
+
+    def encode_image(self, images):
+        red, green = images[:, 0].float() / 255, images[:, 1].float() / 255
+        object_, trigger = (
+            torch.nn.functional.avg_pool2d(plane, side, 1).amax(dim=(1, 2)) for plane, side in ((red, 12), (green, 2))
+        )
+        known = torch.maximum(object_, trigger)
+        return torch.stack([known, (1 - known.square()).clamp(min=0).sqrt(), torch.zeros_like(known)], dim=1)
+
+
+def test_a_patch_survives_what_an_object_does_not(make_pairs):
+    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    images[:2, 0, 10:22, 10:22] = 255  # objects
+    images[2:, 1, 28:31, 28:31] = 255  # patches
+    pairs = replace(make_pairs(4, size=32), images=images, captions=["red"] * 4)
+    found = suspicion.scores(Sees(), pairs, settings(shuffles=16), 0)
+    assert max(found[2:]) < 0.1 < 0.3 < min(found[:2])
 
 
 def test_partners_come_from_the_whole_set_and_are_never_the_picture_itself():
@@ -182,7 +238,7 @@ def test_a_scan_reads_and_encodes_a_caption_once(make_pairs, monkeypatch):
     monkeypatch.setattr(pair_scores, "CHUNK", 4)
     clip, pairs, asked = Plain(), coloured(make_pairs, ["red", "green", "blue"] * 3), []
     clip.encode_text = lambda texts: asked.extend(texts) or Plain.encode_text(clip, texts)
-    for scorer in ("superposition", "crops"):
+    for scorer in ("shuffle", "superposition", "crops"):
         suspicion.scores(clip, pairs, settings(scorer=scorer), 0)
         assert asked == pairs.captions
         asked.clear()
@@ -283,7 +339,7 @@ def test_a_public_model_has_the_activations_of_its_weights():
     assert (found.name, found.pretrained, found.quick_gelu) == ("RN101", "openai", True)
     assert settings(scorer="ViT-B-32/metaclip_400m").public.quick_gelu
     assert not settings(scorer="ViT-B-32/laion2b_s34b_b79k").public.quick_gelu
-    for other in ("superposition", "crops", "model", "surrogates.public"):
+    for other in ("shuffle", "superposition", "crops", "model", "surrogates.public"):
         assert settings(scorer=other).public is None
 
 
