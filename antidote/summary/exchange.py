@@ -174,7 +174,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         figures=figures,
         persistence=_persistence(done, attack, defense, kept.results),
         costs=_costs(done.costs, attack, defense),
-        hashes=Hashes(models=models, code=code, commit=_commit()),
+        hashes=Hashes(models=models, code=code, commit=commit()),
         source=Source(title=study.name),
         unreliable=_unreliable(row, len(study.file.seeds), done),
     )
@@ -240,7 +240,8 @@ def _models(kept: Layout, attack: str, defense: str, seeds: list[int]) -> dict[s
     return {seed: sha256(path) for seed, path in paths.items() if path.is_file()}
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the Git commit of the checkout; empty outside of a checkout."""
     command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)

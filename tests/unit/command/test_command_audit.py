@@ -1,5 +1,6 @@
 """`antidote audit` and `antidote inspect`: scores, places in a population, verdicts that never exceed the figures."""
 
+import argparse
 import json
 import re
 
@@ -13,6 +14,7 @@ from antidote.base.errors import UserError
 from antidote.clip.folder import save_model
 from antidote.command import audit, inspect, population
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
+from scripts import population as scripts_population
 
 PATCH = "data:image/png;base64,iVBORw0KGgo="
 
@@ -123,6 +125,14 @@ def test_a_population_of_ones_own(place):
     assert found["findings"][0]["verdict"] == (
         "suspicious: 0 of 11 clean models and 2 of 3 backdoored ones score at least as high (p = 0.08)"
     )
+
+
+def test_the_scores_of_a_study_become_a_table_that_ships(place):
+    folder, output = study(place, clean=[0.1] * 2, backdoored=[0.9]), place / "models.csv"
+    scripts_population.run(argparse.Namespace(results=folder, output=output))
+    table = population.read(output)
+    assert table["score"].tolist() == [0.9, 0.1, 0.1] and table["state"].tolist() == ["backdoored", "clean", "clean"]
+    assert table["measured_on"].str.startswith("mine").all()
 
 
 def test_a_population_counts_default_settings_and_attacks_that_pass_the_gate_alone(place):
