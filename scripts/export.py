@@ -27,6 +27,8 @@ TRUTH = "pairs.csv"
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise UserError(f"--output: {arguments.output}: is a file; name a new folder")
     if arguments.output.exists() and any(arguments.output.iterdir()):
         raise UserError(f"--output: {arguments.output}: is not empty; name a new folder")
     pairs = load_pools(arguments.pools, POOLS, arguments.data, arguments.size, arguments.poison, Reading(in_memory=0))

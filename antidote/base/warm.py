@@ -7,9 +7,10 @@ environment, folder, open files and exit code.
 
     python -m antidote.base.warm SCRIPT ARGUMENTS ...
 
-There is no server on a cluster, in containers or conda environments, on systems other than Linux, and with
-`ANTIDOTE_WARM=0`. A job of several threads does not use the server: numbers of threads are read when packages are
-imported. Without a server, the caller replaces itself by `python -m scripts.SCRIPT ARGUMENTS ...`.
+There is no server on a cluster, in containers or conda environments, on systems other than Linux, with
+`ANTIDOTE_WARM=0`, and where no folder for temporary files can be written. A job of several threads does not use the
+server: numbers of threads are read when packages are imported. Without a server, the caller replaces itself by
+`python -m scripts.SCRIPT ARGUMENTS ...`.
 """
 
 from __future__ import annotations
@@ -28,15 +29,23 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 WARM = "ANTIDOTE_WARM"  # path of the server's socket; 0: no server
 PACKAGES = ("open_clip", "pandas", "safetensors.torch", "torchvision.transforms.v2")
 THREADS = tuple(f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "GOTO", "NUMEXPR"))
-READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "OMP_")  # beginnings of variables that are read once
+READ_AT_START = (  # beginnings of variables that are read once
+    "PYTHON", "LC_", "LANG", "LD_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "GLIBC_",
+    "HF_", "HUGGING", "HOME", "XDG_CACHE", "TORCH", "PYTORCH", "TQDM_", "ARROW_",
+)  # fmt: skip
 PATH = "PYTHONPATH"  # a fork takes over the caller's
 NUMBER = 8  # bytes of a number in a message
+PATIENCE = 30  # seconds until the server gives up a caller that has connected and says nothing
+HELD = (signal.SIGINT, signal.SIGTERM)
+STARTED: list[subprocess.Popen] = []  # collected while the server is at work, a Popen warns
+PDEATHSIG, DUMPABLE = 1, 4  # of prctl: the signal at the parent's end; whether an end by a signal leaves a core file
 ACCEPTED, REFUSED, TERMINATE = b"A", b"R", b"T"
 
 
@@ -46,6 +55,22 @@ def place() -> list[object]:
     read = {key for key in os.environ if key.startswith(READ_AT_START) or key in THREADS} - {PATH}
     variables = {key: os.environ[key] for key in sorted(read)}
     return [str(python.parent), str(python.resolve()), os.getuid(), str(files), variables]
+
+
+@contextlib.contextmanager
+def _address(path: str) -> Iterator[str]:
+    """Yield a short name of a socket's path: an address has at most 107 bytes, the path of a folder may have more."""
+    folder = os.open(Path(path).parent, os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{folder}/{Path(path).name}"
+    finally:
+        os.close(folder)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(option, value)
 
 
 # --- the caller ------------------------------------------------------------------------------------------------------
@@ -58,6 +83,7 @@ def call(name: str, arguments: list[str]) -> None:
     if code is None:
         os.execv(sys.executable, [sys.executable, "-m", f"scripts.{name}", *arguments])
     if code < 0:
+        _prctl(DUMPABLE, 0)  # the fork has left its core file
         with contextlib.suppress(OSError):  # SIGKILL has no handler
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
@@ -68,24 +94,40 @@ def _forked(path: str, name: str, arguments: list[str]) -> int | None:
     """Return the exit code of a fork of the server at `path`; None if there is no such server here."""
     mask = os.umask(0)
     os.umask(mask)
-    told = {"place": place(), "name": name, "arguments": arguments, "folder": str(Path.cwd()), "mask": mask}
-    message = json.dumps({**told, "environment": dict(os.environ)}).encode()
+    handler = signal.getsignal(signal.SIGINT)
+    told = {"name": name, "arguments": arguments, "mask": mask, "interrupts": handler is not signal.SIG_IGN}
     server = socket.socket(socket.AF_UNIX)
-    # A fork is in the terminal's group and gets SIGINT itself.
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    if told["interrupts"]:  # until the fork exists, a signal ends this process, and the server ends the fork
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        server.connect(path)
+        told |= {"place": place(), "folder": str(Path.cwd()), "environment": dict(os.environ)}
+        message = json.dumps(told).encode()
+        with _address(path) as address:
+            server.connect(address)
         socket.send_fds(server, [len(message).to_bytes(NUMBER, "big")], [0, 1, 2])
         server.sendall(message)
         accepted = server.recv(1) == ACCEPTED
     except OSError:
         accepted = False
     if not accepted:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, handler)
         return None
-    signal.signal(signal.SIGTERM, lambda *_: server.send(TERMINATE))
-    answer = server.recv(NUMBER)
+    return _answered(server)
+
+
+def _answered(server: socket.socket) -> int:
+    """Wait for the fork's exit code; pass SIGTERM on meanwhile."""
+
+    def terminate(*_: object) -> None:
+        with contextlib.suppress(OSError):  # the fork has ended meanwhile
+            server.send(TERMINATE)
+
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork is in the terminal's group and gets it itself
+    try:
+        answer = server.recv(NUMBER)
+    except OSError:
+        answer = b""
     if not answer:
         sys.stderr.write("error: the process that jobs are forked from has ended; run again\n")
     return int.from_bytes(answer, "big", signed=True) if answer else 1
@@ -98,48 +140,87 @@ def start() -> None:
     """Start the server for this process's jobs; the server ends when this process and the last job have ended."""
     if not sys.platform.startswith("linux") or WARM in os.environ:
         return
-    folder = tempfile.mkdtemp(prefix="antidote-")  # no other user may enter
-    path = str(Path(folder, "jobs"))
+    with contextlib.suppress(OSError):  # jobs are then processes of their own
+        place()
+        folder = tempfile.mkdtemp(prefix="antidote-")  # no other user may enter
+        try:
+            STARTED.append(_started(folder))
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        os.environ[WARM] = str(Path(folder, "jobs"))
+
+
+def _started(folder: str) -> subprocess.Popen:
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(path)
+        with _address(str(Path(folder, "jobs"))) as address:
+            listening.bind(address)
         listening.listen(64)
-        # Its standard input ends when this process ends.
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-P", __file__, "--serve", str(listening.fileno()), folder],
-            stdin=subprocess.PIPE,
+            stdin=subprocess.PIPE,  # ends when this process ends
             stdout=subprocess.DEVNULL,
             pass_fds=[listening.fileno()],
             env={**os.environ, **dict.fromkeys(THREADS, "1")},
         )
-    os.environ[WARM] = path
 
 
-class Job:
-    """A fork at work, and its caller."""
+class Jobs:
+    """The forks at work, and their callers."""
 
-    def __init__(self, caller: socket.socket, child: int) -> None:
-        self.child, self.ended = child, os.pidfd_open(child)
-        self.caller: socket.socket | None = caller
+    def __init__(self) -> None:
+        self.place = json.loads(json.dumps(place()))  # before packages are imported, which set variables
+        self.callers: dict[int, socket.socket] = {}  # by the fork's process number
+        self.waiting = selectors.DefaultSelector()
+        self.ended, self._wake = os.pipe()  # readable after a fork has ended
+        for file in (self.ended, self._wake):
+            os.set_blocking(file, False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
 
-    def asked(self, waiting: selectors.BaseSelector) -> None:
-        """Terminate the fork, since its caller asks so or has ended."""
-        if self.caller is None:  # the fork has ended meanwhile
+    def add(self, child: int, caller: socket.socket) -> None:
+        self.callers[child] = caller
+        self.waiting.register(caller, selectors.EVENT_READ, child)
+        _send(caller, ACCEPTED)
+
+    def terminate(self, child: int) -> None:
+        """Terminate a fork, since its caller asks so or has ended."""
+        if (caller := self.callers.get(child)) is None:  # the fork has ended meanwhile
             return
-        if not self.caller.recv(1):
-            waiting.unregister(self.caller)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.child, signal.SIGTERM)
+        try:
+            more = caller.recv(1)
+        except OSError:  # the caller has ended without reading what was sent
+            more = b""
+        if not more:
+            self.waiting.unregister(caller)
+        os.kill(child, signal.SIGTERM)
 
-    def finish(self, waiting: selectors.BaseSelector) -> None:
-        """Tell the caller how the fork has ended."""
-        waiting.unregister(self.ended)
-        os.close(self.ended)
-        code = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
-        if any(key.fileobj is self.caller for key in waiting.get_map().values()):
-            waiting.unregister(self.caller)
-        _send(self.caller, code.to_bytes(NUMBER, "big", signed=True))
-        self.caller.close()
-        self.caller = None
+    def finish(self) -> None:
+        """Tell the callers of the forks that have ended how they have ended."""
+        os.read(self.ended, 1 << 16)
+        for child, caller in list(self.callers.items()):
+            process, status = os.waitpid(child, os.WNOHANG)
+            if not process:
+                continue
+            if any(key.data == child for key in self.waiting.get_map().values()):
+                self.waiting.unregister(caller)
+            _send(caller, os.waitstatus_to_exitcode(status).to_bytes(NUMBER, "big", signed=True))
+            caller.close()
+            del self.callers[child]
+
+    def leave(self) -> None:
+        """Close what belongs to the server, in a fork."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for key in list(self.waiting.get_map().values()):
+            if isinstance(key.fileobj, int):
+                os.close(key.fileobj)
+            else:
+                key.fileobj.close()
+        os.close(self._wake)
+        self.waiting.close()
+        for caller in self.callers.values():
+            caller.close()
 
 
 def _send(caller: socket.socket, message: bytes) -> None:
@@ -154,69 +235,84 @@ def serve(number: int, folder: str) -> dict | None:
         number: file descriptor of the listening socket.
         folder: the socket's folder, which is removed at the end.
     """
-    for ignored in (signal.SIGINT, signal.SIGTERM):  # what becomes of the jobs, they decide themselves
-        signal.signal(ignored, signal.SIG_IGN)
-    listening, waiting, open_to_calls = socket.socket(fileno=number), selectors.DefaultSelector(), True
-    waiting.register(listening, selectors.EVENT_READ, "call")
-    waiting.register(0, selectors.EVENT_READ, "end")
-    while open_to_calls or waiting.get_map():
-        for key, _ in waiting.select():
+    # What becomes of the jobs, they decide themselves. A fork unblocks the signals when it has its handlers, and so
+    # loses none.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    jobs, listening, open_to_calls = Jobs(), socket.socket(fileno=number), True
+    for file, what in ((listening, "call"), (0, "end"), (jobs.ended, "ended")):
+        jobs.waiting.register(file, selectors.EVENT_READ, what)
+    while open_to_calls or jobs.callers:
+        for key, _ in jobs.waiting.select():
             if key.data == "end":
                 for file in (0, listening):
-                    waiting.unregister(file)
+                    jobs.waiting.unregister(file)
                 listening.close()
                 shutil.rmtree(folder, ignore_errors=True)
                 open_to_calls = False
-            elif key.data == "call" and open_to_calls:
-                caller = listening.accept()[0]
-                if (told := _told(caller)) is None:
-                    caller.close()
-                elif child := os.fork():
-                    for file in told["files"]:
-                        os.close(file)
-                    job = Job(caller, child)
-                    waiting.register(caller, selectors.EVENT_READ, job.asked)
-                    waiting.register(job.ended, selectors.EVENT_READ, job.finish)
-                    _send(caller, ACCEPTED)
-                else:
-                    caller.close()
-                    _leave(waiting)
+            elif key.data == "call":
+                if open_to_calls and (told := _call(listening, jobs)):
                     return told
-            elif callable(key.data):
-                key.data(waiting)
+            elif key.data == "ended":
+                jobs.finish()
+            else:
+                jobs.terminate(key.data)
     return None
 
 
-def _leave(waiting: selectors.BaseSelector) -> None:
-    """Close what belongs to the server, in a fork."""
-    for key in list(waiting.get_map().values()):
-        if isinstance(key.fileobj, int):
-            os.close(key.fileobj)
-        else:
-            key.fileobj.close()
-    waiting.close()
+def _call(listening: socket.socket, jobs: Jobs) -> dict | None:
+    """Answer a call; return it in a fork."""
+    try:
+        caller = listening.accept()[0]
+    except OSError:  # the caller has ended meanwhile, or this process has no file left
+        return None
+    told, child = _told(caller, jobs.place), None
+    if told:
+        with contextlib.suppress(OSError):  # no memory or no process left
+            child = os.fork()
+    if child == 0:
+        caller.close()
+        jobs.leave()
+        return told
+    for file in told["files"] if told else []:
+        os.close(file)
+    if child:
+        jobs.add(child, caller)
+    else:
+        _send(caller, REFUSED)
+        caller.close()
+    return None
 
 
-def _told(caller: socket.socket) -> dict | None:
+def _told(caller: socket.socket, here: list[object]) -> dict | None:
     """Read a call; None if it is from another place."""
+    caller.settimeout(PATIENCE)
     try:
         head, files, _, _ = socket.recv_fds(caller, NUMBER, 3)
+    except OSError:
+        return None
+    try:
         with caller.makefile("rb") as message:
             told = json.loads(message.read(int.from_bytes(head, "big")) or "{}")
     except (OSError, ValueError):  # the caller has ended meanwhile
-        return None
-    if told.get("place") != json.loads(json.dumps(place())) or len(files) != 3:
+        told = {}
+    caller.settimeout(None)
+    if told.get("place") != here or len(files) != 3:
         for file in files:
             os.close(file)
-        _send(caller, REFUSED)
         return None
-    if PACKAGES[0] not in sys.modules:
-        gc.disable()
-        for package in PACKAGES:
-            importlib.import_module(package)
-        gc.enable()
-        gc.freeze()  # so that the collector of a fork does not touch, and so copy, these objects
-    return {**told, "files": files}
+    return {**told, "files": files, "environment": told["environment"] | _imported()}
+
+
+@cache
+def _imported() -> dict[str, str]:
+    """Import the packages, once; return the environment variables that they have set."""
+    before = dict(os.environ)
+    gc.disable()
+    for package in PACKAGES:
+        importlib.import_module(package)
+    gc.enable()
+    gc.freeze()  # so that the collector of a fork does not touch, and so copy, these objects
+    return {key: value for key, value in os.environ.items() if before.get(key) != value}
 
 
 def become(told: dict, server: int) -> None:
@@ -226,14 +322,11 @@ def become(told: dict, server: int) -> None:
         told: the call.
         server: process number of the server; the fork ends with the server.
     """
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    _prctl(PDEATHSIG, signal.SIGTERM)
     if os.getppid() != server:
         os._exit(1)
     atexit.register(gc.unfreeze)  # what stays frozen is reported as leaked by some packages
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler if told["interrupts"] else signal.SIG_IGN)
     for number, file in enumerate(told["files"]):
         os.dup2(file, number)
         os.close(file)
@@ -244,8 +337,11 @@ def become(told: dict, server: int) -> None:
     sys.path[:] = [told["folder"], *theirs, *(folder for folder in sys.path if folder not in own)]
     os.environ.clear()
     os.environ.update(told["environment"])
+    tempfile.tempdir = None  # Snakemake gives each job a TMPDIR
     sys.argv = [told["name"], *told["arguments"]]
-    Path("/proc/self/comm").write_text(told["name"], encoding="utf-8")  # what `top` shows
+    with contextlib.suppress(OSError):  # no right to write there
+        Path("/proc/self/comm").write_text(told["name"], encoding="utf-8")  # what `top` shows
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     runpy.run_module(f"scripts.{told['name']}", run_name="__main__", alter_sys=True)
 
 

@@ -57,6 +57,7 @@ def test_the_shards_are_the_training_set_of_the_backdoored_model(finished, asked
         (["--size", "0"], "'0'; a whole number from 1 on is expected"),
         (["--size", "16"], "pictures of another size than 16 x 16"),
         (["--output", "results"], "results: is not empty; name a new folder"),
+        (["--output", "config.yaml"], "config.yaml: is a file; name a new folder"),
         (["--poison", "results/tiny"], "results/tiny"),
     ],
 )

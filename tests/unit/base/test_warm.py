@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +18,7 @@ import pytest
 from antidote.base import warm
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks of a server are for Linux")
+PATIENCE = 120  # seconds; an interpreter with torch in it takes long to end on a busy machine
 THREADS = dict.fromkeys(warm.THREADS, "1")
 SHOW = """
 import json, os, sys
@@ -34,13 +38,29 @@ signal.signal(signal.SIGTERM, save)
 pathlib.Path(sys.argv[1]).write_text("at work")
 time.sleep(60)
 """
+VARIABLES = """
+import json, os, signal, sys, tempfile, open_clip, pandas, torchvision.transforms.v2
+kept = {key: value for key, value in os.environ.items() if key != "ANTIDOTE_WARM"}
+fork = b"--serve" in open("/proc/self/cmdline", "rb").read()
+print(json.dumps({"fork": fork, "environment": kept, "temporary": tempfile.gettempdir(),
+                  "interrupts": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+                  "blocked": len(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+                  "child": signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL}))
+"""
 SCRIPTS = {
+    "variables": VARIABLES,
     "show": SHOW,
     "wait": WAIT,
     "fail": "raise ValueError('a fault')",
     "die": "import os; os.kill(os.getpid(), 9)",
 }
-SERVER = "from antidote.base import warm; warm.start(); import os; print(os.environ[warm.WARM], flush=True); input()"
+SERVER = """
+import os
+from antidote.base import warm
+warm.start()
+print(os.environ[warm.WARM], warm.STARTED[0].pid, flush=True)
+input()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -63,19 +83,34 @@ def variables(root: Path, **more: str) -> dict[str, str]:
     return {**kept, **THREADS, "PYTHONPATH": str(root), **more}
 
 
-@pytest.fixture(scope="module")
-def server(root):
+@contextlib.contextmanager
+def started(root: Path, **more: str):
+    """Start a server; yield the path of its socket and its process number."""
     parent = subprocess.Popen(
-        [sys.executable, "-c", SERVER], env=variables(root), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        encoding="utf-8",
+        [sys.executable, "-c", SERVER], env=variables(root, **more), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, encoding="utf-8",
     )  # fmt: skip
-    path = parent.stdout.readline().strip()
-    yield path
+    path, process = parent.stdout.readline().rsplit(maxsplit=1)
+    yield path, int(process)
     parent.communicate("\n")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while Path(path).parent.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(path).parent.exists(), "the server ends with its parent, and removes its folder"
+
+
+@pytest.fixture(scope="module")
+def process(root, tmp_path_factory):
+    """A server in a folder for temporary files whose path is longer than a socket's address."""
+    folder = tmp_path_factory.mktemp("ü " + 120 * "x")
+    with started(root, TMPDIR=str(folder)) as (path, number):
+        assert folder in Path(path).parents
+        yield path, number
+
+
+@pytest.fixture(scope="module")
+def server(process):
+    return process[0]
 
 
 def command(name: str, *arguments: str) -> list[str]:
@@ -100,6 +135,24 @@ def test_a_fork_is_as_a_process_of_its_own(project, root, server):
         "input": "told", "files": ["0", "1", "2", "3"],
     }  # fmt: skip
     assert (own.returncode, own.stderr) == (fork.returncode, fork.stderr) == (3, "said to standard error\n")
+
+
+def test_a_fork_has_the_callers_variables_and_those_that_packages_set(project, root, server, tmp_path):
+    more = {"MARK": "\udcff ä", "TMPDIR": str(tmp_path)}
+    own, fork = (json.loads(run(project, root, "variables", **more, **way).stdout) for way in ({}, {warm.WARM: server}))
+    assert fork.pop("fork") and not own.pop("fork")
+    for found in (own, fork):  # a folder in TMPDIR, which torch names when it is imported
+        assert found["environment"].pop("TORCHINDUCTOR_CACHE_DIR", "absent")
+    assert own == fork and own["temporary"] == str(tmp_path) and own["blocked"] == 0
+
+
+def test_a_caller_that_ignores_ctrl_c_has_a_fork_that_does(project, root, server):
+    """As commands in the background of a shell script do."""
+    shell = ["/bin/sh", "-c", f"trap '' INT; exec {' '.join(command('variables'))}"]
+    done = subprocess.run(
+        shell, cwd=project, env=variables(root, **{warm.WARM: server}), capture_output=True, check=True
+    )
+    assert json.loads(done.stdout)["interrupts"] is False
 
 
 def test_an_edit_counts_from_the_next_job_on(project, root, server):
@@ -138,12 +191,12 @@ def test_a_signal_to_the_caller_ends_the_fork_after_it_has_saved(project, root, 
     caller = subprocess.Popen(command("wait", str(mark)), cwd=project, env=variables(root, **{warm.WARM: server}))
     told(mark, "at work")
     caller.send_signal(number)
-    assert caller.wait(10) == code
+    assert caller.wait(PATIENCE) == code
     told(mark, "saved")
 
 
 def told(mark: Path, word: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not (mark.exists() and mark.read_text(encoding="utf-8") == word):
         assert time.monotonic() < deadline, f"no {word!r}"
         time.sleep(0.02)
@@ -158,9 +211,81 @@ def test_jobs_run_side_by_side(project, root, server, tmp_path):
     for mark in marks:
         told(mark, "at work")
     callers[1].terminate()
-    assert callers[1].wait(10) == 143 and callers[0].poll() is None
+    assert callers[1].wait(PATIENCE) == 143 and callers[0].poll() is None
     callers[0].terminate()
-    assert callers[0].wait(10) == 143
+    assert callers[0].wait(PATIENCE) == 143
+
+
+def test_a_caller_that_ends_while_it_calls_ends_neither_the_server_nor_runs_on(project, root, process, tmp_path):
+    path, number = process
+    run(project, root, "show", **{warm.WARM: path})  # the packages are imported
+    mark = tmp_path / "mark"
+    os.kill(number, signal.SIGSTOP)
+    caller = subprocess.Popen(command("wait", str(mark)), cwd=project, env=variables(root, **{warm.WARM: path}))
+    waits = Path(f"/proc/{caller.pid}/wchan")
+    deadline = time.monotonic() + PATIENCE
+    while "unix_stream" not in waits.read_text(encoding="utf-8") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    caller.send_signal(signal.SIGINT)
+    assert caller.wait(PATIENCE) == -signal.SIGINT
+    os.kill(number, signal.SIGCONT)
+    assert json.loads(run(project, root, "show", **{warm.WARM: path}).stdout)["warm"]
+    assert not mark.exists()
+
+
+def test_a_caller_that_reads_no_answer_does_not_end_the_server(project, root, process, monkeypatch):
+    path, number = process
+    monkeypatch.setattr(os, "environ", variables(root))
+    message = {"place": warm.place(), "name": "show", "arguments": [], "mask": 0, "interrupts": True}
+    text = json.dumps({**message, "folder": str(project), "environment": variables(root)}).encode()
+    os.kill(number, signal.SIGSTOP)
+    with socket.socket(socket.AF_UNIX) as caller, warm._address(path) as address, Path(os.devnull).open("r+b") as null:
+        caller.connect(address)
+        socket.send_fds(caller, [len(text).to_bytes(warm.NUMBER, "big")], [null.fileno()] * 3)
+        caller.sendall(text)
+        os.kill(number, signal.SIGCONT)
+        time.sleep(2)  # the answer has come and is not read: the end of the connection is a reset
+    assert json.loads(run(project, root, "show", **{warm.WARM: path}).stdout)["warm"]
+
+
+def test_without_a_process_left_a_job_is_one_of_its_own(monkeypatch):
+    def no_fork():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    ours, theirs = socket.socketpair()
+    read, write = os.pipe()
+    monkeypatch.setattr(os, "fork", no_fork)
+    monkeypatch.setattr(warm, "_told", lambda *_: {"files": [read, write]})
+    listening = type("Listening", (), {"accept": lambda _: (theirs, "")})()
+    assert warm._call(listening, type("Jobs", (), {"place": []})) is None
+    assert ours.recv(1) == warm.REFUSED
+    ours.close()
+    with pytest.raises(OSError):
+        os.fstat(read)
+
+
+def test_the_end_of_the_server_is_one_line_and_ends_the_fork_after_it_has_saved(project, root, tmp_path):
+    mark = tmp_path / "mark"
+    with started(root) as (path, number):
+        caller = subprocess.Popen(
+            command("wait", str(mark)), cwd=project, env=variables(root, **{warm.WARM: path}), stderr=subprocess.PIPE
+        )
+        told(mark, "at work")
+        os.kill(number, signal.SIGKILL)
+        assert caller.communicate(timeout=PATIENCE)[1].count(b"\n") == 1 and caller.returncode == 1
+        told(mark, "saved")
+        assert json.loads(run(project, root, "show", **{warm.WARM: path}).stdout)["warm"] is False
+        shutil.rmtree(Path(path).parent)
+
+
+def test_without_a_folder_for_temporary_files_jobs_are_processes_of_their_own(monkeypatch):
+    def none(**_):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.delenv(warm.WARM, raising=False)
+    monkeypatch.setattr(warm.tempfile, "mkdtemp", none)
+    warm.start()
+    assert warm.WARM not in os.environ
 
 
 def test_without_linux_or_beside_another_server_nothing_is_started(monkeypatch):
