@@ -20,6 +20,7 @@ from antidote.base import command_line
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import DETECTORS, method
+from antidote.command import arguments as shared
 from antidote.command import inputs, patience, population, report, resume
 from antidote.command.given import NOTHING, Given
 from antidote.command.inspect import CONTROLS
@@ -169,20 +170,13 @@ class Auditor:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
-    parser = command_line.parser(__doc__)
-    parser.add_argument("model", help=inputs.MODELS)
-    inputs.model_arguments(parser)
-    parser.add_argument("--pairs", help="clean pairs: table, shards, folder, or written split")
-    inputs.dataset_arguments(parser)
-    parser.add_argument("--shots", help="labelled pictures: folder of class folders")
-    parser.add_argument("--classes", type=Path, help="JSON list of the class names that the model is used for")
-    parser.add_argument("--templates", default="openai_imagenet", help="prompts of that use")
-    parser.add_argument("--lexicon", default="function_words", help="language resource of the text methods")
+    parser = shared.parser(
+        __doc__, "model", *shared.MODEL, "--pairs", *shared.COLUMNS, "--shots", "--classes", "--templates", "--lexicon",
+        "--population", "--seed",
+    )  # fmt: skip
     parser.add_argument("--detector", action="append", help="only this detector; can be repeated")
-    parser.add_argument("--population", type=Path, help="results/STUDY: scores of a study of your own")
     parser.add_argument("--false-alarms", type=float, default=population.FALSE_ALARMS,
                         help="share of clean models that a verdict may call suspicious (ours)")  # fmt: skip
-    parser.add_argument("--seed", type=command_line.seed, default=0)
     parser.add_argument("--output", type=Path, default=Path("audit"), help="folder to write")
     return parser
 

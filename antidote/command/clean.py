@@ -20,7 +20,7 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import method
-from antidote.base.settings import read_mapping
+from antidote.command import arguments as shared
 from antidote.command import audit, inputs, report, resume
 from antidote.command.audit import Auditor, Finding
 from antidote.command.evaluate import scored
@@ -90,24 +90,15 @@ class Cleaned:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
-    parser = command_line.parser(__doc__)
-    parser.add_argument("model", help=inputs.MODELS)
-    inputs.model_arguments(parser)
-    parser.add_argument("--pairs", help="clean pairs: table, shards, folder, or written split")
-    inputs.dataset_arguments(parser)
-    parser.add_argument("--labelled", help="folder of class folders, or a written split: accuracy before and after")
-    parser.add_argument("--classes", type=Path, help="JSON list of class names in label order; by default the folders")
-    parser.add_argument("--templates", default="openai_imagenet", help="prompts of the accuracy")
-    parser.add_argument("--shots", help="labelled pictures for a few-shot defense: folder of class folders")
+    parser = shared.parser(
+        __doc__, "model", *shared.MODEL, "--pairs", *shared.COLUMNS, "--labelled", "--shots", "--classes",
+        "--templates", "--lexicon", "--settings", "--population", "--seed",
+    )  # fmt: skip
     parser.add_argument("--defense", default="cleanclip", help="method of docs/methods.md")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="setting, as training.epochs=5")
-    parser.add_argument("--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help="of the defense")
     parser.add_argument("--audit", action="append", default=[], metavar="DETECTOR",
                         help="detector of models that scores the model before and after; can be repeated; takes as "
                         "long as in an audit, twice")  # fmt: skip
-    parser.add_argument("--population", type=Path, help="results/STUDY: scores that the audit compares with")
-    parser.add_argument("--lexicon", default="function_words", help="language resource of the text methods")
-    parser.add_argument("--seed", type=command_line.seed, default=0)
     parser.add_argument("--output", type=Path, default=Path("cleaned"), help="model folder to write")
     return parser
 

@@ -116,6 +116,20 @@ class Given:
 NOTHING = Given()
 
 
+def class_folders(folder: str | Path) -> list[str]:
+    """Return the names of the class folders of an evaluation set, in label order.
+
+    Raises:
+        UserError: there is no such folder, or it holds fewer than two class folders.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"--evaluation: {folder}: no such folder; should hold one folder of pictures per class")
+    names = _folders(folder) or []
+    if len(names) < 2:
+        raise UserError(f"--evaluation: {folder}: holds {len(names)} class folders; should hold at least 2")
+    return names
+
+
 def _folders(dataset: Dataset | None) -> list[str] | None:
     """Return the names of the class folders in label order; None for another kind of dataset."""
     folder = None if dataset is None or isinstance(dataset, Pairs) else Path(dataset)

@@ -19,7 +19,7 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import DETECTORS, method
-from antidote.base.settings import read_mapping
+from antidote.command import arguments as shared
 from antidote.command import inputs, report, resume
 from antidote.command.given import NOTHING, Dataset, Given
 from antidote.data.access import DefenseData
@@ -79,19 +79,11 @@ class Inspection:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
-    parser = command_line.parser(__doc__)
-    parser.add_argument("model", help=inputs.MODELS)
-    parser.add_argument("pictures", help="folder of pictures, or another dataset")
-    inputs.model_arguments(parser)
-    inputs.dataset_arguments(parser)
+    parser = shared.parser(
+        __doc__, "model", "pictures", *shared.MODEL, *shared.COLUMNS, "--pairs", "--shots", "--classes", "--templates",
+        "--lexicon", "--settings", "--shown", "--seed",
+    )  # fmt: skip
     parser.add_argument("--detector", required=True, help="detector of pictures")
-    parser.add_argument("--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help="of the detector")
-    parser.add_argument("--pairs", help="clean pairs for detectors that learn from them: table, shards or folder")
-    parser.add_argument("--shots", help="labelled pictures for few-shot detectors: folder of class folders")
-    parser.add_argument("--classes", type=Path, help="JSON list of the class names that the model is used for")
-    parser.add_argument("--templates", default="openai_imagenet", help="prompts of that use")
-    parser.add_argument("--shown", type=int, default=48, help="pictures shown on the page")
-    parser.add_argument("--seed", type=command_line.seed, default=0)
     parser.add_argument("--output", type=Path, default=Path("inspected"), help="folder to write")
     return parser
 
@@ -141,7 +133,7 @@ def inspect(
     pairs = inputs.load_pairs(pictures, given.columns, clip.size)
     plain = replace(pairs, keys=[str(row) for row in range(len(pairs))], captions=[""] * len(pairs))
     data, made = replace(granted(kind, given, clip.size, detector), pictures=plain), kind(own, seed)
-    with resume.work(place, made, clip, data, "none") as work:
+    with resume.work(place, made, clip, data, given.lexicon) as work:
         found = Inspection(inputs.shown(model, "a model"), detector, pairs, made.score(clip, data, work))
     if place is not None:
         with whole_folder(place) as folder:

@@ -24,7 +24,7 @@ from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.base.lazy import torch
 from antidote.base.registry import DETECTORS, method
-from antidote.base.settings import read_mapping
+from antidote.command import arguments as shared
 from antidote.command import inputs, report
 from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
@@ -119,17 +119,11 @@ class Scan:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
-    parser = command_line.parser(__doc__)
-    parser.add_argument("dataset", help="table, shards, folder, or written split")
+    parser = shared.parser(__doc__, "dataset", *shared.MODEL, *shared.COLUMNS, "--settings", "--shown", "--seed")
     parser.add_argument("--model", required=True, help="CLIP that was trained on the dataset, or another one")
-    inputs.model_arguments(parser)
-    inputs.dataset_arguments(parser)
     parser.add_argument("--detector", default="dao", help="detector of pairs that reads features")
-    parser.add_argument("--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help="of the detector")
     parser.add_argument("--share", type=float, default=SHARE, help="share of pairs in keys.txt (ours: 1 %%)")
     parser.add_argument("--threshold", type=float, help="pairs of at least this score go into keys.txt, in place of it")
-    parser.add_argument("--shown", type=int, default=48, help="pairs shown on the page")
-    parser.add_argument("--seed", type=command_line.seed, default=0)
     parser.add_argument("--output", type=Path, default=Path("scan"), help="folder to write")
     return parser
 

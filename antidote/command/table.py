@@ -36,7 +36,7 @@ COMMANDS = {
         "antidote evaluate cleaned/ test/ --trigger results/default/badnet/seed0/trigger",
     ),
     "init": Command(
-        "write a study file for your own data",
+        "write a file for your own model and data, or a study",
         "antidote init --pairs pairs.csv --evaluation test/ --target banana --output study.yaml",
     ),
     "check": Command("check a study file without running it", "antidote check study.yaml"),
