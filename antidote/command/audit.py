@@ -119,16 +119,20 @@ class Auditor:
         kind = population.architecture(clip.config["model_cfg"])
         return population.shipped(kind) if self.known is None else self.known[self.known["model"] == kind]
 
-    def findings(self, clip: Clip, granted: Mapping[str, DefenseData | str], lexicon: str) -> list[Finding]:
+    def findings(
+        self, clip: Clip, granted: Mapping[str, DefenseData | str], lexicon: str, runs: int = 1
+    ) -> list[Finding]:
         """Return the finding of every detector on one model; before, the log names those that take minutes or hours.
 
         Args:
             granted: data by level of access, or the reason why they are missing.
             lexicon: name of the language resource in the data.
+            runs: number of models that the caller will score, this one included; 0: the log has named the detectors.
         """
         table = self.table(clip)
         ready = {name: self._ready(name, clip, granted) for name in self.names}
-        patience.warn(clip, [found for found in ready.values() if not isinstance(found, str)])
+        if runs:
+            patience.warn(clip, [found for found in ready.values() if not isinstance(found, str)], runs)
         return [
             Finding(name, left_out=found) if isinstance(found, str) else self._score(name, clip, *found, lexicon, table)
             for name, found in ready.items()
@@ -245,7 +249,7 @@ def chosen(asked: Sequence[str] | None) -> list[str]:
     for name in asked or ():
         if name not in known:
             raise UserError(f"--detector: {name!r} does not score models{nearest(name, known) or '; known: none'}")
-    return list(asked or known)
+    return list(dict.fromkeys(asked or known))
 
 
 def summary(found: list[Finding]) -> str:

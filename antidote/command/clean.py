@@ -147,10 +147,10 @@ def clean(
     check(kind, own, clip)
     granted = given.granted(clip.size, [kind.access, *auditor.levels])
     data = granted_to(kind, granted, defense)
-    score = lambda clip: auditor.findings(clip, granted, given.lexicon)
+    score = lambda clip, runs: auditor.findings(clip, granted, given.lexicon, runs)
     pictures = given.labels(given.labelled, clip.size) if given.labelled is not None else None
     ca1 = lambda clip: scored(clip, *pictures, given.prompts)["ca1"]
-    before, audited = ca1(clip) if pictures else None, score(clip)
+    before, audited = ca1(clip) if pictures else None, score(clip, len(TIMES))
     made = kind(own, seed)
     with resume.work(place, made, clip, data, given.lexicon) as work:
         done = made.run(clip, data, work)
@@ -159,7 +159,7 @@ def clean(
             save(place, inputs.shown(model, "a model"), made, cleaned, done, work)
     accuracy = (before, ca1(cleaned)) if pictures else None
     facts = {"model": inputs.shown(model, "a model"), "defense": defense, "seed": seed}
-    found = Cleaned(cleaned, accuracy, (audited, score(cleaned)), facts)
+    found = Cleaned(cleaned, accuracy, (audited, score(cleaned, 0)), facts)
     if place is not None:
         with whole_folder(place) as folder:
             found.write(folder)

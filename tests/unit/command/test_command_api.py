@@ -107,6 +107,15 @@ def test_long_detectors_are_named_beforehand_with_their_work(place, toy, make_cl
         assert ("first_weight: about 1,100 gradients of pictures, about 37 min" in caplog.text) == expected
 
 
+def test_clean_names_a_long_detector_once_for_both_audits(place, toy, monkeypatch, caplog):
+    caplog.set_level("INFO", "antidote")
+    monkeypatch.setattr(FirstWeight, "work", classmethod(lambda cls, settings, sizes: (1000, 300)))
+    monkeypatch.setattr(patience, "of_one", lambda clip, kind: 2.0)
+    api.clean("suspicious", api.Given(pairs="clean.csv"), settings=QUICK, detectors=["first_weight"])
+    assert caplog.text.count("gradients of pictures") == 1
+    assert "about 37 min on this machine, 2 times" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["pictures", "captions"])
 def test_the_trial_leaves_the_model_as_it_was(kind, make_clip):
     clip = make_clip("rn")
