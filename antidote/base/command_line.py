@@ -31,12 +31,15 @@ Parser = TypeVar("Parser", bound=argparse.ArgumentParser)
 
 def parser(description: str | None, kind: type[Parser] = argparse.ArgumentParser) -> Parser:
     """Return a parser whose help shows `description`, the script's docstring, and the defaults."""
-    return kind(
-        description=description,
-        formatter_class=type(
-            "Help", (argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter), {}
-        ),
-    )
+    return kind(description=description, formatter_class=_Help)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults that are values; "(default: None)" says nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        empty = action.default is None or action.default is False or action.default == []
+        return action.help if empty else super()._get_help_string(action)
 
 
 def settings_argument(arguments: argparse.ArgumentParser, what: str) -> None:

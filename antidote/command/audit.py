@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antidote.base import command_line
-from antidote.base.errors import UserError, nearest
+from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
-from antidote.base.registry import DETECTORS, method
+from antidote.base.registry import method
 from antidote.command import arguments as shared
-from antidote.command import inputs, patience, population, report, resume
+from antidote.command import inputs, methods, patience, population, report, resume
 from antidote.command.given import NOTHING, Given
-from antidote.command.inspect import CONTROLS
 from antidote.data.access import DefenseData
 
 if TYPE_CHECKING:
@@ -54,7 +53,9 @@ class Finding:
 
     def row(self) -> dict[str, str]:
         """Return the row of the page's table."""
-        threshold = "" if self.threshold is None else f"{self.threshold:.4g}"
+        threshold = "none" if self.threshold is None else f"{self.threshold:.4g}"
+        if self.threshold is not None and self.score is not None:
+            threshold += ", reached" if self.score >= self.threshold else ", not reached"
         return {"detector": self.detector, "score": self.shown, "the method's own threshold": threshold,
                 "among models of this kind": self.verdict, "seconds": f"{self.seconds:.0f}"}  # fmt: skip
 
@@ -101,13 +102,18 @@ class Auditor:
     output: Path | None = None
 
     @classmethod
-    def of(cls, names: Sequence[str] | None, study: str | Path | None, **rest: Any) -> Auditor:
+    def of(
+        cls, names: Sequence[str] | None, study: str | Path | None, option: str = "--detector", **rest: Any
+    ) -> Auditor:
         """Return an auditor with some detectors, by default all, and the models of a study, by default none.
+
+        Args:
+            option: the option that names the detectors, for messages.
 
         Raises:
             UserError: a name is no detector of models; the study has no scores of models.
         """
-        return cls(chosen(names), None if study is None else population.of_study(Path(study)), **rest)
+        return cls(chosen(names, option), None if study is None else population.of_study(Path(study)), **rest)
 
     @property
     def levels(self) -> list[str]:
@@ -178,7 +184,8 @@ def arguments() -> argparse.ArgumentParser:
         __doc__, "model", *shared.MODEL, "--pairs", *shared.COLUMNS, "--shots", "--classes", "--templates", "--lexicon",
         "--population", "--seed",
     )  # fmt: skip
-    parser.add_argument("--detector", action="append", help="only this detector; can be repeated")
+    known = ", ".join(methods.detectors("model"))
+    parser.add_argument("--detector", action="append", help=f"only this one of {known}; can be repeated")
     parser.add_argument("--false-alarms", type=float, default=population.FALSE_ALARMS,
                         help="share of clean models that a verdict may call suspicious (ours)")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("audit"), help="folder to write")
@@ -220,7 +227,7 @@ def audit(
     """
     if not 0 < false_alarms < 1:
         raise UserError(f"--false-alarms: {false_alarms:g} should be a fraction between 0 and 1")
-    place = None if output is None else Path(output)
+    place = report.place(output)
     auditor = Auditor.of(detectors, study, false_alarms=false_alarms, seed=seed, output=place)
     clip = inputs.load(model)
     found = auditor.findings(clip, given.granted(clip.size, auditor.levels), given.lexicon)
@@ -236,20 +243,15 @@ def audit(
     return result
 
 
-def chosen(asked: Sequence[str] | None) -> list[str]:
-    """Return the names of the detectors of models, or of those that are asked for.
+def chosen(asked: Sequence[str] | None, option: str = "--detector") -> list[str]:
+    """Return the names of the detectors of models, or of those that are asked for by an option.
 
     Raises:
         UserError: a name is no detector of models.
     """
-    known = [
-        name for name in DETECTORS
-        if name not in CONTROLS and getattr(method("detector", name), "subject", None) == "model"
-    ]  # fmt: skip
     for name in asked or ():
-        if name not in known:
-            raise UserError(f"--detector: {name!r} does not score models{nearest(name, known) or '; known: none'}")
-    return list(dict.fromkeys(asked or known))
+        methods.detector_of("model", name, option)
+    return list(dict.fromkeys(asked or methods.detectors("model")))
 
 
 def summary(found: list[Finding]) -> str:

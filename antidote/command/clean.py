@@ -19,9 +19,9 @@ import yaml
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
-from antidote.base.registry import method
+from antidote.base.registry import DEFENSES, method
 from antidote.command import arguments as shared
-from antidote.command import audit, inputs, report, resume
+from antidote.command import audit, inputs, methods, report, resume
 from antidote.command.audit import Auditor, Finding
 from antidote.command.evaluate import scored
 from antidote.command.given import NOTHING, Given
@@ -94,11 +94,11 @@ def arguments() -> argparse.ArgumentParser:
         __doc__, "model", *shared.MODEL, "--pairs", *shared.COLUMNS, "--labelled", "--shots", "--classes",
         "--templates", "--lexicon", "--settings", "--population", "--seed",
     )  # fmt: skip
-    parser.add_argument("--defense", default="cleanclip", help="method of docs/methods.md")
+    parser.add_argument("--defense", default="cleanclip", help=f"one of {', '.join(DEFENSES)}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="setting, as training.epochs=5")
     parser.add_argument("--audit", action="append", default=[], metavar="DETECTOR",
-                        help="detector of models that scores the model before and after; can be repeated; takes as "
-                        "long as in an audit, twice")  # fmt: skip
+                        help="detector that scores the model before and after, which takes twice as long as an audit: "
+                        f"one of {', '.join(methods.detectors('model'))}; can be repeated")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("cleaned"), help="model folder to write")
     return parser
 
@@ -140,9 +140,11 @@ def clean(
     Raises:
         UserError: the model or the data cannot be read, or are missing; the defense or a setting does not fit.
     """
-    kind, place = method("defense", defense), None if output is None else Path(output)
+    kind, place = method("defense", defense), report.place(output)
     own = kind.Settings.read({"method": defense, **(settings or {})}, f"defense {defense}")
-    auditor = Auditor.of(detectors, study, seed=seed, output=place) if detectors else Auditor((), seed=seed)
+    if place is not None and isinstance(model, str | Path | inputs.Checkpoint) and place.resolve() == _folder(model):
+        raise UserError(f"--output: {output}: is the suspicious model; name another folder")
+    auditor = Auditor.of(detectors, study, "--audit", seed=seed, output=place) if detectors else Auditor((), seed=seed)
     clip = inputs.load(model)
     check(kind, own, clip)
     granted = given.granted(clip.size, [kind.access, *auditor.levels])
@@ -164,6 +166,10 @@ def clean(
         with whole_folder(place) as folder:
             found.write(folder)
     return found
+
+
+def _folder(model: str | Path | inputs.Checkpoint) -> Path:
+    return Path(str(model)).resolve()
 
 
 def assigned(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:

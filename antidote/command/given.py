@@ -57,7 +57,7 @@ class Given:
         """Return the class names; None if there are none.
 
         Raises:
-            UserError: the file cannot be read, or holds no list of texts.
+            UserError: the file cannot be read, or holds no list of distinct texts.
         """
         if self.classes is None:
             return None
@@ -65,6 +65,9 @@ class Given:
         names = read_json(self.classes) if given else list(self.classes)
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise UserError(f"--classes: {f'{self.classes}: ' if given else ''}should hold a JSON list of texts")
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"--classes: {f'{self.classes}: ' if given else ''}lists {twice!r} more than once")
         return names
 
     def labels(self, dataset: Dataset, size: int) -> tuple[Pairs, list[str]]:

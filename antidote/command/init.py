@@ -19,7 +19,7 @@ from antidote.base.errors import UserError, nearest
 from antidote.base.files import whole_file
 from antidote.clip.known import model_config, model_names
 from antidote.command import arguments as shared
-from antidote.command import inputs, own_study
+from antidote.command import inputs, own_study, report
 from antidote.command.given import class_folders
 from antidote.data.sources.base import RawPair
 from antidote.study.layout import NAME
@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
     output = args.output or Path("given.yaml" if args.suspicious else "study.yaml")
     if output.exists():
         raise UserError(f"--output: {output}: is there already; name another file")
+    report.writable(output.parent, "--output")
     if args.suspicious:
         of_model(args, output)
     else:

@@ -190,7 +190,10 @@ def stream(dataset: str | Path, named: Columns) -> Iterator[Item]:
         pair = intake.take(item)
         if pair is not None:
             yield Item(pair.key, pair.image, pair.captions[0], -1 if pair.label is None else pair.label)
-    intake.judge(dataset, SPLIT, settings)
+    try:
+        intake.judge(dataset, SPLIT, settings)
+    except UserError as error:
+        raise UserError(str(error).replace(f"{dataset}/{SPLIT}: ", f"{dataset}: ", 1)) from None
 
 
 def _written(folder: Path) -> Iterator[Item]:
@@ -242,6 +245,8 @@ def _found(path: Path, named: Columns) -> dict[str, str]:
             names = list(pd.read_csv(path, nrows=0, sep="\t" if path.suffix.lower() == ".tsv" else ","))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from None
+    if any(not name.isprintable() for name in map(str, names)):
+        raise UserError(f"{path}: cannot be read as a table (the names of its columns are no text)")
     find = lambda known: next((name for name in known if name in names), None)
     place, image, caption = named.path or find(PATHS), named.image or find(BYTES), named.caption or find(CAPTIONS)
     if named.image or not place:

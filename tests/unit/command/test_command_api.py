@@ -13,7 +13,7 @@ from antidote import api
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.clip.folder import load_model, save_model
-from antidote.command import audit, clean, patience
+from antidote.command import audit, clean, methods, patience
 from antidote.command.given import Given
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
@@ -51,10 +51,11 @@ class FirstWeight(Detector):
 
 @pytest.fixture
 def toy(monkeypatch):
-    real = audit.method
+    real = methods.method
     chosen = lambda kind, name: FirstWeight if name == "first_weight" else real(kind, name)
     monkeypatch.setattr(audit, "method", chosen)
-    monkeypatch.setattr(audit, "DETECTORS", {"first_weight": FirstWeight})
+    monkeypatch.setattr(methods, "method", chosen)
+    monkeypatch.setattr(methods, "DETECTORS", {"first_weight": FirstWeight})
 
 
 def test_the_page_and_the_file_of_clean_hold_the_audit_before_and_after(place, toy):
@@ -157,6 +158,6 @@ def test_inspect_gives_clean_pairs_to_a_detector_that_learns_from_them(place, tm
 
     parsed = command.arguments().parse_args(["m", "p", "--detector", "dede", "--pairs", "clean.csv"])
     assert Given.of(parsed).pairs == "clean.csv"
-    kind = command.detector_of("dede")
+    kind = methods.detector_of("pictures", "dede")
     with pytest.raises(UserError, match="--pairs: is missing; dede learns from clean pairs"):
         command.granted(kind, Given(), 32, "dede")
