@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
     from antidote.detectors.base import Detector
 
+OWN = "the method's own threshold"
 PICTURE = "data:image/"  # beginning of a picture in the evidence of a detector
 
 
@@ -51,12 +52,16 @@ class Finding:
         """Return the score, or why there is none."""
         return f"left out: {self.left_out}" if self.left_out else f"{self.score:.4g}"
 
+    @property
+    def reached(self) -> bool:
+        """Return whether the score reaches the method's own threshold; False without either."""
+        return self.score is not None and self.threshold is not None and self.score >= self.threshold
+
     def row(self) -> dict[str, str]:
         """Return the row of the page's table."""
-        threshold = "none" if self.threshold is None else f"{self.threshold:.4g}"
-        if self.threshold is not None and self.score is not None:
-            threshold += ", reached" if self.score >= self.threshold else ", not reached"
-        return {"detector": self.detector, "score": self.shown, "the method's own threshold": threshold,
+        reached = "reached" if self.reached else "not reached"
+        threshold = "none" if self.threshold is None else f"{self.threshold:.4g}, {reached}"
+        return {"detector": self.detector, "score": self.shown, OWN: threshold,
                 "among models of this kind": self.verdict, "seconds": f"{self.seconds:.0f}"}  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import DEFENSES, method
 from antidote.command import arguments as shared
 from antidote.command import audit, inputs, methods, report, resume
-from antidote.command.audit import Auditor, Finding
+from antidote.command.audit import OWN, Auditor, Finding
 from antidote.command.evaluate import scored
 from antidote.command.given import NOTHING, Given
 from antidote.data.access import DefenseData
@@ -75,7 +75,7 @@ class Cleaned:
         write_json(folder / "clean.json", {**self.facts, "ca1": accuracy, "audit": found, "verdict": self.verdict})
         rows = [
             {"detector": before.detector, "score before": before.shown, "after": after.shown,
-             "the method's own threshold": before.row()["the method's own threshold"],
+             OWN: thresholds(before, after),
              "among models of this kind before": before.verdict, "among them after": after.verdict}
             for before, after in zip(*self.audits, strict=True)
         ]  # fmt: skip
@@ -166,6 +166,14 @@ def clean(
         with whole_folder(place) as folder:
             found.write(folder)
     return found
+
+
+def thresholds(before: Finding, after: Finding) -> str:
+    """Return the method's own threshold, and when it is reached; a method may set it anew for each model."""
+    if before.threshold is None and after.threshold is None:
+        return "none"
+    found = zip(TIMES, (before, after), strict=True)
+    return "; ".join(f"{time} {one.row()[OWN]}" for time, one in found)
 
 
 def _folder(model: str | Path | inputs.Checkpoint) -> Path:

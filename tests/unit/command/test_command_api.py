@@ -68,6 +68,8 @@ def test_the_page_and_the_file_of_clean_hold_the_audit_before_and_after(place, t
     assert written["audit"]["before"][0]["score"] == before[0] and written["ca1"]["after"] == found.accuracy[1]
     page = (place / "out" / "report.html").read_text()
     assert f"{before[0]:.4g}" in page and f"{after[0]:.4g}" in page and "Clean accuracy (CA@1)" in page
+    thresholds = "before 0.5, not reached; after 0.5, not reached"
+    assert f'<td data-name="the method&#39;s own threshold">{thresholds}</td>' in page
     assert "Audit before: no verdict: no population of this kind; after: no verdict" in page
 
 
