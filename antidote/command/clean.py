@@ -140,10 +140,8 @@ def clean(
     Raises:
         UserError: the model or the data cannot be read, or are missing; the defense or a setting does not fit.
     """
-    kind, place = method("defense", defense), report.place(output)
+    kind, place = method("defense", defense), place_of(output, model)
     own = kind.Settings.read({"method": defense, **(settings or {})}, f"defense {defense}")
-    if place is not None and isinstance(model, str | Path | inputs.Checkpoint) and place.resolve() == _folder(model):
-        raise UserError(f"--output: {output}: is the suspicious model; name another folder")
     auditor = Auditor.of(detectors, study, "--audit", seed=seed, output=place) if detectors else Auditor((), seed=seed)
     clip = inputs.load(model)
     check(kind, own, clip)
@@ -176,8 +174,17 @@ def thresholds(before: Finding, after: Finding) -> str:
     return "; ".join(f"{time} {one.row()[OWN]}" for time, one in found)
 
 
-def _folder(model: str | Path | inputs.Checkpoint) -> Path:
-    return Path(str(model)).resolve()
+def place_of(output: str | Path | None, model: inputs.Model) -> Path | None:
+    """Return the folder of the cleaned model, None for none.
+
+    Raises:
+        UserError: the folder cannot be written, or is that of the suspicious model.
+    """
+    place = report.place(output)
+    named = isinstance(model, str | Path | inputs.Checkpoint)
+    if place is not None and named and place.resolve() == Path(str(model)).resolve():
+        raise UserError(f"--output: {output}: is the suspicious model; name another folder")
+    return place
 
 
 def assigned(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
