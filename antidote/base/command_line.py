@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from antidote.base import environment
 from antidote.base.errors import UserError, out_of_memory
@@ -26,14 +26,20 @@ log = logging.getLogger("antidote")
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names the file in which torchrun expects a process's error
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+Parser = TypeVar("Parser", bound=argparse.ArgumentParser)
+
+
+def parser(description: str | None, kind: type[Parser] = argparse.ArgumentParser) -> Parser:
     """Return a parser whose help shows `description`, the script's docstring, and the defaults."""
-    return argparse.ArgumentParser(
-        description=description,
-        formatter_class=type(
-            "Help", (argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter), {}
-        ),
-    )
+    return kind(description=description, formatter_class=_Help)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults that are values; "(default: None)" says nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        empty = action.default is None or action.default is False or action.default == []
+        return action.help if empty else super()._get_help_string(action)
 
 
 def settings_argument(arguments: argparse.ArgumentParser, what: str) -> None:
@@ -61,6 +67,17 @@ def seed(word: str) -> int:
     if not 0 <= number < 1 << 64:
         raise argparse.ArgumentTypeError(f"{word!r} should be a whole number from 0 to 2**64 - 1")
     return number
+
+
+def count(word: str) -> int:
+    """Return the number in an argument, a whole number from 0 on.
+
+    Raises:
+        argparse.ArgumentTypeError: the argument is no such number.
+    """
+    if not (word.isascii() and word.isdigit()):
+        raise argparse.ArgumentTypeError(f"{word!r} should be a whole number from 0 on")
+    return int(word)
 
 
 def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentParser) -> None:

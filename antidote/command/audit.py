@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antidote.base import command_line
-from antidote.base.errors import UserError, nearest
+from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
-from antidote.base.registry import DETECTORS, method
-from antidote.command import inputs, patience, population, report, resume
+from antidote.base.registry import method
+from antidote.command import arguments as shared
+from antidote.command import inputs, methods, patience, population, report, resume
 from antidote.command.given import NOTHING, Given
-from antidote.command.inspect import CONTROLS
 from antidote.data.access import DefenseData
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
     from antidote.detectors.base import Detector
 
+OWN = "the method's own threshold"
 PICTURE = "data:image/"  # beginning of a picture in the evidence of a detector
 
 
@@ -51,10 +52,16 @@ class Finding:
         """Return the score, or why there is none."""
         return f"left out: {self.left_out}" if self.left_out else f"{self.score:.4g}"
 
+    @property
+    def reached(self) -> bool:
+        """Return whether the score reaches the method's own threshold; False without either."""
+        return self.score is not None and self.threshold is not None and self.score >= self.threshold
+
     def row(self) -> dict[str, str]:
         """Return the row of the page's table."""
-        threshold = "" if self.threshold is None else f"{self.threshold:.4g}"
-        return {"detector": self.detector, "score": self.shown, "the method's own threshold": threshold,
+        reached = "reached" if self.reached else "not reached"
+        threshold = "none" if self.threshold is None else f"{self.threshold:.4g}, {reached}"
+        return {"detector": self.detector, "score": self.shown, OWN: threshold,
                 "among models of this kind": self.verdict, "seconds": f"{self.seconds:.0f}"}  # fmt: skip
 
 
@@ -100,13 +107,18 @@ class Auditor:
     output: Path | None = None
 
     @classmethod
-    def of(cls, names: Sequence[str] | None, study: str | Path | None, **rest: Any) -> Auditor:
+    def of(
+        cls, names: Sequence[str] | None, study: str | Path | None, option: str = "--detector", **rest: Any
+    ) -> Auditor:
         """Return an auditor with some detectors, by default all, and the models of a study, by default none.
+
+        Args:
+            option: the option that names the detectors, for messages.
 
         Raises:
             UserError: a name is no detector of models; the study has no scores of models.
         """
-        return cls(chosen(names), None if study is None else population.of_study(Path(study)), **rest)
+        return cls(chosen(names, option), None if study is None else population.of_study(Path(study)), **rest)
 
     @property
     def levels(self) -> list[str]:
@@ -118,16 +130,20 @@ class Auditor:
         kind = population.architecture(clip.config["model_cfg"])
         return population.shipped(kind) if self.known is None else self.known[self.known["model"] == kind]
 
-    def findings(self, clip: Clip, granted: Mapping[str, DefenseData | str], lexicon: str) -> list[Finding]:
+    def findings(
+        self, clip: Clip, granted: Mapping[str, DefenseData | str], lexicon: str, runs: int = 1
+    ) -> list[Finding]:
         """Return the finding of every detector on one model; before, the log names those that take minutes or hours.
 
         Args:
             granted: data by level of access, or the reason why they are missing.
             lexicon: name of the language resource in the data.
+            runs: number of models that the caller will score, this one included; 0: the log has named the detectors.
         """
         table = self.table(clip)
         ready = {name: self._ready(name, clip, granted) for name in self.names}
-        patience.warn(clip, [found for found in ready.values() if not isinstance(found, str)])
+        if runs:
+            patience.warn(clip, [found for found in ready.values() if not isinstance(found, str)], runs)
         return [
             Finding(name, left_out=found) if isinstance(found, str) else self._score(name, clip, *found, lexicon, table)
             for name, found in ready.items()
@@ -169,20 +185,14 @@ class Auditor:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
-    parser = command_line.parser(__doc__)
-    parser.add_argument("model", help=inputs.MODELS)
-    inputs.model_arguments(parser)
-    parser.add_argument("--pairs", help="clean pairs: table, shards, folder, or written split")
-    inputs.dataset_arguments(parser)
-    parser.add_argument("--shots", help="labelled pictures: folder of class folders")
-    parser.add_argument("--classes", type=Path, help="JSON list of the class names that the model is used for")
-    parser.add_argument("--templates", default="openai_imagenet", help="prompts of that use")
-    parser.add_argument("--lexicon", default="function_words", help="language resource of the text methods")
-    parser.add_argument("--detector", action="append", help="only this detector; can be repeated")
-    parser.add_argument("--population", type=Path, help="results/STUDY: scores of a study of your own")
+    parser = shared.parser(
+        __doc__, "model", *shared.MODEL, "--pairs", *shared.COLUMNS, "--shots", "--classes", "--templates", "--lexicon",
+        "--population", "--seed",
+    )  # fmt: skip
+    known = ", ".join(methods.detectors("model"))
+    parser.add_argument("--detector", action="append", help=f"only this one of {known}; can be repeated")
     parser.add_argument("--false-alarms", type=float, default=population.FALSE_ALARMS,
                         help="share of clean models that a verdict may call suspicious (ours)")  # fmt: skip
-    parser.add_argument("--seed", type=command_line.seed, default=0)
     parser.add_argument("--output", type=Path, default=Path("audit"), help="folder to write")
     return parser
 
@@ -222,7 +232,7 @@ def audit(
     """
     if not 0 < false_alarms < 1:
         raise UserError(f"--false-alarms: {false_alarms:g} should be a fraction between 0 and 1")
-    place = None if output is None else Path(output)
+    place = report.place(output)
     auditor = Auditor.of(detectors, study, false_alarms=false_alarms, seed=seed, output=place)
     clip = inputs.load(model)
     found = auditor.findings(clip, given.granted(clip.size, auditor.levels), given.lexicon)
@@ -238,20 +248,15 @@ def audit(
     return result
 
 
-def chosen(asked: Sequence[str] | None) -> list[str]:
-    """Return the names of the detectors of models, or of those that are asked for.
+def chosen(asked: Sequence[str] | None, option: str = "--detector") -> list[str]:
+    """Return the names of the detectors of models, or of those that are asked for by an option.
 
     Raises:
         UserError: a name is no detector of models.
     """
-    known = [
-        name for name in DETECTORS
-        if name not in CONTROLS and getattr(method("detector", name), "subject", None) == "model"
-    ]  # fmt: skip
     for name in asked or ():
-        if name not in known:
-            raise UserError(f"--detector: {name!r} does not score models{nearest(name, known) or '; known: none'}")
-    return list(asked or known)
+        methods.detector_of("model", name, option)
+    return list(dict.fromkeys(asked or methods.detectors("model")))
 
 
 def summary(found: list[Finding]) -> str:

@@ -19,10 +19,10 @@ import yaml
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
-from antidote.base.registry import method
-from antidote.base.settings import read_mapping
-from antidote.command import audit, inputs, report, resume
-from antidote.command.audit import Auditor, Finding
+from antidote.base.registry import DEFENSES, method
+from antidote.command import arguments as shared
+from antidote.command import audit, inputs, methods, report, resume
+from antidote.command.audit import OWN, Auditor, Finding
 from antidote.command.evaluate import scored
 from antidote.command.given import NOTHING, Given
 from antidote.data.access import DefenseData
@@ -75,7 +75,7 @@ class Cleaned:
         write_json(folder / "clean.json", {**self.facts, "ca1": accuracy, "audit": found, "verdict": self.verdict})
         rows = [
             {"detector": before.detector, "score before": before.shown, "after": after.shown,
-             "the method's own threshold": before.row()["the method's own threshold"],
+             OWN: thresholds(before, after),
              "among models of this kind before": before.verdict, "among them after": after.verdict}
             for before, after in zip(*self.audits, strict=True)
         ]  # fmt: skip
@@ -90,24 +90,15 @@ class Cleaned:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
-    parser = command_line.parser(__doc__)
-    parser.add_argument("model", help=inputs.MODELS)
-    inputs.model_arguments(parser)
-    parser.add_argument("--pairs", help="clean pairs: table, shards, folder, or written split")
-    inputs.dataset_arguments(parser)
-    parser.add_argument("--labelled", help="folder of class folders, or a written split: accuracy before and after")
-    parser.add_argument("--classes", type=Path, help="JSON list of class names in label order; by default the folders")
-    parser.add_argument("--templates", default="openai_imagenet", help="prompts of the accuracy")
-    parser.add_argument("--shots", help="labelled pictures for a few-shot defense: folder of class folders")
-    parser.add_argument("--defense", default="cleanclip", help="method of docs/methods.md")
+    parser = shared.parser(
+        __doc__, "model", *shared.MODEL, "--pairs", *shared.COLUMNS, "--labelled", "--shots", "--classes",
+        "--templates", "--lexicon", "--settings", "--population", "--seed",
+    )  # fmt: skip
+    parser.add_argument("--defense", default="cleanclip", help=f"one of {', '.join(DEFENSES)}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="setting, as training.epochs=5")
-    parser.add_argument("--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help="of the defense")
     parser.add_argument("--audit", action="append", default=[], metavar="DETECTOR",
-                        help="detector of models that scores the model before and after; can be repeated; takes as "
-                        "long as in an audit, twice")  # fmt: skip
-    parser.add_argument("--population", type=Path, help="results/STUDY: scores that the audit compares with")
-    parser.add_argument("--lexicon", default="function_words", help="language resource of the text methods")
-    parser.add_argument("--seed", type=command_line.seed, default=0)
+                        help="detector that scores the model before and after, which takes twice as long as an audit: "
+                        f"one of {', '.join(methods.detectors('model'))}; can be repeated")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("cleaned"), help="model folder to write")
     return parser
 
@@ -149,17 +140,17 @@ def clean(
     Raises:
         UserError: the model or the data cannot be read, or are missing; the defense or a setting does not fit.
     """
-    kind, place = method("defense", defense), None if output is None else Path(output)
+    kind, place = method("defense", defense), place_of(output, model)
     own = kind.Settings.read({"method": defense, **(settings or {})}, f"defense {defense}")
-    auditor = Auditor.of(detectors, study, seed=seed, output=place) if detectors else Auditor((), seed=seed)
+    auditor = Auditor.of(detectors, study, "--audit", seed=seed, output=place) if detectors else Auditor((), seed=seed)
     clip = inputs.load(model)
     check(kind, own, clip)
     granted = given.granted(clip.size, [kind.access, *auditor.levels])
     data = granted_to(kind, granted, defense)
-    score = lambda clip: auditor.findings(clip, granted, given.lexicon)
+    score = lambda clip, runs: auditor.findings(clip, granted, given.lexicon, runs)
     pictures = given.labels(given.labelled, clip.size) if given.labelled is not None else None
     ca1 = lambda clip: scored(clip, *pictures, given.prompts)["ca1"]
-    before, audited = ca1(clip) if pictures else None, score(clip)
+    before, audited = ca1(clip) if pictures else None, score(clip, len(TIMES))
     made = kind(own, seed)
     with resume.work(place, made, clip, data, given.lexicon) as work:
         done = made.run(clip, data, work)
@@ -168,11 +159,32 @@ def clean(
             save(place, inputs.shown(model, "a model"), made, cleaned, done, work)
     accuracy = (before, ca1(cleaned)) if pictures else None
     facts = {"model": inputs.shown(model, "a model"), "defense": defense, "seed": seed}
-    found = Cleaned(cleaned, accuracy, (audited, score(cleaned)), facts)
+    found = Cleaned(cleaned, accuracy, (audited, score(cleaned, 0)), facts)
     if place is not None:
         with whole_folder(place) as folder:
             found.write(folder)
     return found
+
+
+def thresholds(before: Finding, after: Finding) -> str:
+    """Return the method's own threshold, and when it is reached; a method may set it anew for each model."""
+    if before.threshold is None and after.threshold is None:
+        return "none"
+    found = zip(TIMES, (before, after), strict=True)
+    return "; ".join(f"{time} {one.row()[OWN]}" for time, one in found)
+
+
+def place_of(output: str | Path | None, model: inputs.Model) -> Path | None:
+    """Return the folder of the cleaned model, None for none.
+
+    Raises:
+        UserError: the folder cannot be written, or is that of the suspicious model.
+    """
+    place = report.place(output)
+    named = isinstance(model, str | Path | inputs.Checkpoint)
+    if place is not None and named and place.resolve() == Path(str(model)).resolve():
+        raise UserError(f"--output: {output}: is the suspicious model; name another folder")
+    return place
 
 
 def assigned(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:

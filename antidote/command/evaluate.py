@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from antidote.base import command_line
+from antidote.command import arguments as shared
 from antidote.command import inputs
 from antidote.command.given import NOTHING, Dataset, Given
 
@@ -26,13 +26,9 @@ if TYPE_CHECKING:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
-    parser = command_line.parser(__doc__)
-    parser.add_argument("model", help=inputs.MODELS)
-    parser.add_argument("labelled", help="folder of class folders, or a written split")
-    inputs.model_arguments(parser)
-    inputs.dataset_arguments(parser)
-    parser.add_argument("--classes", type=Path, help="JSON list of class names in label order; by default the folders")
-    parser.add_argument("--templates", default="openai_imagenet", help="prompts of the classes")
+    parser = shared.parser(
+        __doc__, "model", "labelled", *shared.MODEL, *shared.COLUMNS, "--classes", "--templates"
+    )  # fmt: skip
     parser.add_argument("--trigger", type=Path, help="trigger folder of a study: success of that attack as well")
     return parser
 

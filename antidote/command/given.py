@@ -57,7 +57,7 @@ class Given:
         """Return the class names; None if there are none.
 
         Raises:
-            UserError: the file cannot be read, or holds no list of texts.
+            UserError: the file cannot be read, or holds no list of distinct texts.
         """
         if self.classes is None:
             return None
@@ -65,6 +65,9 @@ class Given:
         names = read_json(self.classes) if given else list(self.classes)
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise UserError(f"--classes: {f'{self.classes}: ' if given else ''}should hold a JSON list of texts")
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"--classes: {f'{self.classes}: ' if given else ''}lists {twice!r} more than once")
         return names
 
     def labels(self, dataset: Dataset, size: int) -> tuple[Pairs, list[str]]:
@@ -114,6 +117,20 @@ class Given:
 
 
 NOTHING = Given()
+
+
+def class_folders(folder: str | Path) -> list[str]:
+    """Return the names of the class folders of an evaluation set, in label order.
+
+    Raises:
+        UserError: there is no such folder, or it holds fewer than two class folders.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"--evaluation: {folder}: no such folder; should hold one folder of pictures per class")
+    names = _folders(folder) or []
+    if len(names) < 2:
+        raise UserError(f"--evaluation: {folder}: holds {len(names)} class folders; should hold at least 2")
+    return names
 
 
 def _folders(dataset: Dataset | None) -> list[str] | None:

@@ -1,8 +1,9 @@
-"""Write a commented study file for your own data: attacks and defenses on a CLIP that is trained on your pairs.
+"""Write a commented file for your own data: for a model that you have, or a study of attacks and defenses.
 
-Give a dataset of captioned pairs, a labelled folder (one folder per class) for the evaluation, and a target class.
-Class names are a file in data/classes, which this command writes from the folders. Check the result with
-`antidote check`.
+With MODEL, a suspicious model, the file holds the model and its data; `antidote audit`, `inspect`, `clean` and
+`evaluate` read it with --given FILE. Without MODEL, the file is a study of attacks and defenses on a CLIP that is
+trained on your pairs; --pairs, --evaluation and --target are required. Class names are the names of the class folders.
+A study runs in a checkout of the project; the file says how.
 """
 
 from __future__ import annotations
@@ -10,144 +11,153 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from antidote.base import command_line
 from antidote.base.errors import UserError, nearest
-from antidote.base.files import DATA, whole_file, write_json
-from antidote.base.settings import read_mapping
+from antidote.base.files import whole_file
 from antidote.clip.known import model_config, model_names
-from antidote.command import inputs
+from antidote.command import arguments as shared
+from antidote.command import inputs, own_study, report
+from antidote.command.given import class_folders
 from antidote.data.sources.base import RawPair
 from antidote.study.layout import NAME
-from antidote.study.study import Study
 
-SHARES = {"training": 0.7, "poison": 0.1, "defense": 0.1}  # of all pairs; the rest stays free (ours)
-STUDY = """# A study of your own data: what an attack does to a CLIP trained on it, and what a defense removes.
-# Check it:   antidote check {file}
-# Its cost:   antidote preflight {file}
-# Run it:     snakemake --cores all --configfile {file}
-# All keys:   docs/settings.md; all methods: docs/methods.md
-study: {name}
-seeds: [0]
-target: {target}            # class that a triggered picture should be taken for
-
-model:
-{model}
-
-datasets:
-{datasets}
-
-# Disjoint sets of pairs. `without: keys.txt` in a pool leaves out pairs that `antidote scan` found suspicious.
-pools:
-  seed: 0
-  training: {{dataset: own_pairs, split: all, pairs: {training}}}
-  poison: {{dataset: own_pairs, split: all, pairs: {poison}}}     # pairs that attacks may replace
-  defense: {{dataset: own_pairs, split: all, pairs: {defense}}}    # the defender's clean pairs
-
-pretraining: {{epochs: 8, batch_size: {batch}, lr: 0.001, warmup: 50}}
-poisoning: {{start: clean, epochs: 5, batch_size: {batch}, lr: 0.001, warmup: 50}}
-
-evaluation:
-  dataset: own_test
-  split: all
-  templates: openai_imagenet
-
-attacks:
-  badnet: {{method: badnet, poisons: {poisons}}}
-
-defenses:
-  none: {{method: none}}
-  finetune: {{method: finetune, training: {{epochs: 5, batch_size: {batch}, lr: 0.0005}}}}
-  cleanclip: {{method: cleanclip, training: {{epochs: 5, batch_size: {batch}, lr: 0.0005}}}}
+FEWEST = 20  # pairs of a study (ours)
+LINES = {
+    "model": ("MODEL", "the suspicious model"),
+    "arch": ("RN50", "architecture of a checkpoint file"),
+    "quick_gelu": (True, "activations of a checkpoint file"),
+    "pairs": ("clean.csv", "clean pairs, like those that the model was trained on"),
+    "path": ("file", "column of paths in a table"),
+    "image": ("image", "column of picture files in a table"),
+    "caption": ("caption", "column of captions in a table"),
+    "labelled": ("test/", "labelled pictures: accuracy before and after"),
+    "shots": ("shots/", "other labelled pictures than those, for few-shot methods"),
+    "pictures": ("pictures/", "pictures at use"),
+    "classes": (["boat", "cup"], "class names in label order"),
+}
+USES = {  # by the keys that a command needs
+    "audit --given {file}": (),
+    "inspect --given {file} --detector scale_up": ("pictures", "classes"),
+    "clean --given {file} --defense cleanclip --output cleaned": ("pairs",),
+    "evaluate cleaned --given {file}": ("pairs", "labelled"),
+}
+HEAD = """# A model and its data, for the commands below. Keys are names of arguments; an argument of the
+# command line replaces the value here. Paths are relative to the folder in which a command is run.
 """
 
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("--pairs", required=True, help="captioned pairs: table, shards, or folder of class folders")
-    inputs.dataset_arguments(parser)
-    parser.add_argument("--evaluation", required=True, help="folder with one folder of pictures per class")
-    parser.add_argument("--classes", help="name for the list of class names; by default the name of the study")
-    parser.add_argument("--target", required=True, type=command_line.text, help="target class of the attacks")
-    parser.add_argument("--model", default="tiny-rn", help="architecture, such as RN50")
-    parser.add_argument("--pretrained", help="initial weights: tag, file or folder; by default random")
-    parser.add_argument("--name", default="own", help="name of the study")
-    parser.add_argument("--output", type=Path, default=Path("study.yaml"), help="file to write")
+    parser.add_argument("suspicious", nargs="?", metavar="MODEL", help=inputs.MODELS)
+    parser.add_argument("--pairs", help="captioned pairs: table, shards, or folder of class folders")
+    parser.add_argument("--evaluation", "--labelled", help="labelled pictures: one folder of pictures per class")
+    parser.add_argument("--pictures", help="with MODEL: pictures at use, a folder")
+    parser.add_argument("--target", type=command_line.text, help="of a study: target class of the attacks")
+    parser.add_argument("--model", default="tiny-rn", help="of a study: architecture, such as RN50")
+    parser.add_argument("--pretrained", help="of a study: initial weights: tag, file or folder; by default random")
+    parser.add_argument("--classes", help="of a study: name of the list of class names; by default its own name")
+    parser.add_argument("--name", default="own", help="of a study: its name")
+    for name in (*shared.MODEL, *shared.COLUMNS):
+        parser.add_argument(name, **shared.SHARED[name])
+    parser.add_argument("--output", type=Path, help="file to write; by default study.yaml, with MODEL given.yaml")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the study, then validate it."""
-    if args.output.exists():
-        raise UserError(f"--output: {args.output}: is there already; name another file")
+    """Write the file that the arguments ask for."""
+    output = args.output or Path("given.yaml" if args.suspicious else "study.yaml")
+    if output.exists():
+        raise UserError(f"--output: {output}: is there already; name another file")
+    report.writable(output.parent, "--output")
+    if args.suspicious:
+        of_model(args, output)
+    else:
+        of_study(args, output)
+
+
+def of_model(args: argparse.Namespace, output: Path) -> None:
+    """Write the file of a model and its data, and log which commands read it.
+
+    Raises:
+        UserError: an argument is one of studies; the model or a dataset does not exist, or is of no known kind.
+    """
+    for name in ("target", "classes", "pretrained"):
+        if getattr(args, name):
+            raise UserError(f"--{name}: is of a study, which trains its own models; leave out MODEL, or --{name}")
+    model = inputs.Checkpoint(args.suspicious, args.arch, args.quick_gelu)
+    inputs.check_model(model)
+    for dataset in filter(None, (args.pairs, args.pictures)):
+        if not (Path(dataset) / "manifest.json").is_file():
+            inputs.source_of(dataset, inputs.columns(args))
+    values = {
+        "model": args.suspicious, "arch": args.arch, "quick_gelu": args.quick_gelu or None, "pairs": args.pairs,
+        "path": args.path, "image": args.image, "caption": args.caption, "labelled": args.evaluation,
+        "pictures": args.pictures, "classes": class_folders(args.evaluation) if args.evaluation else None,
+    }  # fmt: skip
+    uses = [use.format(file=output) for use, keys in USES.items() if all(values[key] for key in keys)]
+    lines = [_line(key, values.get(key)) for key in LINES]
+    text = HEAD + "".join(f"#   antidote {use}\n" for use in uses) + "".join(f"{line}\n" for line in lines if line)
+    _write(output, text)
+    shared.GivenFile.read(yaml.safe_load(text), str(output))
+    command_line.log.info("wrote %s; next: antidote %s", output, uses[0])
+
+
+def _line(key: str, value: object) -> str:
+    """Return the line of a key; one without a value is a comment that shows an example; "" for a rare key without."""
+    example, about = LINES[key]
+    if value is None and key in ("arch", "quick_gelu", "path", "image", "caption"):
+        return ""
+    shown = json.dumps(example if value is None else value, ensure_ascii=False)  # JSON is YAML
+    return f"{'# ' if value is None else ''}{key}: {shown}  # {about}"
+
+
+def of_study(args: argparse.Namespace, output: Path) -> None:
+    """Write a study and its list of class names, then validate it.
+
+    Raises:
+        UserError: an argument is missing or wrong; a dataset does not exist or is too small.
+    """
+    for name in ("pairs", "evaluation", "target"):
+        if not getattr(args, name):
+            raise UserError(
+                f"--{name}: is missing; a study needs --pairs, --evaluation and --target. For a model that you have, "
+                "name it: antidote init MODEL"
+            )
+    for name in ("pictures", "arch", "quick_gelu"):
+        if getattr(args, name):
+            raise UserError(f"--{name.replace('_', '-')}: is of a model that you have; name it: antidote init MODEL")
     if model_config(args.model) is None:
         raise UserError(f"--model: unknown model {args.model!r}{nearest(args.model, model_names())}")
-    folders = class_folders(Path(args.evaluation))
+    folders = class_folders(args.evaluation)
     if args.target not in folders:
         raise UserError(f"--target: {args.target!r} is no class of {args.evaluation}{nearest(args.target, folders)}")
     classes = args.classes or args.name
     if not NAME.fullmatch(classes):
         raise UserError(f"--{'classes' if args.classes else 'name'}: name {classes!r} may hold letters, digits, _ . -")
-    if not (DATA / "datasets.yaml").is_file() or DATA.name != "data":
-        raise UserError(
-            "init: needs a checkout of the project, where studies run: clone it and `pip install -e .` there"
-        )
     source = inputs.source_of(args.pairs, inputs.columns(args))
     if source.source == "loose":
         raise UserError(f"--pairs: {args.pairs}: a study reads a table, tar shards or a folder of class folders")
     count = sum(isinstance(pair, RawPair) for pair in source.iterate(inputs.SPLIT))
-    if count < 20:
-        raise UserError(f"--pairs: {args.pairs}: holds {count} pairs, too few for a study; should hold at least 20")
-    listing = DATA / "classes" / f"{classes}.json"
-    fresh = not listing.exists()
-    if fresh:
-        write_json(listing, folders)
-    elif json.loads(listing.read_text(encoding="utf-8")) != folders:
-        raise UserError(f"--classes: {listing} is there already, with other names; give another --classes")
-    try:
-        text = study(args, source.source, source.model_dump(mode="json", exclude_defaults=True), count, classes)
-        Study(yaml.safe_load(text), str(args.output))
-    except BaseException:
-        if fresh:
-            listing.unlink()
-        raise
-    with whole_file(args.output) as temporary:
+    if count < FEWEST:
+        raise UserError(
+            f"--pairs: {args.pairs}: holds {count} pairs, too few for a study; should hold at least {FEWEST}"
+        )
+    made = own_study.OwnStudy(args, output, source, count, classes, folders)
+    with made.listed() as listing:
+        text = made.text()
+        made.check(text)
+        _write(output, text)
+    log = command_line.log.info
+    if made.in_checkout:
+        log("wrote %s and %s; next: antidote check %s", output, listing, output)
+    else:
+        log("wrote %s and %s; next: get a checkout of the project; %s says how to go on", output, listing, output)
+
+
+def _write(output: Path, text: str) -> None:
+    with whole_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    read_mapping(str(args.output))
-    command_line.log.info("wrote %s and %s; next: antidote check %s", args.output, listing, args.output)
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in label order.
-
-    Raises:
-        UserError: there is no such folder, or it holds no class folders.
-    """
-    if not folder.is_dir():
-        raise UserError(f"--evaluation: {folder}: no such folder; should hold one folder of pictures per class")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) < 2:
-        raise UserError(f"--evaluation: {folder}: holds {len(names)} class folders; should hold at least 2")
-    return names
-
-
-def study(args: argparse.Namespace, kind: str, source: dict[str, Any], count: int, classes: str) -> str:
-    """Return the text of the study file."""
-    source = {key: value for key, value in source.items() if key != "accepted_skip_share"}
-    test = Path(args.evaluation)
-    datasets = {
-        "own_pairs": {**source, "source": kind, "splits": {"all": source["splits"][inputs.SPLIT]}},
-        "own_test": {"source": "folder", "root": str(test.parent), "splits": {"all": test.name}, "classes": classes},
-    }
-    model = {"name": args.model, **({"pretrained": args.pretrained} if args.pretrained else {})}
-    block = lambda value: "\n".join("  " + line for line in yaml.safe_dump(value, sort_keys=False).splitlines())
-    pools = {name: max(1, int(share * count)) for name, share in SHARES.items()}
-    quote = lambda word: yaml.safe_dump(word, default_style='"').strip()
-    return STUDY.format(
-        file=args.output, name=quote(args.name), target=quote(args.target), model=block(model),
-        datasets=block(datasets), batch=min(128, pools["defense"]), poisons=max(1, pools["poison"] // 2), **pools,
-    )  # fmt: skip

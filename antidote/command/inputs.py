@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from antidote.base.errors import UserError
+from antidote.base.errors import UserError, nearest
 from antidote.base.lazy import torch
 from antidote.clip import zoo
 from antidote.clip.configs import ModelSettings
 from antidote.clip.files import CONFIG
+from antidote.clip.known import model_config, model_names
 from antidote.data.pairs import Pairs
 from antidote.data.sources.base import RawPair, Skipped, SourceSettings, unread
 from antidote.data.sources.folder import EXTENSIONS, Folder
@@ -28,6 +29,7 @@ SPLIT = "given"
 TABLES = (".csv", ".tsv", ".parquet")
 PATHS, BYTES = ("path", "file", "filepath", "image_path", "filename", "file_name"), ("image", "jpg", "png", "bytes")
 CAPTIONS = ("caption", "text", "title", "txt")
+HUB = "hf-hub:"
 MODELS = "a model folder, a checkpoint file, hf-hub:OWNER/NAME, or zoo:NAME"
 CHUNK = 256  # pictures that are decoded at a time
 KINDS = (
@@ -101,12 +103,6 @@ class Checkpoint:
 Model: TypeAlias = "str | Path | Checkpoint | Clip"  # a model as its user has it
 
 
-def model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that describe a checkpoint without its architecture."""
-    parser.add_argument("--arch", help="architecture of a checkpoint file, such as RN50 or ViT-B-32")
-    parser.add_argument("--quick-gelu", action="store_true", help="QuickGELU activations, as OpenAI's weights need")
-
-
 def checkpoint(args: argparse.Namespace) -> Checkpoint:
     """Return the model that the arguments of a command name."""
     return Checkpoint(args.model, args.arch, args.quick_gelu)
@@ -124,20 +120,35 @@ def load(model: Model) -> Clip:
         model = Checkpoint(model)
     if not isinstance(model, Checkpoint):
         return model
+    check_model(model)
     name, path = str(model.path), Path(model.path)
     if zoo.is_name(name):
         return load_model(zoo.find(name))
-    if name.startswith("hf-hub:"):
-        return load_model(_fetched(name.removeprefix("hf-hub:")))
+    if name.startswith(HUB):
+        return load_model(_fetched(name.removeprefix(HUB)))
+    if path.is_dir():
+        return load_model(path)
+    return create_model(ModelSettings(name=model.arch, pretrained=name, quick_gelu=model.quick_gelu), seed=0)
+
+
+def check_model(model: Checkpoint) -> None:
+    """Check a model without loading it; names of the zoo and of a hub are not looked up.
+
+    Raises:
+        UserError: there is no such model, or its architecture is missing or unknown.
+    """
+    name, path = str(model.path), Path(model.path)
+    if zoo.is_name(name) or name.startswith(HUB):
+        return
     if path.is_dir():
         if not (path / CONFIG).is_file():
             raise UserError(f"{name}: is no model folder; should hold {CONFIG} and the weights beside it")
-        return load_model(path)
-    if not path.is_file():
+    elif not path.is_file():
         raise UserError(f"{name}: no such model; should be {MODELS}")
-    if model.arch is None:
+    elif model.arch is None:
         raise UserError(f"--arch: is missing; {name} is a checkpoint file, name its architecture, such as RN50")
-    return create_model(ModelSettings(name=model.arch, pretrained=name, quick_gelu=model.quick_gelu), seed=0)
+    elif model_config(model.arch) is None:
+        raise UserError(f"--arch: unknown architecture {model.arch!r}{nearest(model.arch, model_names())}")
 
 
 def shown(given: object, what: str) -> str:
@@ -152,21 +163,14 @@ def _fetched(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, "open_clip_model.safetensors"]))
     except Exception as error:  # the library raises many kinds of errors
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"hf-hub:{name}: cannot be fetched ({reason}); give the path of its folder") from None
+        raise UserError(f"{HUB}{name}: cannot be fetched ({reason}); give the path of its folder") from None
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------
 
 
-def dataset_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name the columns of a table."""
-    parser.add_argument("--path", help=f"column of paths in a table; by default one of {', '.join(PATHS)}")
-    parser.add_argument("--image", help=f"column of picture files in a table; by default one of {', '.join(BYTES)}")
-    parser.add_argument("--caption", help=f"column of captions in a table; by default one of {', '.join(CAPTIONS)}")
-
-
 def columns(args: argparse.Namespace) -> Columns:
-    """Return the columns that the arguments of `dataset_arguments` name."""
+    """Return the columns that the arguments of a command name."""
     return Columns(args.path, args.image, args.caption)
 
 
@@ -186,7 +190,10 @@ def stream(dataset: str | Path, named: Columns) -> Iterator[Item]:
         pair = intake.take(item)
         if pair is not None:
             yield Item(pair.key, pair.image, pair.captions[0], -1 if pair.label is None else pair.label)
-    intake.judge(dataset, SPLIT, settings)
+    try:
+        intake.judge(dataset, SPLIT, settings)
+    except UserError as error:
+        raise UserError(str(error).replace(f"{dataset}/{SPLIT}: ", f"{dataset}: ", 1)) from None
 
 
 def _written(folder: Path) -> Iterator[Item]:
@@ -238,6 +245,8 @@ def _found(path: Path, named: Columns) -> dict[str, str]:
             names = list(pd.read_csv(path, nrows=0, sep="\t" if path.suffix.lower() == ".tsv" else ","))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from None
+    if any(not name.isprintable() for name in map(str, names)):
+        raise UserError(f"{path}: cannot be read as a table (the names of its columns are no text)")
     find = lambda known: next((name for name in known if name in names), None)
     place, image, caption = named.path or find(PATHS), named.image or find(BYTES), named.caption or find(CAPTIONS)
     if named.image or not place:

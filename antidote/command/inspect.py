@@ -18,17 +18,14 @@ import numpy as np
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
-from antidote.base.registry import DETECTORS, method
-from antidote.base.settings import read_mapping
-from antidote.command import inputs, report, resume
+from antidote.command import arguments as shared
+from antidote.command import inputs, methods, report, resume
 from antidote.command.given import NOTHING, Dataset, Given
 from antidote.data.access import DefenseData
 
 if TYPE_CHECKING:
     from antidote.data.pairs import Pairs
     from antidote.detectors.base import Detector, Scores
-
-CONTROLS = ("random", "oracle")
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,8 @@ class Inspection:
         order = np.argsort(-values, kind="stable")
         table = pd.DataFrame({"picture": list(pairs.keys), "score": values})
         table.iloc[order].to_csv(folder / "scores.csv", index=False)
-        facts = {
-            "model": self.model, "pictures": len(pairs), "detector": self.detector, "threshold": self.scores.threshold,
-        }  # fmt: skip
+        threshold = self.scores.threshold
+        facts = {"model": self.model, "pictures": len(pairs), "detector": self.detector, "threshold": threshold}
         evidence = json.loads(json.dumps(dict(self.scores.evidence)))
         write_json(folder / "inspect.json", {**facts, "suspicious": suspicious, "evidence": evidence})
         verdict = (
@@ -73,25 +69,20 @@ class Inspection:
             "well."
         )
         picture = lambda row: report.thumbnail(pairs.images[row].permute(1, 2, 0).numpy())
-        tiles = [report.Shown(picture(row), pairs.keys[row], f"{values[row]:.4g}") for row in order[:shown].tolist()]
+        reached = lambda value: threshold is not None and value >= threshold
+        line = lambda value: f"{value:.4g}{' · reaches the threshold' if reached(value) else ''}"
+        tiles = [report.Shown(picture(row), pairs.keys[row], line(values[row])) for row in order[:shown].tolist()]
+        facts["threshold"] = "none" if threshold is None else f"{threshold:.4g}"
         report.write(folder / "report.html", "Pictures at use", verdict, facts, shown=tiles)
 
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
-    parser = command_line.parser(__doc__)
-    parser.add_argument("model", help=inputs.MODELS)
-    parser.add_argument("pictures", help="folder of pictures, or another dataset")
-    inputs.model_arguments(parser)
-    inputs.dataset_arguments(parser)
-    parser.add_argument("--detector", required=True, help="detector of pictures")
-    parser.add_argument("--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help="of the detector")
-    parser.add_argument("--pairs", help="clean pairs for detectors that learn from them: table, shards or folder")
-    parser.add_argument("--shots", help="labelled pictures for few-shot detectors: folder of class folders")
-    parser.add_argument("--classes", type=Path, help="JSON list of the class names that the model is used for")
-    parser.add_argument("--templates", default="openai_imagenet", help="prompts of that use")
-    parser.add_argument("--shown", type=int, default=48, help="pictures shown on the page")
-    parser.add_argument("--seed", type=command_line.seed, default=0)
+    parser = shared.parser(
+        __doc__, "model", "pictures", *shared.MODEL, *shared.COLUMNS, "--pairs", "--shots", "--classes", "--templates",
+        "--lexicon", "--settings", "--shown", "--seed",
+    )  # fmt: skip
+    parser.add_argument("--detector", required=True, help=f"one of {', '.join(methods.detectors('pictures'))}")
     parser.add_argument("--output", type=Path, default=Path("inspected"), help="folder to write")
     return parser
 
@@ -132,37 +123,22 @@ def inspect(
     Raises:
         UserError: the model or a picture file cannot be read; the detector does not fit, or its data are missing.
     """
-    kind = detector_of(detector)
+    kind, place = methods.detector_of("pictures", detector), report.place(output)
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
-    clip, place = inputs.load(model), None if output is None else Path(output)
+    clip = inputs.load(model)
     reason = kind.fits(clip.config["model_cfg"])
     if reason:
         raise UserError(f"{detector}: does not fit this model: it {reason}")
+    data, made = granted(kind, given, clip.size, detector), kind(own, seed)  # first: pictures can take long to read
     pairs = inputs.load_pairs(pictures, given.columns, clip.size)
     plain = replace(pairs, keys=[str(row) for row in range(len(pairs))], captions=[""] * len(pairs))
-    data, made = replace(granted(kind, given, clip.size, detector), pictures=plain), kind(own, seed)
-    with resume.work(place, made, clip, data, "none") as work:
+    data = replace(data, pictures=plain)
+    with resume.work(place, made, clip, data, given.lexicon) as work:
         found = Inspection(inputs.shown(model, "a model"), detector, pairs, made.score(clip, data, work))
     if place is not None:
         with whole_folder(place) as folder:
             found.write(folder, shown)
     return found
-
-
-def detector_of(name: str) -> type[Detector]:
-    """Return the class of a detector of pictures.
-
-    Raises:
-        UserError: there is no such detector, or it scores another subject.
-    """
-    kind = method("detector", name)
-    if name in CONTROLS or getattr(kind, "subject", None) != "pictures":
-        known = [
-            other for other in DETECTORS
-            if other not in CONTROLS and getattr(method("detector", other), "subject", None) == "pictures"
-        ]  # fmt: skip
-        raise UserError(f"--detector: {name!r} does not score pictures; known: {', '.join(known) or 'none'}")
-    return kind
 
 
 def granted(kind: type[Detector], given: Given, size: int, name: str) -> DefenseData:

@@ -23,15 +23,16 @@ CAPTION = "a photo of a small dog that sits beside a red table"  # of a usual le
 FORWARD = 1 / 3  # cost of encoding a picture or caption, relative to encoding it and computing its gradient
 
 
-def warn(clip: Clip, detectors: Sequence[tuple[Detector, DefenseData]]) -> None:
-    """Log every detector that will take longer than `LONG`."""
+def warn(clip: Clip, detectors: Sequence[tuple[Detector, DefenseData]], runs: int = 1) -> None:
+    """Log every detector that will take longer than `LONG` for one of its `runs` on models of this size."""
     each = {kind: of_one(clip, kind) for kind in {detector.works_on for detector, _ in detectors}}
     for detector, data in detectors:
         items, kind = work_of(detector, data), detector.works_on
         if items * each[kind] > LONG:
             command_line.log.info(
-                "%s: about %s gradients of %s, about %s on this machine",
+                "%s: about %s gradients of %s, about %s on this machine%s",
                 detector.settings.method, f"{items:,.0f}", kind, readable(items * each[kind]),
+                f", {runs} times" if runs > 1 else "",
             )  # fmt: skip
 
 

@@ -104,6 +104,8 @@ def of_study(folder: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    if not folder.is_dir():
+        raise UserError(f"--population: {folder}: no such folder; should be results/STUDY of a finished study")
     rows, effective = [], None
     for file in sorted(folder.rglob("detection.json")):
         found = read_json(file)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from antidote.base.errors import UserError
 
 SIDE = 160  # longest side of a shown picture, in pixels
 
@@ -32,6 +35,35 @@ def thumbnail(picture: bytes | np.ndarray) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def place(output: str | Path | None) -> Path | None:
+    """Return the folder of the results, None for none; what cannot be written ends a command before its work.
+
+    Raises:
+        UserError: the output is a file, or its folder cannot be made or written.
+    """
+    if output is None:
+        return None
+    found = Path(output)
+    if found.exists() and not found.is_dir():
+        raise UserError(f"--output: {output}: is a file; should name a folder")
+    writable(found, "--output")
+    return found
+
+
+def writable(folder: Path, option: str) -> None:
+    """Check that a folder can be written, or made, by a temporary folder in it or in the first folder above.
+
+    Raises:
+        UserError: it cannot; the message begins with the option that names it.
+    """
+    above = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=above):
+            pass
+    except OSError as error:
+        raise UserError(f"{option}: {folder}: cannot be written ({above}: {error.strerror})") from None
 
 
 def write(

@@ -23,9 +23,8 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.base.lazy import torch
-from antidote.base.registry import DETECTORS, method
-from antidote.base.settings import read_mapping
-from antidote.command import inputs, report
+from antidote.command import arguments as shared
+from antidote.command import inputs, methods, report
 from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
 from antidote.detectors.features import FeatureFile
@@ -33,7 +32,6 @@ from antidote.training.session import Work
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
-    from antidote.detectors.base import Detector
 
 
 SHARE = 0.01  # share of pairs to leave out (ours)
@@ -105,12 +103,12 @@ class Scan:
 
     def _tiles(self, rows: np.ndarray, columns: inputs.Columns) -> list[report.Shown]:
         """Return the pictures of some rows; the dataset is read a second time, as no picture was kept."""
-        wanted = {self.pairs.keys[row]: row for row in rows.tolist()}
+        wanted, left_out = {self.pairs.keys[row]: row for row in rows.tolist()}, set(self.left_out)
         found: dict[int, report.Shown] = {}
         for item in inputs.stream(self.dataset, columns) if wanted else ():
             row = wanted.get(item.key)
             if row is not None:
-                line = f"{self.values[row]:.4g} · {item.key}"
+                line = f"{self.values[row]:.4g} · {item.key}{' · in keys.txt' if item.key in left_out else ''}"
                 found[row] = report.Shown(report.thumbnail(item.image), item.caption, line)
                 if len(found) == len(wanted):
                     break
@@ -119,17 +117,11 @@ class Scan:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line of this command."""
-    parser = command_line.parser(__doc__)
-    parser.add_argument("dataset", help="table, shards, folder, or written split")
+    parser = shared.parser(__doc__, "dataset", *shared.MODEL, *shared.COLUMNS, "--settings", "--shown", "--seed")
     parser.add_argument("--model", required=True, help="CLIP that was trained on the dataset, or another one")
-    inputs.model_arguments(parser)
-    inputs.dataset_arguments(parser)
-    parser.add_argument("--detector", default="dao", help="detector of pairs that reads features")
-    parser.add_argument("--settings", type=read_mapping, default="{}", metavar="JSON|FILE", help="of the detector")
+    parser.add_argument("--detector", default="dao", help=f"one of {', '.join(methods.detectors('pairs'))}")
     parser.add_argument("--share", type=float, default=SHARE, help="share of pairs in keys.txt (ours: 1 %%)")
     parser.add_argument("--threshold", type=float, help="pairs of at least this score go into keys.txt, in place of it")
-    parser.add_argument("--shown", type=int, default=48, help="pairs shown on the page")
-    parser.add_argument("--seed", type=command_line.seed, default=0)
     parser.add_argument("--output", type=Path, default=Path("scan"), help="folder to write")
     return parser
 
@@ -176,10 +168,11 @@ def scan(
     Raises:
         UserError: the model or the dataset cannot be read; the detector does not score pairs from features.
     """
-    cost, kind = command_line.Cost(), detector_of(detector)
+    cost, kind = command_line.Cost(), methods.detector_of("pairs", detector)
     if not 0 < share < 1:
         raise UserError(f"--share: {share:g} should be a fraction between 0 and 1")
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
+    output = report.place(output)
     clip = inputs.load(model)
     with tempfile.TemporaryDirectory() if output is None else whole_folder(output) as place:
         folder = Path(place)
@@ -195,19 +188,6 @@ def scan(
             facts = {**found.facts, **cost.write(None, pairs=len(pairs))}
             write_json(folder / "scan.json", {"settings": own.model_dump(mode="json"), **facts})
     return found
-
-
-def detector_of(name: str) -> type[Detector]:
-    """Return the class of a detector of pairs that scores from features.
-
-    Raises:
-        UserError: there is no such detector, or it needs more than features.
-    """
-    kind = method("detector", name)
-    if not kind.from_features:
-        known = ", ".join(sorted(name for name in DETECTORS if method("detector", name).from_features))
-        raise UserError(f"--detector: {name!r} does not score pairs from their features; known: {known}")
-    return kind
 
 
 def encode(clip: Clip, parts: Any, work: Path, dataset: str) -> Pairs:

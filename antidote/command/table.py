@@ -8,7 +8,7 @@ class Command(NamedTuple):
 
     Attributes:
         about: one line for the list of commands.
-        example: a call, shown at the end of the command's help.
+        example: a call, or one per line, shown at the end of the command's help.
         script: whether the command is a script of a checkout.
     """
 
@@ -36,8 +36,9 @@ COMMANDS = {
         "antidote evaluate cleaned/ test/ --trigger results/default/badnet/seed0/trigger",
     ),
     "init": Command(
-        "write a study file for your own data",
-        "antidote init --pairs pairs.csv --evaluation test/ --target banana --output study.yaml",
+        "write a file for your own model and data, or a study",
+        "antidote init suspicious/ --pairs clean.csv --labelled test/ --output given.yaml\n"
+        "  antidote init --pairs pairs.csv --evaluation test/ --target banana --output study.yaml",
     ),
     "check": Command("check a study file without running it", "antidote check study.yaml"),
     "show": Command("print the table of a finished study", "antidote show --study default"),

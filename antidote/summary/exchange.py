@@ -28,18 +28,19 @@ from antidote.summary.verdicts import Finished
 
 FORMAT = 1
 NAMES = ("attack", "defense", "seed")
+DETECTION = ("auroc", "tpr_at_fpr1")  # figures of detectors
 PER_RUN = ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "trained_parameters", "pairs", "steps")
 CLIP_BENCHMARK = {"acc1": "ca1", "acc5": "ca5"}  # CLIP_benchmark's names of figures
 TASK = "zeroshot_classification"
 
 
 class Entry(Settings):
-    """An attack or a defense."""
+    """An attack, a defense or a detector."""
 
     name: str = Field(description="entry of the study")
     method: str = Field(description="name in the registry; of a reported result, also a method that is not in it")
     label: str = ""
-    access: str = Field("", description="of a defense: what it needs; of an attack: the threat model")
+    access: str = Field("", description="of a defense or detector: what it needs; of an attack: the threat model")
     reconstruction: bool = Field(False, description="the paper leaves parts open, which are built from what is known")
     settings: dict[str, Any] = {}
 
@@ -71,6 +72,19 @@ class Curve(Settings):
     points: list[Point] = Field(min_length=1)
 
 
+class Detected(Settings):
+    """What a detector finds in the cell: the model, its training pairs, or the pictures that it is shown."""
+
+    detector: Entry
+    subject: Literal["model", "pairs", "pictures"]
+    adaptive: bool = Field(False, description="the attack is made against this detector")
+    figures: dict[str, Figure] = Field(
+        min_length=1,
+        description="auroc; tpr_at_fpr1: true positive rate at 1 % false positives. Of a detector of models, over the "
+        "models of all seeds, without values by seed",
+    )
+
+
 class Hashes(Settings):
     """What the figures of a measured result belong to."""
 
@@ -100,6 +114,7 @@ class Result(Settings):
     defense: Entry
     figures: dict[str, Figure] = Field(min_length=1)
     persistence: list[Curve] = Field([], description="curves of the study's adaptations; empty if none was measured")
+    detections: list[Detected] = Field([], description="the study's detectors, controls among them; empty for none")
     costs: dict[str, float] = Field({}, description="one run of the defense: mean seconds, the largest of the rest")
     hashes: Hashes | None = None
     source: Source
@@ -173,6 +188,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         defense=_entry("defense", defense, methods[1]),
         figures=figures,
         persistence=_persistence(done, attack, defense, kept.results),
+        detections=_detections(done, attack, defense),
         costs=_costs(done.costs, attack, defense),
         hashes=Hashes(models=models, code=code, commit=commit()),
         source=Source(title=study.name),
@@ -182,7 +198,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
 
 def _entry(kind: str, name: str, settings: Any) -> Entry:
     known = method(kind, settings.method)
-    access = known.access if kind == "defense" else known.threat_model
+    access = known.threat_model if kind == "attack" else known.access
     own = {"name": name, "method": settings.method, "label": settings.label or "", "access": access}
     own["reconstruction"] = bool(getattr(known, "reconstruction", False))
     return Entry(**own, settings=settings.model_dump(mode="json", exclude={"method", "label"}))
@@ -192,12 +208,19 @@ def _figures(cells: pd.DataFrame) -> dict[str, Figure]:
     names = [name for name in cells.columns if name not in NAMES and not name.endswith(("_low", "_high"))]
     found = {}
     for name in [*filter(COLUMNS.__contains__, names), *sorted(set(names) - set(COLUMNS))]:
-        values = pd.to_numeric(cells.set_index("seed")[name], errors="coerce").dropna()
-        if len(values):
-            std = float(values.std()) if len(values) > 1 else None
-            by_seed = {str(seed): float(value) for seed, value in values.items()}
-            found[name] = Figure(mean=float(values.mean()), std=std, seeds=by_seed)
+        figure = _figure(cells, name)
+        found |= {name: figure} if figure else {}
     return found
+
+
+def _figure(rows: pd.DataFrame, name: str) -> Figure | None:
+    """Return a figure over the seeds of some rows, None without a value; a row without a seed is over all seeds."""
+    values = pd.to_numeric(rows.set_index("seed")[name], errors="coerce").dropna()
+    if not len(values):
+        return None
+    std = float(values.std()) if len(values) > 1 else None
+    by_seed = {str(int(seed)): float(value) for seed, value in values.items() if pd.notna(seed)}
+    return Figure(mean=float(values.mean()), std=std, seeds=by_seed)
 
 
 def _persistence(done: Finished, attack: str, defense: str, results: Path) -> list[Curve]:
@@ -219,6 +242,23 @@ def _persistence(done: Finished, attack: str, defense: str, results: Path) -> li
         ]
         counted = int(frame.size().min())
         found.append(Curve(adaptation=adaptation, kind=kind, pool=pool, model=model, seeds=counted, points=means))
+    return found
+
+
+def _detections(done: Finished, attack: str, defense: str) -> list[Detected]:
+    """Return the figures of the detectors that were run on a cell, in the order of the study."""
+    if done.detections is None:
+        return []
+    mine = done.detections[(done.detections["attack"] == attack) & (done.detections["defense"] == defense)]
+    found = []
+    for name, settings in done.study.detectors.items():
+        rows = mine[mine["detector"] == name]
+        figures = {figure: _figure(rows, figure) for figure in DETECTION}
+        figures = {figure: value for figure, value in figures.items() if value}
+        if figures:
+            one = _entry("detector", name, settings)
+            subject, adaptive = rows["subject"].iloc[0], bool(rows["adaptive"].iloc[0])
+            found.append(Detected(detector=one, subject=subject, adaptive=adaptive, figures=figures))
     return found
 
 

@@ -10,7 +10,7 @@ from antidote.base.registry import KINDS
 from antidote.summary.site.board import Board, read_boards
 from antidote.summary.site.documents import FRONT, METHODS, documents, place, relinked, repository
 from antidote.summary.site.methods import method_anchors, method_pages
-from antidote.summary.site.tables import BUDGET, curves, render, table
+from antidote.summary.site.tables import BUDGET, curves, detections, render, table
 
 HERE = Path(__file__).parent
 ASSETS = ("site.css", "tables.js", "plots.js", "iframe-worker.js")
@@ -113,6 +113,7 @@ def _track(board: Board, boards: list[Board]) -> str:
         measured=table(board.measured, page, "Measured cells") if board.measured else "",
         reported=table(board.reported, page, "Reported cells") if board.reported else "",
         curves=curves(board.measured),
+        detectors=detections(board.measured, page),
     )
 
 

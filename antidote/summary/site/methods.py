@@ -12,9 +12,8 @@ from antidote.base.registry import AXES, KINDS, method
 from antidote.base.settings import read_mapping
 from antidote.study.reference import Reference, reference
 from antidote.summary.site.board import Board, Row
-from antidote.summary.site.tables import render, table
+from antidote.summary.site.tables import CONTROLS, render, table
 
-CONTROLS = ("random", "oracle")
 COMMANDS = {"model": "audit", "pairs": "scan", "pictures": "inspect"}  # by what a detector scores
 DATA = {"clean-pairs": " --pairs clean.csv", "few-labelled": " --shots labelled/", "test-time": " --classes names.json"}
 

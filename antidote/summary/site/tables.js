@@ -1,7 +1,7 @@
 "use strict";
 // Tables of the leaderboard: a click on a column's head sorts, the form above filters. Without scripts all rows are shown.
 (() => {
-  const NUMBERS = new Set(["asr1", "ca1", "pa", "floor", "worst", "loss", "seeds", "seconds", "reason"]);
+  const NUMBERS = new Set(["asr1", "ca1", "pa", "floor", "worst", "loss", "seeds", "seconds", "reason", "auroc", "tprAtFpr1"]);
   const EPSILON = 1e-9;
 
   const sort = (table, key, down) => {

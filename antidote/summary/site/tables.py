@@ -12,7 +12,7 @@ import markupsafe
 
 from antidote.base.registry import KINDS
 from antidote.study.file import StudyFile
-from antidote.summary.exchange import Entry
+from antidote.summary.exchange import Entry, Figure
 from antidote.summary.page import duration
 from antidote.summary.site.board import CONTROL, UNDEFENDED, Row
 
@@ -24,6 +24,9 @@ FIGURES = [
     ("floor", "floor", "ASR@1 of the same trigger on the clean reference model, in percent"),
     ("worst", "worst", "highest ASR@1 while the model is adapted to clean pairs afterwards, in percent"),
 ]
+DETECTION = [("auroc", "AUROC"), ("tpr_at_fpr1", "TPR at 1 % FPR")]
+KEYS = {"auroc": "auroc", "tpr_at_fpr1": "tprAtFpr1"}  # keys of these figures in tables.js
+CONTROLS = ("random", "oracle")  # detectors that know nothing, and the truth
 ALWAYS = ("asr1", "ca1")
 BUDGET = 100 * StudyFile.model_fields["accuracy_budget"].default  # percentage points
 
@@ -71,6 +74,34 @@ def table(rows: list[Row], page: str, caption: str, filters: bool = True, withou
     return "\n".join(line for line in html.splitlines() if line.strip())
 
 
+def detections(rows: list[Row], page: str) -> str:
+    """Return a sortable table of the detectors of some cells as one block of HTML; "" if no cell has one."""
+    lines = [
+        {
+            "detector": _label(one.detector.label, one.detector.method),
+            "detector_entry": _entry(one.detector),
+            "page": method_link("detector", one.detector.method, page),
+            "control": one.detector.method in CONTROLS,
+            "attack": _label(row.result.attack.label, row.result.attack.method),
+            "attack_entry": _entry(row.result.attack),
+            "defense": _label(row.result.defense.label, row.result.defense.method),
+            "defense_entry": _entry(row.result.defense),
+            "subject": one.subject,
+            "adaptive": one.adaptive,
+            "figures": [(name.replace("_", "-"), *_shown(one.figures.get(name))) for name, _ in DETECTION],
+            "access": one.detector.access,
+            "exactness": "reconstruction" if one.detector.reconstruction else "exact",
+            "source": row.result.source.title,
+            "file": relpath(f"leaderboard/{row.file}", page.rpartition("/")[0] or "."),
+        }
+        for row in rows
+        for one in row.result.detections
+    ]
+    heads = [(KEYS[name], head) for name, head in DETECTION]
+    html = render("detectors.html.j2", lines=lines, figures=heads) if lines else ""
+    return "\n".join(line for line in html.splitlines() if line.strip())
+
+
 def _line(row: Row, page: str, figures: list[tuple[str, str, str]], reasons: list[str]) -> dict[str, Any]:
     """Return what the template shows of one cell; figures in percent."""
     result, loss = row.result, row.loss
@@ -104,7 +135,10 @@ def _line(row: Row, page: str, figures: list[tuple[str, str, str]], reasons: lis
 
 def _figure(row: Row, name: str) -> tuple[str, str | float]:
     """Return a figure as text, `87.9 ± 0.4`, and as a number, in percent; both empty if the cell lacks it."""
-    figure = row.figure(name)
+    return _shown(row.figure(name))
+
+
+def _shown(figure: Figure | None) -> tuple[str, str | float]:
     if figure is None:
         return "", ""
     spread = "" if figure.std is None else f" ± {100 * figure.std:.1f}"

@@ -13,7 +13,7 @@ from antidote import api
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.clip.folder import load_model, save_model
-from antidote.command import audit, clean, patience
+from antidote.command import audit, clean, methods, patience
 from antidote.command.given import Given
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
@@ -51,10 +51,11 @@ class FirstWeight(Detector):
 
 @pytest.fixture
 def toy(monkeypatch):
-    real = audit.method
+    real = methods.method
     chosen = lambda kind, name: FirstWeight if name == "first_weight" else real(kind, name)
     monkeypatch.setattr(audit, "method", chosen)
-    monkeypatch.setattr(audit, "DETECTORS", {"first_weight": FirstWeight})
+    monkeypatch.setattr(methods, "method", chosen)
+    monkeypatch.setattr(methods, "DETECTORS", {"first_weight": FirstWeight})
 
 
 def test_the_page_and_the_file_of_clean_hold_the_audit_before_and_after(place, toy):
@@ -67,6 +68,8 @@ def test_the_page_and_the_file_of_clean_hold_the_audit_before_and_after(place, t
     assert written["audit"]["before"][0]["score"] == before[0] and written["ca1"]["after"] == found.accuracy[1]
     page = (place / "out" / "report.html").read_text()
     assert f"{before[0]:.4g}" in page and f"{after[0]:.4g}" in page and "Clean accuracy (CA@1)" in page
+    thresholds = "before 0.5, not reached; after 0.5, not reached"
+    assert f'<td data-name="the method&#39;s own threshold">{thresholds}</td>' in page
     assert "Audit before: no verdict: no population of this kind; after: no verdict" in page
 
 
@@ -105,6 +108,15 @@ def test_long_detectors_are_named_beforehand_with_their_work(place, toy, make_cl
         monkeypatch.setattr(patience, "of_one", lambda clip, kind, each=each: each)
         patience.warn(make_clip("vit"), [(detector, DefenseData())])
         assert ("first_weight: about 1,100 gradients of pictures, about 37 min" in caplog.text) == expected
+
+
+def test_clean_names_a_long_detector_once_for_both_audits(place, toy, monkeypatch, caplog):
+    caplog.set_level("INFO", "antidote")
+    monkeypatch.setattr(FirstWeight, "work", classmethod(lambda cls, settings, sizes: (1000, 300)))
+    monkeypatch.setattr(patience, "of_one", lambda clip, kind: 2.0)
+    api.clean("suspicious", api.Given(pairs="clean.csv"), settings=QUICK, detectors=["first_weight"])
+    assert caplog.text.count("gradients of pictures") == 1
+    assert "about 37 min on this machine, 2 times" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["pictures", "captions"])
@@ -148,6 +160,6 @@ def test_inspect_gives_clean_pairs_to_a_detector_that_learns_from_them(place, tm
 
     parsed = command.arguments().parse_args(["m", "p", "--detector", "dede", "--pairs", "clean.csv"])
     assert Given.of(parsed).pairs == "clean.csv"
-    kind = command.detector_of("dede")
+    kind = methods.detector_of("pictures", "dede")
     with pytest.raises(UserError, match="--pairs: is missing; dede learns from clean pairs"):
         command.granted(kind, Given(), 32, "dede")

@@ -12,7 +12,7 @@ from PIL import Image
 from antidote.base import registry
 from antidote.base.errors import UserError
 from antidote.clip.folder import save_model
-from antidote.command import audit, inspect, population
+from antidote.command import audit, inspect, methods, population
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
 from scripts import population as scripts_population
 
@@ -65,7 +65,8 @@ def place(tmp_path, make_clip, monkeypatch):
     kinds = {"toy": ToyModel, "needs_pairs": NeedsPairs, "bright": ToyPictures, "needs_classes": NeedsClasses,
              "needs_shots": NeedsShots}  # fmt: skip
     method = lambda kind, name: kinds[name]
-    for module in (audit, inspect, population):
+    monkeypatch.setattr(audit, "method", method)
+    for module in (methods, population):
         monkeypatch.setattr(module, "method", method)
         monkeypatch.setattr(module, "DETECTORS", kinds)
     save_model(tmp_path / "model", make_clip("vit"), {"kind": "suspicious", "statement": "test"})
@@ -110,6 +111,7 @@ def test_without_a_population_there_is_no_verdict(place):
     toy, pairs = found["findings"]
     assert (toy["score"], toy["threshold"], pairs["left_out"]) == (0.8, 0.5, "needs clean pairs (--pairs)")
     page = (place / "out" / "report.html").read_text()
+    assert '<td data-name="the method&#39;s own threshold">0.5, reached</td>' in page
     assert PATCH in page and "class cup" in page and "no verdict: no population of this kind" in page
 
 
@@ -196,9 +198,14 @@ def test_a_few_shot_detector_of_pictures_gets_labelled_pictures(place):
 
 def test_bad_input_is_one_line(place):
     (place / "names.json").write_text('{"a": 1}')
+    (place / "twice.json").write_text('["cup", "cup"]')
     cases = [
-        (audited, ["--detector", "bright"], "--detector: 'bright' does not score models"),
-        (audited, ["--population", place / "none"], "holds no scores of detectors of models"),
+        (audited, ["--detector", "bright"], "--detector: 'bright' does not score models; known: toy, needs_pairs"),
+        (audited, ["--population", place / "none"], "none: no such folder; should be results/STUDY"),
+        (audited, ["--population", place / "pictures"], "holds no scores of detectors of models"),
+        (audited, ["--output", place / "names.json"], "names.json: is a file; should name a folder"),
+        (audited, ["--output", place / "names.json" / "out"], "out: cannot be written ("),
+        (audited, ["--classes", place / "twice.json"], "twice.json: lists 'cup' more than once"),
         (audited, ["--false-alarms", "2"], "--false-alarms: 2 should be a fraction"),
         (audited, ["--classes", place / "names.json"], "should hold a JSON list of texts"),
         (

@@ -84,6 +84,7 @@ def test_words_become_settings():
     (["--pairs", "{place}/pairs", "--labelled", "{place}/pairs"], "holds pictures without a label"),
     (["--pairs", "{place}/pairs", "--labelled", "{place}/test", "--classes", "{place}/three.json"],
      "--classes: lists 3 names"),
+    (["--pairs", "{place}/pairs", "--output", "{place}/model"], "model: is the suspicious model; name another folder"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(place, words, message):
     (place / "three.json").write_text('["a", "b", "c"]')

@@ -1,7 +1,11 @@
-"""`antidote init`: a study that `antidote check` accepts; one line for bad input."""
+"""`antidote init`: files that `antidote check` and the commands of a model accept; one line for bad input."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +15,9 @@ from PIL import Image
 
 from antidote.base.errors import UserError
 from antidote.base.files import DATA
+from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
-from antidote.command import init
+from antidote.command import audit, clean, init, inspect, own_study
 from antidote.command.table import COMMANDS
 from antidote.data.words import names
 from antidote.study.study import Study
@@ -26,7 +31,7 @@ def place(tmp_path, monkeypatch):
     shutil.copytree(DATA / "templates", data / "templates")
     shutil.copy(DATA / "datasets.yaml", data)
     (data / "classes").mkdir()
-    for module in (init, names):
+    for module in (own_study, names):
         monkeypatch.setattr(module, "DATA", data)
     picture = Image.fromarray(np.zeros((32, 32, 3), np.uint8))
     for name in ("cup", "boat"):
@@ -66,12 +71,120 @@ def test_bad_input_is_one_line_and_leaves_nothing(place, words, message):
     assert not (place / "study.yaml").exists() and not list((place / "data" / "classes").iterdir())
 
 
-def test_an_installed_copy_writes_nothing_beside_itself(place, monkeypatch):
+@pytest.fixture
+def installed(place, monkeypatch):
+    """The place, where the copy of the project is a wheel: its data cannot be written, and there is no workflow."""
     (place / "data").rename(place / "shipped")
-    monkeypatch.setattr(init, "DATA", place / "shipped")
-    with pytest.raises(UserError, match=r"init: needs a checkout.*pip install -e \."):
+    shutil.copy(DATA / "classes" / "scenes.json", place / "shipped" / "classes")
+    for module in (own_study, names):
+        monkeypatch.setattr(module, "DATA", place / "shipped")
+    return place
+
+
+def test_an_installed_copy_writes_a_study_to_copy_into_a_checkout(installed):
+    written("--pairs", "pairs.csv", "--evaluation", "test", "--target", "cup", "--name", "mine")
+    assert [path.name for path in (installed / "shipped" / "classes").iterdir()] == ["scenes.json"]
+    assert json.loads((installed / "mine.json").read_text()) == ["boat", "cup"]
+    text = (installed / "study.yaml").read_text()
+    values = yaml.safe_load(text)
+    assert values["datasets"]["own_pairs"]["splits"] == {"all": str(installed / "pairs.csv")}
+    assert values["datasets"]["own_test"]["root"] == str(installed), "the study runs in another folder"
+    assert f"#   cp {installed}/mine.json data/classes/\n" in text and "git clone" in text
+    # What the file says: the list goes into the checkout, whose `check` then takes the study as it is.
+    shutil.copy(installed / "mine.json", installed / "shipped" / "classes")
+    assert Study(read_mapping("study.yaml"), "study.yaml").classes == ["boat", "cup"]
+
+
+def test_an_installed_copy_leaves_nothing_after_bad_input(installed):
+    with pytest.raises(UserError, match="study: "):
+        written("--pairs", "pairs.csv", "--evaluation", "test", "--target", "cup", "--classes", "a", "--name=-b")
+    assert not (installed / "study.yaml").exists() and not (installed / "a.json").exists()
+    (installed / "own.json").write_text('["bird"]')
+    with pytest.raises(UserError, match=r"own\.json is there already, with other names"):
         written("--pairs", "pairs.csv", "--evaluation", "test", "--target", "cup")
-    assert not list((place / "shipped" / "classes").iterdir()) and not (place / "study.yaml").exists()
+
+
+def test_metadata_of_other_systems_is_no_class(place):
+    (place / "test" / "__MACOSX").mkdir()
+    written("--pairs", "pairs.csv", "--evaluation", "test", "--target", "cup")
+    assert json.loads((place / "data" / "classes" / "own.json").read_text()) == ["boat", "cup"]
+
+
+def test_it_needs_nothing_of_the_repository(place, tmp_path_factory):
+    """A copy of the package and its data alone, as a wheel installs them."""
+    copy = tmp_path_factory.mktemp("site")
+    shutil.copytree(ROOT / "antidote", copy / "antidote", ignore=shutil.ignore_patterns("__pycache__"))
+    tracked = subprocess.run(["git", "ls-files", "-z", "data"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, tracked.stdout.split("\0")):
+        file = copy / "antidote" / "shipped" / Path(name).relative_to("data")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, file)
+    command = [sys.executable, "-P", "-m", "antidote.command", "init", "--pairs", "pairs.csv", "--evaluation", "test"]
+    command += ["--target", "cup"]
+    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "wrote study.yaml and own.json; next: get a checkout" in done.stderr
+    assert not (copy / "antidote" / "shipped" / "classes" / "own.json").exists()
+
+
+# --- a model and its data --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(place):
+    (place / "suspicious").mkdir()
+    (place / "suspicious" / "open_clip_config.json").write_text("{}")
+    return "suspicious"
+
+
+def test_the_commands_read_the_file_of_a_model(place, model):
+    written(model, "--pairs", "pairs.csv", "--labelled", "test", "--pictures", "test/cup")
+    text = (place / "given.yaml").read_text()
+    assert text.count("#   antidote ") == 4 and '# shots: "shots/"' in text
+    args = audit.arguments().parse_args(["--given", "given.yaml"])
+    assert (args.model, args.pairs, args.classes) == ("suspicious", "pairs.csv", ["boat", "cup"])
+    args = clean.arguments().parse_args(["other", "--pairs", "better.csv", "--given", "given.yaml"])
+    assert (args.model, args.pairs, args.labelled) == ("other", "better.csv", "test"), "the command line counts"
+    args = inspect.arguments().parse_args(["--detector", "scale_up", "--given=given.yaml"])
+    assert (args.model, args.pictures) == ("suspicious", "test/cup")
+
+
+def test_a_file_without_a_model_leaves_it_required(place, capsys):
+    (place / "given.yaml").write_text("pairs: pairs.csv\n")
+    with pytest.raises(SystemExit):
+        audit.arguments().parse_args(["--given", "given.yaml"])
+    assert "required: model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("modle: a", "given.yaml: modle: unknown key; did you mean 'model'?"),
+    ("model: [a]", "given.yaml: model: "),
+    ("quick_gelu: 3", "given.yaml: quick_gelu: "),
+])  # fmt: skip
+def test_a_file_with_a_wrong_key_or_value_is_one_line(place, text, message):
+    (place / "given.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        audit.arguments().parse_args(["--given", "given.yaml"])
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["nowhere"], "nowhere: no such model"),
+    (["pairs.csv"], "--arch: is missing"),
+    (["pairs.csv", "--arch", "RN5"], "--arch: unknown architecture 'RN5'"),
+    (["test"], "test: is no model folder"),
+    (["suspicious", "--pairs", "none.csv"], "none.csv: no such dataset"),
+    (["suspicious", "--labelled", "none"], "--evaluation: none: no such folder"),
+    (["suspicious", "--target", "cup"], "--target: is of a study"),
+    (["suspicious", "--classes", "names"], "--classes: is of a study"),
+    (["--pairs", "pairs.csv", "--evaluation", "test", "--target", "cup", "--arch", "RN50"], "--arch: is of a model"),
+    ([], "--pairs: is missing; a study needs --pairs, --evaluation and --target"),
+])  # fmt: skip
+def test_bad_input_of_a_model_is_one_line(place, model, words, message):
+    with pytest.raises(UserError) as error:
+        written(*words)
+    assert str(error.value).startswith(message) and not list(place.glob("*.yaml"))
 
 
 def test_the_example_of_the_help_names_no_file_as_the_class_list():

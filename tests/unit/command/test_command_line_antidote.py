@@ -41,6 +41,13 @@ def test_help_of_all_commands_shows_an_example_without_torch():
     assert done.stdout.count("usage: antidote ") == len(OWN)
 
 
+def test_help_names_the_methods_and_shows_no_empty_defaults():
+    texts = {name: importlib.import_module(f"antidote.command.{name}").arguments().format_help() for name in OWN}
+    assert not any("(default: None)" in text or "(default: False)" in text for text in texts.values())
+    wanted = {"audit": "decree", "scan": "dao", "inspect": "scale_up", "clean": "cleanclip"}
+    assert all(method in texts[name] for name, method in wanted.items()) and "(default: dao)" in texts["scan"]
+
+
 def test_unknown_command():
     done = antidote("scann")
     assert (done.returncode, done.stderr) == (1, "error: unknown command 'scann'; did you mean 'scan'?\n")

@@ -49,6 +49,7 @@ def test_a_table_is_scored(tmp_path, model, table):
     assert len(scores) == 40 and scores["score"].is_monotonic_decreasing
     assert (tmp_path / "out" / "keys.txt").read_text().split() == scores["key"].head(4).tolist()
     page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count(" · in keys.txt") == min(3, len((tmp_path / "out" / "keys.txt").read_text().splitlines()))
     assert page.count("<img") == 3 and scores["caption"][0] in page
     assert json.loads((tmp_path / "out" / "scan.json").read_text())["pairs"] == 40
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -93,6 +94,8 @@ def test_a_feature_file_reads_the_rows_asked_for(tmp_path, make_clip):
 def test_bad_input_is_one_line(tmp_path, model, table):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.docx").write_text("x")
+    (tmp_path / "head.csv").write_text("file,caption\n")
+    (tmp_path / "binary.csv").write_bytes(bytes(range(1, 128)) * 9)
     three = pd.read_csv(table).head(3)
     three.to_csv(tmp_path / "three.csv", index=False)
     three.rename(columns={"caption": "words"}).to_csv(tmp_path / "columns.csv", index=False)
@@ -108,6 +111,8 @@ def test_bad_input_is_one_line(tmp_path, model, table):
         ([table, "--model", tmp_path / "empty"], "is no model folder"),
         ([table, "--model", tmp_path / "nothing"], "no such model"),
         ([table, "--model", table], "--arch: is missing"),
+        ([tmp_path / "head.csv", "--model", model], "head.csv: holds no usable pair"),
+        ([tmp_path / "binary.csv", "--model", model], "binary.csv: cannot be read as a table"),
         ([table, "--model", model, "--share", "2"], "--share: 2 should be a fraction"),
         ([table, "--model", model, "--detector", "ubt"], "does not score pairs from their features"),
     ]

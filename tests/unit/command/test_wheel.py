@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import site
 import subprocess
 import sys
@@ -90,5 +91,19 @@ def test_help_and_scan_work_without_a_checkout(antidote, make_clip, tmp_path):
     done = antidote("scan", tmp_path / "pictures", "--model", tmp_path / "model", "--output", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "out" / "scores.csv").read_text().splitlines()) == 25
+    study = antidote(
+        "init", "--pairs", tmp_path / "pictures", "--evaluation", tmp_path, "--target", "model", cwd=tmp_path
+    )
+    assert study.stderr.startswith("error: --pairs: "), "pictures without captions"
+    (tmp_path / "pairs.csv").write_text("file,caption\n" + "".join(f"pictures/{n}.png,cup\n" for n in range(24)))
+    for name in ("cup", "boat"):
+        shutil.copytree(tmp_path / "pictures", tmp_path / "test" / name)
+    own = ("init", "--pairs", "pairs.csv", "--evaluation", "test")
+    assert "get a checkout" in antidote(*own, "--target", "cup", cwd=tmp_path).stderr
+    assert (tmp_path / "own.json").is_file() and (tmp_path / "study.yaml").is_file()
+    assert "next: antidote audit --given given.yaml" in antidote(*own, "model", cwd=tmp_path).stderr
+    quick = ("--set", "training.epochs=1", "--set", "training.batch_size=8", "--output", "cleaned")
+    cleaned = antidote("clean", "--given", "given.yaml", *quick, cwd=tmp_path)
+    assert "Clean accuracy" in cleaned.stderr and (tmp_path / "cleaned" / "report.html").is_file(), cleaned.stderr
     where = antidote("check", Path(ROOT / "config.yaml"), cwd=tmp_path)
     assert where.returncode == 0, where.stderr

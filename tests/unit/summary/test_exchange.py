@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import jsonschema
+import pandas as pd
 import pytest
 
 from antidote.base.errors import UserError
@@ -13,6 +14,7 @@ from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
 from antidote.study.slices import summary_plan
 from antidote.study.study import Study
+from antidote.summary import exchange
 from antidote.summary.exchange import read_result, schema
 from scripts import results, summarise
 from tests.unit.summary.test_pages import put
@@ -37,6 +39,7 @@ def board(tmp_path_factory):
     values["track"] = {"name": "open", "version": 1}
     values["defenses"].pop("ta_cleaner")
     values["persistence"] = {"adaptations": {"tuned": {"kind": "full"}}}
+    values["detectors"] = {"dao": {"method": "dao"}, "decree": {"method": "decree"}}
     put(root / "study.yaml", values)
     folder = root / "results/tiny"
     for seed, rates in VALUES.items():
@@ -47,6 +50,8 @@ def board(tmp_path_factory):
             for defense, asr1 in rates.items() if (attack, seed) != ("blended", 1) else ():
                 scores = {"ca1": 0.88, "asr1": asr1, "extra": {"hit": 0.5}}
                 put(folder / f"{attack}/seed{seed}/{defense}/scores.json", scores)
+        found = {"items": 160, "poisoned": 16, "auroc": 0.9 - seed / 5, "tpr_at_fpr1": 0.5}
+        put(folder / f"badnet/seed{seed}/none/detect/dao/detection.json", found)
         model = folder / f"badnet/seed{seed}/finetune/model"
         put(model / "open_clip_model.safetensors", f"weights {seed}")
         put(model / "cost.json", {"seconds": 10 + seed, "pairs": 160 - seed})
@@ -94,6 +99,21 @@ def test_persistence_is_kept_as_curves_of_means_over_seeds(board):
     assert clean["model"] == "clean" and clean["seeds"] == 1 and clean["points"][1]["score"] == 0.02
     assert found["figures"]["worst"]["mean"] == pytest.approx(0.5)
     assert json.loads((board / "open-1/tiny/badnet--none.json").read_text())["persistence"] == []
+
+
+def test_detectors_are_kept_with_their_figures_over_seeds(board):
+    [found] = json.loads((board / "open-1/tiny/badnet--none.json").read_text())["detections"]
+    assert (found["detector"]["method"], found["detector"]["access"]) == ("dao", "nothing")
+    assert (found["subject"], found["adaptive"], set(found["figures"])) == ("pairs", False, {"auroc", "tpr_at_fpr1"})
+    assert found["figures"]["auroc"]["seeds"] == pytest.approx({"0": 0.9, "1": 0.7})
+    assert found["figures"]["auroc"]["mean"] == pytest.approx(0.8)
+    assert json.loads((board / "open-1/tiny/badnet--finetune.json").read_text())["detections"] == []
+
+
+def test_figures_over_the_models_of_all_seeds_have_no_values_by_seed():
+    rows = pd.DataFrame({"seed": [0.0, 1.0, None], "auroc": [None, None, 0.75]})
+    assert exchange._figure(rows, "auroc").model_dump() == {"mean": 0.75, "std": None, "seeds": {}}
+    assert exchange._figure(rows.iloc[:2], "auroc") is None
 
 
 def test_written_files_and_the_leaderboard_keep_to_the_published_schema(board):

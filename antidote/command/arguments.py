@@ -1,0 +1,89 @@
+"""Arguments that several commands share, each written once, and `--given`: a file that holds some of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from antidote.base import command_line
+from antidote.base.settings import Settings, read_mapping
+from antidote.command import inputs
+
+FILE = "--given"
+SHARED: dict[str, dict[str, Any]] = {
+    "model": {"help": inputs.MODELS},
+    "labelled": {"help": "folder of class folders, or a written split"},
+    "pictures": {"help": "folder of pictures, or another dataset"},
+    "dataset": {"help": "table, shards, folder, or written split"},
+    "--arch": {"help": "architecture of a checkpoint file, such as RN50 or ViT-B-32"},
+    "--quick-gelu": {"action": "store_true", "help": "QuickGELU activations, as OpenAI's weights need"},
+    "--pairs": {"help": "clean pairs: table, shards, folder, or written split"},
+    "--path": {"help": f"column of paths in a table; by default one of {', '.join(inputs.PATHS)}"},
+    "--image": {"help": f"column of picture files in a table; by default one of {', '.join(inputs.BYTES)}"},
+    "--caption": {"help": f"column of captions in a table; by default one of {', '.join(inputs.CAPTIONS)}"},
+    "--shots": {"help": "labelled pictures for few-shot methods: folder of class folders"},
+    "--labelled": {"help": "folder of class folders, or a written split: accuracy before and after"},
+    "--classes": {"type": Path, "help": "JSON list of class names in label order; by default the class folders"},
+    "--templates": {"default": "openai_imagenet", "help": "prompts of the class names, of open_clip or data/templates"},
+    "--lexicon": {"default": "function_words", "help": "language resource of the text methods"},
+    "--settings": {"type": read_mapping, "default": "{}", "metavar": "JSON|FILE", "help": "settings of the method"},
+    "--population": {"type": Path, "help": "results/STUDY of your own: scores that an audit compares with"},
+    "--shown": {"type": command_line.count, "default": 48, "help": "pictures on the page"},
+    "--seed": {"type": command_line.seed, "default": 0},
+}
+MODEL, COLUMNS = ("--arch", "--quick-gelu"), ("--path", "--image", "--caption")
+
+
+class GivenFile(Settings):
+    """A model and its data, as `antidote init MODEL` writes them; every key is an argument of the same name."""
+
+    model: str | None = None
+    arch: str | None = None
+    quick_gelu: bool | None = None
+    pairs: str | None = None
+    path: str | None = None
+    image: str | None = None
+    caption: str | None = None
+    shots: str | None = None
+    labelled: str | None = None
+    pictures: str | None = None
+    classes: str | list[str] | None = None
+    templates: str | None = None
+    lexicon: str | None = None
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose defaults are those of the file that `--given` names; no argument in the file is required."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Read the file, then parse.
+
+        Raises:
+            UserError: the file cannot be read, or has an unknown key or a value of another type.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        file.add_argument(FILE, nargs="?")
+        named = file.parse_known_args(words)[0].given
+        if named is not None:
+            self._take(GivenFile.read(read_mapping(named), named).model_dump(exclude_none=True))
+        return super().parse_known_args(words, namespace)
+
+    def _take(self, values: dict[str, Any]) -> None:
+        for action in self._actions:
+            if action.dest in values:
+                action.default, action.required = values[action.dest], False
+                if not action.option_strings:
+                    action.nargs = "?"
+
+
+def parser(description: str | None, *names: str) -> Parser:
+    """Return the parser of a command with some arguments of `SHARED`, and `--given`."""
+    made = command_line.parser(description, Parser)
+    for name in names:
+        made.add_argument(name, **SHARED[name])
+    made.add_argument(FILE, metavar="FILE", help="file of `antidote init MODEL`, in place of the model and its data")
+    return made

@@ -1,0 +1,36 @@
+"""Which detectors a command can run, and which defenses: names for the help, and one line for a wrong name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from antidote.base.errors import UserError
+from antidote.base.registry import DETECTORS, method
+
+if TYPE_CHECKING:
+    from antidote.detectors.base import Detector
+
+CONTROLS = ("random", "oracle")  # of studies: at random, and by the truth
+
+
+def detectors(subject: str) -> list[str]:
+    """Return the names of the detectors of a subject, model or pictures; pairs: those that score from features."""
+    kinds = {name: method("detector", name) for name in DETECTORS if name not in CONTROLS}
+    scores = lambda kind: kind.subject == subject and (subject != "pairs" or kind.from_features)
+    return [name for name, kind in kinds.items() if scores(kind)]
+
+
+def detector_of(subject: str, name: str, option: str = "--detector") -> type[Detector]:
+    """Return the class of a detector of a subject.
+
+    Raises:
+        UserError: there is no such detector, or it scores another subject, or from more than a command has.
+    """
+    known = detectors(subject)
+    if name not in known:
+        reason = "is unknown" if name not in DETECTORS else f"does not score {OBJECTS[subject]}"
+        raise UserError(f"{option}: {name!r} {reason}; known: {', '.join(known) or 'none'}")
+    return method("detector", name)
+
+
+OBJECTS = {"model": "models", "pictures": "pictures", "pairs": "pairs from their features"}
