@@ -302,6 +302,8 @@ class Study:
         threat_model = method("attack", settings.method).threat_model
         if recipe.alternate and threat_model != "training-control":
             raise UserError(f"{where}.alternate: needs control over training; {settings.method} is {threat_model}")
+        if threat_model == "encoder" and recipe.start == "model" and not self.file.model.pretrained:
+            raise UserError(f"{where}.start: {settings.method} changes a trained encoder; set `clean`")
         return settings
 
     def _defense(self, entry: Entry) -> DefenseSettings:

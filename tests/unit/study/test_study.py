@@ -129,6 +129,8 @@ def test_every_study_of_the_project_is_valid(file):
          "attacks.badnet.targets: 'bananna' is not among the 24 classes; did you mean 'banana'?"),
         ("attacks.badnet", {"method": "badencoder"},
          "attacks.badnet.patch_size: 50 and a margin of 1 do not fit the picture (32 pixels)"),
+        ("attacks.badnet", {"method": "badencoder", "preset": "cifar10", "poisons": 20, "training": {"start": "model"}},
+         "attacks.badnet.training.start: badencoder changes a trained encoder; set `clean`"),
         ("attacks.clean", {"method": "badnet"}, "attacks: name 'clean' is taken by the layout of results/"),
         ("attacks.pools", {"method": "badnet"}, "attacks: name 'pools' is taken by the layout of results/"),
         ("defenses.pools", {"method": "finetune"}, "defenses: name 'pools' is taken by the layout of results/"),
