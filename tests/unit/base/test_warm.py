@@ -32,6 +32,7 @@ sys.exit(int(os.environ.get("CODE", 0)))
 WAIT = """
 import pathlib, signal, sys, time
 def save(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # each thread of a parent that ends may send one
     pathlib.Path(sys.argv[1]).write_text("saved")
     sys.exit(143)
 signal.signal(signal.SIGTERM, save)
@@ -221,7 +222,10 @@ def test_a_caller_that_ends_while_it_calls_ends_neither_the_server_nor_runs_on(p
     run(project, root, "show", **{warm.WARM: path})  # the packages are imported
     mark = tmp_path / "mark"
     os.kill(number, signal.SIGSTOP)
-    caller = subprocess.Popen(command("wait", str(mark)), cwd=project, env=variables(root, **{warm.WARM: path}))
+    caller = subprocess.Popen(
+        command("wait", str(mark)), cwd=project, env=variables(root, **{warm.WARM: path}),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
+    )  # fmt: skip
     waits = Path(f"/proc/{caller.pid}/wchan")
     deadline = time.monotonic() + PATIENCE
     while "unix_stream" not in waits.read_text(encoding="utf-8") and time.monotonic() < deadline:
