@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from antidote.base import command_line
+from antidote.base.errors import UserError
 from antidote.base.files import whole_file
 from antidote.command.population import of_study
 from antidote.summary.exchange import commit
@@ -13,6 +14,13 @@ DEFAULT = Path("data/populations/models.csv")
 
 def run(arguments: argparse.Namespace) -> None:
     table = of_study(arguments.results)
+    unknown = sorted(set(arguments.detector) - set(table["detector"]))
+    if unknown:
+        raise UserError(
+            f"--detector: {unknown[0]}: the study has no scores of it; it has {', '.join(table['detector'].unique())}"
+        )
+    if arguments.detector:
+        table = table[table["detector"].isin(arguments.detector)]
     made = " ".join(filter(None, [arguments.results.name, commit()[:10]]))
     table = table.assign(measured_on=made).sort_values(["detector", "state", "score"], ignore_index=True)
     with whole_file(arguments.output) as temporary:
@@ -24,5 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = command_line.parser(__doc__)
     parser.add_argument("results", type=Path, help="results/STUDY of a finished study with detectors of models")
+    parser.add_argument(
+        "--detector", nargs="+", default=[], help="those that separate the models; verdicts of others would be noise"
+    )
     parser.add_argument("--output", type=Path, default=DEFAULT, help="CSV file to write")
     command_line.main(run, parser)

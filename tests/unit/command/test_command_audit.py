@@ -131,7 +131,9 @@ def test_a_population_of_ones_own(place):
 
 def test_the_scores_of_a_study_become_a_table_that_ships(place):
     folder, output = study(place, clean=[0.1] * 2, backdoored=[0.9]), place / "models.csv"
-    scripts_population.run(argparse.Namespace(results=folder, output=output))
+    scripts_population.run(argparse.Namespace(results=folder, output=output, detector=["toy"]))
+    with pytest.raises(UserError, match="--detector: other: the study has no scores of it; it has toy"):
+        scripts_population.run(argparse.Namespace(results=folder, output=output, detector=["other"]))
     table = population.read(output)
     assert table["score"].tolist() == [0.9, 0.1, 0.1] and table["state"].tolist() == ["backdoored", "clean", "clean"]
     assert table["measured_on"].str.startswith("mine").all()

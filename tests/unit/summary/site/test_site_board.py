@@ -83,9 +83,12 @@ def test_every_results_file_is_a_row_with_the_files_figures():
             assert (given["data-attack"], given["data-access"]) == (own["attack"]["label"], own["defense"]["access"])
             assert float(given["data-seeds"]) == len(own["figures"]["ca1"]["seeds"])
             for name in ("asr1", "ca1", "pa", "floor"):
+                if name not in own["figures"]:  # of an attack that another figure scores
+                    assert given.get(f"data-{name}", "") == ""
+                    continue
                 assert float(given[f"data-{name}"]) == pytest.approx(100 * own["figures"][name]["mean"], abs=1e-5)
                 assert f"{100 * own['figures'][name]['mean']:.1f}" in [cell.partition(" ")[0] for cell in cells]
-            assert given["data-reason"] == ("1" if own["unreliable"] else "")
+            assert bool(given["data-reason"]) == bool(own["unreliable"])
 
 
 def test_tracks_without_results_have_a_board():
