@@ -13,7 +13,7 @@ import pandas as pd
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
-from antidote.base.files import whole_file, whole_folder
+from antidote.base.files import whole_folder
 from antidote.data import pools
 from antidote.data.overlay import read_manifest
 from antidote.data.pairs import Pairs, load_pools
@@ -40,9 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
         for shard, first in enumerate(range(0, len(pairs), arguments.shard)):
             with tars.create(folder / f"{shard:05d}.tar") as tar:
                 _add(tar, pairs, range(first, min(first + arguments.shard, len(pairs))))
-        with whole_file(folder / TRUTH) as temporary:
-            keys = [f"{row:09d}" for row in range(len(pairs))]
-            table.assign(poisoned=poisoned.astype(int)).set_axis(keys).to_csv(temporary, index_label="name")
+        keys = [f"{row:09d}" for row in range(len(pairs))]
+        table.assign(poisoned=poisoned.astype(int)).set_axis(keys).to_csv(folder / TRUTH, index_label="name")
     command_line.log.info("%s: %d pairs, %d of them poisoned", arguments.output, len(pairs), poisoned.sum())
 
 
