@@ -11,6 +11,7 @@ from antidote.base import command_line
 from antidote.base.files import whole_file
 from antidote.summary.claims import CLAIMS, page, read_claims
 from antidote.summary.published import read_published
+from antidote.summary.restored import restored
 from antidote.summary.text import filled
 from antidote.summary.verdicts import Finished
 
@@ -19,7 +20,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the page, or print its generated part."""
     papers = {key: paper.citation for key, paper in read_published().papers.items()}
     claims = read_claims(papers, arguments.claims)
-    content = page(claims, papers, [Finished.read(file, arguments.results) for file in arguments.study])
+    board = arguments.leaderboard
+    done = [restored(file, board) if board else Finished.read(file, arguments.results) for file in arguments.study]
+    content = page(claims, papers, done)
     if not arguments.page:
         sys.stdout.write(content)
         return
@@ -33,6 +36,9 @@ if __name__ == "__main__":
     parser = command_line.parser(__doc__)
     parser.add_argument("--study", nargs="*", type=Path, default=[], help="study files of finished studies")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
+    parser.add_argument(
+        "--leaderboard", type=Path, help="folder of results files, in place of the studies' own results"
+    )
     parser.add_argument("--claims", type=Path, default=CLAIMS, help="file of the claims")
     parser.add_argument("--page", type=Path, help="page to fill, between its `claims` marks")
     command_line.main(run, parser)

@@ -24,6 +24,7 @@ from antidote.study.tracks import TrackSettings
 from antidote.summary.cells import COLUMNS
 from antidote.summary.costs import CostFacts
 from antidote.summary.persistence import read_trajectory
+from antidote.summary.relations import PERSISTED
 from antidote.summary.verdicts import Finished
 
 FORMAT = 1
@@ -70,6 +71,9 @@ class Curve(Settings):
     model: Literal["backdoored", "clean"] = Field(description="the model under test; clean: the control")
     seeds: int = Field(ge=1, description="number of seeds behind each point")
     points: list[Point] = Field(min_length=1)
+    figures: dict[str, Figure] = Field(
+        {}, description="of the score: delivered, before the first step; worst, the highest; delta; area, the mean"
+    )
 
 
 class Detected(Settings):
@@ -241,7 +245,9 @@ def _persistence(done: Finished, attack: str, defense: str, results: Path) -> li
             for step, row in frame.mean().iterrows()
         ]
         counted = int(frame.size().min())
-        found.append(Curve(adaptation=adaptation, kind=kind, pool=pool, model=model, seeds=counted, points=means))
+        names = {"adaptation": adaptation, "kind": kind, "pool": pool, "model": model, "seeds": counted}
+        figures = {name: _figure(rows, name) for name in PERSISTED}
+        found.append(Curve(**names, points=means, figures={name: one for name, one in figures.items() if one}))
     return found
 
 

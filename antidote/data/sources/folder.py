@@ -56,6 +56,8 @@ class Folder(SourceSettings):
     def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
         root, folders = self._folders(split)
         classes = self._listed(root, folders) if self.folders else self._named(folders)
+        if missing := self._missing(split, root, folders):
+            raise UserError(missing)
         others: Counter[str] = Counter()
         for folder, (label, class_name) in zip(folders, classes, strict=True):
             for path in _files(folder):
@@ -80,7 +82,21 @@ class Folder(SourceSettings):
             folder.name for folder in folders
             if not any(path.suffix.lower() in EXTENSIONS for path in _files(folder))
         ]  # fmt: skip
-        return [f"{root}: {len(empty)} of {len(folders)} class folders hold no picture ({empty[0]})"] if empty else []
+        if empty:
+            return [f"{root}: {len(empty)} of {len(folders)} class folders hold no picture ({empty[0]})"]
+        missing = self._missing(split, root, folders)
+        return [missing] if missing else []
+
+    def _missing(self, split: str, root: Path, folders: list[Path]) -> str:
+        """Return what is wrong with the number of pictures, before any is read; empty if nothing is."""
+        expected = (self.expected or {}).get(split)
+        if expected is None:
+            return ""
+        there = sum(path.is_dir() or path.suffix.lower() in EXTENSIONS for folder in folders for path in _files(folder))
+        if there == expected:
+            return ""
+        advice = f"if {there} are all, set expected: {{{split}: {there}}}"
+        return f"{root}: holds {there} pictures, expected {expected}; {advice}"
 
     def _folders(self, split: str) -> tuple[Path, list[Path]]:
         """Return the folder of a split, and its class folders, sorted."""

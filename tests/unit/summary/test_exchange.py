@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import jsonschema
 import pandas as pd
@@ -16,6 +17,9 @@ from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from antidote.summary import exchange
 from antidote.summary.exchange import read_result, schema
+from antidote.summary.relations import parse
+from antidote.summary.restored import restored
+from antidote.summary.verdicts import Finished, judge
 from scripts import results, summarise
 from tests.unit.summary.test_pages import put
 
@@ -96,6 +100,8 @@ def test_persistence_is_kept_as_curves_of_means_over_seeds(board):
     assert [point["step"] for point in ours["points"]] == [0, 10]
     assert [point["score"] for point in ours["points"]] == pytest.approx([0.2, 0.5])
     assert [point["ca1"] for point in ours["points"]] == pytest.approx([0.8, 0.7])
+    assert ours["figures"]["delta"]["seeds"] == pytest.approx({"0": 0.2, "1": 0.4})
+    assert ours["figures"]["worst"]["mean"] == pytest.approx(0.5) and "area" in ours["figures"]
     assert clean["model"] == "clean" and clean["seeds"] == 1 and clean["points"][1]["score"] == 0.02
     assert found["figures"]["worst"]["mean"] == pytest.approx(0.5)
     assert json.loads((board / "open-1/tiny/badnet--none.json").read_text())["persistence"] == []
@@ -114,6 +120,42 @@ def test_figures_over_the_models_of_all_seeds_have_no_values_by_seed():
     rows = pd.DataFrame({"seed": [0.0, 1.0, None], "auroc": [None, None, 0.75]})
     assert exchange._figure(rows, "auroc").model_dump() == {"mean": 0.75, "std": None, "seeds": {}}
     assert exchange._figure(rows.iloc[:2], "auroc") is None
+
+
+def test_a_study_is_restored_from_its_files(board):
+    """The same table, costs of the defenses, detections and persistence as from the runs; without the clean reference."""
+    file = board.parent / "study.yaml"
+    runs, files = Finished.read(file, board.parent / "results"), restored(file, board)
+    ours = runs.table["attack"].isin(["badnet", "blended"]) & ~(runs.table["defense"] == "finetune")
+    ours |= (runs.table["attack"] == "badnet") & (runs.table["defense"] == "finetune")
+    numbers = [name for name in runs.table if name.endswith(("_mean", "_std", "_n"))]
+    for column in [*numbers, "gate", "gate_reason", "within", "best"]:
+        pd.testing.assert_series_equal(runs.table[ours][column], files.table[ours][column], check_dtype=False)
+    relation = parse("delta(attack=badnet, defense=finetune, adaptation=tuned) >= 10", "claim")
+    assert judge(relation, files, matched=False) == judge(relation, runs, matched=False)
+    relation = parse("auroc(attack=badnet, detector=dao) >= 70", "claim")
+    assert judge(relation, files, matched=False) == judge(relation, runs, matched=False)
+    assert judge(relation, files, matched=False).sides == ("auroc 80.0",)
+    assert list(files.costs["seconds"]) == [10.5]
+
+
+def test_files_of_another_state_of_the_study_are_refused(board, tmp_path):
+    values = read_mapping(str(board.parent / "study.yaml"))
+    for change, told in (
+        ({"seeds": [0]}, "badnet--finetune.json: seed 1: {file} has only 0"),
+        (
+            {"attacks": {"badnet": values["attacks"]["badnet"]}},
+            "blended--none.json: attack blended: {file} has no such",
+        ),
+        (
+            {"attacks": {**values["attacks"], "badnet": {**values["attacks"]["badnet"], "patch_size": 4}}},
+            "attack badnet: was measured with patch_size: 6, and {file} has 4",
+        ),
+        ({"study": "other"}, "open-1/other: holds no results file; `python -m scripts.results write {file}`"),
+    ):
+        put(tmp_path / "study.yaml", {**values, **change})
+        with pytest.raises(UserError, match=re.escape(told.format(file=tmp_path / "study.yaml"))):
+            restored(tmp_path / "study.yaml", board)
 
 
 def test_written_files_and_the_leaderboard_keep_to_the_published_schema(board):

@@ -81,6 +81,18 @@ def test_a_frozen_model_computes_as_the_run_does(make_clip, make_pairs):
             torch.testing.assert_close(one, other)
 
 
+def test_on_a_cpu_a_narrow_text_tower_stays_in_fp32(make_clip, make_pairs):
+    clip, pairs = make_clip(), make_pairs(7)
+    exact = clip.encode_text(pairs.captions)
+    with clip.autocast("bf16"):
+        rounded = clip.encode_text(pairs.captions)
+    assert not torch.equal(rounded, exact)
+    image, text = Encoding("bf16").encode(clip, pairs.images, pairs.captions)
+    assert torch.equal(text, exact) and not torch.equal(image, clip.encode_image(pairs.images))
+    clip.config["model_cfg"]["text_cfg"]["width"] = 256
+    assert torch.equal(Encoding("bf16").encode(clip, None, pairs.captions)[1], rounded)
+
+
 def test_a_pass_within_the_loss_has_the_gradients_of_one_piece(make_clip, make_pairs):
     """Encoded in parts it computes again in the backward pass, under the same hook."""
     pairs, gradients, seen = make_pairs(6), [], []

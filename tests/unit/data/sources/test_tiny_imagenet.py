@@ -4,6 +4,9 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from antidote.base.errors import UserError
 from antidote.data.store.datasets import given_settings
 from antidote.data.words.names import class_names, folder_names, one_gap
 
@@ -40,7 +43,7 @@ def test_the_documented_commands_make_class_folders(tmp_path):
     commands = re.search(r"^while read .*?(?=^```)", text, re.DOTALL | re.MULTILINE)[0]
     archive(tmp_path)
     subprocess.run(["bash", "-euc", commands], cwd=tmp_path / "val", check=True)
-    source = given_settings("tiny_imagenet", {"root": str(tmp_path)})
+    source = given_settings("tiny_imagenet", {"root": str(tmp_path), "expected": {"train": 400, "val": 400}})
     for split in ("train", "val"):
         assert source.absent(split) == []
         pairs = list(source.iterate(split))
@@ -51,6 +54,15 @@ def test_the_documented_commands_make_class_folders(tmp_path):
             assert folder_names("tiny_imagenet")[pair.label] in pair.key
     assert len({pair.captions[0].replace(names[pair.label], "") for pair in pairs}) > 20, "captions of few templates"
     assert not any(one_gap(pair.captions[0]) for pair in pairs)
+
+
+def test_missing_pictures_are_told_before_any_is_read(tmp_path):
+    archive(tmp_path)
+    source = given_settings("tiny_imagenet", {"root": str(tmp_path)})
+    told = "train: holds 400 pictures, expected 100000; if 400 are all, set expected: {train: 400}"
+    assert source.absent("train")[0].endswith(told)
+    with pytest.raises(UserError, match=re.escape(told)):
+        next(source.iterate("train"))
 
 
 def test_the_small_pictures_differ_in_nothing_but_their_size():
