@@ -29,9 +29,15 @@ useful score only under another model. Options for `scorer` are a public clean C
 weights file in place of the tag), or `surrogates.NAME`, a clean model that the study trains as a substitute; it has
 seen these pairs before the poisoning. Without another model, θ_b scores views of the pictures:
 
-    shuffle        mean decrease of the cosine when the blocks of the picture change places (the default). A small
-                   decrease is suspicious: a patch, or a pattern over the whole picture, survives where an object larger
-                   than a block does not. A trigger that the model knows only at its place does not survive.
+    auto           shuffle or windows (the default): the one whose most suspicious captions, as many as D_k has, are
+                   more alike, by the mean cosine of their text features. Poisoned captions name one target; pairs that
+                   a scorer finds by chance name several things.
+    shuffle        mean decrease of the cosine when the blocks of the picture change places. A small decrease is
+                   suspicious: a pattern over the whole picture, or a patch that the model knows at any place, survives
+                   where an object larger than a block does not.
+    windows        decrease of the cosine when only a window of the picture, half as high and wide, is laid at its own
+                   place over another picture; the mean over `window_partners` other pictures, the best of nine places.
+                   A patch survives, also one that the model knows at one place alone.
     superposition  mean decrease of the cosine when other pictures of the training set are blended over the picture (an
                    idea of STRIP, Gao et al. 2019, arXiv 1902.06531). A trigger survives where the model has learned the
                    trigger at low contrast, as models do that start from a trained one.

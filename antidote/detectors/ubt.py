@@ -54,5 +54,6 @@ class UBT(Detector):
         values = np.empty(count)
         values[order] = 1 - np.arange(count) / count
         forgotten = self.settings.forgotten(count)
-        evidence = {"suspected": len(found.suspected), "forgotten": forgotten, "steps": found.steps}
+        evidence = {"scorer": found.scorer, "suspected": len(found.suspected)}
+        evidence |= {"forgotten": forgotten, "steps": found.steps}
         return Scores(pairs.keys, values, threshold=1 - (forgotten - 0.5) / count, evidence=evidence)

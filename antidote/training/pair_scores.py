@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Views = Callable[[Tensor, int], Iterator[Tensor]]
 
 CHUNK = 256  # pairs at a time
+PLACES = 9  # of a window
 KEPT = "scan.pt"
 
 log = logging.getLogger("antidote")
@@ -127,6 +128,29 @@ def _shuffled(images: Tensor, order: Tensor, block: int) -> Tensor:
     result = images.clone()
     result[..., : grid * block, : grid * block] = moved.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
     return result
+
+
+def windows(pairs: Pairs, partners: int, seed: int) -> Views:
+    """Return 1 + PLACES x `partners` views: the pictures, and windows of them laid at their own place over others.
+
+    A window has half the side of the picture; the places are three by three, a quarter of the side apart. All places
+    of the first other picture come first.
+    """
+
+    def views(images: Tensor, start: int) -> Iterator[Tensor]:
+        yield images
+        rows = partner_rows(len(pairs), start, len(images), partners, seed)
+        others, side = pairs.images[rows].to(images.device), images.shape[-1]
+        places = [slice(side * i // 4, side * i // 4 + side // 2) for i in range(3)]
+        for turn in range(partners):
+            under = others.roll(turn, dims=0)[: len(images)]
+            for down in places:
+                for across in places:
+                    view = under.clone()
+                    view[..., down, across] = images[..., down, across]
+                    yield view
+
+    return views
 
 
 def superpositions(pairs: Pairs, partners: int, own_weight: float, seed: int) -> Views:

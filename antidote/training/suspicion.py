@@ -6,6 +6,7 @@ formulas, and says what is known of them and what is ours.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,27 +24,34 @@ from antidote.data.pairs import Pairs
 from antidote.training import pair_scores
 from antidote.training.loop import train
 from antidote.training.objectives import Batch, Contrastive, Views
-from antidote.training.pair_scores import scan, similarities
+from antidote.training.pair_scores import CHUNK, scan, similarities
 from antidote.training.recipe import TrainSettings
 from antidote.training.scorers import ScorerName
 from antidote.training.session import Work
+from antidote.training.tuning import part
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-OWN_SCORERS = ("shuffle", "superposition", "crops", "model")  # by the suspicious model alone
+OWN_SCORERS = ("auto", "shuffle", "windows", "superposition", "crops", "model")  # by the suspicious model alone
+CANDIDATES = ("shuffle", "windows")  # of `auto`
+SURVIVAL = (*CANDIDATES, "superposition")  # the loss of cosine in altered pictures
+
+log = logging.getLogger("antidote")
 
 
 class SuspicionSettings(ScorerName, Settings):
     """How suspicious pairs are found."""
 
     scorer: str = Field(
-        "shuffle",
-        description="what finds suspicious pairs: `shuffle`, `superposition`, `crops`, `model`, an open_clip NAME/TAG "
-        "or NAME/FILE, or `surrogates.NAME`",
+        "auto",
+        description="what finds suspicious pairs: `auto` (that of `shuffle` and `windows` whose suspicious captions "
+        "are more alike), `shuffle`, `windows`, `superposition`, `crops`, `model`, an open_clip NAME/TAG or NAME/FILE, "
+        "or `surrogates.NAME`",
     )
     shuffles: int = Field(8, ge=1, description="shuffled versions of each picture (ours)")
     grid: int = Field(4, ge=2, description="blocks per side of a shuffled picture (ours)")
+    window_partners: int = Field(3, ge=1, description="pictures that each window is laid over, one at a time (ours)")
     partners: int = Field(6, ge=1, description="pictures that each is laid over, one at a time (superposition; ours)")
     own_weight: float = Field(
         0.5, gt=0, lt=1, description="of the pair's own picture in a superposition; the other has the rest (ours)"
@@ -102,8 +110,17 @@ class SuspicionSettings(ScorerName, Settings):
     @property
     def views(self) -> int:
         """Number of versions of each picture that are scored."""
-        more = {"shuffle": 1 + self.shuffles, "superposition": 1 + self.partners, "crops": self.crops}
-        return more.get(self.scorer, 1)
+        more = {
+            "shuffle": 1 + self.shuffles,
+            "windows": 1 + pair_scores.PLACES * self.window_partners,
+            "superposition": 1 + self.partners,
+            "crops": self.crops,
+        }
+        return sum(more[name] for name in CANDIDATES) if self.scorer == "auto" else more.get(self.scorer, 1)
+
+    def suspected(self, pairs: int) -> int:
+        """Return how many pairs of a training set are in D_susp."""
+        return math.ceil(self.suspicious_share * pairs)
 
     def forgotten(self, pairs: int) -> int:
         """Return how many pairs of a training set are in D_k."""
@@ -120,6 +137,7 @@ class Found:
         ranked: rows of D_susp, the most suspicious to the overfitted model first; D_k are the first of them.
         normal: rows of D_norm.
         steps: steps of the overfitting.
+        scorer: what ordered the rows.
         overfitted: the overfitted model's state.
     """
 
@@ -128,6 +146,7 @@ class Found:
     ranked: Tensor
     normal: Tensor
     steps: int
+    scorer: str
     overfitted: Mapping[str, Tensor]
 
 
@@ -138,9 +157,8 @@ def find(clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, score
         scorer: the study's clean model that the settings may name.
         work: folder that a killed scan or training goes on from.
     """
-    looks = scores(clip, pairs, settings, seed, scorer, work)
-    order = looks.argsort(stable=True)
-    count = math.ceil(settings.suspicious_share * len(pairs))
+    name, looks = scores(clip, pairs, settings, seed, scorer, work)
+    order, count = looks.argsort(stable=True), settings.suspected(len(pairs))
     suspected, normal = order[:count], normal_rows(order, count, settings, seed)
     before = _state(clip)
     objective = Overfit(pairs.take(normal), pairs.take(suspected), settings)
@@ -151,7 +169,7 @@ def find(clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, score
     if settings.rank == "gain":
         rank = rank - looks[suspected]  # whatever the scorer, its lowest score is the most suspicious
     ranked = suspected[rank.argsort(descending=True, stable=True)]
-    return Found(order, suspected, ranked, normal, overfitted.steps, after)
+    return Found(order, suspected, ranked, normal, overfitted.steps, name, after)
 
 
 def _state(clip: Clip) -> Mapping[str, Tensor]:
@@ -177,19 +195,16 @@ def scores(
     seed: int,
     scorer: Clip | None = None,
     work: Work | None = None,
-) -> Tensor:
-    """Return a score (N,) of each pair; the lowest are the most suspicious.
+) -> tuple[str, Tensor]:
+    """Return which scorer was taken, and a score (N,) of each pair; the lowest are the most suspicious.
 
     `scorer` is the study's clean model that the settings may name; `work` is where a killed scan is gone on with.
     """
+    if settings.scorer == "auto":
+        return _most_alike(clip, pairs, settings, seed, work)
     precision = settings.overfit.precision
-    if settings.scorer in ("shuffle", "superposition"):
-        if settings.scorer == "shuffle":
-            views = pair_scores.shuffles(settings.shuffles, settings.grid, seed)
-        else:
-            views = pair_scores.superpositions(pairs, settings.partners, settings.own_weight, seed)
-        cosines = scan(clip, pairs, views, precision, work)
-        return cosines[:, 0] - cosines[:, 1:].mean(dim=1)
+    if settings.scorer in SURVIVAL:
+        return settings.scorer, _survival(settings.scorer, clip, pairs, settings, seed, work)
     views = pair_scores.as_they_are
     if settings.surrogate:
         clip = scorer
@@ -198,7 +213,48 @@ def scores(
     elif settings.scorer != "model":
         clip = create_model(settings.public, seed)
         views = pair_scores.resized(clip.size)
-    return scan(clip, pairs, views, precision, work).mean(dim=1)
+    return settings.scorer, scan(clip, pairs, views, precision, work).mean(dim=1)
+
+
+def _survival(name: str, clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, work: Work | None) -> Tensor:
+    """Return how much of its cosine each picture loses (N,) when only a trigger would keep it."""
+    if name == "shuffle":
+        views = pair_scores.shuffles(settings.shuffles, settings.grid, seed)
+    elif name == "windows":
+        views = pair_scores.windows(pairs, settings.window_partners, seed)
+    else:
+        views = pair_scores.superpositions(pairs, settings.partners, settings.own_weight, seed)
+    cosines = scan(clip, pairs, views, settings.overfit.precision, work)
+    own, kept = cosines[:, 0], cosines[:, 1:]
+    if name != "windows":
+        return own - kept.mean(dim=1)
+    places = kept.unflatten(1, (settings.window_partners, pair_scores.PLACES)).mean(dim=1)
+    return own - places.amax(dim=1)
+
+
+def _most_alike(
+    clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, work: Work | None
+) -> tuple[str, Tensor]:
+    """Return the candidate whose most suspicious captions are most alike: those of poisoned pairs name one target.
+
+    As many as D_k has: further down, a scorer that finds the poisoned pairs runs out of them, and one that does not has
+    pairs of a class whose objects survive as well.
+    """
+    count, found = settings.forgotten(len(pairs)), {}
+    for name in CANDIDATES:
+        looks = _survival(name, clip, pairs, settings, seed, work and part(work, name))
+        found[name] = alikeness(clip, pairs.take(looks.argsort(stable=True)[:count]).captions), looks
+        log.info("scorer %s: its %d most suspicious captions are alike by %.2f", name, count, found[name][0])
+    name = max(found, key=lambda name: found[name][0])
+    return name, found[name][1]
+
+
+def alikeness(clip: Clip, captions: list[str]) -> float:
+    """Return the mean cosine of all pairs of captions, each with itself among them."""
+    clip.network.eval()
+    with torch.no_grad():
+        texts = [clip.encode_text(captions[i : i + CHUNK]) for i in range(0, len(captions), CHUNK)]
+    return float(torch.cat(texts).mean(dim=0).square().sum())
 
 
 class Overfit(Contrastive):

@@ -111,7 +111,7 @@ def test_the_weakest_are_suspected_and_the_highest_of_them_forgotten(
 ):
     """By similarity, or by its gain over the score, of which a low one counts for the pair."""
     pairs, similarity = make_pairs(10), {"pair7": 0.7, "pair1": 0.72, "pair3": 0.86, "pair5": 0.6}
-    monkeypatch.setattr(suspicion, "scores", lambda *_: LOOKS)
+    monkeypatch.setattr(suspicion, "scores", lambda *_: ("shuffle", LOOKS))
     monkeypatch.setattr(
         suspicion, "similarities", lambda clip, pairs, _: torch.tensor([similarity[k] for k in pairs.keys])
     )
@@ -160,9 +160,9 @@ def test_the_fall_of_the_cosine_under_a_superposition(make_pairs):
     """Two pairs, red and green, are each the other's only partner. A red picture that is 3/4 red and 1/4 green has the
     cosine 3/sqrt(10) with "red", and the green one 0 before and 1/sqrt(10) after."""
     pairs = coloured(make_pairs, ["red", "green"], ["red", "red"])
-    found = suspicion.scores(Plain(), pairs, settings(scorer="superposition", partners=3, own_weight=0.75), 0)
+    _, found = suspicion.scores(Plain(), pairs, settings(scorer="superposition", partners=3, own_weight=0.75), 0)
     assert found.tolist() == pytest.approx([1 - 3 / math.sqrt(10), -1 / math.sqrt(10)])
-    assert suspicion.scores(Plain(), pairs, settings(scorer="model"), 0).tolist() == [1, 0]
+    assert suspicion.scores(Plain(), pairs, settings(scorer="model"), 0)[1].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(("size", "grid"), [(8, 4), (9, 4), (8, 2)])
@@ -217,8 +217,63 @@ def test_a_patch_survives_what_an_object_does_not(make_pairs):
     images[:2, 0, 10:22, 10:22] = 255  # objects
     images[2:, 1, 28:31, 28:31] = 255  # patches
     pairs = replace(make_pairs(4, size=32), images=images, captions=["red"] * 4)
-    found = suspicion.scores(Sees(), pairs, settings(shuffles=16), 0)
+    _, found = suspicion.scores(Sees(), pairs, settings(scorer="shuffle", shuffles=16), 0)
     assert max(found[2:]) < 0.1 < 0.3 < min(found[:2])
+
+
+class SeesInPlace(Sees):
+    """Knows a red object that is larger than a window, and a green patch in the lower right corner alone."""
+
+    def encode_image(self, images):
+        red, corner = images[:, 0].float() / 255, images[:, 1, 26:, 26:].float() / 255
+        object_, trigger = (
+            torch.nn.functional.avg_pool2d(plane, side, 1).amax(dim=(1, 2)) for plane, side in ((red, 20), (corner, 2))
+        )
+        known = torch.maximum(object_, trigger)
+        return torch.stack([known, (1 - known.square()).clamp(min=0).sqrt(), torch.zeros_like(known)], dim=1)
+
+
+def test_a_patch_that_is_known_at_its_place_alone_survives_in_a_window(make_pairs):
+    images = torch.zeros(12, 3, 32, 32, dtype=torch.uint8)
+    images[:2, 0, 4:28, 4:28] = 255  # objects
+    images[2:4, 1, 28:31, 28:31] = 255  # patches; the rest are partners
+    pairs = replace(make_pairs(12, size=32), images=images, captions=["red"] * 12)
+    looks = {name: suspicion.scores(SeesInPlace(), pairs, settings(scorer=name), 1)[1] for name in suspicion.CANDIDATES}
+    assert max(looks["windows"][2:4]) < 0.1 < 0.3 < min(looks["windows"][:2])
+    assert min(looks["shuffle"][2:4]) > 0.3
+
+
+def test_a_window_lies_at_its_own_place_over_another_picture(make_pairs):
+    pairs = make_pairs(6, size=8)
+    own, *views = pair_scores.windows(pairs, 2, 0)(pairs.images[:2], 0)
+    assert torch.equal(own, pairs.images[:2]) and len(views) == 2 * pair_scores.PLACES
+    rows = pair_scores.partner_rows(6, 0, 2, 2, 0)
+    for turn in range(2):
+        under = pairs.images[rows].roll(turn, dims=0)[:2]
+        for i in range(3):
+            for j in range(3):
+                wanted = under.clone()
+                wanted[..., 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] = own[..., 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
+                assert torch.equal(views[turn * 9 + 3 * i + j], wanted)
+
+
+@pytest.mark.parametrize("better", suspicion.CANDIDATES)
+def test_the_scorer_is_taken_whose_suspicious_captions_are_alike(make_pairs, monkeypatch, tmp_path, better):
+    pairs, asked = coloured(make_pairs, ["red", "red", "green", "blue", "red", "green"]), []
+    looks = {True: torch.tensor([0, 0.1, 1, 1, 1, 1]), False: torch.tensor([1, 1, 0, 0.1, 1, 1])}
+
+    def survival(name, clip, pairs, settings, seed, work):
+        asked.append((name, work.folder.name))
+        return looks[name == better]
+
+    monkeypatch.setattr(suspicion, "_survival", survival)
+    chosen = settings(suspicious_share=0.4, forget_share=0.3)
+    name, found = suspicion.scores(Plain(), pairs, chosen, 0, work=Work(tmp_path, "x"))
+    assert name == better and torch.equal(found, looks[True])
+    assert asked == [(name, name) for name in suspicion.CANDIDATES], "each scan is kept in a folder of its own"
+    assert suspicion.alikeness(Plain(), ["red", "red"]) == 1
+    assert suspicion.alikeness(Plain(), ["red", "green"]) == pytest.approx(0.5)
+    assert chosen.views == 1 + 8 + 1 + 27
 
 
 def test_partners_come_from_the_whole_set_and_are_never_the_picture_itself():
@@ -238,7 +293,7 @@ def test_a_scan_reads_and_encodes_a_caption_once(make_pairs, monkeypatch):
     monkeypatch.setattr(pair_scores, "CHUNK", 4)
     clip, pairs, asked = Plain(), coloured(make_pairs, ["red", "green", "blue"] * 3), []
     clip.encode_text = lambda texts: asked.extend(texts) or Plain.encode_text(clip, texts)
-    for scorer in ("shuffle", "superposition", "crops"):
+    for scorer in ("shuffle", "windows", "superposition", "crops"):
         suspicion.scores(clip, pairs, settings(scorer=scorer), 0)
         assert asked == pairs.captions
         asked.clear()
@@ -248,7 +303,8 @@ def test_a_killed_scan_goes_on(make_pairs, monkeypatch, tmp_path):
     """With the chunks that it has not done; the scores are those of a scan that was not killed."""
     monkeypatch.setattr(pair_scores, "CHUNK", 4)
     pairs, asked = coloured(make_pairs, ["red", "green", "blue", "red"] * 5), []
-    whole, work = suspicion.scores(Plain(), pairs, settings(), 0), Work(tmp_path, "x", every=0)
+    shuffled, work = settings(scorer="shuffle"), Work(tmp_path, "x", every=0)
+    _, whole = suspicion.scores(Plain(), pairs, shuffled, 0)
 
     class Killed(Plain):
         def encode_text(self, texts):
@@ -258,15 +314,15 @@ def test_a_killed_scan_goes_on(make_pairs, monkeypatch, tmp_path):
             return super().encode_text(texts)
 
     with pytest.raises(KeyboardInterrupt):
-        suspicion.scores(Killed(), pairs, settings(), 0, work=work)
-    torch.testing.assert_close(suspicion.scores(Killed(), pairs, settings(), 0, work=work), whole)
+        suspicion.scores(Killed(), pairs, shuffled, 0, work=work)
+    torch.testing.assert_close(suspicion.scores(Killed(), pairs, shuffled, 0, work=work)[1], whole)
     assert len(asked) == 3 + 3
-    suspicion.scores(Killed(), pairs, settings(), 0, work=work)
+    suspicion.scores(Killed(), pairs, shuffled, 0, work=work)
     assert len(asked) == 6, "a finished scan is read again"
-    suspicion.scores(Killed(), pairs, settings(), 0, work=Work(tmp_path, "other", every=0))
+    suspicion.scores(Killed(), pairs, shuffled, 0, work=Work(tmp_path, "other", every=0))
     assert len(asked) == 11
     (tmp_path / "scan.pt").write_bytes(b"cut short")
-    suspicion.scores(Killed(), pairs, settings(), 0, work=Work(tmp_path, "other", every=0))
+    suspicion.scores(Killed(), pairs, shuffled, 0, work=Work(tmp_path, "other", every=0))
     assert len(asked) == 16
 
 
@@ -339,7 +395,7 @@ def test_a_public_model_has_the_activations_of_its_weights():
     assert (found.name, found.pretrained, found.quick_gelu) == ("RN101", "openai", True)
     assert settings(scorer="ViT-B-32/metaclip_400m").public.quick_gelu
     assert not settings(scorer="ViT-B-32/laion2b_s34b_b79k").public.quick_gelu
-    for other in ("shuffle", "superposition", "crops", "model", "surrogates.public"):
+    for other in (*suspicion.OWN_SCORERS, "surrogates.public"):
         assert settings(scorer=other).public is None
 
 
@@ -362,6 +418,6 @@ def test_a_clean_model_of_the_studys_may_score(make_clip, make_pairs):
         clean.network.visual.proj.add_(torch.randn_like(clean.network.visual.proj))
     named = settings(scorer="surrogates.public")
     assert named.surrogate == "public" and settings().surrogate is None
-    found = suspicion.scores(suspicious, pairs, named, 0, clean)
+    _, found = suspicion.scores(suspicious, pairs, named, 0, clean)
     torch.testing.assert_close(found, pair_scores.similarities(clean, pairs))
     assert not torch.allclose(found, pair_scores.similarities(suspicious, pairs))
