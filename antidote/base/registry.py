@@ -64,6 +64,7 @@ DETECTORS = {
     "abl": "antidote.detectors.abl:ABL",
     "cognitive_distillation": "antidote.detectors.cognitive_distillation:CognitiveDistillation",
     "strip": "antidote.detectors.strip:STRIP",
+    "sentinet": "antidote.detectors.sentinet:SentiNet",
     "scale_up": "antidote.detectors.scale_up:ScaleUp",
     "bdetclip": "antidote.detectors.bdetclip:BDetCLIP",
     "subspace": "antidote.detectors.subspace:Subspace",

@@ -19,6 +19,7 @@ from antidote.base.seeds import derive
 from antidote.clip.model import Clip
 from antidote.data.pairs import Pairs
 from antidote.training.session import Work, load_checkpoint, save_checkpoint
+from antidote.training.windows import transplants
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     Views = Callable[[Tensor, int], Iterator[Tensor]]
 
 CHUNK = 256  # pairs at a time
-PLACES = 9  # of a window
 KEPT = "scan.pt"
 
 log = logging.getLogger("antidote")
@@ -131,24 +131,16 @@ def _shuffled(images: Tensor, order: Tensor, block: int) -> Tensor:
 
 
 def windows(pairs: Pairs, partners: int, seed: int) -> Views:
-    """Return 1 + PLACES x `partners` views: the pictures, and windows of them laid at their own place over others.
+    """Return 1 + PLACES x `partners` views: the pictures, and their windows at their own places over other pictures.
 
-    A window has half the side of the picture; the places are three by three, a quarter of the side apart. All places
-    of the first other picture come first.
+    All places over the first other picture come first.
     """
 
     def views(images: Tensor, start: int) -> Iterator[Tensor]:
         yield images
-        rows = partner_rows(len(pairs), start, len(images), partners, seed)
-        others, side = pairs.images[rows].to(images.device), images.shape[-1]
-        places = [slice(side * i // 4, side * i // 4 + side // 2) for i in range(3)]
+        others = pairs.images[partner_rows(len(pairs), start, len(images), partners, seed)].to(images.device)
         for turn in range(partners):
-            under = others.roll(turn, dims=0)[: len(images)]
-            for down in places:
-                for across in places:
-                    view = under.clone()
-                    view[..., down, across] = images[..., down, across]
-                    yield view
+            yield from transplants(images, others.roll(turn, dims=0)[: len(images)])
 
     return views
 

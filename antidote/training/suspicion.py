@@ -29,6 +29,7 @@ from antidote.training.recipe import TrainSettings
 from antidote.training.scorers import ScorerName
 from antidote.training.session import Work
 from antidote.training.tuning import part
+from antidote.training.windows import PLACES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,7 +113,7 @@ class SuspicionSettings(ScorerName, Settings):
         """Number of versions of each picture that are scored."""
         more = {
             "shuffle": 1 + self.shuffles,
-            "windows": 1 + pair_scores.PLACES * self.window_partners,
+            "windows": 1 + PLACES * self.window_partners,
             "superposition": 1 + self.partners,
             "crops": self.crops,
         }
@@ -228,7 +229,7 @@ def _survival(name: str, clip: Clip, pairs: Pairs, settings: SuspicionSettings, 
     own, kept = cosines[:, 0], cosines[:, 1:]
     if name != "windows":
         return own - kept.mean(dim=1)
-    places = kept.unflatten(1, (settings.window_partners, pair_scores.PLACES)).mean(dim=1)
+    places = kept.unflatten(1, (settings.window_partners, PLACES)).mean(dim=1)
     return own - places.amax(dim=1)
 
 

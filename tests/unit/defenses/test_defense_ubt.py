@@ -246,7 +246,7 @@ def test_a_patch_that_is_known_at_its_place_alone_survives_in_a_window(make_pair
 def test_a_window_lies_at_its_own_place_over_another_picture(make_pairs):
     pairs = make_pairs(6, size=8)
     own, *views = pair_scores.windows(pairs, 2, 0)(pairs.images[:2], 0)
-    assert torch.equal(own, pairs.images[:2]) and len(views) == 2 * pair_scores.PLACES
+    assert torch.equal(own, pairs.images[:2]) and len(views) == 2 * 9
     rows = pair_scores.partner_rows(6, 0, 2, 2, 0)
     for turn in range(2):
         under = pairs.images[rows].roll(turn, dims=0)[:2]

@@ -83,7 +83,7 @@ def auroc(scores):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("strip", SUM), ("clipguard", {"grid": 8}), ("backdoor_ids", {}),
+    [("strip", SUM), ("sentinet", {"overlays": 4}), ("clipguard", {"grid": 8}), ("backdoor_ids", {}),
      ("imbert_salience", {"grid": 8, "masked": 1, "salience": "occlusion"})],
 )  # fmt: skip
 def test_a_patch_is_found(name, settings):
@@ -94,6 +94,13 @@ def test_strips_threshold_is_of_clean_pictures():
     scores = found("strip", **SUM)
     recall = figures(scores, TRIGGERED)["recall"]
     assert recall > 0.9 and scores.threshold < 0
+
+
+def test_sentinet_needs_clean_pictures_beside_those_that_it_lays_under():
+    scores = found("sentinet", overlays=4)
+    assert figures(scores, TRIGGERED)["recall"] > 0.9 and 0 < scores.threshold < 1
+    with pytest.raises(UserError, match="overlays: 11 of the 12 labelled pictures leave fewer than 2"):
+        found("sentinet", overlays=11)
 
 
 def test_scale_up_counts_equal_classes():
