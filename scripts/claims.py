@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
     command_line.log.info("wrote %s", arguments.page)
 
 
-if __name__ == "__main__":
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line of this script."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--study", nargs="*", type=Path, default=[], help="study files of finished studies")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
@@ -41,4 +42,8 @@ if __name__ == "__main__":
     )
     parser.add_argument("--claims", type=Path, default=CLAIMS, help="file of the claims")
     parser.add_argument("--page", type=Path, help="page to fill, between its `claims` marks")
-    command_line.main(run, parser)
+    return parser
+
+
+if __name__ == "__main__":
+    command_line.main(run, arguments())

@@ -117,6 +117,9 @@ class Result(Settings):
     attack: Entry
     defense: Entry
     figures: dict[str, Figure] = Field(min_length=1)
+    clean: dict[str, Figure] = Field(
+        {}, description="of the clean reference, the model of the same recipe without poisoned pairs"
+    )
     persistence: list[Curve] = Field([], description="curves of the study's adaptations; empty if none was measured")
     detections: list[Detected] = Field([], description="the study's detectors, controls among them; empty for none")
     costs: dict[str, float] = Field({}, description="one run of the defense: mean seconds, the largest of the rest")
@@ -191,6 +194,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         attack=_entry("attack", attack, methods[0]),
         defense=_entry("defense", defense, methods[1]),
         figures=figures,
+        clean=_figures(done.cells[done.cells["attack"] == "clean"]),
         persistence=_persistence(done, attack, defense, kept.results),
         detections=_detections(done, attack, defense),
         costs=_costs(done.costs, attack, defense),

@@ -24,8 +24,6 @@ from antidote.summary.verdicts import Finished
 def restored(file: Path, leaderboard: Path) -> Finished:
     """Return a study as its measured results files have it.
 
-    The clean reference has no results file, so its row is empty.
-
     Args:
         file: the study.
         leaderboard: folder of the results files, {track}-{version}/{study}/.
@@ -38,10 +36,11 @@ def restored(file: Path, leaderboard: Path) -> Finished:
     if study.file.track is None:
         raise UserError(f"{file}: track: is missing; results are compared within a track")
     folder = leaderboard / f"{study.file.track.name}-{study.file.track.version}" / study.name
-    found = {path: read_result(path) for path in sorted(folder.glob("*.json"))}
+    read = {path: read_result(path) for path in sorted(folder.glob("*.json"))}
+    found = {path: result for path, result in read.items() if result.status == "measured"}
     if not found:
         raise UserError(
-            f"{folder}: holds no results file; `python -m scripts.results write {file}` writes them after a run"
+            f"{folder}: holds no measured results file; `python -m scripts.results write {file}` writes them after a run"
         )
     for path, result in found.items():
         _same(study, file, path, result)
@@ -69,7 +68,8 @@ def _same(study: Study, file: Path, path: Path, result: Result) -> None:
         if entry.name not in known:
             raise UserError(f"{path}: {kind} {entry.name}: {file} has no such entry; remove the file or run the study")
         _same_settings(entry, known[entry.name], f"{path}: {kind} {entry.name}", file)
-    if other := sorted(set(result.figures["ca1"].seeds) - {str(seed) for seed in study.file.seeds}):
+    seeds = {seed for figure in result.figures.values() for seed in figure.seeds}
+    if other := sorted(seeds - {str(seed) for seed in study.file.seeds}):
         raise UserError(f"{path}: seed {other[0]}: {file} has only {', '.join(map(str, study.file.seeds))}")
 
 
@@ -87,6 +87,7 @@ def _same_settings(entry: Entry, settings: object, place: str, file: Path) -> No
 def _cells(study: Study, results: list[Result]) -> pd.DataFrame:
     """Return one row per cell and seed, `clean, none` first; cells without a results file hold NaN."""
     known = {(result.attack.name, result.defense.name): result.figures for result in results}
+    known["clean", NO_DEFENSE] = results[0].clean
     names = [("clean", NO_DEFENSE), *((attack, defense) for attack in study.attacks for defense in study.defenses)]
     rows = []
     for attack, defense in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from antidote.summary.published import read_published
 from antidote.summary.relations import parse
 from antidote.summary.tables import summarise
 from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, Finished, judge
+from scripts import claims as script
 
 LOWER = "asr1(attack=badnet, defense=cleanclip) < asr1(attack=badnet, defense=finetune)"
 PAPERS = {"cleanclip": "CleanCLIP (ICCV 2023)"}
@@ -201,3 +203,16 @@ def test_the_projects_claims_are_valid_and_cover_the_list():
         "ta_cleaner ubt ubt_token cbpt rvpt cleanclip par badclip siba attention flba maba transferability imbert beear"
     )
     assert {*works.split()} <= {claim.paper for claim in found.values()}
+
+
+def test_the_page_is_what_its_command_writes(tmp_path, monkeypatch):
+    """From the results files of the leaderboard."""
+    text = (ROOT / "docs/claims.md").read_text(encoding="utf-8")
+    command = next(line for line in text.splitlines() if line.startswith("python scripts/claims.py"))
+    words = shlex.split(command)[2:]
+    page = tmp_path / "claims.md"
+    page.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    script.run(script.arguments().parse_args([*words[:-1], str(page)]))
+    assert page.read_text(encoding="utf-8") == text
+    assert words[-2:] == ["--page", "docs/claims.md"]
