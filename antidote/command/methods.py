@@ -14,9 +14,9 @@ CONTROLS = ("random", "oracle")  # of studies: at random, and by the truth
 
 
 def detectors(subject: str) -> list[str]:
-    """Return the names of the detectors of a subject, model or pictures; pairs: those that score from features."""
+    """Return the names of the detectors of a subject, model or pictures; pairs: those that need the pairs alone."""
     kinds = {name: method("detector", name) for name in DETECTORS if name not in CONTROLS}
-    scores = lambda kind: kind.subject == subject and (subject != "pairs" or kind.from_features)
+    scores = lambda kind: kind.subject == subject and (subject != "pairs" or kind.access == "nothing")
     return [name for name, kind in kinds.items() if scores(kind)]
 
 
@@ -33,4 +33,4 @@ def detector_of(subject: str, name: str, option: str = "--detector") -> type[Det
     return method("detector", name)
 
 
-OBJECTS = {"model": "models", "pictures": "pictures", "pairs": "pairs from their features"}
+OBJECTS = {"model": "models", "pictures": "pictures", "pairs": "pairs alone"}

@@ -1,8 +1,10 @@
 """Score every pair of a dataset with a detector of training pairs; higher is more suspicious.
 
 DATASET is a table, tar shards, a folder of class folders or of pictures, or a split that this project wrote. Pictures
-are encoded once, in batches, into a file beside the results; pictures are not kept in memory. Keys and captions are,
-and `clip_score` and `spectral` hold all features: 2 KB per pair at 512 dimensions, and a few copies of that. Writes
+are not kept in memory. For most detectors they are encoded once, in batches, into a file beside the results. `ubt`,
+`cascade`, `abl`, `cognitive_distillation` and `clean_clip_score` look at the pictures again; for these the file holds
+the pictures at the model's size, 150 KB per pair at 224 pixels. Keys and captions are in memory, and `clip_score` and
+`spectral` hold all features: 2 KB per pair at 512 dimensions, and a few copies of that. Writes
 scores.csv (all pairs, the most suspicious first), keys.txt (the pairs to leave out: a pool of a study reads it by
 `pools.training.without`), scan.json, and report.html with the most suspicious pairs.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +29,15 @@ from antidote.command import arguments as shared
 from antidote.command import inputs, methods, report
 from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
+from antidote.data.picture_file import PictureFile
 from antidote.detectors.features import FeatureFile
 from antidote.training.session import Work
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from antidote.clip.model import Clip
+    from antidote.detectors.base import DetectorSettings
 
 
 SHARE = 0.01  # share of pairs to leave out (ours)
@@ -156,7 +162,7 @@ def scan(
     Args:
         dataset: table, tar shards, folder, or a written split; read as a stream.
         model: the CLIP that was trained on the dataset, or another one.
-        detector: name of a detector of pairs that reads features.
+        detector: name of a detector of pairs that needs no further data.
         settings: settings of the detector that differ from the defaults.
         share: share of pairs to leave out, between 0 and 1, if there is no threshold.
         threshold: pairs of at least this score are left out; None: the method's own threshold, if there is one.
@@ -166,7 +172,7 @@ def scan(
         output: folder for scores.csv, keys.txt, scan.json and report.html; None: nothing is written.
 
     Raises:
-        UserError: the model or the dataset cannot be read; the detector does not score pairs from features.
+        UserError: the model or the dataset cannot be read; the detector does not score pairs alone.
     """
     cost, kind = command_line.Cost(), methods.detector_of("pairs", detector)
     if not 0 < share < 1:
@@ -174,11 +180,13 @@ def scan(
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
     output = report.place(output)
     clip = inputs.load(model)
+    _check(own, clip)
     with tempfile.TemporaryDirectory() if output is None else whole_folder(output) as place:
         folder = Path(place)
         work = folder / "work"
         work.mkdir()
-        pairs = encode(clip, inputs.chunks(inputs.stream(dataset, columns), clip.size), work, str(dataset))
+        parts, write = inputs.chunks(inputs.stream(dataset, columns), clip.size), encode if kind.from_features else keep
+        pairs = write(clip, parts, work, str(dataset))
         scores = kind(own, seed).score(clip, DefenseData(training_set=pairs), Work(work, "scan"))
         shutil.rmtree(work)
         cut = Cut(share, threshold if threshold is not None else scores.threshold)
@@ -190,27 +198,64 @@ def scan(
     return found
 
 
-def encode(clip: Clip, parts: Any, work: Path, dataset: str) -> Pairs:
+def _check(own: DetectorSettings, clip: Clip) -> None:
+    """Refuse settings that do not fit the model, and those that ask for a model of a study."""
+    try:
+        own.check(clip.config["model_cfg"])
+    except ValueError as error:
+        raise UserError(f"detector {own.method}: {error}") from None
+    if own.surrogate:
+        raise UserError(
+            f"detector {own.method}: scorer: {own.scorer!r} names a model of a study; give NAME/TAG or a file"
+        )
+
+
+def encode(clip: Clip, parts: Iterator[Pairs], work: Path, dataset: str) -> Pairs:
     """Return the pairs of chunks with their raw picture features in a file in `work`.
 
     Raises:
         UserError: there is no pair, or a feature is not finite.
     """
+    path, width = work / "features.f32", 0
+
+    def features(part: Pairs) -> Tensor:
+        nonlocal width
+        found = clip.network.encode_image(clip.normalise(part.images)).float().cpu()
+        if not found.isfinite().all():
+            raise UserError("--model: its features are not finite numbers; its training has diverged")
+        width = found.shape[1]
+        return found
+
+    clip.network.eval()
+    with torch.no_grad():
+        keys, captions = _written(parts, features, path, dataset)
+    return Pairs(keys, FeatureFile(path, width), captions, torch.full((len(keys),), -1))
+
+
+def keep(clip: Clip, parts: Iterator[Pairs], work: Path, dataset: str) -> Pairs:
+    """Return the pairs of chunks with their pictures in a file in `work`.
+
+    Raises:
+        UserError: there is no pair.
+    """
+    path = work / "pictures.u8"
+    keys, captions = _written(parts, lambda part: part.images, path, dataset)
+    return Pairs(keys, PictureFile(path, clip.size), captions, torch.full((len(keys),), -1))
+
+
+def _written(
+    parts: Iterator[Pairs], values: Callable[[Pairs], Tensor], path: Path, dataset: str
+) -> tuple[list[str], list[str]]:
+    """Write the values of each chunk to a file; return the keys and the captions."""
     keys: list[str] = []
     captions: list[str] = []
-    width, path = 0, work / "features.f32"
-    clip.network.eval()
-    with path.open("wb") as file, torch.no_grad():
+    with path.open("wb") as file:
         for part in parts:
-            features = clip.network.encode_image(clip.normalise(part.images)).float().cpu()
-            if not features.isfinite().all():
-                raise UserError("--model: its features are not finite numbers; its training has diverged")
-            width = features.shape[1]
-            file.write(features.numpy().tobytes())
+            file.write(values(part).numpy().tobytes())
             keys += part.keys
             captions += part.captions
             if len(keys) % (40 * inputs.CHUNK) == 0:
-                command_line.log.info("%d pairs encoded", len(keys))
+                command_line.log.info("%d pairs read", len(keys))
     if not keys:
         raise UserError(f"{dataset}: holds no usable pair")
-    return Pairs(keys, FeatureFile(path, width), captions, torch.full((len(keys),), -1))
+    return keys, captions

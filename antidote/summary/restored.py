@@ -40,7 +40,8 @@ def restored(file: Path, leaderboard: Path) -> Finished:
     found = {path: result for path, result in read.items() if result.status == "measured"}
     if not found:
         raise UserError(
-            f"{folder}: holds no measured results file; `python -m scripts.results write {file}` writes them after a run"
+            f"{folder}: holds no measured results file; "
+            f"`python -m scripts.results write {file}` writes them after a run"
         )
     for path, result in found.items():
         _same(study, file, path, result)

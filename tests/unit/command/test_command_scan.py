@@ -14,7 +14,9 @@ from antidote.base.errors import UserError
 from antidote.base.registry import DETECTORS, method
 from antidote.clip.folder import save_model
 from antidote.command import scan
+from antidote.data import picture_file
 from antidote.data.pairs import Pairs
+from antidote.data.picture_file import PictureFile
 from antidote.detectors.features import FeatureFile, picture_features
 from antidote.training.session import Work
 
@@ -81,6 +83,36 @@ def test_scores_are_those_of_the_detector_on_pictures(name, tmp_path, make_clip,
     np.testing.assert_allclose(score(encoded), score(pairs), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["ubt", "abl"])
+def test_pictures_that_are_looked_at_again_are_read_from_a_file(name, tmp_path, make_clip, make_pairs):
+    from antidote.data.access import DefenseData
+
+    kind, clip, pairs = method("detector", name), make_clip("vit"), make_pairs(count=60)
+    recipe = {"epochs": 1, "batch_size": 8, "warmup": 0}
+    values = (
+        {"training": recipe} if name == "abl" else {"suspicious_share": 0.2, "forget_share": 0.1, "overfit": recipe}
+    )
+    settings = kind.Settings.read({"method": name, **values}, name)
+    score = lambda given, place: (
+        kind(settings, 3).score(clip, DefenseData(training_set=given), Work(tmp_path / place, "x")).values
+    )
+    kept = scan.keep(clip, [pairs.take(range(25)), pairs.take(range(25, 60))], tmp_path, "given")
+    assert isinstance(kept.images, PictureFile) and torch.equal(kept.images[:], pairs.images)
+    np.testing.assert_allclose(score(kept, "file"), score(pairs, "memory"))
+
+
+def test_a_picture_file_reads_the_rows_asked_for(tmp_path, monkeypatch):
+    pictures = torch.randint(256, (5, 3, 2, 2), dtype=torch.uint8)
+    (tmp_path / "p").write_bytes(pictures.numpy().tobytes())
+    file = PictureFile(tmp_path / "p", 2)
+    assert file.shape == (5, 3, 2, 2) and torch.equal(file[3], pictures[3])
+    assert torch.equal(file.take(torch.tensor([4, 1])), pictures[[4, 1]])
+    monkeypatch.setattr(picture_file, "IN_MEMORY", 12)
+    part = file.take(torch.tensor([4, 1, 1]))
+    assert isinstance(part, PictureFile) and torch.equal(part[[2, 0]], pictures[[1, 4]])
+    assert torch.equal(torch.cat(list(part.split(2))), pictures[[4, 1, 1]])
+
+
 def test_a_feature_file_reads_the_rows_asked_for(tmp_path, make_clip):
     numbers = torch.arange(12.0).view(4, 3)
     (tmp_path / "f").write_bytes(numbers.numpy().tobytes())
@@ -114,7 +146,24 @@ def test_bad_input_is_one_line(tmp_path, model, table):
         ([tmp_path / "head.csv", "--model", model], "head.csv: holds no usable pair"),
         ([tmp_path / "binary.csv", "--model", model], "binary.csv: cannot be read as a table"),
         ([table, "--model", model, "--share", "2"], "--share: 2 should be a fraction"),
-        ([table, "--model", model, "--detector", "ubt"], "does not score pairs from their features"),
+        ([table, "--model", model, "--detector", "decree"], "does not score pairs alone; known: ubt, dao"),
+        ([tmp_path / "three.csv", "--model", model, "--detector", "ubt"], "batch_size: 128 is more than the"),
+        (
+            [
+                table,
+                "--model",
+                model,
+                "--detector",
+                "clean_clip_score",
+                "--settings",
+                '{"scorer": "surrogates.public"}',
+            ],
+            "scorer: 'surrogates.public' names a model of a study; give NAME/TAG or a file",
+        ),
+        (
+            [table, "--model", model, "--detector", "ubt", "--settings", '{"scorer": "clean"}'],
+            "detector ubt: scorer: 'clean' is none of auto, shuffle",
+        ),
     ]
     for words, message in cases:
         with pytest.raises(UserError) as error:
