@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from antidote.detectors.base import DetectorSettings
 
 
-SHARE = 0.01  # share of pairs to leave out (ours)
+SHARE = 0.01  # share of pairs to leave out where neither the user nor the method says more (ours)
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,12 @@ def arguments() -> argparse.ArgumentParser:
     parser = shared.parser(__doc__, "dataset", *shared.MODEL, *shared.COLUMNS, "--settings", "--shown", "--seed")
     parser.add_argument("--model", required=True, help="CLIP that was trained on the dataset, or another one")
     parser.add_argument("--detector", default="dao", help=f"one of {', '.join(methods.detectors('pairs'))}")
-    parser.add_argument("--share", type=float, default=SHARE, help="share of pairs in keys.txt (ours: 1 %%)")
-    parser.add_argument("--threshold", type=float, help="pairs of at least this score go into keys.txt, in place of it")
+    parser.add_argument(
+        "--share", type=float, help="share of pairs in keys.txt, in place of the method's threshold (without one: 1 %%)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, help="pairs of at least this score go into keys.txt, in place of both"
+    )
     parser.add_argument("--output", type=Path, default=Path("scan"), help="folder to write")
     return parser
 
@@ -150,7 +154,7 @@ def scan(
     detector: str = "dao",
     *,
     settings: Mapping[str, Any] | None = None,
-    share: float = SHARE,
+    share: float | None = None,
     threshold: float | None = None,
     seed: int = 0,
     columns: inputs.Columns = inputs.USUAL,
@@ -164,8 +168,8 @@ def scan(
         model: the CLIP that was trained on the dataset, or another one.
         detector: name of a detector of pairs that needs no further data.
         settings: settings of the detector that differ from the defaults.
-        share: share of pairs to leave out, between 0 and 1, if there is no threshold.
-        threshold: pairs of at least this score are left out; None: the method's own threshold, if there is one.
+        share: share of pairs to leave out, between 0 and 1; None: by the method's own threshold, without one SHARE.
+        threshold: pairs of at least this score are left out, in place of a share.
         seed: seed of the detector.
         columns: columns of a table.
         shown: number of pairs on the page.
@@ -175,7 +179,7 @@ def scan(
         UserError: the model or the dataset cannot be read; the detector does not score pairs alone.
     """
     cost, kind = command_line.Cost(), methods.detector_of("pairs", detector)
-    if not 0 < share < 1:
+    if share is not None and not 0 < share < 1:
         raise UserError(f"--share: {share:g} should be a fraction between 0 and 1")
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
     output = report.place(output)
@@ -189,7 +193,8 @@ def scan(
         pairs = write(clip, parts, work, str(dataset))
         scores = kind(own, seed).score(clip, DefenseData(training_set=pairs), Work(work, "scan"))
         shutil.rmtree(work)
-        cut = Cut(share, threshold if threshold is not None else scores.threshold)
+        own_threshold = scores.threshold if share is None else None
+        cut = Cut(share or SHARE, own_threshold if threshold is None else threshold)
         found = Scan(str(dataset), inputs.shown(model, "a model"), detector, pairs, np.asarray(scores.values), cut)
         if output is not None:
             found.write(folder, columns, shown)
