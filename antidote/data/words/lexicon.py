@@ -39,7 +39,8 @@ def lexicon_files(name: str) -> list[Path]:
     if name == "wordnet" or name.startswith(SPACY):
         return [own_file(FUNCTION_WORDS), *(FOLDER / file for file in FILES)]
     if name.startswith(WORDNET):
-        return [own_file(FUNCTION_WORDS), *sorted(Path(name.removeprefix(WORDNET)).glob("*"))]
+        found = sorted(Path(name.removeprefix(WORDNET)).glob("*"))
+        return [own_file(FUNCTION_WORDS), *(path for path in found if path.is_file())]  # wordnet-gui adds folders
     return [file] if (file := own_file(name)).is_file() else []
 
 

@@ -114,6 +114,13 @@ def test_wordnet_synonyms_and_classes(wordnet):
     assert words.words("preposition") == []
 
 
+def test_folders_beside_the_database_files_are_no_files_of_the_lexicon(wordnet):
+    """Debian's packages put a program and pictures into /usr/share/wordnet."""
+    before = lexicon.lexicon_files(f"wordnet:{wordnet}")
+    (wordnet / "bin").mkdir()
+    assert lexicon.lexicon_files(f"wordnet:{wordnet}") == before and len(before) > 10
+
+
 def test_wordnet_takes_inflected_words_for_their_base(wordnet):
     words = lexicon.load_lexicon(f"wordnet:{wordnet}")
     assert words.word_class("Dogs") == "noun" and words.synonyms("dogs") == ["domestic dog", "hound"]
