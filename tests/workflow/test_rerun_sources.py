@@ -39,7 +39,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.sources", *(f"antidote.data.sources.{name}" for name in ("base", "files", "scenes"))), ("dataset *",)),
     (("antidote.data.download", "antidote.data.download.hosted"), ("dataset *",)),
     (("antidote.data.sources.*", "antidote.data.scenes.styles", "antidote.data.store.sizes"), ()),
-    (("antidote.data.download.*", "antidote.data.words.*"), ()),
+    (("antidote.data.download.*", "antidote.data.words.*", "antidote.data.picture_file"), ()),
     (("antidote.data.scenes*", "antidote.data.store.*"), ("dataset *",)),
     # Models, and how they are trained.
     (("antidote.clip", *(f"antidote.clip.{name}" for name in
@@ -47,7 +47,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
      MODELS),
     (("antidote.training.alternating", "scripts.pretrain"), ("clean_model *", "backdoored_model *")),
     ((*(f"antidote.training.{name}" for name in
-        ("heads", "inversion", "lora", "pair_scores", "patches", "prompts", "scorers", "suspicion", "tuning", "victim")),), ()),
+        ("heads", "inversion", "lora", "pair_scores", "patches", "prompts", "scorers", "suspicion", "tuning", "victim", "windows")),), ()),
     (("antidote.training.augmentation",), ("defend * ta_cleaner",)),
     (("antidote.training*",), TRAINING),
     # Methods; the tiny study uses two attacks and two defenses.
@@ -60,7 +60,8 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     # Scores and their summary, which knows of the study where results are kept and when an attack counts.
     (("antidote.evaluation.ranking", "antidote.evaluation.trajectory"), ("summary",)),
     (("antidote.evaluation.detection", "antidote.evaluation.persistence", "antidote.summary.documents", "antidote.summary.transfer",
-      "antidote.summary.claims", "antidote.summary.exchange", "antidote.summary.relations", "antidote.summary.site*",
+      "antidote.summary.claims", "antidote.summary.exchange", "antidote.summary.relations", "antidote.summary.restored",
+      "antidote.summary.site*",
       "antidote.summary.strip", "antidote.summary.verdicts"),
      ()),
     (("antidote.evaluation*", "antidote.attacks.similarity", "scripts.evaluate"), SCORES),

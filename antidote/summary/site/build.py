@@ -29,7 +29,18 @@ SECTIONS = {
         "containers",
         "performance",
     ],
-    "Measuring": ["protocol", "evaluation", "tracks", "attacks", "defenses", "persistence", "detectors", "costs"],
+    "Measuring": [
+        "protocol",
+        "evaluation",
+        "tracks",
+        "attacks",
+        "defenses",
+        "defenses-ubt",
+        "persistence",
+        "detectors",
+        "open",
+        "costs",
+    ],
     "Reference": ["settings", "adding-a-method"],
 }
 LAST = "Measuring"

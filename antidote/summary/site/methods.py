@@ -133,7 +133,7 @@ def _commands(kind: str, name: str) -> dict[str, Any]:
         return {"clean": f"antidote clean MODEL {data} --defense {name}"} if data else {}
     if kind == "detector" and name not in CONTROLS:
         subject = COMMANDS[found.subject]
-        if subject == "scan" and not found.from_features:
+        if subject == "scan" and found.access != "nothing":
             return {}
         words = {"audit": "MODEL", "scan": "pairs.csv --model MODEL", "inspect": "MODEL pictures/"}[subject]
         data = "" if subject == "scan" else DATA.get(found.access, "")

@@ -145,7 +145,7 @@ def test_every_study_of_the_project_is_valid(file):
          "defenses.finetune.scorer: 'opnai' is neither a file, a folder nor a tag of 'RN50'; did you mean 'openai'?"),
         ("defenses.finetune", {"method": "ubt", "scorer": "RN50/"},
          "defenses.finetune.scorer: '' is neither a file, a folder nor a tag of 'RN50'; known: "),
-        ("defenses.finetune", {"method": "ubt", "scorer": "/openai"}, "defenses.finetune.scorer: '/openai' is none of shuffle, superposition, crops"),
+        ("defenses.finetune", {"method": "ubt", "scorer": "/openai"}, "defenses.finetune.scorer: '/openai' is none of auto, shuffle, windows"),
         ("defenses.finetune", {"method": "ubt", "scorer": "roberta-ViT-B-32/laion2b_s12b_b32k"},
          "defenses.finetune.scorer: roberta-ViT-B-32: needs another tokenizer than OpenAI CLIP's"),
         ("defenses.finetune", {"method": "ubt", "crop_area": [-1, 0.5]},

@@ -123,7 +123,7 @@ def test_commands_of_detectors_give_the_data_that_they_need(found):
         words = line.split()
         detector = method("detector", words[words.index("--detector") + 1])
         if words[1] == "scan":
-            assert detector.from_features, line
+            assert detector.access == "nothing", line
         elif detector.access in options:
             assert options[detector.access] in words or "--given" in words, line
     assert {"audit", "scan", "inspect"} <= {line.split()[1] for line in shown}
