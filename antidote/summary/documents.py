@@ -82,12 +82,16 @@ def single(rows: list[dict[str, str]]) -> str:
 def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
     """Return one table per attack, one row per defense: accuracy, attack success, also after adaptation, cost.
 
-    For a sweep these tables show the picked setting; a further table shows all settings.
+    For a sweep these tables show the picked setting; a further table shows all settings. An attack of which nothing was
+    run has no table.
     """
-    costs, parts = pd.read_csv(folder / SUMMARY["costs"], keep_default_na=False), []
+    costs, parts, absent = pd.read_csv(folder / SUMMARY["costs"], keep_default_na=False), [], []
     facts = {defense.name: defense for defense in plan.defenses}
     for attack in plan.attacks:
         mine = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
+        if not mine["ca1_n"].sum():
+            absent.append(attack.label or attack.name)
+            continue
         rows = [["defense", "access", "CA@1", "ASR@1", "PA", "worst", "time", "memory", "trained", "pairs"]]
         rows.append(["---"] * 2 + ["---:"] * 8)
         for _, row in mine.iterrows():
@@ -102,6 +106,7 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, fo
         floor = percent(mine.iloc[0]["floor_mean"])
         title = f"{attack.label or attack.name}{attack_mark(mine.iloc[0]['gate'])}"
         parts.append(f"### {title}\n\nFloor {floor}.\n\n{_markdown(rows)}")
+    parts += [f"Not run: {', '.join(absent)}."] if absent else []
     return "\n\n".join([*parts, *_sweeps(plan, table)]) + _notes(shown(table))
 
 

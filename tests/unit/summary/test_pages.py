@@ -173,6 +173,7 @@ def test_of_several_seeds_the_page_says_how_far_they_differ(tmp_path):
                 put(folder / f"badnet/seed{seed}/{defense}/scores.json", {"ca1": 0.88, "asr1": asr1})
     text = page_of(values, path, folder)
     assert "| Tuning, lr 0.1 | 88.0 ± 0.0 / 60.0 ± 10.0 |" in text
+    assert "Not run: blended." in text and "### blended" not in text
     assert "| Tuning, lr 0.2 | clean-pairs | 88.0 ± 0.0 (n=2) | **25.0 ± 7.1 (n=2)** |" in text
 
 
