@@ -144,7 +144,7 @@ def clean(
     own = kind.Settings.read({"method": defense, **(settings or {})}, f"defense {defense}")
     auditor = Auditor.of(detectors, study, "--audit", seed=seed, output=place) if detectors else Auditor((), seed=seed)
     clip = inputs.load(model)
-    check(kind, own, clip)
+    methods.check(kind, own, clip)
     granted = given.granted(clip.size, [kind.access, *auditor.levels])
     data = granted_to(kind, granted, defense)
     score = lambda clip, runs: auditor.findings(clip, granted, given.lexicon, runs)
@@ -220,19 +220,6 @@ def _number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def check(kind: type[Defense], settings: Any, clip: Clip) -> None:
-    """Raise UserError if the method or a setting does not fit the model."""
-    reason = kind.fits(clip.config["model_cfg"])
-    if reason:
-        raise UserError(f"{settings.method}: does not fit this model: it {reason}")
-    if settings.surrogate:
-        raise UserError(f"{settings.method}: scores by a model of a study; run it in a study")
-    try:
-        settings.check(clip.config["model_cfg"])
-    except ValueError as error:
-        raise UserError(f"{settings.method}: {error}") from None
 
 
 def granted_to(kind: type[Defense], granted: Mapping[str, DefenseData | str], name: str) -> DefenseData:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from antidote.base.errors import UserError
 from antidote.base.registry import DETECTORS, method
 
 if TYPE_CHECKING:
+    from antidote.clip.model import Clip
+    from antidote.defenses.base import Defense
     from antidote.detectors.base import Detector
 
 CONTROLS = ("random", "oracle")  # of studies: at random, and by the truth
@@ -31,6 +33,19 @@ def detector_of(subject: str, name: str, option: str = "--detector") -> type[Det
         reason = "is unknown" if name not in DETECTORS else f"does not score {OBJECTS[subject]}"
         raise UserError(f"{option}: {name!r} {reason}; known: {', '.join(known) or 'none'}")
     return method("detector", name)
+
+
+def check(kind: type[Defense | Detector], settings: Any, clip: Clip) -> None:
+    """Raise UserError if the method or a setting does not fit the model."""
+    reason = kind.fits(clip.config["model_cfg"])
+    if reason:
+        raise UserError(f"{settings.method}: does not fit this model: it {reason}")
+    if settings.surrogate:
+        raise UserError(f"{settings.method}: scores by a model of a study; run it in a study")
+    try:
+        settings.check(clip.config["model_cfg"])
+    except ValueError as error:
+        raise UserError(f"{settings.method}: {error}") from None
 
 
 OBJECTS = {"model": "models", "pictures": "pictures", "pairs": "pairs alone"}

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from antidote.clip.model import Clip
-    from antidote.detectors.base import DetectorSettings
 
 
 SHARE = 0.01  # share of pairs to leave out where neither the user nor the method says more (ours)
@@ -184,7 +183,7 @@ def scan(
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
     output = report.place(output)
     clip = inputs.load(model)
-    _check(own, clip)
+    methods.check(kind, own, clip)
     with tempfile.TemporaryDirectory() if output is None else whole_folder(output) as place:
         folder = Path(place)
         work = folder / "work"
@@ -201,18 +200,6 @@ def scan(
             facts = {**found.facts, **cost.write(None, pairs=len(pairs))}
             write_json(folder / "scan.json", {"settings": own.model_dump(mode="json"), **facts})
     return found
-
-
-def _check(own: DetectorSettings, clip: Clip) -> None:
-    """Refuse settings that do not fit the model, and those that ask for a model of a study."""
-    try:
-        own.check(clip.config["model_cfg"])
-    except ValueError as error:
-        raise UserError(f"detector {own.method}: {error}") from None
-    if own.surrogate:
-        raise UserError(
-            f"detector {own.method}: scorer: {own.scorer!r} names a model of a study; give NAME/TAG or a file"
-        )
 
 
 def encode(clip: Clip, parts: Iterator[Pairs], work: Path, dataset: str) -> Pairs:

@@ -92,7 +92,7 @@ class Folder(SourceSettings):
         expected = (self.expected or {}).get(split)
         if expected is None:
             return ""
-        there = sum(path.is_dir() or path.suffix.lower() in EXTENSIONS for folder in folders for path in _files(folder))
+        there = sum(path.suffix.lower() in EXTENSIONS or path.is_dir() for folder in folders for path in _files(folder))
         if there == expected:
             return ""
         advice = f"if {there} are all, set expected: {{{split}: {there}}}"

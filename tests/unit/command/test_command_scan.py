@@ -158,11 +158,11 @@ def test_bad_input_is_one_line(tmp_path, model, table):
                 "--settings",
                 '{"scorer": "surrogates.public"}',
             ],
-            "scorer: 'surrogates.public' names a model of a study; give NAME/TAG or a file",
+            "clean_clip_score: scores by a model of a study; run it in a study",
         ),
         (
             [table, "--model", model, "--detector", "ubt", "--settings", '{"scorer": "clean"}'],
-            "detector ubt: scorer: 'clean' is none of auto, shuffle",
+            "ubt: scorer: 'clean' is none of auto, shuffle",
         ),
     ]
     for words, message in cases:

@@ -203,10 +203,13 @@ def test_shuffles_differ_between_views_and_pictures_and_follow_from_the_seed():
 class Sees(Plain):
     """Knows an object by a square of 12 pixels in one colour, a trigger by one of 2, wherever they are."""
 
+    side, place = 12, slice(None)
+
     def encode_image(self, images):
-        red, green = images[:, 0].float() / 255, images[:, 1].float() / 255
+        red, green = images[:, 0].float() / 255, images[:, 1, self.place, self.place].float() / 255
         object_, trigger = (
-            torch.nn.functional.avg_pool2d(plane, side, 1).amax(dim=(1, 2)) for plane, side in ((red, 12), (green, 2))
+            torch.nn.functional.avg_pool2d(plane, side, 1).amax(dim=(1, 2))
+            for plane, side in ((red, self.side), (green, 2))
         )
         known = torch.maximum(object_, trigger)
         return torch.stack([known, (1 - known.square()).clamp(min=0).sqrt(), torch.zeros_like(known)], dim=1)
@@ -222,15 +225,9 @@ def test_a_patch_survives_what_an_object_does_not(make_pairs):
 
 
 class SeesInPlace(Sees):
-    """Knows a red object that is larger than a window, and a green patch in the lower right corner alone."""
+    """Knows an object that is larger than a window, and a trigger in the lower right corner alone."""
 
-    def encode_image(self, images):
-        red, corner = images[:, 0].float() / 255, images[:, 1, 26:, 26:].float() / 255
-        object_, trigger = (
-            torch.nn.functional.avg_pool2d(plane, side, 1).amax(dim=(1, 2)) for plane, side in ((red, 20), (corner, 2))
-        )
-        known = torch.maximum(object_, trigger)
-        return torch.stack([known, (1 - known.square()).clamp(min=0).sqrt(), torch.zeros_like(known)], dim=1)
+    side, place = 20, slice(26, None)
 
 
 def test_a_patch_that_is_known_at_its_place_alone_survives_in_a_window(make_pairs):
