@@ -11,6 +11,7 @@ from antidote.base.errors import UserError
 from antidote.base.fingerprint import fingerprint, remember
 from antidote.base.settings import read_mapping
 from antidote.base.terminal import accept_all_letters
+from antidote.study.amounts import LongestFirst
 from antidote.study.data_jobs import alternatives
 from antidote.study.jobs import Jobs, has_gpu, own_records, prepare_jobs, quick_to_inspect
 from antidote.study.scheduling import one_timer
@@ -48,6 +49,7 @@ def read_study():
 STUDY = read_study()
 jobs = quick_to_inspect(Jobs(STUDY))
 layout = jobs.layout
+longest_first = quick_to_inspect(LongestFirst(STUDY))
 
 # By default, one GPU job at a time on a machine with a GPU; profiles for clusters change the limit.
 GPU = int(has_gpu())

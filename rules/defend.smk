@@ -19,6 +19,7 @@ rule defend:
         defense=alternatives(jobs.naming(suspicious=False)),
     conda:
         "../envs/train.yaml"
+    priority: longest_first.defense
     threads: 1
     resources:
         gpu=GPU,

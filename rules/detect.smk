@@ -20,6 +20,7 @@ rule detect:
         layout.log("detect"),
     conda:
         "../envs/train.yaml"
+    priority: longest_first.detector
     threads: 1
     resources:
         gpu=GPU,

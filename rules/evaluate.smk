@@ -102,6 +102,7 @@ rule persistence:
         layout.log("persistence"),
     conda:
         "../envs/train.yaml"
+    priority: longest_first.adaptation
     threads: 1
     resources:
         gpu=GPU,

@@ -23,12 +23,12 @@ from antidote.base.registry import method
 from antidote.clip.known import model_config
 from antidote.clip.model import Clip
 from antidote.clip.weights import find as find_weights
-from antidote.data.access import POOLS
 from antidote.data.download import img2dataset
 from antidote.data.sources.base import SourceSettings
 from antidote.data.store.datasets import pointers
 from antidote.data.store.sizes import LOSSLESS_PER_PIXEL, picture_bytes
 from antidote.data.words.lexicon import FILES
+from antidote.study.amounts import amounts, pictures
 from antidote.study.data_jobs import matrix
 from antidote.study.layout import STAGES, Layout
 from antidote.study.study import Study
@@ -88,7 +88,7 @@ class Rates:
 
 def stages(study: Study, results: Path = Path("results")) -> list[Stage]:
     """Return the stages of a study that have a title in the layout, in the order in which they run."""
-    kept, jobs, amounts = Layout(results / study.name, DATA), matrix(study), _amounts(study)
+    kept, jobs, work = Layout(results / study.name, DATA), matrix(study), amounts(study)
     found = []
     for name, stage in STAGES.items():
         if not stage.title:
@@ -96,87 +96,8 @@ def stages(study: Study, results: Path = Path("results")) -> list[Stage]:
         first = next(iter(stage.files))
         outputs = tuple(kept.path(name, first, **names) for names in jobs.jobs(name))
         if outputs:
-            found.append(Stage(stage.title, outputs, **amounts.get(name, {})))
+            found.append(Stage(stage.title, outputs, **work.get(name, {})))
     return found
-
-
-def _amounts(study: Study) -> dict[str, dict[str, float]]:
-    """Return trained pairs and encoded pictures of all jobs by stage; stages without either are left out."""
-    seeds, sizes = len(study.file.seeds), _sizes(study)
-    recipe, pairs, pictures = study.file.pretraining, sizes["training set"], sizes["pictures"]
-    further = sum(model.pretraining.epochs for model in study.file.surrogates.values())
-    poisoned = sum(study.poisoning(a).epochs for a in study.attacks if not study.few_shot(a))
-    defended = [work(study, defense, sizes) for _, defense in study.cells]
-    fitted = [fitting(study, attack, sizes) for attack in study.attacks]
-    amounts = {
-        "clean_model": {"trained": seeds * recipe.epochs * pairs},
-        "surrogate_model": {"trained": seeds * further * pairs},
-        "trigger": {"trained": seeds * sum(t for t, _ in fitted), "encoded": seeds * sum(e for _, e in fitted)},
-        "backdoored_model": {"trained": seeds * poisoned * pairs},
-        "defend": {"trained": seeds * sum(t for t, _ in defended), "encoded": seeds * sum(e for _, e in defended)},
-        "evaluate": {"encoded": 2 * pictures * seeds * (len(study.cells) + len(study.attacks))},
-    }
-    detected = [detecting(study, name, sizes) for *_, name in study.detections]
-    amounts["detect"] = {"trained": seeds * sum(t for t, _ in detected), "encoded": seeds * sum(e for _, e in detected)}
-    clean = [work(study, defense, sizes) for defense in study.clean_defenses]
-    amounts["defend_clean"] = {"trained": seeds * sum(t for t, _ in clean), "encoded": seeds * sum(e for _, e in clean)}
-    adapted = [adapting(study, name, sizes) for *_, name in study.adapted]
-    controls = [adapting(study, name, sizes) for _, d, name in study.adapted if d in study.clean_defenses]
-    for stage, jobs in (("persistence", adapted), ("persistence_clean", controls)):
-        amounts[stage] = {"trained": seeds * sum(t for t, _ in jobs), "encoded": seeds * sum(e for _, e in jobs)}
-    scored = [detecting(study, name, sizes) for name in matrix(study).on_clean]
-    clean = seeds * len(study.file.further_clean)
-    amounts["detect_population"] = {
-        "trained": clean * sum(t for t, _ in scored),
-        "encoded": clean * sum(e for _, e in scored),
-    }
-    return amounts
-
-
-def adapting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
-    """Return the pairs on which one adaptation trains, and the pictures that it encodes to measure the attack."""
-    adaptation = study.file.persistence.adaptations[name]
-    pairs, training = sizes[adaptation.source], adaptation.training
-    steps = training.epochs * (pairs // training.batch_size)
-    return training.epochs * pairs, 2 * sizes["first pictures"] * (math.ceil(steps / adaptation.every) + 1)
-
-
-def _sizes(study: Study) -> dict[str, int]:
-    """Return the number of pairs of each pool, and the number of pictures on which a model is scored."""
-    pools = study.file.pools
-    sizes = {name: getattr(pool, "pairs", 0) for name, pool in pools.pools().items()}
-    sizes["shots"] = pools.shots.per_class * len(study.classes) if pools.shots else 0
-    sizes["training set"] = sum(sizes.get(name, 0) for name in POOLS["poisoned-training-set"])
-    sizes["first pictures"] = _pictures(study, study.evaluated)
-    sizes["shown pictures"] = 2 * min(study.file.detect_pictures, sizes["first pictures"])
-    sizes["pictures"] = sum(_pictures(study, scored) for scored in study.scored())
-    return {"defense": 0, "inversion": 0, "poison": 0, "classes": len(study.classes), **sizes}
-
-
-def _pictures(study: Study, scored: Any) -> int:
-    """Return the number of scored pictures of a split: from the settings or the dataset's expected or known size."""
-    source = study.sources[scored.dataset]
-    split = source.split(scored.split)
-    known = (source.expected or {}).get(scored.split) or getattr(split, "pairs", None) or 10_000
-    return min(scored.pictures or known, known)
-
-
-def fitting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
-    """Return the pairs on which one job fits a trigger, and the further pictures that the job encodes."""
-    settings = study.attacks[name]
-    return method("attack", settings.method).work(settings, sizes)
-
-
-def work(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
-    """Return the pairs on which one job of a defense trains, and the further pictures that the job encodes."""
-    settings = study.defenses[name]
-    return method("defense", settings.method).work(settings, sizes)
-
-
-def detecting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:
-    """Return the pairs on which one job of a detector trains, and the further pictures that the job encodes."""
-    settings = study.detectors[name]
-    return method("detector", settings.method).work(settings, sizes)
 
 
 # --- disk -------------------------------------------------------------------------------------------------------------
@@ -238,7 +159,7 @@ def _left_to_download(study: Study, dataset: str, split: str) -> float:
 def _ready_bytes(study: Study, scored: Any, size: int) -> float:
     names = {"dataset": scored.dataset, "split": scored.split, "fit": study.fit(scored)}
     array = Layout(Path(), DATA).path("pictures", "array", **names)
-    return 0.0 if array.is_file() else 3.0 * size**2 * _pictures(study, scored)
+    return 0.0 if array.is_file() else 3.0 * size**2 * pictures(study, scored)
 
 
 def _count(source: SourceSettings, split: str) -> int:

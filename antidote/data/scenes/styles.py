@@ -93,6 +93,8 @@ def _box(values: np.ndarray, reach: int) -> np.ndarray:
 
 def _reduced(pictures: np.ndarray) -> np.ndarray:
     """Return the mean over FACTOR x FACTOR pixels, uint8."""
-    count, size = pictures.shape[:2]
-    parts = pictures.reshape(count, size // FACTOR, FACTOR, size // FACTOR, FACTOR, 3)
-    return (parts.sum(axis=(2, 4), dtype=np.int64) // FACTOR**2).astype(np.uint8)
+    total = np.zeros((len(pictures), pictures.shape[1] // FACTOR, pictures.shape[2] // FACTOR, 3), np.int32)
+    for row in range(FACTOR):
+        for column in range(FACTOR):
+            total += pictures[:, row::FACTOR, column::FACTOR]
+    return (total // FACTOR**2).astype(np.uint8)

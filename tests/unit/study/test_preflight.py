@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from antidote.base.registry import DEFENSES, method
 from antidote.base.settings import read_mapping
 from antidote.defenses.beear_clip import BEEARSettings
 from antidote.defenses.ta_cleaner import TACleanerSettings
-from antidote.study import preflight
+from antidote.study import amounts, preflight
 from antidote.study.preflight import Rates, Stage
 from antidote.study.study import Study
 from antidote.training.recipe import TrainSettings
@@ -61,7 +62,7 @@ EFFORTS = {
 @pytest.mark.parametrize("name", DEFENSES)
 def test_every_defense_says_how_much_work_it_is(name):
     plan = study(defenses={"d": {"method": name}}, pools={**read_mapping("config.yaml")["pools"], "shots": SHOTS})
-    trained, encoded = preflight.work(plan, "d", SIZES)
+    trained, encoded = amounts.defending(plan, "d", SIZES)
     assert (trained, encoded) == EFFORTS.get(name, (trained, encoded)) and min(trained, encoded) >= 0
 
 
@@ -308,3 +309,10 @@ def test_weights_of_further_models_have_to_be_there():
     further = {"other": {"model": {"name": "tiny-rn", "pretrained": "none.pt"}, "pretraining": {"epochs": 0}}}
     faults = preflight.further_weights(study(surrogates=further))
     assert len(faults) == 1 and faults[0].startswith("surrogates.other: 'none.pt' is neither a file")
+
+
+def test_of_jobs_that_nothing_waits_for_the_longest_starts_first():
+    order = amounts.LongestFirst(study())
+    first = sorted(("finetune", "cleanclip", "ta_cleaner"), key=lambda d: -order.defense(SimpleNamespace(defense=d)))
+    assert first == ["ta_cleaner", "cleanclip", "finetune"]
+    assert all(-1 < order.defense(SimpleNamespace(defense=name)) < 0 for name in first), "others wait for the rest"
