@@ -1,7 +1,9 @@
-"""Write the scores of a study's models as a table of data/populations, which `antidote audit` compares a model with."""
+"""Write the scores of studies' models as a table of data/populations, which `antidote audit` compares a model with."""
 
 import argparse
 from pathlib import Path
+
+import pandas as pd
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
@@ -13,16 +15,21 @@ DEFAULT = Path("data/populations/models.csv")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    table = of_study(arguments.results)
+    made = commit()[:10]
+    tables = [
+        of_study(folder).assign(measured_on=" ".join(filter(None, [folder.name, made]))) for folder in arguments.results
+    ]
+    table = pd.concat(tables)
     unknown = sorted(set(arguments.detector) - set(table["detector"]))
     if unknown:
         raise UserError(
-            f"--detector: {unknown[0]}: the study has no scores of it; it has {', '.join(table['detector'].unique())}"
+            f"--detector: {unknown[0]}: no study has scores of it; they have {', '.join(table['detector'].unique())}"
         )
     if arguments.detector:
         table = table[table["detector"].isin(arguments.detector)]
-    made = " ".join(filter(None, [arguments.results.name, commit()[:10]]))
-    table = table.assign(measured_on=made).sort_values(["detector", "state", "score"], ignore_index=True)
+    # Studies share models: the same model has the same score.
+    table = table.drop_duplicates(["model", "state", "detector", "score"])
+    table = table.sort_values(["detector", "state", "score"], ignore_index=True)
     with whole_file(arguments.output) as temporary:
         table.to_csv(temporary, index=False)
     counts = table.groupby(["detector", "state"]).size().unstack(fill_value=0)
@@ -31,7 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = command_line.parser(__doc__)
-    parser.add_argument("results", type=Path, help="results/STUDY of a finished study with detectors of models")
+    parser.add_argument(
+        "results", type=Path, nargs="+", help="results/STUDY of finished studies with detectors of models"
+    )
     parser.add_argument(
         "--detector", nargs="+", default=[], help="those that separate the models; verdicts of others would be noise"
     )
