@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from antidote.attacks.base import AttackSettings
@@ -223,7 +224,11 @@ class Study:
         try:
             return read(name)
         except UserError as error:
-            raise UserError(f"{self.where}: {key}: {error}") from None
+            # `antidote init` without a checkout writes the list beside the study.
+            beside = (
+                f"; {name}.json here counts once it is in data/ of a checkout" if Path(f"{name}.json").exists() else ""
+            )
+            raise UserError(f"{self.where}: {key}: {error}{beside}") from None
 
     def _populate(self) -> None:
         """Add the population's models to the surrogates, whose jobs train them."""

@@ -369,3 +369,12 @@ def test_spans_that_are_right(values):
     for method, key in (("ubt", "crop_area"), ("par", "square")):
         found = Study(change(values, "defenses.finetune", {"method": method, key: [0.5, 1]}), FILE)
         assert getattr(found.defenses["finetune"], key) == (0.5, 1.0)
+
+
+def test_a_list_of_classes_that_lies_beside_the_study_is_told_from_one_that_is_nowhere(values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.json").write_text('["cup"]')
+    with pytest.raises(
+        UserError, match=r"unknown name .own.; .*; own\.json here counts once it is in data/ of a checkout"
+    ):
+        Study(change(values, "evaluation.classes", "own"), FILE)
