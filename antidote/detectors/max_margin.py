@@ -26,7 +26,7 @@ from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
-from antidote.training.patches import still
+from antidote.training.patches import at_once, still
 from antidote.training.session import Work
 from antidote.training.tuning import Task, TuneSettings, part, tune
 
@@ -46,7 +46,7 @@ class MaxMarginSettings(DetectorSettings):
     starts: int = Field(8, ge=1, description="pictures per class, from different random starts (released code: 150)")
     steps: int = Field(100, ge=1, description="steps of gradient ascent (released code: at most 300)")
     lr: float = Field(0.1, gt=0, description="rate of Adam for the pixels' logits (ours)")
-    together: int = Field(32, ge=1, description="classes that are searched at once; times starts: pictures in memory")
+    together: int = Field(32, ge=1, description="classes that are searched at once, of large pictures fewer")
     p_value: float = Field(0.05, gt=0, lt=1, description="p-value up to which a model is flagged (paper: 0.05)")
 
 
@@ -68,7 +68,7 @@ class MaxMargin(Detector):
         with torch.no_grad():
             texts = clip.class_embeddings(data.classes, data.templates).T
         with still(clip.network):
-            groups = torch.arange(len(texts)).split(self.settings.together)
+            groups = torch.arange(len(texts)).split(at_once(self.settings.together, self.settings.starts, clip.size))
             margins = torch.cat([
                 self._margins(clip, texts, group, part(work, f"classes{place}")) for place, group in enumerate(groups)
             ]).double().numpy()  # fmt: skip

@@ -34,7 +34,7 @@ from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
 from antidote.detectors.features import first, picture_features
 from antidote.detectors.outliers import as_picture
 from antidote.training.inversion import alike, floats
-from antidote.training.patches import draw, still, together
+from antidote.training.patches import at_once, draw, still, together
 from antidote.training.session import Work
 from antidote.training.tuning import Task, TuneSettings, part, tune
 
@@ -58,7 +58,7 @@ class PatchPlacesSettings(DetectorSettings):
     steps: int = Field(60, ge=1, description="further steps at these places, rounded up likewise")
     batch_size: int = Field(16, ge=2, description="pictures per step")
     lr: float = Field(0.2, gt=0, description="rate of Adam for the pattern's logits")
-    together: int = Field(32, ge=1, description="places that are searched at once")
+    together: int = Field(32, ge=1, description="places that are searched at once, of large pictures fewer")
 
 
 class PatchPlaces(Detector):
@@ -108,8 +108,8 @@ class PatchPlaces(Detector):
         settings, size = self.settings, min(self.settings.batch_size, len(images))
         epochs = -(-steps // max(1, len(images) // size))
         recipe = TuneSettings(optimizer="adam", lr=settings.lr, schedule="constant", batch_size=size, epochs=epochs)
-        found = []
-        for number, rows in enumerate(torch.arange(len(masks)).split(settings.together)):
+        found, count = [], at_once(settings.together, size, clip.size)
+        for number, rows in enumerate(torch.arange(len(masks)).split(count)):
             squares, logits = masks[rows].to(clip.device), starts[rows].to(clip.device).requires_grad_()
             goal, kept = together(rows), {"likeness": torch.zeros(len(rows), device=clip.device)}
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 # Takes the features (K, B, D) under K triggers and the rows (B,) of the pictures; returns loss (K,) and success (K,).
 Goal = Callable[["Tensor", "Tensor"], tuple["Tensor", "Tensor"]]
+PIXELS = 64 * 224**2  # of the pictures whose gradients are computed at once; RN50 takes GBs for them
 
 
 class SearchSettings(Settings):
@@ -50,7 +51,9 @@ class SearchSettings(Settings):
     )
     mask_start: float = Field(0.1, gt=0, lt=1, description="initial value of the mask, everywhere")
     together: int = Field(
-        32, ge=1, description="searches that are run at once; together times batch_size pictures are in memory"
+        32,
+        ge=1,
+        description="searches that are run at once, of large pictures fewer: 64 pictures of 224 pixels at most",
     )
 
     def recipe(self, pictures: int) -> TuneSettings:
@@ -118,7 +121,7 @@ def search(
         work: folder, identity and checkpoint interval.
         kind: class with another rule for the weight of the mask; None: the rule of DECREE and Neural Cleanse.
     """
-    parts = torch.arange(count).split(settings.together)
+    parts = torch.arange(count).split(at_once(settings.together, settings.batch_size, images.shape[-1]))
     with still(clip.network):
         found = [
             (kind or Search)(clip, images, goals(numbers.to(clip.device)), wanted, settings).run(
@@ -127,6 +130,17 @@ def search(
             for place, numbers in enumerate(parts)
         ]
     return Found(*(torch.cat([getattr(one, name) for one in found]) for name in Found.__dataclass_fields__))
+
+
+def at_once(together: int, pictures: int, size: int) -> int:
+    """Return how many searches are run at once: `together`, or as few as memory asks for. Results do not depend on it.
+
+    Args:
+        together: the setting.
+        pictures: number of pictures of one search.
+        size: side of a picture in pixels.
+    """
+    return max(1, min(together, PIXELS // (pictures * size**2)))
 
 
 def draw(images: Tensor, masks: Tensor, patterns: Tensor) -> Tensor:

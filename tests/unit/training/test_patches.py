@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from antidote.training import patches
-from antidote.training.patches import SearchSettings, search, still, together, toward
+from antidote.training.patches import SearchSettings, at_once, search, still, together, toward
 from antidote.training.session import Work
 
 
@@ -89,3 +89,8 @@ def test_a_network_is_still_and_then_as_before():
         assert not network.training and not any(p.requires_grad for p in network.parameters())
     assert network.training and network[0].training and not network[1].training
     assert network[0].weight.requires_grad and not network[0].bias.requires_grad
+
+
+def test_searches_on_large_pictures_run_fewer_at_once():
+    assert at_once(32, 16, 32) == 32, "small pictures: as the setting says"
+    assert [at_once(32, 16, 224), at_once(32, 32, 224), at_once(32, 256, 448)] == [4, 2, 1]
