@@ -15,6 +15,7 @@ from antidote.study.data_jobs import matrix
 from antidote.study.study import Study
 
 TRAINED_AS_ENCODED = 3  # a training step is a forward and a backward pass, which takes twice as long
+MOST = 130  # ten times the logarithm of the work of a job, at most: 10^13 pictures
 
 
 def amounts(study: Study) -> dict[str, dict[str, float]]:
@@ -99,23 +100,23 @@ def detecting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, fl
 class LongestFirst:
     """Priorities of defenses, detectors and adaptations: the longer a job, the earlier, so that cores end together.
 
-    Priorities lie in (-1, 0). All other jobs have 0: those that others wait for, and short ones such as scores, so that
-    a figure is there soon after its model.
+    A priority is a negative whole number; twice the work is three more. All other jobs have 0: those that others wait
+    for, and short ones such as scores, so that a figure is there soon after its model.
     """
 
     def __init__(self, study: Study) -> None:
         self._study, self._sizes = study, sizes_of(study)
 
-    def defense(self, w: Any) -> float:
+    def defense(self, w: Any) -> int:
         return _priority(defending(self._study, w.defense, self._sizes))
 
-    def detector(self, w: Any) -> float:
+    def detector(self, w: Any) -> int:
         return _priority(detecting(self._study, w.detector, self._sizes))
 
-    def adaptation(self, w: Any) -> float:
+    def adaptation(self, w: Any) -> int:
         return _priority(adapting(self._study, w.adaptation, self._sizes))
 
 
-def _priority(amount: tuple[float, float]) -> float:
+def _priority(amount: tuple[float, float]) -> int:
     trained, encoded = amount
-    return -1 / (2 + TRAINED_AS_ENCODED * trained + encoded)
+    return min(-1, round(10 * math.log10(1 + TRAINED_AS_ENCODED * trained + encoded)) - MOST)

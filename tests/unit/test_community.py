@@ -161,6 +161,7 @@ def test_both_recipes_install_the_lock_into_one_pinned_base():
     assert re.search(r"^From: (.*)$", apptainer, re.MULTILINE)[1] == base
     installs = [re.search(r"python -m pip install .*", recipe)[0] for recipe in (docker, apptainer)]
     assert installs[0] == installs[1] and "--require-hashes -r /opt/antidote/requirements.lock" in installs[0]
+    assert docker.index("HOME=") > docker.index("pip install"), "a home folder that root has used is closed to users"
     assert "requirements.lock /opt/antidote/requirements.lock" in docker
     assert "requirements.lock /opt/antidote/requirements.lock" in apptainer
     assert "!requirements.lock" in (ROOT / ".dockerignore").read_text().splitlines()
