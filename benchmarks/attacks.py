@@ -107,6 +107,17 @@ def made(name: str, preset: str | None, pairs: Pairs, size: int) -> Attack:
     return attack
 
 
+def first_fitting(name: str, pairs: Pairs, size: int) -> Attack:
+    """Return an attack with the first of its presets that fits the size, its defaults last; else raise ValueError."""
+    *presets, last = [*method("attack", name).Settings.presets, None]
+    for preset in presets:
+        try:
+            return made(name, preset, pairs, size)
+        except ValueError:  # as a patch of 50 pixels for a picture of 32
+            continue
+    return made(name, last, pairs, size)
+
+
 def tiny(size: int) -> Clip:
     """Return a CLIP of random weights."""
     vision = {"image_size": size, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}

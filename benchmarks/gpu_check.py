@@ -211,8 +211,7 @@ def drawing(sizes: Namespace) -> Iterator[Row]:
     pairs = replace(pairs, labels=pairs.labels % 2)  # the attacks are made with two classes
     images = pairs.images.to(device())
     for name in [name for name in ATTACKS if method("attack", name).triggered]:
-        preset = next(iter(method("attack", name).Settings.presets), None)
-        trigger = Trigger(attacks.made(name, preset, pairs, sizes.size), 0)
+        trigger = Trigger(attacks.first_fitting(name, pairs, sizes.size), 0)
         seconds = timed(lambda trigger=trigger: trigger.draw(images, pairs.keys, "test"), 3)
         yield row(f"trigger of {name}", sizes.drawn / seconds, "pictures/s")
 

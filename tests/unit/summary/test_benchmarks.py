@@ -12,6 +12,7 @@ from antidote.defenses.ta_cleaner import TACleanerSettings
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import attacks
 import defense_costs
 
 
@@ -28,6 +29,14 @@ def test_steps_of_two_kinds_have_a_row_each():
         "| m | d | trains nothing |  | 1.0 | 2.00 |"
     ]
     assert defense_costs.rows("m", "d", {"unfit": "needs more"}, 2.0) == ["| m | d | needs more | | | |"]
+
+
+def test_the_first_preset_that_fits_the_pictures_is_drawn():
+    """BadEncoder's first preset has a patch of 50 pixels."""
+    pairs = defense_costs.random_pairs(8, 32)
+    assert attacks.first_fitting("badencoder", pairs, 32).settings.patch_size < 32
+    with pytest.raises(ValueError, match=r"do not fit the picture \(2 pixels\)"):
+        attacks.first_fitting("badencoder", pairs, 2)
 
 
 @pytest.mark.slow
