@@ -124,11 +124,12 @@ def _defenses(done: Finished) -> list[tuple[str, tuple[bool, float], list[str]]]
         if measured.empty:
             continue
         first = measured.iloc[0]
+        label = done.study.defenses[first["defense"]].label or defense
         asr, loss = measured["asr1_mean"], measured["attack"].map(before) - measured["ca1_mean"]
         beyond = bool((measured["within"] != "yes").any())
         row = [
             first["access"],
-            defense + (f" {RECONSTRUCTION}" if first["reconstruction"] == "yes" else ""),
+            label + (f" {RECONSTRUCTION}" if first["reconstruction"] == "yes" else ""),
             f"{percent(asr.max())} ({measured.loc[asr.idxmax(), 'attack']})",
             percent(asr.mean()),
             percent(loss.max()) + (" (outside the budget)" if beyond else ""),

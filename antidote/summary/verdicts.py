@@ -194,7 +194,8 @@ def _attacks(term: Term, done: Finished, gated: bool) -> list[str]:
     gates = done.table.drop_duplicates("attack").set_index("attack")["gate"]
     taken = [name for name in fitting if not gated or gates.get(name) == "passed"]
     if not taken:
-        raise Missing(f"the attack {wanted} does not pass the gate")
+        run = any(gates.get(name) == "failed" for name in fitting)
+        raise Missing(f"the attack {wanted} {'does not pass the gate' if run else 'was not run'}")
     return taken if wanted == "*" else [_preferred(wanted, taken)]
 
 

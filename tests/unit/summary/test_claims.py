@@ -143,11 +143,13 @@ def test_what_was_not_run_is_not_measured():
         ("asr1(attack=badnet, defense=rvpt) < 5", "no entry of the defense rvpt"),
         ("auroc(attack=badnet, detector=dao) > 90", "the study measures no detections"),
         ("delta(attack=badnet) > 10", "the study measures no persistence"),
-        ("asr1(attack=blended) > 50", "the attack blended does not pass the gate"),
+        ("asr1(attack=blended) > 50", "the attack blended was not run"),
         ("asr1(attack=badnet, attack.pattern=stripes) > 50", "no entry of the attack badnet"),
     ]:
         found = judged(done, text)
         assert (found.word, found.reason) == (UNMEASURED, reason)
+    weak = judged(finished({"none": ([0.5], [0.9])}), "asr1(attack=badnet) > 20")
+    assert (weak.word, weak.reason) == (UNMEASURED, "the attack badnet does not pass the gate")
 
 
 def test_the_worst_of_several_relations_is_the_verdict():
@@ -165,10 +167,10 @@ def test_the_worst_of_several_relations_is_the_verdict():
 def test_the_page_says_which_defense_to_use_and_what_holds():
     claims = {"one": Claim(paper="cleanclip", sentence="Lower.", value="14.0", relations=[LOWER])}
     text = page(claims, PAPERS, [finished(both([0.1], [0.2]), noise={"asr1": 1.0})])
-    row = "| tiny 1, default | clean-pairs | cleanclip | 10.0 (badnet) | 10.0 | 1.0 | 12.0 s | 1 attack, 1 seed, "
+    row = "| tiny 1, default | clean-pairs | CleanCLIP | 10.0 (badnet) | 10.0 | 1.0 | 12.0 s | 1 attack, 1 seed, "
     assert f"{row}noise floor of ASR@1 1.0 over 5 seeds of one cell |" in text
     assert f"{row}spread unknown |" in page(claims, PAPERS, [finished(both([0.1], [0.2]))])
-    assert text.index("| cleanclip |") < text.index("| finetune |")
+    assert text.index("| CleanCLIP |") < text.index("| Fine-tuning |")
     assert "### CleanCLIP (ICCV 2023)" in text
     assert "| Lower. | 14.0 | tiny 1, default, 1 seed | asr1 10.0, asr1 20.0: -10.0 ± 2.8 | **holds** |" in text
     assert "| Lower. | 14.0 |  |  | not measured |" in page(claims, PAPERS, [])
