@@ -17,9 +17,9 @@ rule defend:
     wildcard_constraints:
         attack=alternatives(jobs.on_training),
         defense=alternatives(jobs.naming(suspicious=False)),
+    priority: longest_first.defense
     conda:
         "../envs/train.yaml"
-    priority: longest_first.defense
     threads: 1
     resources:
         gpu=GPU,

@@ -18,9 +18,9 @@ rule detect:
         **layout.outputs("detect"),
     log:
         layout.log("detect"),
+    priority: longest_first.detector
     conda:
         "../envs/train.yaml"
-    priority: longest_first.detector
     threads: 1
     resources:
         gpu=GPU,

@@ -100,9 +100,9 @@ rule persistence:
         **layout.outputs("persistence"),
     log:
         layout.log("persistence"),
+    priority: longest_first.adaptation
     conda:
         "../envs/train.yaml"
-    priority: longest_first.adaptation
     threads: 1
     resources:
         gpu=GPU,
