@@ -211,10 +211,11 @@ def test_jobs_run_side_by_side(project, root, server, tmp_path):
     ]
     for mark in marks:
         told(mark, "at work")
+    ended = (143, -signal.SIGTERM)  # the latter where the fork is at work before the caller has its handler
     callers[1].terminate()
-    assert callers[1].wait(PATIENCE) == 143 and callers[0].poll() is None
+    assert callers[1].wait(PATIENCE) in ended and callers[0].poll() is None
     callers[0].terminate()
-    assert callers[0].wait(PATIENCE) == 143
+    assert callers[0].wait(PATIENCE) in ended
 
 
 def test_a_caller_that_ends_while_it_calls_ends_neither_the_server_nor_runs_on(project, root, process, tmp_path):
