@@ -12,13 +12,14 @@ from antidote.command.population import of_study
 from antidote.summary.exchange import commit
 
 DEFAULT = Path("data/populations/models.csv")
+SAME = ["model", "state", "detector", "score"]
 
 
 def run(arguments: argparse.Namespace) -> None:
-    made = commit()[:10]
-    tables = [
-        of_study(folder).assign(measured_on=" ".join(filter(None, [folder.name, made]))) for folder in arguments.results
-    ]
+    made, tables = commit()[:10], []
+    for folder in arguments.results:
+        table = of_study(folder).assign(measured_on=" ".join(filter(None, [folder.name, made])))
+        tables.append(table.assign(copy=table.groupby(SAME).cumcount()))
     table = pd.concat(tables)
     unknown = sorted(set(arguments.detector) - set(table["detector"]))
     if unknown:
@@ -27,8 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if arguments.detector:
         table = table[table["detector"].isin(arguments.detector)]
-    # Studies share models: the same model has the same score.
-    table = table.drop_duplicates(["model", "state", "detector", "score"])
+    # Studies share models, whose scores are then equal; equal scores within one study are those of different models.
+    table = table.drop_duplicates([*SAME, "copy"]).drop(columns="copy")
     table = table.sort_values(["detector", "state", "score"], ignore_index=True)
     with whole_file(arguments.output) as temporary:
         table.to_csv(temporary, index=False)

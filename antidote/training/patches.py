@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Takes the features (K, B, D) under K triggers and the rows (B,) of the pictures; returns loss (K,) and success (K,).
 Goal = Callable[["Tensor", "Tensor"], tuple["Tensor", "Tensor"]]
-PIXELS = 64 * 224**2  # of the pictures whose gradients are computed at once; RN50 takes GBs for them
+PIXELS = 64 * 224**2  # of the pictures whose gradients are computed at once; RN50 takes 5 GB for them
 
 
 class SearchSettings(Settings):

@@ -23,9 +23,9 @@ ACCESS = {"none": "nothing", "cleanclip": "clean-pairs", "linear_probe": "few-la
 
 
 def results(folder: Path) -> None:
-    """Write made-up results of the track `open`: two seeds, persistence, one unreliable cell, one reported."""
+    """Write made-up results of the track `small`: two seeds, persistence, one unreliable cell, one reported."""
     cell = json.loads((ROOT / "leaderboard/tiny-1/default/badnet--cleanclip.json").read_text())
-    cell |= {"track": {"name": "open", "version": 1}, "unreliable": "", "source": {"title": "made-up"}}
+    cell |= {"track": {"name": "small", "version": 1}, "unreliable": "", "source": {"title": "made-up"}}
     for (defense, access), ca1, asr1 in zip(ACCESS.items(), (0.60, 0.56, 0.50), (0.95, 0.10, 0.40), strict=True):
         cell["defense"] |= {"name": defense, "method": defense, "label": "", "access": access}
         for name, mean in (("ca1", ca1), ("asr1", asr1)):
@@ -36,15 +36,15 @@ def results(folder: Path) -> None:
             curve | {"model": model, "points": [{"step": s, "ca1": ca1, "score": top * s / 20} for s in (0, 10, 20)]}
             for model, top in (("backdoored", asr1), ("clean", 0.02))
         ]
-        put(folder / f"open-1/made-up/badnet--{defense}.json", cell)
+        put(folder / f"small-1/made-up/badnet--{defense}.json", cell)
     one = {name: {**figure, "std": None, "seeds": {"0": figure["mean"]}} for name, figure in cell["figures"].items()}
     cell |= {"figures": one, "unreliable": "one seed, and the track states no noise floor", "persistence": []}
     cell["defense"] |= {"name": "rvpt", "method": "rvpt", "reconstruction": True}
-    put(folder / "open-1/made-up/badnet--rvpt.json", cell)
+    put(folder / "small-1/made-up/badnet--rvpt.json", cell)
     cell |= {"status": "reported", "hashes": None, "unreliable": "", "figures": {"asr1": {"mean": 0.2}}}
     cell["source"] = {"title": "A paper", "url": "https://example.org/paper", "place": "Table 1"}
     cell["defense"] |= {"name": "theirs", "method": "theirs", "label": "Theirs"}
-    put(folder / "open-1/A-paper/badnet--theirs.json", cell)
+    put(folder / "small-1/A-paper/badnet--theirs.json", cell)
 
 
 def put(path: Path, values: dict) -> None:
@@ -58,7 +58,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (ROOT / ".venvs/site/bin/mkdocs").is_file():
         pytest.skip("the site is not built: .venvs/site is missing; run `make test-site`")
     folder = tmp_path_factory.mktemp("site")
-    shutil.copytree(ROOT / "leaderboard", folder / "leaderboard", ignore=shutil.ignore_patterns("open-*"))
+    shutil.copytree(ROOT / "leaderboard", folder / "leaderboard")
     results(folder / "leaderboard")
     words = ["--leaderboard", folder / "leaderboard", "--output", folder / "site"]
     done = subprocess.run(

@@ -148,7 +148,7 @@ def test_filters_leave_what_they_say(page):
 
 
 def test_seeds_reliability_and_reported_results(page):
-    page.goto("leaderboard/open-1.html")
+    page.goto("leaderboard/small-1.html")
     assert column(page, "ASR@1") == ["95.0 ± 7.1", "10.0 ± 7.1", "40.0 ± 7.1", "40.0"]
     form = page.locator(".board-filters").first
     form.locator("[name=seeds]").fill("2")
@@ -164,7 +164,7 @@ def test_seeds_reliability_and_reported_results(page):
 
 
 def test_the_plane_has_the_cells_that_the_filters_leave(page):
-    page.goto("leaderboard/open-1.html")
+    page.goto("leaderboard/small-1.html")
     points = page.locator(".board-plane .point")
     assert points.count() == 4
     words = points.nth(1).get_attribute("aria-label")
@@ -198,7 +198,7 @@ def test_the_plane_shows_the_chosen_attack(page):
 
 
 def test_persistence_is_plotted_where_cells_have_it(page):
-    page.goto("leaderboard/open-1.html")
+    page.goto("leaderboard/small-1.html")
     plot = page.locator(".board-curves")
     assert plot.locator("polyline").count() == 6 and plot.locator("polyline.clean").count() == 3
     labels = [one.get_attribute("aria-label") for one in plot.locator(".point").all()]
@@ -206,13 +206,13 @@ def test_persistence_is_plotted_where_cells_have_it(page):
     assert "cleanclip, clean model, step 10: ASR@1 1.0, CA@1 56.0, seeds 2" in labels
     plot.locator(".board-legend").get_by_role("button", name="cleanclip").click()
     assert plot.locator("polyline").count() == 4
-    page.goto("leaderboard/small-1.html")  # without cells
+    page.goto("leaderboard/paper-1.html")  # without cells
     assert page.locator(".board-curves").count() == 0
 
 
 def test_plots_fit_a_telephone_and_follow_the_width(page):
     page.set_viewport_size(SIZES["telephone"])
-    page.goto("leaderboard/open-1.html")
+    page.goto("leaderboard/small-1.html")
     box = "document.querySelector('.board-plane svg').viewBox.baseVal.width"
     narrow = page.evaluate(box)
     assert 280 <= narrow <= 390
@@ -229,7 +229,7 @@ def test_the_search_finds_a_method(page, built, way):
 
 
 def test_the_site_opens_from_a_disk(page, built):
-    page.goto((Path(built) / "leaderboard/open-1.html").as_uri())
+    page.goto((Path(built) / "leaderboard/small-1.html").as_uri())
     page.locator(".board-filters [name=access]").first.select_option("clean-pairs")
     assert column(page, "defense") == ["cleanclip"]
     assert page.locator(".board-plane .point").count() == 1

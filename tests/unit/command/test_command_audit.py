@@ -131,7 +131,7 @@ def test_a_population_of_ones_own(place):
 
 
 def test_the_scores_of_a_study_become_a_table_that_ships(place):
-    folder, output = study(place, clean=[0.1, 0.2], backdoored=[0.9]), place / "models.csv"
+    folder, output = study(place, clean=[0.1] * 2, backdoored=[0.9]), place / "models.csv"
     write = lambda *folders, detector="toy": scripts_population.run(
         argparse.Namespace(results=list(folders), output=output, detector=[detector])
     )
@@ -139,11 +139,11 @@ def test_the_scores_of_a_study_become_a_table_that_ships(place):
         write(folder, detector="other")
     write(folder)
     table = population.read(output)
-    assert table["score"].tolist() == [0.9, 0.1, 0.2] and table["state"].tolist() == ["backdoored", "clean", "clean"]
+    assert table["score"].tolist() == [0.9, 0.1, 0.1] and table["state"].tolist() == ["backdoored", "clean", "clean"]
     assert table["measured_on"].str.startswith("mine").all()
     shutil.copytree(place / "model", place / "other" / "model")
     write(folder, study(place / "other", clean=[0.1], backdoored=[0.7]))
-    assert population.read(output)["score"].tolist() == [0.7, 0.9, 0.1, 0.2], "a model of both studies counts once"
+    assert population.read(output)["score"].tolist() == [0.7, 0.9, 0.1, 0.1], "a model of both studies counts once"
 
 
 def test_a_population_counts_default_settings_and_attacks_that_pass_the_gate_alone(place):
