@@ -51,7 +51,7 @@ main(sys.argv[1:])
 """
 
 
-EMPTY = "rule all:\n    input:\n        [],\n"
+EMPTY = "rule all:\n    input:\n        'Snakefile',\n"
 
 
 class Cost(NamedTuple):
@@ -73,6 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "project")
+        copy.mkdir()
         copy_project(copy)
         empty = Path(folder, "empty")
         empty.mkdir()
@@ -86,12 +87,11 @@ def main() -> None:
 
 
 def copy_project(folder: Path) -> None:
-    for name in COPIED:
-        if (ROOT / name).is_dir():
-            ignored = ("__pycache__", "*.tar", "train", "defense", "test") if name == "data" else ("__pycache__",)
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*ignored))
-        else:
-            shutil.copy(ROOT / name, folder / name)
+    """Copy what a study needs, without the data, results and caches that git ignores."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *COPIED]
+    for name in subprocess.check_output(listed, cwd=ROOT, text=True).split("\0")[:-1]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
 
 
 def grown(study: dict, attacks: int, defenses: int, seeds: int) -> dict:

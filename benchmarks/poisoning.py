@@ -77,13 +77,13 @@ def measure(options: argparse.Namespace) -> None:
     for pool in pools:
         command("pools", "--settings", json.dumps(pools), "--only", pool, "--output", f"pools/{pool}.parquet")
     for name, settings in (
-        ("badnet", {"method": "badnet", "poisons": poisons}),
-        ("blended", {"method": "blended", "preset": "fixed", "poisons": poisons}),
+        ("badnet", {"method": "badnet"}),
+        ("blended", {"method": "blended", "preset": "fixed"}),
     ):
         more = ["--name", name, "--target", "banana", "--size", options.size, "--output", f"{name}/trigger"]
         command("trigger", "--settings", json.dumps(settings), *more)
         more = ["--trigger", f"{name}/trigger", "--pools", "pools/poison.parquet", "--templates", "simple"]
-        command("poison", *more, "--output", f"{name}/poison")
+        command("poison", "--settings", json.dumps({"poisons": poisons}), *more, "--output", f"{name}/poison")
         written = sum(file.stat().st_size for file in Path(name, "poison").iterdir())
         say(f"  {name}: wrote {written / 1e6:.1f} MB for {poisons} pairs, {written / poisons / 1e3:.1f} kB each")
     unchanged = (index.stat().st_mtime_ns, index.stat().st_ino) == (built.st_mtime_ns, built.st_ino)

@@ -10,16 +10,18 @@ cloned, pulled; takes five times --gb of disk. On a busy machine processor time 
 import argparse
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
-from dry_run import ON_PAPER, ROOT, copy_project, processor_seconds, say, snakemake
+from dry_run import ON_PAPER, ROOT, STUDY, copy_project, say
+from dry_run import snakemake as bare_snakemake
 
 WEIGHTS = "open_clip_model.safetensors"
 WHO = {f"GIT_{role}_{what}": "benchmark" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -40,8 +42,19 @@ def main() -> None:
 def project(folder: Path, study: dict) -> Path:
     folder.mkdir()
     copy_project(folder)
-    (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+    (folder / STUDY).write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
     return folder
+
+
+def processor_seconds() -> float:
+    """Return what this process's ended children have taken of the processor."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def snakemake(folder: Path, *arguments: str, **more: Sequence[str]) -> str:
+    """Run the study of a copy of the project; return what Snakemake printed."""
+    return bare_snakemake(folder, "--configfile", STUDY, *arguments, **more).output
 
 
 def timed(what: str, run: Callable[[], object]) -> tuple[float, float]:
@@ -96,7 +109,7 @@ def snapshot(folder: Path, default: dict, gb: float) -> None:
     run = lambda where, *words: lambda: command(where, *words)
     run(origin, "git", "init", "-q")()
     run(origin, "dvc", "remote", "add", "-d", "store", str(folder / "store"))()
-    timed("snapshot", run(origin, sys.executable, "-m", "scripts.snapshot", "--configfile", "study.yaml"))
+    timed("snapshot", run(origin, sys.executable, "-m", "scripts.snapshot", "--configfile", STUDY))
     timed("push", run(origin, "dvc", "push"))
     run(origin, "git", "add", "-A")()
     run(origin, "git", "commit", "-qm", "snapshot")()

@@ -1,6 +1,6 @@
 """Time and memory of `antidote scan` after the encoding: synthetic features of many pairs, scored from a file.
 
-    python -m benchmarks.scan --pairs 500000 --width 512 --detector dao
+    python benchmarks/scan.py --pairs 500000 --width 512 --detector dao
 
 Prints one JSON line: seconds of writing and of scoring, peak resident memory of the process, size of the feature file.
 """

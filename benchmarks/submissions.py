@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
-from dry_run import ROOT, copy_project, grown, say, snakemake
+from dry_run import ROOT, STUDY, copy_project, grown, say, snakemake
 
 PROFILE = ROOT / "profiles/slurm/config.yaml"
 DEFENSES = ("defend", "defend_with_finding")
@@ -36,7 +36,7 @@ def main() -> None:
             options.defenses,
             options.seeds,
         )
-        (copy / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+        (copy / STUDY).write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
         say(f"{options.attacks * (options.defenses + 1) * options.seeds} cells")
         profile = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
         for name, groups in (
@@ -52,7 +52,7 @@ def submissions(folder: Path, profile: dict) -> Counter:
     apart = {key: value for key, value in profile.items() if value and not key.startswith(("executor", "slurm-"))}
     (folder / "profile").mkdir(exist_ok=True)
     (folder / "profile/config.yaml").write_text(yaml.safe_dump(apart, sort_keys=False), encoding="utf-8")
-    return count(snakemake(folder, "-n", "--forceall", "--workflow-profile", "profile"))
+    return count(snakemake(folder, "-n", "--forceall", "--workflow-profile", "profile", "--configfile", STUDY).output)
 
 
 def count(dry_run: str) -> Counter:

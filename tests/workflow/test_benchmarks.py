@@ -1,0 +1,46 @@
+"""Every benchmark runs, at its smallest: they drive scripts and Snakemake, whose command lines change."""
+
+import subprocess
+import sys
+
+import pytest
+
+from antidote.base.fingerprint import ROOT
+
+SMALL = {
+    "dry_run": ["--attacks", "1", "--defenses", "1", "--seeds", "1", "--repeats", "1"],
+    "poisoning": ["--pairs", "500", "--poisons", "20"],
+    "reuse": ["--jobs", "2", "--gb", "0.01"],
+    "submissions": ["--attacks", "1", "--defenses", "1", "--seeds", "1"],
+}
+SLOW = {
+    "decoding": ["--pictures", "4", "--rounds", "1"],
+    "drawn": ["--size", "32", "--pictures", "16", "--attacks", "badnet"],
+    "evaluation": ["--pictures", "16"],
+    "scan": ["--pairs", "3000"],
+    "scenes": ["--pairs", "16", "--sizes", "32"],
+    "starts": ["--rounds", "1"],
+    "streaming": ["--pairs", "300", "600", "--steps", "2"],
+}
+SAID = {
+    "dry_run": "large study, 2 cells: ",
+    "poisoning": "index of 500 pairs: ",
+    "reuse": "from dvc pull to nothing to be done: ",
+    "submissions": "each job by itself: 17 (",
+    "decoding": "torchvision's decoder",
+    "drawn": "badnet",
+    "evaluation": "bare forward pass",
+    "scan": '"pairs": 3000',
+    "scenes": "32 px: ",
+    "starts": "a fork: ",
+    "streaming": "| 600 |",
+}
+
+
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_a_benchmark_runs(name, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = [sys.executable, f"benchmarks/{name}.py", *{**SMALL, **SLOW}[name]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert SAID[name] in done.stdout + done.stderr  # those that log say it on stderr
