@@ -14,12 +14,15 @@ import pandas as pd
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.study.layout import Layout
+from antidote.summary.tables import percent
 
-COLUMNS = ["attack", "method", "surrogate", "victim", "seeds", "T", "U", "T-U"]
+COLUMNS = ["attack", "method", "surrogate", "victim", "seeds", "T", "U", "T-U", "T_std", "U_std"]
 
 
 def transfer(studies: list[Path]) -> pd.DataFrame:
     """Return one row per attack, surrogate and victim; rates are fractions, means over seeds.
+
+    `T_std` and `U_std` are standard deviations (n - 1); missing if the study has one seed.
 
     Args:
         studies: folders of finished studies (`results/NAME`).
@@ -45,10 +48,11 @@ def _rows(folder: Path) -> list[dict]:
         settings = read_json(trigger)["settings"] if trigger else {}
         if "surrogate" not in settings or mine["asr1"].isna().all():
             continue
-        success, alone = mine["asr1"].mean(), mine["floor"].mean()
+        success, alone = mine["asr1"], mine["floor"]
         surrogate = victim if settings["surrogate"] == "clean" else settings["surrogate"]
         facts = {"attack": attack, "method": settings["method"], "surrogate": surrogate, "victim": victim}
-        rows.append({**facts, "seeds": len(mine), "T": success, "U": alone, "T-U": success - alone})
+        means = {"T": success.mean(), "U": alone.mean(), "T-U": success.mean() - alone.mean()}
+        rows.append({**facts, "seeds": len(mine), **means, "T_std": success.std(), "U_std": alone.std()})
     return rows
 
 
@@ -61,13 +65,17 @@ def _victim(folder: Path) -> str:
 
 
 def matrix(table: pd.DataFrame) -> str:
-    """Return one Markdown table per method: a row per surrogate, a column per victim, T / U in percent."""
+    """Return a Markdown table per method: a row per surrogate, a column per victim, T / U in percent, ± over seeds."""
     parts = []
     for method, mine in table.groupby("method", sort=False):
         victims = list(dict.fromkeys(mine["victim"]))
         lines = [["surrogate", *victims], ["---", *["---:"] * len(victims)]]
         for surrogate, row in mine.groupby("surrogate", sort=False):
-            cells = {r.victim: f"{100 * r.T:.1f} / {100 * r.U:.1f}" for r in row.itertuples()}
+            cells = {r.victim: f"{_spread(r.T, r.T_std)} / {_spread(r.U, r.U_std)}" for r in row.itertuples()}
             lines.append([surrogate, *(cells.get(victim, "") for victim in victims)])
         parts.append(f"### {method}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _spread(mean: float, deviation: float) -> str:
+    return percent(mean) + ("" if pd.isna(deviation) else f" ± {percent(deviation)}")

@@ -91,8 +91,10 @@ def test_the_matrix_by_hand(results):
     assert table.loc[("ViT", "RN"), ["T", "U", "T-U"]].tolist() == pytest.approx([0.6, 0.0, 0.6])
     assert table.loc[("ViT", "ViT"), ["T", "U", "T-U"]].tolist() == pytest.approx([0.7, 0.4, 0.3])
     text = matrix(table.reset_index())
-    assert "| surrogate | RN | ViT |" in text and "| RN | 80.0 / 10.0 |  |" in text
-    assert "| ViT | 60.0 / 0.0 | 70.0 / 40.0 |" in text
+    assert "| surrogate | RN | ViT |" in text and "| RN | 80.0 ± 14.1 / 10.0 ± 0.0 |  |" in text
+    assert "| ViT | 60.0 ± 14.1 / 0.0 ± 0.0 | 70.0 ± 14.1 / 40.0 ± 0.0 |" in text
+    one = matrix(table.reset_index().assign(T_std=float("nan"), U_std=float("nan")))
+    assert "| RN | 80.0 / 10.0 |  |" in one
 
 
 def run(results, *arguments):
@@ -104,10 +106,12 @@ def test_the_command_prints_it_and_writes_a_table(results):
     page = results / "page.md"
     page.write_text("before\n<!-- transfer:start -->\nold\n<!-- transfer:end -->\nafter\n")
     done = run(results, "a", "b", "--output", results / "transfer.csv", "--page", page)
-    assert done.returncode == 0 and "60.0 / 0.0" in done.stdout, done.stderr
-    assert (results / "transfer.csv").read_text().splitlines()[1] == "patch,badclip,RN,RN,2,0.8,0.1,0.7"
+    assert done.returncode == 0 and "60.0 ± 14.1 / 0.0" in done.stdout, done.stderr
+    assert (results / "transfer.csv").read_text().splitlines()[1].startswith("patch,badclip,RN,RN,2,0.8,0.1,0.7,0.1414")
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "60.0 / 0.0" in text and "old" not in text
+    assert (
+        text.startswith("before\n") and text.endswith("after\n") and "60.0 ± 14.1 / 0.0" in text and "old" not in text
+    )
 
 
 def test_a_study_that_was_not_run_is_told_in_one_line(results):
