@@ -15,10 +15,16 @@ from antidote.summary.page import duration
 from antidote.summary.relations import parse
 from antidote.summary.tables import CONTROL, percent
 from antidote.summary.text import RECONSTRUCTION
-from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, Finished, Verdict, judge
+from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, UNTESTABLE, Finished, Verdict, judge
 
 CLAIMS = DATA / "claims.yaml"
-WORST_FIRST = (FAILS, UNMEASURED, UNDECIDED, HOLDS)  # the verdict of several relations is the first that occurs
+WORST_FIRST = (
+    FAILS,
+    UNMEASURED,
+    UNTESTABLE,
+    UNDECIDED,
+    HOLDS,
+)  # the verdict of several relations is the first that occurs
 
 
 class Claim(Settings):
@@ -60,7 +66,7 @@ def page(claims: dict[str, Claim], papers: dict[str, str], studies: list[Finishe
     works = dict.fromkeys(claim.paper for claim in claims.values())
     parts = [_choices(studies)]
     for paper in works:
-        rows = [["claim", "paper", "study", "ours, percent", "verdict"], ["---"] * 5]
+        rows = [["claim", "paper", "study", "ours", "verdict"], ["---"] * 5]
         for claim in (claim for claim in claims.values() if claim.paper == paper):
             rows += _rows(claim, studies)
         parts.append(f"### {papers[paper]}\n\n{_markdown(rows)}")
@@ -84,7 +90,7 @@ def _rows(claim: Claim, studies: list[Finished]) -> list[list[str]]:
             reasons += [f"{done.study.name}: {one.reason}" for one in found if one.word == UNMEASURED][:1]
             continue
         reason = "; ".join(dict.fromkeys(one.reason for one in found if one.reason and one.word == word))
-        study = f"{done.track}, {done.study.name}, {_seeds(done)}"
+        study = f"{done.track}, {done.study.name}, {_seeds(done, min(one.seeds for one in found))}"
         rows.append([study, "; ".join(map(_figures, found)), f"**{word}**" + (f": {reason}" if reason else "")])
     rows = rows or [["", "", f"{UNMEASURED}" + (f" ({'; '.join(reasons)})" if reasons else "")]]
     return [[sentence if i == 0 else "", claim.value if i == 0 else "", *row] for i, row in enumerate(rows)]
@@ -92,8 +98,8 @@ def _rows(claim: Claim, studies: list[Finished]) -> list[list[str]]:
 
 def _figures(found: Verdict) -> str:
     """Return the sides of a relation, and left minus right with half of its interval."""
-    half = "" if found.half is None else f" ± {found.half:.1f}"
-    return f"{', '.join(found.sides)}: {found.difference:+.1f}{half}"
+    half = "" if found.half is None else f" ± {found.half:.{found.decimals}f}"
+    return f"{', '.join(found.sides)}: {found.difference:+.{found.decimals}f}{half}"
 
 
 def _choices(studies: list[Finished]) -> str:
@@ -133,32 +139,36 @@ def _defenses(done: Finished) -> list[tuple[str, tuple[bool, float], list[str]]]
             f"{percent(asr.max())} ({measured.loc[asr.idxmax(), 'attack']})",
             percent(asr.mean()),
             percent(loss.max()) + (" (outside the budget)" if beyond else ""),
-            _seconds(done, set(measured["defense"])),
+            _seconds(done, measured),
             _sure(done, measured),
         ]
         rows.append((first["access"], (beyond, float(asr.max())), row))
     return rows
 
 
-def _seconds(done: Finished, defenses: set[str]) -> str:
-    costs = done.costs[(done.costs["stage"] == "defend") & done.costs["defense"].isin(defenses)]
+def _seconds(done: Finished, measured: pd.DataFrame) -> str:
+    """Return the mean time of the defense in the measured cells."""
+    costs = done.costs[done.costs["stage"] == "defend"].merge(measured[["attack", "defense"]])
     return "" if costs.empty else duration(pd.to_numeric(costs["seconds"]).mean())
 
 
 def _sure(done: Finished, measured: pd.DataFrame) -> str:
-    """Return number of attacks and seeds, and the largest spread over seeds; for one seed, the track's noise floor."""
-    words = [f"{len(measured)} attack{'s' if len(measured) > 1 else ''}", _seeds(done)]
-    spread, floor = measured["asr1_std"].max(), done.noise and done.noise.figures.get("asr1")
-    if not pd.isna(spread):
-        return ", ".join([*words, f"spread of ASR@1 up to {percent(spread)}"])
+    """Return number of attacks and seeds, and the largest spreads over seeds; for one seed, the track's noise floor."""
+    count = int(measured[["asr1_n", "ca1_n"]].to_numpy().min())
+    words = [f"{len(measured)} attack{'s' if len(measured) > 1 else ''}", _seeds(done, count)]
+    asr, ca = measured["asr1_std"].max(), measured["ca1_std"].max()
+    floor = done.noise and done.noise.figures.get("asr1")
+    if not pd.isna(asr):
+        return ", ".join([*words, f"spread of ASR@1 up to {percent(asr)}, of CA@1 up to {percent(ca)}"])
     if floor is None:
         return ", ".join([*words, "spread unknown"])
     return ", ".join([*words, f"noise floor of ASR@1 {floor:.1f} over {done.noise.seeds} seeds of one cell"])
 
 
-def _seeds(done: Finished) -> str:
-    count = len(done.study.file.seeds)
-    return f"{count} seed{'s' if count > 1 else ''}"
+def _seeds(done: Finished, count: int) -> str:
+    """Return on how many seeds a figure stands, and on how many it should."""
+    planned = len(done.study.file.seeds)
+    return (f"{count} of " if count < planned else "") + f"{planned} seed{'s' if planned > 1 else ''}"
 
 
 def _markdown(rows: list[list[str]]) -> str:

@@ -93,6 +93,7 @@ class Hashes(Settings):
     """What the figures of a measured result belong to."""
 
     models: dict[str, str] = Field(description="SHA-256 of the weights of the model under test, by seed")
+    clean: dict[str, str] = Field({}, description="SHA-256 of the weights of the clean reference, by seed")
     code: str = Field(description="fingerprint of the code of defense, attack and evaluation; comments do not count")
     commit: str = Field("", description="Git commit of the checkout; empty outside of a checkout")
 
@@ -198,7 +199,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         persistence=_persistence(done, attack, defense, kept.results),
         detections=_detections(done, attack, defense),
         costs=_costs(done.costs, attack, defense),
-        hashes=Hashes(models=models, code=code, commit=commit()),
+        hashes=Hashes(models=models, clean=_clean_models(kept, study.file.seeds), code=code, commit=commit()),
         source=Source(title=study.name),
         unreliable=_unreliable(row, len(study.file.seeds), done),
     )
@@ -287,6 +288,11 @@ def _models(kept: Layout, attack: str, defense: str, seeds: list[int]) -> dict[s
     stage = "backdoored_model" if defense == NO_DEFENSE else "defend"
     names = {"attack": attack} if defense == NO_DEFENSE else {"attack": attack, "defense": defense}
     paths = {str(seed): kept.path(stage, "weights", **names, seed=seed) for seed in seeds}
+    return {seed: sha256(path) for seed, path in paths.items() if path.is_file()}
+
+
+def _clean_models(kept: Layout, seeds: list[int]) -> dict[str, str]:
+    paths = {str(seed): kept.path("clean_model", "weights", seed=seed) for seed in seeds}
     return {seed: sha256(path) for seed, path in paths.items() if path.is_file()}
 
 

@@ -7,7 +7,8 @@
 
 Numbers and rates are in percentage points. Keys: `attack`, `defense`, `detector` (names of methods; `attack=*` is the
 mean over all attacks of a study), `adaptation`, and a setting of an entry, as in `attack.surrogate!=clean`. Without a
-defense, a term is of the undefended model; without an attack, of the clean one. Nothing is evaluated as code.
+defense, a term is of the undefended model; without an attack, of the clean one. `asr1_NAME`, `ca1_NAME` and
+`floor_NAME` are of a further evaluation set or view, `delta_control` is of the control. Nothing is evaluated as code.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from dataclasses import dataclass
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.registry import ATTACKS, DEFENSES, DETECTORS
+from antidote.study.layout import NO_DEFENSE
 
 CELLS = ("ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "asr3_all", "asr5_all", "asr10_all", "pa", "pa_all")
 OTHERS = ("floor", "target_ca1", "hit1", "hit5", "hit10")
-VISIBLE = ("psnr", "ssim")  # not in percent
+VISIBLE = {"psnr": 1, "ssim": 3}  # dB, and up to 1: not in percent; with their decimals
 DETECTED = ("auroc", "auprc", "tpr_at_fpr1", "fpr_at_tpr1", "precision", "recall")
 PERSISTED = ("delivered", "worst", "delta", "area")
-FIGURES = (*CELLS, *OTHERS, *VISIBLE, *DETECTED, *PERSISTED)
+CONTROLS = tuple(f"{name}_control" for name in PERSISTED)  # of the clean model under the same defense
+FIGURES = (*CELLS, *OTHERS, *VISIBLE, *DETECTED, *PERSISTED, *CONTROLS)
+FURTHER = re.compile(r"(asr1|ca1|floor)_[a-z]\w*")  # of a further evaluation set, or of an attack's own view
 METHODS = {"attack": ATTACKS, "defense": DEFENSES, "detector": DETECTORS}
 KEYS = (*METHODS, "adaptation")
 TOKEN = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d+)?)|(?P<word>[A-Za-z_][\w.-]*)|(?P<mark><=|>=|!=|[<>=+\-(),*]))")
@@ -47,6 +51,11 @@ class Term:
     figure: str = ""
     conditions: tuple[Condition, ...] = ()
     constant: float = 0.0
+
+    @property
+    def defense(self) -> str:
+        """Return the defense's method, `none` without a defense."""
+        return self.word("defense") or NO_DEFENSE
 
     def word(self, key: str) -> str | None:
         """Return the word that a key has to equal; None without one."""
@@ -122,7 +131,9 @@ def _sum(tokens: _Tokens) -> list[Term]:
 def _part(tokens: _Tokens, sign: int) -> Term:
     if tokens.found and tokens.found[0][0] == "number":
         return Term(sign, constant=float(tokens.take(kind="number")))
-    figure = tokens.known(tokens.take(kind="word"), FIGURES, "figure")
+    figure = tokens.take(kind="word")
+    if not FURTHER.fullmatch(figure):
+        tokens.known(figure, FIGURES, "figure")
     tokens.take("(")
     conditions: list[Condition] = []
     while tokens.next != ")":

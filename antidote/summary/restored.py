@@ -45,6 +45,7 @@ def restored(file: Path, leaderboard: Path) -> Finished:
         )
     for path, result in found.items():
         _same(study, file, path, result)
+    _same_clean_models(found)
     results = list(found.values())
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
     cells = _cells(study, results)
@@ -74,6 +75,19 @@ def _same(study: Study, file: Path, path: Path, result: Result) -> None:
         raise UserError(f"{path}: seed {other[0]}: {file} has only {', '.join(map(str, study.file.seeds))}")
 
 
+def _same_clean_models(found: dict[Path, Result]) -> None:
+    """Refuse results with another clean reference: floors and fitted triggers depend on it. Old files do not name it."""
+    seen: dict[str, tuple[str, Path]] = {}
+    for path, result in found.items():
+        for seed, weights in result.hashes.clean.items():
+            first, where = seen.setdefault(seed, (weights, path))
+            if weights != first:
+                raise UserError(
+                    f"{path}: hashes.clean: the clean reference of seed {seed} is another than in {where}; run the "
+                    "study and write its results anew"
+                )
+
+
 def _same_settings(entry: Entry, settings: object, place: str, file: Path) -> None:
     """Refuse another value of a setting; a setting that only one side knows came or went since."""
     now = settings.model_dump(mode="json", exclude={"method", "label"})
@@ -88,7 +102,7 @@ def _same_settings(entry: Entry, settings: object, place: str, file: Path) -> No
 def _cells(study: Study, results: list[Result]) -> pd.DataFrame:
     """Return one row per cell and seed, `clean, none` first; cells without a results file hold NaN."""
     known = {(result.attack.name, result.defense.name): result.figures for result in results}
-    known["clean", NO_DEFENSE] = results[0].clean
+    known["clean", NO_DEFENSE] = next((result.clean for result in results if result.clean), {})
     names = [("clean", NO_DEFENSE), *((attack, defense) for attack in study.attacks for defense in study.defenses)]
     rows = []
     for attack, defense in names:

@@ -99,9 +99,9 @@ def _gate(undefended: pd.Series, plan: SummarySettings) -> tuple[str, str]:
             f"{score} without a defense is {percent(asr)} %, {percent(asr - floor)} points above the floor of a "
             f"trigger that is fitted on the clean model; the gate asks for {100 * gate.asr:g}"
         )
-    if not fitted and asr < gate.asr:
+    if not fitted and asr < gate.asr - ROUNDING:
         reasons.append(f"{score} without a defense is {percent(asr)} %, below the gate of {100 * gate.asr:g} %")
-    if not fitted and floor > gate.floor:
+    if not fitted and floor > gate.floor + ROUNDING:
         reasons.append(f"{alone} reaches {percent(floor)} % on the clean model, above {100 * gate.floor:g} %")
     if reasons:
         return "failed", "; ".join(reasons)

@@ -1,4 +1,12 @@
-"""Whether a relation of figures holds in a finished study: by a t interval over seeds, or by the noise floor."""
+"""Whether a relation of figures holds in a finished study: by a t interval over seeds, or by the noise floor.
+
+A stronger setting of a defense leaves a lower ASR@1 for more clean accuracy. At matched accuracy, therefore:
+
+- two defenses are compared only where at least one of them was swept;
+- a defense beyond the accuracy budget would leave more at a weaker setting: the study can show that even beyond the
+  budget it leaves too much, not that it leaves little;
+- what a defense costs in clean accuracy, against the undefended model, is decided within the budget or beyond it.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +18,15 @@ import pandas as pd
 
 from antidote.base.errors import UserError
 from antidote.base.settings import read_mapping
-from antidote.study.layout import DETECTIONS, PERSISTENCE, Layout
+from antidote.study.layout import DETECTIONS, NO_DEFENSE, PERSISTENCE, Layout
 from antidote.study.study import Study
 from antidote.study.tracks import Noise, tracks
 from antidote.summary.csv_files import read_table
-from antidote.summary.relations import DETECTED, PERSISTED, VISIBLE, Relation, Term
+from antidote.summary.relations import CONTROLS, DETECTED, PERSISTED, VISIBLE, Relation, Term
 
 HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "does not hold", "undecided", "not measured"
+UNTESTABLE = "cannot be tested"
+LEFT = ("delivered", "worst", "area")  # like ASR, lower at a stronger setting of a defense
 CONFIDENCE = 0.95
 ENOUGH = 3  # seeds from which a spread is taken as it is
 
@@ -83,73 +93,134 @@ def _same_cells(study: Study, table: pd.DataFrame, path: Path, file: Path) -> No
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of one relation in one study; `left` and `half` in percentage points."""
+    """The verdict of one relation in one study; `difference` (left minus right) and `half` in percentage points."""
 
     word: str
     reason: str = ""
     difference: float | None = None
     half: float | None = None
     sides: tuple[str, ...] = ()
+    seeds: int = 0
+    decimals: int = 1
 
 
 class Missing(Exception):
     """A figure that the study did not measure, with the reason."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A term as a study measured it.
+
+    Attributes:
+        values: by seed, in percentage points; PSNR in dB, SSIM as it is.
+        cells: number of cells that each value is a mean of.
+        attacks, entries: names of the cells.
+        beyond: entries of a defense that is outside the study's accuracy budget.
+    """
+
+    term: Term
+    values: pd.Series
+    cells: int
+    attacks: list[str]
+    entries: list[str]
+    beyond: list[str]
+
+
 def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True) -> Verdict:
     """Return the verdict of a relation.
 
     Args:
-        matched: compare at matched clean accuracy: a swept defense by its picked setting; a defense outside the
-            study's accuracy budget leaves the relation undecided.
+        matched: compare at matched clean accuracy: a swept defense by its picked setting, and see this module's text.
         gated: only attacks that pass the gate count.
     """
-    total, sides, variance, outside = pd.Series(0.0, index=done.study.file.seeds), [], 0.0, []
-    constant = sum(term.sign * term.constant for term in relation.terms)
     try:
-        for term in (term for term in relation.terms if term.figure):
-            values, cells, beyond = _values(term, done, gated)
-            total = total.add(term.sign * values).dropna()
-            sides.append(f"{term.figure} {values.mean():.1f}")
-            outside += beyond if matched else []
-            variance += _variance(term.figure, done.noise, cells)
+        found = [_measured(term, done, gated) for term in relation.terms if term.figure]
     except Missing as missing:
         return Verdict(UNMEASURED, str(missing))
-    if total.empty:
+    by_seed = pd.concat([one.values for one in found], axis=1, join="inner").dropna()
+    if by_seed.empty:
         return Verdict(UNMEASURED, "no seed has all figures")
-    total = total + constant
-    mean, half = float(total.mean()), _half(total, variance)
-    found = {"difference": mean, "half": half, "sides": tuple(sides)}
-    if outside:
-        names = ", ".join(dict.fromkeys(outside))
-        return Verdict(UNDECIDED, f"outside the accuracy budget: {names}", **found)
+    constant = sum(term.sign * term.constant for term in relation.terms)
+    total = constant + sum(one.term.sign * by_seed.iloc[:, i] for i, one in enumerate(found))
+    variance = sum(_variance(one.term.figure, done.noise, one.cells) for one in found)
+    mean, half = float(total.mean()), _half(total, variance, done.noise)
+    decimals = max(VISIBLE.get(one.term.figure, 1) for one in found)
+    sides = tuple(_side(one, by_seed.iloc[:, i].mean(), decimals) for i, one in enumerate(found))
+    facts = {"difference": mean, "half": half, "sides": sides, "seeds": len(total), "decimals": decimals}
+    down = 1 if relation.mark in ("<", "<=") else -1
+    if _out_of_reach(found, mean, down):
+        return Verdict(UNTESTABLE, "what it is compared with leaves less than the margin", **facts)
+    if matched and _compares(found) and not any(done.swept.get(name) for one in found for name in one.entries):
+        return Verdict(UNDECIDED, "no setting was swept, so the defenses are not at matched accuracy", **facts)
     if half is None:
         return Verdict(
-            UNDECIDED, f"fewer than {ENOUGH} seeds, and the track states no noise floor of these figures", **found
+            UNDECIDED, f"fewer than {ENOUGH} seeds, and the track states no noise floor of these figures", **facts
         )
-    return _decided(relation.mark, mean, half, found)
+    verdict = _decided(relation.mark, mean, half, facts)
+    outside = _in_doubt(found, mean) if matched and verdict.word != UNDECIDED else []
+    return Verdict(UNDECIDED, f"outside the accuracy budget: {', '.join(outside)}", **facts) if outside else verdict
 
 
-def _decided(mark: str, mean: float, half: float, found: dict) -> Verdict:
+def _side(one: Measured, mean: float, decimals: int) -> str:
+    """Return a figure as text, with the attack's entry where the relation's name does not say it."""
+    wanted = one.term.word("attack")
+    entry = "" if wanted in (None, "*", one.attacks[0]) else f" of {one.attacks[0]}"
+    return f"{one.term.figure}{entry} {mean:.{decimals}f}"
+
+
+def _compares(found: list[Measured]) -> bool:
+    """Return whether a relation is about two defenses or more."""
+    return len({one.term.defense for one in found} - {NO_DEFENSE}) > 1
+
+
+def _out_of_reach(found: list[Measured], mean: float, down: int) -> bool:
+    """Return whether no value of the first figure could fulfil the relation, since another figure is too low.
+
+    "52 points lower than after CleanCLIP" says nothing where CleanCLIP leaves 9.
+    """
+    first = found[0]
+    if len(found) == 1 or first.term.figure in VISIBLE:
+        return False
+    at_best = 0.0 if down * first.term.sign > 0 else 100.0
+    return down * (mean + first.term.sign * (at_best - float(first.values.mean()))) > 0
+
+
+def _in_doubt(found: list[Measured], mean: float) -> list[str]:
+    """Return the entries beyond the budget that would, at a weaker setting, move a total away from its sign."""
+    doubtful = []
+    for one in found:
+        if one.term.figure.startswith("ca"):
+            against = _compares(found)
+        elif one.term.figure.startswith("asr") or one.term.figure in LEFT:
+            against = one.term.sign * mean < 0  # a weaker setting leaves more
+        else:
+            against = True
+        doubtful += one.beyond if against else []
+    return list(dict.fromkeys(doubtful))
+
+
+def _decided(mark: str, mean: float, half: float, facts: dict) -> Verdict:
     """Return the verdict on the sign of a mean with an interval of `half` points on either side."""
     down = mean if mark in ("<", "<=") else -mean
     if down + half < 0 or (half == 0 and down == 0 and mark in ("<=", ">=")):
-        return Verdict(HOLDS, **found)
+        return Verdict(HOLDS, **facts)
     if down - half > 0 or (half == 0 and down == 0):
-        return Verdict(FAILS, **found)
-    return Verdict(UNDECIDED, "the difference is within the spread", **found)
+        return Verdict(FAILS, **facts)
+    return Verdict(UNDECIDED, "the difference is within the spread", **facts)
 
 
-def _half(total: pd.Series, variance: float) -> float | None:
+def _half(total: pd.Series, variance: float, noise: Noise | None) -> float | None:
     """Return half of the 95 % interval of the mean: over seeds; below `ENOUGH` not less than by the noise floor.
 
-    None if neither is known. Two seeds that happen to agree would decide anything.
+    None if neither is known. Two seeds that happen to agree would decide anything. The noise floor is itself estimated
+    from a few seeds, hence Student's t.
     """
-    from scipy.stats import norm, t  # takes a second
+    from scipy.stats import t  # takes a second
 
     quantile, count = (1 + CONFIDENCE) / 2, len(total)
     spread = t.ppf(quantile, count - 1) * total.std() / math.sqrt(count) if count > 1 else math.nan
-    floor = norm.ppf(quantile) * math.sqrt(variance / count)
+    floor = t.ppf(quantile, noise.seeds - 1) * math.sqrt(variance / count) if noise else math.nan
     if count >= ENOUGH:
         return float(spread)
     known = [half for half in (spread, floor) if not math.isnan(half)]
@@ -162,21 +233,26 @@ def _variance(figure: str, noise: Noise | None, cells: int) -> float:
     return math.nan if known is None else known**2 / cells
 
 
-def _values(term: Term, done: Finished, gated: bool) -> tuple[pd.Series, int, list[str]]:
-    """Return a term's figure by seed, in percentage points, the number of cells, and entries beyond the budget."""
+def _measured(term: Term, done: Finished, gated: bool) -> Measured:
+    """Return a term's figure by seed, a mean over its attacks.
+
+    Raises:
+        Missing: the study did not measure the figure.
+    """
     attacks = _attacks(term, done, gated)
-    defense = term.word("defense") or "none"
-    frames, beyond = [], []
+    frames, entries, beyond = [], [], []
     for attack in attacks:
-        entry = _entry(term, done, defense, attack)
+        entry = _entry(term, done, term.defense, attack)
         frames.append(_column(term, done, attack, entry))
+        entries.append(entry)
         row = done.table[(done.table["attack"] == attack) & (done.table["defense"] == entry)]
-        if defense != "none" and attack != "clean" and (row.empty or row.iloc[0]["within"] != "yes"):
+        if term.defense != NO_DEFENSE and attack != "clean" and (row.empty or row.iloc[0]["within"] != "yes"):
             beyond.append(entry)
     found = pd.concat(frames, axis=1).dropna()
     if found.empty:
-        raise Missing(f"{term.figure} of {defense} on {', '.join(attacks)} was not run")
-    return found.mean(axis=1) * (1 if term.figure in VISIBLE else 100), len(attacks), beyond
+        raise Missing(f"{term.figure} of {term.defense} on {', '.join(attacks)} was not run")
+    values = found.mean(axis=1) * (1 if term.figure in VISIBLE else 100)
+    return Measured(term, values, len(attacks), attacks, entries, beyond)
 
 
 def _attacks(term: Term, done: Finished, gated: bool) -> list[str]:
@@ -192,11 +268,13 @@ def _attacks(term: Term, done: Finished, gated: bool) -> list[str]:
     if not fitting:
         raise Missing(f"no entry of the attack {wanted}")
     gates = done.table.drop_duplicates("attack").set_index("attack")["gate"]
-    taken = [name for name in fitting if not gated or gates.get(name) == "passed"]
-    if not taken:
+    passed = [name for name in fitting if gates.get(name) == "passed"]
+    if gated and not passed:
         run = any(gates.get(name) == "failed" for name in fitting)
         raise Missing(f"the attack {wanted} {'does not pass the gate' if run else 'was not run'}")
-    return taken if wanted == "*" else [_preferred(wanted, taken)]
+    if wanted == "*":
+        return passed if gated else fitting
+    return [_preferred(wanted, passed or fitting)]
 
 
 def _entry(term: Term, done: Finished, method: str, attack: str) -> str:
@@ -228,18 +306,20 @@ def _column(term: Term, done: Finished, attack: str, defense: str) -> pd.Series:
         frame = _table(done.detections, "detections")
         wanted = [n for n, s in done.study.detectors.items() if s.method == term.word("detector")]
         frame = frame[frame["detector"].isin(wanted[:1])]
-    if term.figure in PERSISTED:
+    name = term.figure
+    if name in (*PERSISTED, *CONTROLS):
         frame = _table(done.persistence, "persistence")
-        wanted = term.word("adaptation")
-        frame = frame[(frame["model"] == "backdoored") & ((frame["adaptation"] == wanted) if wanted else True)]
+        wanted, model = term.word("adaptation"), "clean" if name in CONTROLS else "backdoored"
+        name = name.removesuffix("_control")
+        frame = frame[(frame["model"] == model) & ((frame["adaptation"] == wanted) if wanted else True)]
     mine = frame[(frame["attack"] == attack) & (frame["defense"] == defense)]
-    if term.figure not in mine or mine[term.figure].isna().all():
+    if name not in mine or mine[name].isna().all():
         raise Missing(f"{term.figure} of {defense} on {attack} was not run")
     mine = mine[pd.to_numeric(mine["seed"], errors="coerce").notna()]  # a detector of models has one row for all seeds
     if mine.empty:
         raise Missing(f"{term.figure} of {defense} on {attack} has no value by seed")
-    values = pd.to_numeric(mine[term.figure]).groupby(mine["seed"].astype(int))
-    return values.max() if term.figure in PERSISTED else values.mean()
+    values = pd.to_numeric(mine[name]).groupby(mine["seed"].astype(int))
+    return values.max() if name in PERSISTED else values.mean()  # of several adaptations, the worst of each seed
 
 
 def _table(frame: pd.DataFrame | None, name: str) -> pd.DataFrame:

@@ -21,15 +21,15 @@ from antidote.summary.plan import SummarySettings
 from antidote.summary.published import read_published
 from antidote.summary.relations import parse
 from antidote.summary.tables import summarise
-from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, Finished, judge
+from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, UNTESTABLE, Finished, judge
 from scripts import claims as script
 
 LOWER = "asr1(attack=badnet, defense=cleanclip) < asr1(attack=badnet, defense=finetune)"
 PAPERS = {"cleanclip": "CleanCLIP (ICCV 2023)"}
 
 
-def finished(rates, seeds=(0,), noise=None, **changes) -> Finished:
-    """`rates`: ASR@1 and CA@1 of BadNet by defense, lists over seeds."""
+def finished(rates, seeds=(0,), noise=None, tuned=True, **changes) -> Finished:
+    """`rates`: ASR@1 and CA@1 of BadNet by defense, lists over seeds; `tuned`: each defense is a sweep of one setting."""
     values = {**read_mapping(str(ROOT / "config.yaml")), "seeds": list(seeds), "track": {"name": "tiny"}, **changes}
     study = Study(values, "study.yaml")
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "plan")
@@ -44,7 +44,7 @@ def finished(rates, seeds=(0,), noise=None, **changes) -> Finished:
                 rows.append(row)
     cells = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[3:], float))
     costs = [{"stage": "defend", "attack": "badnet", "defense": d, "seed": 0, "seconds": 12.0} for d in study.defenses]
-    swept = {entry.name: entry.sweep for entry in study.entries["defense"]}
+    swept = {entry.name: entry.sweep or entry.name * tuned for entry in study.entries["defense"]}
     table = summarise(cells, plan)
     return Finished(
         study, cells, table, pd.DataFrame(costs), None, None, noise and Noise(seeds=5, figures=noise), swept
@@ -73,8 +73,8 @@ def test_one_seed_needs_the_noise_floor_of_the_track():
     rates = both([0.1], [0.2])
     found = judged(finished(rates))
     assert found.word == UNDECIDED and "no noise floor" in found.reason
-    assert judged(finished(rates, noise={"asr1": 2.0})).word == HOLDS  # 1.96 x 2 x sqrt 2 = 5.5 points
-    assert judged(finished(rates, noise={"asr1": 5.0})).word == UNDECIDED  # 13.9 points
+    assert judged(finished(rates, noise={"asr1": 2.0})).word == HOLDS  # 2.776 x 2 x sqrt 2 = 7.9 points
+    assert judged(finished(rates, noise={"asr1": 5.0})).word == UNDECIDED  # 19.6 points
     assert judged(finished(rates, noise={"ca1": 2.0})).word == UNDECIDED
     assert judged(finished(both([0.3], [0.2]), noise={"asr1": 2.0})).word == FAILS
 
@@ -82,9 +82,9 @@ def test_one_seed_needs_the_noise_floor_of_the_track():
 def test_two_seeds_that_agree_by_chance_do_not_decide_alone():
     rates, seeds = both([0.1, 0.1], [0.2, 0.2]), (0, 1)
     assert judged(finished(rates, seeds)).word == UNDECIDED
-    found = judged(finished(rates, seeds, noise={"asr1": 5.0}))
-    assert found.half == pytest.approx(9.8, abs=0.01) and found.word == HOLDS  # 1.96 x 5 x sqrt(2 / 2)
-    assert judged(finished(rates, seeds, noise={"asr1": 6.0})).word == UNDECIDED
+    found = judged(finished(rates, seeds, noise={"asr1": 3.0}))
+    assert found.half == pytest.approx(8.33, abs=0.01) and found.word == HOLDS  # t(0.975, 4) = 2.776, x 3 x sqrt(2 / 2)
+    assert judged(finished(rates, seeds, noise={"asr1": 4.0})).word == UNDECIDED
 
 
 def test_a_summary_of_other_seeds_or_entries_is_refused(tmp_path):
@@ -110,14 +110,101 @@ def test_a_summary_of_other_seeds_or_entries_is_refused(tmp_path):
 
 def test_a_margin_counts():
     done = finished(both([0.1], [0.2]), noise={"asr1": 1.0})
-    assert judged(done, LOWER + " - 30").word == FAILS and judged(done, LOWER + " - 5").word == HOLDS
+    assert judged(done, LOWER + " - 15").word == FAILS and judged(done, LOWER + " - 5").word == HOLDS
 
 
-def test_a_defense_outside_the_budget_is_not_compared_at_matched_accuracy():
-    done = finished(both([0.1], [0.9], ca=0.5), noise={"asr1": 1.0})
+@pytest.mark.parametrize(
+    "cleanclip,finetune,outside,word",
+    [
+        (0.1, 0.9, "cleanclip", UNDECIDED),  # a weaker CleanCLIP would leave more
+        (0.9, 0.1, "cleanclip", FAILS),  # a weaker CleanCLIP would leave still more
+        (0.1, 0.9, "finetune", HOLDS),
+        (0.9, 0.1, "finetune", UNDECIDED),
+    ],
+)
+def test_a_defense_beyond_the_budget_decides_only_against_itself(cleanclip, finetune, outside, word):
+    rates = both([cleanclip], [finetune])
+    rates[outside] = (rates[outside][0], [0.5])
+    found = judged(finished(rates, noise={"asr1": 1.0}))
+    assert found.word == word
+    assert found.reason == (f"outside the accuracy budget: {outside}" if word == UNDECIDED else "")
+    assert judged(finished(rates, noise={"asr1": 1.0}), matched=False).word in (HOLDS, FAILS)
+
+
+def test_the_cost_of_a_defense_is_decided_beyond_the_budget_too():
+    done = finished(both([0.9], [0.9], ca=0.5), noise={"asr1": 1.0, "ca1": 1.0})
+    assert judged(done, "ca1(attack=badnet, defense=cleanclip) >= ca1(attack=badnet) - 5").word == FAILS
+    assert judged(done, "asr1(attack=badnet, defense=cleanclip) <= 10").word == FAILS
+    between = "ca1(attack=badnet, defense=finetune) > ca1(attack=badnet, defense=cleanclip)"
+    assert judged(done, between).reason == "outside the accuracy budget: cleanclip"
+
+
+def test_defenses_of_which_none_was_swept_are_not_at_matched_accuracy():
+    done = finished(both([0.1], [0.9]), noise={"asr1": 1.0}, tuned=False)
     found = judged(done)
-    assert found.word == UNDECIDED and found.reason == "outside the accuracy budget: cleanclip"
+    assert found.word == UNDECIDED and found.reason.startswith("no setting was swept") and found.difference < 0
     assert judged(done, matched=False).word == HOLDS
+    assert judged(done, "asr1(attack=badnet, defense=cleanclip) <= 50").word == HOLDS
+
+
+def test_a_margin_that_nothing_could_meet_is_no_verdict_on_the_method():
+    """CleanCLIP can be at most 20 points below a rate of 20."""
+    done = finished(both([0.0], [0.2]), noise={"asr1": 1.0})
+    assert judged(done, f"{LOWER} - 30").word == UNTESTABLE
+    assert judged(done, f"{LOWER} - 19").word == UNDECIDED  # 1 point, within the noise floor
+    higher = "ca1(attack=badnet, defense=cleanclip) > ca1(attack=badnet)"
+    assert judged(done, f"{higher} + 6").word == UNTESTABLE and judged(done, f"{higher} + 4").word == UNDECIDED
+
+
+def test_a_seed_without_a_figure_does_not_count():
+    done = finished(both([0.1, 0.2, 0.9], [0.5, 0.6, 0.7]), (0, 1, 2), noise={"asr1": 1.0})
+    gone = (done.cells["defense"] == "cleanclip") & (done.cells["seed"] == 2)
+    done.cells.loc[gone, "asr1"] = float("nan")
+    found = judged(done)
+    assert found.seeds == 2 and found.sides == ("asr1 15.0", "asr1 55.0") and found.difference == pytest.approx(-40)
+    text = page({"one": Claim(paper="cleanclip", sentence="s", value="v", relations=[LOWER])}, PAPERS, [done])
+    assert "| tiny 1, default, 2 of 3 seeds | asr1 15.0, asr1 55.0: -40.0" in text
+
+
+def test_an_entry_that_passes_the_gate_stands_for_its_method_and_is_named():
+    attacks = {
+        "badnet": {"method": "badnet", "preset": "checkered", "patch_size": 6, "poisons": 300},
+        "striped": {"method": "badnet", "pattern": "stripes", "patch_size": 6, "poisons": 300},
+    }
+    done = finished({"none": ([0.4], [0.9])}, attacks=attacks)
+    done.cells.loc[done.cells["attack"] == "striped", ["asr1", "psnr", "asr1_night"]] = [1.0, 21.25, 0.75]
+    done.table.loc[done.table["attack"] == "striped", "gate"] = "passed"
+    found = judge(parse("asr1(attack=badnet) > 50", "claim"), done, True, gated=False)
+    assert found.sides == ("asr1 of striped 100.0",)
+    assert judged(done, "psnr(attack=badnet) > 20").sides == ("psnr of striped 21.2",)
+    assert judged(done, "asr1_night(attack=badnet) > 20").sides == ("asr1_night of striped 75.0",)
+    assert judged(done, "asr1_day(attack=badnet) > 20").reason == "asr1_day of none on striped was not run"
+
+
+def test_a_rise_is_compared_with_that_of_the_control():
+    done = finished(both([0.1], [0.2]))
+    rows = [
+        {"attack": "badnet", "defense": "cleanclip", "seed": 0, "adaptation": adaptation, "model": model, "delta": delta}
+        for adaptation, model, delta in [
+            ("full", "backdoored", 0.3), ("full", "clean", 0.1), ("lora", "backdoored", 0.5), ("lora", "clean", 0.0),
+        ]
+    ]  # fmt: skip
+    done.persistence = pd.DataFrame(rows)
+    term = "(attack=badnet, defense=cleanclip, adaptation=full)"
+    found = judged(done, f"delta{term} - delta_control{term} >= 10")
+    assert found.sides == ("delta 30.0", "delta_control 10.0") and found.difference == pytest.approx(10)
+    assert judged(done, "delta(attack=badnet, defense=cleanclip) > 10").sides == ("delta 50.0",)
+
+
+def test_the_time_is_that_of_the_settings_shown():
+    """A setting that another attack shows does not count."""
+    defenses = {"tuned": {"method": "finetune", "training": {"lr": [0.001, 0.002]}}}
+    rates = {"tuned_lr0.001": ([0.9], [0.95]), "tuned_lr0.002": ([0.6], [0.94])}
+    done = finished(rates, defenses=defenses)
+    done.costs["seconds"] = [1000.0 if name == "tuned_lr0.001" else 12.0 for name in done.costs["defense"]]
+    blended = done.costs.assign(attack="blended", seconds=2000.0)
+    done.costs = pd.concat([done.costs, blended])
+    assert "| 12.0 s |" in page({}, PAPERS, [done])
 
 
 def test_a_sweep_is_compared_by_the_picked_setting():
@@ -172,7 +259,7 @@ def test_the_page_says_which_defense_to_use_and_what_holds():
     assert f"{row}spread unknown |" in page(claims, PAPERS, [finished(both([0.1], [0.2]))])
     assert text.index("| CleanCLIP |") < text.index("| Fine-tuning |")
     assert "### CleanCLIP (ICCV 2023)" in text
-    assert "| Lower. | 14.0 | tiny 1, default, 1 seed | asr1 10.0, asr1 20.0: -10.0 ± 2.8 | **holds** |" in text
+    assert "| Lower. | 14.0 | tiny 1, default, 1 seed | asr1 10.0, asr1 20.0: -10.0 ± 3.9 | **holds** |" in text
     assert "| Lower. | 14.0 |  |  | not measured |" in page(claims, PAPERS, [])
 
 

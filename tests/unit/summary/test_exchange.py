@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 
 import jsonschema
 import pandas as pd
 import pytest
 
 from antidote.base.errors import UserError
+from antidote.base.files import sha256
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
 from antidote.study.slices import summary_plan
@@ -59,6 +61,7 @@ def board(tmp_path_factory):
     folder = root / "results/tiny"
     for seed, rates in VALUES.items():
         put(folder / f"clean/seed{seed}/none/scores.json", {"ca1": 0.9, "asr1": None})
+        put(folder / f"clean/seed{seed}/model/open_clip_model.safetensors", f"clean {seed}")
         for attack in ("badnet", "blended"):
             put(folder / f"{attack}/seed{seed}/floor/scores.json", {"ca1": 0.9, "asr1": 0.01})
             put(folder / f"{attack}/seed{seed}/model/open_clip_model.safetensors", f"{attack} {seed}")
@@ -147,6 +150,9 @@ def test_a_study_is_restored_from_its_files(board):
     assert judge(relation, files, matched=False) == judge(relation, runs, matched=False)
     assert judge(relation, files, matched=False).sides == ("auroc 80.0",)
     assert list(files.costs["seconds"]) == [10.5]
+    clean = read_result(board / "open-1/tiny/badnet--none.json").hashes.clean
+    weights = board.parent / "results/tiny/clean/seed1/model/open_clip_model.safetensors"
+    assert sorted(clean) == ["0", "1"] and clean["1"] == sha256(weights)
 
 
 def test_files_of_another_state_of_the_study_are_refused(board, tmp_path):
@@ -166,6 +172,19 @@ def test_files_of_another_state_of_the_study_are_refused(board, tmp_path):
         put(tmp_path / "study.yaml", {**values, **change})
         with pytest.raises(UserError, match=re.escape(told.format(file=tmp_path / "study.yaml"))):
             restored(tmp_path / "study.yaml", board)
+
+
+def test_files_with_another_clean_reference_are_refused(board, tmp_path):
+    """The floors, and triggers fitted on the clean model, would be of different models."""
+    kept = shutil.copytree(board, tmp_path / "board")
+    for name, weights in (("badnet--finetune", "a"), ("badnet--none", "b")):
+        path = kept / f"open-1/tiny/{name}.json"
+        values = json.loads(path.read_text())
+        values["hashes"]["clean"] = {"0": weights}
+        path.write_text(json.dumps(values))
+    told = "badnet--none.json: hashes.clean: the clean reference of seed 0 is another than in "
+    with pytest.raises(UserError, match=f"{told}.*badnet--finetune.json"):
+        restored(board.parent / "study.yaml", kept)
 
 
 def test_written_files_and_the_leaderboard_keep_to_the_published_schema(board):
