@@ -1,8 +1,8 @@
 """Fill the measured parts of a page of the documentation from a finished study, such as docs/attacks.md.
 
 Two marks in the page enclose the table: `results`, or `figures` for the figures of single attacks, `resistance` for
-perturbation resistance, `detections` for what detectors find. A picture with the name of the page is replaced by the
-study's gallery or plane.
+perturbation resistance, `detections` for what detectors find; `--mark` names others, for a second study on a page. A
+picture with the name of the page is replaced by the study's gallery or plane, but for a second study.
 """
 
 import argparse
@@ -48,10 +48,11 @@ def run(arguments: argparse.Namespace) -> None:
         content = attacks(plan, table, cells) if arguments.table == "attacks" else defenses(plan, table, cells, folder)
     old = arguments.page.read_text(encoding="utf-8")
     with whole_file(arguments.page) as temporary:
-        temporary.write_text(filled(old, part, content, str(arguments.page)), encoding="utf-8")
+        temporary.write_text(filled(old, arguments.mark or part, content, str(arguments.page)), encoding="utf-8")
     command_line.log.info("wrote %s", arguments.page)
     picture = arguments.page.with_suffix(".png")
-    if arguments.table in PICTURES and f"]({picture.name})" in old:  # photographs may not be published
+    shown = f"]({picture.name})" in old and not arguments.mark  # photographs may not be published
+    if arguments.table in PICTURES and shown:
         shutil.copyfile(kept.path("summary", PICTURES[arguments.table]), picture)
         command_line.log.info("wrote %s", picture)
 
@@ -62,5 +63,6 @@ if __name__ == "__main__":
     tables = [*PICTURES, "figures", "resistance", "detections"]
     parser.add_argument("--table", choices=tables, required=True, help="content of the table")
     parser.add_argument("--page", type=Path, required=True, help="page to fill, between its marks")
+    parser.add_argument("--mark", help="name of the marks; default: that of the table")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
     command_line.main(run, parser)

@@ -48,11 +48,11 @@ def results(tmp_path_factory):
 MARKS = "before\n<!-- results:start -->\nold\n<!-- results:end -->\n"
 
 
-def page(results, table, text=MARKS + "![gallery](attacks.png)\nafter\n", study=STUDY):
+def page(results, table, text=MARKS + "![gallery](attacks.png)\nafter\n", study=STUDY, more=()):
     path = results / f"{table}.md"
     path.write_text(text)
     words = ["--study", study, "--table", table, "--page", path, "--results", results / "results"]
-    return run("scripts/pages.py", *words), path
+    return run("scripts/pages.py", *words, *more), path
 
 
 def test_a_row_per_attack_says_how_far_it_comes_and_how_visible_it_is(results):
@@ -182,6 +182,16 @@ def test_a_page_that_shows_no_picture_gets_none(results):
     picture.unlink(missing_ok=True)
     done, _ = page(results, "attacks", MARKS)
     assert done.returncode == 0 and not picture.exists(), done.stderr
+
+
+def test_a_second_study_has_marks_of_its_own_and_no_picture(results):
+    picture = results / "attacks.png"
+    picture.unlink(missing_ok=True)
+    text = MARKS + "![gallery](attacks.png)\n" + MARKS.replace("results", "further")
+    done, path = page(results, "attacks", text, more=("--mark", "further"))
+    assert done.returncode == 0 and not picture.exists(), done.stderr
+    first, _, second = path.read_text().partition("![gallery]")
+    assert first == MARKS and "old" not in second and "badnet" in second
 
 
 def test_a_page_without_marks_is_told_in_one_line(results):
