@@ -224,7 +224,7 @@ def audit(
         detectors: names of detectors; None: every detector of models.
         study: results/STUDY, with whose models the scores are compared; None: the models in data/populations.
         false_alarms: share of clean models, between 0 and 1, that a verdict may call suspicious.
-        seed: seed of the detectors.
+        seed: seed of the detectors, and of the draw of those given pictures that a detector uses.
         output: folder for audit.json and report.html; None: nothing is written.
 
     Raises:
@@ -235,7 +235,8 @@ def audit(
     place = report.place(output)
     auditor = Auditor.of(detectors, study, false_alarms=false_alarms, seed=seed, output=place)
     clip = inputs.load(model)
-    found = auditor.findings(clip, given.granted(clip.size, auditor.levels), given.lexicon)
+    granted = given.granted(clip.size, auditor.levels, seed)
+    found = auditor.findings(clip, granted, given.lexicon)
     facts = {
         "model": inputs.shown(model, "a model"),
         "kind": population.architecture(clip.config["model_cfg"]),

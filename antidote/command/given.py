@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
+from antidote.base.seeds import derive
 from antidote.command import inputs
 from antidote.command.inputs import USUAL, Columns
 from antidote.data.access import DefenseData
@@ -86,28 +88,35 @@ class Given:
             raise UserError(f"--classes: lists {len(names)} names, {shown} has {count} classes")
         return pictures, names
 
-    def granted(self, size: int, levels: Collection[str]) -> dict[str, DefenseData | str]:
+    def granted(self, size: int, levels: Collection[str], seed: int = 0) -> dict[str, DefenseData | str]:
         """Return the data of some levels of access, pictures of `size` pixels, or the reason why they are missing.
+
+        Pairs and labelled pictures come in the order of `shuffled`, because methods take the first ones of a pool.
+
+        Args:
+            size: side of the pictures in pixels.
+            levels: names of levels of access.
+            seed: seed of the order.
 
         Raises:
             UserError: what is given cannot be read; class names that no level needs are read as well.
         """
         self.names()
-        return {level: self._granted(level, size) for level in dict.fromkeys(levels)}
+        return {level: self._granted(level, size, seed) for level in dict.fromkeys(levels)}
 
-    def _granted(self, level: str, size: int) -> DefenseData | str:
+    def _granted(self, level: str, size: int, seed: int) -> DefenseData | str:
         if level == "nothing":
             return DefenseData()
         if level == "clean-pairs":
             if self.pairs is None:
                 return "needs clean pairs (--pairs)"
             pairs = inputs.load_pairs(self.pairs, self.columns, size)
-            return DefenseData(pairs=pairs, lexicon=load_lexicon(self.lexicon))
+            return DefenseData(pairs=shuffled(pairs, seed), lexicon=load_lexicon(self.lexicon))
         if level == "few-labelled":
             if self.shots is None:
                 return "needs labelled pictures (--shots)"
             shots, names = self.labels(self.shots, size)
-            return DefenseData(shots=shots, classes=names, templates=self.prompts)
+            return DefenseData(shots=shuffled(shots, seed), classes=names, templates=self.prompts)
         if level == "test-time":
             names = self.names() or _folders(self.shots) or _folders(self.labelled)
             if names is None:
@@ -117,6 +126,21 @@ class Given:
 
 
 NOTHING = Given()
+
+
+def shuffled(pairs: Pairs, seed: int) -> Pairs:
+    """Return pairs in a random order that follows from their content and the seed, not from the order of the rows.
+
+    Keys do not serve: the keys of a table are its row numbers.
+    """
+    order, start = [], derive(seed, "order of given pairs")
+    for first in range(0, len(pairs), inputs.CHUNK):
+        pixels = pairs.images[first : first + inputs.CHUNK].cpu().numpy()
+        captions = pairs.captions[first : first + inputs.CHUNK]
+        for caption, picture in zip(captions, pixels, strict=True):
+            text = f"{start} {caption} ".encode(errors="surrogatepass")
+            order.append(hashlib.sha256(text + picture.tobytes()).digest())
+    return pairs.take(sorted(range(len(pairs)), key=order.__getitem__))
 
 
 def class_folders(folder: str | Path) -> list[str]:

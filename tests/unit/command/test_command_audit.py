@@ -13,7 +13,7 @@ from PIL import Image
 from antidote.base import registry
 from antidote.base.errors import UserError
 from antidote.clip.folder import save_model
-from antidote.command import audit, inspect, methods, population
+from antidote.command import audit, given, inspect, methods, population
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
 from scripts import population as scripts_population
 
@@ -255,3 +255,32 @@ def test_work_folders_do_not_stay_and_the_output_may_be_the_working_folder(place
     run(place, "--detector", "toy" if run is audited else "bright", "--output", ".")
     assert (place / "here" / "report.html").is_file() and len(made) == 1 and not made[0].folder.exists()
     assert made[0].folder.parent == place and len(made[0].identity) == 64
+
+
+def test_the_order_of_the_rows_changes_no_score(place, monkeypatch):
+    """A detector that takes the first pairs gets the same ones for every order of a table's rows."""
+
+    def score(self, clip, data, work):
+        first = data.pairs.take([0, 1])
+        return Scores([MODEL], np.array([float(first.images.double().mean())]), evidence={"captions": first.captions})
+
+    monkeypatch.setattr(NeedsPairs, "score", score)
+    rows = [f"pictures/{number}.png,caption {number}" for number in range(4)]
+    found = []
+    for name, order in (("sorted", rows), ("reversed", rows[::-1])):
+        (place / f"{name}.csv").write_text("\n".join(["path,caption", *order]))
+        words = ["--pairs", place / f"{name}.csv", "--detector", "needs_pairs", "--output", place / name]
+        found.append(audited(place, *words)["findings"][0])
+    one, other = found
+    assert (one["score"], one["evidence"]) == (other["score"], other["evidence"])
+
+
+def test_the_order_of_given_pairs_is_random_and_keeps_pairs_together(make_pairs):
+    pairs = make_pairs(20)
+    orders = [given.shuffled(pairs, seed).keys for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(pairs.keys) != orders[0]
+    mixed = given.shuffled(pairs, 0)
+    for row, key in enumerate(mixed.keys):
+        old = pairs.keys.index(key)
+        assert mixed.captions[row] == pairs.captions[old] and mixed.labels[row] == pairs.labels[old]
+        assert (mixed.images[row] == pairs.images[old]).all()
