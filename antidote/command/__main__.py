@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import runpy
+import signal
 import sys
 
 from antidote import command
@@ -13,7 +15,22 @@ from antidote.command.table import COMMANDS, overview
 
 
 def main() -> None:
-    """Run one command; without a command, or with --help, show the list of commands."""
+    """Run one command; without a command, or with --help, show the list of commands.
+
+    What the user stops, and names that the file system does not take, end in one line.
+    """
+    try:
+        _run()
+    except KeyboardInterrupt:
+        sys.stderr.write("\nerror: interrupted; the same command again goes on where work was saved\n")
+        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP):
+            raise
+        sys.exit(f"error: {error.filename or 'a path'}: {error.strerror}; name another path")
+
+
+def _run() -> None:
     name, rest = (sys.argv[1] if sys.argv[1:] else "--help"), sys.argv[2:]
     if name in ("-h", "--help", "help"):
         sys.stdout.write(overview())

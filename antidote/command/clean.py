@@ -18,8 +18,9 @@ import yaml
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
-from antidote.base.files import whole_folder, write_json
+from antidote.base.files import read_json, whole_folder, write_json
 from antidote.base.registry import DEFENSES, method
+from antidote.clip.files import WEIGHTS
 from antidote.command import arguments as shared
 from antidote.command import audit, inputs, methods, report, resume
 from antidote.command.audit import OWN, Auditor, Finding
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from antidote.training.session import Work
 
 TIMES = ("before", "after")
+WRITTEN = "clean.json"  # names the run that wrote a model folder
 NEEDED = {
     "clean-pairs": ("--pairs", f"clean pairs, {inputs.KINDS}"),
     "few-labelled": ("--shots", "labelled pictures, a folder of class folders"),
@@ -72,7 +74,7 @@ class Cleaned:
         """Write clean.json and report.html."""
         accuracy = None if self.accuracy is None else dict(zip(TIMES, self.accuracy, strict=True))
         found = {time: [dict(vars(one)) for one in audits] for time, audits in zip(TIMES, self.audits, strict=True)}
-        write_json(folder / "clean.json", {**self.facts, "ca1": accuracy, "audit": found, "verdict": self.verdict})
+        write_json(folder / WRITTEN, {**self.facts, "ca1": accuracy, "audit": found, "verdict": self.verdict})
         rows = [
             {"detector": before.detector, "score before": before.shown, "after": after.shown,
              OWN: thresholds(before, after),
@@ -140,7 +142,8 @@ def clean(
     Raises:
         UserError: the model or the data cannot be read, or are missing; the defense or a setting does not fit.
     """
-    kind, place = method("defense", defense), place_of(output, model)
+    facts = {"model": inputs.shown(model, "a model"), "defense": defense, "seed": seed}
+    kind, place = method("defense", defense), place_of(output, model, facts)
     own = kind.Settings.read({"method": defense, **(settings or {})}, f"defense {defense}")
     auditor = Auditor.of(detectors, study, "--audit", seed=seed, output=place) if detectors else Auditor((), seed=seed)
     clip = inputs.load(model)
@@ -158,7 +161,6 @@ def clean(
         if place is not None:
             save(place, inputs.shown(model, "a model"), made, cleaned, done, work)
     accuracy = (before, ca1(cleaned)) if pictures else None
-    facts = {"model": inputs.shown(model, "a model"), "defense": defense, "seed": seed}
     found = Cleaned(cleaned, accuracy, (audited, score(cleaned, 0)), facts)
     if place is not None:
         with whole_folder(place) as folder:
@@ -174,17 +176,30 @@ def thresholds(before: Finding, after: Finding) -> str:
     return "; ".join(f"{time} {one.row()[OWN]}" for time, one in found)
 
 
-def place_of(output: str | Path | None, model: inputs.Model) -> Path | None:
+def place_of(output: str | Path | None, model: inputs.Model, made: Mapping[str, Any]) -> Path | None:
     """Return the folder of the cleaned model, None for none.
 
+    Args:
+        made: the facts of the run, as clean.json begins with.
+
     Raises:
-        UserError: the folder cannot be written, or is that of the suspicious model.
+        UserError: the folder cannot be written, is that of the suspicious model, or holds a model that this run did
+            not write.
     """
     place = report.place(output)
     named = isinstance(model, str | Path | inputs.Checkpoint)
     if place is not None and named and place.resolve() == Path(str(model)).resolve():
         raise UserError(f"--output: {output}: is the suspicious model; name another folder")
+    if place is not None and (place / WEIGHTS).is_file():
+        earlier = read_json(place / WRITTEN) if (place / WRITTEN).is_file() else None
+        if not isinstance(earlier, dict) or any(earlier.get(name) != value for name, value in made.items()):
+            what = f"the model of {_told(earlier)}" if isinstance(earlier, dict) else "a model of another origin"
+            raise UserError(f"--output: {output}: holds {what}, which would be lost; name another folder")
     return place
+
+
+def _told(earlier: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {earlier.get(name)}" for name in ("model", "defense", "seed"))
 
 
 def assigned(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from antidote.clip import zoo
 from antidote.clip.configs import ModelSettings
 from antidote.clip.files import CONFIG
 from antidote.clip.known import model_config, model_names
+from antidote.command import foreign
 from antidote.data.pairs import Pairs
 from antidote.data.sources.base import RawPair, Skipped, SourceSettings, unread
 from antidote.data.sources.folder import EXTENSIONS, Folder
@@ -114,7 +115,7 @@ def load(model: Model) -> Clip:
     Raises:
         UserError: the model does not exist, cannot be fetched, or is no model.
     """
-    from antidote.clip.folder import create_model, load_model
+    from antidote.clip.folder import create_model
 
     if isinstance(model, str | Path):
         model = Checkpoint(model)
@@ -123,12 +124,13 @@ def load(model: Model) -> Clip:
     check_model(model)
     name, path = str(model.path), Path(model.path)
     if zoo.is_name(name):
-        return load_model(zoo.find(name))
+        return foreign.load_folder(zoo.find(name))
     if name.startswith(HUB):
-        return load_model(_fetched(name.removeprefix(HUB)))
+        return foreign.load_folder(_fetched(name.removeprefix(HUB)))
     if path.is_dir():
-        return load_model(path)
-    return create_model(ModelSettings(name=model.arch, pretrained=name, quick_gelu=model.quick_gelu), seed=0)
+        return foreign.load_folder(path)
+    settings = ModelSettings(name=model.arch, pretrained=name, quick_gelu=model.quick_gelu)
+    return foreign.sound(lambda: create_model(settings, seed=0), name)
 
 
 def check_model(model: Checkpoint) -> None:

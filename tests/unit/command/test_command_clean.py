@@ -139,3 +139,21 @@ def test_the_output_may_be_the_working_folder(place, monkeypatch):
     assert (place / "here" / "card.json").is_file() and not list(place.glob("*.work"))
     with pytest.raises(UserError, match="--output: /: should name a folder"):
         resume.work(Path("/"), None, None, DefenseData(), "none").__enter__()
+
+
+def test_a_model_of_another_run_is_not_overwritten(place):
+    """The default output, `cleaned`, would otherwise lose the model of the first run, or the suspicious one."""
+    cleaned(place, "--pairs", place / "pairs", *QUICK)
+    first = (place / "out/open_clip_model.safetensors").read_bytes()
+    with pytest.raises(
+        UserError, match=r"out: holds the model of model .*, defense cleanclip, seed 0, which would be lost"
+    ):
+        cleaned(place, "--pairs", place / "pairs", "--seed", "1", *QUICK)
+    assert (place / "out/open_clip_model.safetensors").read_bytes() == first
+    cleaned(place, "--pairs", place / "pairs", *QUICK)  # the same run again
+    (place / "out/clean.json").unlink()
+    weights = place / "out/open_clip_model.safetensors"
+    with pytest.raises(UserError, match="holds a model of another origin, which would be lost"):
+        words = [weights, "--arch", "tiny-vit", "--output", place / "out", "--pairs", place / "pairs"]
+        clean.run(clean.arguments().parse_args([str(word) for word in words]))
+    assert weights.read_bytes() == first

@@ -1,11 +1,13 @@
 """`antidote`: every command has help with an example, without importing torch; wrong words are one line."""
 
+import errno
 import importlib
 import subprocess
 import sys
 
 import pytest
 
+from antidote.command import __main__ as entry
 from antidote.command.table import COMMANDS, overview
 
 OWN = [name for name, entry in COMMANDS.items() if not entry.script]
@@ -71,3 +73,32 @@ def test_completion_is_valid_bash_and_completes():
     ).stdout.split()  # fmt: skip
     assert shell("sc", 1) == ["scan"]
     assert "--model" in shell("scan --mo", 2)
+
+
+@pytest.mark.parametrize(
+    "error,code,line",
+    [
+        (KeyboardInterrupt(), 130, "error: interrupted; the same command again goes on where work was saved"),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300),
+            1,
+            f"{'a' * 300}: File name too long; name another path",
+        ),
+        (
+            IsADirectoryError(errno.EISDIR, "Is a directory", "keys.txt"),
+            1,
+            "keys.txt: Is a directory; name another path",
+        ),
+    ],
+)
+def test_what_a_user_stops_or_misnames_ends_in_one_line(monkeypatch, capsys, error, code, line):
+    def stop(_):
+        raise error
+
+    monkeypatch.setattr("antidote.command.check.run", stop)
+    monkeypatch.setattr(sys, "argv", ["antidote", "check", "study.yaml"])
+    with pytest.raises(SystemExit) as end:
+        entry.main()
+    said = capsys.readouterr().err + (end.value.code if isinstance(end.value.code, str) else "")
+    assert line in said and "Traceback" not in said
+    assert end.value.code == code if code != 1 else isinstance(end.value.code, str)
