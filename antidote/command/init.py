@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 import yaml
@@ -98,7 +99,7 @@ def of_model(args: argparse.Namespace, output: Path) -> None:
         "path": args.path, "image": args.image, "caption": args.caption, "labelled": args.evaluation,
         "pictures": args.pictures, "classes": class_folders(args.evaluation) if args.evaluation else None,
     }  # fmt: skip
-    uses = [use.format(file=output) for use, keys in USES.items() if all(values[key] for key in keys)]
+    uses = [use.format(file=shlex.quote(str(output))) for use, keys in USES.items() if all(values[key] for key in keys)]
     lines = [_line(key, values.get(key)) for key in LINES]
     text = HEAD + "".join(f"#   antidote {use}\n" for use in uses) + "".join(f"{line}\n" for line in lines if line)
     _write(output, text)
@@ -153,7 +154,7 @@ def of_study(args: argparse.Namespace, output: Path) -> None:
         _write(output, text)
     log = command_line.log.info
     if made.in_checkout:
-        log("wrote %s and %s; next: antidote check %s", output, listing, output)
+        log("wrote %s and %s; next: antidote check %s", output, listing, shlex.quote(str(output)))
     else:
         log("wrote %s and %s; next: get a checkout of the project; %s says how to go on", output, listing, output)
 

@@ -150,6 +150,11 @@ def test_the_commands_read_the_file_of_a_model(place, model):
     assert (args.model, args.pictures) == ("suspicious", "test/cup")
 
 
+def test_the_commands_in_the_file_can_be_pasted(place, model):
+    written(model, "--pairs", "pairs.csv", "--output", "my given.yaml")
+    assert "#   antidote audit --given 'my given.yaml'\n" in (place / "my given.yaml").read_text()
+
+
 def test_a_file_without_a_model_leaves_it_required(place, capsys):
     (place / "given.yaml").write_text("pairs: pairs.csv\n")
     with pytest.raises(SystemExit):
