@@ -3,25 +3,28 @@
 Detectors need clean pairs (--pairs), labelled pictures (--shots) or class names (--classes); a detector without its
 data is left out, with the reason. A verdict needs a population: scores of clean and of backdoored models with the same
 picture encoder, from data/populations or from a study of your own (--population results/STUDY). Without one there is
-no verdict. Writes audit.json and report.html.
+no verdict. Writes audit.json and report.html, to which a later audit of the same model adds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
-from antidote.base.files import whole_folder, write_json
+from antidote.base.files import whole_folder
+from antidote.base.lazy import torch
 from antidote.base.registry import method
 from antidote.command import arguments as shared
-from antidote.command import inputs, methods, patience, population, report, resume
+from antidote.command import findings, finite, inputs, methods, patience, population, report, resume
+from antidote.command.findings import OWN, Finding
 from antidote.command.given import NOTHING, Given
 from antidote.data.access import DefenseData
 
@@ -31,38 +34,7 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
     from antidote.detectors.base import Detector
 
-OWN = "the method's own threshold"
 PICTURE = "data:image/"  # beginning of a picture in the evidence of a detector
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one detector; `left_out` is the reason why it has no score."""
-
-    detector: str
-    score: float | None = None
-    threshold: float | None = None
-    verdict: str = ""
-    seconds: float = 0.0
-    evidence: Any = None
-    left_out: str = ""
-
-    @property
-    def shown(self) -> str:
-        """Return the score, or why there is none."""
-        return f"left out: {self.left_out}" if self.left_out else f"{self.score:.4g}"
-
-    @property
-    def reached(self) -> bool:
-        """Return whether the score reaches the method's own threshold; False without either."""
-        return self.score is not None and self.threshold is not None and self.score >= self.threshold
-
-    def row(self) -> dict[str, str]:
-        """Return the row of the page's table."""
-        reached = "reached" if self.reached else "not reached"
-        threshold = "none" if self.threshold is None else f"{self.threshold:.4g}, {reached}"
-        return {"detector": self.detector, "score": self.shown, OWN: threshold,
-                "among models of this kind": self.verdict, "seconds": f"{self.seconds:.0f}"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,8 +53,7 @@ class Audit:
 
     def write(self, folder: Path) -> None:
         """Write audit.json and report.html."""
-        findings = [dict(vars(finding)) for finding in self.findings]
-        write_json(folder / "audit.json", {**self.facts, "verdict": self.verdict, "findings": findings})
+        findings.write(folder / findings.FILE, self.facts, self.verdict, self.findings)
         rows = [finding.row() for finding in self.findings]
         shown = [picture for finding in self.findings for picture in pictures(finding)]
         report.write(folder / "report.html", "Audit", self.verdict, self.facts, rows, shown)
@@ -98,6 +69,8 @@ class Auditor:
         false_alarms: share of clean models that a verdict may call suspicious.
         seed: seed of the detectors.
         output: folder of the results, beside which a killed run keeps its work; None: nothing is kept.
+        earlier: findings of earlier audits, which are not searched again for the same model, data and settings.
+        note: is called with every new score.
     """
 
     names: Sequence[str]
@@ -105,6 +78,8 @@ class Auditor:
     false_alarms: float = population.FALSE_ALARMS
     seed: int = 0
     output: Path | None = None
+    earlier: Sequence[Finding] = ()
+    note: Callable[[Finding], None] = field(default=lambda finding: None)
 
     @classmethod
     def of(
@@ -140,14 +115,29 @@ class Auditor:
             lexicon: name of the language resource in the data.
             runs: number of models that the caller will score, this one included; 0: the log has named the detectors.
         """
-        table = self.table(clip)
+        if self.names:
+            try:
+                finite.check_model(clip, "model", torch.zeros(1, 3, clip.size, clip.size, dtype=torch.uint8))
+            except UserError as error:
+                return [Finding(name, left_out=str(error)) for name in self.names]
         ready = {name: self._ready(name, clip, granted) for name in self.names}
         if runs:
             patience.warn(clip, [found for found in ready.values() if not isinstance(found, str)], runs)
         return [
-            Finding(name, left_out=found) if isinstance(found, str) else self._score(name, clip, *found, lexicon, table)
+            Finding(name, left_out=found) if isinstance(found, str) else self._score(name, clip, *found, lexicon)
             for name, found in ready.items()
         ]
+
+    def judged(self, finding: Finding, clip: Clip) -> Finding:
+        """Return a finding with the verdict that follows from the known scores."""
+        where = population.place(self.table(clip), finding.detector, finding.score)
+        verdict = where.verdict(self.false_alarms, finding.given)
+        own = "no threshold of its own" if finding.threshold is None else f"{OWN} {finding.threshold:.4g}"
+        command_line.log.info("%s: score %.4g, %s; %s", finding.detector, finding.score, own, verdict)
+        condition = "" if verdict.startswith("no verdict") else where.condition
+        if condition:
+            command_line.log.info("%s: %s", finding.detector, condition)
+        return replace(finding, verdict=verdict, condition=condition)
 
     def _ready(
         self, name: str, clip: Clip, granted: Mapping[str, DefenseData | str]
@@ -164,23 +154,31 @@ class Auditor:
             return f"it {reason}" if reason else data
         return kind(settings, self.seed), data
 
-    def _score(
-        self, name: str, clip: Clip, detector: Detector, data: DefenseData, lexicon: str, table: pd.DataFrame
-    ) -> Finding:
+    def _score(self, name: str, clip: Clip, detector: Detector, data: DefenseData, lexicon: str) -> Finding:
         start = time.perf_counter()
-        command_line.log.info("%s ...", name)
         try:
             with resume.work(self.output, detector, clip, data, lexicon) as work:
+                done = next((one for one in self.earlier if one.identity == work.identity), None)
+                if done is not None:
+                    command_line.log.info("%s: taken from the earlier audit of the same model and data", name)
+                    return self.judged(done, clip)
+                command_line.log.info("%s ...", name)
                 scores = detector.score(clip, data, work)
+            evidence = json.loads(json.dumps(dict(scores.evidence)))
         except UserError as error:
-            return Finding(name, left_out=str(error))
+            return _without(name, str(error))
+        except Exception as error:  # a fault of one detector should not lose the scores of the others
+            return _without(name, f"it failed, {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         value = float(scores.values[0])
-        verdict = population.place(table, name, value).verdict(self.false_alarms)
-        evidence = json.loads(json.dumps(dict(scores.evidence)))
+        if not math.isfinite(value):
+            return _without(name, "its score is not a number: the model's features are not finite")
         threshold = None if scores.threshold is None else float(scores.threshold)
-        own = "no threshold of its own" if threshold is None else f"the method's own threshold {threshold:.4g}"
-        command_line.log.info("%s: score %.4g, %s; %s", name, value, own, verdict)
-        return Finding(name, value, threshold, verdict, time.perf_counter() - start, evidence)
+        items = next((len(pool) for pool in (data.pairs, data.shots) if pool is not None), None)
+        seconds = time.perf_counter() - start
+        found = Finding(name, value, threshold, "", seconds, evidence, given=items, identity=work.identity)
+        found = self.judged(found, clip)
+        self.note(found)
+        return found
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -225,24 +223,33 @@ def audit(
         study: results/STUDY, with whose models the scores are compared; None: the models in data/populations.
         false_alarms: share of clean models, between 0 and 1, that a verdict may call suspicious.
         seed: seed of the detectors, and of the draw of those given pictures that a detector uses.
-        output: folder for audit.json and report.html; None: nothing is written.
+        output: folder for audit.json and report.html; None: nothing is written. Scores of an earlier audit of the same
+            model are kept there, and those of the same data and settings are not searched for again.
 
     Raises:
-        UserError: the model, the data or the scores cannot be read; a name is no detector of models.
+        UserError: the model, the data or the scores cannot be read; a name is no detector of models; the output holds
+            the audit of another model.
     """
     if not 0 < false_alarms < 1:
         raise UserError(f"--false-alarms: {false_alarms:g} should be a fraction between 0 and 1")
     place = report.place(output)
     auditor = Auditor.of(detectors, study, false_alarms=false_alarms, seed=seed, output=place)
     clip = inputs.load(model)
-    granted = given.granted(clip.size, auditor.levels, seed)
-    found = auditor.findings(clip, granted, given.lexicon)
     facts = {
         "model": inputs.shown(model, "a model"),
+        "model's sha256": resume.model_digest(clip),
         "kind": population.architecture(clip.config["model_cfg"]),
         "models of this kind with known scores": _counted(auditor.table(clip)),
     }
-    result = Audit(summary(found), found, facts)
+    if place is not None:
+        earlier = findings.read(place / findings.FILE, facts)
+        note = findings.Notes(place / findings.FILE, facts, earlier, auditor.names)
+        auditor = replace(auditor, earlier=earlier, note=note)
+    granted = given.granted(clip.size, auditor.levels, seed)
+    found = auditor.findings(clip, granted, given.lexicon)
+    found = findings.merged(found, auditor.earlier, lambda finding: auditor.judged(finding, clip))
+    conditions = {finding.condition: None for finding in found if finding.condition}
+    result = Audit(summary(found), found, {**facts, **({"verdicts": "; ".join(conditions)} if conditions else {})})
     if place is not None:
         with whole_folder(place) as folder:
             result.write(folder)
@@ -266,7 +273,10 @@ def summary(found: list[Finding]) -> str:
         return "no verdict: there is no detector of models"
     scored = [finding for finding in found if not finding.left_out]
     if not scored:
-        return f"no verdict: none of {len(found)} detectors has the data it needs"
+        reasons = list(dict.fromkeys(finding.left_out for finding in found))
+        if all(reason.startswith("needs ") for reason in reasons):
+            return f"no verdict: none of {len(found)} detectors has the data it needs"
+        return f"no verdict: no detector has a score; {found[0].detector}: {found[0].left_out}"
     judged = [finding for finding in scored if not finding.verdict.startswith("no verdict")]
     if not judged:
         return scored[0].verdict
@@ -286,6 +296,11 @@ def pictures(finding: Finding) -> list[report.Shown]:
         for key, value in evidence.items()
         if isinstance(value, str) and value.startswith(PICTURE)
     ]
+
+
+def _without(name: str, reason: str) -> Finding:
+    command_line.log.warning("%s: left out: %s", name, reason)
+    return Finding(name, left_out=reason)
 
 
 def _counted(table: pd.DataFrame) -> str:

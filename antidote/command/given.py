@@ -12,7 +12,7 @@ from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.base.seeds import derive
 from antidote.command import inputs
-from antidote.command.inputs import USUAL, Columns
+from antidote.command.columns import USUAL, Columns
 from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
 from antidote.data.sources.folder import LEFTOVERS

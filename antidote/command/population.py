@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antidote.base.errors import UserError
 from antidote.base.files import DATA, read_json
 from antidote.base.registry import DETECTORS, method
+from antidote.data.access import POOLS
 from antidote.study.layout import Layout
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ["model", "state", "detector", "score", "measured_on"]
+COLUMNS = ["model", "state", "detector", "score", "pictures", "shown", "measured_on"]
 CLEAN, BACKDOORED = "clean", "backdoored"
 FALSE_ALARMS = 0.1  # share of clean models that a verdict may call suspicious (ours)
 NONE = "no verdict: no population of this kind"
@@ -28,21 +30,39 @@ class Place:
     Attributes:
         clean, backdoored: number of models of each state.
         clean_above, backdoored_above: how many of them score at least as high.
+        pictures: number of pictures or captions that each score of the population is from; 0: none.
+        shown: where these come from, as `dataset/split`; "": from nowhere, or unknown.
     """
 
     clean: int
     clean_above: int
     backdoored: int
     backdoored_above: int
+    pictures: int = 0
+    shown: str = ""
 
-    def verdict(self, false_alarms: float = FALSE_ALARMS) -> str:
+    @property
+    def condition(self) -> str:
+        """Return the pictures that a p-value holds for; "" without a population or for scores without pictures."""
+        if not self.pictures or not self.clean or not self.backdoored:
+            return ""
+        of = f" of {self.shown}" if self.shown else ""
+        return f"p holds for the population's own data, {self.pictures}{of}; other data shift the score"
+
+    def verdict(self, false_alarms: float = FALSE_ALARMS, given: int | None = None) -> str:
         """Return a verdict with its error rates, or the reason why there is none.
 
         A score is suspicious if its conformal p-value, (1 + clean models at least as high) / (1 + clean models), is at
         most `false_alarms`.
+
+        Args:
+            false_alarms: share of clean models, between 0 and 1, that a verdict may call suspicious.
+            given: number of pairs or pictures that the user gives; None: the detector takes none.
         """
         if not self.clean or not self.backdoored:
             return NONE
+        if given is not None and given < self.pictures:
+            return f"no verdict: {given} pairs are given; the scores of the population are from {self.pictures}"
         if 1 / (1 + self.clean) > false_alarms:
             return f"no verdict: {self.clean} clean models are too few for {false_alarms:.0%} false alarms"
         p = (1 + self.clean_above) / (1 + self.clean)
@@ -57,7 +77,10 @@ def place(table: pd.DataFrame, detector: str, score: float) -> Place:
     """Return where `score` is among the models of a table for one detector."""
     own = table[table["detector"] == detector]
     clean, backdoored = (own[own["state"] == state]["score"] for state in (CLEAN, BACKDOORED))
-    return Place(len(clean), int((clean >= score).sum()), len(backdoored), int((backdoored >= score).sum()))
+    pictures = int(own["pictures"].max()) if len(own) else 0
+    shown = " and ".join(sorted({name for name in own["shown"] if name}))
+    above = lambda scores: int((scores >= score).sum())
+    return Place(len(clean), above(clean), len(backdoored), above(backdoored), pictures, shown)
 
 
 def shipped(kind: str) -> pd.DataFrame:
@@ -82,7 +105,7 @@ def read(file: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        table = pd.read_csv(file)
+        table = pd.read_csv(file, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
     if list(table.columns) != COLUMNS:
@@ -116,7 +139,8 @@ def of_study(folder: Path) -> pd.DataFrame:
             if found["attack"] not in effective:
                 continue
         state = CLEAN if found["attack"] == "clean" else BACKDOORED
-        rows.append((kind_of(file.parents[2]), state, found["method"], found["score"], found["study"]))
+        kind, seen = kind_of(file.parents[2]), used(folder, found["method"])
+        rows.append((kind, state, found["method"], found["score"], *seen, found["study"]))
     if not rows:
         raise UserError(
             f"--population: {folder}: holds no scores of detectors of models with their default settings; run such a "
@@ -132,6 +156,27 @@ def as_audited(found: Mapping[str, Any]) -> bool:
         return False
     settings = method("detector", name).Settings.read({"method": name}, f"detector {name}")
     return found.get("settings") == settings.model_dump(mode="json", exclude={"label"})
+
+
+@cache
+def used(folder: Path, name: str) -> tuple[int, str]:
+    """Return how many pictures or captions a detector of a study uses, and their dataset; (0, "") for none.
+
+    A study whose pools are not there counts as one with enough pictures for the detector's default settings.
+    """
+    import pandas as pd
+
+    kind = method("detector", name)
+    settings, pools = kind.Settings.read({"method": name}, f"detector {name}"), POOLS.get(kind.access, ())
+    wanted = getattr(settings, "pictures", getattr(settings, "captions", None))
+    if wanted is None or not pools:
+        return 0, ""
+    file = Layout(folder).path("pool", "pool", pool=pools[0])
+    if not file.is_file():
+        return wanted, ""
+    pool = pd.read_parquet(file, columns=["dataset", "split"])
+    places = (pool["dataset"] + "/" + pool["split"]).head(wanted)
+    return len(places), " and ".join(sorted(set(places)))
 
 
 def passed(folder: Path) -> set[str]:

@@ -31,8 +31,12 @@ class ToyModel(Detector):
         return Scores([MODEL], np.array([0.8]), 0.5, {"class": "cup", "trigger": PATCH})
 
 
+class PairsSettings(ToySettings):
+    pictures: int = 3
+
+
 class NeedsPairs(ToyModel):
-    access = "clean-pairs"
+    Settings, access = PairsSettings, "clean-pairs"
 
     def score(self, clip, data, work):
         return Scores([MODEL], np.array([float(len(data.pairs))]))
@@ -64,7 +68,7 @@ class NeedsShots(ToyPictures):
 def place(tmp_path, make_clip, monkeypatch):
     """A model, four pictures of rising brightness, and toy detectors in place of the registry's."""
     kinds = {"toy": ToyModel, "needs_pairs": NeedsPairs, "bright": ToyPictures, "needs_classes": NeedsClasses,
-             "needs_shots": NeedsShots}  # fmt: skip
+             "needs_shots": NeedsShots, "broken": Broken}  # fmt: skip
     method = lambda kind, name: kinds[name]
     monkeypatch.setattr(audit, "method", method)
     for module in (methods, population):
@@ -106,10 +110,21 @@ def study(place, clean, backdoored, settings=None, gate="passed"):
     return place / "results" / "mine"
 
 
+class Broken(ToyModel):
+    """Has no score to give: `answer` is raised, or is the score."""
+
+    answer: float | Exception = float("nan")
+
+    def score(self, clip, data, work):
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return Scores([MODEL], np.array([self.answer]))
+
+
 def test_without_a_population_there_is_no_verdict(place):
     found = audited(place)
     assert found["verdict"] == "no verdict: no population of this kind"
-    toy, pairs = found["findings"]
+    toy, pairs, _ = found["findings"]
     assert (toy["score"], toy["threshold"], pairs["left_out"]) == (0.8, 0.5, "needs clean pairs (--pairs)")
     page = (place / "out" / "report.html").read_text()
     assert '<td data-name="the method&#39;s own threshold">0.5, reached</td>' in page
@@ -177,7 +192,7 @@ def test_a_population_of_another_kind_gives_no_verdict(place, make_clip):
     ([], 0.8, "no verdict: no population of this kind"),
 ])  # fmt: skip
 def test_verdicts_follow_the_conformal_p_value(clean, score, begins):
-    rows = [("k", "clean", "d", value, "s") for value in clean] + [("k", "backdoored", "d", 0.9, "s")]
+    rows = [("k", "clean", "d", value, 0, "", "s") for value in clean] + [("k", "backdoored", "d", 0.9, 0, "", "s")]
     table = pd.DataFrame(rows, columns=population.COLUMNS)
     assert population.place(table, "d", score).verdict().startswith(begins)
 
@@ -209,7 +224,11 @@ def test_bad_input_is_one_line(place):
     (place / "names.json").write_text('{"a": 1}')
     (place / "twice.json").write_text('["cup", "cup"]')
     cases = [
-        (audited, ["--detector", "bright"], "--detector: 'bright' does not score models; known: toy, needs_pairs"),
+        (
+            audited,
+            ["--detector", "bright"],
+            "--detector: 'bright' does not score models; known: toy, needs_pairs, broken",
+        ),
         (audited, ["--population", place / "none"], "none: no such folder; should be results/STUDY"),
         (audited, ["--population", place / "pictures"], "holds no scores of detectors of models"),
         (audited, ["--output", place / "names.json"], "names.json: is a file; should name a folder"),
@@ -284,3 +303,92 @@ def test_the_order_of_given_pairs_is_random_and_keeps_pairs_together(make_pairs)
         old = pairs.keys.index(key)
         assert mixed.captions[row] == pairs.captions[old] and mixed.labels[row] == pairs.labels[old]
         assert (mixed.images[row] == pairs.images[old]).all()
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_no_number_is_left_out(place, monkeypatch, score):
+    monkeypatch.setattr(Broken, "answer", score)
+    found = audited(place, "--population", study(place, clean=[0.1] * 11, backdoored=[0.9]), "--detector", "broken")
+    reason = "its score is not a number: the model's features are not finite"
+    assert found["verdict"] == f"no verdict: no detector has a score; broken: {reason}"
+    assert (found["findings"][0]["score"], found["findings"][0]["left_out"]) == (None, reason)
+
+
+def test_a_model_without_finite_features_gets_no_score(place, make_clip):
+    clip = make_clip("vit")
+    clip.network.visual.ln_post.weight.data.fill_(float("nan"))
+    found = audit.audit(clip, detectors=["toy"])
+    assert found.findings[0].score is None and "features are not finite" in found.findings[0].left_out
+
+
+def test_a_fault_of_one_detector_does_not_lose_the_others(place, monkeypatch, caplog):
+    monkeypatch.setattr(Broken, "answer", RuntimeError("sizes of tensors\ndo not match"))
+    with caplog.at_level("WARNING"):
+        found = audited(place, "--detector", "broken", "--detector", "toy")
+    reason = "it failed, RuntimeError: sizes of tensors do not match"
+    assert [(one["left_out"], one["score"]) for one in found["findings"]] == [(reason, None), ("", 0.8)]
+    assert f"broken: left out: {reason}" in caplog.text
+
+
+def test_a_killed_audit_keeps_the_scores_that_are_done(place, monkeypatch):
+    monkeypatch.setattr(Broken, "answer", SystemExit(143))
+    with pytest.raises(SystemExit):
+        audited(place, "--detector", "toy", "--detector", "broken")
+    found = json.loads((place / "out" / "audit.json").read_text())
+    assert found["verdict"] == "not finished: 1 of 2 detectors have a new score"
+    assert [(one["detector"], one["score"]) for one in found["findings"]] == [("toy", 0.8)]
+    monkeypatch.setattr(Broken, "answer", 0.3)
+    monkeypatch.setattr(ToyModel, "score", lambda self, clip, data, work: pytest.fail("scored twice"))
+    folder = study(place, clean=[0.1] * 11, backdoored=[0.9])
+    found = audited(place, "--detector", "toy", "--detector", "broken", "--population", folder)
+    assert [one["score"] for one in found["findings"]] == [0.8, 0.3]
+    assert found["findings"][0]["verdict"].startswith("suspicious"), "the verdict is of the population of this audit"
+
+
+def test_a_score_of_other_data_is_not_taken_again(place, make_pairs):
+    run = lambda count, seed=0: audit.audit(
+        place / "model", given.Given(pairs=make_pairs(count)), detectors=["needs_pairs"], seed=seed, output=place / "o"
+    )
+    assert [run(4).findings[0].score, run(5).findings[0].score, run(5).findings[0].score] == [4, 5, 5]
+    first, second = run(5).findings[0].identity, run(5, seed=1).findings[0].identity
+    assert first != second and len(first) == 64
+
+
+def test_a_second_audit_adds_to_the_first(place, make_clip):
+    audited(place, "--detector", "toy")
+    found = audited(place, "--detector", "needs_pairs", "--pairs", place / "pictures")
+    assert [(one["detector"], one["score"]) for one in found["findings"]] == [("needs_pairs", 4.0), ("toy", 0.8)]
+    found = audited(place, "--detector", "needs_pairs")  # without the pairs, which leaves the detector out
+    assert [(one["detector"], one["score"]) for one in found["findings"]] == [("needs_pairs", 4.0), ("toy", 0.8)]
+    page = (place / "out" / "report.html").read_text()
+    assert "toy" in page and "needs_pairs" in page
+    save_model(place / "model", make_clip("rn"), {"kind": "suspicious", "statement": "test"})
+    with pytest.raises(UserError, match=r"out: holds the audit of another model \(.*model\); name another folder"):
+        audited(place)
+    (place / "out" / "audit.json").write_text("[]")
+    with pytest.raises(UserError, match=r"out: holds the audit of another model \(unknown\)"):
+        audited(place)
+
+
+def test_the_pictures_of_a_population_bound_its_verdicts(place):
+    """A population of 3 pictures each: fewer given pairs get no verdict, and others are told what p holds for."""
+    folder, settings = study(place, clean=[9.0] * 11, backdoored=[9.5]), {"method": "needs_pairs", "pictures": 3}
+    for file in folder.rglob("detection.json"):
+        found = json.loads(file.read_text())
+        file.write_text(json.dumps({**found, "method": "needs_pairs", "settings": settings}))
+    (folder / "pools").mkdir()
+    pool = pd.DataFrame({"key": list("abcde"), "dataset": "scenes", "split": "train"})
+    pool.to_parquet(folder / "pools" / "defense.parquet")
+    assert set(population.of_study(folder)[["pictures", "shown"]].itertuples(index=False, name=None)) == {
+        (3, "scenes/train")
+    }
+    words = ["--population", folder, "--detector", "needs_pairs", "--pairs", place / "pictures"]
+    found = audited(place, *words)
+    condition = "p holds for the population's own data, 3 of scenes/train; other data shift the score"
+    assert (found["findings"][0]["verdict"][:14], found["verdicts"]) == ("not suspicious", condition)
+    assert "other data shift the score" in (place / "out" / "report.html").read_text()
+    (place / "pictures" / "0.png").unlink()
+    (place / "pictures" / "1.png").unlink()
+    found = audited(place, *words)
+    assert found["verdict"] == "no verdict: 2 pairs are given; the scores of the population are from 3"
+    assert "verdicts" not in found
