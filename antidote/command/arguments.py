@@ -10,7 +10,7 @@ from typing import Any
 
 from antidote.base import command_line
 from antidote.base.settings import Settings, read_mapping
-from antidote.command import inputs
+from antidote.command import columns, inputs
 
 FILE = "--given"
 SHARED: dict[str, dict[str, Any]] = {
@@ -21,9 +21,9 @@ SHARED: dict[str, dict[str, Any]] = {
     "--arch": {"help": "architecture of a checkpoint file, such as RN50 or ViT-B-32"},
     "--quick-gelu": {"action": "store_true", "help": "QuickGELU activations, as OpenAI's weights need"},
     "--pairs": {"help": "clean pairs: table, shards, folder, or written split"},
-    "--path": {"help": f"column of paths in a table; by default one of {', '.join(inputs.PATHS)}"},
-    "--image": {"help": f"column of picture files in a table; by default one of {', '.join(inputs.BYTES)}"},
-    "--caption": {"help": f"column of captions in a table; by default one of {', '.join(inputs.CAPTIONS)}"},
+    "--path": {"help": f"column of paths in a table; by default one of {', '.join(columns.PATHS)}"},
+    "--image": {"help": f"column of picture files in a table; by default one of {', '.join(columns.BYTES)}"},
+    "--caption": {"help": f"column of captions in a table; by default one of {', '.join(columns.CAPTIONS)}"},
     "--shots": {"help": "labelled pictures for few-shot methods: folder of class folders"},
     "--labelled": {"help": "folder of class folders, or a written split: accuracy before and after"},
     "--classes": {"type": Path, "help": "JSON list of class names in label order; by default the class folders"},

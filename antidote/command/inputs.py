@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from antidote.base import command_line
 from antidote.base.errors import UserError, nearest
+from antidote.base.files import read_json
 from antidote.base.lazy import torch
 from antidote.clip import zoo
 from antidote.clip.configs import ModelSettings
 from antidote.clip.files import CONFIG
 from antidote.clip.known import model_config, model_names
 from antidote.command import foreign
+from antidote.command.columns import TABLES, USUAL, Columns, of_table
+from antidote.command.sources import (
+    FILE,
+    LISTED,
+    Loose,
+    LoosePictures,
+    Omitted,
+    ShardPictures,
+    Shards,
+    TablePictures,
+    literal,
+    picture_files,
+)
 from antidote.data.pairs import Pairs
-from antidote.data.sources.base import RawPair, Skipped, SourceSettings, unread
+from antidote.data.sources.base import Damaged, SourceSettings
 from antidote.data.sources.folder import EXTENSIONS, Folder
 from antidote.data.sources.table import Table
-from antidote.data.sources.webdataset import WebDataset
 from antidote.data.store import images, shards
 from antidote.data.store.intake import Intake
 
@@ -27,12 +42,10 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
 
 SPLIT = "given"
-TABLES = (".csv", ".tsv", ".parquet")
-PATHS, BYTES = ("path", "file", "filepath", "image_path", "filename", "file_name"), ("image", "jpg", "png", "bytes")
-CAPTIONS = ("caption", "text", "title", "txt")
 HUB = "hf-hub:"
 MODELS = "a model folder, a checkpoint file, hf-hub:OWNER/NAME, or zoo:NAME"
 CHUNK = 256  # pictures that are decoded at a time
+TAR = re.compile(r"\.tar(\.\w+)?$", re.IGNORECASE)
 KINDS = (
     "a table (.csv, .tsv, .parquet), tar shards, a folder of class folders or of pictures, or a split that this "
     "project wrote"
@@ -40,44 +53,22 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a table; None: the first name that is usual (`PATHS`, `BYTES`, `CAPTIONS`)."""
-
-    path: str | None = None
-    image: str | None = None
-    caption: str | None = None
-
-
-USUAL = Columns()
-
-
-@dataclass(frozen=True)
 class Item:
-    """One pair of a dataset: key as a study stores it, picture file, first caption, label (-1: none)."""
+    """One pair of a dataset.
+
+    Attributes:
+        key: key as a study stores it.
+        image: the picture file.
+        caption: the first caption; empty where captions have no effect.
+        label: -1: none.
+        file: the picture's path in the given folder, tar or table; the name in the source where there is no path.
+    """
 
     key: str
     image: bytes
     caption: str
     label: int
-
-
-class Loose(SourceSettings):
-    """Pictures in one folder; the caption is the text file of the same name, else the name of the picture."""
-
-    source: str = "loose"
-    root: str
-
-    def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
-        """Yield the pictures by name."""
-        for path in sorted(Path(self.root).iterdir()):
-            if path.suffix.lower() not in EXTENSIONS:
-                continue
-            text = path.with_suffix(".txt")
-            try:
-                caption = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else path.stem
-                yield self.labelled(path.name, path.read_bytes(), [caption], None, None)
-            except OSError as error:
-                yield unread(path.name, path, error)
+    file: str
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -176,26 +167,64 @@ def columns(args: argparse.Namespace) -> Columns:
     return Columns(args.path, args.image, args.caption)
 
 
-def stream(dataset: str | Path, named: Columns) -> Iterator[Item]:
+def stream(
+    dataset: str | Path, named: Columns, omitted: Omitted | None = None, captions: bool = True
+) -> Iterator[Item]:
     """Yield the pairs of a dataset in order, one picture file in memory at a time.
+
+    Args:
+        omitted: takes what is left out; damaged files are left out from the damage on.
+        captions: whether an item needs a caption; False: every picture is an item.
 
     Raises:
         UserError: the dataset does not exist, is of no known kind, or holds no usable pair.
     """
-    if (Path(dataset) / "manifest.json").is_file():
+    omitted = Omitted() if omitted is None else omitted
+    if is_written(dataset):
         yield from _written(Path(dataset))
         return
     dataset = str(dataset)
-    settings = source_of(dataset, named)
+    settings = source_of(dataset, named, captions)
     intake = Intake(None)
     for item in settings.iterate(SPLIT):
         pair = intake.take(item)
         if pair is not None:
-            yield Item(pair.key, pair.image, pair.captions[0], -1 if pair.label is None else pair.label)
+            label = -1 if pair.label is None else pair.label
+            yield Item(pair.key, pair.image, pair.captions[0], label, pair.origin.get(FILE, item.key))
+        elif not isinstance(item, Damaged) and len(omitted.keys) < LISTED:
+            omitted.keys.append(item.key.encode(errors="backslashreplace").decode())
+    omitted.reasons.update(intake.skipped)
+    omitted.damaged += intake.damaged
+    _judge(intake, dataset, settings, named)
+
+
+def _judge(intake: Intake, dataset: str, settings: SourceSettings, named: Columns) -> None:
+    """Log what is left out; a damaged file is no error, as its number of pairs is not known here.
+
+    Raises:
+        UserError: there is no usable pair.
+    """
+    damaged, intake.damaged = intake.damaged, []
     try:
         intake.judge(dataset, SPLIT, settings)
     except UserError as error:
-        raise UserError(str(error).replace(f"{dataset}/{SPLIT}: ", f"{dataset}: ", 1)) from None
+        text = str(error).replace(f"{dataset}/{SPLIT}: ", f"{dataset}: ", 1)
+        text = text.replace("named by `path`", f"named by `--path {named.image or 'COLUMN'}`")
+        raise UserError("; ".join([text, *damaged[:3]])) from None
+    for fault in damaged:
+        command_line.log.warning("%s; what follows the damage is left out", fault)
+
+
+def is_written(dataset: str | Path) -> bool:
+    """Return whether a folder is a split that this project wrote; other programs also write a manifest.json."""
+    path = Path(dataset) / "manifest.json"
+    if not path.is_file():
+        return False
+    try:
+        manifest = read_json(path)
+    except UserError:
+        return False
+    return isinstance(manifest, dict) and {"shards", "index_sha256"} <= set(manifest)
 
 
 def _written(folder: Path) -> Iterator[Item]:
@@ -204,60 +233,42 @@ def _written(folder: Path) -> Iterator[Item]:
         rows = index.iloc[start : start + CHUNK]
         files = shards.read_images(folder, rows)
         for row, file in zip(rows.itertuples(), files, strict=True):
-            yield Item(row.key, file, row.caption, int(row.label))
+            yield Item(row.key, file, row.caption, int(row.label), row.key)
 
 
-def source_of(dataset: str, named: Columns) -> SourceSettings:
+def source_of(dataset: str, named: Columns = USUAL, captions: bool = True) -> SourceSettings:
     """Return the source of a dataset by its kind.
+
+    Args:
+        captions: whether an item needs a caption; False: every picture is an item, also in the folders of a folder.
 
     Raises:
         UserError: the dataset does not exist or is of no known kind.
     """
     path, more = Path(dataset), {"accepted_skip_share": 1.0}
+    tars, loose = (Shards, Loose) if captions else (ShardPictures, LoosePictures)
     if path.is_dir():
-        if any(path.glob("*.tar")):
-            return WebDataset(splits={SPLIT: str(path / "*.tar")}, **more)
-        if any(entry.suffix.lower() in EXTENSIONS for entry in path.iterdir()):
-            return Loose(root=dataset, **more)
-        if any(entry.is_dir() for entry in path.iterdir()):
+        entries = list(path.iterdir())
+        if any(entry.suffix == ".tar" for entry in entries):
+            return tars(splits={SPLIT: literal(path) + "/*.tar"}, **more).told_apart(SPLIT)
+        if any(entry.suffix.lower() in EXTENSIONS for entry in entries):
+            return loose(root=dataset, **more)
+        if captions and any(entry.is_dir() for entry in entries):
             return Folder(root=str(path.parent), splits={SPLIT: path.name}, **more)
-        raise UserError(f"{dataset}: holds no pictures; should be {KINDS}")
-    if ".tar" in path.name:
-        return WebDataset(splits={SPLIT: dataset}, **more)
+        if captions or next(picture_files(path), None) is None:
+            raise UserError(f"{dataset}: holds no pictures; should be {KINDS}")
+        return loose(root=dataset, **more)
+    kind = path.suffix.lower()
+    if kind in TABLES and path.is_file():
+        table = Table if captions else TablePictures
+        return table(splits={SPLIT: literal(path)}, **of_table(path, named, captions), **more)
+    if kind in EXTENSIONS and path.is_file():
+        return loose(root=dataset, **more)
+    if TAR.search(path.name):
+        return tars(splits={SPLIT: literal(path) if path.is_file() else dataset}, **more).told_apart(SPLIT)
     if not path.is_file():
         raise UserError(f"{dataset}: no such dataset; should be {KINDS}")
-    if path.suffix.lower() not in TABLES:
-        raise UserError(f"{dataset}: is no dataset; should be {KINDS}")
-    return Table(splits={SPLIT: dataset}, **_found(path, named), **more)
-
-
-def _found(path: Path, named: Columns) -> dict[str, str]:
-    """Return the columns of a table with paths or picture files, and with captions.
-
-    Raises:
-        UserError: a column is neither named nor known.
-    """
-    import pandas as pd
-    import pyarrow.parquet as pq
-
-    try:
-        if path.suffix.lower() == ".parquet":
-            names = pq.read_schema(path).names
-        else:
-            names = list(pd.read_csv(path, nrows=0, sep="\t" if path.suffix.lower() == ".tsv" else ","))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from None
-    if any(not name.isprintable() for name in map(str, names)):
-        raise UserError(f"{path}: cannot be read as a table (the names of its columns are no text)")
-    find = lambda known: next((name for name in known if name in names), None)
-    place, image, caption = named.path or find(PATHS), named.image or find(BYTES), named.caption or find(CAPTIONS)
-    if named.image or not place:
-        place = None
-    if place is None and image is None:
-        raise UserError(f"--path: is missing; name the column of paths in {path}, which has {', '.join(names)}")
-    if caption is None:
-        raise UserError(f"--caption: is missing; name the column of captions in {path}, which has {', '.join(names)}")
-    return {**({"path": place} if place else {"image": image}), "caption": caption}
+    raise UserError(f"{dataset}: is no dataset; should be {KINDS}")
 
 
 def chunks(items: Iterator[Item], size: int) -> Iterator[Pairs]:
@@ -285,9 +296,43 @@ def load_pairs(dataset: str | Path | Pairs, named: Columns, size: int) -> Pairs:
     Raises:
         UserError: as `stream`.
     """
+    return dataset if isinstance(dataset, Pairs) else _joined(list(chunks(stream(dataset, named), size)), dataset)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of a dataset in memory.
+
+    Attributes:
+        pairs: the pictures (N) with their keys.
+        files: the path of each picture (N), see `Item`; the key for pairs in memory.
+        omitted: what was left out.
+    """
+
+    pairs: Pairs
+    files: list[str]
+    omitted: Omitted
+
+
+def load_pictures(dataset: str | Path | Pairs, named: Columns, size: int) -> Pictures:
+    """Return all pictures of a dataset in memory, with or without captions, as uint8 of `size` pixels.
+
+    Raises:
+        UserError: as `stream`.
+    """
+    omitted, files = Omitted(), []
     if isinstance(dataset, Pairs):
-        return dataset
-    parts = list(chunks(stream(dataset, named), size))
+        return Pictures(dataset, list(dataset.keys), omitted)
+
+    def named_files() -> Iterator[Item]:
+        for item in stream(dataset, named, omitted, captions=False):
+            files.append(item.file)
+            yield item
+
+    return Pictures(_joined(list(chunks(named_files(), size)), dataset), files, omitted)
+
+
+def _joined(parts: list[Pairs], dataset: str | Path) -> Pairs:
     if not parts:
         raise UserError(f"{dataset}: holds no usable pair")
     return Pairs(

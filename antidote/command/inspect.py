@@ -1,7 +1,9 @@
 """Score pictures at use with a detector of pictures; higher is more suspicious.
 
-PICTURES is a folder of pictures, or any dataset that `antidote scan` reads; captions have no effect. Writes scores.csv,
-inspect.json and report.html with the most suspicious pictures. All pictures are held in memory at the model's size.
+PICTURES is a picture, a folder with pictures in it or in its folders, or any dataset that `antidote scan` reads;
+captions have no effect and may be missing. Writes scores.csv, inspect.json and report.html with the most suspicious
+pictures. Pictures that cannot be read have no score; inspect.json and the page name them. All pictures are held in
+memory at the model's size.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.command import arguments as shared
-from antidote.command import inputs, methods, report, resume
+from antidote.command import finite, inputs, methods, report, resume
 from antidote.command.given import NOTHING, Dataset, Given
+from antidote.command.sources import Omitted
 from antidote.data.access import DefenseData
 
 if TYPE_CHECKING:
@@ -37,12 +40,16 @@ class Inspection:
         detector: name of the detector.
         pictures: the pictures at the model's size, with their keys.
         scores: (N,) values in the order of the pictures; higher is more suspicious.
+        files: path of each picture (N) in the given folder, tar or table; the key where there is no path.
+        omitted: what could not be read and has no score.
     """
 
     model: str
     detector: str
     pictures: Pairs
     scores: Scores
+    files: list[str]
+    omitted: Omitted
 
     @property
     def suspicious(self) -> int | None:
@@ -56,12 +63,13 @@ class Inspection:
 
         pairs, values, suspicious = self.pictures, np.asarray(self.scores.values), self.suspicious
         order = np.argsort(-values, kind="stable")
-        table = pd.DataFrame({"picture": list(pairs.keys), "score": values})
+        table = pd.DataFrame({"picture": list(pairs.keys), "score": values, "file": self.files})
         table.iloc[order].to_csv(folder / "scores.csv", index=False)
         threshold = self.scores.threshold
         facts = {"model": self.model, "pictures": len(pairs), "detector": self.detector, "threshold": threshold}
         evidence = json.loads(json.dumps(dict(self.scores.evidence)))
-        write_json(folder / "inspect.json", {**facts, "suspicious": suspicious, "evidence": evidence})
+        more = {"suspicious": suspicious, "evidence": evidence, "skipped": self.omitted.facts}
+        write_json(folder / "inspect.json", {**facts, **more})
         verdict = (
             "The method has no threshold: compare the scores with those of pictures that you trust."
             if suspicious is None
@@ -71,8 +79,9 @@ class Inspection:
         picture = lambda row: report.thumbnail(pairs.images[row].permute(1, 2, 0).numpy())
         reached = lambda value: threshold is not None and value >= threshold
         line = lambda value: f"{value:.4g}{' · reaches the threshold' if reached(value) else ''}"
-        tiles = [report.Shown(picture(row), pairs.keys[row], line(values[row])) for row in order[:shown].tolist()]
+        tiles = [report.Shown(picture(row), self.files[row], line(values[row])) for row in order[:shown].tolist()]
         facts["threshold"] = "none" if threshold is None else f"{threshold:.4g}"
+        facts["not scored"] = self.omitted.shown
         report.write(folder / "report.html", "Pictures at use", verdict, facts, shown=tiles)
 
 
@@ -112,7 +121,8 @@ def inspect(
 
     Args:
         model: the suspicious model.
-        pictures: a folder of pictures, or another dataset; captions have no effect.
+        pictures: a picture, a folder with pictures in it or in its folders, or another dataset; captions have no
+            effect.
         detector: name of a detector of pictures.
         given: class names or labelled pictures (`shots`), if the detector needs them; columns of a table.
         settings: settings of the detector that differ from the defaults.
@@ -121,7 +131,8 @@ def inspect(
         output: folder for scores.csv, inspect.json and report.html; None: nothing is written.
 
     Raises:
-        UserError: the model or a picture file cannot be read; the detector does not fit, or its data are missing.
+        UserError: the model or a picture file cannot be read; the detector does not fit, or its data are missing; a
+            feature or a score is not finite.
     """
     kind, place = methods.detector_of("pictures", detector), report.place(output)
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
@@ -130,11 +141,15 @@ def inspect(
     if reason:
         raise UserError(f"{detector}: does not fit this model: it {reason}")
     data, made = granted(kind, given, clip.size, detector), kind(own, seed)  # first: pictures can take long to read
-    pairs = inputs.load_pairs(pictures, given.columns, clip.size)
+    read = inputs.load_pictures(pictures, given.columns, clip.size)
+    pairs, name = read.pairs, inputs.shown(model, "a model")
+    finite.check_model(clip, name, pairs.images)
     plain = replace(pairs, keys=[str(row) for row in range(len(pairs))], captions=[""] * len(pairs))
     data = replace(data, pictures=plain)
     with resume.work(place, made, clip, data, given.lexicon) as work:
-        found = Inspection(inputs.shown(model, "a model"), detector, pairs, made.score(clip, data, work))
+        scores = made.score(clip, data, work)
+    finite.check_scores(scores, detector, name)
+    found = Inspection(name, detector, pairs, scores, read.files, read.omitted)
     if place is not None:
         with whole_folder(place) as folder:
             found.write(folder, shown)

@@ -6,7 +6,8 @@ are not kept in memory. For most detectors they are encoded once, in batches, in
 the pictures at the model's size, 150 KB per pair at 224 pixels. Keys and captions are in memory, and `clip_score` and
 `spectral` hold all features: 2 KB per pair at 512 dimensions, and a few copies of that. Writes
 scores.csv (all pairs, the most suspicious first), keys.txt (the pairs to leave out: a pool of a study reads it by
-`pools.training.without`), scan.json, and report.html with the most suspicious pairs.
+`pools.training.without`), scan.json, and report.html with the most suspicious pairs. Pairs that cannot be read have no
+score; scan.json and the page name them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.base.lazy import torch
 from antidote.command import arguments as shared
-from antidote.command import inputs, methods, report
+from antidote.command import finite, inputs, methods, report
+from antidote.command.sources import Omitted
 from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
 from antidote.data.picture_file import PictureFile
@@ -55,6 +57,12 @@ class Cut:
             return order[values[order] >= self.threshold]
         return order[: round(self.share * len(order))]
 
+    def without_keys(self, count: int) -> str:
+        """Return why no pair of `count` is left out, as the end of a sentence."""
+        if self.threshold is not None:
+            return f"no score reaches the threshold {self.threshold:g}"
+        return f"a share of {100 * self.share:g} % of {count} pairs rounds to none; name a larger --share"
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -67,6 +75,7 @@ class Scan:
         pairs: keys and captions; the features are gone.
         values: (N,) scores in the order of the pairs; higher is more suspicious.
         cut: which pairs are left out.
+        omitted: what could not be read and has no score.
     """
 
     dataset: str
@@ -75,6 +84,7 @@ class Scan:
     pairs: Pairs
     values: np.ndarray
     cut: Cut
+    omitted: Omitted = field(default_factory=Omitted)
 
     @property
     def order(self) -> np.ndarray:
@@ -90,6 +100,11 @@ class Scan:
     def facts(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "model": self.model, "detector": self.detector, "pairs": len(self.pairs)}
 
+    @property
+    def reason(self) -> str:
+        """Return why no pair is left out, after a colon; "" if there is one."""
+        return "" if self.left_out else f": {self.cut.without_keys(len(self.pairs))}"
+
     def write(self, folder: Path, columns: inputs.Columns, shown: int) -> None:
         """Write scores.csv, keys.txt and the page with the most suspicious pairs, `shown` of them."""
         import pandas as pd
@@ -99,10 +114,10 @@ class Scan:
         table.iloc[order].to_csv(folder / "scores.csv", index=False)
         (folder / "keys.txt").write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
         verdict = (
-            f"{len(keys)} of {len(pairs)} pairs are in keys.txt. A high score is a reason to look at a pair, no proof "
-            "that the pair is poisoned; clean datasets have suspicious pairs as well."
+            f"{len(keys)} of {len(pairs)} pairs are in keys.txt{self.reason}. A high score is a reason to look at a "
+            "pair, no proof that the pair is poisoned; clean datasets have suspicious pairs as well."
         )
-        facts = {**self.facts, "left out": f"{len(keys)} pairs"}
+        facts = {**self.facts, "left out": f"{len(keys)} pairs", "not scored": self.omitted.shown}
         tiles = self._tiles(order[:shown], columns)
         report.write(folder / "report.html", "Scan", verdict, facts, shown=tiles)
 
@@ -142,8 +157,8 @@ def run(args: argparse.Namespace) -> None:
         threshold=args.threshold, seed=args.seed, columns=inputs.columns(args), shown=args.shown, output=args.output,
     )  # fmt: skip
     command_line.log.info(
-        "%d pairs scored; %d keys in %s; page %s",
-        len(found.pairs), len(found.left_out), args.output / "keys.txt", args.output / "report.html",
+        "%d pairs scored; %d keys in %s%s; page %s",
+        len(found.pairs), len(found.left_out), args.output / "keys.txt", found.reason, args.output / "report.html",
     )  # fmt: skip
 
 
@@ -175,30 +190,39 @@ def scan(
         output: folder for scores.csv, keys.txt, scan.json and report.html; None: nothing is written.
 
     Raises:
-        UserError: the model or the dataset cannot be read; the detector does not score pairs alone.
+        UserError: the model or the dataset cannot be read; the detector does not score pairs alone; the threshold, a
+            feature or a score is not finite.
     """
     cost, kind = command_line.Cost(), methods.detector_of("pairs", detector)
     if share is not None and not 0 < share < 1:
         raise UserError(f"--share: {share:g} should be a fraction between 0 and 1")
+    if threshold is not None and not np.isfinite(threshold):
+        raise UserError(f"--threshold: {threshold:g} should be a finite number")
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
     output = report.place(output)
     clip = inputs.load(model)
     methods.check(kind, own, clip)
+    name, omitted = inputs.shown(model, "a model"), Omitted()
+    finite.check_model(clip, name, torch.empty(0))
     with tempfile.TemporaryDirectory() if output is None else whole_folder(output) as place:
         folder = Path(place)
         work = folder / "work"
         work.mkdir()
-        parts, write = inputs.chunks(inputs.stream(dataset, columns), clip.size), encode if kind.from_features else keep
+        parts = inputs.chunks(inputs.stream(dataset, columns, omitted), clip.size)
+        write = encode if kind.from_features else keep
         pairs = write(clip, parts, work, str(dataset))
         scores = kind(own, seed).score(clip, DefenseData(training_set=pairs), Work(work, "scan"))
+        finite.check_scores(scores, detector, name)
         shutil.rmtree(work)
         own_threshold = scores.threshold if share is None else None
         cut = Cut(share or SHARE, own_threshold if threshold is None else threshold)
-        found = Scan(str(dataset), inputs.shown(model, "a model"), detector, pairs, np.asarray(scores.values), cut)
+        found = Scan(str(dataset), name, detector, pairs, np.asarray(scores.values), cut, omitted)
         if output is not None:
             found.write(folder, columns, shown)
-            facts = {**found.facts, **cost.write(None, pairs=len(pairs))}
-            write_json(folder / "scan.json", {"settings": own.model_dump(mode="json"), **facts})
+            facts = {**found.facts, "skipped": omitted.facts, **cost.write(None, pairs=len(pairs))}
+            write_json(
+                folder / "scan.json", {"settings": own.model_dump(mode="json"), "skipped": omitted.facts, **facts}
+            )
     return found
 
 
@@ -213,8 +237,7 @@ def encode(clip: Clip, parts: Iterator[Pairs], work: Path, dataset: str) -> Pair
     def features(part: Pairs) -> Tensor:
         nonlocal width
         found = clip.network.encode_image(clip.normalise(part.images)).float().cpu()
-        if not found.isfinite().all():
-            raise UserError("--model: its features are not finite numbers; its training has diverged")
+        finite.check_features(found, "--model")
         width = found.shape[1]
         return found
 

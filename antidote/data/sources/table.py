@@ -114,9 +114,10 @@ def _file(key: str, path: str, folder: Path) -> tuple[bytes, list[str]] | Skippe
 
 def _rows(file: Path, columns: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Yield rows as {setting: value}; at most BATCH rows are in memory."""
-    if file.suffix not in (".parquet", ".csv", ".tsv"):
+    ending = file.suffix.lower()
+    if ending not in (".parquet", ".csv", ".tsv"):
         raise UserError(f"{file}: should be a .parquet, .csv or .tsv file")
-    for batch in (_parquet if file.suffix == ".parquet" else _csv)(file, columns):
+    for batch in (_parquet if ending == ".parquet" else _csv)(file, columns):
         for values in zip(*batch, strict=True):
             yield dict(zip(columns, values, strict=True))
 
@@ -140,7 +141,7 @@ def _csv(file: Path, columns: dict[str, str]) -> Iterator[list[list]]:
     import pandas as pd
 
     # Published TSV files rarely use quoting, so a quotation mark is text; url_table reads TSV the same way.
-    tabs = {"sep": "\t", "quoting": csv.QUOTE_NONE} if file.suffix == ".tsv" else {}
+    tabs = {"sep": "\t", "quoting": csv.QUOTE_NONE} if file.suffix.lower() == ".tsv" else {}
     try:
         with pd.read_csv(file, dtype=str, keep_default_na=False, chunksize=BATCH, **tabs) as reader:
             for batch in reader:

@@ -17,6 +17,7 @@ from antidote.command import scan
 from antidote.data import picture_file
 from antidote.data.pairs import Pairs
 from antidote.data.picture_file import PictureFile
+from antidote.detectors.base import Scores
 from antidote.detectors.features import FeatureFile, picture_features
 from antidote.training.session import Work
 
@@ -65,6 +66,53 @@ def test_a_table_is_scored(tmp_path, model, table):
 def test_a_threshold_decides_which_keys_are_left_out(tmp_path, model, table):
     scanned(table, "--model", model, "--output", tmp_path / "out", "--detector", "clip_score", "--threshold", 3)
     assert (tmp_path / "out" / "keys.txt").read_text() == ""
+
+
+def test_no_threshold_that_is_no_number(tmp_path, model, table):
+    for word in ("nan", "inf"):
+        with pytest.raises(UserError, match=f"^--threshold: {word} should be a finite number$"):
+            scanned(table, "--model", model, "--output", tmp_path / "out", "--threshold", word)
+
+
+def test_a_share_that_rounds_to_none_is_told(tmp_path, model, table, caplog):
+    with caplog.at_level("INFO"):
+        scanned(table, "--model", model, "--output", tmp_path / "out", "--detector", "clip_score")
+    told = "a share of 1 % of 40 pairs rounds to none; name a larger --share"
+    assert told in caplog.text and told in (tmp_path / "out" / "report.html").read_text()
+    found = scan.scan(table, model, "clip_score", threshold=9)
+    assert found.reason == ": no score reaches the threshold 9"
+    assert scan.scan(table, model, "clip_score", share=0.1).reason == ""
+
+
+def test_pairs_without_a_score_are_recorded(tmp_path, model, table):
+    (tmp_path / "07.png").write_text("no picture")
+    scanned(table, "--model", model, "--output", tmp_path / "out", "--detector", "clip_score")
+    facts = json.loads((tmp_path / "out" / "scan.json").read_text())
+    assert facts["pairs"] == 39
+    assert facts["skipped"] == {
+        "count": 1,
+        "reasons": {"not a picture": 1},
+        "keys": ["pairs-0000007"],
+        "damaged": [],
+    }
+    assert "1 x not a picture; pairs-0000007" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("tower", ["visual.conv1.weight", "token_embedding.weight"])
+def test_features_that_are_no_numbers_are_told(tower, table, make_clip):
+    clip = make_clip("vit")
+    clip.network.get_parameter(tower).data.fill_(float("nan"))
+    with pytest.raises(UserError, match="the model's features are not finite: its weights are damaged"):
+        scan.scan(table, clip, "clip_score")
+
+
+def test_scores_that_are_no_numbers_are_told(tmp_path, table, make_clip, monkeypatch):
+    kind = method("detector", "clip_score")
+    scores = lambda self, clip, data, work: Scores(data.training_set.keys, np.array([np.nan, np.inf] + 38 * [0.0]))
+    monkeypatch.setattr(kind, "score", scores)
+    with pytest.raises(UserError, match=r"^clip_score: 2 of 40 scores of a model in memory are not finite"):
+        scan.scan(table, make_clip("vit"), "clip_score", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def of_features():
