@@ -185,6 +185,8 @@ def stream(
         return
     dataset = str(dataset)
     settings = source_of(dataset, named, captions)
+    if isinstance(settings, Shards) and settings.prefix:
+        command_line.log.info("%s: shards use the same keys; a key gets the name of its shard, as by `prefix`", dataset)
     intake = Intake(None)
     for item in settings.iterate(SPLIT):
         pair = intake.take(item)
@@ -250,6 +252,9 @@ def source_of(dataset: str, named: Columns = USUAL, captions: bool = True) -> So
     if path.is_dir():
         entries = list(path.iterdir())
         if any(entry.suffix == ".tar" for entry in entries):
+            beside = sum(entry.suffix.lower() in EXTENSIONS for entry in entries)
+            if beside:
+                command_line.log.warning("%s: holds shards and %d pictures; the pictures are not read", path, beside)
             return tars(splits={SPLIT: literal(path) + "/*.tar"}, **more).told_apart(SPLIT)
         if any(entry.suffix.lower() in EXTENSIONS for entry in entries):
             return loose(root=dataset, **more)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from antidote.data.sources.table import Table
 from antidote.data.sources.webdataset import FAULTS, IMAGES, META, WebDataset, samples
 
 LISTED = 100  # most names of items that are left out in the results
+FIRST = 100  # keys of a shard that are read to find out whether shards restart their keys
 FILE = "file"  # in the origin of a picture: its path in the given folder or table
 
 
@@ -84,27 +86,35 @@ class Shards(WebDataset):
     twice: ClassVar[str] = ""  # the command has no setting to advise
 
     def told_apart(self, split: str) -> Shards:
-        """Return the source with `prefix` if two shards use the same key; only the headers of the tars are read."""
+        """Return the source with `prefix` if shards restart their keys: two of them share one of the first FIRST."""
         seen: set[str] = set()
         files = self.files(split)
         for file in files if len(files) > 1 else ():
-            keys = set(_keys(file))
+            keys = set(islice(_keys(file), FIRST))
             if not seen.isdisjoint(keys):
                 return self.model_copy(update={"prefix": True})
             seen |= keys
         return self
 
+    def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
+        """Yield the pairs of a split in a fixed order; a later key of another shard gets the name of its own."""
+        files = self.files(split)
+        seen: set[str] = set()
+        for file, name in zip(files, told_apart(files), strict=True):
+            keys: set[str] = set()
+            for item in self._shard(file, f"{name}/" if self.prefix else ""):
+                keys.add(item.key)
+                again = isinstance(item, RawPair) and item.key in seen
+                yield replace(item, key=f"{name}/{item.key}") if again else item
+            seen |= keys
+
 
 class ShardPictures(Shards):
     """Every picture in shards; other members have no effect."""
 
-    def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
-        """Yield the pictures in the order of the shards."""
-        files = self.files(split)
-        names = told_apart(files) if self.prefix else [""] * len(files)
-        for file, name in zip(files, names, strict=True):
-            for sample in samples(file):
-                yield from [sample] if isinstance(sample, Damaged) else _pictures(sample, file, name)
+    def _shard(self, file: Path, prefix: str) -> Iterator[RawPair | Skipped]:
+        for sample in samples(file):
+            yield from [sample] if isinstance(sample, Damaged) else _pictures(sample, file, prefix)
 
 
 class Uncaptioned:
@@ -178,6 +188,6 @@ def _pictures(sample: dict[str, Any], file: Path, prefix: str) -> Iterator[RawPa
     stem = sample["__key__"].removeprefix("./")
     kinds = [name for name in sample if not name.startswith("__") and name.rpartition(".")[2] in IMAGES]
     for kind in kinds:
-        key = f"{prefix}/{stem}" if prefix else stem
+        key = prefix + stem
         origin = {FILE: f"{file.name}/{stem}.{kind}"}
         yield RawPair(f"{key}.{kind}" if len(kinds) > 1 else key, sample[kind], [""], None, origin)

@@ -61,6 +61,20 @@ def test_shards_that_restart_their_keys_are_read_whole(tmp_path):
     assert keys(tmp_path / "t") == ["a", "b", "c", "d"], "keys that differ stay those of a study"
 
 
+def test_a_later_key_of_another_shard_is_told_apart(tmp_path):
+    numbered = [f"k{number}" for number in range(120)]
+    shard(tmp_path / "s" / "0.tar", numbered)
+    shard(tmp_path / "s" / "1.tar", ["other", *(f"n{number}" for number in range(100)), "k110"])
+    for found in (keys(tmp_path / "s"), [key for key, _ in shown(tmp_path / "s")]):
+        assert len(found) == len(set(found)) == 222 and found[:120] == numbered and found[-1] == "1_k110"
+
+
+def test_pictures_beside_shards_are_told(tmp_path, caplog):
+    shard(tmp_path / "s" / "0.tar", ["a"])
+    tree(tmp_path / "s", "b.png")
+    assert keys(tmp_path / "s") == ["a"] and "holds shards and 1 pictures" in caplog.text
+
+
 def test_a_truncated_shard_is_named_and_the_rest_is_read(tmp_path, caplog):
     shard(tmp_path / "s" / "0.tar", ["a", "b"])
     broken = shard(tmp_path / "s" / "1.tar", ["c", "d"])
