@@ -33,6 +33,7 @@ from antidote.base.seeds import derive
 from antidote.clip.configs import NEEDS_CAUSAL_TEXT, causal_text
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
+from antidote.detectors.features import check_different
 from antidote.training.patches import still
 from antidote.training.session import Work
 from antidote.training.tuning import Task, TuneSettings, tune
@@ -83,6 +84,7 @@ class Amdet(Detector):
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         settings = self.settings
         captions = [data.pairs.captions[row] for row in range(min(settings.captions, len(data.pairs)))]
+        check_different("amdet", len(set(captions)), settings.captions, "captions")
         with still(clip.network):
             texts = _Texts(clip, captions, settings.similarity_weight)
             found = self._search(texts, work)

@@ -22,7 +22,7 @@ from antidote.data.access import DefenseData
 from antidote.data.words.descriptions import descriptions_of, load_descriptions
 from antidote.detectors.base import Detector, DetectorSettings, Scores
 from antidote.detectors.features import text_features
-from antidote.detectors.zero_shot import of_chunks, quantile
+from antidote.detectors.zero_shot import of_chunks, quantile, standing
 from antidote.training.session import Work
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class BDetCLIP(Detector):
 
         values = of_chunks(clip, data.pictures, insensitive)
         own = of_chunks(clip, data.shots, insensitive)
-        return Scores(data.pictures.keys, values, quantile(own, self.settings.false_positives))
+        share = self.settings.false_positives
+        return Scores(data.pictures.keys, values, quantile(own, share), standing("bdetclip", own, share))
 
     def _malignant(self, benign: list[list[str]], data: DefenseData) -> list[list[str]]:
         stream, found = random.Random(derive(self.seed, "unrelated words")), []

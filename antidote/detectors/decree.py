@@ -28,7 +28,7 @@ from pydantic import Field
 
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
-from antidote.detectors.features import first, picture_features
+from antidote.detectors.features import different, picture_features
 from antidote.detectors.outliers import as_picture
 from antidote.detectors.search import SteadySettings, smallest
 from antidote.training.inversion import alike
@@ -69,7 +69,7 @@ class Decree(Detector):
         return settings.starts * settings.steps * settings.batch_size, settings.pictures
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        settings, pairs = self.settings, first(data.pairs, self.settings.pictures)
+        settings, pairs = self.settings, different("decree", data.pairs, self.settings.pictures)
         clean = float(alike(picture_features(clip, pairs)))
         wanted = clean + settings.likeness * (1 - clean)
         found = smallest(clip, pairs.images[:], together, wanted, settings.starts, settings, self.seed, work)

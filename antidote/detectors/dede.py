@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from antidote.clip.model import Clip
 
+FEWEST = 2  # pairs; a step takes at least two
+
 
 class DeDeSettings(DetectorSettings):
     """The decoder, its training, and the masks."""
@@ -79,6 +81,8 @@ class DeDe(Detector):
         settings, pairs, grid = self.settings, data.pairs, self.settings.patches_per_side
         if clip.size % grid:
             raise UserError(f"dede: patches_per_side: {grid} should divide the {clip.size} pixels of a picture")
+        if len(pairs) < FEWEST:
+            raise UserError(f"dede: {len(pairs)} clean pair is given; at least {FEWEST} are needed to learn from")
         features = picture_features(clip, pairs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.seed, "decoder") % 2**63)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from antidote.base.errors import UserError
 from antidote.base.lazy import functional, torch
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from antidote.data.pairs import Pairs
 
 ENCODED = 256  # pictures or texts per batch
+FEWEST = 16  # different pictures or captions from which the score of a model means something (ours: one small batch)
 
 
 class FeatureFile:
@@ -76,3 +78,26 @@ def text_features(clip: Clip, texts: list[str]) -> Tensor:
 def first(pairs: Pairs, count: int) -> Pairs:
     """Return the first pairs, at most `count`."""
     return pairs.take(range(min(count, len(pairs))))
+
+
+def different(name: str, pairs: Pairs, count: int) -> Pairs:
+    """Return the first pairs, at most `count`, if their pictures differ enough for a score.
+
+    Args:
+        name: name of the detector, for the message.
+        pairs: clean pairs.
+        count: number of pictures that the detector uses.
+
+    Raises:
+        UserError: fewer than `FEWEST` of the pictures differ, or fewer than `count` where the detector uses fewer.
+    """
+    taken = first(pairs, count)
+    check_different(name, len({picture.numpy().tobytes() for picture in taken.images[:]}), count, "pictures")
+    return taken
+
+
+def check_different(name: str, found: int, count: int, what: str) -> None:
+    """Raise UserError if fewer than `FEWEST` of at most `count` pictures or captions differ."""
+    least = min(FEWEST, count)
+    if found < least:
+        raise UserError(f"{name}: {found} different {what} are given; at least {least} are needed")

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.detectors.neighbours import NeighbourDetector, NeighbourSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+FEWEST = 2  # pairs; one is isolated from the other
 
 
 class IsolationForestSettings(NeighbourSettings):
@@ -28,6 +31,11 @@ class IsolationForest(NeighbourDetector):
     """Ease with which random splits isolate the feature of a picture from the features of its batch."""
 
     Settings = IsolationForestSettings
+
+    def check(self, count: int) -> None:
+        """Raise UserError if there is nothing to isolate a pair from; `k` has no effect here."""
+        if count < FEWEST:
+            raise UserError(f"isolation_forest: needs at least {FEWEST} pairs, there are {count}")
 
     def of_batch(self, features: Tensor) -> Tensor:
         from sklearn import ensemble  # a lazy import, since the import takes a second

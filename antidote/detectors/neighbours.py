@@ -67,8 +67,7 @@ class NeighbourDetector(Detector):
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         pairs, settings = data.training_set, self.settings
-        if len(pairs) < settings.k + 2:
-            raise UserError(f"{settings.method}: k: {settings.k} needs {settings.k + 2} pairs, there are {len(pairs)}")
+        self.check(len(pairs))
         features = picture_features(clip, pairs, normalised=False)
         generator = torch.Generator().manual_seed(derive(self.seed, "batches of neighbours"))
         order = torch.randperm(len(pairs), generator=generator)
@@ -76,6 +75,12 @@ class NeighbourDetector(Detector):
         for rows in order.tensor_split(max(1, -(-len(pairs) // settings.batch_size))):
             values[rows.numpy()] = self.of_batch(features[rows]).double().numpy()
         return Scores(pairs.keys, values)
+
+    def check(self, count: int) -> None:
+        """Raise UserError if there are too few pairs for the settings."""
+        k, method = self.settings.k, self.settings.method
+        if count < k + 2:
+            raise UserError(f"{method}: k: {k} needs {k + 2} pairs, there are {count}")
 
     def of_batch(self, features: Tensor) -> Tensor:
         """Return the scores (n,) of one batch of features (n, D)."""

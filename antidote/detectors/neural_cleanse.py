@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
+from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
@@ -28,6 +29,8 @@ from antidote.training.session import Work
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
+
+FEWEST = 3  # classes; of two, the smaller mask is always as far from the median as the other
 
 
 class NeuralCleanseSettings(SteadySettings, DetectorSettings):
@@ -58,6 +61,8 @@ class NeuralCleanse(Detector):
         return sizes["classes"] * settings.steps * settings.batch_size, 0
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
+        if len(data.classes) < FEWEST:
+            raise UserError(f"neural_cleanse: there are {len(data.classes)} classes; {FEWEST} at least are needed")
         settings, images = self.settings, data.shots.images[: self.settings.pictures]
         with torch.no_grad():
             texts = clip.class_embeddings(data.classes, data.templates).T

@@ -31,7 +31,7 @@ from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
-from antidote.detectors.features import first, picture_features
+from antidote.detectors.features import different, picture_features
 from antidote.detectors.outliers import as_picture
 from antidote.training.inversion import alike, floats
 from antidote.training.patches import at_once, draw, still, together
@@ -75,7 +75,7 @@ class PatchPlaces(Detector):
         return steps * settings.batch_size, settings.pictures * (1 + settings.kept)
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        settings, pairs = self.settings, first(data.pairs, self.settings.pictures)
+        settings, pairs = self.settings, different("patch_places", data.pairs, self.settings.pictures)
         clean = float(alike(picture_features(clip, pairs)))
         images, size = pairs.images[:], clip.size
         corners = places(size, max(1, round(settings.side * size)), settings.overlap)

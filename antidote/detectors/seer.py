@@ -28,7 +28,7 @@ from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
-from antidote.detectors.features import first
+from antidote.detectors.features import different
 from antidote.detectors.outliers import as_picture
 from antidote.detectors.search import SteadySettings, smallest
 from antidote.training.inversion import floats
@@ -69,7 +69,7 @@ class SEER(Detector):
         return settings.starts * settings.steps * settings.batch_size, settings.pictures
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        settings, pairs = self.settings, first(data.pairs, self.settings.pictures)
+        settings, pairs = self.settings, different("seer", data.pairs, self.settings.pictures)
         words = frequent(data.pairs.captions, settings.words, settings.letters)
         if len(words) < FEWEST:
             raise UserError(f"seer: pools.defense: its captions have {len(words)} words; {FEWEST} at least are needed")

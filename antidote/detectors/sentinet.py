@@ -23,7 +23,7 @@ from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.data.access import DefenseData
 from antidote.detectors.base import Detector, DetectorSettings, Scores
-from antidote.detectors.zero_shot import Head, of_chunks, quantile
+from antidote.detectors.zero_shot import Head, of_chunks, quantile, standing
 from antidote.training.session import Work
 from antidote.training.windows import PLACES, transplants
 
@@ -78,4 +78,5 @@ class SentiNet(Detector):
 
         values = of_chunks(clip, data.pictures, carried)
         own = of_chunks(clip, clean.take(rows[self.settings.overlays :]), carried)
-        return Scores(data.pictures.keys, values, quantile(own, self.settings.false_positives))
+        share = self.settings.false_positives
+        return Scores(data.pictures.keys, values, quantile(own, share), standing("sentinet", own, share))

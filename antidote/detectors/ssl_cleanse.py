@@ -28,7 +28,7 @@ from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
-from antidote.detectors.features import first, picture_features
+from antidote.detectors.features import different, picture_features
 from antidote.detectors.outliers import anomaly, as_picture
 from antidote.detectors.search import SteadySettings, smallest
 from antidote.training.patches import Goal
@@ -72,7 +72,7 @@ class SSLCleanse(Detector):
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         from sklearn.cluster import KMeans  # a lazy import, since the import takes a second
 
-        settings, pairs = self.settings, first(data.pairs, self.settings.pictures)
+        settings, pairs = self.settings, different("ssl_cleanse", data.pairs, self.settings.pictures)
         features = picture_features(clip, pairs)
         count = min(settings.clusters, len(np.unique(features.numpy(), axis=0)))
         means = KMeans(count, n_init=10, random_state=derive(self.seed, "clusters") % 2**32).fit(features.numpy())

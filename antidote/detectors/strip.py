@@ -17,7 +17,7 @@ from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.data.access import DefenseData
 from antidote.detectors.base import Detector, DetectorSettings, Scores
-from antidote.detectors.zero_shot import Head, of_chunks, quantile
+from antidote.detectors.zero_shot import Head, of_chunks, quantile, standing
 from antidote.training.session import Work
 
 if TYPE_CHECKING:
@@ -65,4 +65,5 @@ class STRIP(Detector):
             return -total / len(over)
 
         values, own = of_chunks(clip, data.pictures, certainty), of_chunks(clip, clean, certainty)
-        return Scores(data.pictures.keys, values, quantile(own, self.settings.false_positives))
+        share = self.settings.false_positives
+        return Scores(data.pictures.keys, values, quantile(own, share), standing("strip", own, share))

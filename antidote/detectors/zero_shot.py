@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
     from antidote.data.access import DefenseData
     from antidote.data.pairs import Pairs
+
+log = logging.getLogger("antidote")
 
 BATCH = 64  # pictures at a time; a detector encodes several views of each
 
@@ -61,3 +65,20 @@ class Head:
 def quantile(values: np.ndarray, false_positives: float) -> float:
     """Return the threshold that flags the share `false_positives` of clean items with the scores `values` (N,)."""
     return float(np.nextafter(np.quantile(values, 1 - false_positives), np.inf))
+
+
+def standing(name: str, clean: np.ndarray, false_positives: float) -> dict[str, int]:
+    """Return the evidence of a threshold: on how many clean pictures it stands; fewer than its share needs are logged.
+
+    Args:
+        name: name of the detector, for the log.
+        clean: (N,) scores of the clean pictures.
+        false_positives: share of clean pictures that the threshold should flag.
+    """
+    needed = math.ceil(1 / false_positives)
+    if len(clean) < needed:
+        log.warning(
+            "%s: the threshold for %g false positives stands on %d clean pictures, and is little above the highest of "
+            "their scores; at least %d are needed for that share", name, false_positives, len(clean), needed,
+        )  # fmt: skip
+    return {"clean pictures of the threshold": len(clean)}

@@ -29,6 +29,8 @@ def settings_of(name, subject):
     kind = method("detector", name)
     recipe = {"epochs": 1, "batch_size": 4, "warmup": 0}
     of_ten = {
+        "pictures": 10,
+        "captions": 10,
         "k": 3,
         "overfit": recipe,
         "suspicious_share": 0.3,

@@ -148,6 +148,7 @@ def test_a_planted_patch_is_found_at_its_place(tmp_path, make_pairs):
     images = torch.full_like(pairs.images, 60)
     for row, image in enumerate(images):
         image[:, row // 4 * 4 : row // 4 * 4 + 4, 4:] = 255
+        image[:, 15, 0] += row  # makes the pictures different; no feature depends on it
     data = DefenseData(pairs=dataclasses.replace(pairs, images=images))
     found = {strength: kind(settings, 0).score(Planted(strength), data, Work(tmp_path / str(strength), "x"))
              for strength in (0.1, 5)}  # fmt: skip
@@ -166,6 +167,7 @@ def test_a_planted_patch_and_its_word_are_found_together(tmp_path, make_pairs):
     images = torch.full_like(pairs.images, 60)
     for row, image in enumerate(images):
         image[:, row // 4 * 4 : row // 4 * 4 + 4, 4:] = 255
+        image[:, 15, 0] += row  # makes the pictures different; no feature depends on it
     pairs = dataclasses.replace(pairs, images=images, captions=[CLASSES[row % 5] for row in range(16)])
 
     class Worded(Planted):
@@ -180,6 +182,24 @@ def test_a_planted_patch_and_its_word_are_found_together(tmp_path, make_pairs):
 
 
 def test_captions_without_words_are_one_line(tmp_path, make_pairs):
-    kind, pairs = method("detector", "seer"), dataclasses.replace(make_pairs(4), captions=["1 2"] * 4)
+    kind, pairs = method("detector", "seer"), dataclasses.replace(make_pairs(16), captions=["1 2"] * 16)
     with pytest.raises(UserError, match=r"^seer: pools.defense: its captions have 0 words"):
         kind(kind.Settings(), 0).score(Planted(1), DefenseData(pairs=pairs), Work(tmp_path, "x"))
+
+
+@pytest.mark.parametrize("name", ["decree", "patch_places", "seer", "ssl_cleanse", "amdet"])
+@pytest.mark.parametrize("count", [1, 15])
+def test_too_few_different_items_are_one_line(tmp_path, make_pairs, make_clip, name, count):
+    """Repeated pictures do not count."""
+    kind, pairs = method("detector", name), make_pairs(count, captions=[f"a photo of thing {n}" for n in range(count)])
+    pairs = pairs.take([row % count for row in range(40)])
+    what = "captions" if name == "amdet" else "pictures"
+    with pytest.raises(UserError, match=rf"^{name}: {count} different {what} are given; at least 16 are needed$"):
+        kind(kind.Settings(), 0).score(make_clip("vit"), DefenseData(pairs=pairs), Work(tmp_path, "x"))
+
+
+def test_neural_cleanse_names_too_few_classes(tmp_path, make_pairs):
+    kind = method("detector", "neural_cleanse")
+    data = DefenseData(shots=make_pairs(8, classes=2), classes=CLASSES[:2], templates=["a {}."])
+    with pytest.raises(UserError, match=r"^neural_cleanse: there are 2 classes; 3 at least are needed$"):
+        kind(kind.Settings(), 0).score(Planted(1), data, Work(tmp_path, "x"))

@@ -141,3 +141,12 @@ def test_the_formulas_by_scikit_learn(metric):
     expected["dao"] = (own[near] * np.log(ratio)).mean(axis=1)
     found = detector(metric, k=k).of_batch(features).numpy()
     np.testing.assert_allclose(found, expected[metric], rtol=0, atol=1e-5)
+
+
+def test_an_isolation_forest_needs_two_pairs_whatever_k_is(make_clip, make_pairs):
+    scores = lambda count: detector("isolation_forest").score(
+        make_clip("vit"), DefenseData(training_set=make_pairs(count)), None
+    )
+    assert np.isfinite(scores(2).values).all() and len(scores(17).values) == 17
+    with pytest.raises(UserError, match=r"^isolation_forest: needs at least 2 pairs, there are 1$"):
+        scores(1)

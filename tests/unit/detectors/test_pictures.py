@@ -213,3 +213,22 @@ def test_a_number_of_patches_that_does_not_fit_is_one_line(tmp_path, make_clip, 
     with pytest.raises(UserError, match=r"^dede: patches_per_side: 5 should divide the 32 pixels"):
         data = DefenseData(pairs=make_pairs(4), pictures=make_pairs(4))
         kind(kind.Settings(patches_per_side=5), 0).score(make_clip("vit"), data, Work(tmp_path, "x"))
+
+
+@pytest.mark.parametrize(("name", "settings", "count"), [
+    ("strip", SUM, 12), ("bdetclip", {}, 12), ("sentinet", {"overlays": 4}, 8),
+])  # fmt: skip
+def test_a_threshold_says_on_how_many_pictures_it_stands(name, settings, count, caplog):
+    with caplog.at_level("WARNING"):
+        assert found(name, **settings).evidence["clean pictures of the threshold"] == count
+    assert f"{name}: the threshold for 0.01 false positives stands on {count} clean pictures" in caplog.text
+    caplog.clear()
+    found(name, **settings, false_positives=1 / count)
+    assert not caplog.text
+
+
+def test_dede_needs_two_clean_pairs(make_clip, make_pairs):
+    kind = method("detector", "dede")
+    data = DefenseData(pictures=make_pairs(3), pairs=make_pairs(1))
+    with pytest.raises(UserError, match=r"^dede: 1 clean pair is given; at least 2 are needed to learn from$"):
+        kind(kind.Settings(), 0).score(make_clip("vit"), data, None)
