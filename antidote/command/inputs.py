@@ -179,14 +179,14 @@ def stream(
     Raises:
         UserError: the dataset does not exist, is of no known kind, or holds no usable pair.
     """
-    omitted = Omitted() if omitted is None else omitted
     if is_written(dataset):
         yield from _written(Path(dataset))
         return
     dataset = str(dataset)
     settings = source_of(dataset, named, captions)
-    if isinstance(settings, Shards) and settings.prefix:
+    if omitted is not None and isinstance(settings, Shards) and settings.prefix:  # results hold these keys
         command_line.log.info("%s: shards use the same keys; a key gets the name of its shard, as by `prefix`", dataset)
+    omitted = Omitted() if omitted is None else omitted
     intake = Intake(None)
     for item in settings.iterate(SPLIT):
         pair = intake.take(item)
