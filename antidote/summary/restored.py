@@ -76,7 +76,7 @@ def _same(study: Study, file: Path, path: Path, result: Result) -> None:
 
 
 def _same_clean_models(found: dict[Path, Result]) -> None:
-    """Refuse results with another clean reference: floors and fitted triggers depend on it. Old files do not name it."""
+    """Refuse results with another clean reference: floors and fitted triggers depend on it; old files name none."""
     seen: dict[str, tuple[str, Path]] = {}
     for path, result in found.items():
         for seed, weights in result.hashes.clean.items():
