@@ -92,8 +92,8 @@ def of_model(args: argparse.Namespace, output: Path) -> None:
     model = inputs.Checkpoint(args.suspicious, args.arch, args.quick_gelu)
     inputs.check_model(model)
     for dataset in filter(None, (args.pairs, args.pictures)):
-        if not (Path(dataset) / "manifest.json").is_file():
-            inputs.source_of(dataset, inputs.columns(args))
+        if not inputs.is_written(dataset):
+            inputs.source_of(dataset, inputs.columns(args), captions=dataset == args.pairs)
     values = {
         "model": args.suspicious, "arch": args.arch, "quick_gelu": args.quick_gelu or None, "pairs": args.pairs,
         "path": args.path, "image": args.image, "caption": args.caption, "labelled": args.evaluation,
