@@ -299,6 +299,7 @@ def pictures(finding: Finding) -> list[report.Shown]:
 
 
 def _without(name: str, reason: str) -> Finding:
+    reason = reason.removeprefix(f"{name}: ")
     command_line.log.warning("%s: left out: %s", name, reason)
     return Finding(name, left_out=reason)
 

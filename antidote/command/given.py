@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
+from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.command import inputs
 from antidote.command.columns import USUAL, Columns
@@ -75,18 +77,22 @@ class Given:
     def labels(self, dataset: Dataset, size: int) -> tuple[Pairs, list[str]]:
         """Return labelled pictures of `size` pixels and the class names in label order.
 
+        Class names in another order than the class folders are matched by name; names that differ from those of the
+        folders are taken in the order of the folders, with a warning.
+
         Raises:
             UserError: a picture has no label, or the list of class names has another length than the labels.
         """
         pictures, shown = inputs.load_pairs(dataset, self.columns, size), inputs.shown(dataset, "pictures")
         if int(pictures.labels.min()) < 0:
             raise UserError(f"{shown}: holds pictures without a label; should be a folder of class folders")
-        count, names = int(pictures.labels.max()) + 1, self.names() or _folders(dataset)
+        folders = _folders(dataset)
+        count, names = int(pictures.labels.max()) + 1, self.names() or folders
         if names is None:
             raise UserError(f"--classes: is missing; {shown} has labels and no class names")
         if len(names) != count:
             raise UserError(f"--classes: lists {len(names)} names, {shown} has {count} classes")
-        return pictures, names
+        return pictures if folders is None else _matched(pictures, folders, names, shown), names
 
     def granted(self, size: int, levels: Collection[str], seed: int = 0) -> dict[str, DefenseData | str]:
         """Return the data of some levels of access, pictures of `size` pixels, or the reason why they are missing.
@@ -141,6 +147,23 @@ def shuffled(pairs: Pairs, seed: int) -> Pairs:
             text = f"{start} {caption} ".encode(errors="surrogatepass")
             order.append(hashlib.sha256(text + picture.tobytes()).digest())
     return pairs.take(sorted(range(len(pairs)), key=order.__getitem__))
+
+
+def _matched(pictures: Pairs, folders: list[str], names: list[str], shown: str) -> Pairs:
+    """Return pictures of class folders with labels in the order of `names`, if these are the names of the folders."""
+    plain = lambda name: name.casefold().replace("_", " ").strip()
+    wanted, found = [plain(name) for name in names], [plain(folder) for folder in folders]
+    if wanted == found:
+        return pictures
+    if len(set(wanted)) == len(wanted) and sorted(wanted) == sorted(found):
+        labels = torch.tensor([wanted.index(folder) for folder in found])
+        return replace(pictures, labels=labels[pictures.labels])
+    row = next(row for row, name in enumerate(found) if name not in wanted)
+    command_line.log.warning(
+        "--classes: the names are not those of the class folders in %s; they are taken in the order of the folders: "
+        "folder %r is class %r", shown, folders[row], names[row],
+    )  # fmt: skip
+    return pictures
 
 
 def class_folders(folder: str | Path) -> list[str]:

@@ -204,10 +204,24 @@ def kind_of(cell: Path) -> str:
     return ""
 
 
-def architecture(config: dict) -> str:
-    """Return a name of a model configuration that equal architectures share: kind, picture size, depth, width."""
+def architecture(config: Mapping[str, Any]) -> str:
+    """Return a name of a model configuration that equal picture encoders share.
+
+    It holds kind, picture size, depth, width and width of the features; of a timm model its name. Activations and
+    pooling are named where they are not the usual ones.
+
+    Args:
+        config: an open_clip model configuration (`model_cfg`).
+    """
     vision = config["vision_cfg"]
-    layers = vision.get("layers")
-    kind = "resnet" if isinstance(layers, list) else f"vit{vision.get('patch_size')}" if layers else "other"
-    depth = "-".join(map(str, layers)) if isinstance(layers, list) else layers
-    return f"{kind}-{vision.get('image_size')}px-{depth}x{vision.get('width')}-{config.get('embed_dim')}d"
+    size, ends = f"{vision.get('image_size')}px", f"{config.get('embed_dim')}d"
+    layers, timm = vision.get("layers"), vision.get("timm_model_name")
+    if timm:
+        pool = vision.get("timm_pool") or ""
+        parts = [f"timm-{timm}", size, ends, *([f"{pool}-pool"] if pool else [])]
+    else:
+        kind = "resnet" if isinstance(layers, list) else f"vit{vision.get('patch_size')}" if layers else "other"
+        depth = "-".join(map(str, layers)) if isinstance(layers, list) else layers
+        pool = vision.get("pool_type", "tok")
+        parts = [kind, size, f"{depth}x{vision.get('width')}", ends, *([f"{pool}-pool"] if pool != "tok" else [])]
+    return "-".join([*parts, *(["quickgelu"] if config.get("quick_gelu") else [])])

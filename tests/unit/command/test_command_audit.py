@@ -330,6 +330,12 @@ def test_a_fault_of_one_detector_does_not_lose_the_others(place, monkeypatch, ca
     assert f"broken: left out: {reason}" in caplog.text
 
 
+def test_the_reason_of_a_detector_names_it_once(place, monkeypatch):
+    monkeypatch.setattr(Broken, "answer", UserError("broken: 1 different pictures are given"))
+    found = audited(place, "--detector", "broken")
+    assert found["verdict"] == "no verdict: no detector has a score; broken: 1 different pictures are given"
+
+
 def test_a_killed_audit_keeps_the_scores_that_are_done(place, monkeypatch):
     monkeypatch.setattr(Broken, "answer", SystemExit(143))
     with pytest.raises(SystemExit):
@@ -392,3 +398,39 @@ def test_the_pictures_of_a_population_bound_its_verdicts(place):
     found = audited(place, *words)
     assert found["verdict"] == "no verdict: 2 pairs are given; the scores of the population are from 3"
     assert "verdicts" not in found
+
+
+def classes(place, names):
+    (place / "names.json").write_text(json.dumps(names))
+    for folder, level in (("boat", 0), ("cup", 100), ("polar_bear", 200)):
+        (place / "test" / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), level, np.uint8)).save(place / "test" / folder / "a.png")
+    pictures, found = given.Given(classes=place / "names.json").labels(place / "test", 32)
+    return {found[label]: int(image.max()) for label, image in zip(pictures.labels, pictures.images, strict=True)}
+
+
+@pytest.mark.parametrize("names", [
+    ["boat", "cup", "polar_bear"], ["polar bear", "cup", "boat"], ["Cup", "polar bear", "boat"],
+])  # fmt: skip
+def test_class_names_in_another_order_are_matched_with_their_folders(place, names, caplog):
+    levels = {name.casefold().replace("_", " "): level for name, level in classes(place, names).items()}
+    assert levels == {"boat": 0, "cup": 100, "polar bear": 200} and not caplog.text
+
+
+def test_class_names_that_are_not_those_of_the_folders_are_named(place, caplog):
+    with caplog.at_level("WARNING"):
+        assert classes(place, ["ship", "mug", "bear"]) == {"ship": 0, "mug": 100, "bear": 200}
+    assert caplog.text.count("--classes") == 1 and "folder 'boat' is class 'ship'" in caplog.text
+
+
+def test_kinds_of_models_by_their_picture_encoder():
+    vit = {"embed_dim": 512, "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32}}
+    tiny = {"embed_dim": 96, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}}
+    assert population.architecture(tiny) == "resnet-32px-1-1-1-1x16-96d", "as in data/populations"
+    assert population.architecture(vit) == "vit32-224px-12x768-512d"
+    assert population.architecture({**vit, "quick_gelu": True}) == "vit32-224px-12x768-512d-quickgelu"
+    pooled = {**vit, "vision_cfg": {**vit["vision_cfg"], "pool_type": "avg"}}
+    assert population.architecture(pooled) == "vit32-224px-12x768-512d-avg-pool"
+    timm = lambda name: {"embed_dim": 512, "vision_cfg": {"timm_model_name": name, "timm_pool": "", "image_size": 224}}
+    assert population.architecture(timm("convnext_base")) == "timm-convnext_base-224px-512d"
+    assert population.architecture(timm("vit_base_patch16_224")) == "timm-vit_base_patch16_224-224px-512d"
