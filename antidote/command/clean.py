@@ -148,7 +148,7 @@ def clean(
     auditor = Auditor.of(detectors, study, "--audit", seed=seed, output=place) if detectors else Auditor((), seed=seed)
     clip = inputs.load(model)
     methods.check(kind, own, clip)
-    granted = given.granted(clip.size, [kind.access, *auditor.levels])
+    granted = given.granted(clip.size, [kind.access, *auditor.levels], seed)
     data = granted_to(kind, granted, defense)
     score = lambda clip, runs: auditor.findings(clip, granted, given.lexicon, runs)
     pictures = given.labels(given.labelled, clip.size) if given.labelled is not None else None

@@ -140,7 +140,7 @@ def inspect(
     reason = kind.fits(clip.config["model_cfg"])
     if reason:
         raise UserError(f"{detector}: does not fit this model: it {reason}")
-    data, made = granted(kind, given, clip.size, detector), kind(own, seed)  # first: pictures can take long to read
+    data, made = granted(kind, given, clip.size, detector, seed), kind(own, seed)  # first: pictures can take long to read
     read = inputs.load_pictures(pictures, given.columns, clip.size)
     pairs, name = read.pairs, inputs.shown(model, "a model")
     finite.check_model(clip, name, pairs.images)
@@ -156,13 +156,13 @@ def inspect(
     return found
 
 
-def granted(kind: type[Detector], given: Given, size: int, name: str) -> DefenseData:
+def granted(kind: type[Detector], given: Given, size: int, name: str, seed: int) -> DefenseData:
     """Return the data of a detector beside the pictures.
 
     Raises:
         UserError: data are missing, or the level of access exists in a study alone.
     """
-    data = given.granted(size, [kind.access])[kind.access]
+    data = given.granted(size, [kind.access], seed)[kind.access]
     if not isinstance(data, str):
         return data
     if kind.access == "test-time":

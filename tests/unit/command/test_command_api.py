@@ -162,4 +162,4 @@ def test_inspect_gives_clean_pairs_to_a_detector_that_learns_from_them(place, tm
     assert Given.of(parsed).pairs == "clean.csv"
     kind = methods.detector_of("pictures", "dede")
     with pytest.raises(UserError, match="--pairs: is missing; dede learns from clean pairs"):
-        command.granted(kind, Given(), 32, "dede")
+        command.granted(kind, Given(), 32, "dede", 0)
