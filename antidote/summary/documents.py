@@ -25,15 +25,23 @@ def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> 
     for attack in plan.attacks:
         row = undefended.loc[attack.name]
         mine = cells[(cells["attack"] == attack.name) & (cells["defense"] == "none")]
-        score = percent(row["score_mean"]) + ("" if row["score"] == "asr1" else f" ({score_name(row['score'])})")
+        floor = pd.to_numeric(mine["floor"], errors="coerce").std()
+        score = _spread(row["score_mean"], row["score_std"]) + (
+            "" if row["score"] == "asr1" else f" ({score_name(row['score'])})"
+        )
         seen = [_mean(mine, name, digits) for name, digits in (("psnr", 1), ("ssim", 3))]
         poisons = "all shots" if attack.poisons is None else str(attack.poisons)
         title = (attack.label or attack.name) + attack_mark(row["gate"])
         rows.append([title, f"`{attack.name}`", attack.threat_model, poisons, score,
-                     percent(row["floor_mean"]), percent(row["ca1_mean"]), *seen])  # fmt: skip
-    clean = percent(table.loc[table["attack"] == "clean", "ca1_mean"].iloc[0])
+                     _spread(row["floor_mean"], floor), _spread(row["ca1_mean"], row["ca1_std"]), *seen])  # fmt: skip
+    clean = _spread(*table.loc[table["attack"] == "clean", ["ca1_mean", "ca1_std"]].iloc[0])
     head = f"Clean reference: CA@1 {clean}. Rates in percent; the score is ASR@1 where nothing else is said.\n\n"
     return head + _markdown(rows) + _notes(table[table["defense"] == "none"])
+
+
+def _spread(mean: float, deviation: float) -> str:
+    """Return mean ± standard deviation over seeds, in percent; of one seed, the mean."""
+    return percent(mean) + ("" if pd.isna(deviation) else f" ± {percent(deviation)}")
 
 
 def resistance(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
