@@ -155,11 +155,19 @@ def test_filters_have_the_values_of_the_cells(tmp_path):
     assert set(found.choices["access"]) == {one.defense.access for one in own}
     assert set(found.choices["exactness"]) == {"exact", "reconstruction"}
     assert set(found.choices["source"]) == {one.source.title for one in own}
-    assert "model" not in found.choices, "all cells have one model"
+    assert set(found.choices["model"]) == {one.model for one in own}
     for name in ("attack", "defense", "access", "exactness", "source"):
         assert {given[f"data-{name}"] for given, _ in found.rows} == set(found.choices[name])
     exact = {given["data-defense"] for given, _ in found.rows if given["data-exactness"] == "exact"}
     assert "CleanCLIP" in exact and "TA-Cleaner" not in exact
+
+
+def test_a_filter_with_one_value_is_none(tmp_path):
+    shutil.copytree(KEPT, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.rglob("*.json"):
+        if path.name != "schema.json" and json.loads(path.read_text())["model"] != "tiny-rn":
+            path.unlink()
+    assert "model" not in Rows(html(tmp_path)).choices
 
 
 def test_what_a_file_says_is_escaped(tmp_path):
