@@ -114,7 +114,8 @@ def _choices(studies: list[Finished]) -> str:
         rows += [[f"{done.track}, {done.study.name}", *row[2]] for row in found]
     return (
         f"{head}Worst and mean over the attacks that pass the gate. By access, the lowest worst ASR@1 first; a defense "
-        f"outside the study's accuracy budget comes last. {RECONSTRUCTION} reconstruction.\n\n{_markdown(rows)}"
+        f"outside the study's accuracy budget comes last. ±: largest standard deviation over seeds, of ASR@1 and CA@1. "
+        f"{RECONSTRUCTION} reconstruction.\n\n{_markdown(rows)}"
     )
 
 
@@ -159,7 +160,7 @@ def _sure(done: Finished, measured: pd.DataFrame) -> str:
     asr, ca = measured["asr1_std"].max(), measured["ca1_std"].max()
     floor = done.noise and done.noise.figures.get("asr1")
     if not pd.isna(asr):
-        return ", ".join([*words, f"spread of ASR@1 up to {percent(asr)}, of CA@1 up to {percent(ca)}"])
+        return ", ".join([*words, f"± {percent(asr)} (CA@1 ± {percent(ca)})"])
     if floor is None:
         return ", ".join([*words, "spread unknown"])
     return ", ".join([*words, f"noise floor of ASR@1 {floor:.1f} over {done.noise.seeds} seeds of one cell"])
