@@ -140,7 +140,8 @@ def inspect(
     reason = kind.fits(clip.config["model_cfg"])
     if reason:
         raise UserError(f"{detector}: does not fit this model: it {reason}")
-    data, made = granted(kind, given, clip.size, detector, seed), kind(own, seed)  # first: pictures can take long to read
+    data = granted(kind, given, clip.size, detector, seed)  # first: pictures can take long to read
+    made = kind(own, seed)
     read = inputs.load_pictures(pictures, given.columns, clip.size)
     pairs, name = read.pairs, inputs.shown(model, "a model")
     finite.check_model(clip, name, pairs.images)

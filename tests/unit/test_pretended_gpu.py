@@ -131,7 +131,10 @@ def test_a_defense(gpu, make_clip, make_pairs, scenes_lexicon, small, tmp_path, 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_detector(gpu, make_clip, make_pairs, tmp_path, name):
-    kind, pairs = method("detector", name), make_pairs(20, captions=[f"a thing of kind {number}" for number in range(20)])
+    kind, pairs = (
+        method("detector", name),
+        make_pairs(20, captions=[f"a thing of kind {number}" for number in range(20)]),
+    )
     few = {key: value for key, value in OF_TEN.items() if key in kind.Settings.model_fields}
     settings = kind.Settings.read({"method": name, **few, **({"subject": "model"} if kind.control else {})}, "x")
     keyed = dataclasses.replace(pairs, keys=[f"d/train/{key}" for key in pairs.keys])
