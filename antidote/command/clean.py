@@ -20,7 +20,7 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import read_json, whole_folder, write_json
 from antidote.base.registry import DEFENSES, method
-from antidote.clip.files import WEIGHTS
+from antidote.clip.files import CARD, TRAINING_LOG, WEIGHTS
 from antidote.command import arguments as shared
 from antidote.command import audit, inputs, methods, report, resume
 from antidote.command.audit import OWN, Auditor, Finding
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from antidote.training.session import Work
 
 TIMES = ("before", "after")
-WRITTEN = "clean.json"  # names the run that wrote a model folder
 NEEDED = {
     "clean-pairs": ("--pairs", f"clean pairs, {inputs.KINDS}"),
     "few-labelled": ("--shots", "labelled pictures, a folder of class folders"),
@@ -74,7 +73,7 @@ class Cleaned:
         """Write clean.json and report.html."""
         accuracy = None if self.accuracy is None else dict(zip(TIMES, self.accuracy, strict=True))
         found = {time: [dict(vars(one)) for one in audits] for time, audits in zip(TIMES, self.audits, strict=True)}
-        write_json(folder / WRITTEN, {**self.facts, "ca1": accuracy, "audit": found, "verdict": self.verdict})
+        write_json(folder / "clean.json", {**self.facts, "ca1": accuracy, "audit": found, "verdict": self.verdict})
         rows = [
             {"detector": before.detector, "score before": before.shown, "after": after.shown,
              OWN: thresholds(before, after),
@@ -143,8 +142,10 @@ def clean(
         UserError: the model or the data cannot be read, or are missing; the defense or a setting does not fit.
     """
     facts = {"model": inputs.shown(model, "a model"), "defense": defense, "seed": seed}
-    kind, place = method("defense", defense), place_of(output, model, facts)
+    kind = method("defense", defense)
     own = kind.Settings.read({"method": defense, **(settings or {})}, f"defense {defense}")
+    made_by = run_of(model, own, seed)
+    place = place_of(output, model, made_by)
     auditor = Auditor.of(detectors, study, "--audit", seed=seed, output=place) if detectors else Auditor((), seed=seed)
     clip = inputs.load(model)
     methods.check(kind, own, clip)
@@ -159,7 +160,7 @@ def clean(
         done = made.run(clip, data, work)
         cleaned = done.clip or clip
         if place is not None:
-            save(place, inputs.shown(model, "a model"), made, cleaned, done, work)
+            save(place, made_by, cleaned, done, work)
     accuracy = (before, ca1(cleaned)) if pictures else None
     found = Cleaned(cleaned, accuracy, (audited, score(cleaned, 0)), facts)
     if place is not None:
@@ -180,26 +181,34 @@ def place_of(output: str | Path | None, model: inputs.Model, made: Mapping[str, 
     """Return the folder of the cleaned model, None for none.
 
     Args:
-        made: the facts of the run, as clean.json begins with.
+        made: what card.json says of the run, see `run_of`.
 
     Raises:
-        UserError: the folder cannot be written, is that of the suspicious model, or holds a model that this run did
-            not write.
+        UserError: the folder cannot be written, is that of the suspicious model, or holds a model of another run.
     """
     place = report.place(output)
     named = isinstance(model, str | Path | inputs.Checkpoint)
     if place is not None and named and place.resolve() == Path(str(model)).resolve():
         raise UserError(f"--output: {output}: is the suspicious model; name another folder")
-    if place is not None and (place / WEIGHTS).is_file():
-        earlier = read_json(place / WRITTEN) if (place / WRITTEN).is_file() else None
-        if not isinstance(earlier, dict) or any(earlier.get(name) != value for name, value in made.items()):
-            what = f"the model of {_told(earlier)}" if isinstance(earlier, dict) else "a model of another origin"
-            raise UserError(f"--output: {output}: holds {what}, which would be lost; name another folder")
+    if place is None or not (place / WEIGHTS).is_file():
+        return place
+    card = read_json(place / CARD) if (place / CARD).is_file() else None
+    if not isinstance(card, dict) or card.get("kind") != made["kind"]:
+        what = "a model of another origin"
+        raise UserError(f"--output: {output}: holds {what}, which would be lost; name another folder")
+    if any(card.get(key) != value for key, value in made.items()):
+        told = f"model {card.get('from')}, defense {card.get('settings', {}).get('method')}, seed {card.get('seed')}"
+        raise UserError(
+            f"--output: {output}: holds the model of {told}, which would be lost: model, seed or settings differ; name "
+            "another folder"
+        )
     return place
 
 
-def _told(earlier: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {earlier.get(name)}" for name in ("model", "defense", "seed"))
+def run_of(model: inputs.Model, settings: Any, seed: int) -> dict[str, Any]:
+    """Return what card.json says of a run, and what tells it from others."""
+    origin = inputs.shown(model, "a model")
+    return {"kind": "defended", "from": origin, "seed": seed, "settings": settings.model_dump(mode="json")}
 
 
 def assigned(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
@@ -252,20 +261,15 @@ def granted_to(kind: type[Defense], granted: Mapping[str, DefenseData | str], na
     return data
 
 
-def save(place: Path, origin: str, defense: Defense, clip: Clip, done: Any, work: Work) -> None:
+def save(place: Path, made: Mapping[str, Any], clip: Clip, done: Any, work: Work) -> None:
     """Write the model folder with its card and its training log."""
-    from antidote.clip.files import TRAINING_LOG
     from antidote.clip.folder import save_model
 
-    settings = defense.settings
     card = {
-        "kind": "defended",
+        **made,
         "backdoored": None,
-        "statement": f"Defended by {settings.method!r}. The model it was made from is suspicious; what is left of a "
-        "backdoor was not measured.",
-        "from": origin,
-        "seed": defense.seed,
-        "settings": settings.model_dump(mode="json"),
+        "statement": f"Defended by {made['settings']['method']!r}. The model it was made from is suspicious; what is "
+        "left of a backdoor was not measured.",
     }
     log = work.folder / TRAINING_LOG
     save_model(place, clip, card, extra=[*([log] if log.is_file() else []), *done.files])

@@ -183,7 +183,7 @@ def class_folders(folder: str | Path) -> list[str]:
 def _folders(dataset: Dataset | None) -> list[str] | None:
     """Return the names of the class folders in label order; None for another kind of dataset."""
     folder = None if dataset is None or isinstance(dataset, Pairs) else Path(dataset)
-    if folder is None or (folder / "manifest.json").is_file() or not folder.is_dir():
+    if folder is None or inputs.is_written(folder) or not folder.is_dir():
         return None
     found = [path.name for path in folder.iterdir() if path.is_dir() and path.name not in LEFTOVERS]
     return sorted(name for name in found if not name.startswith(".")) or None

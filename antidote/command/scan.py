@@ -220,9 +220,7 @@ def scan(
         if output is not None:
             found.write(folder, columns, shown)
             facts = {**found.facts, "skipped": omitted.facts, **cost.write(None, pairs=len(pairs))}
-            write_json(
-                folder / "scan.json", {"settings": own.model_dump(mode="json"), "skipped": omitted.facts, **facts}
-            )
+            write_json(folder / "scan.json", {"settings": own.model_dump(mode="json"), **facts})
     return found
 
 

@@ -18,13 +18,8 @@ from antidote.summary.text import RECONSTRUCTION
 from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, UNTESTABLE, Finished, Verdict, judge
 
 CLAIMS = DATA / "claims.yaml"
-WORST_FIRST = (
-    FAILS,
-    UNMEASURED,
-    UNTESTABLE,
-    UNDECIDED,
-    HOLDS,
-)  # the verdict of several relations is the first that occurs
+# The verdict of several relations is the first that occurs.
+WORST_FIRST = (FAILS, UNMEASURED, UNTESTABLE, UNDECIDED, HOLDS)
 
 
 class Claim(Settings):

@@ -18,7 +18,7 @@ from antidote.evaluation.ranking import CALIBRATED, RATES, calibrated, of_rankin
 from antidote.study.layout import NO_DEFENSE, Layout
 from antidote.summary.page import duration
 from antidote.summary.plan import DetectorFacts, SummarySettings
-from antidote.summary.tables import percent
+from antidote.summary.tables import percent, spread
 from antidote.summary.text import RECONSTRUCTION, escaped
 
 CLEAN = "clean"
@@ -207,8 +207,7 @@ def _text(mine: pd.DataFrame) -> str:
     parts = []
     for figure in ("auroc", "tpr_at_fpr1"):
         rates = mine[figure].dropna()
-        spread = f" ± {percent(rates.std())}" if len(rates) > 1 else ""
-        parts.append(percent(rates.mean()) + spread)
+        parts.append(spread(rates.mean(), rates.std()))
     return " / ".join(parts) if all(parts) else ""
 
 

@@ -11,7 +11,7 @@ from antidote.base.files import read_json
 from antidote.study.layout import SUMMARY, Layout
 from antidote.summary.page import duration, size
 from antidote.summary.plan import DefenseFacts, SummarySettings
-from antidote.summary.tables import percent, score_name, shown
+from antidote.summary.tables import percent, score_name, shown, spread
 from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, cell_text, notes
 
 PERTURBATIONS = ("noise", "blur", "jitter", "flip")
@@ -26,22 +26,17 @@ def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> 
         row = undefended.loc[attack.name]
         mine = cells[(cells["attack"] == attack.name) & (cells["defense"] == "none")]
         floor = pd.to_numeric(mine["floor"], errors="coerce").std()
-        score = _spread(row["score_mean"], row["score_std"]) + (
+        score = spread(row["score_mean"], row["score_std"]) + (
             "" if row["score"] == "asr1" else f" ({score_name(row['score'])})"
         )
         seen = [_mean(mine, name, digits) for name, digits in (("psnr", 1), ("ssim", 3))]
         poisons = "all shots" if attack.poisons is None else str(attack.poisons)
         title = (attack.label or attack.name) + attack_mark(row["gate"])
         rows.append([title, f"`{attack.name}`", attack.threat_model, poisons, score,
-                     _spread(row["floor_mean"], floor), _spread(row["ca1_mean"], row["ca1_std"]), *seen])  # fmt: skip
-    clean = _spread(*table.loc[table["attack"] == "clean", ["ca1_mean", "ca1_std"]].iloc[0])
+                     spread(row["floor_mean"], floor), spread(row["ca1_mean"], row["ca1_std"]), *seen])  # fmt: skip
+    clean = spread(*table.loc[table["attack"] == "clean", ["ca1_mean", "ca1_std"]].iloc[0])
     head = f"Clean reference: CA@1 {clean}. Rates in percent; the score is ASR@1 where nothing else is said.\n\n"
     return head + _markdown(rows) + _notes(table[table["defense"] == "none"])
-
-
-def _spread(mean: float, deviation: float) -> str:
-    """Return mean ± standard deviation over seeds, in percent; of one seed, the mean."""
-    return percent(mean) + ("" if pd.isna(deviation) else f" ± {percent(deviation)}")
 
 
 def resistance(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:

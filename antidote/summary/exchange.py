@@ -199,7 +199,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         persistence=_persistence(done, attack, defense, kept.results),
         detections=_detections(done, attack, defense),
         costs=_costs(done.costs, attack, defense),
-        hashes=Hashes(models=models, clean=_clean_models(kept, study.file.seeds), code=code, commit=commit()),
+        hashes=Hashes(models=models, clean=_weights(kept, "clean_model", study.file.seeds), code=code, commit=commit()),
         source=Source(title=study.name),
         unreliable=_unreliable(row, len(study.file.seeds), done),
     )
@@ -287,12 +287,12 @@ def _models(kept: Layout, attack: str, defense: str, seeds: list[int]) -> dict[s
     """Return the hash of the weights by seed; of an undefended cell, those of the backdoored model."""
     stage = "backdoored_model" if defense == NO_DEFENSE else "defend"
     names = {"attack": attack} if defense == NO_DEFENSE else {"attack": attack, "defense": defense}
+    return _weights(kept, stage, seeds, **names)
+
+
+def _weights(kept: Layout, stage: str, seeds: list[int], **names: str) -> dict[str, str]:
+    """Return the hash of the weights of a stage by seed; seeds without weights are left out."""
     paths = {str(seed): kept.path(stage, "weights", **names, seed=seed) for seed in seeds}
-    return {seed: sha256(path) for seed, path in paths.items() if path.is_file()}
-
-
-def _clean_models(kept: Layout, seeds: list[int]) -> dict[str, str]:
-    paths = {str(seed): kept.path("clean_model", "weights", seed=seed) for seed in seeds}
     return {seed: sha256(path) for seed, path in paths.items() if path.is_file()}
 
 

@@ -139,3 +139,8 @@ def score_name(score: str) -> str:
 def percent(rate: float) -> str:
     """Return a fraction as a percentage with one decimal; empty for a missing value."""
     return "" if pd.isna(rate) else f"{100 * rate:.1f}"
+
+
+def spread(mean: float, deviation: float) -> str:
+    """Return mean ± standard deviation over seeds, fractions, in percent; without a deviation the mean alone."""
+    return percent(mean) + ("" if pd.isna(deviation) else f" ± {percent(deviation)}")

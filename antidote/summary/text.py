@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from antidote.base.errors import UserError
-from antidote.summary.tables import ASR, CONTROL, percent
+from antidote.summary.tables import ASR, CONTROL, percent, spread
 
 FAILED, UNKNOWN, RECONSTRUCTION = "†", "?", "‡"
 TITLES = {
@@ -72,11 +72,9 @@ def cell_text(cell: pd.Series, figure: str, reasons: list[str]) -> str:
     """Return the text of a cell: `97.3`, `97.3 ± 0.4`, `97.3 (n=1)`, `- [2]` for a blank with reason 2, or nothing."""
     if cell["note"] in reasons:
         return f"- [{reasons.index(cell['note']) + 1}]"
-    text = percent(cell[f"{figure}_mean"])
     if figure == "worst":
-        return text
-    if text and not pd.isna(cell[f"{figure}_std"]):
-        text += f" ± {percent(cell[f'{figure}_std'])}"
+        return percent(cell[f"{figure}_mean"])
+    text = spread(cell[f"{figure}_mean"], cell[f"{figure}_std"])
     if text and cell["note"]:
         text += f" (n={int(cell[f'{figure}_n'])})"
     return text

@@ -14,7 +14,7 @@ import pandas as pd
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.study.layout import Layout
-from antidote.summary.tables import percent
+from antidote.summary.tables import spread
 
 COLUMNS = ["attack", "method", "surrogate", "victim", "seeds", "T", "U", "T-U", "T_std", "U_std"]
 
@@ -71,11 +71,7 @@ def matrix(table: pd.DataFrame) -> str:
         victims = list(dict.fromkeys(mine["victim"]))
         lines = [["surrogate", *victims], ["---", *["---:"] * len(victims)]]
         for surrogate, row in mine.groupby("surrogate", sort=False):
-            cells = {r.victim: f"{_spread(r.T, r.T_std)} / {_spread(r.U, r.U_std)}" for r in row.itertuples()}
+            cells = {r.victim: f"{spread(r.T, r.T_std)} / {spread(r.U, r.U_std)}" for r in row.itertuples()}
             lines.append([surrogate, *(cells.get(victim, "") for victim in victims)])
         parts.append(f"### {method}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
-
-
-def _spread(mean: float, deviation: float) -> str:
-    return percent(mean) + ("" if pd.isna(deviation) else f" ± {percent(deviation)}")

@@ -114,14 +114,12 @@ class Measured:
 
     Attributes:
         values: by seed, in percentage points; PSNR in dB, SSIM as it is.
-        cells: number of cells that each value is a mean of.
-        attacks, entries: names of the cells.
+        attacks, entries: names of the cells; each value is a mean over them.
         beyond: entries of a defense that is outside the study's accuracy budget.
     """
 
     term: Term
     values: pd.Series
-    cells: int
     attacks: list[str]
     entries: list[str]
     beyond: list[str]
@@ -143,13 +141,13 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
         return Verdict(UNMEASURED, "no seed has all figures")
     constant = sum(term.sign * term.constant for term in relation.terms)
     total = constant + sum(one.term.sign * by_seed.iloc[:, i] for i, one in enumerate(found))
-    variance = sum(_variance(one.term.figure, done.noise, one.cells) for one in found)
+    variance = sum(_variance(one.term.figure, done.noise, len(one.attacks)) for one in found)
     mean, half = float(total.mean()), _half(total, variance, done.noise)
     decimals = max(VISIBLE.get(one.term.figure, 1) for one in found)
     sides = tuple(_side(one, by_seed.iloc[:, i].mean(), decimals) for i, one in enumerate(found))
     facts = {"difference": mean, "half": half, "sides": sides, "seeds": len(total), "decimals": decimals}
     down = 1 if relation.mark in ("<", "<=") else -1
-    if _out_of_reach(found, mean, down):
+    if _out_of_reach(found, by_seed.iloc[:, 0].mean(), mean, down):
         return Verdict(UNTESTABLE, "what it is compared with leaves less than the margin", **facts)
     if matched and _compares(found) and not any(done.swept.get(name) for one in found for name in one.entries):
         return Verdict(UNDECIDED, "no setting was swept, so the defenses are not at matched accuracy", **facts)
@@ -174,8 +172,13 @@ def _compares(found: list[Measured]) -> bool:
     return len({one.term.defense for one in found} - {NO_DEFENSE}) > 1
 
 
-def _out_of_reach(found: list[Measured], mean: float, down: int) -> bool:
+def _out_of_reach(found: list[Measured], first_mean: float, mean: float, down: int) -> bool:
     """Return whether no value of the first figure could fulfil the relation, since another figure is too low.
+
+    Args:
+        first_mean: mean of the first figure, over the seeds of `mean`.
+        mean: mean of left minus right.
+        down: 1 if the relation asks for a low value, otherwise -1.
 
     "52 points lower than after CleanCLIP" says nothing where CleanCLIP leaves 9.
     """
@@ -183,7 +186,7 @@ def _out_of_reach(found: list[Measured], mean: float, down: int) -> bool:
     if len(found) == 1 or first.term.figure in VISIBLE:
         return False
     at_best = 0.0 if down * first.term.sign > 0 else 100.0
-    return down * (mean + first.term.sign * (at_best - float(first.values.mean()))) > 0
+    return down * (mean + first.term.sign * (at_best - first_mean)) > 0
 
 
 def _in_doubt(found: list[Measured], mean: float) -> list[str]:
@@ -252,7 +255,7 @@ def _measured(term: Term, done: Finished, gated: bool) -> Measured:
     if found.empty:
         raise Missing(f"{term.figure} of {term.defense} on {', '.join(attacks)} was not run")
     values = found.mean(axis=1) * (1 if term.figure in VISIBLE else 100)
-    return Measured(term, values, len(attacks), attacks, entries, beyond)
+    return Measured(term, values, attacks, entries, beyond)
 
 
 def _attacks(term: Term, done: Finished, gated: bool) -> list[str]:

@@ -150,8 +150,11 @@ def test_a_model_of_another_run_is_not_overwritten(place):
     ):
         cleaned(place, "--pairs", place / "pairs", "--seed", "1", *QUICK)
     assert (place / "out/open_clip_model.safetensors").read_bytes() == first
+    with pytest.raises(UserError, match="which would be lost: model, seed or settings differ"):
+        cleaned(place, "--pairs", place / "pairs", *QUICK, "--set", "training.epochs=2")
+    (place / "out/clean.json").unlink()  # as a run leaves it that is killed while it audits the cleaned model
     cleaned(place, "--pairs", place / "pairs", *QUICK)  # the same run again
-    (place / "out/clean.json").unlink()
+    (place / "out/card.json").unlink()
     weights = place / "out/open_clip_model.safetensors"
     with pytest.raises(UserError, match="holds a model of another origin, which would be lost"):
         words = [weights, "--arch", "tiny-vit", "--output", place / "out", "--pairs", place / "pairs"]
