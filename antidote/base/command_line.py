@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 from antidote.base import environment
 from antidote.base.errors import UserError, out_of_memory
 from antidote.base.files import write_json
+from antidote.base.machine import processor
 from antidote.base.settings import read_mapping
 
 log = logging.getLogger("antidote")
@@ -188,7 +189,7 @@ class Cost:
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
-    def write(self, path: str | Path | None, **more: float | int | None) -> dict[str, float | int | None]:
+    def write(self, path: str | Path | None, **more: float | int | None) -> dict[str, float | int | str | None]:
         """Write the cost of the job.
 
         Args:
@@ -196,7 +197,8 @@ class Cost:
             more: further values of the stage.
 
         Returns:
-            Wall time in seconds, peak memory in bytes (host, and GPU if one is used), threads, and `more`.
+            Wall time in seconds, peak memory in bytes (host, and GPU if one is used), threads, the name of the GPU or
+            processor, and `more`.
         """
         torch = sys.modules.get("torch")
         gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else None
@@ -205,6 +207,7 @@ class Cost:
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peak_gpu_memory_bytes": gpu,
             "threads": environment.threads(),
+            "device": torch.cuda.get_device_name() if gpu else processor(),
             **more,
         }
         if path is not None:

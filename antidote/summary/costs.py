@@ -36,6 +36,7 @@ class CostFacts(Settings):
     pairs: int | None = None
     steps: int | None = None
     threads: int | None = None
+    device: str | None = None
     shared: bool | None = Field(
         None, description="result copied from the shared cache; the cost is the cost of the first run"
     )

@@ -124,6 +124,9 @@ class Result(Settings):
     persistence: list[Curve] = Field([], description="curves of the study's adaptations; empty if none was measured")
     detections: list[Detected] = Field([], description="the study's detectors, controls among them; empty for none")
     costs: dict[str, float] = Field({}, description="one run of the defense: mean seconds, the largest of the rest")
+    devices: list[str] = Field(
+        [], description="processors or GPUs of the jobs behind the figures; empty in older files"
+    )
     hashes: Hashes | None = None
     source: Source
     unreliable: str = Field("", description="why the figures decide nothing; empty for a reliable result")
@@ -199,6 +202,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         persistence=_persistence(done, attack, defense, kept.results),
         detections=_detections(done, attack, defense),
         costs=_costs(done.costs, attack, defense),
+        devices=_devices(done.costs, attack, defense),
         hashes=Hashes(models=models, clean=_weights(kept, "clean_model", study.file.seeds), code=code, commit=commit()),
         source=Source(title=study.name),
         unreliable=_unreliable(row, len(study.file.seeds), done),
@@ -281,6 +285,12 @@ def _costs(costs: pd.DataFrame, attack: str, defense: str) -> dict[str, float]:
         if len(values):
             found[name] = float(values.mean() if name == "seconds" else values.max())
     return found
+
+
+def _devices(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:
+    """Return the devices of the jobs behind a cell's figures, those of the clean reference among them."""
+    mine = costs["attack"].isin([attack, "clean"]) & costs["defense"].isin([None, NO_DEFENSE, defense])
+    return sorted(costs["device"][mine].dropna().unique())
 
 
 def _models(kept: Layout, attack: str, defense: str, seeds: list[int]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import torch
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
+from antidote.base.machine import processor
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +101,7 @@ def test_cost(tmp_path):
     assert found["pairs"] == 7 and found["steps"] is None and 0 <= found["seconds"] < 60
     assert 10_000_000 < found["peak_memory_bytes"] < 1 << 40 and found["threads"] == 1, "bytes, not kilobytes"
     assert "peak_gpu_memory_bytes" in found
+    assert found["device"] == processor()
 
 
 def test_identities_are_canonical():
