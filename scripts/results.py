@@ -1,16 +1,19 @@
 """Results files: one JSON file per cell of a track's study, for a leaderboard.
 
 `write` makes them from a finished study, `check` validates files, `clip-benchmark` exports them in the shape of
-CLIP_benchmark, `import` makes a `reported` result of such a file, `schema` writes the JSON Schema.
+CLIP_benchmark, `import` makes a `reported` result of such a file, `compare` sets a rerun beside another run, `schema`
+writes the JSON Schema.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import write_json
 from antidote.study.tracks import tracks
+from antidote.summary.agreement import agreement, markdown
 from antidote.summary.exchange import (
     Result,
     from_clip_benchmark,
@@ -70,6 +73,11 @@ def import_(args: argparse.Namespace) -> None:
     command_line.log.info("wrote %s", path)
 
 
+def compare(args: argparse.Namespace) -> None:
+    """Print the common figures of two runs, and whether they agree."""
+    sys.stdout.write(markdown(agreement(args.first, args.second, args.figures)))
+
+
 def write_schema(args: argparse.Namespace) -> None:
     """Write the JSON Schema."""
     args.output.mkdir(parents=True, exist_ok=True)
@@ -82,6 +90,7 @@ ACTIONS = {
     "check": check,
     "clip-benchmark": clip_benchmark,
     "import": import_,
+    "compare": compare,
     "schema": write_schema,
 }
 
@@ -122,6 +131,12 @@ def arguments() -> argparse.ArgumentParser:
     one.add_argument("--url", required=True, help="address of the source")
     one.add_argument("--place", default="", help="table, figure or file of the source")
     one.add_argument("--output", type=Path, default=FOLDER, help="folder of the results files")
+    one = actions.add_parser("compare", help="set the results files of a rerun beside those of another run")
+    one.add_argument("first", type=Path, metavar="FIRST", help="folder of the results files of one study")
+    one.add_argument(
+        "second", type=Path, metavar="SECOND", help="folder of those of another run, also on another machine"
+    )
+    one.add_argument("--figures", nargs="+", default=["ca1", "asr1"], metavar="FIGURE", help="names of rates")
     one = actions.add_parser("schema", help="write the JSON Schema")
     one.add_argument("--output", type=Path, default=FOLDER, help="folder of schema.json")
     return parser

@@ -64,6 +64,7 @@ def board(tmp_path_factory):
         put(folder / f"clean/seed{seed}/model/open_clip_model.safetensors", f"clean {seed}")
         for attack in ("badnet", "blended"):
             put(folder / f"{attack}/seed{seed}/floor/scores.json", {"ca1": 0.9, "asr1": 0.01})
+            put(folder / f"{attack}/seed{seed}/model/cost.json", {"seconds": 1, "device": "CPU"})
             put(folder / f"{attack}/seed{seed}/model/open_clip_model.safetensors", f"{attack} {seed}")
             for defense, asr1 in rates.items() if (attack, seed) != ("blended", 1) else ():
                 scores = {"ca1": 0.88, "asr1": asr1, "extra": {"hit": 0.5}}
@@ -72,7 +73,7 @@ def board(tmp_path_factory):
         put(folder / f"badnet/seed{seed}/none/detect/dao/detection.json", found)
         model = folder / f"badnet/seed{seed}/finetune/model"
         put(model / "open_clip_model.safetensors", f"weights {seed}")
-        put(model / "cost.json", {"seconds": 10 + seed, "pairs": 160 - seed})
+        put(model / "cost.json", {"seconds": 10 + seed, "pairs": 160 - seed, "device": f"GPU {seed}"})
         adapted = folder / f"badnet/seed{seed}/finetune/persistence"
         put(adapted / "tuned.json", curve(0.2, 0.4 + seed / 5))
         if seed == 0:
@@ -96,6 +97,7 @@ def test_a_file_per_cell_with_figures_costs_and_hashes(board):
     assert found["figures"]["asr1"]["std"] == pytest.approx(0.2 / 2**0.5)
     assert found["figures"]["asr1"]["seeds"] == {"0": 0.4, "1": 0.2} and found["figures"]["hit"]["mean"] == 0.5
     assert found["costs"] == {"seconds": 10.5, "pairs": 160}
+    assert found["devices"] == ["CPU", "GPU 0", "GPU 1"], "of the backdoored model's jobs as well"
     assert found["hashes"]["models"]["1"] == hashlib.sha256(b"weights 1").hexdigest()
     assert len(found["hashes"]["code"]) == 16
     assert found["defense"]["access"] == "clean-pairs" and found["defense"]["settings"]["training"]["batch_size"] == 32

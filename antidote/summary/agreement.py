@@ -1,0 +1,169 @@
+"""Whether a rerun reaches the figures of another run: the same cells of two folders of results files, side by side.
+
+Trained weights repeat on the same kind of processor only. On another kind, as with another seed, a rerun agrees if the
+95 % interval of the difference of the means includes zero: Welch's t interval over the seeds of both runs (Welch 1947,
+Biometrika 34), below three seeds the noise floor of the track. Of many figures, about one in twenty differs by chance.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from antidote.base.errors import UserError
+from antidote.study.tracks import Noise, tracks
+from antidote.summary.exchange import Entry, Figure, Result, read_result
+from antidote.summary.verdicts import CONFIDENCE, ENOUGH
+
+EQUAL, WITHIN, BEYOND, UNKNOWN = "equal", "within the spread", "beyond the spread", "spread unknown"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One figure of one cell in both runs.
+
+    Attributes:
+        difference: mean of the first run minus mean of the second, in percentage points.
+        half: half of the 95 % interval of the difference in percentage points, None if no spread is known.
+    """
+
+    attack: str
+    defense: str
+    figure: str
+    first: Figure
+    second: Figure
+    half: float | None
+
+    @property
+    def difference(self) -> float:
+        return 100 * (self.first.mean - self.second.mean)
+
+    @property
+    def word(self) -> str:
+        if self.first == self.second:
+            return EQUAL
+        if self.half is None:
+            return UNKNOWN
+        return WITHIN if abs(self.difference) <= self.half else BEYOND
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The common figures of two runs, and what could not be compared, one line each."""
+
+    pairs: list[Pair]
+    left_out: list[str]
+
+
+def agreement(first: Path, second: Path, figures: Sequence[str]) -> Agreement:
+    """Compare the cells of two folders of results files.
+
+    Args:
+        first, second: folders of one study each, such as leaderboard/tiny-1/defenses.
+        figures: names of rates, such as `asr1`.
+
+    Raises:
+        UserError: a folder holds no results file, a file is not valid, or the folders have no figure in common.
+    """
+    mine, theirs = _read(first), _read(second)
+    pairs, left_out = [], []
+    for name in sorted({*mine, *theirs}):
+        if name not in mine or name not in theirs:
+            left_out.append(f"{' / '.join(name)}: only in {first if name in mine else second}")
+        elif differs := _differs(mine[name], theirs[name]):
+            left_out.append(f"{' / '.join(name)}: {differs}")
+        else:
+            pairs += _pairs(name, mine[name], theirs[name], figures)
+    if not pairs:
+        raise UserError(
+            f"{first} and {second}: no figure in common" + (f"; the first cell: {left_out[0]}" if left_out else "")
+        )
+    return Agreement(pairs, left_out)
+
+
+def markdown(found: Agreement) -> str:
+    """Return a table of all common figures, then their count by verdict, then what was left out."""
+    rows = [["attack", "defense", "figure", "first", "second", "difference", "verdict"]]
+    rows.append(["---"] * 3 + ["---:"] * 3 + ["---"])
+    for pair in found.pairs:
+        half = "" if pair.half is None else f" ± {pair.half:.1f}"
+        sides = [_text(pair.first), _text(pair.second), f"{pair.difference:+.1f}{half}"]
+        rows.append([pair.attack, pair.defense, pair.figure, *sides, pair.word])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    left_out = ["\n".join(f"- {line}" for line in found.left_out)] if found.left_out else []
+    return "\n\n".join([table, *_counts(found.pairs), *left_out]) + "\n"
+
+
+def _read(folder: Path) -> dict[tuple[str, str], Result]:
+    """Return the measured results of a folder by attack and defense."""
+    read = [read_result(path) for path in sorted(folder.glob("*.json"))]
+    found = {(one.attack.name, one.defense.name): one for one in read if one.status == "measured"}
+    if not found:
+        raise UserError(
+            f"{folder}: holds no measured results file; `python -m scripts.results write STUDY.yaml` writes the files "
+            f"of a study into a folder {{track}}-{{version}}/{{study}}"
+        )
+    return found
+
+
+def _differs(first: Result, second: Result) -> str:
+    """Return in what two cells of the same names are not the same experiment; empty if they are."""
+    for what in ("track", "model", "target", "evaluation"):
+        if getattr(first, what) != getattr(second, what):
+            return f"{what}: {getattr(first, what)} and {getattr(second, what)}"
+    entries = ((first.attack, second.attack), (first.defense, second.defense))
+    return next(filter(None, (_other_settings(one, other) for one, other in entries)), "")
+
+
+def _other_settings(first: Entry, second: Entry) -> str:
+    """Return the settings that differ; a setting that only one side knows came or went between the two runs."""
+    if first.method != second.method:
+        return f"methods {first.method} and {second.method}"
+    common = sorted(first.settings.keys() & second.settings.keys())
+    different = [name for name in common if first.settings[name] != second.settings[name]]
+    return f"other settings of {first.name}: {', '.join(different)}" if different else ""
+
+
+def _pairs(name: tuple[str, str], first: Result, second: Result, figures: Sequence[str]) -> Iterator[Pair]:
+    noise = tracks()[first.track.name].noise if first.track.name in tracks() else None
+    for figure in figures:
+        if figure in first.figures and figure in second.figures:
+            sides = first.figures[figure], second.figures[figure]
+            yield Pair(*name, figure, *sides, half=_half(figure, *sides, noise))
+
+
+def _half(figure: str, first: Figure, second: Figure, noise: Noise | None) -> float | None:
+    """Return half of the 95 % interval of the difference of two means in percentage points; None if not known."""
+    from scipy.stats import t, ttest_ind  # takes a second
+
+    values = [list(one.seeds.values()) for one in (first, second)]
+    if min(map(len, values)) >= ENOUGH:
+        if not any(one.std and one.std > 1e-9 for one in (first, second)):  # not what rounding leaves
+            return 0.0
+        interval = ttest_ind(*values, equal_var=False).confidence_interval(CONFIDENCE)
+        return 100 * float(interval.high - interval.low) / 2
+    if noise is None or figure not in noise.figures or not all(values):
+        return None
+    variance = noise.figures[figure] ** 2 * sum(1 / len(one) for one in values)
+    return float(t.ppf((1 + CONFIDENCE) / 2, noise.seeds - 1) * math.sqrt(variance))
+
+
+def _counts(pairs: list[Pair]) -> Iterator[str]:
+    """Yield a line per figure: how many cells agree, and how large the differences are."""
+    for figure in dict.fromkeys(pair.figure for pair in pairs):
+        mine = [pair for pair in pairs if pair.figure == figure]
+        words = [pair.word for pair in mine]
+        counts = [f"{words.count(word)} {word}" for word in (EQUAL, WITHIN, BEYOND, UNKNOWN) if word in words]
+        sizes = [abs(pair.difference) for pair in mine]
+        median = statistics.median(sizes)
+        yield (
+            f"{figure}: {len(mine)} cells, {', '.join(counts)}; differences: median {median:.1f}, "
+            f"largest {max(sizes):.1f} points"
+        )
+
+
+def _text(figure: Figure) -> str:
+    return f"{100 * figure.mean:.1f}" + ("" if figure.std is None else f" ± {100 * figure.std:.1f}")

@@ -1,0 +1,95 @@
+"""A rerun beside another run: which figures agree, by the spread of both."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from antidote.base.errors import UserError
+from antidote.study.tracks import tracks
+from antidote.summary.agreement import BEYOND, EQUAL, UNKNOWN, WITHIN, agreement, markdown
+from scripts import results
+
+SPREAD = (0.10, 0.12, 0.14)  # mean 12, standard deviation 2 points
+
+
+def figure(values):
+    mean = sum(values) / len(values)
+    std = (sum((one - mean) ** 2 for one in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else None
+    return {"mean": mean, "std": std, "seeds": {str(seed): value for seed, value in enumerate(values)}}
+
+
+def write(folder, asr1, *, defense="finetune", lr=0.001, status="measured", track="tiny", name="asr1"):
+    """Write one results file; return its folder."""
+    folder.mkdir(exist_ok=True)
+    values = {
+        "track": {"name": track, "version": 1}, "status": status, "model": "tiny-rn", "evaluation": "scenes",
+        "attack": {"name": "badnet", "method": "badnet"},
+        "defense": {"name": defense, "method": "finetune", "settings": {"lr": lr}},
+        "figures": {name: figure(asr1)}, "hashes": {"models": {"0": "a"}, "code": "b"},
+        "source": {"title": "defenses", "url": "https://example.org"},
+    }  # fmt: skip
+    (folder / f"badnet--{defense}.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "word"),
+    [
+        (SPREAD, SPREAD, EQUAL),
+        (SPREAD, (0.14, 0.15, 0.16), WITHIN),
+        (SPREAD, (0.24, 0.25, 0.26), BEYOND),
+        ((0.5, 0.5, 0.5), (0.4, 0.4, 0.4), BEYOND),  # no spread at all
+        ((0.12,), (0.13,), UNKNOWN),  # another track: no noise floor
+    ],
+)
+def test_a_rerun_agrees_within_the_spread_of_both_runs(tmp_path, mine, theirs, word):
+    folders = [write(tmp_path / name, values, track="open") for name, values in (("a", mine), ("b", theirs))]
+    [pair] = agreement(*folders, ["asr1"]).pairs
+    assert pair.word == word
+    assert pair.difference == pytest.approx(100 * (sum(mine) / len(mine) - sum(theirs) / len(theirs)))
+
+
+def test_the_interval_is_welchs(tmp_path):
+    """t(4) is 2.776; the standard error of the difference is 2 * sqrt(2 / 3)."""
+    folders = write(tmp_path / "a", SPREAD), write(tmp_path / "b", (0.20, 0.22, 0.24))
+    [pair] = agreement(*folders, ["asr1"]).pairs
+    assert pair.half == pytest.approx(2.776 * 2 * (2 / 3) ** 0.5, rel=1e-3) and pair.word == BEYOND
+
+
+@pytest.mark.parametrize(("times", "word"), [(2, WITHIN), (6, BEYOND)])
+def test_one_seed_is_judged_by_the_noise_floor(tmp_path, times, word):
+    floor = tracks()["tiny"].noise.figures["asr1"] / 100
+    values = (0.95,), (0.95 - times * floor,)
+    [pair] = agreement(*(write(tmp_path / f"{i}", one) for i, one in enumerate(values)), ["asr1"]).pairs
+    assert pair.word == word
+
+
+def test_cells_that_are_not_the_same_experiment_are_named(tmp_path):
+    write(tmp_path / "a", SPREAD)
+    write(tmp_path / "a", SPREAD, defense="slow")
+    write(tmp_path / "a", SPREAD, defense="fast")
+    write(tmp_path / "b", SPREAD)
+    write(tmp_path / "b", SPREAD, defense="slow", lr=0.002)
+    found = agreement(tmp_path / "a", tmp_path / "b", ["ca1", "asr1"])
+    assert [pair.defense for pair in found.pairs] == ["finetune"]
+    assert found.left_out == [f"badnet / fast: only in {tmp_path / 'a'}", "badnet / slow: other settings of slow: lr"]
+    assert "asr1: 1 cells, 1 equal; differences: median 0.0, largest 0.0 points" in markdown(found)
+
+
+def test_the_command_prints_the_table(tmp_path, capsys):
+    words = ["compare", write(tmp_path / "a", SPREAD), write(tmp_path / "b", (0.24, 0.25, 0.26))]
+    results.run(results.arguments().parse_args([str(word) for word in words]))
+    assert "| badnet | finetune | asr1 | 12.0 ± 2.0 | 25.0 ± 1.0 | -13.0 ± " in capsys.readouterr().out
+
+
+def test_folders_without_a_common_figure_are_told(tmp_path):
+    mine = write(tmp_path / "a", SPREAD)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: holds no measured results file; `python -m scripts.results write"):
+        agreement(mine, tmp_path / "empty", ["asr1"])
+    with pytest.raises(UserError, match="no figure in common"):
+        agreement(mine, write(tmp_path / "b", SPREAD, name="ca1"), ["asr1"])
+    with pytest.raises(UserError, match="no figure in common; the first cell: badnet / finetune: other settings"):
+        agreement(mine, write(tmp_path / "c", SPREAD, lr=0.1), ["asr1"])
