@@ -151,6 +151,8 @@ def clean(
     methods.check(kind, own, clip)
     granted = given.granted(clip.size, [kind.access, *auditor.levels], seed)
     data = granted_to(kind, granted, defense)
+    made_by["inputs"] = resume.inputs_digest(clip, data)
+    place_of(output, model, made_by)
     score = lambda clip, runs: auditor.findings(clip, granted, given.lexicon, runs)
     pictures = given.labels(given.labelled, clip.size) if given.labelled is not None else None
     ca1 = lambda clip: scored(clip, *pictures, given.prompts)["ca1"]
@@ -199,14 +201,14 @@ def place_of(output: str | Path | None, model: inputs.Model, made: Mapping[str, 
     if any(card.get(key) != value for key, value in made.items()):
         told = f"model {card.get('from')}, defense {card.get('settings', {}).get('method')}, seed {card.get('seed')}"
         raise UserError(
-            f"--output: {output}: holds the model of {told}, which would be lost: model, seed or settings differ; name "
-            "another folder"
+            f"--output: {output}: holds the model of {told}, which would be lost: model, data, seed or settings "
+            "differ; name another folder"
         )
     return place
 
 
 def run_of(model: inputs.Model, settings: Any, seed: int) -> dict[str, Any]:
-    """Return what card.json says of a run, and what tells it from others."""
+    """Return what card.json says of a run, and what tells it from others before its data are read."""
     origin = inputs.shown(model, "a model")
     return {"kind": "defended", "from": origin, "seed": seed, "settings": settings.model_dump(mode="json")}
 

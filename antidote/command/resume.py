@@ -52,7 +52,7 @@ def work(output: Path | None, kind: Defense | Detector, clip: Clip, data: Defens
         raise UserError(f"--output: {output}: should name a folder")
     settings = kind.settings.model_dump(mode="json")
     words = lexicon_files(lexicon) if data.lexicon is not None else []
-    parts = [settings, kind.seed, model_digest(clip), data_digest(data), lexicon if words else ""]
+    parts = [settings, kind.seed, inputs_digest(clip, data), lexicon if words else ""]
     made = Work(
         place.with_name(f"{place.name}.{settings['method']}.work"), identity(parts, words, type(kind).__module__)
     )
@@ -62,6 +62,11 @@ def work(output: Path | None, kind: Defense | Detector, clip: Clip, data: Defens
         shutil.rmtree(made.folder, ignore_errors=True)
         raise
     shutil.rmtree(made.folder, ignore_errors=True)
+
+
+def inputs_digest(clip: Clip, data: DefenseData) -> str:
+    """Return the SHA-256 of what a method gets: the model, and its data without the lexicon."""
+    return hashlib.sha256(f"{model_digest(clip)} {data_digest(data)}".encode()).hexdigest()
 
 
 def model_digest(clip: Clip) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -150,8 +151,13 @@ def test_a_model_of_another_run_is_not_overwritten(place):
     ):
         cleaned(place, "--pairs", place / "pairs", "--seed", "1", *QUICK)
     assert (place / "out/open_clip_model.safetensors").read_bytes() == first
-    with pytest.raises(UserError, match="which would be lost: model, seed or settings differ"):
+    with pytest.raises(UserError, match="which would be lost: model, data, seed or settings differ"):
         cleaned(place, "--pairs", place / "pairs", *QUICK, "--set", "training.epochs=2")
+    shutil.copytree(place / "pairs", place / "others")
+    (place / "others/0.txt").write_text("a caption of its own")
+    with pytest.raises(UserError, match="which would be lost: model, data, seed or settings differ"):
+        cleaned(place, "--pairs", place / "others", *QUICK)
+    assert (place / "out/open_clip_model.safetensors").read_bytes() == first
     (place / "out/clean.json").unlink()  # as a run leaves it that is killed while it audits the cleaned model
     cleaned(place, "--pairs", place / "pairs", *QUICK)  # the same run again
     (place / "out/card.json").unlink()
