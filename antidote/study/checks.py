@@ -7,12 +7,13 @@ from typing import Any
 from antidote.base.errors import UserError, nearest
 from antidote.study import reach
 from antidote.study.layout import NAME
-from antidote.study.models import check_public, picture_size
+from antidote.study.models import check_pictures, check_public, picture_size
 
 
 def check_surrogates(study: Any) -> None:
-    """Raise UserError if a further clean model reads pictures of another size than the study's model."""
+    """Raise UserError if a further clean model reads pictures of another size, or resized in another way than here."""
     for name, surrogate in study.file.surrogates.items():
+        check_pictures(surrogate.model, f"{study.where}: surrogates.{name}.model")
         key = f"{study.where}: surrogates.{name}.model.name"
         if picture_size(surrogate.model.name, key) != study.size:
             raise UserError(

@@ -79,6 +79,27 @@ def loaded(settings: AttackSettings, recipe: PoisoningSettings) -> PoisoningSett
     return recipe.model_copy(update={"epochs": 0, "start": "model", "alternate": False})
 
 
+def check_pictures(model: ModelSettings, where: str) -> None:
+    """Raise UserError if pretrained weights read pictures that are resized in another way than here.
+
+    Whether the weights exist is checked where they are loaded.
+    """
+    if not model.pretrained:
+        return
+    config = Path(model.pretrained) / CONFIG
+    if config.is_file():
+        known = read_json(config)
+        entry = known.get("preprocess_cfg") if isinstance(known, dict) else None
+    else:
+        entry = tag(model.name, model.pretrained)
+    resized = entry.get("resize_mode") if isinstance(entry, dict) else None
+    if resized not in (None, "shortest"):
+        raise UserError(
+            f"{where}.pretrained: {model.pretrained!r} reads pictures that are resized by {resized!r}; pictures are "
+            "resized by their shorter side and cropped here, so the model would be shown other pictures than in use"
+        )
+
+
 def check_public(model: ModelSettings | None, where: str) -> None:
     """Raise UserError if a public model has an unknown name, or weights that are neither a local path nor a tag."""
     if model is None:
@@ -88,6 +109,7 @@ def check_public(model: ModelSettings | None, where: str) -> None:
     if not model.pretrained or not known:
         wrong = f"{model.pretrained!r} is neither a file, a folder nor a tag of {model.name!r}"
         raise UserError(f"{where}: {wrong}{nearest(model.pretrained, tags(model.name))}")
+    check_pictures(model, where)
 
 
 def from_zoo(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ from antidote.study import checks, reach
 from antidote.study.caption_counts import check_captions
 from antidote.study.file import SEEDS_APART, PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
-from antidote.study.models import from_zoo, loaded, picture_size, surrogate_config
+from antidote.study.models import check_pictures, from_zoo, loaded, picture_size, surrogate_config
 from antidote.study.sweeps import Entry, entries
 from antidote.study.tracks import check_track
 
@@ -69,6 +69,7 @@ class Study:
                 f"{self.evaluated.classes!r}{nearest(self.file.target, self.classes)}"
             )
         self.size = picture_size(self.file.model.name, f"{where}: model.name")
+        check_pictures(self.file.model, f"{where}: model")
         self._check_measures()
         self._populate()
         checks.check_surrogates(self)

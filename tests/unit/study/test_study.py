@@ -148,6 +148,11 @@ def test_every_study_of_the_project_is_valid(file):
         ("defenses.finetune", {"method": "ubt", "scorer": "/openai"}, "defenses.finetune.scorer: '/openai' is none of auto, shuffle, windows"),
         ("defenses.finetune", {"method": "ubt", "scorer": "roberta-ViT-B-32/laion2b_s12b_b32k"},
          "defenses.finetune.scorer: roberta-ViT-B-32: needs another tokenizer than OpenAI CLIP's"),
+        ("defenses.finetune", {"method": "ubt", "scorer": "ViT-H-14/dfn5b"},
+         "defenses.finetune.scorer.pretrained: 'dfn5b' reads pictures that are resized by 'squash'; pictures are resized by"),
+        ("model", {"name": "ViT-H-14", "pretrained": "dfn5b"}, "model.pretrained: 'dfn5b' reads pictures that are resized by"),
+        ("surrogates", {"s": {"model": {"name": "ViT-H-14", "pretrained": "dfn5b"}}},
+         "surrogates.s.model.pretrained: 'dfn5b' reads pictures that are resized by"),
         ("defenses.finetune", {"method": "ubt", "crop_area": [-1, 0.5]},
          "defenses.finetune: crop_area: should be two fractions, 0 < lowest <= highest <= 1, not [-1, 0.5]"),
         ("defenses.finetune", {"method": "ubt", "crop_area": [0.9, 0.5]}, "defenses.finetune: crop_area: should be two"),
@@ -378,3 +383,11 @@ def test_a_list_of_classes_that_lies_beside_the_study_is_told_from_one_that_is_n
         UserError, match=r"unknown name .own.; .*; own\.json here counts once it is in data/ of a checkout"
     ):
         Study(change(values, "evaluation.classes", "own"), FILE)
+
+
+def test_a_model_folder_that_reads_squashed_pictures_is_refused(values, tmp_path):
+    put = {"model_cfg": {}, "preprocess_cfg": {"resize_mode": "squash"}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(put))
+    values = change(values, "model.pretrained", str(tmp_path))
+    with pytest.raises(UserError, match=r"model.pretrained: .* reads pictures that are resized by 'squash'"):
+        Study(values, FILE)
