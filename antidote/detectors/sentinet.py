@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from antidote.base.errors import UserError
 from antidote.base.lazy import torch
-from antidote.base.seeds import derive
 from antidote.data.access import DefenseData
 from antidote.detectors.base import Detector, DetectorSettings, Scores
-from antidote.detectors.zero_shot import Head, of_chunks, quantile, standing
+from antidote.detectors.zero_shot import Head, apart, of_chunks, quantile, standing
 from antidote.training.session import Work
 from antidote.training.windows import PLACES, transplants
 
@@ -53,20 +51,13 @@ class SentiNet(Detector):
 
     @classmethod
     def work(cls, settings: SentiNetSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
-        views = 1 + PLACES * settings.overlays
-        return 0, views * (sizes["shown pictures"] + max(0, sizes.get("shots", 0) - settings.overlays))
+        views, shots = 1 + PLACES * settings.overlays, sizes.get("shots", 0)
+        return 0, views * (sizes["shown pictures"] + max(shots // 2, shots - settings.overlays))
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        """Raises UserError: fewer than two clean pictures are left for the threshold."""
-        head, clean = Head(clip, data), data.shots
-        if len(clean) < self.settings.overlays + 2:
-            raise UserError(
-                f"overlays: {self.settings.overlays} of the {len(clean)} labelled pictures leave fewer than 2 for the "
-                "threshold; give more pictures or a smaller number"
-            )
-        stream = torch.Generator().manual_seed(derive(self.seed, "sentinet"))
-        rows = torch.randperm(len(clean), generator=stream)
-        under = clean.images[rows[: self.settings.overlays]].float().to(clip.device) / 255
+        """Raises UserError: there are fewer than two classes, or four clean pictures."""
+        head = Head(clip, data)
+        under, clean = apart("sentinet", clip, data.shots, self.settings.overlays, self.seed)
 
         def carried(images: Tensor) -> Tensor:
             classes = head.probabilities(clip.encode_image(images)).argmax(dim=1, keepdim=True)
@@ -77,6 +68,6 @@ class SentiNet(Detector):
             return shares.amax(dim=0) / len(under)
 
         values = of_chunks(clip, data.pictures, carried)
-        own = of_chunks(clip, clean.take(rows[self.settings.overlays :]), carried)
+        own = of_chunks(clip, clean, carried)
         share = self.settings.false_positives
         return Scores(data.pictures.keys, values, quantile(own, share), standing("sentinet", own, share))

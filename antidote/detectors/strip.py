@@ -3,8 +3,8 @@
     score(x) = - mean over clean pictures b of H(p(. | own_weight x + other_weight b))
 
 A patch survives the superposition and keeps the prediction at the target, so that the entropy is low. Ours: the class
-probabilities are those of the zero-shot classes, and the clean pictures are the few labelled ones. The threshold is the
-quantile of the clean pictures' own scores, as in the paper.
+probabilities are those of the zero-shot classes, and the clean pictures are the few labelled ones. Some are laid over,
+at most half; the threshold is the quantile of the scores of the others, as in the paper.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from antidote.base.lazy import torch
-from antidote.base.seeds import derive
 from antidote.data.access import DefenseData
 from antidote.detectors.base import Detector, DetectorSettings, Scores
-from antidote.detectors.zero_shot import Head, of_chunks, quantile, standing
+from antidote.detectors.zero_shot import Head, apart, of_chunks, quantile, standing
 from antidote.training.session import Work
 
 if TYPE_CHECKING:
@@ -48,13 +47,13 @@ class STRIP(Detector):
 
     @classmethod
     def work(cls, settings: STRIPSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
-        return 0, settings.overlays * (sizes["shown pictures"] + sizes.get("shots", 0))
+        shots = sizes.get("shots", 0)
+        return 0, settings.overlays * (sizes["shown pictures"] + max(shots // 2, shots - settings.overlays))
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        head, clean = Head(clip, data), data.shots
-        stream = torch.Generator().manual_seed(derive(self.seed, "strip"))
-        rows = torch.randperm(len(clean), generator=stream)[: self.settings.overlays]
-        over = clean.images[rows].float().to(clip.device) / 255
+        """Raises UserError: there are fewer than two classes, or four clean pictures."""
+        head = Head(clip, data)
+        over, clean = apart("strip", clip, data.shots, self.settings.overlays, self.seed)
 
         def certainty(images: Tensor) -> Tensor:
             total = torch.zeros(len(images), device=clip.device)

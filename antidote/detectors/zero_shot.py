@@ -11,6 +11,7 @@ import numpy as np
 
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
+from antidote.base.seeds import derive
 from antidote.clip.patch_masking import class_weights
 
 if TYPE_CHECKING:
@@ -60,6 +61,27 @@ class Head:
     def probabilities(self, features: Tensor) -> Tensor:
         """Return class probabilities (N, C) of normalised features (N, D)."""
         return (self.scale * features @ self.weights.T).softmax(dim=-1)
+
+
+def apart(name: str, clip: Clip, clean: Pairs, overlays: int, seed: int) -> tuple[Tensor, Pairs]:
+    """Return clean pictures for superpositions, (n, 3, size, size) in [0, 1] on the model's device, and all others.
+
+    A picture that is laid over itself keeps its class, and would raise a threshold. At most half is laid over.
+
+    Args:
+        name: name of the detector, for the message.
+        overlays: number of pictures for superpositions.
+
+    Raises:
+        UserError: there are fewer than four clean pictures.
+    """
+    if len(clean) < 4:
+        raise UserError(f"{name}: needs at least 4 labelled pictures, of which half are laid over; given: {len(clean)}")
+    rows = torch.randperm(len(clean), generator=torch.Generator().manual_seed(derive(seed, name)))
+    count = min(overlays, len(clean) // 2)
+    if count < overlays:
+        log.warning("%s: overlays: %d of the %d labelled pictures, half of them", name, count, len(clean))
+    return clean.images[rows[:count]].float().to(clip.device) / 255, clean.take(rows[count:])
 
 
 def quantile(values: np.ndarray, false_positives: float) -> float:

@@ -14,7 +14,7 @@ from antidote.data.pairs import Pairs
 from antidote.data.words.descriptions import GENERAL, descriptions_of, load_descriptions, synonyms_of
 from antidote.data.words.names import class_names
 from antidote.detectors import bdetclip, subspace
-from antidote.detectors.zero_shot import quantile
+from antidote.detectors.zero_shot import apart, quantile
 from antidote.evaluation.detection import figures
 from antidote.training.session import Work
 
@@ -96,11 +96,23 @@ def test_strips_threshold_is_of_clean_pictures():
     assert recall > 0.9 and scores.threshold < 0
 
 
-def test_sentinet_needs_clean_pictures_beside_those_that_it_lays_under():
+def test_sentinets_threshold_is_of_clean_pictures():
     scores = found("sentinet", overlays=4)
     assert figures(scores, TRIGGERED)["recall"] > 0.9 and 0 < scores.threshold < 1
-    with pytest.raises(UserError, match="overlays: 11 of the 12 labelled pictures leave fewer than 2"):
-        found("sentinet", overlays=11)
+
+
+@pytest.mark.parametrize("name", ["strip", "sentinet"])
+def test_no_clean_picture_is_laid_over_itself(name, caplog):
+    """Such a picture keeps its class, as a triggered one does, and would raise the threshold."""
+    shots = pictures(12, seed=1)
+    over, others = apart(name, Toy(), shots, 5, seed=0)
+    assert len(over) == 5 and len(others) == 7 and not caplog.text
+    left = {shots.keys[row] for row in range(12) if any(shots.images[row].equal((255 * one).byte()) for one in over)}
+    assert left == set(shots.keys) - set(others.keys)
+    over, others = apart(name, Toy(), shots, 11, seed=0)
+    assert len(over) == len(others) == 6 and f"{name}: overlays: 6 of the 12 labelled pictures, half" in caplog.text
+    with pytest.raises(UserError, match=f"^{name}: needs at least 4 labelled pictures.*given: 3$"):
+        apart(name, Toy(), shots.take([0, 1, 2]), 5, seed=0)
 
 
 def test_scale_up_counts_equal_classes():
@@ -216,7 +228,7 @@ def test_a_number_of_patches_that_does_not_fit_is_one_line(tmp_path, make_clip, 
 
 
 @pytest.mark.parametrize(("name", "settings", "count"), [
-    ("strip", SUM, 12), ("bdetclip", {}, 12), ("sentinet", {"overlays": 4}, 8),
+    ("strip", SUM, 6), ("bdetclip", {}, 12), ("sentinet", {"overlays": 4}, 8),
 ])  # fmt: skip
 def test_a_threshold_says_on_how_many_pictures_it_stands(name, settings, count, caplog):
     with caplog.at_level("WARNING"):
