@@ -289,6 +289,8 @@ def _costs(costs: pd.DataFrame, attack: str, defense: str) -> dict[str, float]:
 
 def _devices(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:
     """Return the devices of the jobs behind a cell's figures, those of the clean reference among them."""
+    if "device" not in costs:  # a summary of an earlier version
+        return []
     mine = costs["attack"].isin([attack, "clean"]) & costs["defense"].isin([None, NO_DEFENSE, defense])
     return sorted(costs["device"][mine].dropna().unique())
 

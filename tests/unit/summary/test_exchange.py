@@ -107,6 +107,12 @@ def test_a_file_per_cell_with_figures_costs_and_hashes(board):
     assert partial["hashes"]["models"]["0"] == hashlib.sha256(b"blended 0").hexdigest()
 
 
+def test_costs_of_an_earlier_version_name_no_device(board):
+    done = Finished.read(board.parent / "study.yaml", board.parent / "results")
+    assert exchange._devices(done.costs, "badnet", "finetune") == ["CPU", "GPU 0", "GPU 1"]
+    assert exchange._devices(done.costs.drop(columns="device"), "badnet", "finetune") == []
+
+
 def test_persistence_is_kept_as_curves_of_means_over_seeds(board):
     found = json.loads((board / "open-1/tiny/badnet--finetune.json").read_text())
     ours, clean = found["persistence"]
