@@ -57,15 +57,29 @@ def read_claims(papers: dict[str, str], path: Path = CLAIMS) -> dict[str, Claim]
 
 
 def page(claims: dict[str, Claim], papers: dict[str, str], studies: list[Finished]) -> str:
-    """Return the generated part of docs/claims.md: which defense to use, then one table per work."""
+    """Return the generated part of docs/claims.md: which defense to use, verdicts by work, one table per work."""
     works = dict.fromkeys(claim.paper for claim in claims.values())
-    parts = [_choices(studies)]
+    parts = [_choices(studies), _glance(claims, papers, studies)]
     for paper in works:
         rows = [["claim", "paper", "study", "ours", "verdict"], ["---"] * 5]
         for claim in (claim for claim in claims.values() if claim.paper == paper):
             rows += _rows(claim, studies)
         parts.append(f"### {papers[paper]}\n\n{_markdown(rows)}")
     return "\n\n".join(parts) + "\n"
+
+
+def _glance(claims: dict[str, Claim], papers: dict[str, str], studies: list[Finished]) -> str:
+    """Return a table of the number of verdicts by work; a claim counts once per study that measured it."""
+    words = tuple(reversed(WORST_FIRST))
+    rows = [["work", *words], ["---", *["---:"] * len(words)]]
+    for paper in dict.fromkeys(claim.paper for claim in claims.values()):
+        counts = dict.fromkeys(words, 0)
+        for claim in (claim for claim in claims.values() if claim.paper == paper):
+            found = [word for word, _ in (verdict(claim, done) for done in studies) if word != UNMEASURED]
+            for word in found or [UNMEASURED]:
+                counts[word] += 1
+        rows.append([papers[paper], *(str(count or "") for count in counts.values())])
+    return f"### Verdicts by work\n\nA claim counts once per study that measured it.\n\n{_markdown(rows)}"
 
 
 def verdict(claim: Claim, done: Finished) -> tuple[str, list[Verdict]]:

@@ -263,6 +263,20 @@ def test_the_page_says_which_defense_to_use_and_what_holds():
     assert "| Lower. | 14.0 |  |  | not measured |" in page(claims, PAPERS, [])
 
 
+def test_verdicts_are_counted_once_per_study_that_measured_the_claim():
+    lower = {"paper": "cleanclip", "sentence": "s", "value": "v"}
+    claims = {
+        "one": Claim(**lower, relations=[LOWER]),
+        "two": Claim(**lower, relations=["asr1(attack=badnet, defense=par) < 5"]),
+    }
+    noise, rates = {"asr1": 1.0}, both([0.1], [0.2])
+    text = page(
+        claims, PAPERS, [finished(rates, noise=noise), finished(both([0.2], [0.1]), noise=noise), finished(rates)]
+    )
+    assert "| work | holds | undecided | cannot be tested | not measured | does not hold |" in text
+    assert "| CleanCLIP (ICCV 2023) | 1 | 1 |  | 1 | 1 |" in text
+
+
 @pytest.mark.parametrize(
     "relation,text",
     [
