@@ -35,6 +35,7 @@ SECTIONS = {
         "tracks",
         "attacks",
         "defenses",
+        "defenses-start",
         "defenses-ubt",
         "persistence",
         "detectors",
