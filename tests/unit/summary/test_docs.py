@@ -80,7 +80,8 @@ def test_commands_exist(page):
         if words[0] == "make":
             assert {word for word in words[1:] if "=" not in word} <= targets, words
         elif words[0] == "python":
-            assert set(options(words)) <= script_options(words[1]), words
+            script = words[1:2] if words[1] != "-m" else words[1:4]  # with its action
+            assert set(options(words)) <= script_options(*script), words
         elif words[0] == "antidote" and words[1] != "--help":
             assert set(options(words)) <= command_options(words[1]), words
         else:
@@ -102,8 +103,8 @@ def options(words):
 
 
 @cache
-def script_options(script):
-    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+def script_options(*script):
+    done = subprocess.run([sys.executable, *script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(re.findall(r"--[a-z-]+", done.stdout))
 
 

@@ -80,7 +80,7 @@ def make_study(root: Path) -> Path:
                 scores["extra"] = {"recall": 0.5}
             put(results / attack / f"seed{seed}" / defense / "scores.json", scores)
     for seed in (0, 1):
-        cost = {"seconds": 100.5, "peak_memory_bytes": 3 * 2**30, "threads": 2}
+        cost = {"seconds": 100.5, "peak_memory_bytes": 3 * 2**30, "threads": 2, "device": "a CPU"}
         put(results / f"clean/seed{seed}/model/cost.json", cost)
         cost = {"seconds": 10, "trained_parameters": 38316897, "pairs": 50, "shared": True}
         put(results / f"patch/seed{seed}/tune/model/cost.json", cost)
@@ -351,10 +351,10 @@ def test_costs_hold_what_was_run(plan, results, tmp_path):
     with (tmp_path / "costs.csv").open() as file:
         rows = list(csv.reader(file))
     names = ["seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "trained_parameters", "pairs", "steps", "threads"]
-    assert rows[0] == ["stage", "attack", "defense", "seed", *names, "shared", "dataset"]
-    assert rows[1] == ["dataset", "", "", "", "5", "", "", "", "", "", "", "", "scenes/train"]
-    assert rows[2] == ["pretrain", "clean", "", "0", "100.5", "3221225472", "", "", "", "", "2", "", ""]
-    assert rows[4] == ["defend", "patch", "tune", "0", "10", "", "", "38316897", "50", "", "", "1", ""]
+    assert rows[0] == ["stage", "attack", "defense", "seed", *names, "device", "shared", "dataset"]
+    assert rows[1] == ["dataset", "", "", "", "5", "", "", "", "", "", "", "", "", "scenes/train"]
+    assert rows[2] == ["pretrain", "clean", "", "0", "100.5", "3221225472", "", "", "", "", "2", "a CPU", "", ""]
+    assert rows[4] == ["defend", "patch", "tune", "0", "10", "", "", "38316897", "50", "", "", "", "1", ""]
 
 
 def test_a_corrupt_cost_is_one_line_that_names_the_file(plan, results, tmp_path):

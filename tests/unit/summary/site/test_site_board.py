@@ -92,7 +92,7 @@ def test_every_results_file_is_a_row_with_the_files_figures():
 
 
 def test_tracks_without_results_have_a_board():
-    assert [one.track.name for one in read_boards(KEPT)][:2] == ["tiny", "open"]
+    assert [one.track.name for one in read_boards(KEPT)][:3] == ["tiny", "tiny-start", "open"]
     assert board(KEPT, "paper").rows == []
 
 
