@@ -3,6 +3,8 @@
 A stronger setting of a defense leaves a lower ASR@1 for more clean accuracy. At matched accuracy, therefore:
 
 - two defenses are compared only where at least one of them was swept;
+- attacks under one swept defense are compared at one setting, the strongest within the budget on all of them: whoever
+  defends does not know the attack;
 - a defense beyond the accuracy budget would leave more at a weaker setting: the study can show that even beyond the
   budget it leaves too much, not that it leaves little;
 - what a defense costs in clean accuracy, against the undefended model, is decided within the budget or beyond it.
@@ -11,6 +13,7 @@ A stronger setting of a defense leaves a lower ASR@1 for more clean accuracy. At
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,7 +136,8 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
         gated: only attacks that pass the gate count.
     """
     try:
-        found = [_measured(term, done, gated) for term in relation.terms if term.figure]
+        common = _common(relation, done, gated)
+        found = [_measured(term, done, gated, common) for term in relation.terms if term.figure]
     except Missing as missing:
         return Verdict(UNMEASURED, str(missing))
     by_seed = pd.concat([one.values for one in found], axis=1, join="inner").dropna()
@@ -236,8 +240,29 @@ def _variance(figure: str, noise: Noise | None, cells: int) -> float:
     return math.nan if known is None else known**2 / cells
 
 
-def _measured(term: Term, done: Finished, gated: bool) -> Measured:
+def _common(relation: Relation, done: Finished, gated: bool) -> dict[str, str]:
+    """Return the entry of each swept defense that a relation compares over several named attacks, by method."""
+    attacks: dict[str, set[str]] = {}
+    for term in relation.terms:
+        if term.figure and term.word("attack") not in (None, "*") and term.defense != NO_DEFENSE:
+            attacks.setdefault(term.defense, set()).update(_attacks(term, done, gated))
+    found = {}
+    for method, names in attacks.items():
+        entries = [n for n, s in done.study.defenses.items() if s.method == method and done.swept.get(n)]
+        rows = done.table[done.table["attack"].isin(names) & done.table["defense"].isin(entries)]
+        if len(names) < 2 or rows.empty:
+            continue
+        within = (rows["within"] == "yes").groupby(rows["defense"]).all()
+        kept = [name for name in entries if within.get(name, False)]
+        found[method] = kept[-1] if kept else rows.groupby("defense")["ca1_mean"].mean().idxmax()
+    return found
+
+
+def _measured(term: Term, done: Finished, gated: bool, common: Mapping[str, str]) -> Measured:
     """Return a term's figure by seed, a mean over its attacks.
+
+    Args:
+        common: entries of defenses by method, in place of the picked one of each attack.
 
     Raises:
         Missing: the study did not measure the figure.
@@ -245,7 +270,7 @@ def _measured(term: Term, done: Finished, gated: bool) -> Measured:
     attacks = _attacks(term, done, gated)
     frames, entries, beyond = [], [], []
     for attack in attacks:
-        entry = _entry(term, done, term.defense, attack)
+        entry = _entry(term, done, term.defense, attack, common)
         frames.append(_column(term, done, attack, entry))
         entries.append(entry)
         row = done.table[(done.table["attack"] == attack) & (done.table["defense"] == entry)]
@@ -280,9 +305,11 @@ def _attacks(term: Term, done: Finished, gated: bool) -> list[str]:
     return [_preferred(wanted, passed or fitting)]
 
 
-def _entry(term: Term, done: Finished, method: str, attack: str) -> str:
-    """Return the entry of a defense, for a sweep the picked one."""
+def _entry(term: Term, done: Finished, method: str, attack: str, common: Mapping[str, str]) -> str:
+    """Return the entry of a defense, for a sweep the common or the picked one."""
     fitting = [n for n, s in done.study.defenses.items() if s.method == method and _fits(term, "defense", s)]
+    if common.get(method) in fitting:
+        return common[method]
     if not fitting:
         raise Missing(f"no entry of the defense {method}")
     mine = done.table[(done.table["attack"] == attack) & done.table["defense"].isin(fitting)]

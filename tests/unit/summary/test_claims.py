@@ -319,3 +319,27 @@ def test_the_page_is_what_its_command_writes(tmp_path, monkeypatch):
     script.run(script.arguments().parse_args([*words[:-1], str(page)]))
     assert page.read_text(encoding="utf-8") == text
     assert words[-2:] == ["--page", "docs/claims.md"]
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "sides"),
+    [
+        (0.94, 0.93, ("asr1 10.0", "asr1 of blended 20.0")),  # both settings are within the budget on both attacks
+        (0.94, 0.5, ("asr1 60.0", "asr1 of blended 70.0")),  # the faster is not, on Blended
+        (0.6, 0.5, ("asr1 60.0", "asr1 of blended 70.0")),  # none is: the one with more CA@1
+    ],
+)
+def test_attacks_under_a_swept_defense_are_compared_at_one_setting(slow, fast, sides):
+    defenses = {"finetune": {"method": "finetune", "training": {"epochs": 1, "lr": [0.001, 0.002]}}}
+    done = finished({}, defenses=defenses)
+    rates = {"lr0.001": (0.6, 0.7, slow), "lr0.002": (0.1, 0.2, fast)}
+    for setting, (badnet, blended, ca1) in rates.items():
+        for attack, asr1, ca in (("badnet", badnet, 0.94), ("blended", blended, ca1)):
+            rows = (done.cells["attack"] == attack) & (done.cells["defense"] == f"finetune_{setting}")
+            done.cells.loc[rows, ["asr1", "ca1"]] = [asr1, ca]
+    none = (done.cells["defense"] == "none") & (done.cells["attack"] == "blended")
+    done.cells.loc[none, ["asr1", "ca1"]] = [1.0, 0.95]
+    plan = SummarySettings.read(read_mapping(summary_plan(done.study)), "plan")
+    done.table = summarise(done.cells, plan)
+    found = judged(done, "asr1(attack=badnet, defense=finetune) < asr1(attack=blended, defense=finetune)")
+    assert [side.split()[-1] for side in found.sides] == [side.split()[-1] for side in sides]
