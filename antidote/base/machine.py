@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 
 FACTS = Path("/proc/cpuinfo")  # Linux
+NUMBERS = {"cpu family": "family", "model": "model", "CPU implementer": "implementer", "CPU part": "part"}  # x86, ARM
 
 
-@cache
 def processor() -> str:
     """Return the processor's name, its family and model where known, and the instructions that a loaded torch uses.
 
@@ -16,12 +16,14 @@ def processor() -> str:
     """
     facts = _facts()
     name = facts.get("model name") or platform.processor() or platform.machine()
-    if {"cpu family", "model"} <= facts.keys():
-        name += f" (family {facts['cpu family']}, model {facts['model']})"
+    numbers = [f"{word} {facts[key]}" for key, word in NUMBERS.items() if key in facts]
+    if numbers:
+        name += f" ({', '.join(numbers)})"
     torch = sys.modules.get("torch")
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}" if torch else name
 
 
+@cache
 def _facts() -> dict[str, str]:
     """Return the first processor's entries; empty on other systems than Linux."""
     try:

@@ -151,7 +151,7 @@ def clean(
     methods.check(kind, own, clip)
     granted = given.granted(clip.size, [kind.access, *auditor.levels], seed)
     data = granted_to(kind, granted, defense)
-    made_by["inputs"] = resume.inputs_digest(clip, data)
+    made_by["inputs"] = resume.inputs_digest(clip, data, given.lexicon)
     place_of(output, model, made_by)
     score = lambda clip, runs: auditor.findings(clip, granted, given.lexicon, runs)
     pictures = given.labels(given.labelled, clip.size) if given.labelled is not None else None

@@ -52,7 +52,7 @@ def work(output: Path | None, kind: Defense | Detector, clip: Clip, data: Defens
         raise UserError(f"--output: {output}: should name a folder")
     settings = kind.settings.model_dump(mode="json")
     words = lexicon_files(lexicon) if data.lexicon is not None else []
-    parts = [settings, kind.seed, inputs_digest(clip, data), lexicon if words else ""]
+    parts = [settings, kind.seed, inputs_digest(clip, data, lexicon)]
     made = Work(
         place.with_name(f"{place.name}.{settings['method']}.work"), identity(parts, words, type(kind).__module__)
     )
@@ -64,9 +64,10 @@ def work(output: Path | None, kind: Defense | Detector, clip: Clip, data: Defens
     shutil.rmtree(made.folder, ignore_errors=True)
 
 
-def inputs_digest(clip: Clip, data: DefenseData) -> str:
-    """Return the SHA-256 of what a method gets: the model, and its data without the lexicon."""
-    return hashlib.sha256(f"{model_digest(clip)} {data_digest(data)}".encode()).hexdigest()
+def inputs_digest(clip: Clip, data: DefenseData, lexicon: str) -> str:
+    """Return the SHA-256 of what a method gets: the model, its data, and the name of the lexicon if it gets one."""
+    named = lexicon if data.lexicon is not None else ""
+    return hashlib.sha256(f"{model_digest(clip)} {data_digest(data)} {named}".encode()).hexdigest()
 
 
 def model_digest(clip: Clip) -> str:

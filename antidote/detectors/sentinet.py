@@ -52,7 +52,7 @@ class SentiNet(Detector):
     @classmethod
     def work(cls, settings: SentiNetSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         views, shots = 1 + PLACES * settings.overlays, sizes.get("shots", 0)
-        return 0, views * (sizes["shown pictures"] + max(shots // 2, shots - settings.overlays))
+        return 0, views * (sizes["shown pictures"] + shots - min(settings.overlays, shots // 2))
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         """Raises UserError: there are fewer than two classes, or four clean pictures."""

@@ -48,7 +48,7 @@ class STRIP(Detector):
     @classmethod
     def work(cls, settings: STRIPSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         shots = sizes.get("shots", 0)
-        return 0, settings.overlays * (sizes["shown pictures"] + max(shots // 2, shots - settings.overlays))
+        return 0, settings.overlays * (sizes["shown pictures"] + shots - min(settings.overlays, shots // 2))
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         """Raises UserError: there are fewer than two classes, or four clean pictures."""

@@ -61,6 +61,8 @@ def surrogate_config(
         raise ValueError(f"surrogate: {path} is not the configuration of an open_clip model") from None
     if reads != size:
         raise ValueError(f"surrogate: {name} reads {reads} pixels, the study's model {size}")
+    if resized := _resized("", name):
+        raise ValueError(f"surrogate: {name} {resized}")
     return config
 
 
@@ -72,6 +74,8 @@ def loaded(settings: AttackSettings, recipe: PoisoningSettings) -> PoisoningSett
     """
     if not Path(settings.checkpoint).exists():
         raise ValueError(f"checkpoint: {settings.checkpoint!r} is neither a file nor a folder")
+    if resized := _resized("", settings.checkpoint):
+        raise ValueError(f"checkpoint: {settings.checkpoint!r} {resized}")
     if method("attack", settings.method).trains:
         raise ValueError(f"checkpoint: {settings.method} trains the model by its own objective")
     if settings.training:
@@ -84,20 +88,31 @@ def check_pictures(model: ModelSettings, where: str) -> None:
 
     Whether the weights exist is checked where they are loaded.
     """
-    if not model.pretrained:
-        return
-    config = Path(model.pretrained) / CONFIG
-    if config.is_file():
-        known = read_json(config)
+    if model.pretrained and (resized := _resized(model.name, model.pretrained)):
+        raise UserError(f"{where}.pretrained: {model.pretrained!r} {resized}")
+
+
+def _resized(name: str, pretrained: str) -> str:
+    """Return what is wrong with the resizing of pictures that weights were trained with; empty if nothing is known.
+
+    Args:
+        name: name of the model.
+        pretrained: a model folder, a file in one, or a tag of open_clip.
+    """
+    folder = Path(pretrained)
+    config = (folder if folder.is_dir() else folder.parent) / CONFIG
+    if folder.exists():
+        known = read_json(config) if config.is_file() else None
         entry = known.get("preprocess_cfg") if isinstance(known, dict) else None
     else:
-        entry = tag(model.name, model.pretrained)
-    resized = entry.get("resize_mode") if isinstance(entry, dict) else None
-    if resized not in (None, "shortest"):
-        raise UserError(
-            f"{where}.pretrained: {model.pretrained!r} reads pictures that are resized by {resized!r}; pictures are "
-            "resized by their shorter side and cropped here, so the model would be shown other pictures than in use"
-        )
+        entry = tag(name, pretrained)
+    mode = entry.get("resize_mode") if isinstance(entry, dict) else None
+    if mode in (None, "shortest"):
+        return ""
+    return (
+        f"reads pictures that are resized by {mode!r}; pictures are resized by their shorter side and cropped here, so "
+        "the model would be shown other pictures than in use"
+    )
 
 
 def check_public(model: ModelSettings | None, where: str) -> None:

@@ -2,7 +2,8 @@
 
 Trained weights repeat on the same kind of processor only. On another kind, as with another seed, a rerun agrees if the
 95 % interval of the difference of the means includes zero: Welch's t interval over the seeds of both runs (Welch 1947,
-Biometrika 34), below three seeds the noise floor of the track. Of many figures, about one in twenty differs by chance.
+Biometrika 34). Where a run has fewer than three seeds, it is the larger of Student's interval with the pooled spread
+and the noise floor of the track. Of many figures, about one in twenty differs by chance.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from antidote.base.errors import UserError
+from antidote.base.errors import UserError, nearest
 from antidote.study.tracks import Noise, tracks
 from antidote.summary.exchange import Entry, Figure, Result, read_result
+from antidote.summary.relations import VISIBLE
 from antidote.summary.verdicts import CONFIDENCE, ENOUGH
 
+ROUNDING = 1e-9  # differences up to this are what sums of floating-point numbers leave
 EQUAL, WITHIN, BEYOND, UNKNOWN = "equal", "within the spread", "beyond the spread", "spread unknown"
 
 
@@ -47,7 +50,7 @@ class Pair:
             return EQUAL
         if self.half is None:
             return UNKNOWN
-        return WITHIN if abs(self.difference) <= self.half else BEYOND
+        return WITHIN if abs(self.difference) <= self.half + 100 * ROUNDING else BEYOND
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,16 @@ def agreement(first: Path, second: Path, figures: Sequence[str]) -> Agreement:
         figures: names of rates, such as `asr1`.
 
     Raises:
-        UserError: a folder holds no results file, a file is not valid, or the folders have no figure in common.
+        UserError: a folder holds no results file, a file is not valid, a figure is no rate or in no file, or the
+            folders have no figure in common.
     """
     mine, theirs = _read(first), _read(second)
+    known = {name for one in (*mine.values(), *theirs.values()) for name in one.figures}
+    for figure in figures:
+        if figure in VISIBLE:
+            raise UserError(f"--figures: {figure} is no rate; PSNR and SSIM are not compared")
+        if figure not in known:
+            raise UserError(f"--figures: no file has {figure!r}{nearest(figure, known)}")
     pairs, left_out = [], []
     for name in sorted({*mine, *theirs}):
         if name not in mine or name not in theirs:
@@ -140,15 +150,23 @@ def _half(figure: str, first: Figure, second: Figure, noise: Noise | None) -> fl
     from scipy.stats import t, ttest_ind  # takes a second
 
     values = [list(one.seeds.values()) for one in (first, second)]
-    if min(map(len, values)) >= ENOUGH:
-        if not any(one.std and one.std > 1e-9 for one in (first, second)):  # not what rounding leaves
+    counts = [len(one) for one in values]
+    if not all(counts):
+        return None
+    spreads = [sum((value - statistics.fmean(one)) ** 2 for value in one) for one in values]
+    freedom, per_cell = sum(counts) - 2, sum(1 / count for count in counts)
+    pooled = math.sqrt(sum(spreads) / freedom) if freedom else 0.0
+    if min(counts) >= ENOUGH:
+        if pooled < ROUNDING:
             return 0.0
         interval = ttest_ind(*values, equal_var=False).confidence_interval(CONFIDENCE)
         return 100 * float(interval.high - interval.low) / 2
-    if noise is None or figure not in noise.figures or not all(values):
-        return None
-    variance = noise.figures[figure] ** 2 * sum(1 / len(one) for one in values)
-    return float(t.ppf((1 + CONFIDENCE) / 2, noise.seeds - 1) * math.sqrt(variance))
+    known = []
+    if freedom >= ENOUGH - 1:
+        known.append(100 * t.ppf((1 + CONFIDENCE) / 2, freedom) * pooled * math.sqrt(per_cell))
+    if noise is not None and figure in noise.figures:
+        known.append(t.ppf((1 + CONFIDENCE) / 2, noise.seeds - 1) * noise.figures[figure] * math.sqrt(per_cell))
+    return float(max(known)) if known else None
 
 
 def _counts(pairs: list[Pair]) -> Iterator[str]:

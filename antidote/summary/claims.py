@@ -11,11 +11,22 @@ from pydantic import Field
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import DATA
 from antidote.base.settings import Settings, read_mapping
+from antidote.study.layout import NO_DEFENSE
 from antidote.summary.page import duration
 from antidote.summary.relations import parse
 from antidote.summary.tables import CONTROL, percent
 from antidote.summary.text import RECONSTRUCTION
-from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, UNTESTABLE, Finished, Verdict, judge
+from antidote.summary.verdicts import (
+    FAILS,
+    HOLDS,
+    UNDECIDED,
+    UNMEASURED,
+    UNTESTABLE,
+    Finished,
+    Verdict,
+    judge,
+    one_setting,
+)
 
 CLAIMS = DATA / "claims.yaml"
 # The verdict of several relations is the first that occurs.
@@ -79,7 +90,10 @@ def _glance(claims: dict[str, Claim], papers: dict[str, str], studies: list[Fini
             for word in found or [UNMEASURED]:
                 counts[word] += 1
         rows.append([papers[paper], *(str(count or "") for count in counts.values())])
-    return f"### Verdicts by work\n\nA claim counts once per study that measured it.\n\n{_markdown(rows)}"
+    return (
+        "### Verdicts by work\n\nA claim counts once per study that measured it; two studies may share models.\n\n"
+        f"{_markdown(rows)}"
+    )
 
 
 def verdict(claim: Claim, done: Finished) -> tuple[str, list[Verdict]]:
@@ -122,8 +136,9 @@ def _choices(studies: list[Finished]) -> str:
         found = sorted(_defenses(done), key=lambda row: (row[0], row[1]))
         rows += [[f"{done.track}, {done.study.name}", *row[2]] for row in found]
     return (
-        f"{head}Worst and mean over the attacks that pass the gate. By access, the lowest worst ASR@1 first; a defense "
-        f"outside the study's accuracy budget comes last. ±: largest standard deviation over seeds, of ASR@1 and CA@1. "
+        f"{head}Worst and mean over the attacks that pass the gate, of a swept defense at one setting: the strongest "
+        "within the accuracy budget on all of them. By access, the lowest worst ASR@1 first; a defense outside the "
+        "budget comes last. ±: largest standard deviation over seeds, of ASR@1 and CA@1. "
         f"{RECONSTRUCTION} reconstruction.\n\n{_markdown(rows)}"
     )
 
@@ -131,16 +146,19 @@ def _choices(studies: list[Finished]) -> str:
 def _defenses(done: Finished) -> list[tuple[str, tuple[bool, float], list[str]]]:
     """Return access, order within the access, and the row of each defense that was run."""
     table = done.table[done.table["gate"] == "passed"]
-    shown = table[((table["sweep"] == "") | (table["picked"] == "yes")) & (table["access"] != CONTROL)]
-    name = shown["defense"].where(shown["sweep"] == "", shown["sweep"])
-    before = table[table["defense"] == "none"].set_index("attack")["ca1_mean"]
+    before = table[table["defense"] == NO_DEFENSE].set_index("attack")["ca1_mean"]
+    sweeps: dict[str, list[str]] = {}
+    for name in done.study.defenses:
+        sweeps.setdefault(done.swept.get(name) or name, []).append(name)
     rows = []
-    for defense, mine in shown[shown["defense"] != "none"].groupby(name, sort=False):
+    for defense, entries in sweeps.items():
+        entry = one_setting(done, entries, before.index)
+        mine = table[(table["defense"] == entry) & (table["access"] != CONTROL)]
         measured = mine[mine["asr1_mean"].notna() & mine["ca1_mean"].notna()]
-        if measured.empty:
+        if measured.empty or defense == NO_DEFENSE:
             continue
         first = measured.iloc[0]
-        label = done.study.defenses[first["defense"]].label or defense
+        label = ", ".join(filter(None, [done.study.defenses[entry].label or defense, first["setting"]]))
         asr, loss = measured["asr1_mean"], measured["attack"].map(before) - measured["ca1_mean"]
         beyond = bool((measured["within"] != "yes").any())
         row = [

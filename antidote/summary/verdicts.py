@@ -3,8 +3,8 @@
 A stronger setting of a defense leaves a lower ASR@1 for more clean accuracy. At matched accuracy, therefore:
 
 - two defenses are compared only where at least one of them was swept;
-- attacks under one swept defense are compared at one setting, the strongest within the budget on all of them: whoever
-  defends does not know the attack;
+- several attacks under one swept defense, also in a mean over attacks, count at one setting, the strongest within the
+  budget on all of them: whoever defends does not know the attack;
 - a defense beyond the accuracy budget would leave more at a weaker setting: the study can show that even beyond the
   budget it leaves too much, not that it leaves little;
 - what a defense costs in clean accuracy, against the undefended model, is decided within the budget or beyond it.
@@ -13,7 +13,7 @@ A stronger setting of a defense leaves a lower ASR@1 for more clean accuracy. At
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -240,29 +240,53 @@ def _variance(figure: str, noise: Noise | None, cells: int) -> float:
     return math.nan if known is None else known**2 / cells
 
 
-def _common(relation: Relation, done: Finished, gated: bool) -> dict[str, str]:
-    """Return the entry of each swept defense that a relation compares over several named attacks, by method."""
-    attacks: dict[str, set[str]] = {}
+def one_setting(done: Finished, entries: Sequence[str], attacks: Iterable[str]) -> str | None:
+    """Return the entry of a sweep that counts for several attacks: the strongest within the budget on all of them.
+
+    If none is, the one with the highest mean CA@1; None if no entry was measured.
+
+    Args:
+        entries: the entries of the sweep, from weak to strong.
+    """
+    rows = done.table[done.table["attack"].isin(list(attacks)) & done.table["defense"].isin(entries)]
+    rows = rows[rows["ca1_mean"].notna()]
+    if rows.empty:
+        return None
+    within = (rows["within"] == "yes").groupby(rows["defense"]).all()
+    kept = [name for name in entries if within.get(name, False)]
+    return kept[-1] if kept else str(rows.groupby("defense")["ca1_mean"].mean().idxmax())
+
+
+def _common(relation: Relation, done: Finished, gated: bool) -> dict[tuple, str]:
+    """Return the entry of each swept defense that a relation measures on several attacks, by the term's conditions."""
+    attacks: dict[tuple, set[str]] = {}
+    fitting: dict[tuple, list[str]] = {}
     for term in relation.terms:
-        if term.figure and term.word("attack") not in (None, "*") and term.defense != NO_DEFENSE:
-            attacks.setdefault(term.defense, set()).update(_attacks(term, done, gated))
-    found = {}
-    for method, names in attacks.items():
-        entries = [n for n, s in done.study.defenses.items() if s.method == method and done.swept.get(n)]
-        rows = done.table[done.table["attack"].isin(names) & done.table["defense"].isin(entries)]
-        if len(names) < 2 or rows.empty:
-            continue
-        within = (rows["within"] == "yes").groupby(rows["defense"]).all()
-        kept = [name for name in entries if within.get(name, False)]
-        found[method] = kept[-1] if kept else rows.groupby("defense")["ca1_mean"].mean().idxmax()
-    return found
+        if term.figure and term.word("attack") is not None and term.defense != NO_DEFENSE:
+            key = _conditions(term)
+            attacks.setdefault(key, set()).update(_attacks(term, done, gated))
+            sweeps = {n: done.swept.get(n) for n in _fitting(term, done)}
+            first = next(filter(None, sweeps.values()), None)
+            fitting[key] = [n for n, sweep in sweeps.items() if sweep and sweep == first]
+    chosen = {key: one_setting(done, fitting[key], names) for key, names in attacks.items() if len(names) > 1}
+    return {key: entry for key, entry in chosen.items() if entry is not None}
 
 
-def _measured(term: Term, done: Finished, gated: bool, common: Mapping[str, str]) -> Measured:
+def _conditions(term: Term) -> tuple:
+    """Return what a term asks of its defense."""
+    return (term.defense, *(c for c in term.conditions if c.key.startswith("defense.")))
+
+
+def _fitting(term: Term, done: Finished) -> list[str]:
+    """Return the entries of a term's defense, from weak to strong."""
+    return [n for n, s in done.study.defenses.items() if s.method == term.defense and _fits(term, "defense", s)]
+
+
+def _measured(term: Term, done: Finished, gated: bool, common: Mapping[tuple, str]) -> Measured:
     """Return a term's figure by seed, a mean over its attacks.
 
     Args:
-        common: entries of defenses by method, in place of the picked one of each attack.
+        common: entries of defenses by conditions, in place of the picked one of each attack.
 
     Raises:
         Missing: the study did not measure the figure.
@@ -270,7 +294,7 @@ def _measured(term: Term, done: Finished, gated: bool, common: Mapping[str, str]
     attacks = _attacks(term, done, gated)
     frames, entries, beyond = [], [], []
     for attack in attacks:
-        entry = _entry(term, done, term.defense, attack, common)
+        entry = common.get(_conditions(term)) or _entry(term, done, attack)
         frames.append(_column(term, done, attack, entry))
         entries.append(entry)
         row = done.table[(done.table["attack"] == attack) & (done.table["defense"] == entry)]
@@ -305,17 +329,15 @@ def _attacks(term: Term, done: Finished, gated: bool) -> list[str]:
     return [_preferred(wanted, passed or fitting)]
 
 
-def _entry(term: Term, done: Finished, method: str, attack: str, common: Mapping[str, str]) -> str:
-    """Return the entry of a defense, for a sweep the common or the picked one."""
-    fitting = [n for n, s in done.study.defenses.items() if s.method == method and _fits(term, "defense", s)]
-    if common.get(method) in fitting:
-        return common[method]
+def _entry(term: Term, done: Finished, attack: str) -> str:
+    """Return the entry of a defense, for a sweep the picked one."""
+    fitting = _fitting(term, done)
     if not fitting:
-        raise Missing(f"no entry of the defense {method}")
+        raise Missing(f"no entry of the defense {term.defense}")
     mine = done.table[(done.table["attack"] == attack) & done.table["defense"].isin(fitting)]
     picked = list(mine.loc[mine["picked"] == "yes", "defense"])
     single = [name for name in fitting if not done.swept.get(name)]
-    return _preferred(method, picked or single or fitting)
+    return _preferred(term.defense, picked or single or fitting)
 
 
 def _preferred(method: str, names: list[str]) -> str:

@@ -19,15 +19,21 @@ model name\t: another
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered():
-    machine.processor.cache_clear()
+    machine._facts.cache_clear()
     yield
-    machine.processor.cache_clear()
+    machine._facts.cache_clear()
 
 
 def test_a_hidden_name_is_told_apart_by_its_numbers(tmp_path, monkeypatch):
     (tmp_path / "cpuinfo").write_text(CPUINFO)
     monkeypatch.setattr(machine, "FACTS", tmp_path / "cpuinfo")
     assert machine.processor().startswith("AMD EPYC (family 25, model 17)")
+
+
+def test_kinds_of_arm_are_told_apart(tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n")
+    monkeypatch.setattr(machine, "FACTS", tmp_path / "cpuinfo")
+    assert "(implementer 0x41, part 0xd0c)" in machine.processor()
 
 
 def test_without_entries_the_platform_is_asked(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -66,20 +67,50 @@ def test_one_seed_is_judged_by_the_noise_floor(tmp_path, times, word):
     assert pair.word == word
 
 
+@pytest.mark.parametrize("track", ["tiny", "open"])
+def test_one_seed_beside_several_is_judged_by_their_spread_too(tmp_path, track):
+    """The single value is one of the three others."""
+    folders = (write(tmp_path / "a", (0.004,), track=track), write(tmp_path / "b", (0.998, 1.0, 0.004), track=track))
+    [pair] = agreement(*folders, ["asr1"]).pairs
+    assert pair.word == WITHIN and pair.half > 200
+
+
+def test_rounding_is_no_difference(tmp_path):
+    folders = write(tmp_path / "a", (0.1,) * 3), write(tmp_path / "b", (0.1,) * 5)
+    assert agreement(*folders, ["asr1"]).pairs[0].word in (EQUAL, WITHIN)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("psnr", "--figures: psnr is no rate"), ("arsr1", "--figures: no file has 'arsr1'; did you mean 'asr1'?")],
+)
+def test_figures_that_cannot_be_compared_are_told(tmp_path, name, told):
+    folders = write(tmp_path / "a", SPREAD), write(tmp_path / "b", SPREAD)
+    with pytest.raises(UserError, match=re.escape(told)):
+        agreement(*folders, ["asr1", name])
+
+
 def test_cells_that_are_not_the_same_experiment_are_named(tmp_path):
     write(tmp_path / "a", SPREAD)
     write(tmp_path / "a", SPREAD, defense="slow")
     write(tmp_path / "a", SPREAD, defense="fast")
     write(tmp_path / "b", SPREAD)
     write(tmp_path / "b", SPREAD, defense="slow", lr=0.002)
-    found = agreement(tmp_path / "a", tmp_path / "b", ["ca1", "asr1"])
+    found = agreement(tmp_path / "a", tmp_path / "b", ["asr1"])
     assert [pair.defense for pair in found.pairs] == ["finetune"]
     assert found.left_out == [f"badnet / fast: only in {tmp_path / 'a'}", "badnet / slow: other settings of slow: lr"]
     assert "asr1: 1 cells, 1 equal; differences: median 0.0, largest 0.0 points" in markdown(found)
 
 
 def test_the_command_prints_the_table(tmp_path, capsys):
-    words = ["compare", write(tmp_path / "a", SPREAD), write(tmp_path / "b", (0.24, 0.25, 0.26))]
+    words = [
+        "compare",
+        "--figures",
+        "asr1",
+        "--",
+        write(tmp_path / "a", SPREAD),
+        write(tmp_path / "b", (0.24, 0.25, 0.26)),
+    ]
     results.run(results.arguments().parse_args([str(word) for word in words]))
     assert "| badnet | finetune | asr1 | 12.0 ± 2.0 | 25.0 ± 1.0 | -13.0 ± " in capsys.readouterr().out
 

@@ -324,9 +324,9 @@ def test_the_page_is_what_its_command_writes(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("slow", "fast", "sides"),
     [
-        (0.94, 0.93, ("asr1 10.0", "asr1 of blended 20.0")),  # both settings are within the budget on both attacks
-        (0.94, 0.5, ("asr1 60.0", "asr1 of blended 70.0")),  # the faster is not, on Blended
-        (0.6, 0.5, ("asr1 60.0", "asr1 of blended 70.0")),  # none is: the one with more CA@1
+        (0.94, 0.93, (10.0, 20.0)),  # both settings are within the budget on both attacks
+        (0.94, 0.5, (60.0, 70.0)),  # the faster is not, on Blended
+        (0.6, 0.5, (60.0, 70.0)),  # none is: the one with more CA@1
     ],
 )
 def test_attacks_under_a_swept_defense_are_compared_at_one_setting(slow, fast, sides):
@@ -342,4 +342,15 @@ def test_attacks_under_a_swept_defense_are_compared_at_one_setting(slow, fast, s
     plan = SummarySettings.read(read_mapping(summary_plan(done.study)), "plan")
     done.table = summarise(done.cells, plan)
     found = judged(done, "asr1(attack=badnet, defense=finetune) < asr1(attack=blended, defense=finetune)")
-    assert [side.split()[-1] for side in found.sides] == [side.split()[-1] for side in sides]
+    left, right = (float(side.split()[-1]) for side in found.sides)
+    assert (left, right) == sides
+    mean = judged(done, "asr1(attack=*, defense=finetune) < 50")
+    assert mean.sides == (f"asr1 {(left + right) / 2:.1f}",)
+    text = page({}, PAPERS, [done])
+    assert f"| {right:.1f} (blended) | {(left + right) / 2:.1f} |" in text
+
+
+def test_a_sweep_that_was_not_run_is_not_measured():
+    done = finished({}, defenses={"finetune": {"method": "finetune", "training": {"lr": [0.001, 0.002]}}})
+    found = judged(done, "asr1(attack=badnet, defense=finetune) < asr1(attack=blended, defense=finetune)")
+    assert found.word == UNMEASURED
