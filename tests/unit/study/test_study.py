@@ -383,22 +383,3 @@ def test_a_list_of_classes_that_lies_beside_the_study_is_told_from_one_that_is_n
         UserError, match=r"unknown name .own.; .*; own\.json here counts once it is in data/ of a checkout"
     ):
         Study(change(values, "evaluation.classes", "own"), FILE)
-
-
-@pytest.mark.parametrize("name", ["", "open_clip_model.safetensors"])
-def test_a_model_folder_that_reads_squashed_pictures_is_refused(values, tmp_path, name):
-    """The folder, and its file of weights, as a model, a released checkpoint and a surrogate."""
-    known = {"model_cfg": {"vision_cfg": {"image_size": 32}}, "preprocess_cfg": {"resize_mode": "squash"}}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(known))
-    (tmp_path / "open_clip_model.safetensors").touch()
-    path = str(tmp_path / name)
-    attack = {"method": "badnet", "poisons": 8}
-    fitted = {"method": "badclip", "poisons": 8, "surrogate": str(tmp_path)}
-    inversion = change(values, "pools.inversion", {"dataset": "tiny", "split": "train", "pairs": 40})
-    for changed, told in (
-        (change(values, "model.pretrained", path), "model.pretrained: "),
-        (change(values, "attacks.badnet", {**attack, "checkpoint": path}), "attacks.badnet.checkpoint: "),
-        (change(inversion, "attacks.badnet", fitted), "attacks.badnet.surrogate: "),
-    ):
-        with pytest.raises(UserError, match=f"{told}.* reads pictures that are resized by 'squash'"):
-            Study(changed, FILE)

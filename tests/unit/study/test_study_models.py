@@ -1,0 +1,33 @@
+"""The models that a study names: pictures are resized for them in one way."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from antidote.base.errors import UserError
+from antidote.base.fingerprint import ROOT
+from antidote.base.settings import read_mapping
+from antidote.study.study import Study
+from tests.unit.study.test_study import FILE, change
+
+
+@pytest.mark.parametrize("name", ["", "open_clip_model.safetensors"])
+def test_a_model_folder_that_reads_squashed_pictures_is_refused(tmp_path, name):
+    """The folder, and its file of weights, as a model, a released checkpoint and a surrogate."""
+    values = read_mapping(str(ROOT / FILE))
+    known = {"model_cfg": {"vision_cfg": {"image_size": 32}}, "preprocess_cfg": {"resize_mode": "squash"}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(known))
+    (tmp_path / "open_clip_model.safetensors").touch()
+    path = str(tmp_path / name)
+    attack = {"method": "badnet", "poisons": 8}
+    fitted = {"method": "badclip", "poisons": 8, "surrogate": str(tmp_path)}
+    inversion = change(values, "pools.inversion", {"dataset": "tiny", "split": "train", "pairs": 40})
+    for changed, told in (
+        (change(values, "model.pretrained", path), "model.pretrained: "),
+        (change(values, "attacks.badnet", {**attack, "checkpoint": path}), "attacks.badnet.checkpoint: "),
+        (change(inversion, "attacks.badnet", fitted), "attacks.badnet.surrogate: "),
+    ):
+        with pytest.raises(UserError, match=f"{told}.* reads pictures that are resized by 'squash'"):
+            Study(changed, FILE)
