@@ -10,10 +10,10 @@ from pathlib import Path
 from antidote.base import command_line
 from antidote.base.files import whole_file
 from antidote.summary.claims import CLAIMS, page, read_claims
+from antidote.summary.finished import Finished
 from antidote.summary.published import read_published
 from antidote.summary.restored import restored
 from antidote.summary.text import filled
-from antidote.summary.verdicts import Finished
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,18 +1,20 @@
 """Results files: one JSON file per cell of a track's study, for a leaderboard.
 
 `write` makes them from a finished study, `check` validates files, `clip-benchmark` exports them in the shape of
-CLIP_benchmark, `import` makes a `reported` result of such a file, `compare` sets a rerun beside another run, `schema`
-writes the JSON Schema.
+CLIP_benchmark, `import` makes a `reported` result of such a file, `compare` sets a rerun beside another run, `noise`
+prints the spread over seeds for data/tracks.yaml, `schema` writes the JSON Schema.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+import yaml
+
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import write_json
-from antidote.study.tracks import tracks
+from antidote.study.tracks import FREEDOM, tracks
 from antidote.summary.agreement import agreement, markdown
 from antidote.summary.exchange import (
     Result,
@@ -22,7 +24,9 @@ from antidote.summary.exchange import (
     schema,
     to_clip_benchmark,
 )
-from antidote.summary.verdicts import Finished
+from antidote.summary.finished import Finished
+from antidote.summary.noise import noise
+from antidote.summary.verdicts import ENOUGH
 
 FOLDER = Path("leaderboard")
 
@@ -78,6 +82,18 @@ def compare(args: argparse.Namespace) -> None:
     sys.stdout.write(markdown(agreement(args.first, args.second, args.figures)))
 
 
+def print_noise(args: argparse.Namespace) -> None:
+    """Print the noise floors of all results files below a folder, as data/tracks.yaml has them."""
+    files = sorted(args.folder.rglob("*--*.json"))
+    found = noise(map(read_result, files))
+    if not found:
+        raise UserError(
+            f"{args.folder}: no model has {FREEDOM} degrees of freedom in results files of at least {ENOUGH} seeds "
+            f"with an ASR@1 of 10 to 90 % ({len(files)} results files read)"
+        )
+    sys.stdout.write(yaml.safe_dump({t: {m: n.model_dump() for m, n in one.items()} for t, one in found.items()}))
+
+
 def write_schema(args: argparse.Namespace) -> None:
     """Write the JSON Schema."""
     args.output.mkdir(parents=True, exist_ok=True)
@@ -91,6 +107,7 @@ ACTIONS = {
     "clip-benchmark": clip_benchmark,
     "import": import_,
     "compare": compare,
+    "noise": print_noise,
     "schema": write_schema,
 }
 
@@ -137,6 +154,8 @@ def arguments() -> argparse.ArgumentParser:
         "second", type=Path, metavar="SECOND", help="folder of those of another run, also on another machine"
     )
     one.add_argument("--figures", nargs="+", default=["ca1", "asr1"], metavar="FIGURE", help="names of rates")
+    one = actions.add_parser("noise", help="print the spread over seeds by track and model")
+    one.add_argument("folder", type=Path, metavar="FOLDER", help="folder of results files, such as leaderboard")
     one = actions.add_parser("schema", help="write the JSON Schema")
     one.add_argument("--output", type=Path, default=FOLDER, help="folder of schema.json")
     return parser

@@ -13,7 +13,7 @@ from antidote.base.files import DATA
 from antidote.base.settings import Settings, read_mapping
 
 FILE = DATA / "tracks.yaml"
-SEEDS = 5  # smallest number of seeds behind a noise floor
+FREEDOM = 4  # fewest degrees of freedom behind a noise floor: five seeds of one cell
 
 
 class TrackSettings(Settings):
@@ -27,9 +27,10 @@ class TrackSettings(Settings):
 
 
 class Noise(Settings):
-    """Spread of one cell over seeds."""
+    """Spread of one cell over seeds, where ASR@1 is neither near 0 nor near 100: pooled over such cells."""
 
-    seeds: int = Field(ge=SEEDS, description="number of seeds behind the figures")
+    cells: int = Field(ge=1, description="number of cells behind the figures")
+    freedom: int = Field(ge=FREEDOM, description="degrees of freedom: seeds minus one, summed over the cells")
     figures: dict[str, float] = Field(description="standard deviation by figure, in percentage points")
 
 
@@ -39,7 +40,7 @@ class Track(Settings):
     version: int = Field(ge=1)
     about: str
     fixes: dict[str, list[Any]] = Field({}, description="keys of the study file and the values that the track allows")
-    noise: Noise | None = None
+    noise: dict[str, Noise] = Field({}, description="by name of the model")
 
 
 @cache

@@ -1,9 +1,10 @@
 """Whether a rerun reaches the figures of another run: the same cells of two folders of results files, side by side.
 
 Trained weights repeat on the same kind of processor only. On another kind, as with another seed, a rerun agrees if the
-95 % interval of the difference of the means includes zero: Welch's t interval over the seeds of both runs (Welch 1947,
-Biometrika 34). Where a run has fewer than three seeds, it is the larger of Student's interval with the pooled spread
-and the noise floor of the track. Of many figures, about one in twenty differs by chance.
+95 % interval of the difference of the means includes zero. Runs of the same seeds share pools, triggers and the order
+of batches, so their figures are paired by seed (Student's t); other runs are compared by Welch's t interval (Welch
+1947, Biometrika 34). Where a run has fewer than three seeds, it is the larger of Student's interval with the pooled
+spread and the noise floor of the track and model. Of many figures, about one in twenty differs by chance.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _other_settings(first: Entry, second: Entry) -> str:
 
 
 def _pairs(name: tuple[str, str], first: Result, second: Result, figures: Sequence[str]) -> Iterator[Pair]:
-    noise = tracks()[first.track.name].noise if first.track.name in tracks() else None
+    noise = tracks()[first.track.name].noise.get(first.model) if first.track.name in tracks() else None
     for figure in figures:
         if figure in first.figures and figure in second.figures:
             sides = first.figures[figure], second.figures[figure]
@@ -147,7 +148,7 @@ def _pairs(name: tuple[str, str], first: Result, second: Result, figures: Sequen
 
 def _half(figure: str, first: Figure, second: Figure, noise: Noise | None) -> float | None:
     """Return half of the 95 % interval of the difference of two means in percentage points; None if not known."""
-    from scipy.stats import t, ttest_ind  # takes a second
+    from scipy.stats import t, ttest_ind, ttest_rel  # takes a second
 
     values = [list(one.seeds.values()) for one in (first, second)]
     counts = [len(one) for one in values]
@@ -159,13 +160,20 @@ def _half(figure: str, first: Figure, second: Figure, noise: Noise | None) -> fl
     if min(counts) >= ENOUGH:
         if pooled < ROUNDING:
             return 0.0
-        interval = ttest_ind(*values, equal_var=False).confidence_interval(CONFIDENCE)
+        if first.seeds.keys() == second.seeds.keys():
+            pairs = [[one.seeds[seed] for seed in first.seeds] for one in (first, second)]
+            gaps = [mine - theirs for mine, theirs in zip(*pairs, strict=True)]
+            if max(gaps) - min(gaps) < ROUNDING:
+                return 0.0
+            interval = ttest_rel(*pairs).confidence_interval(CONFIDENCE)
+        else:
+            interval = ttest_ind(*values, equal_var=False).confidence_interval(CONFIDENCE)
         return 100 * float(interval.high - interval.low) / 2
     known = []
     if freedom >= ENOUGH - 1:
         known.append(100 * t.ppf((1 + CONFIDENCE) / 2, freedom) * pooled * math.sqrt(per_cell))
     if noise is not None and figure in noise.figures:
-        known.append(t.ppf((1 + CONFIDENCE) / 2, noise.seeds - 1) * noise.figures[figure] * math.sqrt(per_cell))
+        known.append(t.ppf((1 + CONFIDENCE) / 2, noise.freedom) * noise.figures[figure] * math.sqrt(per_cell))
     return float(max(known)) if known else None
 
 

@@ -10,8 +10,11 @@ from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import DATA
+from antidote.base.registry import method
 from antidote.base.settings import Settings, read_mapping
 from antidote.study.layout import NO_DEFENSE
+from antidote.summary.accuracy import one_setting
+from antidote.summary.finished import Finished
 from antidote.summary.page import duration
 from antidote.summary.relations import parse
 from antidote.summary.tables import CONTROL, percent
@@ -22,10 +25,8 @@ from antidote.summary.verdicts import (
     UNDECIDED,
     UNMEASURED,
     UNTESTABLE,
-    Finished,
     Verdict,
     judge,
-    one_setting,
 )
 
 CLAIMS = DATA / "claims.yaml"
@@ -89,9 +90,11 @@ def _glance(claims: dict[str, Claim], papers: dict[str, str], studies: list[Fini
             found = [word for word, _ in (verdict(claim, done) for done in studies) if word != UNMEASURED]
             for word in found or [UNMEASURED]:
                 counts[word] += 1
-        rows.append([papers[paper], *(str(count or "") for count in counts.values())])
+        mark = f" {RECONSTRUCTION}" if any(_rebuilt(one) for one in claims.values() if one.paper == paper) else ""
+        rows.append([papers[paper] + mark, *(str(count or "") for count in counts.values())])
     return (
-        "### Verdicts by work\n\nA claim counts once per study that measured it; two studies may share models.\n\n"
+        "### Verdicts by work\n\nA claim counts once per study that measured it; two studies may share models. "
+        f"{RECONSTRUCTION}: with a reconstruction.\n\n"
         f"{_markdown(rows)}"
     )
 
@@ -105,7 +108,8 @@ def verdict(claim: Claim, done: Finished) -> tuple[str, list[Verdict]]:
 
 def _rows(claim: Claim, studies: list[Finished]) -> list[list[str]]:
     """Return a row per study that measured the claim; one row if none did."""
-    sentence = claim.sentence + (f" (Ours: {claim.ours}.)" if claim.ours else "")
+    mark = f" {RECONSTRUCTION}" if _rebuilt(claim) else ""
+    sentence = claim.sentence + mark + (f" (Ours: {claim.ours}.)" if claim.ours else "")
     rows, reasons = [], []
     for done in studies:
         word, found = verdict(claim, done)
@@ -119,10 +123,19 @@ def _rows(claim: Claim, studies: list[Finished]) -> list[list[str]]:
     return [[sentence if i == 0 else "", claim.value if i == 0 else "", *row] for i, row in enumerate(rows)]
 
 
+def _rebuilt(claim: Claim) -> bool:
+    """Return whether a claim is about a defense of which the paper leaves parts open."""
+    terms = [term for text in claim.relations for term in parse(text, claim.sentence).terms]
+    return any(getattr(method("defense", term.defense), "reconstruction", False) for term in terms if term.figure)
+
+
 def _figures(found: Verdict) -> str:
-    """Return the sides of a relation, and left minus right with half of its interval."""
+    """Return the sides of a relation, left minus right with half of its interval, and the losses of accuracy there."""
     half = "" if found.half is None else f" ± {found.half:.{found.decimals}f}"
-    return f"{', '.join(found.sides)}: {found.difference:+.{found.decimals}f}{half}"
+    ends = dict.fromkeys(f"{loss:.1f}" for loss in found.losses or ())
+    between = f", losing {' to '.join(ends)}" if ends else ""
+    between += f" ({', '.join(found.more)}: more)" if found.more else ""
+    return f"{', '.join(found.sides)}: {found.difference:+.{found.decimals}f}{half}{between}"
 
 
 def _choices(studies: list[Finished]) -> str:
@@ -181,7 +194,7 @@ def _seconds(done: Finished, measured: pd.DataFrame) -> str:
 
 
 def _sure(done: Finished, measured: pd.DataFrame) -> str:
-    """Return number of attacks and seeds, and the largest spreads over seeds; for one seed, the track's noise floor."""
+    """Return number of attacks and seeds, and the largest spreads over seeds; for one seed, the noise floor."""
     count = int(measured[["asr1_n", "ca1_n"]].to_numpy().min())
     words = [f"{len(measured)} attack{'s' if len(measured) > 1 else ''}", _seeds(done, count)]
     asr, ca = measured["asr1_std"].max(), measured["ca1_std"].max()
@@ -190,7 +203,7 @@ def _sure(done: Finished, measured: pd.DataFrame) -> str:
         return ", ".join([*words, f"± {percent(asr)} (CA@1 ± {percent(ca)})"])
     if floor is None:
         return ", ".join([*words, "spread unknown"])
-    return ", ".join([*words, f"noise floor of ASR@1 {floor:.1f} over {done.noise.seeds} seeds of one cell"])
+    return ", ".join([*words, f"noise floor of ASR@1 {floor:.1f}"])
 
 
 def _seeds(done: Finished, count: int) -> str:

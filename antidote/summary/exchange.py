@@ -23,9 +23,9 @@ from antidote.study.layout import NO_DEFENSE, Layout
 from antidote.study.tracks import TrackSettings
 from antidote.summary.cells import COLUMNS
 from antidote.summary.costs import CostFacts
+from antidote.summary.finished import Finished
 from antidote.summary.persistence import read_trajectory
 from antidote.summary.relations import PERSISTED
-from antidote.summary.verdicts import Finished
 
 FORMAT = 1
 NAMES = ("attack", "defense", "seed")

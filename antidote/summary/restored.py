@@ -15,10 +15,10 @@ from antidote.study.study import Study
 from antidote.study.tracks import tracks
 from antidote.summary.cells import COLUMNS
 from antidote.summary.exchange import DETECTION, PER_RUN, Entry, Figure, Result, read_result
+from antidote.summary.finished import Finished
 from antidote.summary.plan import SummarySettings
 from antidote.summary.relations import PERSISTED
 from antidote.summary.tables import summarise
-from antidote.summary.verdicts import Finished
 
 
 def restored(file: Path, leaderboard: Path) -> Finished:
@@ -56,7 +56,7 @@ def restored(file: Path, leaderboard: Path) -> Finished:
         costs=_costs(results),
         detections=_detections(results) if study.detectors else None,
         persistence=_persistence(results) if study.file.persistence else None,
-        noise=tracks()[study.file.track.name].noise,
+        noise=tracks()[study.file.track.name].noise.get(study.file.model.name),
         swept={entry.name: entry.sweep for entry in study.entries["defense"]},
     )
 

@@ -6,29 +6,33 @@ import json
 import re
 
 import pytest
+import yaml
 
 from antidote.base.errors import UserError
+from antidote.base.fingerprint import ROOT
 from antidote.study.tracks import tracks
 from antidote.summary.agreement import BEYOND, EQUAL, UNKNOWN, WITHIN, agreement, markdown
+from antidote.summary.exchange import read_result
+from antidote.summary.noise import noise
 from scripts import results
 
 SPREAD = (0.10, 0.12, 0.14)  # mean 12, standard deviation 2 points
 
 
-def figure(values):
+def figure(values, first=0):
     mean = sum(values) / len(values)
     std = (sum((one - mean) ** 2 for one in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else None
-    return {"mean": mean, "std": std, "seeds": {str(seed): value for seed, value in enumerate(values)}}
+    return {"mean": mean, "std": std, "seeds": {str(seed): value for seed, value in enumerate(values, first)}}
 
 
-def write(folder, asr1, *, defense="finetune", lr=0.001, status="measured", track="tiny", name="asr1"):
+def write(folder, asr1, *, defense="finetune", lr=0.001, status="measured", track="tiny", name="asr1", first=0):
     """Write one results file; return its folder."""
     folder.mkdir(exist_ok=True)
     values = {
         "track": {"name": track, "version": 1}, "status": status, "model": "tiny-rn", "evaluation": "scenes",
         "attack": {"name": "badnet", "method": "badnet"},
         "defense": {"name": defense, "method": "finetune", "settings": {"lr": lr}},
-        "figures": {name: figure(asr1)}, "hashes": {"models": {"0": "a"}, "code": "b"},
+        "figures": {name: figure(asr1, first)}, "hashes": {"models": {"0": "a"}, "code": "b"},
         "source": {"title": "defenses", "url": "https://example.org"},
     }  # fmt: skip
     (folder / f"badnet--{defense}.json").write_text(json.dumps(values))
@@ -39,7 +43,7 @@ def write(folder, asr1, *, defense="finetune", lr=0.001, status="measured", trac
     ("mine", "theirs", "word"),
     [
         (SPREAD, SPREAD, EQUAL),
-        (SPREAD, (0.14, 0.15, 0.16), WITHIN),
+        (SPREAD, (0.16, 0.15, 0.14), WITHIN),
         (SPREAD, (0.24, 0.25, 0.26), BEYOND),
         ((0.5, 0.5, 0.5), (0.4, 0.4, 0.4), BEYOND),  # no spread at all
         ((0.12,), (0.13,), UNKNOWN),  # another track: no noise floor
@@ -52,16 +56,23 @@ def test_a_rerun_agrees_within_the_spread_of_both_runs(tmp_path, mine, theirs, w
     assert pair.difference == pytest.approx(100 * (sum(mine) / len(mine) - sum(theirs) / len(theirs)))
 
 
-def test_the_interval_is_welchs(tmp_path):
+def test_the_interval_of_runs_of_the_same_seeds_is_paired(tmp_path):
+    """Differences of -4, -3 and -2 points: standard deviation 1, t(2) 4.303."""
+    folders = write(tmp_path / "a", SPREAD), write(tmp_path / "b", (0.14, 0.15, 0.16))
+    [pair] = agreement(*folders, ["asr1"]).pairs
+    assert pair.half == pytest.approx(4.303 / 3**0.5, rel=1e-3) and pair.word == BEYOND
+
+
+def test_the_interval_of_runs_of_other_seeds_is_welchs(tmp_path):
     """t(4) is 2.776; the standard error of the difference is 2 * sqrt(2 / 3)."""
-    folders = write(tmp_path / "a", SPREAD), write(tmp_path / "b", (0.20, 0.22, 0.24))
+    folders = write(tmp_path / "a", SPREAD), write(tmp_path / "b", (0.20, 0.22, 0.24), first=3)
     [pair] = agreement(*folders, ["asr1"]).pairs
     assert pair.half == pytest.approx(2.776 * 2 * (2 / 3) ** 0.5, rel=1e-3) and pair.word == BEYOND
 
 
-@pytest.mark.parametrize(("times", "word"), [(2, WITHIN), (6, BEYOND)])
+@pytest.mark.parametrize(("times", "word"), [(2, WITHIN), (4, BEYOND)])
 def test_one_seed_is_judged_by_the_noise_floor(tmp_path, times, word):
-    floor = tracks()["tiny"].noise.figures["asr1"] / 100
+    floor = tracks()["tiny"].noise["tiny-rn"].figures["asr1"] / 100
     values = (0.95,), (0.95 - times * floor,)
     [pair] = agreement(*(write(tmp_path / f"{i}", one) for i, one in enumerate(values)), ["asr1"]).pairs
     assert pair.word == word
@@ -124,3 +135,29 @@ def test_folders_without_a_common_figure_are_told(tmp_path):
         agreement(mine, write(tmp_path / "b", SPREAD, name="ca1"), ["asr1"])
     with pytest.raises(UserError, match="no figure in common; the first cell: badnet / finetune: other settings"):
         agreement(mine, write(tmp_path / "c", SPREAD, lr=0.1), ["asr1"])
+
+
+def test_the_noise_floors_of_the_tracks_are_those_of_the_leaderboard(capsys):
+    results.run(results.arguments().parse_args(["noise", str(ROOT / "leaderboard")]))
+    found = yaml.safe_load(capsys.readouterr().out)
+    known = {name: {m: one.model_dump() for m, one in track.noise.items()} for name, track in tracks().items()}
+    assert found == {name: noise for name, noise in known.items() if noise}
+
+
+def test_the_noise_floor_is_pooled_over_the_cells_on_the_slope(tmp_path):
+    """Variances of 4 and 1 square points with 2 degrees of freedom each."""
+    write(tmp_path, SPREAD)
+    write(tmp_path, (0.49, 0.5, 0.51), defense="slow")
+    write(tmp_path, (0.99, 0.91, 0.95), defense="fast")  # not on the slope
+    write(tmp_path, (0.2, 0.8), defense="few")
+    for path in tmp_path.glob("*.json"):
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({**values, "figures": {**values["figures"], "ca1": figure(SPREAD)}}))
+    [floor] = noise(map(read_result, tmp_path.glob("*.json")))["tiny"].values()
+    assert (floor.cells, floor.freedom, floor.figures) == (2, 4, {"asr1": 1.6, "ca1": 2.0})
+
+
+def test_too_few_cells_for_a_noise_floor_are_told(tmp_path):
+    write(tmp_path, SPREAD)
+    with pytest.raises(UserError, match=r"no model has 4 degrees of freedom .* \(1 results files read\)"):
+        results.run(results.arguments().parse_args(["noise", str(tmp_path)]))

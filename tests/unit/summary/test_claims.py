@@ -17,11 +17,12 @@ from antidote.study.study import Study
 from antidote.study.tracks import Noise
 from antidote.summary.cells import COLUMNS
 from antidote.summary.claims import Claim, page, read_claims, verdict
+from antidote.summary.finished import Finished
 from antidote.summary.plan import SummarySettings
 from antidote.summary.published import read_published
 from antidote.summary.relations import parse
 from antidote.summary.tables import summarise
-from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, UNTESTABLE, Finished, judge
+from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, UNTESTABLE, judge
 from scripts import claims as script
 
 LOWER = "asr1(attack=badnet, defense=cleanclip) < asr1(attack=badnet, defense=finetune)"
@@ -47,7 +48,7 @@ def finished(rates, seeds=(0,), noise=None, tuned=True, **changes) -> Finished:
     swept = {entry.name: entry.sweep or entry.name * tuned for entry in study.entries["defense"]}
     table = summarise(cells, plan)
     return Finished(
-        study, cells, table, pd.DataFrame(costs), None, None, noise and Noise(seeds=5, figures=noise), swept
+        study, cells, table, pd.DataFrame(costs), None, None, noise and Noise(cells=1, freedom=4, figures=noise), swept
     )
 
 
@@ -127,7 +128,7 @@ def test_a_defense_beyond_the_budget_decides_only_against_itself(cleanclip, fine
     rates[outside] = (rates[outside][0], [0.5])
     found = judged(finished(rates, noise={"asr1": 1.0}))
     assert found.word == word
-    assert found.reason == (f"outside the accuracy budget: {outside}" if word == UNDECIDED else "")
+    assert found.reason == (f"loses more accuracy than the other: {outside}" if word == UNDECIDED else "")
     assert judged(finished(rates, noise={"asr1": 1.0}), matched=False).word in (HOLDS, FAILS)
 
 
@@ -135,8 +136,6 @@ def test_the_cost_of_a_defense_is_decided_beyond_the_budget_too():
     done = finished(both([0.9], [0.9], ca=0.5), noise={"asr1": 1.0, "ca1": 1.0})
     assert judged(done, "ca1(attack=badnet, defense=cleanclip) >= ca1(attack=badnet) - 5").word == FAILS
     assert judged(done, "asr1(attack=badnet, defense=cleanclip) <= 10").word == FAILS
-    between = "ca1(attack=badnet, defense=finetune) > ca1(attack=badnet, defense=cleanclip)"
-    assert judged(done, between).reason == "outside the accuracy budget: cleanclip"
 
 
 def test_defenses_of_which_none_was_swept_are_not_at_matched_accuracy():
@@ -152,8 +151,9 @@ def test_a_margin_that_nothing_could_meet_is_no_verdict_on_the_method():
     done = finished(both([0.0], [0.2]), noise={"asr1": 1.0})
     assert judged(done, f"{LOWER} - 30").word == UNTESTABLE
     assert judged(done, f"{LOWER} - 19").word == UNDECIDED  # 1 point, within the noise floor
+    done = finished(both([0.0], [0.2]), noise={"asr1": 1.0, "ca1": 0.1})
     higher = "ca1(attack=badnet, defense=cleanclip) > ca1(attack=badnet)"
-    assert judged(done, f"{higher} + 6").word == UNTESTABLE and judged(done, f"{higher} + 4").word == UNDECIDED
+    assert judged(done, f"{higher} + 6").word == UNTESTABLE and judged(done, f"{higher} + 4").word == FAILS
 
 
 def test_a_seed_without_a_figure_does_not_count():
@@ -207,21 +207,6 @@ def test_the_time_is_that_of_the_settings_shown():
     assert "| 12.0 s |" in page({}, PAPERS, [done])
 
 
-def test_a_sweep_is_compared_by_the_picked_setting():
-    defenses = {
-        "tuned": {"method": "finetune", "training": {"lr": [0.001, 0.002, 0.005]}},
-        "cleanclip": {"method": "cleanclip"},
-    }
-    swept = {
-        "tuned_lr0.001": ([0.9], [0.95]),
-        "tuned_lr0.002": ([0.6], [0.94]),
-        "tuned_lr0.005": ([0.0], [0.60]),
-        "cleanclip": ([0.3], [0.94]),
-    }
-    found = judged(finished(swept, noise={"asr1": 1.0}, defenses=defenses))
-    assert found.word == HOLDS and found.sides == ("asr1 30.0", "asr1 60.0")
-
-
 def test_what_was_not_run_is_not_measured():
     done = finished({"cleanclip": ([0.1], [0.9])})
     for text, reason in [
@@ -255,11 +240,14 @@ def test_the_page_says_which_defense_to_use_and_what_holds():
     claims = {"one": Claim(paper="cleanclip", sentence="Lower.", value="14.0", relations=[LOWER])}
     text = page(claims, PAPERS, [finished(both([0.1], [0.2]), noise={"asr1": 1.0})])
     row = "| tiny 1, default | clean-pairs | CleanCLIP | 10.0 (badnet) | 10.0 | 1.0 | 12.0 s | 1 attack, 1 seed, "
-    assert f"{row}noise floor of ASR@1 1.0 over 5 seeds of one cell |" in text
+    assert f"{row}noise floor of ASR@1 1.0 |" in text
     assert f"{row}spread unknown |" in page(claims, PAPERS, [finished(both([0.1], [0.2]))])
     assert text.index("| CleanCLIP |") < text.index("| Fine-tuning |")
     assert "### CleanCLIP (ICCV 2023)" in text
-    assert "| Lower. | 14.0 | tiny 1, default, 1 seed | asr1 10.0, asr1 20.0: -10.0 ± 3.9 | **holds** |" in text
+    assert (
+        "| Lower. | 14.0 | tiny 1, default, 1 seed | asr1 10.0, asr1 20.0: -10.0 ± 3.9, losing 1.0 | **holds** |"
+        in text
+    )
     assert "| Lower. | 14.0 |  |  | not measured |" in page(claims, PAPERS, [])
 
 
@@ -319,38 +307,3 @@ def test_the_page_is_what_its_command_writes(tmp_path, monkeypatch):
     script.run(script.arguments().parse_args([*words[:-1], str(page)]))
     assert page.read_text(encoding="utf-8") == text
     assert words[-2:] == ["--page", "docs/claims.md"]
-
-
-@pytest.mark.parametrize(
-    ("slow", "fast", "sides"),
-    [
-        (0.94, 0.93, (10.0, 20.0)),  # both settings are within the budget on both attacks
-        (0.94, 0.5, (60.0, 70.0)),  # the faster is not, on Blended
-        (0.6, 0.5, (60.0, 70.0)),  # none is: the one with more CA@1
-    ],
-)
-def test_attacks_under_a_swept_defense_are_compared_at_one_setting(slow, fast, sides):
-    defenses = {"finetune": {"method": "finetune", "training": {"epochs": 1, "lr": [0.001, 0.002]}}}
-    done = finished({}, defenses=defenses)
-    rates = {"lr0.001": (0.6, 0.7, slow), "lr0.002": (0.1, 0.2, fast)}
-    for setting, (badnet, blended, ca1) in rates.items():
-        for attack, asr1, ca in (("badnet", badnet, 0.94), ("blended", blended, ca1)):
-            rows = (done.cells["attack"] == attack) & (done.cells["defense"] == f"finetune_{setting}")
-            done.cells.loc[rows, ["asr1", "ca1"]] = [asr1, ca]
-    none = (done.cells["defense"] == "none") & (done.cells["attack"] == "blended")
-    done.cells.loc[none, ["asr1", "ca1"]] = [1.0, 0.95]
-    plan = SummarySettings.read(read_mapping(summary_plan(done.study)), "plan")
-    done.table = summarise(done.cells, plan)
-    found = judged(done, "asr1(attack=badnet, defense=finetune) < asr1(attack=blended, defense=finetune)")
-    left, right = (float(side.split()[-1]) for side in found.sides)
-    assert (left, right) == sides
-    mean = judged(done, "asr1(attack=*, defense=finetune) < 50")
-    assert mean.sides == (f"asr1 {(left + right) / 2:.1f}",)
-    text = page({}, PAPERS, [done])
-    assert f"| {right:.1f} (blended) | {(left + right) / 2:.1f} |" in text
-
-
-def test_a_sweep_that_was_not_run_is_not_measured():
-    done = finished({}, defenses={"finetune": {"method": "finetune", "training": {"lr": [0.001, 0.002]}}})
-    found = judged(done, "asr1(attack=badnet, defense=finetune) < asr1(attack=blended, defense=finetune)")
-    assert found.word == UNMEASURED

@@ -20,9 +20,10 @@ from antidote.study.study import Study
 from antidote.study.tracks import tracks
 from antidote.summary import exchange
 from antidote.summary.exchange import read_result, schema
+from antidote.summary.finished import Finished
 from antidote.summary.relations import parse
 from antidote.summary.restored import restored
-from antidote.summary.verdicts import Finished, judge
+from antidote.summary.verdicts import judge
 from scripts import results, summarise
 from tests.unit.summary.test_pages import put
 
