@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 from antidote.base import command_line
-from antidote.base.files import whole_file
+from antidote.base.errors import UserError
 from antidote.summary.claims import CLAIMS, page, read_claims
 from antidote.summary.finished import Finished
 from antidote.summary.published import read_published
 from antidote.summary.restored import restored
-from antidote.summary.text import filled
+from antidote.summary.text import fill
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -21,15 +21,14 @@ def run(arguments: argparse.Namespace) -> None:
     papers = {key: paper.citation for key, paper in read_published().papers.items()}
     claims = read_claims(papers, arguments.claims)
     board = arguments.leaderboard
+    if twice := [file for i, file in enumerate(arguments.study) if file in arguments.study[:i]]:
+        raise UserError(f"--study: {twice[0]} is named twice")
     done = [restored(file, board) if board else Finished.read(file, arguments.results) for file in arguments.study]
     content = page(claims, papers, done)
     if not arguments.page:
         sys.stdout.write(content)
         return
-    old = arguments.page.read_text(encoding="utf-8")
-    with whole_file(arguments.page) as temporary:
-        temporary.write_text(filled(old, "claims", content, str(arguments.page)), encoding="utf-8")
-    command_line.log.info("wrote %s", arguments.page)
+    fill(arguments.page, "claims", content)
 
 
 def arguments() -> argparse.ArgumentParser:

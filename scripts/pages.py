@@ -13,17 +13,17 @@ import pandas as pd
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
-from antidote.base.files import whole_file
 from antidote.base.settings import read_mapping
 from antidote.study.layout import Layout
 from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from antidote.summary import detections as detected
-from antidote.summary.csv_files import read_table
+from antidote.summary.csv_files import read_frame, read_table
 from antidote.summary.documents import attacks, defenses, resistance, single
 from antidote.summary.figures import figures
 from antidote.summary.plan import SummarySettings
-from antidote.summary.text import filled
+from antidote.summary.text import fill
+from antidote.summary.unchanged import check_cells
 
 PICTURES = {"attacks": "gallery", "defenses": "plane"}
 
@@ -35,26 +35,34 @@ def run(arguments: argparse.Namespace) -> None:
     if not file.is_file():
         raise UserError(f"{file}: no such file; run {arguments.study} first")
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
-    table, cells = read_table(file), pd.read_csv(kept.path("summary", "cells"), keep_default_na=False)
+    table, cells = read_table(file), _as_text(kept.path("summary", "cells"))
+    check_cells(study, cells, kept.path("summary", "cells"))
     part = "results" if arguments.table in PICTURES else arguments.table
     if part == "resistance":
         content = resistance(plan, table, cells, folder)
     elif part == "detections":
-        costs = pd.read_csv(kept.path("summary", "costs"), keep_default_na=False)
+        costs = _as_text(kept.path("summary", "costs"))
         content = detected.markdown(detected.tables(plan, detected.read_detections(plan, kept.results), costs))
     elif part == "figures":
         content = single(figures(plan, cells, kept.results))
     else:
         content = attacks(plan, table, cells) if arguments.table == "attacks" else defenses(plan, table, cells, folder)
-    old = arguments.page.read_text(encoding="utf-8")
-    with whole_file(arguments.page) as temporary:
-        temporary.write_text(filled(old, arguments.mark or part, content, str(arguments.page)), encoding="utf-8")
-    command_line.log.info("wrote %s", arguments.page)
-    picture = arguments.page.with_suffix(".png")
-    shown = f"]({picture.name})" in old and not arguments.mark  # photographs may not be published
-    if arguments.table in PICTURES and shown:
-        shutil.copyfile(kept.path("summary", PICTURES[arguments.table]), picture)
+    if not content.strip():
+        raise UserError(f"{arguments.study}: has no {arguments.table}; nothing to fill in {arguments.page}")
+    picture, source = arguments.page.with_suffix(".png"), PICTURES.get(arguments.table)
+    if source and not kept.path("summary", source).is_file():
+        raise UserError(f"{kept.path('summary', source)}: no such file; run the summary again")
+    fill(arguments.page, arguments.mark or part, content)
+    shown = f"]({picture.name})" in arguments.page.read_text(encoding="utf-8")  # photographs may not be published
+    if source and shown and not arguments.mark:
+        shutil.copyfile(kept.path("summary", source), picture)
         command_line.log.info("wrote %s", picture)
+
+
+def _as_text(path: Path) -> pd.DataFrame:
+    """Return a table of the summary in which a missing value is an empty text."""
+    read_frame(path)
+    return pd.read_csv(path, keep_default_na=False)
 
 
 if __name__ == "__main__":

@@ -50,16 +50,25 @@ def check(args: argparse.Namespace) -> None:
         result = read_result(file)
         if result.track.name not in tracks():
             raise UserError(f"{file}: track.name: unknown track {result.track.name!r}; known: {', '.join(tracks())}")
+        version = tracks()[result.track.name].version
+        if result.track.version > version:
+            raise UserError(
+                f"{file}: track.version: {result.track.name} has version {version}, not {result.track.version}"
+            )
     command_line.log.info("%d files are valid", len(args.files))
 
 
 def clip_benchmark(args: argparse.Namespace) -> None:
     """Export files in CLIP_benchmark's shape."""
-    args.output.mkdir(parents=True, exist_ok=True)
+    taken: dict[str, Path] = {}
     for file in args.files:
         result = read_result(file)
-        name = f"{result.source.title}-{result.attack.name}-{result.defense.name}.json"
-        write_json(args.output / _safe(name), to_clip_benchmark(result))
+        name = _safe(f"{result.source.title}-{result.attack.name}-{result.defense.name}.json")
+        if (first := taken.setdefault(name, file)) != file:
+            raise UserError(f"{file}: its name {name} is taken by {first}; write it to another --output")
+    _made(args.output)
+    for name, file in taken.items():
+        write_json(args.output / name, to_clip_benchmark(read_result(file)))
     command_line.log.info("wrote %d files to %s", len(args.files), args.output)
 
 
@@ -73,7 +82,16 @@ def import_(args: argparse.Namespace) -> None:
         "defense": {"name": args.defense, "method": args.defense},
         "source": {"title": args.title, "url": args.url, "place": args.place},
     }
-    path = _put(from_clip_benchmark(args.file, facts), args.output)
+    result = from_clip_benchmark(args.file, facts)
+    path = _path(result, args.output)
+    if path.is_file():
+        there = read_result(path)
+        if (there.status, there.model, there.evaluation) != (result.status, result.model, result.evaluation):
+            raise UserError(
+                f"--title: {path} is there already ({there.status}, {there.model} on {there.evaluation}); name another "
+                "title"
+            )
+    path = _put(result, args.output)
     command_line.log.info("wrote %s", path)
 
 
@@ -96,7 +114,7 @@ def print_noise(args: argparse.Namespace) -> None:
 
 def write_schema(args: argparse.Namespace) -> None:
     """Write the JSON Schema."""
-    args.output.mkdir(parents=True, exist_ok=True)
+    _made(args.output)
     write_json(args.output / "schema.json", schema())
     command_line.log.info("wrote %s", args.output / "schema.json")
 
@@ -113,12 +131,25 @@ ACTIONS = {
 
 
 def _put(result: Result, output: Path) -> Path:
-    """Write a result to its place, {track}-{version}/{study or source}/{attack}--{defense}.json; return the path."""
-    folder = output / f"{result.track.name}-{result.track.version}" / _safe(result.source.title)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _safe(f"{result.attack.name}--{result.defense.name}.json")
+    """Write a result to its place; return the path."""
+    path = _path(result, output)
+    _made(path.parent)
     write_json(path, result.model_dump(mode="json"))
     return path
+
+
+def _path(result: Result, output: Path) -> Path:
+    """Return the place of a result, {track}-{version}/{study or source}/{attack}--{defense}.json."""
+    folder = output / f"{result.track.name}-{result.track.version}" / _safe(result.source.title)
+    return folder / _safe(f"{result.attack.name}--{result.defense.name}.json")
+
+
+def _made(folder: Path) -> None:
+    """Make a folder of the output."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--output: {folder}: is or lies in a file; should name a folder") from None
 
 
 def _safe(text: str) -> str:

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 from antidote.base import command_line
-from antidote.base.files import whole_file
 from antidote.summary.csv_files import write_csv
-from antidote.summary.text import filled
+from antidote.summary.text import fill
 from antidote.summary.transfer import matrix, transfer
 
 
@@ -20,9 +19,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output:
         write_csv(table, arguments.output)
     if arguments.page:
-        old = arguments.page.read_text(encoding="utf-8")
-        with whole_file(arguments.page) as temporary:
-            temporary.write_text(filled(old, "transfer", matrix(table), str(arguments.page)), encoding="utf-8")
+        fill(arguments.page, "transfer", matrix(table))
     sys.stdout.write(matrix(table))
 
 

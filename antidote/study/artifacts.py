@@ -18,15 +18,16 @@ def artifacts(study: Study) -> dict[str, dict[str, Any]]:
         name = str(path.parent.relative_to(kept.results)).replace(".", "-")  # DVC allows no dot in a name
         return {name: {"path": str(path), "type": "model", "desc": text, "labels": ["clip", *labels]}}
 
-    found = {}
+    found, applied = {}, set(study.cells)
     for seed in study.file.seeds:
         found |= model("clean_model", "The clean reference.", ["clean"], seed=seed)
     for attack, settings in study.attacks.items():
         for seed in study.file.seeds:
             job = {"attack": attack, "seed": seed}
-            found |= model("backdoored_model", BACKDOORED, ["backdoored", settings.method], **job)
+            if not study.few_shot(attack):
+                found |= model("backdoored_model", BACKDOORED, ["backdoored", settings.method], **job)
             for defense, used in study.defenses.items():
-                if defense != NO_DEFENSE:
+                if defense != NO_DEFENSE and (attack, defense) in applied:
                     text = f"Defended by {used.method}; what is left of the backdoor is measured, not known."
                     labels = ["defended", settings.method, used.method]
                     found |= model("defend", text, labels, **job, defense=defense)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from antidote.base.errors import UserError, nearest
 from antidote.study.tracks import Noise, tracks
-from antidote.summary.exchange import Entry, Figure, Result, read_result
-from antidote.summary.relations import VISIBLE
+from antidote.summary.exchange import Entry, Figure, Result, one_file_per_cell, read_result
+from antidote.summary.relations import VISIBLE, is_rate
 from antidote.summary.verdicts import CONFIDENCE, ENOUGH
 
 ROUNDING = 1e-9  # differences up to this are what sums of floating-point numbers leave
@@ -76,8 +76,8 @@ def agreement(first: Path, second: Path, figures: Sequence[str]) -> Agreement:
     mine, theirs = _read(first), _read(second)
     known = {name for one in (*mine.values(), *theirs.values()) for name in one.figures}
     for figure in figures:
-        if figure in VISIBLE:
-            raise UserError(f"--figures: {figure} is no rate; PSNR and SSIM are not compared")
+        if figure in VISIBLE or (figure in known and not is_rate(figure)):
+            raise UserError(f"--figures: {figure} is no rate; rates such as asr1 and ca5 are compared")
         if figure not in known:
             raise UserError(f"--figures: no file has {figure!r}{nearest(figure, known)}")
     pairs, left_out = [], []
@@ -110,8 +110,10 @@ def markdown(found: Agreement) -> str:
 
 def _read(folder: Path) -> dict[tuple[str, str], Result]:
     """Return the measured results of a folder by attack and defense."""
-    read = [read_result(path) for path in sorted(folder.glob("*.json"))]
-    found = {(one.attack.name, one.defense.name): one for one in read if one.status == "measured"}
+    read = {path: read_result(path) for path in sorted(folder.glob("*.json"))}
+    read = {path: one for path, one in read.items() if one.status == "measured"}
+    one_file_per_cell(read)
+    found = {(one.attack.name, one.defense.name): one for one in read.values()}
     if not found:
         raise UserError(
             f"{folder}: holds no measured results file; `python -m scripts.results write STUDY.yaml` writes the files "

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,26 @@ def text(value: Any) -> str:
     return f"{value:.9g}"
 
 
+def read_frame(path: Path, needed: Sequence[str] = ("attack", "defense")) -> pd.DataFrame:
+    """Read a CSV file of a summary; names are text (`NA` is a valid name of a defense), empty fields are missing.
+
+    Args:
+        needed: names of columns.
+
+    Raises:
+        UserError: the file cannot be read, or a column is missing.
+    """
+    try:
+        frame = pd.read_csv(path, dtype={"attack": str, "defense": str}, keep_default_na=False, na_values=[""])
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run the study first") from None
+    except ValueError as error:
+        raise UserError(f"{path}: is no table ({error}); run the summary again") from None
+    if missing := [name for name in needed if name not in frame]:
+        raise UserError(f"{path}: column {missing[0]} is missing; run the summary again")
+    return frame
+
+
 def read_table(path: Path) -> pd.DataFrame:
     """Read `table.csv`: numbers as floats, text unchanged (`NA` is a valid name of a defense, not a missing value).
 
@@ -42,7 +63,18 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: cannot be read ({error})") from None
     missing = [
         name
-        for name in ("attack", "score_mean", "note", "sweep", "worst_mean", "access", "within")
+        for name in (
+            "attack",
+            "defense",
+            "score_mean",
+            "ca1_n",
+            "gate",
+            "note",
+            "sweep",
+            "worst_mean",
+            "access",
+            "within",
+        )
         if name not in table.columns
     ]
     if missing:

@@ -7,6 +7,7 @@ its source.
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,8 @@ from antidote.summary.cells import COLUMNS
 from antidote.summary.costs import CostFacts
 from antidote.summary.finished import Finished
 from antidote.summary.persistence import read_trajectory
-from antidote.summary.relations import PERSISTED
+from antidote.summary.relations import PERSISTED, is_rate
+from antidote.summary.unchanged import check_cell
 
 FORMAT = 1
 NAMES = ("attack", "defense", "seed")
@@ -33,6 +35,7 @@ DETECTION = ("auroc", "tpr_at_fpr1")  # figures of detectors
 PER_RUN = ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "trained_parameters", "pairs", "steps")
 CLIP_BENCHMARK = {"acc1": "ca1", "acc5": "ca5"}  # CLIP_benchmark's names of figures
 TASK = "zeroshot_classification"
+ROUNDING, MEAN = 1e-9, 1e-6  # of a rate, and of a mean of values that were rounded
 
 
 class Entry(Settings):
@@ -137,6 +140,13 @@ class Result(Settings):
             raise ValueError("hashes.models: a measured result needs the hashes of its models")
         if self.status == "reported" and not self.source.url:
             raise ValueError("source.url: a reported result needs its source")
+        for name, figure in self.figures.items():
+            for value in (figure.mean, *figure.seeds.values()):
+                if is_rate(name) and not -ROUNDING <= value <= 1 + ROUNDING:
+                    raise ValueError(f"figures.{name}: {value:g} is no fraction; rates are from 0 to 1")
+            seeds = figure.seeds.values()
+            if seeds and abs(sum(seeds) / len(seeds) - figure.mean) > MEAN:
+                raise ValueError(f"figures.{name}: mean: {figure.mean:g} is not the mean of its seeds")
         return self
 
 
@@ -157,6 +167,19 @@ def read_result(path: Path) -> Result:
     return Result.read(values, str(path))
 
 
+def one_file_per_cell(results: Mapping[Path, Result]) -> None:
+    """Check that no two files of a folder hold the same cell.
+
+    Raises:
+        UserError: names both files.
+    """
+    seen: dict[tuple[str, str], Path] = {}
+    for path, result in results.items():
+        cell = result.attack.name, result.defense.name
+        if (first := seen.setdefault(cell, path)) != path:
+            raise UserError(f"{path}: {', '.join(cell)} is in {first} too; remove one of the two")
+
+
 def results_of(done: Finished, results: Path) -> list[Result]:
     """Return a result per cell that was run; swept defenses with each setting.
 
@@ -166,11 +189,13 @@ def results_of(done: Finished, results: Path) -> list[Result]:
         results: folder of all studies.
 
     Raises:
-        UserError: no cell was run whose models are there.
+        UserError: no cell was run whose models are there, or a model or trigger was made with other settings than the
+            study has now.
     """
     rows = done.table[(done.table["attack"] != "clean") & (done.table["ca1_n"] > 0)]
     kept, found = Layout(results / done.study.name), []
     for _, row in rows.iterrows():
+        check_cell(done.study, kept, row["attack"], row["defense"])
         result = _result(done, row, kept)
         found += [result] if result else []
     if not found:

@@ -34,6 +34,11 @@ KEYS = (*METHODS, "adaptation")
 TOKEN = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d+)?)|(?P<word>[A-Za-z_][\w.-]*)|(?P<mark><=|>=|!=|[<>=+\-(),*]))")
 
 
+def is_rate(name: str) -> bool:
+    """Return whether a figure is a fraction from 0 to 1 wherever it is kept."""
+    return name in (*CELLS, *OTHERS, *DETECTED) or FURTHER.fullmatch(name) is not None
+
+
 @dataclass(frozen=True)
 class Condition:
     """One requirement of a term, `key = word` or `key != word`."""
@@ -83,6 +88,8 @@ def parse(text: str, where: str) -> Relation:
     right = _sum(tokens)
     if tokens.next is not None:
         tokens.fail("the end")
+    if not any(term.figure for term in (*left, *right)):
+        raise UserError(f"{where}: {text!r}: names no figure")
     return Relation(text, (*left, *(Term(-t.sign, t.figure, t.conditions, t.constant) for t in right)), mark)
 
 
@@ -141,7 +148,29 @@ def _part(tokens: _Tokens, sign: int) -> Term:
             tokens.take(",")
         conditions.append(_condition(tokens))
     tokens.take(")")
+    _fit(tokens, figure, conditions)
     return Term(sign, figure, tuple(conditions))
+
+
+def _fit(tokens: _Tokens, figure: str, conditions: list[Condition]) -> None:
+    """Refuse conditions that could not count."""
+
+    def refuse(why: str) -> None:
+        raise UserError(f"{tokens.where}: {tokens.text!r}: {why}")
+
+    keys = [condition.key for condition in conditions]
+    for condition in conditions:
+        key, _, setting = condition.key.partition(".")
+        if not setting and not condition.equal:
+            refuse(f"{key} should be given by =, not by !=")
+        if not setting and keys.count(key) > 1:
+            refuse(f"{key} is given twice")
+        if setting and key not in keys:
+            refuse(f"{condition.key} needs {key}= beside it")
+    if "detector" in keys and figure not in DETECTED:
+        refuse(f"{figure} has no detector")
+    if "adaptation" in keys and figure not in (*PERSISTED, *CONTROLS):
+        refuse(f"{figure} has no adaptation")
 
 
 def _condition(tokens: _Tokens) -> Condition:

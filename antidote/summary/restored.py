@@ -14,11 +14,12 @@ from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from antidote.study.tracks import tracks
 from antidote.summary.cells import COLUMNS
-from antidote.summary.exchange import DETECTION, PER_RUN, Entry, Figure, Result, read_result
+from antidote.summary.exchange import DETECTION, PER_RUN, Entry, Figure, Result, one_file_per_cell, read_result
 from antidote.summary.finished import Finished
 from antidote.summary.plan import SummarySettings
 from antidote.summary.relations import PERSISTED
 from antidote.summary.tables import summarise
+from antidote.summary.unchanged import changed
 
 
 def restored(file: Path, leaderboard: Path) -> Finished:
@@ -38,6 +39,7 @@ def restored(file: Path, leaderboard: Path) -> Finished:
     folder = leaderboard / f"{study.file.track.name}-{study.file.track.version}" / study.name
     read = {path: read_result(path) for path in sorted(folder.glob("*.json"))}
     found = {path: result for path, result in read.items() if result.status == "measured"}
+    one_file_per_cell(found)
     if not found:
         raise UserError(
             f"{folder}: holds no measured results file; "
@@ -63,6 +65,17 @@ def restored(file: Path, leaderboard: Path) -> Finished:
 
 def _same(study: Study, file: Path, path: Path, result: Result) -> None:
     """Refuse a result that the study, as it is now, would not measure."""
+    setup = study.file
+    for what, then, now in (
+        ("track", result.track, setup.track),
+        ("model", result.model, setup.model.name),
+        ("target", result.target, setup.target),
+        ("evaluation", result.evaluation, setup.evaluation.dataset),
+    ):
+        if then != now:
+            raise UserError(
+                f"{path}: {what}: is {then}, and {file} has {now}; run the study and write its results anew"
+            )
     for kind, entry, known in (
         ("attack", result.attack, study.attacks),
         ("defense", result.defense, study.defenses),
@@ -90,13 +103,11 @@ def _same_clean_models(found: dict[Path, Result]) -> None:
 
 def _same_settings(entry: Entry, settings: object, place: str, file: Path) -> None:
     """Refuse another value of a setting; a setting that only one side knows came or went since."""
-    now = settings.model_dump(mode="json", exclude={"method", "label"})
-    for key in sorted(now.keys() & entry.settings.keys()):
-        if now[key] != entry.settings[key]:
-            raise UserError(
-                f"{place}: was measured with {key}: {entry.settings[key]}, and {file} has {now[key]}; run the study "
-                "and write its results anew"
-            )
+    if other := changed(settings.model_dump(mode="json", exclude={"method", "label"}), entry.settings):
+        key, now, then = other
+        raise UserError(
+            f"{place}: was measured with {key}: {then}, and {file} has {now}; run the study and write its results anew"
+        )
 
 
 def _cells(study: Study, results: list[Result]) -> pd.DataFrame:

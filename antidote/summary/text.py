@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 
+from antidote.base import command_line
 from antidote.base.errors import UserError
+from antidote.base.files import whole_file
 from antidote.summary.tables import ASR, CONTROL, percent, spread
 
 FAILED, UNKNOWN, RECONSTRUCTION = "†", "?", "‡"
@@ -157,6 +160,23 @@ def filled(text: str, part: str, content: str, where: str = "README.md") -> str:
     if not found:
         raise UserError(f"{where}: {start.strip()} or {end} is missing")
     return f"{before}{start}{content}{end}{after}"
+
+
+def fill(page: Path, part: str, content: str) -> None:
+    """Write `content` between the marks of a part of a page.
+
+    Raises:
+        UserError: the page cannot be read, or a mark is missing; names the page.
+    """
+    try:
+        old = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--page: {page}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--page: {page}: is no text in UTF-8") from None
+    with whole_file(page) as temporary:
+        temporary.write_text(filled(old, part, content, str(page)), encoding="utf-8")
+    command_line.log.info("wrote %s", page)
 
 
 def _aligned(row: list[str], widths: list[int]) -> str:

@@ -8,12 +8,14 @@ A study has one victim; the matrix combines finished studies of several victims.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.study.layout import Layout
+from antidote.summary.csv_files import read_frame
 from antidote.summary.tables import spread
 
 COLUMNS = ["attack", "method", "surrogate", "victim", "seeds", "T", "U", "T-U", "T_std", "U_std"]
@@ -22,7 +24,7 @@ COLUMNS = ["attack", "method", "surrogate", "victim", "seeds", "T", "U", "T-U", 
 def transfer(studies: list[Path]) -> pd.DataFrame:
     """Return one row per attack, surrogate and victim; rates are fractions, means over seeds.
 
-    `T_std` and `U_std` are standard deviations (n - 1); missing if the study has one seed.
+    `T_std` and `U_std` are standard deviations (n - 1); missing if the study has one seed. A seed counts that has both.
 
     Args:
         studies: folders of finished studies (`results/NAME`).
@@ -41,12 +43,13 @@ def _rows(folder: Path) -> list[dict]:
     path = kept.path("summary", "cells")
     if not path.is_file():
         raise UserError(f"{path}: no such file; run the study first")
-    cells = pd.read_csv(path, dtype={"attack": str, "defense": str}, keep_default_na=False, na_values=[""])
+    cells = read_frame(path, ("attack", "defense", "seed", "asr1", "floor"))
     victim, rows = _victim(folder), []
     for attack, mine in cells[cells["defense"] == "none"].groupby("attack", sort=False):
         trigger = next(iter(kept.found("trigger", "description", attack=attack)), None)
-        settings = read_json(trigger)["settings"] if trigger else {}
-        if "surrogate" not in settings or mine["asr1"].isna().all():
+        settings = _settings(trigger) if trigger else {}
+        mine = mine.dropna(subset=["asr1", "floor"])
+        if "surrogate" not in settings or mine.empty:
             continue
         success, alone = mine["asr1"], mine["floor"]
         surrogate = victim if settings["surrogate"] == "clean" else settings["surrogate"]
@@ -61,13 +64,32 @@ def _victim(folder: Path) -> str:
     card = next(iter(Layout(folder).found("clean_model", "card")), None)
     if card is None:
         raise UserError(f"{folder}/clean: holds no clean reference; run the study first")
-    return read_json(card)["settings"]["model"]["name"]
+    try:
+        return str(_settings(card)["model"]["name"])
+    except (KeyError, TypeError):
+        raise UserError(f"{card}: settings.model.name: is missing; run the study again") from None
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """Return the settings in a card or in a trigger's description."""
+    found = read_json(file)
+    settings = found.get("settings") if isinstance(found, dict) else None
+    if not isinstance(settings, dict):
+        raise UserError(f"{file}: settings: is missing; run the study again")
+    return settings
 
 
 def matrix(table: pd.DataFrame) -> str:
-    """Return a Markdown table per method: a row per surrogate, a column per victim, T / U in percent, ± over seeds."""
+    """Return a Markdown table per method: a row per surrogate, a column per victim, T / U in percent, ± over seeds.
+
+    Several attacks of one method that were fitted on one surrogate have a row each.
+    """
     parts = []
     for method, mine in table.groupby("method", sort=False):
+        same = mine.groupby(["surrogate", "victim"])["attack"].transform("nunique") > 1
+        several = mine["surrogate"].isin(mine.loc[same, "surrogate"])
+        named = mine["surrogate"] + " (" + mine["attack"] + ")"
+        mine = mine.assign(surrogate=mine["surrogate"].where(~several, named))
         victims = list(dict.fromkeys(mine["victim"]))
         lines = [["surrogate", *victims], ["---", *["---:"] * len(victims)]]
         for surrogate, row in mine.groupby("surrogate", sort=False):

@@ -93,10 +93,15 @@ def test_rounding_is_no_difference(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("psnr", "--figures: psnr is no rate"), ("arsr1", "--figures: no file has 'arsr1'; did you mean 'asr1'?")],
+    [
+        ("psnr", "--figures: psnr is no rate"),
+        ("rank", "--figures: rank is no rate; rates such as asr1"),
+        ("arsr1", "--figures: no file has 'arsr1'; did you mean 'asr1'?"),
+    ],
 )
 def test_figures_that_cannot_be_compared_are_told(tmp_path, name, told):
     folders = write(tmp_path / "a", SPREAD), write(tmp_path / "b", SPREAD)
+    write(tmp_path / "a", (26.1, 3.0, 2.0), defense="ranked", name="rank")
     with pytest.raises(UserError, match=re.escape(told)):
         agreement(*folders, ["asr1", name])
 

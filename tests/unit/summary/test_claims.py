@@ -276,6 +276,12 @@ def test_verdicts_are_counted_once_per_study_that_measured_the_claim():
         ("asr1(attack=badnet) < 5 5", "the end is expected in the place of '5'"),
         ("__import__(os)", "unknown figure '__import__'"),
         ("5 < $", "cannot be read at '$'"),
+        ("5 > 3", "names no figure"),
+        ("asr1(attack=badnet, attack=blended) < 5", "attack is given twice"),
+        ("asr1(attack!=badnet) < 5", "attack should be given by =, not by !="),
+        ("asr1(attack.patch_size=6) < 5", "attack.patch_size needs attack= beside it"),
+        ("asr1(attack=badnet, detector=strip) < 5", "asr1 has no detector"),
+        ("asr1(attack=badnet, adaptation=full) < 5", "asr1 has no adaptation"),
     ],
 )
 def test_what_is_wrong_with_a_claim_is_told_in_one_line(tmp_path, relation, text):
@@ -307,3 +313,22 @@ def test_the_page_is_what_its_command_writes(tmp_path, monkeypatch):
     script.run(script.arguments().parse_args([*words[:-1], str(page)]))
     assert page.read_text(encoding="utf-8") == text
     assert words[-2:] == ["--page", "docs/claims.md"]
+
+
+def test_a_study_that_is_named_twice_is_told():
+    with pytest.raises(UserError, match=r"--study: config\.yaml is named twice"):
+        script.run(script.arguments().parse_args(["--study", "config.yaml", "config.yaml"]))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: None, "cannot be read (No such file or directory)"),
+        (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
+        (lambda path: path.write_bytes(b"\xff"), "is no text in UTF-8"),
+    ],
+)
+def test_a_page_that_cannot_be_filled_is_told(tmp_path, make, told):
+    make(tmp_path / "page.md")
+    with pytest.raises(UserError, match=re.escape(f"--page: {tmp_path / 'page.md'}: {told}")):
+        script.run(script.arguments().parse_args(["--page", str(tmp_path / "page.md")]))

@@ -176,6 +176,8 @@ def test_files_of_another_state_of_the_study_are_refused(board, tmp_path):
             {"attacks": {**values["attacks"], "badnet": {**values["attacks"]["badnet"], "patch_size": 4}}},
             "attack badnet: was measured with patch_size: 6, and {file} has 4",
         ),
+        ({"target": "cloud"}, "badnet--finetune.json: target: is banana, and {file} has cloud"),
+        ({"model": {"name": "tiny-vit"}}, "badnet--finetune.json: model: is tiny-rn, and {file} has tiny-vit"),
         ({"study": "other"}, "open-1/other: holds no measured results file; `python -m scripts.results write {file}`"),
     ):
         put(tmp_path / "study.yaml", {**values, **change})
@@ -231,6 +233,10 @@ def test_clip_benchmarks_shape_there_and_back(board, tmp_path):
         ({"format": 2}, "format: "),
         ({"figures": {"asr1": {"mean": "x"}}}, "figures.asr1.mean: "),
         ({"track": {"name": "opne"}}, "track.name: unknown track 'opne'"),
+        ({"track": {"name": "open", "version": 9}}, "track.version: open has version 1, not 9"),
+        ({"figures": {"asr1": {"mean": 63.2}}}, "figures.asr1: 63.2 is no fraction; rates are from 0 to 1"),
+        ({"figures": {"floor_night": {"mean": -0.5}}}, "figures.floor_night: -0.5 is no fraction"),
+        ({"figures": {"asr1": {"mean": 0.1, "seeds": {"0": 0.5}}}}, "figures.asr1: mean: 0.1 is not the mean of its"),
     ],
 )
 def test_a_file_that_is_not_valid_is_one_line(board, tmp_path, change, says):
@@ -247,3 +253,80 @@ def test_a_foreign_file_of_another_shape_is_one_line(tmp_path, content):
     words = ["--track", "open", "--attack", "a", "--defense", "b", "--title", "t", "--url", "u"]
     with pytest.raises(UserError, match=r"one\.json.*is missing; a file of CLIP_benchmark has"):
         act("import", tmp_path / "one.json", *words, "--output", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("card", "settings", "told"),
+    [
+        ("badnet/seed1/finetune/model/card.json", {"training": {"lr": 0.5}}, "training.lr: 0.5, and {file} has 0.001"),
+        (
+            "badnet/seed0/model/card.json",
+            {"model": {"name": "tiny-vit"}},
+            "model.name: tiny-vit, and {file} has tiny-rn",
+        ),
+        ("badnet/seed0/trigger/trigger.json", {"patch_size": 4}, "patch_size: 4, and {file} has 6"),
+    ],
+)
+def test_figures_of_other_settings_are_not_written(board, tmp_path, card, settings, told):
+    """A study file that changed after the run."""
+    kept = shutil.copytree(board.parent, tmp_path / "kept")
+    put(kept / "results/tiny" / card, {"settings": settings})
+    with pytest.raises(UserError, match=re.escape(f"{card}: was made with {told.format(file=kept / 'study.yaml')}")):
+        act("write", kept / "study.yaml", "--results", kept / "results", "--output", tmp_path / "board")
+    put(kept / "results/tiny" / card, {"settings": {"gone": 1}})
+    act("write", kept / "study.yaml", "--results", kept / "results", "--output", tmp_path / "board")
+
+
+def test_two_files_of_one_cell_are_told(board, tmp_path):
+    kept = shutil.copytree(board, tmp_path / "board") / "open-1/tiny"
+    shutil.copy(kept / "badnet--none.json", kept / "old.json")
+    with pytest.raises(UserError, match=r"old\.json: badnet, none is in .*badnet--none\.json too; remove one"):
+        restored(board.parent / "study.yaml", tmp_path / "board")
+
+
+def test_a_file_with_a_taken_name_is_told(board, tmp_path):
+    file = board / "open-1/tiny/badnet--none.json"
+    other = shutil.copy(file, tmp_path / "other.json")
+    with pytest.raises(UserError, match=r"other\.json: its name tiny-badnet-none\.json is taken by .*badnet--none"):
+        act("clip-benchmark", file, other, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_import_replaces_no_measured_result_and_no_other_model(board, tmp_path):
+    kept = shutil.copytree(board, tmp_path / "board")
+    words = ["--track", "open", "--attack", "badnet", "--defense", "none", "--url", "u", "--output", kept]
+    put(tmp_path / "one.json", {"dataset": "x", "model": "RN50", "metrics": {"acc1": 0.4}})
+    with pytest.raises(
+        UserError, match=r"--title: .*badnet--none\.json is there already \(measured, tiny-rn on tiny\)"
+    ):
+        act("import", tmp_path / "one.json", "--title", "tiny", *words)
+    act("import", tmp_path / "one.json", "--title", "log", *words)
+    act("import", tmp_path / "one.json", "--title", "log", *words)  # again
+    put(tmp_path / "one.json", {"dataset": "x", "model": "ViT-B-32", "metrics": {"acc1": 0.4}})
+    with pytest.raises(UserError, match=r"is there already \(reported, RN50 on x\); name another title"):
+        act("import", tmp_path / "one.json", "--title", "log", *words)
+
+
+def test_an_output_that_is_a_file_is_told(board, tmp_path):
+    put(tmp_path / "file", {})
+    with pytest.raises(UserError, match=r"--output: .*file: is or lies in a file; should name a folder"):
+        act("schema", "--output", tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("costs.csv", None, "costs.csv: cannot be read (No such file or directory); run the study first"),
+        ("cells.csv", "", "cells.csv: is no table (No columns to parse from file); run the summary again"),
+        ("cells.csv", "attack,defense,seed,ca1\n", "cells.csv: column asr1 is missing; run the summary again"),
+        ("table.csv", "attack,defense\n", "table.csv: column score_mean is missing; run the summary again"),
+    ],
+)
+def test_a_damaged_summary_is_told(board, tmp_path, name, text, told):
+    kept = shutil.copytree(board.parent, tmp_path / "kept")
+    path = kept / "results/tiny/summary" / name
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(told)):
+        Finished.read(kept / "study.yaml", kept / "results")

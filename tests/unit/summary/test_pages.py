@@ -205,6 +205,20 @@ def test_a_study_that_was_not_run_is_told_in_one_line(tmp_path):
     assert done.returncode == 1 and "no such file; run tests/studies/tiny.yaml first" in done.stderr
 
 
+def test_a_summary_of_another_state_of_the_study_fills_no_page(results, tmp_path):
+    values = {**read_mapping(str(ROOT / STUDY)), "seeds": [0, 1]}
+    put(tmp_path / "study.yaml", json.dumps(values))
+    done, path = page(results, "defenses", study=tmp_path / "study.yaml")
+    assert done.returncode == 1 and "is a summary of another state of" in done.stderr and "old" in path.read_text()
+
+
+def test_a_study_without_what_the_table_shows_empties_no_page(results):
+    marks = MARKS.replace("results", "detections")
+    done, path = page(results, "detections", marks)
+    assert done.returncode == 1 and "has no detections; nothing to fill in" in done.stderr
+    assert path.read_text() == marks
+
+
 def test_what_detectors_find_is_on_the_page(tmp_path):
     values = {**read_mapping(str(ROOT / STUDY)), "detectors": {"dao": {"method": "dao", "label": "DAO"}}}
     study, folder = tmp_path / "study.yaml", tmp_path / "results" / "tiny"

@@ -118,3 +118,22 @@ def test_a_study_that_was_not_run_is_told_in_one_line(results):
     done = run(results, "c")
     assert done.returncode == 1 and "c/summary/cells.csv: no such file; run the study first" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_attacks_on_one_surrogate_have_a_row_each_and_seeds_need_both_figures(results):
+    path = results / "a/summary/cells.csv"
+    path.write_text(path.read_text() + "weak,none,0,0.3,0.1\nweak,none,1,,0.0\nweak,none,2,0.9,\n")
+    settings = {"surrogate": "clean", "method": "badclip"}
+    (results / "a/weak/seed0/trigger").mkdir(parents=True)
+    (results / "a/weak/seed0/trigger/trigger.json").write_text(json.dumps({"settings": settings}))
+    table = transfer([results / "a"]).set_index("attack")
+    assert table.loc["weak", ["seeds", "T", "U", "T-U"]].tolist() == pytest.approx([1, 0.3, 0.1, 0.2])
+    text = matrix(table.reset_index())
+    assert "| RN (patch) | 80.0 ± 14.1" in text and "| RN (weak) | 30.0 / 10.0 |" in text and "| ViT | 60.0" in text
+
+
+@pytest.mark.parametrize("content", ["{}", '{"settings": {"model": 1}}', "[]"])
+def test_a_card_of_another_version_is_told(results, content):
+    (results / "a/clean/seed0/model/card.json").write_text(content)
+    with pytest.raises(UserError, match=r"card\.json: settings.* is missing; run the study again"):
+        transfer([results / "a"])

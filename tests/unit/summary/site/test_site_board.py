@@ -97,8 +97,10 @@ def test_tracks_without_results_have_a_board():
 
 
 def test_the_loss_is_against_the_undefended_cell_of_the_same_study_and_attack(tmp_path):
-    put(tmp_path, "tiny-1/a/badnet--none.json", defense__method="none", defense__name="none", figures__ca1__mean=0.9)
-    put(tmp_path, "tiny-1/a/badnet--cleanclip.json", figures__ca1__mean=0.85)
+    put(
+        tmp_path, "tiny-1/a/badnet--none.json", defense__method="none", defense__name="none", figures__ca1={"mean": 0.9}
+    )
+    put(tmp_path, "tiny-1/a/badnet--cleanclip.json", figures__ca1={"mean": 0.85})
     put(tmp_path, "tiny-1/b/badnet--cleanclip.json", source__title="b")
     put(tmp_path, "tiny-1/a/blended--cleanclip.json", attack__name="blended", attack__method="blended")
     losses = {row.file: row.loss for row in board(tmp_path).rows}

@@ -1,0 +1,84 @@
+"""Whether what was measured belongs to a study as its file is now: settings of models and triggers, entries, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from antidote.base.errors import UserError
+from antidote.base.files import read_json
+from antidote.study.layout import NO_DEFENSE, Layout
+from antidote.study.study import Study
+
+
+def changed(now: Mapping[str, Any], then: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return the first setting that differs, as key, present value and former value; None if all agree.
+
+    A setting that only one side knows came or went since, and does not count.
+    """
+    for key in sorted(now.keys() & then.keys()):
+        mine, theirs = now[key], then[key]
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            if inner := changed(mine, theirs):
+                return f"{key}.{inner[0]}", inner[1], inner[2]
+        elif mine != theirs:
+            return key, mine, theirs
+    return None
+
+
+def check_cell(study: Study, kept: Layout, attack: str, defense: str) -> None:
+    """Refuse a cell whose models or triggers were made with other settings than the study has now.
+
+    Raises:
+        UserError: names the file, the setting and both values.
+    """
+    recipe = study.poisoning(attack)
+    model = {"model": study.file.model.model_dump(mode="json"), "training": recipe.model_dump(mode="json")}
+    for seed in study.file.seeds:
+        job = {"attack": attack, "seed": seed}
+        if not study.few_shot(attack):
+            _check(kept.path("backdoored_model", "card", **job), study, model)
+        _check(kept.path("trigger", "description", **job), study, _dump(study.attacks[attack]))
+        if defense != NO_DEFENSE:
+            _check(kept.path("defend", "card", **job, defense=defense), study, _dump(study.defenses[defense]))
+
+
+def check_cells(study: Study, cells: pd.DataFrame, path: Path) -> None:
+    """Refuse a summary that was made before entries or seeds of the study changed.
+
+    Raises:
+        UserError: names the summary, the study file and a cell that is in one of them only.
+    """
+    file = study.where
+    seeds = study.file.seeds
+    wanted = {("clean", "none", seed) for seed in seeds}
+    wanted |= {(attack, defense, seed) for attack in study.attacks for defense in study.defenses for seed in seeds}
+    there = set(zip(cells["attack"], cells["defense"], cells["seed"].astype(int), strict=True))
+    if different := sorted(wanted ^ there):
+        attack, defense, seed = different[0]
+        where, other = (file, path) if different[0] in wanted else (path, file)
+        raise UserError(
+            f"{path}: is a summary of another state of {file}: {attack}, {defense}, seed {seed} is only in {where}, "
+            f"not in {other}; run the study again, or name its seeds in the file"
+        )
+
+
+def _dump(settings: Any) -> dict[str, Any]:
+    return settings.model_dump(mode="json", exclude={"method", "label"})
+
+
+def _check(file: Path, study: Study, now: dict[str, Any]) -> None:
+    """Compare with the settings in a card or a trigger's description; a file that is gone says nothing."""
+    if not file.is_file():
+        return
+    found = read_json(file)
+    then = found.get("settings") if isinstance(found, dict) else None
+    if isinstance(then, dict) and (other := changed(now, then)):
+        key, mine, theirs = other
+        raise UserError(
+            f"{file}: was made with {key}: {theirs}, and {study.where} has {mine}; run the study again, then write its "
+            "results"
+        )
