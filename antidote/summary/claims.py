@@ -17,7 +17,7 @@ from antidote.summary.accuracy import one_setting
 from antidote.summary.finished import Finished
 from antidote.summary.page import duration
 from antidote.summary.relations import parse
-from antidote.summary.tables import CONTROL, percent
+from antidote.summary.tables import CONTROL, loss, percent
 from antidote.summary.text import RECONSTRUCTION
 from antidote.summary.verdicts import (
     FAILS,
@@ -159,27 +159,28 @@ def _choices(studies: list[Finished]) -> str:
 def _defenses(done: Finished) -> list[tuple[str, tuple[bool, float], list[str]]]:
     """Return access, order within the access, and the row of each defense that was run."""
     table = done.table[done.table["gate"] == "passed"]
-    before = table[table["defense"] == NO_DEFENSE].set_index("attack")["ca1_mean"]
+    attacks = table["attack"].drop_duplicates()
     sweeps: dict[str, list[str]] = {}
     for name in done.study.defenses:
         sweeps.setdefault(done.swept.get(name) or name, []).append(name)
     rows = []
     for defense, entries in sweeps.items():
-        entry = one_setting(done, entries, before.index)
+        entry = one_setting(done, entries, attacks)
         mine = table[(table["defense"] == entry) & (table["access"] != CONTROL)]
         measured = mine[mine["asr1_mean"].notna() & mine["ca1_mean"].notna()]
         if measured.empty or defense == NO_DEFENSE:
             continue
         first = measured.iloc[0]
         label = ", ".join(filter(None, [done.study.defenses[entry].label or defense, first["setting"]]))
-        asr, loss = measured["asr1_mean"], measured["attack"].map(before) - measured["ca1_mean"]
+        asr = measured["asr1_mean"]
+        losses = measured["attack"].map(lambda attack, name=entry: loss(done.cells, attack, name))
         beyond = bool((measured["within"] != "yes").any())
         row = [
             first["access"],
             label + (f" {RECONSTRUCTION}" if first["reconstruction"] == "yes" else ""),
             f"{percent(asr.max())} ({measured.loc[asr.idxmax(), 'attack']})",
             percent(asr.mean()),
-            percent(loss.max()) + (" (outside the budget)" if beyond else ""),
+            percent(losses.max()) + (" (outside the budget)" if beyond else ""),
             _seconds(done, measured),
             _sure(done, measured),
         ]

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from antidote.study.layout import NO_DEFENSE
 from antidote.summary.plan import DefenseFacts, SummarySettings
 
 ASR = "asr1"
@@ -33,7 +34,8 @@ def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
 
     `score` is the name of the attack's success rate: ASR@1, or the attack's own figure. `gate` is `passed`, `failed` or
     `not measured`, with its reason. `best` and `reconstruction` are `yes` or empty. `note` gives the reason why a cell
-    is empty or has fewer seeds than planned. `within` is `yes` if CA@1 is within the accuracy budget. For a swept
+    is empty or has fewer seeds than planned. `within` is `yes` if CA@1 is within the accuracy budget, over the
+    seeds that the undefended model has as well. For a swept
     defense (`sweep`, `setting`) one row per attack is `picked`, by clean accuracy alone: the strongest setting within
     the budget, in the order of the study. A control (`access` oracle) is never `best`.
     """
@@ -44,8 +46,8 @@ def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
         mine = table["attack"] == attack.name
         gate, reason = _gate(table[mine].iloc[0], plan)
         table.loc[mine, "gate"], table.loc[mine, "gate_reason"] = gate, reason
-        limit = table[mine].iloc[0]["ca1_mean"] - plan.accuracy_budget - ROUNDING
-        table.loc[mine & (table["ca1_mean"] >= limit), "within"] = "yes"
+        losses = table.loc[mine, "defense"].map(lambda defense, name=attack.name: loss(cells, name, defense))
+        table.loc[losses.index[losses <= plan.accuracy_budget + ROUNDING], "within"] = "yes"
         for _, swept in table[mine & (table["sweep"] != "")].groupby("sweep", sort=False):
             table.loc[_picked(swept), "picked"] = "yes"
         compared = mine & ((table["sweep"] == "") | (table["picked"] == "yes")) & (table["access"] != CONTROL)
@@ -58,6 +60,13 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[(table["sweep"] == "") | (table["picked"] == "yes")]
     swept = rows["sweep"] != ""
     return rows.assign(defense=rows["defense"].where(~swept, rows["sweep"])).reset_index(drop=True)
+
+
+def loss(cells: pd.DataFrame, attack: str, defense: str) -> float:
+    """Return the loss of CA@1 against the undefended model, a fraction, as a mean over the seeds that have both."""
+    mine = cells[(cells["attack"] == attack) & cells["defense"].isin([NO_DEFENSE, defense])]
+    ca = mine.set_index(["seed", "defense"])["ca1"].unstack()
+    return float((ca[NO_DEFENSE] - ca[defense]).mean()) if defense in ca and NO_DEFENSE in ca else float("nan")
 
 
 def _row(cells: pd.DataFrame, cell: tuple[str, str], plan: SummarySettings) -> dict:

@@ -119,3 +119,13 @@ def test_a_sweep_that_was_not_run_is_not_measured():
     done = finished({}, defenses={"finetune": {"method": "finetune", "training": {"lr": [0.001, 0.002]}}})
     found = judged(done, "asr1(attack=badnet, defense=finetune) < asr1(attack=blended, defense=finetune)")
     assert found.word == UNMEASURED
+
+
+def test_a_loss_of_accuracy_is_over_the_seeds_that_both_have():
+    """On seed 0 the defense loses nothing; the mean of the undefended model over all seeds is higher."""
+    rates = {"none": ([1.0] * 3, [0.80, 0.95, 0.96]), **both([0.1] * 3, [0.5] * 3)}
+    rates["cleanclip"] = ([0.1, float("nan"), float("nan")], [0.80, float("nan"), float("nan")])
+    done = finished(rates, (0, 1, 2))
+    row = done.table[(done.table["attack"] == "badnet") & (done.table["defense"] == "cleanclip")].iloc[0]
+    assert (row["within"], row["best"]) == ("yes", "yes")
+    assert "| CleanCLIP | 10.0 (badnet) | 10.0 | 0.0 |" in page({}, PAPERS, [done])
