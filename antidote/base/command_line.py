@@ -31,8 +31,11 @@ Parser = TypeVar("Parser", bound=argparse.ArgumentParser)
 
 
 def parser(description: str | None, kind: type[Parser] = argparse.ArgumentParser) -> Parser:
-    """Return a parser whose help shows `description`, the script's docstring, and the defaults."""
-    return kind(description=description, formatter_class=_Help)
+    """Return a parser whose help shows `description`, the script's docstring, and the defaults.
+
+    Options are not abbreviated: a further option of a later version would change what an abbreviation means.
+    """
+    return kind(description=description, formatter_class=_Help, allow_abbrev=False)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

@@ -262,9 +262,11 @@ def chosen(asked: Sequence[str] | None, option: str = "--detector") -> list[str]
     Raises:
         UserError: a name is no detector of models.
     """
+    if asked is not None and not asked:
+        raise UserError(f"{option}: names no detector; known: {', '.join(methods.detectors('model'))}")
     for name in asked or ():
         methods.detector_of("model", name, option)
-    return list(dict.fromkeys(asked or methods.detectors("model")))
+    return list(dict.fromkeys(methods.detectors("model") if asked is None else asked))
 
 
 def summary(found: list[Finding]) -> str:

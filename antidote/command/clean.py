@@ -106,6 +106,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Clean a model, write it, and log the result."""
+    if args.population and not args.audit:
+        raise UserError("--population: needs --audit; without a detector there is no score to compare")
     settings = assigned(args.settings, args.set)
     found = clean(
         inputs.checkpoint(args), Given.of(args), args.defense, settings=settings, detectors=args.audit,

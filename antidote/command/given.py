@@ -69,6 +69,8 @@ class Given:
         names = read_json(self.classes) if given else list(self.classes)
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise UserError(f"--classes: {f'{self.classes}: ' if given else ''}should hold a JSON list of texts")
+        if not all(name.strip() for name in names):
+            raise UserError(f"--classes: {f'{self.classes}: ' if given else ''}lists a name without letters")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise UserError(f"--classes: {f'{self.classes}: ' if given else ''}lists {twice!r} more than once")
@@ -81,7 +83,8 @@ class Given:
         folders are taken in the order of the folders, with a warning.
 
         Raises:
-            UserError: a picture has no label, or the list of class names has another length than the labels.
+            UserError: a picture has no label, there are fewer than two classes, a class folder has no picture, or the
+                list of class names has another length than the labels.
         """
         pictures, shown = inputs.load_pairs(dataset, self.columns, size), inputs.shown(dataset, "pictures")
         if int(pictures.labels.min()) < 0:
@@ -90,6 +93,11 @@ class Given:
         count, names = int(pictures.labels.max()) + 1, self.names() or folders
         if names is None:
             raise UserError(f"--classes: is missing; {shown} has labels and no class names")
+        there = set(pictures.labels.tolist())
+        if empty := [name for label, name in enumerate(folders or ()) if label not in there]:
+            raise UserError(f"{shown}: class folder {empty[0]} holds no picture")
+        if count < 2:
+            raise UserError(f"{shown}: holds 1 class; should hold at least 2")
         if len(names) != count:
             raise UserError(f"--classes: lists {len(names)} names, {shown} has {count} classes")
         return pictures if folders is None else _matched(pictures, folders, names, shown), names

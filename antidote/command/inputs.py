@@ -128,9 +128,12 @@ def check_model(model: Checkpoint) -> None:
     """Check a model without loading it; names of the zoo and of a hub are not looked up.
 
     Raises:
-        UserError: there is no such model, or its architecture is missing or unknown.
+        UserError: there is no such model, or its architecture is missing, unknown, or given for a model that has one.
     """
     name, path = str(model.path), Path(model.path)
+    if (model.arch or model.quick_gelu) and (zoo.is_name(name) or name.startswith(HUB) or path.is_dir()):
+        option = "--arch" if model.arch else "--quick-gelu"
+        raise UserError(f"{option}: is for a checkpoint file; {name} is a model with a configuration of its own")
     if zoo.is_name(name) or name.startswith(HUB):
         return
     if path.is_dir():

@@ -37,6 +37,7 @@ class Inspection:
 
     Attributes:
         model: name of the model.
+        origin: the given pictures, as text.
         detector: name of the detector.
         pictures: the pictures at the model's size, with their keys.
         scores: (N,) values in the order of the pictures; higher is more suspicious.
@@ -45,6 +46,7 @@ class Inspection:
     """
 
     model: str
+    origin: str
     detector: str
     pictures: Pairs
     scores: Scores
@@ -63,10 +65,12 @@ class Inspection:
 
         pairs, values, suspicious = self.pictures, np.asarray(self.scores.values), self.suspicious
         order = np.argsort(-values, kind="stable")
-        table = pd.DataFrame({"picture": list(pairs.keys), "score": values, "file": self.files})
+        keys, files = ([report.printable(name) for name in names] for names in (pairs.keys, self.files))
+        table = pd.DataFrame({"picture": keys, "score": values, "file": files})
         table.iloc[order].to_csv(folder / "scores.csv", index=False)
         threshold = self.scores.threshold
-        facts = {"model": self.model, "pictures": len(pairs), "detector": self.detector, "threshold": threshold}
+        facts = {"model": self.model, "from": self.origin, "pictures": len(pairs), "detector": self.detector}
+        facts["threshold"] = threshold
         evidence = json.loads(json.dumps(dict(self.scores.evidence)))
         more = {"suspicious": suspicious, "evidence": evidence, "skipped": self.omitted.facts}
         write_json(folder / "inspect.json", {**facts, **more})
@@ -79,7 +83,7 @@ class Inspection:
         picture = lambda row: report.thumbnail(pairs.images[row].permute(1, 2, 0).numpy())
         reached = lambda value: threshold is not None and value >= threshold
         line = lambda value: f"{value:.4g}{' · reaches the threshold' if reached(value) else ''}"
-        tiles = [report.Shown(picture(row), self.files[row], line(values[row])) for row in order[:shown].tolist()]
+        tiles = [report.Shown(picture(row), files[row], line(values[row])) for row in order[:shown].tolist()]
         facts["threshold"] = "none" if threshold is None else f"{threshold:.4g}"
         facts["not scored"] = self.omitted.shown
         report.write(folder / "report.html", "Pictures at use", verdict, facts, shown=tiles)
@@ -134,7 +138,9 @@ def inspect(
         UserError: the model or a picture file cannot be read; the detector does not fit, or its data are missing; a
             feature or a score is not finite.
     """
-    kind, place = methods.detector_of("pictures", detector), report.place(output)
+    kind, name = methods.detector_of("pictures", detector), inputs.shown(model, "a model")
+    origin = inputs.shown(pictures, "pictures")
+    place = report.kept(output, "inspect.json", {"from": origin, "model": name, "detector": detector})
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
     clip = inputs.load(model)
     reason = kind.fits(clip.config["model_cfg"])
@@ -143,14 +149,14 @@ def inspect(
     data = granted(kind, given, clip.size, detector, seed)  # first: pictures can take long to read
     made = kind(own, seed)
     read = inputs.load_pictures(pictures, given.columns, clip.size)
-    pairs, name = read.pairs, inputs.shown(model, "a model")
+    pairs = read.pairs
     finite.check_model(clip, name, pairs.images)
     plain = replace(pairs, keys=[str(row) for row in range(len(pairs))], captions=[""] * len(pairs))
     data = replace(data, pictures=plain)
     with resume.work(place, made, clip, data, given.lexicon) as work:
         scores = made.score(clip, data, work)
     finite.check_scores(scores, detector, name)
-    found = Inspection(name, detector, pairs, scores, read.files, read.omitted)
+    found = Inspection(name, origin, detector, pairs, scores, read.files, read.omitted)
     if place is not None:
         with whole_folder(place) as folder:
             found.write(folder, shown)

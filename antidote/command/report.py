@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from antidote.base.errors import UserError
+from antidote.base.files import read_json
 
+FILES = ("audit.json", "scan.json", "inspect.json", "clean.json")  # of the commands, each in its output folder
 SIDE = 160  # longest side of a shown picture, in pixels
 
 
@@ -37,6 +40,11 @@ def thumbnail(picture: bytes | np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
+def printable(name: str) -> str:
+    """Return the name of a file as text in UTF-8; bytes that are none are shown as in caf\\xe9.png."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def place(output: str | Path | None) -> Path | None:
     """Return the folder of the results, None for none; what cannot be written ends a command before its work.
 
@@ -49,6 +57,29 @@ def place(output: str | Path | None) -> Path | None:
     if found.exists() and not found.is_dir():
         raise UserError(f"--output: {output}: is a file; should name a folder")
     writable(found, "--output")
+    return found
+
+
+def kept(output: str | Path | None, file: str, of: Mapping[str, str]) -> Path | None:
+    """Return the folder of the results (see `place`), unless it holds those of another command or of other input.
+
+    Args:
+        file: name of the JSON file in which the command says what it read, one of `FILES`.
+        of: what the command reads now, by key of that file.
+
+    Raises:
+        UserError: as in `place`; or the folder holds other results, which would be lost.
+    """
+    found = place(output)
+    for other in FILES if found is not None else ():
+        path = found / other
+        if not path.is_file():
+            continue
+        there = read_json(path) if other == file else {}
+        told = other != file or next((k for k, v in of.items() if k in there and there[k] != v), None)
+        if told:
+            what = f"{told} {there[told]}" if other == file else other
+            raise UserError(f"--output: {output}: holds results of {what}, which would be lost; name another folder")
     return found
 
 

@@ -199,10 +199,10 @@ def scan(
     if threshold is not None and not np.isfinite(threshold):
         raise UserError(f"--threshold: {threshold:g} should be a finite number")
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
-    output = report.place(output)
+    name, omitted = inputs.shown(model, "a model"), Omitted()
+    output = report.kept(output, "scan.json", {"dataset": str(dataset), "model": name, "detector": detector})
     clip = inputs.load(model)
     methods.check(kind, own, clip)
-    name, omitted = inputs.shown(model, "a model"), Omitted()
     finite.check_model(clip, name, torch.empty(0))
     with tempfile.TemporaryDirectory() if output is None else whole_folder(output) as place:
         folder = Path(place)

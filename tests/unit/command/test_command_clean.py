@@ -65,6 +65,29 @@ def test_accuracy_counts_labels(place):
     assert set(found) == {"ca1", "ca5", "pictures", "intervals"} and found["ca5"] is None, "there are two classes"
 
 
+def test_labelled_pictures_need_two_classes_with_pictures(place):
+    shutil.rmtree(place / "test/cup")
+    with pytest.raises(UserError, match=r"test: holds 1 class; should hold at least 2"):
+        cleaned(place, "--pairs", place / "pairs", "--labelled", place / "test", *QUICK)
+    assert not (place / "out").exists(), "told before the training"
+    for name in ("apple", "zebra"):
+        (place / "test" / name).mkdir()
+        with pytest.raises(UserError, match=rf"test: class folder {name} holds no picture"):
+            evaluate(load_model(place / "model"), place / "test")
+        (place / "test" / name).rmdir()
+
+
+def test_class_names_need_letters(place):
+    with pytest.raises(UserError, match=r"--classes: lists a name without letters"):
+        Given(classes=["cup", " "]).names()
+
+
+def test_options_are_not_abbreviated(place, capsys):
+    with pytest.raises(SystemExit):
+        cleaned(place, "--pair", place / "pairs")
+    assert "unrecognized arguments: --pair" in capsys.readouterr().err
+
+
 def test_words_become_settings():
     assert clean.assigned({"method": "x", "training": {"lr": 1.0}}, ["training.epochs=5", "training.lr=1e-5", "a=b"]) == {
         "method": "x", "training": {"lr": 1e-5, "epochs": 5}, "a": "b",
@@ -75,6 +98,8 @@ def test_words_become_settings():
     ([], "--pairs: is missing; cleanclip needs clean pairs"),
     (["--defense", "linear_probe"], "--shots: is missing; linear_probe needs labelled pictures"),
     (["--defense", "cleanklip"], "unknown defense method 'cleanklip'; did you mean 'cleanclip'?"),
+    (["--pairs", "{place}/pairs", "--population", "results/x"], "--population: needs --audit"),
+    (["--arch", "RN50"], "--arch: is for a checkpoint file; {place}/model is a model with a configuration of its own"),
     (["--defense", "ubt"], "ubt: needs access 'poisoned-training-set', which a study alone grants"),
     (["--set", "epochs"], "--set: 'epochs' should be KEY=VALUE"),
     (["--set", "training=5", "--set", "training.epochs=3"],

@@ -1,6 +1,7 @@
 """`antidote inspect`: which pictures are scored, how results name them, and scores that are no numbers."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -56,3 +57,23 @@ def test_scores_that_are_no_numbers_are_told(tmp_path, pictures, make_clip, monk
     with pytest.raises(UserError, match=r"^backdoor_ids: 1 of 4 scores of a model in memory are not finite"):
         inspect(make_clip("vit"), pictures, "backdoor_ids", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_results_of_other_input_are_not_replaced(tmp_path, pictures, make_clip):
+    clip, out = make_clip("vit"), tmp_path / "out"
+    inspect(clip, pictures, "backdoor_ids", output=out)
+    inspect(clip, pictures, "backdoor_ids", output=out, seed=1)  # the same pictures again
+    with pytest.raises(UserError, match=r"--output: .*out: holds results of from .*pictures, which would be lost"):
+        inspect(clip, pictures / "sub", "backdoor_ids", output=out)
+    (tmp_path / "scanned").mkdir()
+    (tmp_path / "scanned/scan.json").write_text("{}")
+    with pytest.raises(UserError, match=r"scanned: holds results of scan\.json, which would be lost; name another"):
+        inspect(clip, pictures, "backdoor_ids", output=tmp_path / "scanned")
+
+
+def test_a_name_that_is_no_utf_8_is_shown(tmp_path, pictures, make_clip):
+    name = os.fsdecode(b"caf\xe9.png")
+    (pictures / "same.png").rename(pictures / name)
+    inspect(make_clip("vit"), pictures, "backdoor_ids", output=tmp_path / "out")
+    assert "caf\\xe9.png" in list(pd.read_csv(tmp_path / "out" / "scores.csv")["file"])
+    assert "caf\\xe9.png" in (tmp_path / "out" / "report.html").read_text()

@@ -115,6 +115,17 @@ def test_scores_that_are_no_numbers_are_told(tmp_path, table, make_clip, monkeyp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_scan_of_other_pairs_is_not_replaced(tmp_path, table, make_clip):
+    clip, out = make_clip("vit"), tmp_path / "out"
+    scan.scan(table, clip, "clip_score", output=out)
+    scan.scan(table, clip, "clip_score", share=0.2, output=out)
+    other = table.rename(tmp_path / "other.csv")
+    with pytest.raises(UserError, match=r"--output: .*out: holds results of dataset .*pairs\.csv, which would be lost"):
+        scan.scan(other, clip, "clip_score", output=out)
+    with pytest.raises(UserError, match=r"holds results of detector clip_score"):
+        scan.scan(other.rename(table), clip, "k_distance", output=out)
+
+
 def of_features():
     return [name for name in DETECTORS if method("detector", name).from_features]
 
