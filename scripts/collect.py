@@ -44,6 +44,10 @@ if __name__ == "__main__":
     parser = command_line.parser(__doc__)
     parser.add_argument("--configfile", default="config.yaml", help="study file")
     parser.add_argument("--delete", action="store_true", help="delete the files; by default, only list them")
-    parser.add_argument("--shared-days", type=float, metavar="N", help="shared entries without use for N days")
-    parser.add_argument("--shared-gib", type=float, metavar="N", help="shared entries beyond the last used N GiB")
+    parser.add_argument(
+        "--shared-days", type=command_line.amount, metavar="N", help="shared entries without use for N days"
+    )
+    parser.add_argument(
+        "--shared-gib", type=command_line.amount, metavar="N", help="shared entries beyond the last used N GiB"
+    )
     command_line.main(run, parser)

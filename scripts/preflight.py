@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the result of the script to standard output."""
     study = Study(read_mapping(arguments.file), arguments.file)
     found, faults = preflight.stages(study, arguments.results), preflight.missing(study)
+    faults += preflight.too_few_pairs(study)
     faults += preflight.further_weights(study)
     counts, too_few = asked_of_tables(study, preflight.downloads(study))
     faults += too_few
@@ -135,13 +136,20 @@ def _device(clip: Clip) -> str:
     return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {size(peak)} of {size(whole)} used"
 
 
-if __name__ == "__main__":
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line of this script."""
     parser = command_line.parser(__doc__)
     parser.add_argument("file", metavar="FILE", help="study file, such as configs/paper.yaml")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
-    parser.add_argument("--batch-size", type=int, help="pairs per measured step; default: as in the study")
+    parser.add_argument(
+        "--batch-size", type=command_line.positive_count, help="pairs per measured step; default: as in the study"
+    )
     rates = "pairs and pictures per second of another device, in place of what is measured here"
-    parser.add_argument("--rates", type=float, nargs=2, metavar=("TRAINED", "ENCODED"), help=rates)
+    parser.add_argument("--rates", type=command_line.positive, nargs=2, metavar=("TRAINED", "ENCODED"), help=rates)
     memory = "of one GPU; what a step is estimated to need more than that is listed; by default that of the GPU at hand"
-    parser.add_argument("--memory", type=float, metavar="GB", help=memory)
-    command_line.main(run, parser)
+    parser.add_argument("--memory", type=command_line.positive, metavar="GB", help=memory)
+    return parser
+
+
+if __name__ == "__main__":
+    command_line.main(run, arguments())

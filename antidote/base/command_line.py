@@ -5,6 +5,7 @@ import atexit
 import errno
 import json
 import logging
+import math
 import os
 import resource
 import select
@@ -82,6 +83,45 @@ def count(word: str) -> int:
     if not (word.isascii() and word.isdigit()):
         raise argparse.ArgumentTypeError(f"{word!r} should be a whole number from 0 on")
     return int(word)
+
+
+def positive_count(word: str) -> int:
+    """Return the number in an argument, a whole number from 1 on.
+
+    Raises:
+        argparse.ArgumentTypeError: the argument is no such number.
+    """
+    number = int(word) if word.isascii() and word.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} should be a whole number from 1 on")
+    return number
+
+
+def amount(word: str) -> float:
+    """Return the number in an argument, finite and not negative.
+
+    Raises:
+        argparse.ArgumentTypeError: the argument is no such number.
+    """
+    try:
+        number = float(word)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{word!r} should be a number from 0 on")
+    return number
+
+
+def positive(word: str) -> float:
+    """Return the number in an argument, finite and above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: the argument is no such number.
+    """
+    number = amount(word)
+    if not number:
+        raise argparse.ArgumentTypeError(f"{word!r} should be a number above 0")
+    return number
 
 
 def main(run: Callable[[argparse.Namespace], Any], arguments: argparse.ArgumentParser) -> None:

@@ -132,15 +132,18 @@ def of_study(folder: Path) -> pd.DataFrame:
     rows, effective = [], None
     for file in sorted(folder.rglob("detection.json")):
         found = read_json(file)
-        if found.get("subject") != "model" or found.get("defense") != "none" or not as_audited(found):
-            continue
-        if found["attack"] != "clean":
-            effective = passed(folder) if effective is None else effective
-            if found["attack"] not in effective:
+        try:
+            if found.get("subject") != "model" or found.get("defense") != "none" or not as_audited(found):
                 continue
-        state = CLEAN if found["attack"] == "clean" else BACKDOORED
-        kind, seen = kind_of(file.parents[2]), used(folder, found["method"])
-        rows.append((kind, state, found["method"], found["score"], *seen, found["study"]))
+            if found["attack"] != "clean":
+                effective = passed(folder) if effective is None else effective
+                if found["attack"] not in effective:
+                    continue
+            state = CLEAN if found["attack"] == "clean" else BACKDOORED
+            kind, seen = kind_of(file.parents[2]), used(folder, found["method"])
+            rows.append((kind, state, found["method"], float(found["score"]), *seen, found["study"]))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise UserError(f"--population: {file}: is damaged or of another version; run the study again") from None
     if not rows:
         raise UserError(
             f"--population: {folder}: holds no scores of detectors of models with their default settings; run such a "

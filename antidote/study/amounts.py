@@ -71,11 +71,15 @@ def sizes_of(study: Study) -> dict[str, int]:
     return {"defense": 0, "inversion": 0, "poison": 0, "classes": len(study.classes), **sizes}
 
 
+def size_of(study: Study, dataset: str, split: str) -> int | None:
+    """Return the number of pairs of a split, expected or as the dataset is defined; None if it is not known."""
+    source = study.sources[dataset]
+    return (source.expected or {}).get(split) or getattr(source.split(split), "pairs", None)
+
+
 def pictures(study: Study, scored: Any) -> int:
     """Return the number of scored pictures of a split: from the settings or the dataset's expected or known size."""
-    source = study.sources[scored.dataset]
-    split = source.split(scored.split)
-    known = (source.expected or {}).get(scored.split) or getattr(split, "pairs", None) or 10_000
+    known = size_of(study, scored.dataset, scored.split) or 10_000
     return min(scored.pictures or known, known)
 
 

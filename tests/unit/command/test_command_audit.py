@@ -179,6 +179,19 @@ def test_a_population_counts_default_settings_and_attacks_that_pass_the_gate_alo
         count(one / "results" / "mine")
 
 
+@pytest.mark.parametrize("change", [{"score": "high"}, {"attack": None}, {"method": ["a"]}])
+def test_a_damaged_detection_of_a_population_is_told(place, change):
+    folder = study(place, clean=[0.1], backdoored=[0.9])
+    file = folder / "badnet/seed0/none/detect/d/detection.json"
+    found = {**json.loads(file.read_text()), **change}
+    file.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
+    with pytest.raises(UserError, match=r"--population: .*detection\.json: is damaged or of another version"):
+        population.of_study(folder)
+    file.write_text("[1]")
+    with pytest.raises(UserError, match=r"--population: .*detection\.json: is damaged or of another version"):
+        population.of_study(folder)
+
+
 def test_a_population_of_another_kind_gives_no_verdict(place, make_clip):
     folder = study(place, clean=[0.1] * 11, backdoored=[0.9])
     save_model(place / "model", make_clip("rn"), {"kind": "suspicious", "statement": "test"})

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from antidote.study import amounts, preflight
 from antidote.study.preflight import Rates, Stage
 from antidote.study.study import Study
 from antidote.training.recipe import TrainSettings
+from scripts import preflight as script
 
 SHOTS = {"dataset": "scenes", "split": "defense", "per_class": 16}
 
@@ -282,8 +284,32 @@ def test_each_disk_is_looked_at(nothing_there, monkeypatch):
     assert preflight.too_full(parts, nothing_there) == ["disk: downloads, data: 10 GB are needed, 8 GB are free"]
 
 
+def test_pools_that_ask_for_more_pairs_than_there_are(capsys):
+    """Of a split that a job writes; the pools of one split are disjoint."""
+    assert preflight.too_few_pairs(study()) == []
+    pools = {
+        **read_mapping("config.yaml")["pools"],
+        "training": {"dataset": "scenes", "split": "train", "pairs": 75_000},
+    }
+    [line] = preflight.too_few_pairs(study(pools=pools))
+    assert re.fullmatch(r"pools: ask for 75,\d+ pairs \(training 75,000, .*\); scenes/train has 8,000", line)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--batch-size", "-3"], "'-3' should be a whole number from 1 on"),
+        (["--rates", "0", "5"], "'0' should be a number above 0"),
+        (["--memory", "nan"], "'nan' should be a number from 0 on"),
+    ],
+)
+def test_numbers_that_measure_nothing_are_told(words, told, capsys):
+    with pytest.raises(SystemExit):
+        script.arguments().parse_args(["config.yaml", *words])
+    assert told in capsys.readouterr().err
+
+
 def test_a_device_that_is_too_small_is_one_line_among_others(monkeypatch, capsys, tmp_path):
-    from scripts import preflight as script
 
     def fail(clip, recipe):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")

@@ -15,6 +15,7 @@ import yaml
 from antidote.base.errors import UserError
 from antidote.base.registry import ATTACKS, DEFENSES, SOURCES, method
 from antidote.base.settings import read_mapping
+from antidote.study.artifacts import artifacts
 from antidote.study.file import StudyFile
 from antidote.study.reference import methods_page, settings_page
 from antidote.study.schema import group_of, meaning, settings_of, study_schema
@@ -182,3 +183,14 @@ def test_check_writes_nothing_and_names_the_file(tmp_path, monkeypatch):
     script.run(argparse.Namespace(check=False))
     assert (tmp_path / "a.json").read_text() == "new\n"
     script.run(argparse.Namespace(check=True))
+
+
+def test_models_that_no_job_makes_are_no_artifacts():
+    """A few-shot attack trains no backdoored model, and some defenses do not apply to some attacks."""
+    study = Study(read_mapping("configs/defenses.yaml"), "configs/defenses.yaml")
+    assert study.blank
+    found = artifacts(study)
+    assert not any(f"{attack}/seed0/{defense}" in found for attack, defense, _ in study.blank)
+    assert "badnet/seed0/finetune_lr0-001" in found and "clean/seed2" in found
+    flba = artifacts(Study(read_mapping("configs/attacks-seeds.yaml"), "configs/attacks-seeds.yaml"))
+    assert "flba/seed0" not in flba and "maba/seed0" in flba
