@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -84,18 +85,18 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
     constant = sum(term.sign * term.constant for term in relation.terms)
     total = constant + by_seed.sum(axis=1)
     mean, spread = float(total.mean()), total
-    if losses is not None and len(seeds) > 1:
-
-        def without(seed: int) -> float:
-            others = [one for one in seeds if one != seed]
-            return constant + float(_together(measure(terms, done, gated, used, others, losses)).sum(axis=1).mean())
-
-        spread = pd.Series([len(seeds) * mean - (len(seeds) - 1) * without(seed) for seed in seeds])
+    if losses is not None:
+        of = lambda some: (
+            constant + float(_together(measure(terms, done, gated, used, some, losses)).sum(axis=1).mean())
+        )
+        spread = _pseudo_values(mean, seeds, of)
     variance = sum(_variance(one.term.figure, done.noise, len(one.attacks)) for one in found)
     half = _half(spread, variance, done.noise)
     decimals = max(VISIBLE.get(one.term.figure, 1) for one in found)
     sides = tuple(_side(one, one.term.sign * by_seed.iloc[:, i].mean(), decimals) for i, one in enumerate(found))
     facts = {"difference": mean, "half": half, "sides": sides, "seeds": len(total), "decimals": decimals}
+    if losses is not None:
+        facts |= {"losses": losses, "more": tuple(dict.fromkeys(name for one in found for name in one.beyond))}
     if between and not swept:
         return Verdict(UNDECIDED, "no setting was swept, so the defenses are not at matched accuracy", **facts)
     if between and accuracy:
@@ -104,8 +105,6 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
         return Verdict(
             UNDECIDED, f"fewer than {ENOUGH} seeds, and the track states no noise floor of this model", **facts
         )
-    if losses is not None:
-        facts |= {"losses": losses, "more": tuple(dict.fromkeys(name for one in found for name in one.beyond))}
     down = 1 if relation.mark in ("<", "<=") else -1
     if missed := _out_of_reach(found, by_seed.iloc[:, 0], total, half, down, len(done.study.classes)):
         return Verdict(*missed, **facts)
@@ -118,6 +117,19 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
 def _together(found: list[Measured]) -> pd.DataFrame:
     """Return (seeds, terms) the figures with their signs, on the seeds that have all of them."""
     return pd.concat([one.term.sign * one.values for one in found], axis=1, join="inner").dropna()
+
+
+def _pseudo_values(whole: float, seeds: list[int], of: Callable[[list[int]], float]) -> pd.Series:
+    """Return one value per seed, with the spread of an estimate that is no mean over seeds (jackknife, Tukey 1958).
+
+    Args:
+        whole: the estimate from all seeds.
+        of: the estimate from some seeds.
+    """
+    if len(seeds) < 2:
+        return pd.Series([whole])
+    without = [of([one for one in seeds if one != left]) for left in seeds]
+    return pd.Series([len(seeds) * whole - (len(seeds) - 1) * part for part in without])
 
 
 def _side(one: Measured, mean: float, decimals: int) -> str:
