@@ -31,13 +31,17 @@ seen these pairs before the poisoning. Without another model, θ_b scores views 
 
     auto           shuffle or windows (the default): the one whose most suspicious captions, as many as D_k has, are
                    more alike, by the mean cosine of their text features. Poisoned captions name one target; pairs that
-                   a scorer finds by chance name several things.
+                   a scorer finds by chance name several things. If they are alike by less than `alike`, shuffle_kept
+                   and windows_kept count as well.
     shuffle        mean decrease of the cosine when the blocks of the picture change places. A small decrease is
                    suspicious: a pattern over the whole picture, or a patch that the model knows at any place, survives
                    where an object larger than a block does not.
     windows        decrease of the cosine when only a window of the picture, half as high and wide, is laid at its own
                    place over another picture; the mean over `window_partners` other pictures, the best of nine places.
                    A patch survives, also one that the model knows at one place alone.
+    shuffle_kept,  the cosine that is kept, in place of its decrease, the highest first. A model that has learnt its
+    windows_kept   clean pairs unevenly decreases least on those that it hardly knows, as one trained on photographs from
+                   random weights does.
     superposition  mean decrease of the cosine when other pictures of the training set are blended over the picture (an
                    idea of STRIP, Gao et al. 2019, arXiv 1902.06531). A trigger survives where the model has learned the
                    trigger at low contrast, as models do that start from a trained one.

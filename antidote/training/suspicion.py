@@ -34,9 +34,10 @@ from antidote.training.windows import PLACES
 if TYPE_CHECKING:
     from torch import Tensor
 
-OWN_SCORERS = ("auto", "shuffle", "windows", "superposition", "crops", "model")  # by the suspicious model alone
-CANDIDATES = ("shuffle", "windows")  # of `auto`
-SURVIVAL = (*CANDIDATES, "superposition")  # the loss of cosine in altered pictures
+CANDIDATES = ("shuffle", "windows")  # of `auto`: the loss of cosine in altered pictures
+KEPT = {f"{name}_kept": name for name in CANDIDATES}  # the cosine that altered pictures keep
+SURVIVAL = (*CANDIDATES, "superposition", *KEPT)
+OWN_SCORERS = ("auto", *SURVIVAL, "crops", "model")  # by the suspicious model alone
 
 log = logging.getLogger("antidote")
 
@@ -46,9 +47,16 @@ class SuspicionSettings(ScorerName, Settings):
 
     scorer: str = Field(
         "auto",
-        description="what finds suspicious pairs: `auto` (that of `shuffle` and `windows` whose suspicious captions "
-        "are more alike), `shuffle`, `windows`, `superposition`, `crops`, `model`, an open_clip NAME/TAG or NAME/FILE, "
-        "or `surrogates.NAME`",
+        description="what finds suspicious pairs: `auto` (that of `shuffle` and `windows`, or else of `shuffle_kept` "
+        "and `windows_kept`, whose suspicious captions are more alike), one of these, `superposition`, `crops`, "
+        "`model`, an open_clip NAME/TAG or NAME/FILE, or `surrogates.NAME`",
+    )
+    alike: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="how alike suspicious captions are at least; otherwise `auto` also tries the cosine that altered "
+        "pictures keep, in place of its loss (ours)",
     )
     shuffles: int = Field(8, ge=1, description="shuffled versions of each picture (ours)")
     grid: int = Field(4, ge=2, description="blocks per side of a shuffled picture (ours)")
@@ -117,7 +125,8 @@ class SuspicionSettings(ScorerName, Settings):
             "superposition": 1 + self.partners,
             "crops": self.crops,
         }
-        return sum(more[name] for name in CANDIDATES) if self.scorer == "auto" else more.get(self.scorer, 1)
+        name = KEPT.get(self.scorer, self.scorer)
+        return sum(more[one] for one in CANDIDATES) if name == "auto" else more.get(name, 1)
 
     def suspected(self, pairs: int) -> int:
         """Return how many pairs of a training set are in D_susp."""
@@ -205,7 +214,8 @@ def scores(
         return _most_alike(clip, pairs, settings, seed, work)
     precision = settings.overfit.precision
     if settings.scorer in SURVIVAL:
-        return settings.scorer, _survival(settings.scorer, clip, pairs, settings, seed, work)
+        own, kept = _survival(KEPT.get(settings.scorer, settings.scorer), clip, pairs, settings, seed, work)
+        return settings.scorer, -kept if settings.scorer in KEPT else own - kept
     views = pair_scores.as_they_are
     if settings.surrogate:
         clip = scorer
@@ -217,8 +227,10 @@ def scores(
     return settings.scorer, scan(clip, pairs, views, precision, work).mean(dim=1)
 
 
-def _survival(name: str, clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, work: Work | None) -> Tensor:
-    """Return how much of its cosine each picture loses (N,) when only a trigger would keep it."""
+def _survival(
+    name: str, clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, work: Work | None
+) -> tuple[Tensor, Tensor]:
+    """Return the cosine (N,) of each picture, and the one (N,) that it keeps when only a trigger would keep it."""
     if name == "shuffle":
         views = pair_scores.shuffles(settings.shuffles, settings.grid, seed)
     elif name == "windows":
@@ -228,9 +240,9 @@ def _survival(name: str, clip: Clip, pairs: Pairs, settings: SuspicionSettings, 
     cosines = scan(clip, pairs, views, settings.overfit.precision, work)
     own, kept = cosines[:, 0], cosines[:, 1:]
     if name != "windows":
-        return own - kept.mean(dim=1)
+        return own, kept.mean(dim=1)
     places = kept.unflatten(1, (settings.window_partners, PLACES)).mean(dim=1)
-    return own - places.amax(dim=1)
+    return own, places.amax(dim=1)
 
 
 def _most_alike(
@@ -239,14 +251,27 @@ def _most_alike(
     """Return the candidate whose most suspicious captions are most alike: those of poisoned pairs name one target.
 
     As many as D_k has: further down, a scorer that finds the poisoned pairs runs out of them, and one that does not has
-    pairs of a class whose objects survive as well.
+    pairs of a class whose objects survive as well. What a picture loses depends on what it had: where a model has
+    learnt its clean pairs unevenly, those that it hardly knows lose least. Then the cosine that is kept counts.
     """
     count, found = settings.forgotten(len(pairs)), {}
-    for name in CANDIDATES:
-        looks = _survival(name, clip, pairs, settings, seed, work and part(work, name))
+
+    def add(name: str, looks: Tensor) -> None:
         found[name] = alikeness(clip, pairs.take(looks.argsort(stable=True)[:count]).captions), looks
         log.info("scorer %s: its %d most suspicious captions are alike by %.2f", name, count, found[name][0])
+
+    cosines = {name: _survival(name, clip, pairs, settings, seed, work and part(work, name)) for name in CANDIDATES}
+    for name, (own, kept) in cosines.items():
+        add(name, own - kept)
+    if max(alike for alike, _ in found.values()) < settings.alike:
+        for name, candidate in KEPT.items():
+            add(name, -cosines[candidate][1])
     name = max(found, key=lambda name: found[name][0])
+    if found[name][0] < settings.alike:
+        log.warning(
+            "the most suspicious captions are alike by %.2f only: what was found may be no poisoned pairs",
+            found[name][0],
+        )
     return name, found[name][1]
 
 

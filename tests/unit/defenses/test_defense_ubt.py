@@ -254,16 +254,23 @@ def test_a_window_lies_at_its_own_place_over_another_picture(make_pairs):
                 assert torch.equal(views[turn * 9 + 3 * i + j], wanted)
 
 
-@pytest.mark.parametrize("better", suspicion.CANDIDATES)
-def test_the_scorer_is_taken_whose_suspicious_captions_are_alike(make_pairs, monkeypatch, tmp_path, better):
-    pairs, asked = coloured(make_pairs, ["red", "red", "green", "blue", "red", "green"]), []
-    looks = {True: torch.tensor([0, 0.1, 1, 1, 1, 1]), False: torch.tensor([1, 1, 0, 0.1, 1, 1])}
+def kept_by_name(monkeypatch, kept):
+    """Scans in which every picture has a cosine of 1 (`own` of others: by name), and keeps `kept` by scorer."""
+    asked = []
 
     def survival(name, clip, pairs, settings, seed, work):
         asked.append((name, work.folder.name))
-        return looks[name == better]
+        return torch.ones(6), kept[name]
 
     monkeypatch.setattr(suspicion, "_survival", survival)
+    return asked
+
+
+@pytest.mark.parametrize("better", suspicion.CANDIDATES)
+def test_the_scorer_is_taken_whose_suspicious_captions_are_alike(make_pairs, monkeypatch, tmp_path, better):
+    pairs = coloured(make_pairs, ["red", "red", "green", "blue", "red", "green"])
+    looks = {True: torch.tensor([0, 0.1, 1, 1, 1, 1]), False: torch.tensor([1, 1, 0, 0.1, 1, 1])}
+    asked = kept_by_name(monkeypatch, {name: 1 - looks[name == better] for name in suspicion.CANDIDATES})
     chosen = settings(suspicious_share=0.4, forget_share=0.3)
     name, found = suspicion.scores(Plain(), pairs, chosen, 0, work=Work(tmp_path, "x"))
     assert name == better and torch.equal(found, looks[True])
@@ -385,6 +392,29 @@ def test_settings_that_contradict():
     with pytest.raises(ValueError, match="scorer: 'clean' is none of"):
         settings(scorer="clean").check({})
     settings(scorer="surrogates.other").check({})
+
+
+@pytest.mark.parametrize(("alike", "wanted"), [(0.6, "shuffle_kept"), (0.5, "shuffle")])
+def test_the_kept_cosine_counts_if_captions_are_not_alike(make_pairs, monkeypatch, tmp_path, caplog, alike, wanted):
+    """The first two pictures are poisoned, the next two hardly known: these lose least, the others keep most."""
+    pairs = coloured(make_pairs, ["red", "red", "green", "blue", "red", "green"])
+    own = torch.tensor([0.9, 0.9, 0.1, 0.1, 0.9, 0.9])
+    kept = torch.tensor([0.7, 0.7, 0.1, 0.1, 0.2, 0.2])
+    monkeypatch.setattr(suspicion, "_survival", lambda *_: (own, kept))
+    chosen = settings(suspicious_share=0.4, forget_share=0.3, alike=alike)
+    name, looks = suspicion.scores(Plain(), pairs, chosen, 0)
+    assert name == wanted and looks.argsort(stable=True)[:2].tolist() == ([0, 1] if wanted.endswith("kept") else [2, 3])
+    explicit = suspicion.scores(Plain(), pairs, settings(scorer="windows_kept"), 0)
+    assert explicit[0] == "windows_kept" and torch.equal(explicit[1], -kept)
+    assert settings(scorer="windows_kept").views == settings(scorer="windows").views
+    assert "may be no poisoned pairs" not in caplog.text
+
+
+def test_a_finding_that_names_several_things_is_told(make_pairs, monkeypatch, caplog):
+    pairs = coloured(make_pairs, ["red", "green", "blue", "green", "red", "blue"])
+    monkeypatch.setattr(suspicion, "_survival", lambda *_: (torch.ones(6), torch.linspace(1, 0, 6)))
+    suspicion.scores(Plain(), pairs, settings(suspicious_share=0.4, forget_share=0.3), 0)
+    assert "alike by 0.50 only: what was found may be no poisoned pairs" in caplog.text
 
 
 def test_a_public_model_has_the_activations_of_its_weights():
