@@ -268,10 +268,8 @@ def _most_alike(
             add(name, -cosines[candidate][1])
     name = max(found, key=lambda name: found[name][0])
     if found[name][0] < settings.alike:
-        log.warning(
-            "the most suspicious captions are alike by %.2f only: what was found may be no poisoned pairs",
-            found[name][0],
-        )
+        told = "the most suspicious captions are alike by %.2f only: what was found may be no poisoned pairs"
+        log.warning(told, found[name][0])
     return name, found[name][1]
 
 
