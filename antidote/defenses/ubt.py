@@ -40,8 +40,8 @@ seen these pairs before the poisoning. Without another model, θ_b scores views 
                    place over another picture; the mean over `window_partners` other pictures, the best of nine places.
                    A patch survives, also one that the model knows at one place alone.
     shuffle_kept,  the cosine that is kept, in place of its decrease, the highest first. A model that has learnt its
-    windows_kept   clean pairs unevenly decreases least on those that it hardly knows, as one trained on photographs from
-                   random weights does.
+    windows_kept   clean pairs unevenly decreases least on those that it hardly knows, as one that learnt photographs
+                   from random weights does.
     superposition  mean decrease of the cosine when other pictures of the training set are blended over the picture (an
                    idea of STRIP, Gao et al. 2019, arXiv 1902.06531). A trigger survives where the model has learned the
                    trigger at low contrast, as models do that start from a trained one.
