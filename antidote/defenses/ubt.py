@@ -32,7 +32,7 @@ seen these pairs before the poisoning. Without another model, θ_b scores views 
     auto           shuffle or windows (the default): the one whose most suspicious captions, as many as D_k has, are
                    more alike, by the mean cosine of their text features. Poisoned captions name one target; pairs that
                    a scorer finds by chance name several things. If they are alike by less than `alike`, shuffle_kept
-                   and windows_kept count as well.
+                   and windows_kept count as well, and the scorer is taken whose D_k, after step 2, is most alike.
     shuffle        mean decrease of the cosine when the blocks of the picture change places. A small decrease is
                    suspicious: a pattern over the whole picture, or a patch that the model knows at any place, survives
                    where an object larger than a block does not.

@@ -56,7 +56,7 @@ class SuspicionSettings(ScorerName, Settings):
         ge=0,
         le=1,
         description="how alike suspicious captions are at least; otherwise `auto` also tries the cosine that altered "
-        "pictures keep, in place of its loss (ours)",
+        "pictures keep, and takes the scorer whose captions to be forgotten are most alike (ours)",
     )
     shuffles: int = Field(8, ge=1, description="shuffled versions of each picture (ours)")
     grid: int = Field(4, ge=2, description="blocks per side of a shuffled picture (ours)")
@@ -167,19 +167,37 @@ def find(clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, score
         scorer: the study's clean model that the settings may name.
         work: folder that a killed scan or training goes on from.
     """
-    name, looks = scores(clip, pairs, settings, seed, scorer, work)
+    before, best, most = _state(clip), None, -1.0
+    orders = scores(clip, pairs, settings, seed, scorer, work)
+    for name, looks in orders.items():
+        place = part(work, f"rank_{name}") if len(orders) > 1 else work
+        found = _ranked(clip, pairs, settings, seed, name, looks, place)
+        clip.network.load_state_dict(before)
+        if len(orders) == 1:
+            return found
+        alike = alikeness(clip, pairs.take(found.ranked[: settings.forgotten(len(pairs))]).captions)
+        log.info("scorer %s: the captions to be forgotten are alike by %.2f", name, alike)
+        if alike > most:
+            best, most = found, alike
+    if most < settings.alike:
+        told = "the captions to be forgotten are alike by %.2f only: the pairs that were found may not be poisoned"
+        log.warning(told, most)
+    return best
+
+
+def _ranked(
+    clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, name: str, looks: Tensor, work: Work
+) -> Found:
+    """Return what steps 1 and 2 find for the scores (N,) of one scorer; `clip` is overfitted afterwards."""
     order, count = looks.argsort(stable=True), settings.suspected(len(pairs))
     suspected, normal = order[:count], normal_rows(order, count, settings, seed)
-    before = _state(clip)
     objective = Overfit(pairs.take(normal), pairs.take(suspected), settings)
     overfitted = train(clip, objective, settings.overfit, seed, work)
     rank = similarities(clip, pairs.take(suspected), settings.overfit.precision)
-    after = _state(clip)
-    clip.network.load_state_dict(before)
     if settings.rank == "gain":
         rank = rank - looks[suspected]  # whatever the scorer, its lowest score is the most suspicious
     ranked = suspected[rank.argsort(descending=True, stable=True)]
-    return Found(order, suspected, ranked, normal, overfitted.steps, name, after)
+    return Found(order, suspected, ranked, normal, overfitted.steps, name, _state(clip))
 
 
 def _state(clip: Clip) -> Mapping[str, Tensor]:
@@ -205,17 +223,18 @@ def scores(
     seed: int,
     scorer: Clip | None = None,
     work: Work | None = None,
-) -> tuple[str, Tensor]:
-    """Return which scorer was taken, and a score (N,) of each pair; the lowest are the most suspicious.
+) -> dict[str, Tensor]:
+    """Return scores (N,) of the pairs by scorer; the lowest are the most suspicious.
 
-    `scorer` is the study's clean model that the settings may name; `work` is where a killed scan is gone on with.
+    One scorer, or all candidates of `auto` if the suspicious captions of none are alike. `scorer` is the study's clean
+    model that the settings may name; `work` is where a killed scan is gone on with.
     """
     if settings.scorer == "auto":
         return _most_alike(clip, pairs, settings, seed, work)
     precision = settings.overfit.precision
     if settings.scorer in SURVIVAL:
         own, kept = _survival(KEPT.get(settings.scorer, settings.scorer), clip, pairs, settings, seed, work)
-        return settings.scorer, -kept if settings.scorer in KEPT else own - kept
+        return {settings.scorer: -kept if settings.scorer in KEPT else own - kept}
     views = pair_scores.as_they_are
     if settings.surrogate:
         clip = scorer
@@ -224,7 +243,7 @@ def scores(
     elif settings.scorer != "model":
         clip = create_model(settings.public, seed)
         views = pair_scores.resized(clip.size)
-    return settings.scorer, scan(clip, pairs, views, precision, work).mean(dim=1)
+    return {settings.scorer: scan(clip, pairs, views, precision, work).mean(dim=1)}
 
 
 def _survival(
@@ -247,30 +266,25 @@ def _survival(
 
 def _most_alike(
     clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, work: Work | None
-) -> tuple[str, Tensor]:
+) -> dict[str, Tensor]:
     """Return the candidate whose most suspicious captions are most alike: those of poisoned pairs name one target.
 
     As many as D_k has: further down, a scorer that finds the poisoned pairs runs out of them, and one that does not has
     pairs of a class whose objects survive as well. What a picture loses depends on what it had: where a model has
-    learnt its clean pairs unevenly, those that it hardly knows lose least. Then the cosine that is kept counts.
+    learnt its clean pairs unevenly, those that it hardly knows lose least. If no captions are alike, the cosines that
+    are kept are candidates too, and the ranking of step 2 decides.
     """
     count, found = settings.forgotten(len(pairs)), {}
-
-    def add(name: str, looks: Tensor) -> None:
-        found[name] = alikeness(clip, pairs.take(looks.argsort(stable=True)[:count]).captions), looks
-        log.info("scorer %s: its %d most suspicious captions are alike by %.2f", name, count, found[name][0])
-
     cosines = {name: _survival(name, clip, pairs, settings, seed, work and part(work, name)) for name in CANDIDATES}
     for name, (own, kept) in cosines.items():
-        add(name, own - kept)
-    if max(alike for alike, _ in found.values()) < settings.alike:
-        for name, candidate in KEPT.items():
-            add(name, -cosines[candidate][1])
+        looks = own - kept
+        found[name] = alikeness(clip, pairs.take(looks.argsort(stable=True)[:count]).captions), looks
+        log.info("scorer %s: its %d most suspicious captions are alike by %.2f", name, count, found[name][0])
     name = max(found, key=lambda name: found[name][0])
-    if found[name][0] < settings.alike:
-        told = "the most suspicious captions are alike by %.2f only: what was found may be no poisoned pairs"
-        log.warning(told, found[name][0])
-    return name, found[name][1]
+    if found[name][0] >= settings.alike:
+        return {name: found[name][1]}
+    orders = {name: looks for name, (_, looks) in found.items()}
+    return orders | {name: -cosines[candidate][1] for name, candidate in KEPT.items()}
 
 
 def alikeness(clip: Clip, captions: list[str]) -> float:

@@ -111,7 +111,7 @@ def test_the_weakest_are_suspected_and_the_highest_of_them_forgotten(
 ):
     """By similarity, or by its gain over the score, of which a low one counts for the pair."""
     pairs, similarity = make_pairs(10), {"pair7": 0.7, "pair1": 0.72, "pair3": 0.86, "pair5": 0.6}
-    monkeypatch.setattr(suspicion, "scores", lambda *_: ("shuffle", LOOKS))
+    monkeypatch.setattr(suspicion, "scores", lambda *_: {"shuffle": LOOKS})
     monkeypatch.setattr(
         suspicion, "similarities", lambda clip, pairs, _: torch.tensor([similarity[k] for k in pairs.keys])
     )
@@ -160,9 +160,11 @@ def test_the_fall_of_the_cosine_under_a_superposition(make_pairs):
     """Two pairs, red and green, are each the other's only partner. A red picture that is 3/4 red and 1/4 green has the
     cosine 3/sqrt(10) with "red", and the green one 0 before and 1/sqrt(10) after."""
     pairs = coloured(make_pairs, ["red", "green"], ["red", "red"])
-    _, found = suspicion.scores(Plain(), pairs, settings(scorer="superposition", partners=3, own_weight=0.75), 0)
+    [found] = suspicion.scores(
+        Plain(), pairs, settings(scorer="superposition", partners=3, own_weight=0.75), 0
+    ).values()
     assert found.tolist() == pytest.approx([1 - 3 / math.sqrt(10), -1 / math.sqrt(10)])
-    assert suspicion.scores(Plain(), pairs, settings(scorer="model"), 0)[1].tolist() == [1, 0]
+    assert suspicion.scores(Plain(), pairs, settings(scorer="model"), 0)["model"].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(("size", "grid"), [(8, 4), (9, 4), (8, 2)])
@@ -220,7 +222,7 @@ def test_a_patch_survives_what_an_object_does_not(make_pairs):
     images[:2, 0, 10:22, 10:22] = 255  # objects
     images[2:, 1, 28:31, 28:31] = 255  # patches
     pairs = replace(make_pairs(4, size=32), images=images, captions=["red"] * 4)
-    _, found = suspicion.scores(Sees(), pairs, settings(scorer="shuffle", shuffles=16), 0)
+    [found] = suspicion.scores(Sees(), pairs, settings(scorer="shuffle", shuffles=16), 0).values()
     assert max(found[2:]) < 0.1 < 0.3 < min(found[:2])
 
 
@@ -235,7 +237,9 @@ def test_a_patch_that_is_known_at_its_place_alone_survives_in_a_window(make_pair
     images[:2, 0, 4:28, 4:28] = 255  # objects
     images[2:4, 1, 28:31, 28:31] = 255  # patches; the rest are partners
     pairs = replace(make_pairs(12, size=32), images=images, captions=["red"] * 12)
-    looks = {name: suspicion.scores(SeesInPlace(), pairs, settings(scorer=name), 1)[1] for name in suspicion.CANDIDATES}
+    looks = {
+        name: suspicion.scores(SeesInPlace(), pairs, settings(scorer=name), 1)[name] for name in suspicion.CANDIDATES
+    }
     assert max(looks["windows"][2:4]) < 0.1 < 0.3 < min(looks["windows"][:2])
     assert min(looks["shuffle"][2:4]) > 0.3
 
@@ -272,7 +276,7 @@ def test_the_scorer_is_taken_whose_suspicious_captions_are_alike(make_pairs, mon
     looks = {True: torch.tensor([0, 0.1, 1, 1, 1, 1]), False: torch.tensor([1, 1, 0, 0.1, 1, 1])}
     asked = kept_by_name(monkeypatch, {name: 1 - looks[name == better] for name in suspicion.CANDIDATES})
     chosen = settings(suspicious_share=0.4, forget_share=0.3)
-    name, found = suspicion.scores(Plain(), pairs, chosen, 0, work=Work(tmp_path, "x"))
+    [(name, found)] = suspicion.scores(Plain(), pairs, chosen, 0, work=Work(tmp_path, "x")).items()
     assert name == better and torch.allclose(found, looks[True], atol=1e-6)
     assert asked == [(name, name) for name in suspicion.CANDIDATES], "each scan is kept in a folder of its own"
     assert suspicion.alikeness(Plain(), ["red", "red"]) == 1
@@ -308,7 +312,7 @@ def test_a_killed_scan_goes_on(make_pairs, monkeypatch, tmp_path):
     monkeypatch.setattr(pair_scores, "CHUNK", 4)
     pairs, asked = coloured(make_pairs, ["red", "green", "blue", "red"] * 5), []
     shuffled, work = settings(scorer="shuffle"), Work(tmp_path, "x", every=0)
-    _, whole = suspicion.scores(Plain(), pairs, shuffled, 0)
+    [whole] = suspicion.scores(Plain(), pairs, shuffled, 0).values()
 
     class Killed(Plain):
         def encode_text(self, texts):
@@ -319,7 +323,7 @@ def test_a_killed_scan_goes_on(make_pairs, monkeypatch, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         suspicion.scores(Killed(), pairs, shuffled, 0, work=work)
-    torch.testing.assert_close(suspicion.scores(Killed(), pairs, shuffled, 0, work=work)[1], whole)
+    torch.testing.assert_close(suspicion.scores(Killed(), pairs, shuffled, 0, work=work)["shuffle"], whole)
     assert len(asked) == 3 + 3
     suspicion.scores(Killed(), pairs, shuffled, 0, work=work)
     assert len(asked) == 6, "a finished scan is read again"
@@ -394,27 +398,39 @@ def test_settings_that_contradict():
     settings(scorer="surrogates.other").check({})
 
 
-@pytest.mark.parametrize(("alike", "wanted"), [(0.6, "shuffle_kept"), (0.5, "shuffle")])
-def test_the_kept_cosine_counts_if_captions_are_not_alike(make_pairs, monkeypatch, tmp_path, caplog, alike, wanted):
+@pytest.mark.parametrize(("alike", "names"), [(0.6, ["shuffle", "windows", *suspicion.KEPT]), (0.5, ["shuffle"])])
+def test_the_kept_cosine_is_a_candidate_if_captions_are_not_alike(make_pairs, monkeypatch, alike, names):
     """The first two pictures are poisoned, the next two hardly known: these lose least, the others keep most."""
     pairs = coloured(make_pairs, ["red", "red", "green", "blue", "red", "green"])
     own = torch.tensor([0.9, 0.9, 0.1, 0.1, 0.9, 0.9])
     kept = torch.tensor([0.7, 0.7, 0.1, 0.1, 0.2, 0.2])
     monkeypatch.setattr(suspicion, "_survival", lambda *_: (own, kept))
-    chosen = settings(suspicious_share=0.4, forget_share=0.3, alike=alike)
-    name, looks = suspicion.scores(Plain(), pairs, chosen, 0)
-    assert name == wanted and looks.argsort(stable=True)[:2].tolist() == ([0, 1] if wanted.endswith("kept") else [2, 3])
+    found = suspicion.scores(Plain(), pairs, settings(suspicious_share=0.4, forget_share=0.3, alike=alike), 0)
+    assert list(found) == names
+    first = {name: looks.argsort(stable=True)[:2].tolist() for name, looks in found.items()}
+    assert all(rows == ([0, 1] if name in suspicion.KEPT else [2, 3]) for name, rows in first.items())
     explicit = suspicion.scores(Plain(), pairs, settings(scorer="windows_kept"), 0)
-    assert explicit[0] == "windows_kept" and torch.equal(explicit[1], -kept)
+    assert torch.equal(explicit["windows_kept"], -kept)
     assert settings(scorer="windows_kept").views == settings(scorer="windows").views
-    assert "may be no poisoned pairs" not in caplog.text
 
 
-def test_a_finding_that_names_several_things_is_told(make_pairs, monkeypatch, caplog):
-    pairs = coloured(make_pairs, ["red", "green", "blue", "green", "red", "blue"])
-    monkeypatch.setattr(suspicion, "_survival", lambda *_: (torch.ones(6), torch.linspace(1, 0, 6)))
-    suspicion.scores(Plain(), pairs, settings(suspicious_share=0.4, forget_share=0.3), 0)
-    assert "alike by 0.50 only: what was found may be no poisoned pairs" in caplog.text
+@pytest.mark.parametrize(("wanted", "told"), [("b", False), (None, True)])
+def test_of_several_orders_the_one_counts_whose_forgotten_captions_are_alike(
+    make_clip, make_pairs, monkeypatch, tmp_path, caplog, wanted, told
+):
+    """Three things are named; the order `b` puts pairs of one caption first."""
+    clip, pairs = make_clip("vit"), replace(make_pairs(12), captions=["a cup", "a boat", "the moon"] * 4)
+    mixed = torch.arange(12.0)
+    one = torch.where(torch.arange(12) % 3 == 0, 0.0, 1.0)
+    orders = {"a": mixed, "b": one if wanted else mixed, "c": mixed}
+    monkeypatch.setattr(suspicion, "scores", lambda *_: orders)
+    recipe = {"epochs": 1, "batch_size": 4, "warmup": 0}
+    chosen = settings(suspicious_share=0.33, forget_share=0.3, normal_pairs=4, alike=0.999, overfit=recipe)
+    before = {name: value.clone() for name, value in clip.network.state_dict().items()}
+    found = suspicion.find(clip, pairs, chosen, 0, None, Work(tmp_path, "x"))
+    assert found.scorer == (wanted or "a")
+    assert ("the pairs that were found may not be poisoned" in caplog.text) == told
+    assert all(torch.equal(value, before[name]) for name, value in clip.network.state_dict().items())
 
 
 def test_a_public_model_has_the_activations_of_its_weights():
@@ -445,6 +461,6 @@ def test_a_clean_model_of_the_studys_may_score(make_clip, make_pairs):
         clean.network.visual.proj.add_(torch.randn_like(clean.network.visual.proj))
     named = settings(scorer="surrogates.public")
     assert named.surrogate == "public" and settings().surrogate is None
-    _, found = suspicion.scores(suspicious, pairs, named, 0, clean)
+    [found] = suspicion.scores(suspicious, pairs, named, 0, clean).values()
     torch.testing.assert_close(found, pair_scores.similarities(clean, pairs))
     assert not torch.allclose(found, pair_scores.similarities(suspicious, pairs))

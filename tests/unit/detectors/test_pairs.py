@@ -110,7 +110,7 @@ def test_ubts_order(make_clip, make_pairs, tmp_path, monkeypatch):
 
     looks = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.05, 0.5, 0.4])
     again = {"pair7": 0.7, "pair1": 0.72, "pair3": 0.86, "pair5": 0.6}
-    monkeypatch.setattr(suspicion, "scores", lambda *_: ("shuffle", looks))
+    monkeypatch.setattr(suspicion, "scores", lambda *_: {"shuffle": looks})
     monkeypatch.setattr(suspicion, "similarities", lambda clip, pairs, _: torch.tensor([again[k] for k in pairs.keys]))
     recipe = {"epochs": 1, "batch_size": 2, "warmup": 0}
     one = detector("ubt", suspicious_share=0.4, forget_share=0.2, overfit=recipe)
