@@ -106,7 +106,7 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
             UNDECIDED, f"fewer than {ENOUGH} seeds, and the track states no noise floor of this model", **facts
         )
     down = 1 if relation.mark in ("<", "<=") else -1
-    if missed := _out_of_reach(found, by_seed.iloc[:, 0], total, half, down, len(done.study.classes)):
+    if missed := _out_of_reach(found, by_seed, total, half, down, len(done.study.classes)):
         return Verdict(*missed, **facts)
     verdict = _decided(relation.mark, mean, half, facts)
     doubt = _in_doubt(found, mean) if matched and verdict.word != UNDECIDED else []
@@ -140,12 +140,14 @@ def _side(one: Measured, mean: float, decimals: int) -> str:
 
 
 def _out_of_reach(
-    found: list[Measured], first: pd.Series, total: pd.Series, half: float, down: int, classes: int
+    found: list[Measured], by_seed: pd.DataFrame, total: pd.Series, half: float, down: int, classes: int
 ) -> tuple[str, str] | None:
     """Return a word and its reason if no value of the first figure could fulfil the relation; otherwise None.
 
+    Figures that are added to the first one are taken at their best as well.
+
     Args:
-        first: the first figure by seed, with its sign.
+        by_seed: (seeds, terms) the figures with their signs.
         total: left minus right by seed; `half`: half of the interval of its mean.
         down: 1 if the relation asks for a low value, otherwise -1.
         classes: number of classes of the evaluation.
@@ -153,11 +155,14 @@ def _out_of_reach(
     "52 points lower than after CleanCLIP" says nothing where CleanCLIP leaves 9. Only the spread of the other figures
     counts, since the first one is taken at its best.
     """
-    term = found[0].term
-    if len(found) == 1 or term.figure in VISIBLE:
+    sign = found[0].term.sign
+    if len(found) == 1 or found[0].term.figure in VISIBLE:
         return None
-    at_best = _least(term.figure, classes) if down * term.sign > 0 else 100.0
-    best = total + term.sign * at_best - first
+    best = total
+    for i, term in enumerate(one.term for one in found):
+        if term.sign == sign:
+            at_best = _least(term.figure, classes) if down * sign > 0 else 100.0
+            best = best + sign * at_best - by_seed.iloc[:, i]
     missing = down * float(best.mean())
     if missing <= 0:
         return None

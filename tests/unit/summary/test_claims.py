@@ -156,6 +156,15 @@ def test_a_margin_that_nothing_could_meet_is_no_verdict_on_the_method():
     assert judged(done, f"{higher} + 6").word == UNTESTABLE and judged(done, f"{higher} + 4").word == FAILS
 
 
+def test_of_a_sum_every_figure_is_taken_at_its_best():
+    """Two rates of at most 100 can exceed 95 + 99, the first alone could not."""
+    done = finished(both([0.6], [0.95]), noise={"asr1": 1.0, "asr5": 1.0})
+    done.cells["asr5"] = done.cells["defense"].map({"cleanclip": 0.7, "finetune": 0.99})
+    sums = [f"asr1(attack=badnet, defense={d}) + asr5(attack=badnet, defense={d})" for d in ("cleanclip", "finetune")]
+    assert judged(done, " > ".join(sums)).word == FAILS
+    assert judged(done, f"{' > '.join(sums)} + 20").word == UNTESTABLE
+
+
 def test_a_seed_without_a_figure_does_not_count():
     done = finished(both([0.1, 0.2, 0.9], [0.5, 0.6, 0.7]), (0, 1, 2), noise={"asr1": 1.0})
     gone = (done.cells["defense"] == "cleanclip") & (done.cells["seed"] == 2)
