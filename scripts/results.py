@@ -61,14 +61,14 @@ def check(args: argparse.Namespace) -> None:
 def clip_benchmark(args: argparse.Namespace) -> None:
     """Export files in CLIP_benchmark's shape."""
     taken: dict[str, Path] = {}
-    for file in args.files:
-        result = read_result(file)
+    results = {file: read_result(file) for file in args.files}
+    for file, result in results.items():
         name = _safe(f"{result.source.title}-{result.attack.name}-{result.defense.name}.json")
         if (first := taken.setdefault(name, file)) != file:
             raise UserError(f"{file}: its name {name} is taken by {first}; write it to another --output")
     _made(args.output)
     for name, file in taken.items():
-        write_json(args.output / name, to_clip_benchmark(read_result(file)))
+        write_json(args.output / name, to_clip_benchmark(results[file]))
     command_line.log.info("wrote %d files to %s", len(args.files), args.output)
 
 

@@ -75,12 +75,16 @@ def kept(output: str | Path | None, file: str, of: Mapping[str, str]) -> Path | 
         path = found / other
         if not path.is_file():
             continue
-        there = read_json(path) if other == file else {}
-        told = other != file or next((k for k, v in of.items() if k in there and there[k] != v), None)
-        if told:
-            what = f"{told} {there[told]}" if other == file else other
+        what = other if other != file else _other_input(read_json(path), of)
+        if what:
             raise UserError(f"--output: {output}: holds results of {what}, which would be lost; name another folder")
     return found
+
+
+def _other_input(there: Any, of: Mapping[str, str]) -> str:
+    """Return what differs in the input of earlier results; empty if nothing does, or if it is not known."""
+    known = there if isinstance(there, dict) else {}
+    return next((f"{key} {known[key]}" for key, value in of.items() if known.get(key, value) != value), "")
 
 
 def writable(folder: Path, option: str) -> None:

@@ -24,12 +24,11 @@ from antidote.clip.known import model_config
 from antidote.clip.model import Clip
 from antidote.clip.weights import find as find_weights
 from antidote.data.download import img2dataset
-from antidote.data.pools import Shots
 from antidote.data.sources.base import SourceSettings
 from antidote.data.store.datasets import pointers
 from antidote.data.store.sizes import LOSSLESS_PER_PIXEL, picture_bytes
 from antidote.data.words.lexicon import FILES
-from antidote.study.amounts import amounts, pictures, size_of
+from antidote.study.amounts import amounts, pictures, size_of, sizes_of
 from antidote.study.data_jobs import matrix
 from antidote.study.layout import STAGES, Layout
 from antidote.study.study import Study
@@ -248,9 +247,9 @@ def missing(study: Study) -> list[str]:
 def too_few_pairs(study: Study) -> list[str]:
     """Return a line for each split of which the pools ask for more pairs than it has, where its size is known."""
     asked: dict[tuple[str, str], dict[str, int]] = {}
+    sizes = sizes_of(study)
     for name, pool in study.file.pools.pools().items():
-        pairs = pool.per_class * len(study.classes) if isinstance(pool, Shots) else pool.pairs
-        asked.setdefault(study.file.pools.place(pool), {})[name] = pairs
+        asked.setdefault(study.file.pools.place(pool), {})[name] = sizes[name]
     lines = []
     for (dataset, split), pools in asked.items():
         known = size_of(study, dataset, split)

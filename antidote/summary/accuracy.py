@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from antidote.study.layout import NO_DEFENSE
 from antidote.summary.finished import Finished
+from antidote.summary.tables import loss
 
 ROUNDING = 1e-7  # percentage points
 STEPS = 101  # losses over which a mean is taken
@@ -90,9 +90,8 @@ def _portion(losses: pd.Series, ends: tuple[float, float]) -> Portion:
 def _losses(done: Finished, entries: Sequence[str], attacks: Iterable[str], seeds: Sequence[int]) -> pd.Series:
     """Return the loss of CA@1 by measured entry in percentage points, the largest over the attacks."""
     cells = done.cells[done.cells["seed"].astype(int).isin(seeds)]
-    means = cells.groupby(["attack", "defense"])["ca1"].mean()
-    losses = [100 * (means[attack][NO_DEFENSE] - means[attack].reindex(list(entries))) for attack in attacks]
-    return pd.concat(losses, axis=1).max(axis=1, skipna=False).dropna()
+    by_attack = [pd.Series({entry: 100 * loss(cells, attack, entry) for entry in entries}) for attack in attacks]
+    return pd.concat(by_attack, axis=1).max(axis=1, skipna=False).dropna()
 
 
 def _shares(losses: pd.Series, level: float) -> tuple[dict[str, float], bool]:
@@ -100,7 +99,7 @@ def _shares(losses: pd.Series, level: float) -> tuple[dict[str, float], bool]:
 
     The strongest entry that loses at most `level` counts, and of the next one the part that takes up the rest.
     """
-    within = [i for i, loss in enumerate(losses) if loss <= level + ROUNDING]
+    within = [i for i, lost in enumerate(losses) if lost <= level + ROUNDING]
     if not within:
         return {str(losses.idxmin()): 1.0}, True
     last = within[-1]

@@ -132,7 +132,7 @@ def _rebuilt(claim: Claim) -> bool:
 def _figures(found: Verdict) -> str:
     """Return the sides of a relation, left minus right with half of its interval, and the losses of accuracy there."""
     half = "" if found.half is None else f" ± {found.half:.{found.decimals}f}"
-    ends = dict.fromkeys(f"{loss:.1f}" for loss in found.losses or ())
+    ends = dict.fromkeys(f"{end:.1f}" for end in found.losses or ())
     between = f", losing {' to '.join(ends)}" if ends else ""
     between += f" ({', '.join(found.more)}: more)" if found.more else ""
     return f"{', '.join(found.sides)}: {found.difference:+.{found.decimals}f}{half}{between}"

@@ -129,3 +129,12 @@ def test_a_loss_of_accuracy_is_over_the_seeds_that_both_have():
     row = done.table[(done.table["attack"] == "badnet") & (done.table["defense"] == "cleanclip")].iloc[0]
     assert (row["within"], row["best"]) == ("yes", "yes")
     assert "| CleanCLIP | 10.0 (badnet) | 10.0 | 0.0 |" in page({}, PAPERS, [done])
+
+
+def test_at_equal_loss_too_a_loss_is_over_the_seeds_that_both_have():
+    """On seeds 0 and 1 CleanCLIP loses nothing; the undefended model of seed 2 has more accuracy than the others."""
+    nan = float("nan")
+    rates = {"none": ([1.0] * 3, [0.90, 0.90, 0.99]), "cleanclip": ([0.1, 0.1, nan], [0.90, 0.90, nan])}
+    rates["finetune"] = ([0.5] * 3, [0.90, 0.90, 0.99])
+    found = judged(finished(rates, (0, 1, 2), noise={"asr1": 1.0}))
+    assert found.losses == pytest.approx((0, 0)) and found.seeds == 2 and not found.more
