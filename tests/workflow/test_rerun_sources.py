@@ -62,7 +62,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.evaluation.detection", "antidote.evaluation.persistence", "antidote.summary.documents", "antidote.summary.transfer",
       "antidote.summary.accuracy", "antidote.summary.agreement", "antidote.summary.claims", "antidote.summary.exchange", "antidote.summary.finished", "antidote.summary.noise", "antidote.summary.relations", "antidote.summary.restored",
       "antidote.summary.site*",
-      "antidote.summary.strip", "antidote.summary.terms", "antidote.summary.verdicts"),
+      "antidote.summary.strip", "antidote.summary.terms", "antidote.summary.unchanged", "antidote.summary.verdicts"),
      ()),
     (("antidote.evaluation*", "antidote.attacks.similarity", "scripts.evaluate"), SCORES),
     (("antidote.summary*", "antidote.study", "antidote.study.gate", "antidote.study.layout", "scripts.summarise"), ("summary",)),

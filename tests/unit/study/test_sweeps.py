@@ -145,7 +145,7 @@ def plan() -> SummarySettings:
 @pytest.fixture
 def table(plan) -> pd.DataFrame:
     rows = [
-        {"attack": a, "defense": d, "ca1": ca, "asr1": asr, "floor": 0.0, "ca1_low": ca, "ca1_high": ca,
+        {"attack": a, "defense": d, "seed": 0, "ca1": ca, "asr1": asr, "floor": 0.0, "ca1_low": ca, "ca1_high": ca,
          "asr1_low": asr, "asr1_high": asr}
         for (a, d), (ca, asr) in CELLS.items()
     ]  # fmt: skip
@@ -169,7 +169,7 @@ def test_strength_is_the_order_of_the_study_and_not_the_accuracy(plan):
 
 def picked_of(cells, plan):
     given = [(a, d, *cells.get(d, (None, None))) for a in ("clean", "patch", "noise") for d in ROWS[a]]
-    frame = pd.DataFrame(given, columns=["attack", "defense", "ca1", "asr1"]).assign(floor=0.0)
+    frame = pd.DataFrame(given, columns=["attack", "defense", "ca1", "asr1"]).assign(floor=0.0, seed=0)
     found = summarise(frame.astype({"ca1": float, "asr1": float}), plan)
     return found[(found["attack"] == "patch") & (found["picked"] == "yes")]["defense"].item()
 
