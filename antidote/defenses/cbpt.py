@@ -9,8 +9,8 @@ pulls triggered pictures together and away from clean pictures (`positives: pict
 optima; on the embedded data it found a patch attack's trigger in none of three draws. The default is ours: one
 inversion per candidate class, towards the class's text embedding; the `dummy_triggers` smallest working triggers are
 kept, because a backdoor's target needs the smallest mask. If there are more classes than `candidates`, screening
-chooses the classes that gain most under a universal patch of a few steps towards each class. With `positives:
-pictures`, the negatives of a further trigger include the features under all earlier triggers.
+chooses the classes by the same rule after a few steps towards each class. With `positives: pictures`, the negatives of
+a further trigger include the features under all earlier triggers.
 
 Step 2 is the tuning of a context V_c per class c in place of "a photo of a": t_c = f_T(V_c, name of c),
 
@@ -138,7 +138,7 @@ class CBPT(Defense):
             seed, place = derive(self.seed, "inversion", kind), part(work, f"inversion{kind}")
             tried.append(invert(clip, images, goal, settings, settings.inversion_steps, seed, place))
         steps += sum(trigger.steps for trigger in tried)
-        order = sorted(range(len(tried)), key=lambda i: (not tried[i].works, tried[i].area))
+        order = sorted(range(len(tried)), key=lambda i: tried[i].rank)
         kept = [tried[i] for i in order[: settings.dummy_triggers]]
         report = [
             {"towards": data.classes[chosen[i]], "mask_area": tried[i].area, "works": tried[i].works} for i in order

@@ -76,10 +76,10 @@ class InversionSettings(Settings):
     candidates: int = Field(
         8,
         ge=1,
-        description="`text` only: number of classes with an inversion; of more classes, screening chooses those that "
-        "reach the lowest loss",
+        description="`text` only: number of classes with an inversion; of more classes, screening chooses those with "
+        "the smallest working trigger",
     )
-    screening_steps: int = Field(60, ge=1, description="steps of the universal patch per class, for screening")
+    screening_steps: int = Field(100, ge=1, description="steps of the short inversion per class, for screening")
     screening_batch: int = Field(16, ge=2, description="pictures per screening step")
     inversion_steps: int = Field(1000, ge=1, description="steps of each inversion (open in CBPT's paper)")
     inversion: TuneSettings = Field(
@@ -155,6 +155,11 @@ class Inverted:
     def area(self) -> float:
         return float(self.mask.mean())
 
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Place among other inversions: the smallest working trigger first, those that do not work last, by loss."""
+        return not self.works, self.area if self.works else self.goal
+
 
 def paste(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
     """Return (1 - m) x + m p for pictures (N, 3, H, W) in [0, 1], mask (H, W) and pattern (3, H, W)."""
@@ -176,7 +181,8 @@ def invert(
         images: uint8 (N, 3, H, W).
         goal: loss and measure of success.
         settings: settings of the inversion.
-        steps: least number of steps, rounded up to whole epochs.
+        steps: number of steps; more than one epoch is rounded up to equal epochs. An epoch has no more pictures than
+            the steps need, in an order of their own.
         seed: seed of the pattern and of the order of pictures.
         work: folder, identity and checkpoint interval of the inversion.
     """
@@ -189,10 +195,12 @@ def invert(
         "pattern": torch.randn(3, size, size, generator=generator).to(clip.device).requires_grad_(),
     }
     best = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    used, epochs = _used(len(images), steps, settings.inversion.batch_size, generator)
     state = {"beta": settings.mask_weight, "collapsed": 0.0, "spread": 0.0, "area": math.inf, "goal": math.nan}
 
     def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
         mask, pattern = drawn(tensors, size)
+        rows = used[rows]
         wanted, success, threshold = goal(clip.encode_image(paste(floats(clip, images[rows]), mask, pattern)), rows)
         works, area = float(success.detach()) >= threshold, float(mask.detach().mean())
         total = wanted + state["beta"] * 3 * mask.sum()
@@ -205,12 +213,24 @@ def invert(
         adapt(state, works, settings.weight_factor)
         return total, {"goal": wanted, "success": success, "mask_area": mask.mean()}
 
-    per_epoch = max(1, len(images) // settings.inversion.batch_size)
-    recipe = settings.inversion.model_copy(update={"epochs": math.ceil(steps / per_epoch)})
-    done = tune(Task(tensors, loss, len(images), state, best), recipe, seed, work)
+    recipe = settings.inversion.model_copy(update={"epochs": epochs})
+    done = tune(Task(tensors, loss, len(used), state, best), recipe, seed, work)
     works = math.isfinite(state["area"])
     mask, pattern = (tensor.detach() for tensor in drawn(best if works else tensors, size))
     return Inverted(mask, pattern, done, works, state["goal"])
+
+
+def _used(pictures: int, steps: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, int]:
+    """Return the rows of the pictures that an inversion uses, and the number of epochs.
+
+    An epoch of all pictures could be many times the steps: 200 in place of 60 for 3,200 pictures and batches of 16.
+    """
+    per_epoch = max(1, pictures // batch_size)
+    epochs = math.ceil(steps / per_epoch)
+    needed = math.ceil(steps / epochs)
+    if needed == per_epoch:
+        return torch.arange(pictures), epochs
+    return torch.randperm(pictures, generator=generator)[: needed * batch_size], epochs
 
 
 def drawn(tensors: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
@@ -225,9 +245,10 @@ def candidates(
 ) -> tuple[list[int], int]:
     """Return the classes to invert a trigger for, and the number of screening steps.
 
-    If there are more than `settings.candidates` classes, screening optimises a universal patch towards each class for a
-    few steps and keeps the classes with the lowest loss. A backdoor's target reaches a low loss first. A single patch
-    without a class would find other classes, which only large patterns reach.
+    If there are more than `settings.candidates` classes, screening inverts a trigger towards each class for a few steps
+    and keeps the classes with the smallest working trigger; classes without one come last, by their loss. The loss
+    alone says little once a trigger works: the mask of every class then shrinks until its trigger nearly fails. A
+    single inversion without a class would find other classes, which only large patterns reach.
 
     Args:
         clip: the suspicious model.
@@ -240,13 +261,13 @@ def candidates(
     if len(texts) <= settings.candidates:
         return list(range(len(texts))), 0
     recipe = settings.inversion.model_copy(update={"batch_size": min(settings.screening_batch, len(images))})
-    short, losses, steps = settings.model_copy(update={"inversion": recipe}), [], 0
+    short, found = settings.model_copy(update={"inversion": recipe}), []
     for kind in range(len(texts)):
         goal = TowardClass(texts, kind, settings.temperature, settings.hit_rate)
-        place = part(work, f"screening{kind}")
-        patch = invert(clip, images, goal, short, settings.screening_steps, derive(seed, "screening", kind), place)
-        losses, steps = [*losses, patch.goal], steps + patch.steps
-    return sorted(sorted(range(len(texts)), key=losses.__getitem__)[: settings.candidates]), steps
+        own, place = derive(seed, "screening", kind), part(work, f"screening{kind}")
+        found.append(invert(clip, images, goal, short, settings.screening_steps, own, place))
+    order = sorted(range(len(texts)), key=lambda kind: found[kind].rank)
+    return sorted(order[: settings.candidates]), sum(trigger.steps for trigger in found)
 
 
 def under(clip: Clip, images: Tensor, trigger: Inverted, batch_size: int = 256) -> Tensor:

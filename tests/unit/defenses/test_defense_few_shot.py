@@ -16,7 +16,7 @@ from antidote.data.access import DefenseData
 from antidote.defenses import cbpt, rvpt
 from antidote.defenses.linear_probe import LinearProbe, LinearProbeSettings
 from antidote.defenses.supervised import ZeroShotCrossEntropy
-from antidote.training import inversion, tuning
+from antidote.training import tuning
 from antidote.training.objectives import Batch
 from antidote.training.prompts import ClassPrompts
 from antidote.training.session import Work
@@ -130,19 +130,6 @@ def test_which_models_fit_rvpt():
         rvpt.RVPTSettings(depth=12).check(model_config("ViT-B-32"))
 
 
-def test_cbpts_inversion_loss_equals_the_formula():
-    z, clean, tau = unit(5, 6, 0), unit(5, 6, 1), 0.3
-    total = 0.0
-    for i in range(5):
-        positive = sum(math.exp(float(z[i] @ z[j]) / tau) for j in range(5) if j != i) / 4
-        negative = sum(math.exp(float(z[i] @ x) / tau) for x in clean)
-        total -= math.log(positive / (positive + negative)) / 5
-    loss, likeness = inversion.inversion_loss(z, clean, tau)
-    assert float(loss) == pytest.approx(total, abs=1e-6)
-    pairs = [float(z[i] @ z[j]) for i in range(5) for j in range(5) if i != j]
-    assert float(likeness) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
-
-
 def test_cbpts_prompt_loss_equals_the_formula():
     clean, weights, anchors = unit(6, 8, 0), unit(4, 8, 2), unit(4, 8, 3)
     triggered = torch.stack([unit(6, 8, 1), unit(6, 8, 4)])
@@ -170,21 +157,6 @@ def test_a_context_whose_texts_would_be_cut_is_one_line(make_clip):
     with pytest.raises(UserError, match=r"^context: 'a a .*\.' has 25 tokens, and the model reads 24; shorten it$"):
         ClassPrompts(clip, CLASSES, " ".join(["a"] * 21))
     assert ClassPrompts(clip, CLASSES, " ".join(["a"] * 20)).words == 20
-
-
-def test_cbpts_trigger_and_beta():
-    images, mask, pattern = torch.rand(2, 3, 4, 4), torch.zeros(4, 4), torch.ones(3, 4, 4)
-    mask[1, 2] = 0.25
-    found = inversion.paste(images, mask, pattern)
-    assert found[0, 0, 1, 2] == pytest.approx(float(0.75 * images[0, 0, 1, 2] + 0.25))
-    assert torch.equal(found[:, :, 0], images[:, :, 0])
-    state = {"beta": 1.0, "collapsed": 0.0, "spread": 0.0}
-    for _ in range(6):
-        inversion.adapt(state, True, 5.0)
-    assert state["beta"] == 5.0
-    for _ in range(6):
-        inversion.adapt(state, False, 5.0)
-    assert state["beta"] == 1.0
 
 
 def test_a_step_of_cbpt_works_on_its_own_classes_and_some_others():
@@ -288,88 +260,6 @@ def test_the_old_tokens_are_computed_once(make_clip, make_pairs, tmp_path, monke
 
 
 # Inversion towards a class
-
-
-def test_the_goal_of_a_class_equals_the_formula():
-    z, texts = unit(6, 8, 0), unit(4, 8, 1)
-    loss, hits, threshold = inversion.TowardClass(texts, 2, 0.3, 0.9)(z, None)
-    assert float(loss) == pytest.approx(entropy(z @ texts.T / 0.3, torch.full((6,), 2)), abs=1e-6)
-    best = [max(range(4), key=lambda c, row=row: float(row @ texts[c])) for row in z]
-    assert float(hits) == pytest.approx(best.count(2) / 6) and threshold == 0.9
-
-
-def test_the_goal_without_a_class_works_relative_to_the_clean_pictures():
-    clean, z = unit(6, 8, 0), unit(6, 8, 1)
-    goal = inversion.Together(clean[None], 0.3, 0.75)
-    loss, _, threshold = goal(z[1:4], torch.tensor([1, 2, 3]))
-    mean = sum(float(clean[i] @ clean[j]) for i in (1, 2, 3) for j in (1, 2, 3) if i != j) / 6
-    assert threshold == pytest.approx(mean + 0.75 * (1 - mean))
-    assert float(loss) == pytest.approx(float(inversion.inversion_loss(z[1:4], clean[1:4], 0.3)[0]))
-
-
-class Corner:
-    """A model whose backdoor is a white top left corner of 4 pixels; any bright picture is class 1 a little."""
-
-    device = torch.device("cpu")
-
-    def encode_image(self, images):
-        corner, rest = images[:, :, :4, :4].mean(dim=(1, 2, 3)), images.mean(dim=(1, 2, 3))
-        features = torch.stack([6 * (corner - 0.5), 1.2 * rest, 0.5 * torch.ones_like(rest)], dim=1)
-        return features / features.norm(dim=1, keepdim=True)
-
-
-def corner_settings(**changes):
-    recipe = tuning.TuneSettings(optimizer="adam", lr=0.2, batch_size=8)
-    return cbpt.CBPTSettings(inversion=recipe, screening_steps=30, screening_batch=8, inversion_steps=150, **changes)
-
-
-def grey(count=16):
-    return torch.randint(60, 130, (count, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-
-
-def test_an_inversion_finds_the_trigger_and_keeps_the_smallest_mask_that_worked(tmp_path):
-    settings, goal = corner_settings(), inversion.TowardClass(torch.eye(3), 0, 0.07, 0.97)
-    found = inversion.invert(Corner(), grey(), goal, settings, 150, 0, Work(tmp_path, "x"))
-    assert found.works and found.steps == 150
-    inside, outside = found.mask[:4, :4].mean(), found.mask[4:, 4:].mean()
-    assert inside > 0.3 and outside < 0.05 and found.area < 0.1
-    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
-    worked = [line["mask_area"] for line in lines if line["success"] >= 0.97]
-    assert worked and found.area <= min(worked) + 1e-6, "not the last, but the smallest"
-    with torch.no_grad():
-        features = inversion.under(Corner(), grey(), found)
-    assert (features.argmax(dim=1) == 0).float().mean() > 0.9, "a batch is not the whole set"
-    never = inversion.invert(
-        Corner(), grey(), inversion.TowardClass(torch.eye(3), 0, 0.07, 1.0), corner_settings(), 3, 0,
-        Work(tmp_path / "never", "x"),
-    )  # fmt: skip
-    assert not never.works
-
-
-def test_a_killed_inversion_keeps_the_smallest_mask(tmp_path, monkeypatch):
-    settings, goal = corner_settings(), inversion.TowardClass(torch.eye(3), 0, 0.07, 0.97)
-    whole = inversion.invert(Corner(), grey(), goal, settings, 100, 0, Work(tmp_path / "whole", "x"))
-    calls, plain = [], inversion.adapt
-
-    def dies(state, works, factor):
-        calls.append(1)
-        if len(calls) == 70:
-            raise KeyboardInterrupt
-        plain(state, works, factor)
-
-    monkeypatch.setattr(inversion, "adapt", dies)
-    with pytest.raises(KeyboardInterrupt):
-        inversion.invert(Corner(), grey(), goal, settings, 100, 0, Work(tmp_path / "killed", "x", every=0))
-    monkeypatch.setattr(inversion, "adapt", plain)
-    again = inversion.invert(Corner(), grey(), goal, settings, 100, 0, Work(tmp_path / "killed", "x"))
-    assert torch.equal(again.mask, whole.mask) and torch.equal(again.pattern, whole.pattern) and again.works
-
-
-def test_candidates_are_the_classes_that_give_way_soonest(tmp_path):
-    texts, images, work = torch.eye(3), grey(), Work(tmp_path, "x")
-    assert inversion.candidates(Corner(), images, texts, corner_settings(candidates=3), 0, work) == ([0, 1, 2], 0)
-    chosen, steps = inversion.candidates(Corner(), images, texts, corner_settings(candidates=2), 0, work)
-    assert chosen == [0, 1] and steps == 3 * 30, "class 2 has no trigger"
 
 
 def test_cbpt_keeps_the_candidate_with_the_smallest_mask_and_says_what_it_does(make_clip, make_pairs, tmp_path):
