@@ -1,5 +1,6 @@
 """The registry: one line per method, with the class that implements it. Methods are listed nowhere else."""
 
+from functools import cache
 from importlib import import_module
 
 from antidote.base.errors import UserError, nearest
@@ -105,7 +106,12 @@ def method(kind: str, name: str) -> type:
     table = KINDS[kind]
     if name not in table:
         raise UserError(f"unknown {kind} method {name!r}{nearest(name, table)}")
-    module, _, attribute = table[name].partition(":")
+    return _found(table[name])
+
+
+@cache  # the rules of a study look up a method many times per job
+def _found(place: str) -> type:
+    module, _, attribute = place.partition(":")
     return getattr(import_module(module), attribute)
 
 

@@ -1,6 +1,8 @@
 """The known datasets (`data/datasets.yaml`) and the datasets that a study defines or changes."""
 
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +88,13 @@ def _check_names(settings: SourceSettings, where: str) -> None:
 
 
 def known_datasets() -> dict[str, dict[str, Any]]:
-    """Return the definitions in `data/datasets.yaml`."""
-    return read_mapping(str(DATA / "datasets.yaml"))
+    """Return the definitions in `data/datasets.yaml`, which a process reads once."""
+    return deepcopy(_definitions(DATA / "datasets.yaml"))
+
+
+@cache
+def _definitions(path: Path) -> dict[str, Any]:
+    return read_mapping(str(path))
 
 
 def _merge(known: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
