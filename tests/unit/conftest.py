@@ -1,6 +1,7 @@
 """What the unit tests share: tiny CLIP models with random weights, a few pairs, one thread, no network."""
 
 import copy
+import logging
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,19 @@ CAPTIONS = (
     "a purple star, a grey moon",
     "the calm cottage",
 )
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before():
+    """Undo what a command changes in the log; a command sets up the log once, for the whole process."""
+    log, root = logging.getLogger("antidote"), logging.getLogger()
+    level, disabled = log.level, root.manager.disable
+    filters = {handler: list(handler.filters) for handler in root.handlers}
+    yield
+    log.setLevel(level)
+    logging.disable(disabled)
+    for handler, before in filters.items():
+        handler.filters[:] = before
 
 
 @pytest.fixture(scope="session")

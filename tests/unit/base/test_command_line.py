@@ -19,9 +19,6 @@ from antidote.base.machine import processor
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
-    level = command_line.log.level
-    yield
-    command_line.log.setLevel(level)
 
 
 def run(monkeypatch, act, *words):
@@ -50,6 +47,15 @@ def test_arguments_reach_the_script(monkeypatch, tmp_path):
         command_line.settings_argument(arguments, "the settings")
         command_line.main(lambda given, seen=seen: seen.append(given.settings), arguments)
         assert seen == [expected]
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_the_log_of_a_command_does_not_reach_the_next_test(monkeypatch, turn):
+    assert command_line.log.level == logging.NOTSET
+    assert not any(command_line._unseen in handler.filters for handler in logging.getLogger().handlers)
+    monkeypatch.setattr(sys, "argv", ["script"])
+    command_line.main(lambda arguments: None, command_line.parser("A script."))
+    assert command_line.log.level == logging.INFO
 
 
 def test_what_a_user_can_mend_is_one_line(monkeypatch):
