@@ -1,219 +1,24 @@
-"""`antidote audit` and `antidote inspect`: scores, places in a population, verdicts that never exceed the figures."""
+"""`antidote audit` and `antidote inspect` with toy detectors: scores, detectors that are left out, and audits that go on."""
 
-import argparse
 import json
 import re
-import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from toy_detectors import Broken, NeedsPairs, ToyModel, ToyPictures, audited, inspected, study
 
 from antidote.base import registry
 from antidote.base.errors import UserError
 from antidote.clip.folder import save_model
-from antidote.command import audit, given, inspect, methods, population
-from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
-from scripts import population as scripts_population
-
-PATCH = "data:image/png;base64,iVBORw0KGgo="
-
-
-class ToySettings(DetectorSettings):
-    method: str = "toy"
-
-
-class ToyModel(Detector):
-    Settings, subject = ToySettings, "model"
-
-    def score(self, clip, data, work):
-        return Scores([MODEL], np.array([0.8]), 0.5, {"class": "cup", "trigger": PATCH})
-
-
-class PairsSettings(ToySettings):
-    pictures: int = 3
-
-
-class NeedsPairs(ToyModel):
-    Settings, access = PairsSettings, "clean-pairs"
-
-    def score(self, clip, data, work):
-        return Scores([MODEL], np.array([float(len(data.pairs))]))
-
-
-class ToyPictures(Detector):
-    """Brightness; fails if it gets anything but pictures."""
-
-    Settings, subject = ToySettings, "pictures"
-
-    def score(self, clip, data, work):
-        assert data.training_set is None and data.pictures.keys == [str(n) for n in range(len(data.pictures))]
-        return Scores(data.pictures.keys, data.pictures.images.double().mean(dim=(1, 2, 3)).numpy(), 128.0)
-
-
-class NeedsClasses(ToyPictures):
-    access = "test-time"
-
-
-class NeedsShots(ToyPictures):
-    access = "few-labelled"
-
-    def score(self, clip, data, work):
-        assert data.classes == ["boat", "cup"] and len(data.shots) == 2
-        return super().score(clip, data, work)
-
-
-@pytest.fixture
-def place(tmp_path, make_clip, monkeypatch):
-    """A model, four pictures of rising brightness, and toy detectors in place of the registry's."""
-    kinds = {"toy": ToyModel, "needs_pairs": NeedsPairs, "bright": ToyPictures, "needs_classes": NeedsClasses,
-             "needs_shots": NeedsShots, "broken": Broken}  # fmt: skip
-    method = lambda kind, name: kinds[name]
-    monkeypatch.setattr(audit, "method", method)
-    for module in (methods, population):
-        monkeypatch.setattr(module, "method", method)
-        monkeypatch.setattr(module, "DETECTORS", kinds)
-    save_model(tmp_path / "model", make_clip("vit"), {"kind": "suspicious", "statement": "test"})
-    (tmp_path / "pictures").mkdir()
-    for number in range(4):
-        Image.fromarray(np.full((32, 32, 3), 60 * number + 20, np.uint8)).save(tmp_path / "pictures" / f"{number}.png")
-    return tmp_path
-
-
-def audited(place, *words):
-    words = [place / "model", "--output", place / "out", *words]
-    args = audit.arguments().parse_args([str(word) for word in words])
-    audit.run(args)
-    return json.loads((args.output / "audit.json").read_text())
-
-
-def inspected(place, *words):
-    words = [place / "model", place / "pictures", "--output", place / "out", *words]
-    inspect.run(inspect.arguments().parse_args([str(word) for word in words]))
-
-
-def study(place, clean, backdoored, settings=None, gate="passed"):
-    """Write the detections of a study with these scores."""
-    config = json.loads((place / "model" / "open_clip_config.json").read_text())
-    for attack, scores in (("clean", clean), ("badnet", backdoored)):
-        for seed, score in enumerate(scores):
-            cell = place / "results" / "mine" / attack / f"seed{seed}"
-            for folder in (cell / "model", cell / "none" / "detect" / "d"):
-                folder.mkdir(parents=True)
-            (cell / "model" / "open_clip_config.json").write_text(json.dumps(config))
-            found = {"subject": "model", "defense": "none", "attack": attack, "method": "toy", "score": score,
-                     "study": "mine", "settings": {"method": "toy", **(settings or {})}}  # fmt: skip
-            (cell / "none" / "detect" / "d" / "detection.json").write_text(json.dumps(found))
-    (place / "results" / "mine" / "summary").mkdir()
-    (place / "results" / "mine" / "summary" / "table.csv").write_text(f"attack,defense,gate\nbadnet,none,{gate}\n")
-    return place / "results" / "mine"
-
-
-class Broken(ToyModel):
-    """Has no score to give: `answer` is raised, or is the score."""
-
-    answer: float | Exception = float("nan")
-
-    def score(self, clip, data, work):
-        if isinstance(self.answer, BaseException):
-            raise self.answer
-        return Scores([MODEL], np.array([self.answer]))
-
-
-def test_without_a_population_there_is_no_verdict(place):
-    found = audited(place)
-    assert found["verdict"] == "no verdict: no population of this kind"
-    toy, pairs, _ = found["findings"]
-    assert (toy["score"], toy["threshold"], pairs["left_out"]) == (0.8, 0.5, "needs clean pairs (--pairs)")
-    page = (place / "out" / "report.html").read_text()
-    assert '<td data-name="the method&#39;s own threshold">0.5, reached</td>' in page
-    assert PATCH in page and "class cup" in page and "no verdict: no population of this kind" in page
+from antidote.command import audit, given
+from antidote.detectors.base import MODEL, Scores
 
 
 def test_detectors_get_the_data_that_the_user_gives(place):
     found = audited(place, "--pairs", place / "pictures", "--detector", "needs_pairs")
     assert [finding["score"] for finding in found["findings"]] == [4.0]
-
-
-def test_a_population_of_ones_own(place):
-    folder = study(place, clean=[0.1] * 11, backdoored=[0.9, 0.7, 0.95])
-    found = audited(place, "--population", folder, "--detector", "toy")
-    assert found["verdict"].startswith("1 of 1 detectors call the model suspicious (toy)")
-    assert found["findings"][0]["verdict"] == (
-        "suspicious: 0 of 11 clean models and 2 of 3 backdoored ones score at least as high (p = 0.08)"
-    )
-
-
-def test_the_scores_of_a_study_become_a_table_that_ships(place):
-    folder, output = study(place, clean=[0.1] * 2, backdoored=[0.9]), place / "models.csv"
-    write = lambda *folders, detector="toy": scripts_population.run(
-        argparse.Namespace(results=list(folders), output=output, detector=[detector])
-    )
-    with pytest.raises(UserError, match="--detector: other: no study has scores of it; they have toy"):
-        write(folder, detector="other")
-    write(folder)
-    table = population.read(output)
-    assert table["score"].tolist() == [0.9, 0.1, 0.1] and table["state"].tolist() == ["backdoored", "clean", "clean"]
-    assert table["measured_on"].str.startswith("mine").all()
-    shutil.copytree(place / "model", place / "other" / "model")
-    write(folder, study(place / "other", clean=[0.1], backdoored=[0.7]))
-    assert population.read(output)["score"].tolist() == [0.7, 0.9, 0.1, 0.1], "a model of both studies counts once"
-
-
-def test_a_population_counts_default_settings_and_attacks_that_pass_the_gate_alone(place):
-    (one, two, three) = (place / name for name in "abc")
-    for folder in (one, two, three):
-        (folder / "model").mkdir(parents=True)
-        (folder / "model" / "open_clip_config.json").write_bytes(
-            (place / "model" / "open_clip_config.json").read_bytes()
-        )
-    scores = {"clean": [0.1] * 2, "backdoored": [0.9] * 3}
-    count = lambda folder: population.of_study(folder)["state"].value_counts().to_dict()
-    assert count(study(one, **scores)) == {"clean": 2, "backdoored": 3}
-    assert count(study(two, **scores, gate="failed")) == {"clean": 2}
-    with pytest.raises(UserError, match="holds no scores of detectors of models with their default settings"):
-        count(study(three, **scores, settings={"scale": "log"}))
-    (one / "results" / "mine" / "summary" / "table.csv").unlink()
-    with pytest.raises(UserError, match=r"table.csv: cannot be read .*; finish the study first"):
-        count(one / "results" / "mine")
-
-
-@pytest.mark.parametrize("change", [{"score": "high"}, {"attack": None}, {"method": ["a"]}])
-def test_a_damaged_detection_of_a_population_is_told(place, change):
-    folder = study(place, clean=[0.1], backdoored=[0.9])
-    file = folder / "badnet/seed0/none/detect/d/detection.json"
-    found = {**json.loads(file.read_text()), **change}
-    file.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
-    with pytest.raises(UserError, match=r"--population: .*detection\.json: is damaged or of another version"):
-        population.of_study(folder)
-    file.write_text("[1]")
-    with pytest.raises(UserError, match=r"--population: .*detection\.json: is damaged or of another version"):
-        population.of_study(folder)
-
-
-def test_a_population_of_another_kind_gives_no_verdict(place, make_clip):
-    folder = study(place, clean=[0.1] * 11, backdoored=[0.9])
-    save_model(place / "model", make_clip("rn"), {"kind": "suspicious", "statement": "test"})
-    assert audited(place, "--population", folder, "--detector", "toy")["verdict"] == population.NONE
-
-
-@pytest.mark.parametrize(("clean", "score", "begins"), [
-    ([0.1] * 5, 0.8, "no verdict: 5 clean models are too few for 10% false alarms"),
-    ([0.1] * 9, 0.8, "suspicious"),
-    ([0.1] * 8 + [0.8], 0.8, "not suspicious: 1 of 9 clean models"),
-    ([], 0.8, "no verdict: no population of this kind"),
-])  # fmt: skip
-def test_verdicts_follow_the_conformal_p_value(clean, score, begins):
-    rows = [("k", "clean", "d", value, 0, "", "s") for value in clean] + [("k", "backdoored", "d", 0.9, 0, "", "s")]
-    table = pd.DataFrame(rows, columns=population.COLUMNS)
-    assert population.place(table, "d", score).verdict().startswith(begins)
-
-
-def test_shipped_populations_have_their_columns():
-    assert population.shipped("no such kind").empty
-    for file in (population.DATA / "populations").glob("*.csv"):
-        assert set(population.read(file)["state"]) <= {population.CLEAN, population.BACKDOORED}
 
 
 def test_pictures_are_scored_brightest_first(place):
@@ -307,17 +112,6 @@ def test_the_order_of_the_rows_changes_no_score(place, monkeypatch):
     assert (one["score"], one["evidence"]) == (other["score"], other["evidence"])
 
 
-def test_the_order_of_given_pairs_is_random_and_keeps_pairs_together(make_pairs):
-    pairs = make_pairs(20)
-    orders = [given.shuffled(pairs, seed).keys for seed in (0, 0, 1)]
-    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(pairs.keys) != orders[0]
-    mixed = given.shuffled(pairs, 0)
-    for row, key in enumerate(mixed.keys):
-        old = pairs.keys.index(key)
-        assert mixed.captions[row] == pairs.captions[old] and mixed.labels[row] == pairs.labels[old]
-        assert (mixed.images[row] == pairs.images[old]).all()
-
-
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_that_is_no_number_is_left_out(place, monkeypatch, score):
     monkeypatch.setattr(Broken, "answer", score)
@@ -387,63 +181,3 @@ def test_a_second_audit_adds_to_the_first(place, make_clip):
     (place / "out" / "audit.json").write_text("[]")
     with pytest.raises(UserError, match=r"out: holds the audit of another model \(unknown\)"):
         audited(place)
-
-
-def test_the_pictures_of_a_population_bound_its_verdicts(place):
-    """A population of 3 pictures each: fewer given pairs get no verdict, and others are told what p holds for."""
-    folder, settings = study(place, clean=[9.0] * 11, backdoored=[9.5]), {"method": "needs_pairs", "pictures": 3}
-    for file in folder.rglob("detection.json"):
-        found = json.loads(file.read_text())
-        file.write_text(json.dumps({**found, "method": "needs_pairs", "settings": settings}))
-    (folder / "pools").mkdir()
-    pool = pd.DataFrame({"key": list("abcde"), "dataset": "scenes", "split": "train"})
-    pool.to_parquet(folder / "pools" / "defense.parquet")
-    assert set(population.of_study(folder)[["pictures", "shown"]].itertuples(index=False, name=None)) == {
-        (3, "scenes/train")
-    }
-    words = ["--population", folder, "--detector", "needs_pairs", "--pairs", place / "pictures"]
-    found = audited(place, *words)
-    condition = "p holds for the population's own data, 3 of scenes/train; other data shift the score"
-    assert (found["findings"][0]["verdict"][:14], found["verdicts"]) == ("not suspicious", condition)
-    assert "other data shift the score" in (place / "out" / "report.html").read_text()
-    (place / "pictures" / "0.png").unlink()
-    (place / "pictures" / "1.png").unlink()
-    found = audited(place, *words)
-    assert found["verdict"] == "no verdict: 2 pairs are given; the scores of the population are from 3"
-    assert "verdicts" not in found
-
-
-def classes(place, names):
-    (place / "names.json").write_text(json.dumps(names))
-    for folder, level in (("boat", 0), ("cup", 100), ("polar_bear", 200)):
-        (place / "test" / folder).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((32, 32, 3), level, np.uint8)).save(place / "test" / folder / "a.png")
-    pictures, found = given.Given(classes=place / "names.json").labels(place / "test", 32)
-    return {found[label]: int(image.max()) for label, image in zip(pictures.labels, pictures.images, strict=True)}
-
-
-@pytest.mark.parametrize("names", [
-    ["boat", "cup", "polar_bear"], ["polar bear", "cup", "boat"], ["Cup", "polar bear", "boat"],
-])  # fmt: skip
-def test_class_names_in_another_order_are_matched_with_their_folders(place, names, caplog):
-    levels = {name.casefold().replace("_", " "): level for name, level in classes(place, names).items()}
-    assert levels == {"boat": 0, "cup": 100, "polar bear": 200} and not caplog.text
-
-
-def test_class_names_that_are_not_those_of_the_folders_are_named(place, caplog):
-    with caplog.at_level("WARNING"):
-        assert classes(place, ["ship", "mug", "bear"]) == {"ship": 0, "mug": 100, "bear": 200}
-    assert caplog.text.count("--classes") == 1 and "folder 'boat' is class 'ship'" in caplog.text
-
-
-def test_kinds_of_models_by_their_picture_encoder():
-    vit = {"embed_dim": 512, "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32}}
-    tiny = {"embed_dim": 96, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}}
-    assert population.architecture(tiny) == "resnet-32px-1-1-1-1x16-96d", "as in data/populations"
-    assert population.architecture(vit) == "vit32-224px-12x768-512d"
-    assert population.architecture({**vit, "quick_gelu": True}) == "vit32-224px-12x768-512d-quickgelu"
-    pooled = {**vit, "vision_cfg": {**vit["vision_cfg"], "pool_type": "avg"}}
-    assert population.architecture(pooled) == "vit32-224px-12x768-512d-avg-pool"
-    timm = lambda name: {"embed_dim": 512, "vision_cfg": {"timm_model_name": name, "timm_pool": "", "image_size": 224}}
-    assert population.architecture(timm("convnext_base")) == "timm-convnext_base-224px-512d"
-    assert population.architecture(timm("vit_base_patch16_224")) == "timm-vit_base_patch16_224-224px-512d"

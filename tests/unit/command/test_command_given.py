@@ -1,0 +1,43 @@
+"""Data that a user gives with a model: its order, and class names beside folders."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from antidote.command import given
+
+
+def test_the_order_of_given_pairs_is_random_and_keeps_pairs_together(make_pairs):
+    pairs = make_pairs(20)
+    orders = [given.shuffled(pairs, seed).keys for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(pairs.keys) != orders[0]
+    mixed = given.shuffled(pairs, 0)
+    for row, key in enumerate(mixed.keys):
+        old = pairs.keys.index(key)
+        assert mixed.captions[row] == pairs.captions[old] and mixed.labels[row] == pairs.labels[old]
+        assert (mixed.images[row] == pairs.images[old]).all()
+
+
+def classes(place, names):
+    (place / "names.json").write_text(json.dumps(names))
+    for folder, level in (("boat", 0), ("cup", 100), ("polar_bear", 200)):
+        (place / "test" / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), level, np.uint8)).save(place / "test" / folder / "a.png")
+    pictures, found = given.Given(classes=place / "names.json").labels(place / "test", 32)
+    return {found[label]: int(image.max()) for label, image in zip(pictures.labels, pictures.images, strict=True)}
+
+
+@pytest.mark.parametrize("names", [
+    ["boat", "cup", "polar_bear"], ["polar bear", "cup", "boat"], ["Cup", "polar bear", "boat"],
+])  # fmt: skip
+def test_class_names_in_another_order_are_matched_with_their_folders(place, names, caplog):
+    levels = {name.casefold().replace("_", " "): level for name, level in classes(place, names).items()}
+    assert levels == {"boat": 0, "cup": 100, "polar bear": 200} and not caplog.text
+
+
+def test_class_names_that_are_not_those_of_the_folders_are_named(place, caplog):
+    with caplog.at_level("WARNING"):
+        assert classes(place, ["ship", "mug", "bear"]) == {"ship": 0, "mug": 100, "bear": 200}
+    assert caplog.text.count("--classes") == 1 and "folder 'boat' is class 'ship'" in caplog.text
