@@ -17,6 +17,7 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.settings import read_mapping
 from antidote.data.words.lexicon import SPACY
+from antidote.study.dvc_names import dvc_name
 from antidote.study.layout import Layout
 from antidote.study.study import Study
 
@@ -69,7 +70,7 @@ def owner(stages: dict[str, Any], path: str) -> str | None:
 
 def new_stage(stages: dict[str, Any], study: Study, config: str) -> str:
     """Add a stage for a study to `stages`; return the name of the stage."""
-    name = study.name.replace(".", "-")  # DVC allows no dot in a name
+    name = dvc_name(study.name)
     if name in stages:
         raise UserError(f"{FILE}: stages.{name}: is there, but results/{study.name} is not among its outs; add it")
     command = f"{RUN} --configfile {shlex.quote(config)}"

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from antidote.study.dvc_names import dvc_name
 from antidote.study.layout import NO_DEFENSE, Layout
 from antidote.study.study import Study
 
@@ -15,7 +16,7 @@ def artifacts(study: Study) -> dict[str, dict[str, Any]]:
 
     def model(stage: str, text: str, labels: list[str], **names: Any) -> dict[str, dict[str, Any]]:
         path = kept.path(stage, **names)
-        name = str(path.parent.relative_to(kept.results)).replace(".", "-")  # DVC allows no dot in a name
+        name = dvc_name(str(path.parent.relative_to(kept.results)))
         return {name: {"path": str(path), "type": "model", "desc": text, "labels": ["clip", *labels]}}
 
     found, applied = {}, set(study.cells)

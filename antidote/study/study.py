@@ -23,6 +23,7 @@ from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.shifts import class_places
 from antidote.study import checks, reach
 from antidote.study.caption_counts import check_captions
+from antidote.study.dvc_names import check_dvc_names
 from antidote.study.file import SEEDS_APART, PoisoningSettings, StudyFile
 from antidote.study.layout import NAME, RESERVED
 from antidote.study.models import check_pictures, from_zoo, loaded, picture_size, surrogate_config
@@ -77,6 +78,7 @@ class Study:
         self.recipes: dict[str, PoisoningSettings] = {}
         self.attacks = {entry.name: self._attack(entry) for entry in self.entries["attack"]}
         self.defenses = {entry.name: self._defense(entry) for entry in self.entries["defense"]}
+        check_dvc_names(self)
         check_captions(self)
         self.blank = reach.blank(self.file.model.name, self.attacks, self.defenses)
         self.detectors = self._detectors()
