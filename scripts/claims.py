@@ -19,7 +19,7 @@ from antidote.summary.text import fill
 def run(arguments: argparse.Namespace) -> None:
     """Write the page, or print its generated part."""
     papers = {key: paper.citation for key, paper in read_published().papers.items()}
-    claims = read_claims(papers, arguments.claims)
+    claims = read_claims(papers, arguments.claims, arguments.study)
     board = arguments.leaderboard
     if twice := [file for i, file in enumerate(arguments.study) if file in arguments.study[:i]]:
         raise UserError(f"--study: {twice[0]} is named twice")

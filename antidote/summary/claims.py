@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,11 +11,13 @@ from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import DATA
+from antidote.base.fingerprint import ROOT
 from antidote.base.registry import method
 from antidote.base.settings import Settings, read_mapping
 from antidote.study.layout import NO_DEFENSE
 from antidote.summary.accuracy import one_setting
 from antidote.summary.finished import Finished
+from antidote.summary.further import further_figures, study_files
 from antidote.summary.page import duration
 from antidote.summary.relations import parse
 from antidote.summary.tables import CONTROL, loss, percent
@@ -46,16 +49,17 @@ class Claim(Settings):
     ours: str = Field("", description="what in the test is this project's choice")
 
 
-def read_claims(papers: dict[str, str], path: Path = CLAIMS) -> dict[str, Claim]:
+def read_claims(papers: dict[str, str], path: Path = CLAIMS, studies: Sequence[Path] = ()) -> dict[str, Claim]:
     """Return the claims by name; the relations are checked.
 
     Args:
         papers: titles by key.
+        studies: study files whose evaluation sets a claim may name, beside those of the checkout's studies.
 
     Raises:
         UserError: the file is not valid, or a claim names an unknown paper, figure or method; names the claim.
     """
-    found = {}
+    found, further = {}, further_figures([*study_files(ROOT), *studies])
     for name, values in read_mapping(str(path)).items():
         if not isinstance(values, dict):
             raise UserError(f"{path.name}: {name}: should hold keys and values, not {values!r}")
@@ -63,7 +67,7 @@ def read_claims(papers: dict[str, str], path: Path = CLAIMS) -> dict[str, Claim]
         if claim.paper not in papers:
             raise UserError(f"{path.name}: {name}: paper: unknown paper {claim.paper!r}{nearest(claim.paper, papers)}")
         for relation in claim.relations:
-            parse(relation, f"{path.name}: {name}: relations")
+            parse(relation, f"{path.name}: {name}: relations", further)
         found[name] = claim
     return found
 

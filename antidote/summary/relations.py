@@ -14,7 +14,7 @@ defense, a term is of the undefended model; without an attack, of the clean one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from antidote.base.errors import UserError, nearest
@@ -76,13 +76,16 @@ class Relation:
     mark: str
 
 
-def parse(text: str, where: str) -> Relation:
+def parse(text: str, where: str, further: Collection[str] | None = None) -> Relation:
     """Return a relation.
+
+    Args:
+        further: names of the figures of further evaluation sets and views; None: any such name is accepted.
 
     Raises:
         UserError: the text is no relation, or names an unknown figure, key or method; the line begins with `where`.
     """
-    tokens = _Tokens(text, where)
+    tokens = _Tokens(text, where, further)
     left = _sum(tokens)
     mark = tokens.take("<", "<=", ">", ">=")
     right = _sum(tokens)
@@ -96,7 +99,8 @@ def parse(text: str, where: str) -> Relation:
 class _Tokens:
     """The tokens of a relation, one after another."""
 
-    def __init__(self, text: str, where: str) -> None:
+    def __init__(self, text: str, where: str, further: Collection[str] | None) -> None:
+        self.further = further
         self.where, self.text, self.found, place = where, text, [], 0
         while text[place:].strip():
             match = TOKEN.match(text, place)
@@ -139,8 +143,8 @@ def _part(tokens: _Tokens, sign: int) -> Term:
     if tokens.found and tokens.found[0][0] == "number":
         return Term(sign, constant=float(tokens.take(kind="number")))
     figure = tokens.take(kind="word")
-    if not FURTHER.fullmatch(figure):
-        tokens.known(figure, FIGURES, "figure")
+    if not FURTHER.fullmatch(figure) or tokens.further is not None:
+        tokens.known(figure, {*FIGURES, *filter(FURTHER.fullmatch, tokens.further or ())}, "figure")
     tokens.take("(")
     conditions: list[Condition] = []
     while tokens.next != ")":

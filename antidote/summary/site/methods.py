@@ -11,6 +11,7 @@ import yaml
 from antidote.base.registry import AXES, KINDS, method
 from antidote.base.settings import read_mapping
 from antidote.study.reference import Reference, reference
+from antidote.summary.further import study_files
 from antidote.summary.site.board import Board, Row
 from antidote.summary.site.tables import CONTROLS, render, table
 
@@ -34,7 +35,7 @@ def method_pages(root: Path, boards: list[Board]) -> dict[str, str]:
 def uses(root: Path) -> dict[tuple[str, str], list[Use]]:
     """Return the studies of a checkout that run each method: the default study, then that of its kind, then others."""
     found = defaultdict(list)
-    for path in [root / "config.yaml", *sorted((root / "configs").glob("*.yaml"))]:
+    for path in study_files(root):
         study = read_mapping(str(path))
         for kind in AXES:
             named = study.get(f"{kind}s", {})

@@ -278,6 +278,9 @@ def test_verdicts_are_counted_once_per_study_that_measured_the_claim():
     "relation,text",
     [
         ("asr(attack=badnet) < 5", "unknown figure 'asr'; did you mean 'asr5'?"),
+        ("asr1_skecth(attack=badnet) < 5", "unknown figure 'asr1_skecth'; did you mean 'asr1_sketch'?"),
+        ("floor_nights(attack=badnet) < 5", "unknown figure 'floor_nights'; did you mean 'floor_night'?"),
+        ("ca1_prob(attack=badnet) < 5", "unknown figure 'ca1_prob'; did you mean 'ca1_probe'?"),
         ("asr1(attack=badnett) < 5", "unknown attack method 'badnett'; did you mean 'badnet'?"),
         ("asr1(defence=none) < 5", "unknown key 'defence'; did you mean 'defense'?"),
         ("asr1(attack=badnet) 5", "'<' or '<=' or '>' or '>=' is expected in the place of '5'"),
@@ -300,6 +303,16 @@ def test_what_is_wrong_with_a_claim_is_told_in_one_line(tmp_path, relation, text
     with pytest.raises(UserError, match=f"^claims.yaml: mine: .*{re.escape(text)}") as error:
         read_claims(PAPERS, file)
     assert "\n" not in str(error.value)
+
+
+def test_a_claim_may_name_the_evaluation_sets_of_a_given_study(tmp_path):
+    file, study = tmp_path / "claims.yaml", tmp_path / "study.yaml"
+    claim = {"paper": "cleanclip", "sentence": "s", "value": "v", "relations": ["asr1_fog(attack=badnet) > 50"]}
+    file.write_text(yaml.safe_dump({"mine": claim}))
+    study.write_text("evaluation: {shifts: {fog: {dataset: d, split: test}}}")
+    with pytest.raises(UserError, match="unknown figure 'asr1_fog'"):
+        read_claims(PAPERS, file)
+    assert list(read_claims(PAPERS, file, [study])) == ["mine"]
 
 
 def test_the_projects_claims_are_valid_and_cover_the_list():
