@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from antidote.base.errors import UserError, nearest
-from antidote.base.registry import ATTACKS, DEFENSES, DETECTORS
+from antidote.base.registry import ATTACKS, DEFENSES, DETECTORS, method
 from antidote.study.layout import NO_DEFENSE
 
 CELLS = ("ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "asr3_all", "asr5_all", "asr10_all", "pa", "pa_all")
@@ -171,6 +171,11 @@ def _fit(tokens: _Tokens, figure: str, conditions: list[Condition]) -> None:
             refuse(f"{key} is given twice")
         if setting and key not in keys:
             refuse(f"{condition.key} needs {key}= beside it")
+        if setting:
+            word = next(c.word for c in conditions if c.key == key)
+            names = METHODS[key] if word == "*" else [word]
+            fields = {field for name in names for field in method(key, name).Settings.model_fields}
+            tokens.known(setting, fields, f"setting of {key}={word}")
     if "detector" in keys and figure not in DETECTED:
         refuse(f"{figure} has no detector")
     if "adaptation" in keys and figure not in (*PERSISTED, *CONTROLS):

@@ -292,6 +292,11 @@ def test_verdicts_are_counted_once_per_study_that_measured_the_claim():
         ("asr1(attack=badnet, attack=blended) < 5", "attack is given twice"),
         ("asr1(attack!=badnet) < 5", "attack should be given by =, not by !="),
         ("asr1(attack.patch_size=6) < 5", "attack.patch_size needs attack= beside it"),
+        (
+            "asr1(attack=badnet, attack.pattrn!=stripes) < 5",
+            "unknown setting of attack=badnet 'pattrn'; did you mean 'pattern'?",
+        ),
+        ("asr1(attack=*, attack.poison=8) < 5", "unknown setting of attack=* 'poison'; did you mean 'poisons'?"),
         ("asr1(attack=badnet, detector=strip) < 5", "asr1 has no detector"),
         ("asr1(attack=badnet, adaptation=full) < 5", "asr1 has no adaptation"),
     ],
