@@ -9,8 +9,6 @@ import argparse
 import shutil
 from pathlib import Path
 
-import pandas as pd
-
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.settings import read_mapping
@@ -35,13 +33,13 @@ def run(arguments: argparse.Namespace) -> None:
     if not file.is_file():
         raise UserError(f"{file}: no such file; run {arguments.study} first")
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
-    table, cells = read_table(file), _as_text(kept.path("summary", "cells"))
+    table, cells = read_table(file), read_frame(kept.path("summary", "cells"))
     check_cells(study, cells, kept.path("summary", "cells"))
     part = "results" if arguments.table in PICTURES else arguments.table
     if part == "resistance":
         content = resistance(plan, table, cells, folder)
     elif part == "detections":
-        costs = _as_text(kept.path("summary", "costs"))
+        costs = read_frame(kept.path("summary", "costs"))
         content = detected.markdown(detected.tables(plan, detected.read_detections(plan, kept.results), costs))
     elif part == "figures":
         content = single(figures(plan, cells, kept.results))
@@ -57,12 +55,6 @@ def run(arguments: argparse.Namespace) -> None:
     if source and shown and not arguments.mark:
         shutil.copyfile(kept.path("summary", source), picture)
         command_line.log.info("wrote %s", picture)
-
-
-def _as_text(path: Path) -> pd.DataFrame:
-    """Return a table of the summary in which a missing value is an empty text."""
-    read_frame(path)
-    return pd.read_csv(path, keep_default_na=False)
 
 
 if __name__ == "__main__":

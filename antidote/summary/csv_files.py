@@ -40,8 +40,9 @@ def read_frame(path: Path, needed: Sequence[str] = ("attack", "defense")) -> pd.
     Raises:
         UserError: the file cannot be read, or a column is missing.
     """
+    names = dict.fromkeys(("attack", "defense", "detector"), str)
     try:
-        frame = pd.read_csv(path, dtype={"attack": str, "defense": str}, keep_default_na=False, na_values=[""])
+        frame = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run the study first") from None
     except ValueError as error:

@@ -9,7 +9,7 @@ from tiny_study import put
 from antidote.base.errors import UserError
 from antidote.summary.cells import read_cells
 from antidote.summary.costs import read_costs
-from antidote.summary.csv_files import text, write_csv
+from antidote.summary.csv_files import read_frame, text, write_csv
 from antidote.summary.plan import SummarySettings
 
 
@@ -46,6 +46,14 @@ def test_csv_is_fixed_text(plan, results, tmp_path):
 )
 def test_numbers_in_csv(value, expected):
     assert text(value) == expected
+
+
+def test_names_in_a_csv_stay_text_and_empty_fields_are_missing(tmp_path):
+    (tmp_path / "costs.csv").write_text("attack,defense,detector,seconds\nNA,1,2,\nb,01,,3\n")
+    frame = read_frame(tmp_path / "costs.csv")
+    assert frame["attack"].tolist() == ["NA", "b"] and frame["defense"].tolist() == ["1", "01"]
+    assert frame["detector"].iloc[0] == "2" and frame["detector"].isna().tolist() == [False, True]
+    assert frame["seconds"].isna().tolist() == [True, False] and frame["seconds"].iloc[1] == 3
 
 
 @pytest.mark.parametrize(
