@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
 from antidote.study.layout import NO_DEFENSE
 from antidote.study.tracks import Noise
-from antidote.summary.accuracy import common_losses
+from antidote.summary.accuracy import ROUNDING, common_losses
 from antidote.summary.finished import Finished
 from antidote.summary.relations import VISIBLE, Relation
 from antidote.summary.terms import Measured, Missing, measure, sweeps
@@ -83,18 +84,12 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
     if by_seed.empty:
         return Verdict(UNMEASURED, "no seed has all figures")
     constant = sum(term.sign * term.constant for term in relation.terms)
-    total = constant + by_seed.sum(axis=1)
-    mean, spread = float(total.mean()), total
-    if losses is not None:
-        of = lambda some: (
-            constant + float(_together(measure(terms, done, gated, used, some, losses)).sum(axis=1).mean())
-        )
-        spread = _pseudo_values(mean, seeds, of)
-    variance = sum(_variance(one.term.figure, done.noise, len(one.attacks)) for one in found)
-    half = _half(spread, variance, done.noise)
+    again = None if losses is None else lambda some: _together(measure(terms, done, gated, used, some, losses))
+    interval = partial(_interval, found, by_seed, constant, again, done.noise)
+    mean, half = interval(range(len(found)))
     decimals = max(VISIBLE.get(one.term.figure, 1) for one in found)
     sides = tuple(_side(one, one.term.sign * by_seed.iloc[:, i].mean(), decimals) for i, one in enumerate(found))
-    facts = {"difference": mean, "half": half, "sides": sides, "seeds": len(total), "decimals": decimals}
+    facts = {"difference": mean, "half": half, "sides": sides, "seeds": len(by_seed), "decimals": decimals}
     if losses is not None:
         facts |= {"losses": losses, "more": tuple(dict.fromkeys(name for one in found for name in one.beyond))}
     if between and not swept:
@@ -106,9 +101,10 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
             UNDECIDED, f"fewer than {ENOUGH} seeds, and the track states no noise floor of this model", **facts
         )
     down = 1 if relation.mark in ("<", "<=") else -1
-    if missed := _out_of_reach(found, by_seed, total, half, down, len(done.study.classes)):
-        return Verdict(*missed, **facts)
     verdict = _decided(relation.mark, mean, half, facts)
+    reach = partial(_out_of_reach, found, interval, down * constant, down, len(done.study.classes))
+    if verdict.word != HOLDS and (missed := reach()):  # what holds is within reach
+        return Verdict(*missed, **facts)
     doubt = _in_doubt(found, mean) if matched and verdict.word != UNDECIDED else []
     why = "outside the accuracy budget" if losses is None else "loses more accuracy than the other"
     return Verdict(UNDECIDED, f"{why}: {', '.join(doubt)}", **facts) if doubt else verdict
@@ -117,6 +113,30 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
 def _together(found: list[Measured]) -> pd.DataFrame:
     """Return (seeds, terms) the figures with their signs, on the seeds that have all of them."""
     return pd.concat([one.term.sign * one.values for one in found], axis=1, join="inner").dropna()
+
+
+def _interval(
+    found: list[Measured],
+    by_seed: pd.DataFrame,
+    constant: float,
+    again: Callable[[list[int]], pd.DataFrame] | None,
+    noise: Noise | None,
+    counted: Sequence[int],
+) -> tuple[float, float | None]:
+    """Return the mean over seeds of a constant and some of the figures, and half of its interval (`_half`).
+
+    Args:
+        by_seed: (seeds, terms) the figures with their signs.
+        again: measures them from some seeds, at the same losses of accuracy; None: they are means over seeds.
+        counted: positions of the figures that count.
+    """
+    of = lambda frame: constant + frame.iloc[:, list(counted)].sum(axis=1)
+    values = of(by_seed)
+    mean = float(values.mean())
+    if again is not None:
+        values = _pseudo_values(mean, list(by_seed.index), lambda some: float(of(again(some)).mean()))
+    variance = sum(_variance(found[i].term.figure, noise, len(found[i].attacks)) for i in counted)
+    return mean, _half(values, variance, noise)
 
 
 def _pseudo_values(whole: float, seeds: list[int], of: Callable[[list[int]], float]) -> pd.Series:
@@ -140,34 +160,41 @@ def _side(one: Measured, mean: float, decimals: int) -> str:
 
 
 def _out_of_reach(
-    found: list[Measured], by_seed: pd.DataFrame, total: pd.Series, half: float, down: int, classes: int
+    found: list[Measured],
+    interval: Callable[[Sequence[int]], tuple[float, float | None]],
+    margin: float,
+    down: int,
+    classes: int,
 ) -> tuple[str, str] | None:
     """Return a word and its reason if no value of the first figure could fulfil the relation; otherwise None.
 
-    Figures that are added to the first one are taken at their best as well.
+    "52 points lower than after CleanCLIP" says nothing where CleanCLIP leaves 9. Figures that are added to the first
+    one are taken at their best as well, so only the other side has a spread. Where some values in its interval leave
+    the margin and others do not, a claim that fails may as well be one that cannot be tested: it is undecided. Only
+    values that the other side can have count: of two like rates without a margin, the first can always fulfil the
+    relation.
 
     Args:
-        by_seed: (seeds, terms) the figures with their signs.
-        total: left minus right by seed; `half`: half of the interval of its mean.
+        interval: from positions of figures, the mean of the constant and these figures, and half of its interval.
+        margin: the constant, as if the relation asked for a low value.
         down: 1 if the relation asks for a low value, otherwise -1.
         classes: number of classes of the evaluation.
-
-    "52 points lower than after CleanCLIP" says nothing where CleanCLIP leaves 9. Only the spread of the other figures
-    counts, since the first one is taken at its best.
     """
-    sign = found[0].term.sign
-    if len(found) == 1 or found[0].term.figure in VISIBLE:
+    if len(found) == 1 or any(one.term.figure in VISIBLE for one in found):
         return None
-    best = total
+    best, nearest, furthest, others = 0.0, margin, margin, []
     for i, term in enumerate(one.term for one in found):
-        if term.sign == sign:
-            at_best = _least(term.figure, classes) if down * sign > 0 else 100.0
-            best = best + sign * at_best - by_seed.iloc[:, i]
-    missing = down * float(best.mean())
-    if missing <= 0:
+        ends = sorted(down * term.sign * end for end in (_least(term.figure, classes), 100.0))
+        if term.sign == found[0].term.sign:
+            best += ends[0]
+        else:
+            nearest, furthest = nearest + ends[0], furthest + ends[1]
+            others.append(i)
+    mean, half = interval(others)
+    other, beside = down * mean, half or 0.0
+    if best + min(other + beside, furthest) <= ROUNDING:
         return None
-    beside = _half(best, math.nan, None) if len(best) >= ENOUGH else half
-    if missing > (beside or 0.0):
+    if best + max(other - beside, nearest) > ROUNDING:
         return UNTESTABLE, "what it is compared with leaves less than the margin"
     return UNDECIDED, "what it is compared with may leave less than the margin"
 

@@ -156,6 +156,32 @@ def test_a_margin_that_nothing_could_meet_is_no_verdict_on_the_method():
     assert judged(done, f"{higher} + 6").word == UNTESTABLE and judged(done, f"{higher} + 4").word == FAILS
 
 
+def test_a_margin_that_the_spread_leaves_open_is_no_fault_of_the_method():
+    """15 points below fine-tuning, which leaves 20, or between 12 and 28; CleanCLIP leaves 50."""
+    for spread, word in ((0.0, FAILS), (0.03, UNDECIDED)):
+        rates = both([0.5, 0.5, 0.5], [0.2 - spread, 0.2, 0.2 + spread])
+        found = judged(finished(rates, (0, 1, 2)), f"{LOWER} - 15")
+        assert found.word == word
+    assert found.reason == "what it is compared with may leave less than the margin" and found.difference > found.half
+    assert judged(finished(rates, (0, 1, 2)), f"{LOWER} - 40").word == UNTESTABLE
+    assert judged(finished(both([0.5] * 3, [0.0, 0.01, 0.02]), (0, 1, 2))).word == FAILS  # no margin: 0 is never far
+
+
+def test_for_few_seeds_only_the_other_side_has_a_noise_floor():
+    done = finished({**both([0.5], [0.2]), "none": ([1.0], [0.95])}, noise={"asr1": 1.0, "asr5": 9.0})
+    done.cells["asr5"] = done.cells["asr1"]
+    mixed = "asr5(attack=badnet, defense=cleanclip) < asr1(attack=badnet, defense=finetune) - 24"
+    assert judged(done, mixed).word == UNTESTABLE  # 17.4 at least, -4 is asked for; asr1 ± 2.8, asr5 ± 25
+
+
+def test_what_holds_can_be_tested():
+    """Ranked at random, a class is among the first ten of 24 in 39 %; a defense may push the target below that."""
+    done = finished(both([0.0], [0.0]), noise={"asr10": 1.0})
+    done.cells["asr10"] = done.cells["defense"].map({"cleanclip": 0.1, "finetune": 0.7})
+    text = "asr10(attack=badnet, defense=cleanclip) < asr10(attack=badnet, defense=finetune)"
+    assert judged(done, f"{text} - 40").word == HOLDS and judged(done, f"{text} - 70").word == UNTESTABLE
+
+
 def test_of_a_sum_every_figure_is_taken_at_its_best():
     """Two rates of at most 100 can exceed 95 + 99, the first alone could not."""
     done = finished(both([0.6], [0.95]), noise={"asr1": 1.0, "asr5": 1.0})
