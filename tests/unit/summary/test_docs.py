@@ -240,6 +240,7 @@ def example(tmp_path, monkeypatch):
     yield add
     for name in [name for name in sys.modules if name.startswith("example_")]:
         del sys.modules[name]
+    registry._found.cache_clear()  # it keeps the classes of these modules
 
 
 def test_example_attack(example):
