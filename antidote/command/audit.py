@@ -228,11 +228,11 @@ def audit(
 
     Raises:
         UserError: the model, the data or the scores cannot be read; a name is no detector of models; the output holds
-            the audit of another model.
+            the audit of another model, or results of another command.
     """
     if not 0 < false_alarms < 1:
         raise UserError(f"--false-alarms: {false_alarms:g} should be a fraction between 0 and 1")
-    place = report.place(output)
+    place = report.kept(output, "audit")
     auditor = Auditor.of(detectors, study, false_alarms=false_alarms, seed=seed, output=place)
     clip = inputs.load(model)
     facts = {

@@ -20,7 +20,7 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import read_json, whole_folder, write_json
 from antidote.base.registry import DEFENSES, method
-from antidote.clip.files import CARD, TRAINING_LOG, WEIGHTS
+from antidote.clip.files import CARD, CONFIG, TRAINING_LOG, WEIGHTS
 from antidote.command import arguments as shared
 from antidote.command import audit, inputs, methods, report, resume
 from antidote.command.audit import OWN, Auditor, Finding
@@ -188,14 +188,16 @@ def place_of(output: str | Path | None, model: inputs.Model, made: Mapping[str, 
         made: what card.json says of the run, see `run_of`.
 
     Raises:
-        UserError: the folder cannot be written, is that of the suspicious model, or holds a model of another run.
+        UserError: the folder cannot be written, is that of the suspicious model, or holds a model of another run or
+            results of another command.
     """
     place = report.place(output)
     named = isinstance(model, str | Path | inputs.Checkpoint)
     if place is not None and named and place.resolve() == Path(str(model)).resolve():
         raise UserError(f"--output: {output}: is the suspicious model; name another folder")
-    if place is None or not (place / WEIGHTS).is_file():
-        return place
+    if place is None or not any((place / name).is_file() for name in (WEIGHTS, CONFIG, CARD)):
+        return report.kept(output, "clean")
+    report.refuse_others(place, "clean")
     card = read_json(place / CARD) if (place / CARD).is_file() else None
     if not isinstance(card, dict) or card.get("kind") != made["kind"]:
         what = "a model of another origin"

@@ -140,7 +140,7 @@ def inspect(
     """
     kind, name = methods.detector_of("pictures", detector), inputs.shown(model, "a model")
     origin = inputs.shown(pictures, "pictures")
-    place = report.kept(output, "inspect.json", {"from": origin, "model": name, "detector": detector})
+    place = report.kept(output, "inspect", {"from": origin, "model": name, "detector": detector})
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
     clip = inputs.load(model)
     reason = kind.fits(clip.config["model_cfg"])

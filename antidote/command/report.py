@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,13 @@ import numpy as np
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 
-FILES = ("audit.json", "scan.json", "inspect.json", "clean.json")  # of the commands, each in its output folder
+PAGE = "report.html"
+WRITTEN = {  # files of each command in its output folder; the first says what the command read
+    "audit": ("audit.json", PAGE),
+    "scan": ("scan.json", "scores.csv", "keys.txt", PAGE),
+    "inspect": ("inspect.json", "scores.csv", PAGE),
+    "clean": ("clean.json", PAGE),
+}
 SIDE = 160  # longest side of a shown picture, in pixels
 
 
@@ -60,25 +67,43 @@ def place(output: str | Path | None) -> Path | None:
     return found
 
 
-def kept(output: str | Path | None, file: str, of: Mapping[str, str]) -> Path | None:
+def kept(output: str | Path | None, command: str, of: Mapping[str, str] = MappingProxyType({})) -> Path | None:
     """Return the folder of the results (see `place`), unless it holds those of another command or of other input.
 
     Args:
-        file: name of the JSON file in which the command says what it read, one of `FILES`.
-        of: what the command reads now, by key of that file.
+        command: name of the command, one of `WRITTEN`.
+        of: what the command reads now, by key of the command's JSON file.
 
     Raises:
-        UserError: as in `place`; or the folder holds other results, which would be lost.
+        UserError: as in `place` and `refuse_others`; or the folder holds results of other input, or a file that would
+            be lost though this command did not write it, such as the page of a study.
     """
     found = place(output)
-    for other in FILES if found is not None else ():
-        path = found / other
-        if not path.is_file():
-            continue
-        what = other if other != file else _other_input(read_json(path), of)
+    if found is None:
+        return None
+    refuse_others(found, command)
+    own, *names = WRITTEN[command]
+    if (found / own).is_file():
+        what = _other_input(read_json(found / own), of)
         if what:
             raise UserError(f"--output: {output}: holds results of {what}, which would be lost; name another folder")
+        return found
+    lost = next((name for name in names if (found / name).exists()), None)
+    if lost is not None:
+        raise UserError(f"--output: {output}: holds {lost} and no {own}: {lost} would be lost; name another folder")
     return found
+
+
+def refuse_others(found: Path, command: str) -> None:
+    """Refuse a folder with results of another command than this one.
+
+    Raises:
+        UserError: the folder holds such results; part of them would be lost.
+    """
+    for other, (file, *_) in WRITTEN.items():
+        if other != command and (found / file).is_file():
+            what = f"results of `antidote {other}` ({file})"
+            raise UserError(f"--output: {found}: holds {what}, which would be lost; name another folder")
 
 
 def _other_input(there: Any, of: Mapping[str, str]) -> str:

@@ -200,7 +200,7 @@ def scan(
         raise UserError(f"--threshold: {threshold:g} should be a finite number")
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
     name, omitted = inputs.shown(model, "a model"), Omitted()
-    output = report.kept(output, "scan.json", {"dataset": str(dataset), "model": name, "detector": detector})
+    output = report.kept(output, "scan", {"dataset": str(dataset), "model": name, "detector": detector})
     clip = inputs.load(model)
     methods.check(kind, own, clip)
     finite.check_model(clip, name, torch.empty(0))

@@ -163,3 +163,46 @@ def test_inspect_gives_clean_pairs_to_a_detector_that_learns_from_them(place, tm
     kind = methods.detector_of("pictures", "dede")
     with pytest.raises(UserError, match="--pairs: is missing; dede learns from clean pairs"):
         command.granted(kind, Given(), 32, "dede", 0)
+
+
+COMMANDS = {
+    "audit": lambda output: api.audit("model", output=output),
+    "scan": lambda output: api.scan("pairs.csv", "model", output=output),
+    "inspect": lambda output: api.inspect("model", "pictures", "backdoor_ids", output=output),
+    "clean": lambda output: api.clean("model", output=output),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_results_of_another_command_are_not_replaced(command, tmp_path):
+    """Told before anything is read: there is neither a model nor a dataset here."""
+    for other in COMMANDS.keys() - {command}:
+        place = tmp_path / other
+        place.mkdir()
+        (place / f"{other}.json").write_text("{}")
+        with pytest.raises(UserError) as error:
+            COMMANDS[command](place)
+        assert str(error.value) == (
+            f"--output: {place}: holds results of `antidote {other}` ({other}.json), which would be lost; name another "
+            "folder"
+        )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_page_that_no_command_wrote_is_not_replaced(command, tmp_path):
+    """The summary of a study has a page of the same name."""
+    (tmp_path / "report.html").write_text("a study")
+    with pytest.raises(
+        UserError, match=rf"holds report\.html and no {command}\.json: report\.html would be lost; name"
+    ):
+        COMMANDS[command](tmp_path)
+
+
+@pytest.mark.parametrize("name", ["audit.json", "open_clip_config.json"])
+def test_a_model_is_cleaned_into_no_folder_of_another_origin(name, place):
+    """A model folder with pickled weights has a configuration of the same name."""
+    (place / "out").mkdir()
+    (place / "out" / name).write_text("{}")
+    with pytest.raises(UserError, match=r"out: holds (results of `antidote audit`|a model of another origin)"):
+        api.clean("suspicious", Given(pairs="clean.csv"), settings=QUICK, output="out")
+    assert [path.name for path in (place / "out").iterdir()] == [name]

@@ -67,7 +67,9 @@ def test_results_of_other_input_are_not_replaced(tmp_path, pictures, make_clip):
         inspect(clip, pictures / "sub", "backdoor_ids", output=out)
     (tmp_path / "scanned").mkdir()
     (tmp_path / "scanned/scan.json").write_text("{}")
-    with pytest.raises(UserError, match=r"scanned: holds results of scan\.json, which would be lost; name another"):
+    with pytest.raises(
+        UserError, match=r"scanned: holds results of `antidote scan` \(scan\.json\), which would be lost"
+    ):
         inspect(clip, pictures, "backdoor_ids", output=tmp_path / "scanned")
 
 
