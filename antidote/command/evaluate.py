@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from antidote.base.errors import UserError, nearest
 from antidote.command import arguments as shared
 from antidote.command import inputs
 from antidote.command.given import NOTHING, Dataset, Given
@@ -20,6 +21,7 @@ from antidote.command.given import NOTHING, Dataset, Given
 CLEAN = ("ca1", "ca5")
 
 if TYPE_CHECKING:
+    from antidote.attacks.trigger import Trigger
     from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
 
@@ -55,23 +57,45 @@ def evaluate(
             no class, or its pictures are of another size than the model's.
     """
     clip = inputs.load(model)
+    attack = None if trigger is None else of_folder(Path(trigger), clip.size)  # first: pictures can take long to read
     pictures, names = given.labels(labelled, clip.size)
-    return scored(clip, pictures, names, given.prompts, None if trigger is None else Path(trigger))
+    if attack is not None and attack.attack.target not in names:
+        target = attack.attack.target
+        where = given.classes if isinstance(given.classes, str | Path) else inputs.shown(labelled, "pictures")
+        raise UserError(
+            f"--trigger: {trigger}: aims at {target!r}, which is no class of {where}{nearest(target, names)}"
+        )
+    return scored(clip, pictures, names, given.prompts, attack)
+
+
+def of_folder(folder: Path, size: int) -> Trigger:
+    """Return the trigger of a folder, for pictures of `size` pixels.
+
+    Raises:
+        UserError: the folder holds no trigger, a damaged one, or one for pictures of another size.
+    """
+    from antidote.attacks.trigger import load_trigger
+    from antidote.attacks.trigger_files import DESCRIPTION
+    from antidote.evaluation.subject import check_trigger
+
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError(f"--trigger: {folder}: holds no {DESCRIPTION}; should be results/STUDY/ATTACK/seedN/trigger")
+    found = load_trigger(folder)
+    if type(found.attack.target) is not str or type(found.attack.size) is not int:
+        raise UserError(f"{folder / DESCRIPTION}: should hold a target as text and a size in pixels")
+    check_trigger(found, size, folder, found.attack.target)
+    return found
 
 
 def scored(
-    clip: Clip, pictures: Pairs, names: Sequence[str], prompts: Sequence[str], trigger: Path | None = None
+    clip: Clip, pictures: Pairs, names: Sequence[str], prompts: Sequence[str], attack: Trigger | None = None
 ) -> dict[str, Any]:
-    """Return the scores of a loaded model on labelled pictures, as `evaluate`."""
-    from antidote.attacks.trigger import load_trigger
+    """Return the scores of a loaded model on labelled pictures, as `evaluate`; the attack's target is a name."""
     from antidote.evaluation.base import ZeroShotSettings
-    from antidote.evaluation.subject import Subject, check_trigger, target_index
+    from antidote.evaluation.subject import Subject
     from antidote.evaluation.zero_shot import evaluate as score
 
-    attack, target = load_trigger(trigger) if trigger else None, 0
-    if attack is not None:
-        target = target_index(attack.attack.target, names, "the classes")
-        check_trigger(attack, clip.size, trigger, attack.attack.target)
+    target = 0 if attack is None else list(names).index(attack.attack.target)
     subject = Subject(clip, attack, target, list(names), list(prompts))
     found = score(subject, pictures, ZeroShotSettings(dataset="given", split="all"))
     if attack is not None:

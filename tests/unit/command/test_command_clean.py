@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from antidote.attacks.trigger import Trigger, save_trigger
 from antidote.base.errors import UserError
 from antidote.clip.folder import load_model, save_model
 from antidote.command import clean, resume
@@ -63,6 +64,36 @@ def test_accuracy_counts_labels(place):
     found = evaluate(clip, place / "test")
     assert found["ca1"] == float(hit.double().mean()) and found["pictures"] == 24
     assert set(found) == {"ca1", "ca5", "pictures", "intervals"} and found["ca5"] is None, "there are two classes"
+
+
+def trigger_of(folder, **changed):
+    """Write the trigger of BadNet for the class `cup`; return its folder."""
+    kind = clean.method("attack", "badnet")
+    save_trigger(folder, Trigger(kind(kind.Settings.read({"method": "badnet", "poisons": 1}, "a"), "cup", 32), 0), "a")
+    file = folder / "trigger.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    return folder
+
+
+def test_a_trigger_is_scored(place):
+    found = evaluate(place / "model", place / "test", trigger=trigger_of(place / "trigger"))
+    assert found["target"] == "cup" and found["pictures_asr"] == 12
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"target": "cupboard"}, r"^--trigger: .*trigger: aims at 'cupboard', which is no class of .*; did you mean 'cup'"),
+    ({"target": None}, r"trigger\.json: should hold a target as text and a size in pixels"),
+    ({"size": 32.0}, r"trigger\.json: should hold a target as text and a size in pixels"),
+    ({"size": 64}, r"trigger: made for pictures of 64 pixels, the model reads 32"),
+])  # fmt: skip
+def test_a_trigger_of_another_class_or_size_is_told(place, changed, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(place / "model", place / "test", trigger=trigger_of(place / "trigger", **changed))
+
+
+def test_a_folder_without_a_trigger_is_told_before_the_pictures_are_read(place):
+    with pytest.raises(UserError, match=r"^--trigger: .*test: holds no trigger\.json; should be results/STUDY/ATTACK"):
+        evaluate(place / "model", place / "nowhere", trigger=place / "test")
 
 
 def test_labelled_pictures_need_two_classes_with_pictures(place):
