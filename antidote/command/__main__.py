@@ -17,13 +17,18 @@ from antidote.command.table import COMMANDS, overview
 def main() -> None:
     """Run one command; without a command, or with --help, show the list of commands.
 
-    What the user stops, and names that the file system does not take, end in one line.
+    What the user stops, and names that the file system does not take or that are not UTF-8, end in one line.
     """
     try:
         _run()
     except KeyboardInterrupt:
         sys.stderr.write("\nerror: interrupted; the same command again goes on where work was saved\n")
         sys.exit(128 + signal.SIGINT)
+    except UnicodeEncodeError as error:
+        if not "\ud800" <= error.object[error.start] <= "\udfff":
+            raise
+        word = next(word for word in error.object.split() if error.object[error.start] in word)
+        sys.exit(f"error: {word.strip(':;,')}: is not valid UTF-8; give it another name")
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP):
             raise

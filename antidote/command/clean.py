@@ -188,9 +188,10 @@ def place_of(output: str | Path | None, model: inputs.Model, made: Mapping[str, 
         made: what card.json says of the run, see `run_of`.
 
     Raises:
-        UserError: the folder cannot be written, is that of the suspicious model, or holds a model of another run or
-            results of another command.
+        UserError: the folder cannot be written, has a name that is not UTF-8, is that of the suspicious model, or holds
+            a model of another run or results of another command.
     """
+    report.check_name("--output", str(output))  # safetensors reads no weights there
     place = report.place(output)
     named = isinstance(model, str | Path | inputs.Checkpoint)
     if place is not None and named and place.resolve() == Path(str(model)).resolve():

@@ -13,7 +13,7 @@ from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
-from antidote.command import inputs
+from antidote.command import inputs, report
 from antidote.command.columns import USUAL, Columns
 from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
@@ -86,10 +86,10 @@ class Given:
             UserError: a picture has no label, there are fewer than two classes, a class folder has no picture, or the
                 list of class names has another length than the labels.
         """
-        pictures, shown = inputs.load_pairs(dataset, self.columns, size), inputs.shown(dataset, "pictures")
+        shown, folders = inputs.shown(dataset, "pictures"), _folders(dataset)
+        pictures = inputs.load_pairs(dataset, self.columns, size)
         if int(pictures.labels.min()) < 0:
             raise UserError(f"{shown}: holds pictures without a label; should be a folder of class folders")
-        folders = _folders(dataset)
         count, names = int(pictures.labels.max()) + 1, self.names() or folders
         if names is None:
             raise UserError(f"--classes: is missing; {shown} has labels and no class names")
@@ -189,9 +189,16 @@ def class_folders(folder: str | Path) -> list[str]:
 
 
 def _folders(dataset: Dataset | None) -> list[str] | None:
-    """Return the names of the class folders in label order; None for another kind of dataset."""
+    """Return the names of the class folders in label order; None for another kind of dataset.
+
+    Raises:
+        UserError: a name is not UTF-8.
+    """
     folder = None if dataset is None or isinstance(dataset, Pairs) else Path(dataset)
     if folder is None or inputs.is_written(folder) or not folder.is_dir():
         return None
     found = [path.name for path in folder.iterdir() if path.is_dir() and path.name not in LEFTOVERS]
-    return sorted(name for name in found if not name.startswith(".")) or None
+    names = sorted(name for name in found if not name.startswith("."))
+    for name in names:
+        report.check_name(report.utf_8(str(folder)), name)
+    return names or None

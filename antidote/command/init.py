@@ -45,6 +45,7 @@ USES = {  # by the keys that a command needs
     "clean --given {file} --defense cleanclip --output cleaned": ("pairs",),
     "evaluate cleaned --given {file}": ("pairs", "labelled"),
 }
+DATASETS = ("pairs", "evaluation")
 HEAD = """# A model and its data, for the commands below. Keys are names of arguments; an argument of the
 # command line replaces the value here. Paths are relative to the folder in which a command is run.
 """
@@ -69,7 +70,14 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the file that the arguments ask for."""
+    """Write the file that the arguments ask for, text in UTF-8.
+
+    Raises:
+        UserError: a name in it is not UTF-8; the datasets of a study may have such names, which the study escapes.
+    """
+    for name, value in vars(args).items():
+        if isinstance(value, str | Path) and (args.suspicious or name not in DATASETS):
+            report.check_name("MODEL" if name == "suspicious" else f"--{name.replace('_', '-')}", value)
     output = args.output or Path("given.yaml" if args.suspicious else "study.yaml")
     if output.exists():
         raise UserError(f"--output: {output}: is there already; name another file")
@@ -148,6 +156,7 @@ def of_study(args: argparse.Namespace, output: Path) -> None:
             f"--pairs: {args.pairs}: holds {count} pairs, too few for a study; should hold at least {FEWEST}"
         )
     made = own_study.OwnStudy(args, output, source, count, classes, folders)
+    report.check_name("--output", output if made.in_checkout else output.absolute())
     with made.listed() as listing:
         text = made.text()
         made.check(text)

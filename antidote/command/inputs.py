@@ -17,7 +17,7 @@ from antidote.clip import zoo
 from antidote.clip.configs import ModelSettings
 from antidote.clip.files import CONFIG
 from antidote.clip.known import model_config, model_names
-from antidote.command import foreign
+from antidote.command import foreign, report
 from antidote.command.columns import TABLES, USUAL, Columns, of_table
 from antidote.command.sources import (
     FILE,
@@ -128,9 +128,11 @@ def check_model(model: Checkpoint) -> None:
     """Check a model without loading it; names of the zoo and of a hub are not looked up.
 
     Raises:
-        UserError: there is no such model, or its architecture is missing, unknown, or given for a model that has one.
+        UserError: there is no such model, or its architecture is missing, unknown, or given for a model that has one;
+            its name is not UTF-8, which safetensors needs.
     """
     name, path = str(model.path), Path(model.path)
+    report.check_name("model", name)
     if (model.arch or model.quick_gelu) and (zoo.is_name(name) or name.startswith(HUB) or path.is_dir()):
         option = "--arch" if model.arch else "--quick-gelu"
         raise UserError(f"{option}: is for a checkpoint file; {name} is a model with a configuration of its own")

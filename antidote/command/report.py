@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +26,7 @@ WRITTEN = {  # files of each command in its output folder; the first says what t
     "inspect": ("inspect.json", "scores.csv", PAGE),
     "clean": ("clean.json", PAGE),
 }
+NO_TEXT = re.compile("[\udc80-\udcff]")  # how Python reads bytes of a name that are not UTF-8
 SIDE = 160  # longest side of a shown picture, in pixels
 
 
@@ -50,6 +53,26 @@ def thumbnail(picture: bytes | np.ndarray) -> str:
 def printable(name: str) -> str:
     """Return the name of a file as text in UTF-8; bytes that are none are shown as in caf\\xe9.png."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def utf_8(text: str) -> str:
+    """Return text that UTF-8 can encode; bytes of names that are none are shown as in caf\\xe9.png."""
+    return NO_TEXT.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text).encode(errors="backslashreplace").decode()
+
+
+def check_name(option: str, name: str | Path) -> None:
+    """Check that the name of a file or folder, or another word of the user, is text in UTF-8.
+
+    Raises:
+        UserError: it is not, or the locale cannot read it; the message begins with the option that names it.
+    """
+    if utf_8(str(name)) == str(name):
+        return
+    shown, fault = utf_8(str(name)), "is not valid UTF-8; give it another name"
+    with suppress(UnicodeError):
+        shown = os.fsencode(name).decode()
+        fault = "the locale's encoding has no such letters; set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+    raise UserError(f"{option}: {shown}: {fault}")
 
 
 def place(output: str | Path | None) -> Path | None:
@@ -149,4 +172,4 @@ def write(
     page = environment.get_template("report.html.j2").render(
         title=title, verdict=verdict, facts=facts, table=table, shown=shown
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(utf_8(page), encoding="utf-8")

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -106,6 +107,16 @@ def test_labelled_pictures_need_two_classes_with_pictures(place):
         with pytest.raises(UserError, match=rf"test: class folder {name} holds no picture"):
             evaluate(load_model(place / "model"), place / "test")
         (place / "test" / name).rmdir()
+
+
+def test_names_that_are_no_utf_8_are_told_before_the_work(place):
+    """A model folder of such a name could be written and not read; a class of such a name is no text."""
+    name = os.fsdecode(b"caf\xe9")
+    with pytest.raises(UserError, match=r"^--output: .*caf\\xe9: is not valid UTF-8; give it another name$"):
+        cleaned(place, "--pairs", place / "pairs", *QUICK, "--output", place / name)
+    (place / "test/cup").rename(place / "test" / name)
+    with pytest.raises(UserError, match=r"test: caf\\xe9: is not valid UTF-8; give it another name$"):
+        evaluate(place / "model", place / "test")
 
 
 def test_class_names_need_letters(place):

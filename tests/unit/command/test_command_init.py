@@ -192,5 +192,32 @@ def test_bad_input_of_a_model_is_one_line(place, model, words, message):
     assert str(error.value).startswith(message) and not list(place.glob("*.yaml"))
 
 
+@pytest.mark.parametrize(("words", "told"), [
+    (["{}", "--output", "x.yaml"], "MODEL"),
+    (["suspicious", "--pairs", "{}"], "--pairs"),
+    (["suspicious", "--output", "{}"], "--output"),
+    (["--pairs", "pairs.csv", "--evaluation", "test", "--target", "{}"], "--target"),
+    (["--pairs", "pairs.csv", "--evaluation", "classes", "--target", "cup"], "classes"),
+])  # fmt: skip
+def test_names_that_are_no_utf_8_are_one_line(place, model, words, told):
+    """The file to write is text in UTF-8."""
+    name = os.fsdecode(b"caf\xe9")
+    shutil.copytree("test", "classes")
+    Path("classes/boat").rename(f"classes/{name}")
+    before = set(place.rglob("*"))
+    with pytest.raises(UserError) as error:
+        written(*(word.format(name) for word in words))
+    assert str(error.value) == f"{told}: caf\\xe9: is not valid UTF-8; give it another name"
+    assert set(place.rglob("*")) == before
+
+
+def test_datasets_of_a_study_may_have_names_that_are_no_utf_8(place):
+    name = os.fsdecode(b"caf\xe9.csv")
+    shutil.copy("pairs.csv", name)
+    written("--pairs", name, "--evaluation", "test", "--target", "cup")
+    study = Study(read_mapping("study.yaml"), "study.yaml")
+    assert study.file.datasets["own_pairs"]["splits"] == {"all": name}
+
+
 def test_the_example_of_the_help_names_no_file_as_the_class_list():
     assert "--classes" not in COMMANDS["init"].example

@@ -89,6 +89,11 @@ def test_completion_is_valid_bash_and_completes():
             1,
             "keys.txt: Is a directory; name another path",
         ),
+        (
+            UnicodeEncodeError("utf-8", "a valid study: caf\udce9.yaml: valid", 18, 19, "surrogates not allowed"),
+            1,
+            "error: caf\udce9.yaml: is not valid UTF-8; give it another name",
+        ),
     ],
 )
 def test_what_a_user_stops_or_misnames_ends_in_one_line(monkeypatch, capsys, error, code, line):

@@ -1,6 +1,7 @@
 """`antidote scan`: scores of pairs from every kind of dataset, keys to leave out, and one line for bad input."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -96,6 +97,25 @@ def test_pairs_without_a_score_are_recorded(tmp_path, model, table):
         "damaged": [],
     }
     assert "1 x not a picture; pairs-0000007" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_dataset_whose_name_is_no_utf_8_is_scored(tmp_path, table, make_clip):
+    """The page shows the name's bytes; scan.json holds the name itself, which tells a later scan from this one."""
+    named = table.rename(tmp_path / os.fsdecode(b"caf\xe9.csv"))
+    scan.scan(named, make_clip("vit"), "clip_score", output=tmp_path / "out")
+    assert "caf\\xe9.csv" in (tmp_path / "out/report.html").read_text()
+    assert json.loads((tmp_path / "out/scan.json").read_text())["dataset"] == str(named)
+
+
+@pytest.mark.parametrize("what", ["model", "weights"])
+def test_a_model_whose_name_is_no_utf_8_is_refused(what, model, table, tmp_path):
+    """The library that reads the weights cannot open it, and would call the file damaged."""
+    named = tmp_path / os.fsdecode(b"caf\xe9")
+    (model if what == "model" else model / "open_clip_model.safetensors").rename(named)
+    words = ["--arch", "tiny-vit"] if what == "weights" else []
+    with pytest.raises(UserError, match=r"^model: .*caf\\xe9: is not valid UTF-8; give it another name$"):
+        scanned(table, "--model", named, *words, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("tower", ["visual.conv1.weight", "token_embedding.weight"])
