@@ -18,7 +18,7 @@ import yaml
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
-from antidote.base.files import read_json, whole_folder, write_json
+from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import DEFENSES, method
 from antidote.clip.files import CARD, CONFIG, TRAINING_LOG, WEIGHTS
 from antidote.command import arguments as shared
@@ -199,12 +199,14 @@ def place_of(output: str | Path | None, model: inputs.Model, made: Mapping[str, 
     if place is None or not any((place / name).is_file() for name in (WEIGHTS, CONFIG, CARD)):
         return report.kept(output, "clean")
     report.refuse_others(place, "clean")
-    card = read_json(place / CARD) if (place / CARD).is_file() else None
+    card = report.earlier(place / CARD) if (place / CARD).is_file() else None
     if not isinstance(card, dict) or card.get("kind") != made["kind"]:
         what = "a model of another origin"
         raise UserError(f"--output: {output}: holds {what}, which would be lost; name another folder")
     if any(card.get(key) != value for key, value in made.items()):
-        told = f"model {card.get('from')}, defense {card.get('settings', {}).get('method')}, seed {card.get('seed')}"
+        settings = card.get("settings")
+        name = settings.get("method") if isinstance(settings, Mapping) else "unknown"
+        told = f"model {card.get('from')}, defense {name}, seed {card.get('seed')}"
         raise UserError(
             f"--output: {output}: holds the model of {told}, which would be lost: model, data, seed or settings "
             "differ; name another folder"

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from antidote.base.errors import UserError
-from antidote.base.files import read_json, write_json
+from antidote.base.files import write_json
+from antidote.command import report
 
 OWN = "the method's own threshold"
 FILE = "audit.json"
@@ -102,7 +103,7 @@ def read(file: Path, facts: Mapping[str, Any]) -> list[Finding]:
     if not file.is_file():
         return []
     advice = "name another folder, or remove it"
-    found = read_json(file)
+    found = report.earlier(file)
     if not isinstance(found, dict) or found.get(MODEL) != facts[MODEL]:
         other = found.get("model", "unknown") if isinstance(found, dict) else "unknown"
         raise UserError(f"--output: {file.parent}: holds the audit of another model ({other}); {advice}")

@@ -26,6 +26,7 @@ WRITTEN = {  # files of each command in its output folder; the first says what t
     "inspect": ("inspect.json", "scores.csv", PAGE),
     "clean": ("clean.json", PAGE),
 }
+NAMED = {"from": "pictures"}  # keys of the JSON files that say less than the argument
 NO_TEXT = re.compile("[\udc80-\udcff]")  # how Python reads bytes of a name that are not UTF-8
 SIDE = 160  # longest side of a shown picture, in pixels
 
@@ -79,13 +80,15 @@ def place(output: str | Path | None) -> Path | None:
     """Return the folder of the results, None for none; what cannot be written ends a command before its work.
 
     Raises:
-        UserError: the output is a file, or its folder cannot be made or written.
+        UserError: the output is a file or the root of the file system, or its folder cannot be made or written.
     """
     if output is None:
         return None
     found = Path(output)
     if found.exists() and not found.is_dir():
         raise UserError(f"--output: {output}: is a file; should name a folder")
+    if not found.resolve().name:
+        raise UserError(f"--output: {output}: should name a folder")
     writable(found, "--output")
     return found
 
@@ -107,7 +110,7 @@ def kept(output: str | Path | None, command: str, of: Mapping[str, str] = Mappin
     refuse_others(found, command)
     own, *names = WRITTEN[command]
     if (found / own).is_file():
-        what = _other_input(read_json(found / own), of)
+        what = _other_input(earlier(found / own), of)
         if what:
             raise UserError(f"--output: {output}: holds results of {what}, which would be lost; name another folder")
         return found
@@ -129,10 +132,23 @@ def refuse_others(found: Path, command: str) -> None:
             raise UserError(f"--output: {found}: holds {what}, which would be lost; name another folder")
 
 
+def earlier(file: Path) -> Any:
+    """Return what a JSON file of an earlier run in the output folder holds.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return read_json(file)
+    except UserError as error:
+        raise UserError(f"--output: {error}; name another folder, or remove it") from None
+
+
 def _other_input(there: Any, of: Mapping[str, str]) -> str:
-    """Return what differs in the input of earlier results; empty if nothing does, or if it is not known."""
+    """Return what differs in the input of earlier results; empty if nothing does."""
     known = there if isinstance(there, dict) else {}
-    return next((f"{key} {known[key]}" for key, value in of.items() if known.get(key, value) != value), "")
+    read = {key: known.get(key, "unknown") for key in of}
+    return next((f"{NAMED.get(key, key)} {read[key]}" for key, value in of.items() if read[key] != value), "")
 
 
 def writable(folder: Path, option: str) -> None:

@@ -188,6 +188,24 @@ def test_results_of_another_command_are_not_replaced(command, tmp_path):
         )
 
 
+def test_a_damaged_file_of_an_earlier_run_says_what_to_do(place):
+    (place / "out").mkdir()
+    for name, run in {"scan.json": COMMANDS["scan"], "card.json": COMMANDS["clean"],
+                      "audit.json": lambda output: api.audit("suspicious", output=output)}.items():  # fmt: skip
+        (place / "out" / name).write_text("{")
+        with pytest.raises(
+            UserError, match=rf"^--output: .*{name}: not valid JSON \(.*\); name another folder, or remove"
+        ):
+            run(place / "out")
+        (place / "out" / name).unlink()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_root_of_the_file_system_is_no_output(command):
+    with pytest.raises(UserError, match=r"^--output: /: should name a folder$"):
+        COMMANDS[command]("/")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_page_that_no_command_wrote_is_not_replaced(command, tmp_path):
     """The summary of a study has a page of the same name."""

@@ -227,6 +227,11 @@ def test_a_model_of_another_run_is_not_overwritten(place):
     assert (place / "out/open_clip_model.safetensors").read_bytes() == first
     (place / "out/clean.json").unlink()  # as a run leaves it that is killed while it audits the cleaned model
     cleaned(place, "--pairs", place / "pairs", *QUICK)  # the same run again
+    (place / "out/card.json").write_text('{"kind": "defended", "settings": []}')
+    with pytest.raises(
+        UserError, match="holds the model of model None, defense unknown, seed None, which would be lost"
+    ):
+        cleaned(place, "--pairs", place / "pairs", *QUICK)
     (place / "out/card.json").unlink()
     weights = place / "out/open_clip_model.safetensors"
     with pytest.raises(UserError, match="holds a model of another origin, which would be lost"):

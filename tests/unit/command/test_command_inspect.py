@@ -63,8 +63,11 @@ def test_results_of_other_input_are_not_replaced(tmp_path, pictures, make_clip):
     clip, out = make_clip("vit"), tmp_path / "out"
     inspect(clip, pictures, "backdoor_ids", output=out)
     inspect(clip, pictures, "backdoor_ids", output=out, seed=1)  # the same pictures again
-    with pytest.raises(UserError, match=r"--output: .*out: holds results of from .*pictures, which would be lost"):
+    with pytest.raises(UserError, match=r"--output: .*out: holds results of pictures .*pictures, which would be lost"):
         inspect(clip, pictures / "sub", "backdoor_ids", output=out)
+    (out / "inspect.json").write_text("[]")
+    with pytest.raises(UserError, match=r"holds results of pictures unknown, which would be lost"):
+        inspect(clip, pictures, "backdoor_ids", output=out)
     (tmp_path / "scanned").mkdir()
     (tmp_path / "scanned/scan.json").write_text("{}")
     with pytest.raises(
