@@ -12,6 +12,7 @@ import argparse
 import json
 import shlex
 from pathlib import Path
+from unicodedata import category
 
 import yaml
 
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
     output = args.output or Path("given.yaml" if args.suspicious else "study.yaml")
     if output.exists():
         raise UserError(f"--output: {output}: is there already; name another file")
+    _check_output(output)
     report.writable(output.parent, "--output")
     if args.suspicious:
         of_model(args, output)
@@ -156,7 +158,8 @@ def of_study(args: argparse.Namespace, output: Path) -> None:
             f"--pairs: {args.pairs}: holds {count} pairs, too few for a study; should hold at least {FEWEST}"
         )
     made = own_study.OwnStudy(args, output, source, count, classes, folders)
-    report.check_name("--output", output if made.in_checkout else output.absolute())
+    if not made.in_checkout:
+        _check_output(output.absolute())
     with made.listed() as listing:
         text = made.text()
         made.check(text)
@@ -166,6 +169,17 @@ def of_study(args: argparse.Namespace, output: Path) -> None:
         log("wrote %s and %s; next: antidote check %s", output, listing, shlex.quote(str(output)))
     else:
         log("wrote %s and %s; next: get a checkout of the project; %s says how to go on", output, listing, output)
+
+
+def _check_output(output: Path) -> None:
+    """Check that the comments of the file can hold its path.
+
+    Raises:
+        UserError: the path is not UTF-8, or holds a line break or another control character.
+    """
+    report.check_name("--output", output)
+    if any(category(letter) in ("Cc", "Zl", "Zp") for letter in str(output)):
+        raise UserError(f"--output: {str(output)!r}: holds a line break or a control character; name another file")
 
 
 def _write(output: Path, text: str) -> None:

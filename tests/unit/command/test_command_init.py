@@ -211,6 +211,15 @@ def test_names_that_are_no_utf_8_are_one_line(place, model, words, told):
     assert set(place.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["g\nh.yaml", "g\u2028h.yaml", "g\x07.yaml"])
+def test_a_name_that_a_comment_cannot_hold_leaves_nothing(place, model, name):
+    with pytest.raises(
+        UserError, match=r"^--output: '.*': holds a line break or a control character; name another file$"
+    ):
+        written(model, "--output", name)
+    assert not (place / name).exists()
+
+
 def test_datasets_of_a_study_may_have_names_that_are_no_utf_8(place):
     name = os.fsdecode(b"caf\xe9.csv")
     shutil.copy("pairs.csv", name)
