@@ -1,12 +1,12 @@
 """Both training loops go on from a checkpoint, refuse one, and stop on a signal, in the same way."""
 
-import json
 import logging
 import os
 import signal
 
 import pytest
 import torch
+from loop_parts import log_of
 
 from antidote.base.errors import UserError
 from antidote.training import session
@@ -45,11 +45,6 @@ def run(make_clip, make_pairs):
         return weights.detach()
 
     return lambda loop, work, act=lambda step: None: {"train": training, "tune": tuning}[loop](work, act)
-
-
-def log_of(folder):
-    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "pairs_per_second"} for line in lines]
 
 
 @LOOPS

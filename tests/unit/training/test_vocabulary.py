@@ -1,8 +1,14 @@
 """The compact vocabulary: the same features over fewer rows, and the full table again afterwards."""
 
+import math
+
 import pytest
 import torch
+from loop_parts import SEED, largest_difference, objective, settings, weights, work
 
+from antidote.training.loop import train
+from antidote.training.objectives import Contrastive
+from antidote.training.recipe import learning_rate
 from antidote.training.vocabulary import CompactVocabulary
 
 TEXTS = ["a red banana", "two dogs", "a red banana", " ".join(["table"] * 40)]
@@ -72,3 +78,35 @@ def test_token_ids_from_the_models_device_are_looked_up_too(make_clip):
     tokens = clip.tokenize(TEXTS)
     assert torch.equal(clip.encode_tokens(Elsewhere(tokens)), clip.encode_tokens(tokens))
     vocabulary.restore(1.0)
+
+
+@pytest.mark.parametrize("name", ["contrastive", "ta_cleaner"])
+def test_compact_vocabulary_gives_the_same_weights(make_clip, make_pairs, scenes_lexicon, tmp_path, monkeypatch, name):
+    """Also on the rows that no caption uses, which only decay, and more so at a high rate."""
+    recipe, ends = settings(epochs=3, lr=0.03, weight_decay=0.5, eps=1e-3), []
+    for folder, possible in (("compact", True), ("full", False)):
+        monkeypatch.setattr(CompactVocabulary, "possible", staticmethod(lambda clip, possible=possible: possible))
+        clip = make_clip("vit")
+        start = clip.network.token_embedding.weight.detach().clone()
+        train(clip, objective(name, make_pairs(), scenes_lexicon, recipe), recipe, SEED, work(tmp_path / folder))
+        ends.append(weights(clip))
+    assert largest_difference(*ends) < 2e-6
+    unused = 40_000
+    decay = math.prod(1 - 0.5 * learning_rate(recipe, step, 6) for step in range(6))
+    assert decay < 0.95
+    torch.testing.assert_close(ends[0]["token_embedding.weight"][unused], start[unused] * decay)
+
+
+def test_frozen_words_do_not_decay(make_clip, make_pairs, tmp_path):
+    clip, pairs = make_clip(), make_pairs()
+    before = weights(clip)
+    towers = Contrastive(pairs)
+    towers.trained = lambda network: [
+        (n, p) for n, p in network.named_parameters() if n.startswith(("visual", "logit_scale"))
+    ]
+    report = train(clip, towers, settings(weight_decay=0.5), SEED, work(tmp_path))
+    after = weights(clip)
+    text = {name for name in before if not name.startswith(("visual", "logit_scale"))}
+    assert all(torch.equal(before[name], after[name]) for name in text)
+    assert not torch.equal(before["visual.conv1.weight"], after["visual.conv1.weight"])
+    assert report.trained_parameters == sum(before[n].numel() for n in before if n not in text)

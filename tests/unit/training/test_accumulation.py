@@ -1,0 +1,67 @@
+"""Gradients accumulated over the parts of a batch equal those of one pass."""
+
+import pytest
+import torch
+from loop_parts import SEED, equal, objective, settings, weights, work
+
+from antidote.training.batches import read_batch
+from antidote.training.loop import _Run, train
+from antidote.training.objectives import Contrastive, Objective, Views
+
+
+def test_accumulation_where_there_is_no_text(make_clip, make_pairs):
+    """The gradients of an objective on pictures alone are those of one pass."""
+
+    class Bright(Objective):
+        def views(self, batch):
+            return Views([batch.images], [])
+
+        def loss(self, images, texts, scale, batch):
+            assert texts == []
+            return images[0][:, 0].mean(), {}
+
+    pairs, found = make_pairs(16), []
+    for accumulate in (1, 4):
+        run = _Run(make_clip("vit"), Bright(pairs), settings(accumulate=accumulate), steps=2)
+        run.begin_epoch(0, SEED, 16)
+        run.optimise(read_batch(run.clip, pairs, run.order[:8], 0, 0, SEED))
+        found.append(run.clip.network.visual.conv1.weight.grad.clone())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["contrastive", "ta_cleaner"])
+@pytest.mark.parametrize("parts", [4, 50])
+def test_accumulation_gives_the_gradients_of_one_pass(make_clip, make_pairs, scenes_lexicon, name, parts):
+    """Also where a part has more pictures than texts, or is empty."""
+    pairs, found = make_pairs(16), []
+    for accumulate in (1, parts):
+        recipe = settings(accumulate=accumulate)
+        goal = objective(name, pairs, scenes_lexicon, recipe)
+        run = _Run(make_clip("vit"), goal, recipe, steps=2)
+        run.begin_epoch(0, SEED, 16)
+        run.optimise(read_batch(run.clip, pairs, run.order[:8], 0, 0, SEED))
+        found.append({n: p.grad.clone() for n, p in run.clip.network.named_parameters()})
+    for n, expected in found[0].items():
+        assert float(expected.abs().max()) > 0, n
+        assert float((found[1][n] - expected).norm() / expected.norm()) < 1e-5, n
+
+
+def test_accumulation_with_batch_norm_trains_and_is_reproducible(make_clip, make_pairs, tmp_path):
+    ends = []
+    for folder in ("a", "b"):
+        clip = make_clip("rn")
+        train(clip, Contrastive(make_pairs()), settings(accumulate=2), SEED, work(tmp_path / folder))
+        ends.append(weights(clip))
+    assert equal(*ends) and ends[0]["visual.bn1.running_mean"].isfinite().all()
+    assert ends[0]["visual.bn1.num_batches_tracked"] == 4 * 2, "the first of the two passes leaves no trace"
+
+
+def test_accumulation_with_a_frozen_tower(make_clip, make_pairs, tmp_path):
+    clip = make_clip()
+    before = weights(clip)
+    goal = Contrastive(make_pairs())
+    goal.trained = lambda network: [(n, p) for n, p in network.named_parameters() if n.startswith("visual")]
+    train(clip, goal, settings(accumulate=2), SEED, work(tmp_path))
+    after = weights(clip)
+    assert torch.equal(before["text_projection"], after["text_projection"])
+    assert not torch.equal(before["visual.conv1.weight"], after["visual.conv1.weight"])

@@ -1,0 +1,131 @@
+"""How the networks compute: precision, layout, checkpointing, compiling, and what is said where that fails."""
+
+import pytest
+import torch
+from loop_parts import SEED, acting, largest_difference, settings, weights, work
+
+from antidote.base.errors import UserError
+from antidote.training.batches import read_batch
+from antidote.training.loop import _Run, train
+from antidote.training.objectives import Contrastive
+from antidote.training.recipe import learning_rate
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_autocast_trains_on_the_cpu(make_clip, make_pairs, tmp_path, precision):
+    ends = []
+    for kind in ("fp32", precision):
+        clip = make_clip("rn")
+        train(clip, Contrastive(make_pairs()), settings(precision=kind, lr=1e-3), SEED, work(tmp_path / kind))
+        ends.append(weights(clip))
+    floats = [name for name, value in ends[0].items() if value.is_floating_point()]
+    assert all(ends[1][name].isfinite().all() and ends[1][name].dtype == torch.float32 for name in floats)
+    difference = largest_difference(*({name: end[name] for name in floats} for end in ends))
+    assert 0 < difference < 0.05
+
+
+def test_a_step_that_overflows_in_fp16_is_left_out(make_clip, make_pairs):
+    """By the scaler, which halves its scale; words that no caption uses must not decay then either."""
+    recipe, pairs, clip = settings(precision="fp16", weight_decay=0.5), make_pairs(), make_clip()
+    goal = Contrastive(pairs)
+    original, factors = goal.loss, iter([1e35, 1.0])
+
+    def loss(*given):
+        value, terms = original(*given)
+        return value * next(factors), terms
+
+    goal.loss = loss
+    run = _Run(clip, goal, recipe, steps=2)
+    run.begin_epoch(0, SEED, len(pairs))
+    before = clip.network.text_projection.clone()
+    run.optimise(read_batch(clip, pairs, run.order[:8], 0, 0, SEED))
+    assert torch.equal(before, clip.network.text_projection) and run.decay == 1.0
+    run.optimise(read_batch(clip, pairs, run.order[8:16], 0, 1, SEED))
+    assert not torch.equal(before, clip.network.text_projection)
+    assert run.decay == pytest.approx(1 - 0.5 * learning_rate(recipe, 1, 2))
+
+
+@pytest.mark.parametrize("change", ["grad_checkpointing", "channels_last"])
+@pytest.mark.parametrize("kind", ["vit", "rn"])
+def test_checkpointing_and_layout_change_no_more_than_rounding(make_clip, make_pairs, tmp_path, kind, change):
+    ends = []
+    for name, chosen in (("plain", False), ("changed", True)):
+        clip, changes = make_clip(kind), {change: chosen}
+        train(clip, Contrastive(make_pairs()), settings(eps=1e-3, **changes), SEED, work(tmp_path / name))
+        ends.append(weights(clip))
+    assert largest_difference(*ends) < (1e-6 if change == "grad_checkpointing" else 1e-4)
+    assert not clip.network.transformer.grad_checkpointing, "the model is handed on as it came"
+
+
+@pytest.mark.parametrize("kind,setting,expected", [("rn", None, True), ("vit", None, False), ("rn", False, False)])
+def test_a_resnet_is_laid_out_channels_last_unless_the_recipe_says_otherwise(
+    make_clip, make_pairs, kind, setting, expected
+):
+    clip = make_clip(kind)
+    _Run(clip, Contrastive(make_pairs()), settings(channels_last=setting), steps=2)
+    layer = clip.network.visual.conv2 if kind == "rn" else clip.network.visual.conv1
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last) == expected
+    assert layer.weight.is_contiguous() != expected
+
+
+def test_checkpointing_encodes_again(make_clip, make_pairs):
+    clip, calls = make_clip("vit"), []
+    clip.network.visual.transformer.resblocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    pairs = make_pairs()
+    run = _Run(clip, Contrastive(pairs), settings(grad_checkpointing=True), steps=2)
+    clip.network.train()
+    run.optimise(read_batch(clip, pairs, torch.arange(8), 0, 0, SEED))
+    assert len(calls) == 2
+
+
+def test_compiling_trains_and_leaves_no_trace(make_clip, make_pairs, tmp_path, monkeypatch):
+    """With a back end that needs no C compiler."""
+    compiled = []
+    original = torch.nn.Module.compile
+
+    def compile(module, **more):
+        compiled.append(type(module).__name__)
+        original(module, backend="eager", **more)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile)
+    ends = []
+    for name in ("plain", "compile"):
+        clip = make_clip("vit")
+        train(clip, Contrastive(make_pairs()), settings(eps=1e-3, compile=name == "compile"), SEED,
+              work(tmp_path / name))  # fmt: skip
+        ends.append(weights(clip))
+    assert compiled == ["VisionTransformer", "Transformer"]
+    assert largest_difference(*ends) < 1e-5 and clip.network.visual._compiled_call_impl is None
+
+
+@pytest.mark.parametrize(
+    "error,where",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the GPU's memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "memory"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_of_advice(make_clip, make_pairs, tmp_path, error, where):
+    def fail():
+        raise error
+
+    with pytest.raises(
+        UserError, match=f"^batch_size: a step needs more than {where}; the same result in less"
+    ) as told:
+        train(make_clip(), acting(Contrastive(make_pairs()), 1, fail), settings(), SEED, work(tmp_path))
+    assert "accumulate" in str(told.value) and "grad_checkpointing" in str(told.value)
+
+
+def test_a_compiler_that_is_missing_is_one_line(make_clip, make_pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/nowhere/g++"))
+    with pytest.raises(UserError, match=r"^compile: torch.compile cannot do it \(.*No working C\+\+ compiler"):
+        train(make_clip("vit"), Contrastive(make_pairs()), settings(compile=True), SEED, work(tmp_path))
+
+
+def test_other_faults_stay_what_they_are(make_clip, make_pairs, tmp_path):
+    def fail():
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"):
+        train(make_clip(), acting(Contrastive(make_pairs()), 1, fail), settings(), SEED, work(tmp_path))
