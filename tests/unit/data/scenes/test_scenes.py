@@ -7,11 +7,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from source_parts import pairs, source
 
 from antidote.data.scenes import captions
 from antidote.data.scenes.draw import _distance, compose, generate
 from antidote.data.scenes.draws import Draws
 from antidote.data.scenes.things import CLASSES, COLOURS, PLACES, SIDES
+from antidote.data.store.images import encode_png
 from antidote.data.words.lexicon import load_lexicon
 from antidote.data.words.names import class_names, templates
 
@@ -166,3 +168,14 @@ def _class_words():
 
 def _kinds(lexicon):
     return {entry["pos"] for entry in lexicon._words.values()}
+
+
+def test_scenes_split_is_the_generators_pictures():
+    settings = source("scenes", splits={"train": {"pairs": 300, "seed": 5}})
+    got = pairs(settings)
+    arrays, captions, labels = generate(5, 0, 300, 32)
+    assert len({item.key for item in got}) == 300
+    assert all(np.array_equal(item.image, array) for item, array in zip(got, arrays, strict=True))
+    assert [item.captions for item in got] == [[caption] for caption in captions]
+    assert [item.label for item in got] == labels.tolist()
+    assert encode_png(got[0].image)
