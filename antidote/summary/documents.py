@@ -9,6 +9,7 @@ import pandas as pd
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.study.layout import SUMMARY, Layout
+from antidote.summary.csv_files import read_frame
 from antidote.summary.page import duration, size
 from antidote.summary.plan import DefenseFacts, SummarySettings
 from antidote.summary.tables import percent, score_name, shown, spread
@@ -88,7 +89,7 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, fo
     For a sweep these tables show the picked setting; a further table shows all settings. An attack of which nothing was
     run has no table.
     """
-    costs, parts, absent = pd.read_csv(folder / SUMMARY["costs"], keep_default_na=False), [], []
+    costs, parts, absent = read_frame(folder / SUMMARY["costs"]), [], []
     facts = {defense.name: defense for defense in plan.defenses}
     for attack in plan.attacks:
         mine = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]

@@ -177,6 +177,20 @@ def test_of_several_seeds_the_page_says_how_far_they_differ(tmp_path):
     assert "| Tuning, lr 0.2 | clean-pairs | 88.0 ± 0.0 (n=2) | **25.0 ± 7.1 (n=2)** |" in text
 
 
+def test_a_defense_whose_name_is_digits_has_its_costs(tmp_path):
+    """Also where no other entry has any, so that the whole column of names could be read as numbers."""
+    values = read_mapping(str(ROOT / STUDY)) | {"study": "digits"}
+    values["defenses"] = {"01": {"method": "finetune", "label": "Tuning"}}
+    path, folder = tmp_path / "digits.yaml", tmp_path / "results/digits"
+    put(path, values)
+    put(folder / "clean/seed0/none/scores.json", {"ca1": 0.9, "asr1": None})
+    for defense, asr1 in {"floor": 0, "none": 1, "01": 0.5}.items():
+        put(folder / f"badnet/seed0/{defense}/scores.json", {"ca1": 0.88, "asr1": asr1})
+    put(folder / "badnet/seed0/01/model/cost.json", {"seconds": 12.5, "trained_parameters": 1234567, "pairs": 160})
+    text = page_of(values, path, folder)
+    assert "| Tuning | clean-pairs | 88.0 | **50.0** |  |  | 12.5 s |  | 1,234,567 | 160 |" in text
+
+
 def test_a_page_that_shows_no_picture_gets_none(results):
     picture = results / "attacks.png"
     picture.unlink(missing_ok=True)
