@@ -1,4 +1,4 @@
-"""Each verdict on made-up cells, and one line for whatever is wrong with a claim."""
+"""Each verdict on made-up cells, and one line for a page or a study that cannot be used."""
 
 from __future__ import annotations
 
@@ -298,52 +298,6 @@ def test_verdicts_are_counted_once_per_study_that_measured_the_claim():
     )
     assert "| work | holds | undecided | cannot be tested | not measured | does not hold |" in text
     assert "| CleanCLIP (ICCV 2023) | 1 | 1 |  | 1 | 1 |" in text
-
-
-@pytest.mark.parametrize(
-    "relation,text",
-    [
-        ("asr(attack=badnet) < 5", "unknown figure 'asr'; did you mean 'asr5'?"),
-        ("asr1_skecth(attack=badnet) < 5", "unknown figure 'asr1_skecth'; did you mean 'asr1_sketch'?"),
-        ("floor_nights(attack=badnet) < 5", "unknown figure 'floor_nights'; did you mean 'floor_night'?"),
-        ("ca1_prob(attack=badnet) < 5", "unknown figure 'ca1_prob'; did you mean 'ca1_probe'?"),
-        ("asr1(attack=badnett) < 5", "unknown attack method 'badnett'; did you mean 'badnet'?"),
-        ("asr1(defence=none) < 5", "unknown key 'defence'; did you mean 'defense'?"),
-        ("asr1(attack=badnet) 5", "'<' or '<=' or '>' or '>=' is expected in the place of '5'"),
-        ("asr1(attack=badnet < 5", "',' is expected in the place of '<'"),
-        ("asr1(attack=badnet) < 5 5", "the end is expected in the place of '5'"),
-        ("__import__(os)", "unknown figure '__import__'"),
-        ("5 < $", "cannot be read at '$'"),
-        ("5 > 3", "names no figure"),
-        ("asr1(attack=badnet, attack=blended) < 5", "attack is given twice"),
-        ("asr1(attack!=badnet) < 5", "attack should be given by =, not by !="),
-        ("asr1(attack.patch_size=6) < 5", "attack.patch_size needs attack= beside it"),
-        (
-            "asr1(attack=badnet, attack.pattrn!=stripes) < 5",
-            "unknown setting of attack=badnet 'pattrn'; did you mean 'pattern'?",
-        ),
-        ("asr1(attack=*, attack.poison=8) < 5", "unknown setting of attack=* 'poison'; did you mean 'poisons'?"),
-        ("asr1(attack=badnet, detector=strip) < 5", "asr1 has no detector"),
-        ("asr1(attack=badnet, adaptation=full) < 5", "asr1 has no adaptation"),
-    ],
-)
-def test_what_is_wrong_with_a_claim_is_told_in_one_line(tmp_path, relation, text):
-    file = tmp_path / "claims.yaml"
-    claim = {"paper": "cleanclip", "sentence": "s", "value": "v", "relations": [relation]}
-    file.write_text(yaml.safe_dump({"mine": claim}))
-    with pytest.raises(UserError, match=f"^claims.yaml: mine: .*{re.escape(text)}") as error:
-        read_claims(PAPERS, file)
-    assert "\n" not in str(error.value)
-
-
-def test_a_claim_may_name_the_evaluation_sets_of_a_given_study(tmp_path):
-    file, study = tmp_path / "claims.yaml", tmp_path / "study.yaml"
-    claim = {"paper": "cleanclip", "sentence": "s", "value": "v", "relations": ["asr1_fog(attack=badnet) > 50"]}
-    file.write_text(yaml.safe_dump({"mine": claim}))
-    study.write_text("evaluation: {shifts: {fog: {dataset: d, split: test}}}")
-    with pytest.raises(UserError, match="unknown figure 'asr1_fog'"):
-        read_claims(PAPERS, file)
-    assert list(read_claims(PAPERS, file, [study])) == ["mine"]
 
 
 def test_the_projects_claims_are_valid_and_cover_the_list():
