@@ -16,9 +16,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.registry import ATTACKS, DEFENSES, DETECTORS, method
+from antidote.base.settings import Settings
 from antidote.study.layout import NO_DEFENSE
 
 CELLS = ("ca1", "ca5", "asr1", "asr3", "asr5", "asr10", "asr1_all", "asr3_all", "asr5_all", "asr10_all", "pa", "pa_all")
@@ -172,14 +175,43 @@ def _fit(tokens: _Tokens, figure: str, conditions: list[Condition]) -> None:
         if setting and key not in keys:
             refuse(f"{condition.key} needs {key}= beside it")
         if setting:
-            word = next(c.word for c in conditions if c.key == key)
-            names = METHODS[key] if word == "*" else [word]
-            fields = {field for name in names for field in method(key, name).Settings.model_fields}
-            tokens.known(setting, fields, f"setting of {key}={word}")
+            _fit_setting(tokens, condition, next(c.word for c in conditions if c.key == key))
     if "detector" in keys and figure not in DETECTED:
         refuse(f"{figure} has no detector")
     if "adaptation" in keys and figure not in (*PERSISTED, *CONTROLS):
         refuse(f"{figure} has no adaptation")
+
+
+def _fit_setting(tokens: _Tokens, condition: Condition, named: str) -> None:
+    """Refuse a setting that no method of the term has, and a value that none of these methods can have there."""
+    key, _, setting = condition.key.partition(".")
+    names = METHODS[key] if named == "*" else [named]
+    kinds = [method(key, name).Settings for name in names]
+    tokens.known(setting, {field for kind in kinds for field in kind.model_fields}, f"setting of {key}={named}")
+    values = [_values(kind, setting) for kind in kinds if setting in kind.model_fields]
+    if None not in values:
+        tokens.known(condition.word, set().union(*values), f"value of {condition.key}")
+
+
+def _values(kind: type[Settings], setting: str) -> set[str] | None:
+    """Return what a setting can be, as text; None for an open setting."""
+    if setting == "preset" and hasattr(kind, "presets"):
+        return {*kind.presets, str(None)}
+    return _choices(kind.model_fields[setting].annotation)
+
+
+def _choices(annotation: Any) -> set[str] | None:
+    """Return the values of a type as text; None if there is no list of them."""
+    if annotation is bool:
+        return {str(True), str(False)}
+    if annotation in (None, NoneType):
+        return {str(None)}
+    if get_origin(annotation) is Literal:
+        return {str(value) for value in get_args(annotation)}
+    if get_origin(annotation) in (Union, UnionType):
+        parts = [_choices(part) for part in get_args(annotation)]
+        return None if None in parts else set().union(*parts)
+    return None
 
 
 def _condition(tokens: _Tokens) -> Condition:

@@ -42,6 +42,22 @@ def read(folder, relation, studies=()):
             "unknown setting of attack=badnet 'pattrn'; did you mean 'pattern'?",
         ),
         ("asr1(attack=*, attack.poison=8) < 5", "unknown setting of attack=* 'poison'; did you mean 'poisons'?"),
+        (
+            "asr1(attack=badnet, attack.pattern!=stripse) < 5",
+            "unknown value of attack.pattern 'stripse'; did you mean 'stripes'?",
+        ),
+        (
+            "asr1(attack=*, attack.pattern=cartoons) < 5",
+            "unknown value of attack.pattern 'cartoons'; did you mean 'cart",
+        ),
+        (
+            "asr1(attack=flba, attack.preset!=releasd) < 5",
+            "unknown value of attack.preset 'releasd'; did you mean 'rel",
+        ),
+        (
+            "asr1(attack=badnet, attack.avoid_target=true) < 5",
+            "value of attack.avoid_target 'true'; did you mean 'True'",
+        ),
         ("asr1(attack=badnet, detector=strip) < 5", "asr1 has no detector"),
         ("asr1(attack=badnet, adaptation=full) < 5", "asr1 has no adaptation"),
     ],
@@ -58,3 +74,18 @@ def test_a_relation_may_name_the_evaluation_sets_of_a_given_study(tmp_path):
     with pytest.raises(UserError, match="unknown figure 'asr1_fog'"):
         read(tmp_path, relation)
     assert list(read(tmp_path, relation, [study])) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "attack=badnet, attack.pattern=stripes",
+        "attack=*, attack.pattern!=triangles",
+        "attack=flba, attack.preset=None",
+        "attack=badnet, attack.patch_size=6",
+        "attack=badclip, attack.surrogate!=ours",
+        "attack=badnet, attack.label=mine",
+    ],
+)
+def test_values_of_a_choice_and_any_value_of_an_open_setting_are_accepted(tmp_path, condition):
+    assert list(read(tmp_path, f"asr1({condition}) < 5")) == ["mine"]
