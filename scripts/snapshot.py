@@ -61,17 +61,29 @@ def wanted(study: Study) -> list[str]:
 
 
 def owner(stages: dict[str, Any], path: str) -> str | None:
-    """Return the stage with a path among its outputs; an output is a text, or a mapping of a text to options."""
-    for name, stage in stages.items():
-        if path in [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]:
-            return name
-    return None
+    """Return the stage with a path among its outputs."""
+    return next((name for name, stage in stages.items() if path in outputs(stage)), None)
+
+
+def outputs(stage: dict[str, Any]) -> list[str]:
+    """Return the paths of a stage's outputs; an output is a text, or a mapping of a text to options."""
+    return [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]
 
 
 def new_stage(stages: dict[str, Any], study: Study, config: str) -> str:
-    """Add a stage for a study to `stages`; return the name of the stage."""
+    """Add a stage for a study to `stages`; return the name of the stage.
+
+    Raises:
+        UserError: another stage has the name.
+    """
     name = dvc_name(study.name)
     if name in stages:
+        others = {path.split("/")[1] for path in outputs(stages[name]) if path.startswith("results/")} - {study.name}
+        if same := [other for other in sorted(others) if dvc_name(other) == name]:
+            raise UserError(
+                f"{config}: study: {same[0]!r} and {study.name!r} are both {name!r} in {FILE}, which has - for .; "
+                "rename one of them"
+            )
         raise UserError(f"{FILE}: stages.{name}: is there, but results/{study.name} is not among its outs; add it")
     command = f"{RUN} --configfile {shlex.quote(config)}"
     stages[name] = {"cmd": command, "deps": SOURCES, "params": [{config: None}]}

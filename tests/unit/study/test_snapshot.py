@@ -1,11 +1,14 @@
-"""A stage of dvc.yaml that names a file which has another name by now is told before anything is recorded."""
+"""What is wrong with a stage of dvc.yaml is told before anything is recorded."""
 
 import pytest
 
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
-from scripts.snapshot import require_files
+from antidote.study.study import Study
+from scripts.snapshot import new_stage, require_files
+
+STUDY = "tests/studies/tiny.yaml"
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,26 @@ def test_the_stages_of_this_project_name_what_is_there(monkeypatch):
         require_files(name, stage)
     require_files("of somebody else", {"cmd": "python train.py", "params": ["lr", "epochs"]})
     require_files("without a command", {})
+
+
+@pytest.mark.parametrize(
+    ("outs", "line"),
+    [
+        (["results/a.b"], "study.yaml: study: 'a.b' and 'a-b' are both 'a-b' in dvc.yaml, which has - for .; rename"),
+        ([{"results/a.b": {"persist": True}}, "data/x"], "study.yaml: study: 'a.b' and 'a-b' are both 'a-b'"),
+        (["results/other"], "dvc.yaml: stages.a-b: is there, but results/a-b is not among its outs; add it"),
+        ([], "dvc.yaml: stages.a-b: is there, but results/a-b is not among its outs; add it"),
+    ],
+)  # fmt: skip
+def test_a_stage_that_has_the_name_of_a_new_one_is_told(outs, line):
+    """Of two studies whose names differ in dots alone, one has to be renamed."""
+    study = Study({**read_mapping(str(ROOT / STUDY)), "study": "a-b"}, "study.yaml")
+    with pytest.raises(UserError) as error:
+        new_stage({"a-b": {"outs": outs}}, study, "study.yaml")
+    assert str(error.value).startswith(line)
+
+
+def test_a_study_without_a_stage_gets_one():
+    study, stages = Study({**read_mapping(str(ROOT / STUDY)), "study": "a.b"}, "study.yaml"), {}
+    assert new_stage(stages, study, "study.yaml") == "a-b"
+    assert stages["a-b"]["cmd"] == "snakemake --cores all --configfile study.yaml"
