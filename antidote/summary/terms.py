@@ -207,8 +207,11 @@ def _column(term: Term, done: Finished, attack: str, defense: str) -> pd.Series:
     frame = done.cells
     if term.figure in DETECTED:
         frame = _table(done.detections, "detections")
-        wanted = [n for n, s in done.study.detectors.items() if s.method == term.word("detector")]
-        frame = frame[frame["detector"].isin(wanted[:1])]
+        method, known = term.word("detector"), done.study.detectors.items()
+        wanted = [name for name, own in known if own.method == method and _fits(term, "detector", own)]
+        if not wanted:
+            raise Missing(f"no entry of the detector {method}")
+        frame = frame[frame["detector"] == wanted[0]]
     name = term.figure
     if name in (*PERSISTED, *CONTROLS):
         frame = _table(done.persistence, "persistence")

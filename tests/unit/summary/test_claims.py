@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 
@@ -68,6 +69,19 @@ def test_over_seeds_the_interval_of_the_paired_difference_decides():
     assert found.word == UNDECIDED and "within the spread" in found.reason
     # differences -40, +30, -40: mean -16.67, sample deviation 40.41, t(0.975, 2) = 4.303
     assert found.difference == pytest.approx(-16.67, abs=0.01) and found.half == pytest.approx(100.4, abs=0.1)
+
+
+def test_a_setting_of_a_detector_names_one_of_its_entries():
+    entries = {"few": {"method": "dao", "neighbours": "released"}, "many": {"method": "dao"}}
+    done = finished({}, detectors=entries)
+    rows = [("badnet", "none", "0", "few", 0.4), ("badnet", "none", "0", "many", 0.99)]
+    detections = pd.DataFrame(rows, columns=["attack", "defense", "seed", "detector", "auroc"])
+    done = dataclasses.replace(done, detections=detections, noise=Noise(cells=1, freedom=4, figures={"auroc": 1.0}))
+    for neighbours, word in (("released", FAILS), ("corrected", HOLDS)):
+        text = f"auroc(attack=badnet, detector=dao, detector.neighbours={neighbours}) > 90"
+        assert judged(done, text, matched=False).word == word
+    text = "auroc(attack=badnet, detector=dao, detector.k=8) > 90"
+    assert judged(done, text, matched=False).reason == "no entry of the detector dao"
 
 
 def test_one_seed_needs_the_noise_floor_of_the_track():
