@@ -2,12 +2,17 @@
 
 Two marks in the page enclose the table: `results`, or `figures` for the figures of single attacks, `resistance` for
 perturbation resistance, `detections` for what detectors find; `--mark` names others, for a second study on a page. A
-picture with the name of the page is replaced by the study's gallery or plane, but for a second study.
+picture with the name of the page is replaced by the study's gallery or plane, but for a second study. With
+`--leaderboard` the tables of defenses come from the study's results files, without its run.
 """
 
 import argparse
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import pandas as pd
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
@@ -20,6 +25,8 @@ from antidote.summary.csv_files import read_frame, read_table
 from antidote.summary.documents import attacks, defenses, resistance, single
 from antidote.summary.figures import figures
 from antidote.summary.plan import SummarySettings
+from antidote.summary.plane import plane
+from antidote.summary.restored import restored
 from antidote.summary.text import fill
 from antidote.summary.unchanged import check_cells
 
@@ -27,37 +34,64 @@ PICTURES = {"attacks": "gallery", "defenses": "plane"}
 
 
 def run(arguments: argparse.Namespace) -> None:
-    study = Study(read_mapping(str(arguments.study)), str(arguments.study))
-    kept = Layout(arguments.results / study.name)
-    folder, file = kept.path("summary"), kept.path("summary", "table")
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; run {arguments.study} first")
-    plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
-    table, cells = read_table(file), read_frame(kept.path("summary", "cells"))
-    check_cells(study, cells, kept.path("summary", "cells"))
-    part = "results" if arguments.table in PICTURES else arguments.table
-    if part == "resistance":
-        content = resistance(plan, table, cells, folder)
-    elif part == "detections":
-        costs = read_frame(kept.path("summary", "costs"))
-        content = detected.markdown(detected.tables(plan, detected.read_detections(plan, kept.results), costs))
-    elif part == "figures":
-        content = single(figures(plan, cells, kept.results))
-    else:
-        content = attacks(plan, table, cells) if arguments.table == "attacks" else defenses(plan, table, cells, folder)
+    if arguments.leaderboard and arguments.table != "defenses":
+        raise UserError(f"--leaderboard: fills the table defenses alone, not {arguments.table}; run the study")
+    content, draw = _of_files(arguments) if arguments.leaderboard else _of_run(arguments)
     if not content.strip():
         raise UserError(f"{arguments.study}: has no {arguments.table}; nothing to fill in {arguments.page}")
-    picture, source = arguments.page.with_suffix(".png"), PICTURES.get(arguments.table)
-    if source and not kept.path("summary", source).is_file():
-        raise UserError(f"{kept.path('summary', source)}: no such file; run the summary again")
+    part = "results" if arguments.table in PICTURES else arguments.table
     fill(arguments.page, arguments.mark or part, content)
-    shown = f"]({picture.name})" in arguments.page.read_text(encoding="utf-8")  # photographs may not be published
-    if source and shown and not arguments.mark:
-        shutil.copyfile(kept.path("summary", source), picture)
+    if picture := _picture(arguments):
+        draw(picture)
         command_line.log.info("wrote %s", picture)
 
 
-if __name__ == "__main__":
+def _of_files(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], object]]:
+    """Return the tables of defenses from the results files, and what draws the page's picture."""
+    done = restored(arguments.study, arguments.leaderboard)
+    plan = SummarySettings.read(read_mapping(summary_plan(done.study)), "the study")
+    return defenses(plan, done.table, done.cells, done.costs), partial(plane, done.table, plan)
+
+
+def _of_run(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], object]]:
+    """Return the content from the study's own results, and what copies the page's picture."""
+    study = Study(read_mapping(str(arguments.study)), str(arguments.study))
+    kept = Layout(arguments.results / study.name)
+    file, picture = kept.path("summary", "table"), kept.path("summary", PICTURES.get(arguments.table, "plane"))
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; run {arguments.study} first")
+    if not picture.is_file():
+        raise UserError(f"{picture}: no such file; run the summary again")
+    plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
+    table, cells = read_table(file), read_frame(kept.path("summary", "cells"))
+    check_cells(study, cells, kept.path("summary", "cells"))
+    return _content(arguments, kept, plan, table, cells), partial(shutil.copyfile, picture)
+
+
+def _content(
+    arguments: argparse.Namespace, kept: Layout, plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame
+) -> str:
+    if arguments.table == "resistance":
+        return resistance(plan, table, cells, kept.path("summary"))
+    if arguments.table == "figures":
+        return single(figures(plan, cells, kept.results))
+    if arguments.table == "attacks":
+        return attacks(plan, table, cells)
+    costs = read_frame(kept.path("summary", "costs"))
+    if arguments.table == "detections":
+        return detected.markdown(detected.tables(plan, detected.read_detections(plan, kept.results), costs))
+    return defenses(plan, table, cells, costs)
+
+
+def _picture(arguments: argparse.Namespace) -> Path | None:
+    """Return the picture that the page shows, None if it shows none of its name: photographs may not be published."""
+    picture = arguments.page.with_suffix(".png")
+    named = arguments.table in PICTURES and not arguments.mark and arguments.page.is_file()
+    return picture if named and f"]({picture.name})" in arguments.page.read_text(encoding="utf-8") else None
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line of this script."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--study", type=Path, required=True, help="study file")
     tables = [*PICTURES, "figures", "resistance", "detections"]
@@ -65,4 +99,9 @@ if __name__ == "__main__":
     parser.add_argument("--page", type=Path, required=True, help="page to fill, between its marks")
     parser.add_argument("--mark", help="name of the marks; default: that of the table")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
-    command_line.main(run, parser)
+    parser.add_argument("--leaderboard", type=Path, help="folder of results files, in place of the study's own results")
+    return parser
+
+
+if __name__ == "__main__":
+    command_line.main(run, arguments())

@@ -8,8 +8,7 @@ import pandas as pd
 
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
-from antidote.study.layout import SUMMARY, Layout
-from antidote.summary.csv_files import read_frame
+from antidote.study.layout import Layout
 from antidote.summary.page import duration, size
 from antidote.summary.plan import DefenseFacts, SummarySettings
 from antidote.summary.tables import percent, score_name, shown, spread
@@ -83,13 +82,13 @@ def single(rows: list[dict[str, str]]) -> str:
     return _markdown(lines) + "\n"
 
 
-def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> str:
+def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, costs: pd.DataFrame) -> str:
     """Return one table per attack, one row per defense: accuracy, attack success, also after adaptation, cost.
 
     For a sweep these tables show the picked setting; a further table shows all settings. An attack of which nothing was
     run has no table.
     """
-    costs, parts, absent = read_frame(folder / SUMMARY["costs"]), [], []
+    parts, absent = [], []
     facts = {defense.name: defense for defense in plan.defenses}
     for attack in plan.attacks:
         mine = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
 from antidote.study.slices import summary_plan
 from antidote.study.study import Study
+from scripts import pages
 
 STUDY = "tests/studies/tiny.yaml"
 ASR = {"floor": 0.01, "none": 0.97, "finetune": 0.412, "ta_cleaner": 0.056}
@@ -249,3 +251,34 @@ def test_what_detectors_find_is_on_the_page(tmp_path):
     done, path = page(tmp_path, "detections", marks, study)
     assert done.returncode == 0, done.stderr
     assert "| dao (DAO) | 91.2 / 25.0 | 50.0 / 25.0 | 12.5 s |" in path.read_text()
+
+
+FILLED = sorted(
+    line
+    for path in (ROOT / "docs").glob("*.md")
+    for line in path.read_text(encoding="utf-8").splitlines()
+    if line.startswith("python scripts/pages.py") and "--table defenses" in line
+)
+
+
+@pytest.mark.parametrize("line", FILLED, ids=lambda line: line.split("--study ")[1].split()[0])
+def test_a_page_of_defenses_is_what_its_results_files_say(line, tmp_path):
+    words = pages.arguments().parse_args([*shlex.split(line)[2:], "--leaderboard", str(ROOT / "leaderboard")])
+    study, page = Study(read_mapping(str(ROOT / words.study)), str(words.study)), ROOT / words.page
+    if study.file.track is None:
+        pytest.skip("the study belongs to no track")
+    words.study, words.page = ROOT / words.study, tmp_path / page.name
+    words.page.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    pages.run(words)
+    assert words.page.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+    if (picture := words.page.with_suffix(".png")).name in page.read_text(encoding="utf-8") and not words.mark:
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_files_fill_tables_of_defenses_alone(tmp_path):
+    done = run(
+        "scripts/pages.py", "--study", "configs/attacks.yaml", "--table", "attacks", "--page", tmp_path / "page.md",
+        "--leaderboard", "leaderboard",
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "--leaderboard: fills the table defenses alone, not attacks; run the study" in done.stderr
