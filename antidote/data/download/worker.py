@@ -95,13 +95,18 @@ _join = multiprocessing.pool.Pool._join_exited_workers
 
 
 def end_with_workers(workers: list[Any]) -> bool:
-    """Replace Pool's method, which restarts a killed process and then waits forever for the lost task."""
-    killed = [worker.exitcode for worker in workers if worker.exitcode]
-    if killed:
-        reason = f"a process was killed (signal {-killed[0]}), as a system does without memory; use fewer"
-        print(f"failed with error {reason}", flush=True)  # noqa: T201 - the log of a download
+    """Replace Pool's method, which restarts a killed process and then waits forever for the lost task.
+
+    The exit codes are read after Pool's own look at them: a process may be killed while it looks.
+    """
+    before = list(workers)
+    joined = _join(workers)
+    if codes := [worker.exitcode for worker in before if worker.exitcode]:
+        killed = f"was killed (signal {-codes[0]}), as a system does without memory; use fewer"
+        reason = killed if codes[0] < 0 else f"ended with exit code {codes[0]}"
+        print(f"failed with error a process {reason}", flush=True)  # noqa: T201 - the log of a download
         os.killpg(os.getpgrp(), signal.SIGKILL)
-    return _join(workers)
+    return joined
 
 
 if __name__ == "__main__":

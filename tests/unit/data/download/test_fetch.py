@@ -49,3 +49,41 @@ def test_a_killed_process_ends_the_download(tmp_path):
 
 def test_processes_that_end_in_their_time_do_not(tmp_path):
     assert run(tmp_path, "false") == (0, "done\n")
+
+
+RACE = """
+import os, runpy, sys
+
+class Worker:
+    exitcode = None
+
+    def join(self): ...
+
+class Late(Worker):
+    looks = 0
+
+    @property
+    def exitcode(self):
+        self.looks += 1
+        return CODE if self.looks > NONE else None
+
+worker = runpy.run_path(sys.argv[1], run_name="worker")
+os.killpg = lambda *words: print("ended", flush=True)
+worker["end_with_workers"]([Worker(), Late()])
+"""
+
+
+def late(folder, code, none):
+    (folder / "cv2.py").write_text("imdecode = None\n")
+    script = RACE.replace("CODE", str(code)).replace("NONE", str(none))
+    return subprocess.run(
+        [sys.executable, "-c", script, ROOT / "antidote/data/download/worker.py"],
+        capture_output=True, text=True, env={"PYTHONPATH": str(folder)}, check=True,
+    ).stdout  # fmt: skip
+
+
+def test_a_process_that_is_killed_while_pool_looks_ends_the_download(tmp_path):
+    """It was not seen before Pool had removed it, and the download waited without end."""
+    for none in (0, 1):
+        assert late(tmp_path, -9, none).endswith("(signal 9), as a system does without memory; use fewer\nended\n")
+    assert late(tmp_path, 3, 0) == "failed with error a process ended with exit code 3\nended\n"
