@@ -80,10 +80,10 @@ class InversionSettings(Settings):
         "the smallest working trigger",
     )
     screening_steps: int = Field(
-        150,
+        300,
         ge=1,
-        description="steps of the short inversion per class, for screening: after 100 the masks of a small model have "
-        "hardly begun to shrink, after 150 a target's is the smallest by far",
+        description="steps of the short inversion per class, for screening: a target's mask is the smallest once the "
+        "masks have shrunk, on small models after 100 to 300",
     )
     screening_batch: int = Field(16, ge=2, description="pictures per screening step")
     inversion_steps: int = Field(1000, ge=1, description="steps of each inversion (open in CBPT's paper)")

@@ -53,7 +53,7 @@ EFFORTS = {
     "supervised": (1600, 0),
     "rvpt": (50 * 160, 160),
     # ten classes screened, eight inverted; one step of the prompts works on 100 texts
-    "cbpt": (10 * 150 * 16 + 8 * 1000 * 64 + 50 * 160 / 32 * 100, 2 * 160),
+    "cbpt": (10 * 300 * 16 + 8 * 1000 * 64 + 50 * 160 / 32 * 100, 2 * 160),
     # two passes of each pair, and in each round of 16 steps four perturbations of 20 steps on 64 pictures
     "beear_clip": (2 * 10_000 + 10_000 / BEEARSettings().training.batch_size / 16 * 4 * 20 * 64, 10_000),
     "ubt_oracle": (4000 * 1.5, 4000),
