@@ -9,7 +9,7 @@ pulls triggered pictures together and away from clean pictures (`positives: pict
 optima; on the embedded data it found a patch attack's trigger in none of three draws. The default is ours: one
 inversion per candidate class, towards the class's text embedding; the `dummy_triggers` smallest working triggers are
 kept, because a backdoor's target needs the smallest mask. If there are more classes than `candidates`, screening
-chooses the classes by the same rule after a few steps towards each class. With `positives: pictures`, the negatives of
+chooses the classes by the same rule after fewer steps towards each class. With `positives: pictures`, the negatives of
 a further trigger include the features under all earlier triggers.
 
 Step 2 is the tuning of a context V_c per class c in place of "a photo of a": t_c = f_T(V_c, name of c),
