@@ -57,9 +57,10 @@ def _of_run(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], object
     """Return the content from the study's own results, and what copies the page's picture."""
     study = Study(read_mapping(str(arguments.study)), str(arguments.study))
     kept = Layout(arguments.results / study.name)
-    file, picture = kept.path("summary", "table"), kept.path("summary", PICTURES.get(arguments.table, "plane"))
+    file = kept.path("summary", "table")
     if not file.is_file():
         raise UserError(f"{file}: no such file; run {arguments.study} first")
+    picture = kept.path("summary", PICTURES.get(arguments.table, "table"))
     if not picture.is_file():
         raise UserError(f"{picture}: no such file; run the summary again")
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
@@ -86,8 +87,9 @@ def _content(
 def _picture(arguments: argparse.Namespace) -> Path | None:
     """Return the picture that the page shows, None if it shows none of its name: photographs may not be published."""
     picture = arguments.page.with_suffix(".png")
-    named = arguments.table in PICTURES and not arguments.mark and arguments.page.is_file()
-    return picture if named and f"]({picture.name})" in arguments.page.read_text(encoding="utf-8") else None
+    if arguments.table not in PICTURES or arguments.mark:
+        return None
+    return picture if f"]({picture.name})" in arguments.page.read_text(encoding="utf-8") else None
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -1,6 +1,5 @@
 """What the tests of UBT and of its suspicion share: settings, a contrastive loss, a model that sees colours."""
 
-import math
 import random
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,15 +17,6 @@ RECIPE = TrainSettings(epochs=1, batch_size=4, warmup=0)
 def unit(rows, seed):
     values = torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
     return values / values.norm(dim=1, keepdim=True)
-
-
-def clip_loss(images, texts, scale):
-    total = 0.0
-    for rows, columns in ((images, texts), (texts, images)):
-        for i, row in enumerate(rows):
-            powers = [math.exp(scale * float(row @ column)) for column in columns]
-            total -= math.log(powers[i] / sum(powers)) / (2 * len(rows))
-    return total
 
 
 def seen(views):

@@ -1,10 +1,10 @@
 """PAR's loss and augmentation against plain references; the two schedules that other codes use."""
 
-import math
 import random
 
 import pytest
 import torch
+from references import clip_loss
 
 from antidote.data.access import DefenseData
 from antidote.defenses.par import PAR, PARSettings, light_augmentation
@@ -16,16 +16,6 @@ def features(count, seed, near=None, step=0.3):
     drawn = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
     values = drawn if near is None else near + step * drawn
     return values / values.norm(dim=1, keepdim=True)
-
-
-def clip_loss(images, texts, scale):
-    """The definition in plain Python."""
-    total = 0.0
-    for rows, columns in ((images, texts), (texts, images)):
-        for i, row in enumerate(rows):
-            powers = [math.exp(scale * float(row @ column)) for column in columns]
-            total -= math.log(powers[i] / sum(powers)) / (2 * len(rows))
-    return total
 
 
 def seen(images, texts):

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from ubt_parts import LOOKS, RECIPE, clip_loss, seen, settings, unit
+from references import clip_loss
+from ubt_parts import LOOKS, RECIPE, seen, settings, unit
 
 from antidote.base.errors import UserError
 from antidote.data.access import DefenseData

@@ -34,20 +34,26 @@ def reference_loss(network, images, tokens, normalisation):
     return loss / (2 * len(image))
 
 
-def test_steps_of_adamw_equal_a_plain_reference(make_clip, make_pairs, tmp_path):
-    recipe = settings(epochs=2, lr=0.02, warmup=3, weight_decay=0.2, beta1=0.8, beta2=0.95, eps=1e-3)
-    pairs, clip = make_pairs(20), make_clip("vit")
-    start = weights(clip)
-    network = copy.deepcopy(clip.network).double()
+def reference_gradients(network, clip, pairs):
+    """Yield each of four steps, batches of 8 of 20 pairs, after its gradients are in the network."""
     tokens = clip.tokenize(pairs.captions)
     normalisation = [clip.config["preprocess_cfg"][key] for key in ("mean", "std")]
-    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in network.named_parameters()}
     for step in range(4):
         epoch, position = divmod(step, 2)
         generator = torch.Generator().manual_seed(derive(SEED, "order", epoch))
         rows = torch.randperm(20, generator=generator)[position * 8 : position * 8 + 8]
         network.zero_grad()
         reference_loss(network, pairs.images[rows], tokens[rows], normalisation).backward()
+        yield step
+
+
+def test_steps_of_adamw_equal_a_plain_reference(make_clip, make_pairs, tmp_path):
+    recipe = settings(epochs=2, lr=0.02, warmup=3, weight_decay=0.2, beta1=0.8, beta2=0.95, eps=1e-3)
+    pairs, clip = make_pairs(20), make_clip("vit")
+    start = weights(clip)
+    network = copy.deepcopy(clip.network).double()
+    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in network.named_parameters()}
+    for step in reference_gradients(network, clip, pairs):
         rate = 0.02 * (step + 1) / 3 if step < 3 else 0.02
         with torch.no_grad():
             for name, p in network.named_parameters():
@@ -75,15 +81,8 @@ def test_steps_of_sgd_equal_a_plain_reference(make_clip, make_pairs, tmp_path):
     recipe = settings(lr=0.05, warmup=0, schedule="constant", optimizer="sgd", momentum=0.8, weight_decay=0.3)
     pairs, clip = make_pairs(20), make_clip("vit")
     network = copy.deepcopy(clip.network).double()
-    tokens = clip.tokenize(pairs.captions)
-    normalisation = [clip.config["preprocess_cfg"][key] for key in ("mean", "std")]
     speed = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
-    for step in range(4):
-        epoch, position = divmod(step, 2)
-        generator = torch.Generator().manual_seed(derive(SEED, "order", epoch))
-        rows = torch.randperm(20, generator=generator)[position * 8 : position * 8 + 8]
-        network.zero_grad()
-        reference_loss(network, pairs.images[rows], tokens[rows], normalisation).backward()
+    for _ in reference_gradients(network, clip, pairs):
         with torch.no_grad():
             for name, p in network.named_parameters():
                 plain = p.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))

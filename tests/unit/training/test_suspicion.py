@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ubt_parts import LOOKS, Plain, clip_loss, coloured, seen, settings, unit
+from references import clip_loss
+from ubt_parts import LOOKS, Plain, coloured, seen, settings, unit
 
 from antidote.training import pair_scores, suspicion
 from antidote.training.objectives import Batch, Views
