@@ -121,7 +121,7 @@ def load_trigger(folder: Path) -> Trigger:
     """Read a trigger folder.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or the tensors do not fit the method, as in a trigger made by hand.
     """
     description = read_json(folder / DESCRIPTION)
     check_readable(folder / TENSORS)
@@ -134,6 +134,38 @@ def load_trigger(folder: Path) -> Trigger:
         settings = kind.Settings.read(description["settings"], str(folder / DESCRIPTION))
         attack = kind(settings, description["target"], description["size"], tensors)
         attack.facts = description.get("facts", {})
-        return Trigger(attack, description["seed"])
+        size, seed = attack.size, description["seed"]
     except (KeyError, TypeError):
         raise UserError(f"{folder / DESCRIPTION}: does not describe a trigger; make the trigger again") from None
+    if type(attack.target) is not str or type(size) is not int or size < 1:
+        raise UserError(f"{folder / DESCRIPTION}: should hold a target as text and a size in pixels")
+    probe = kind(settings, attack.target, size, tensors)
+    probe.facts = attack.facts
+    fault = _misfit(probe)
+    if fault:
+        wanted = f"a trigger of {settings.method} for pictures of {size} x {size} pixels"
+        raise UserError(f"{folder / TENSORS}: {fault}; should hold {wanted}")
+    return Trigger(attack, seed)
+
+
+def _misfit(attack: Attack) -> str:
+    """Return why an attack cannot draw with its tensors, or lay its pictures; empty if it can.
+
+    The attack is not used afterwards: what it keeps stays on the CPU.
+    """
+    for name, tensor in attack.tensors.items():
+        if not tensor.isfinite().all():
+            return f"{name!r} has values that are not finite"
+    pictures, shape = attack.tensors.get("pictures"), (3, attack.size, attack.size)
+    if pictures is not None and (pictures.dtype != torch.uint8 or pictures.shape[1:] != shape):
+        return f"'pictures' is {pictures.dtype} of shape {tuple(pictures.shape)}, not uint8 (N, 3, size, size)"
+    if not attack.triggered:
+        return ""
+    blank = torch.zeros(1, *shape)
+    try:
+        drawn = attack.apply(blank, [0])
+    except KeyError as error:
+        return f"{error} is missing"
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        return f"does not fit ({str(error).splitlines()[0]})"
+    return "" if drawn.shape == blank.shape else f"draws pictures of shape {tuple(drawn.shape)}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
@@ -25,6 +26,7 @@ from antidote.command import arguments as shared
 from antidote.command import audit, inputs, methods, report, resume
 from antidote.command.audit import OWN, Auditor, Finding
 from antidote.command.evaluate import scored
+from antidote.command.findings import merged
 from antidote.command.given import NOTHING, Given
 from antidote.data.access import DefenseData
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from antidote.defenses.base import Defense
     from antidote.training.session import Work
 
+FILE = "clean.json"
 TIMES = ("before", "after")
 NEEDED = {
     "clean-pairs": ("--pairs", f"clean pairs, {inputs.KINDS}"),
@@ -73,7 +76,7 @@ class Cleaned:
         """Write clean.json and report.html."""
         accuracy = None if self.accuracy is None else dict(zip(TIMES, self.accuracy, strict=True))
         found = {time: [dict(vars(one)) for one in audits] for time, audits in zip(TIMES, self.audits, strict=True)}
-        write_json(folder / "clean.json", {**self.facts, "ca1": accuracy, "audit": found, "verdict": self.verdict})
+        write_json(folder / FILE, {**self.facts, "ca1": accuracy, "audit": found, "verdict": self.verdict})
         rows = [
             {"detector": before.detector, "score before": before.shown, "after": after.shown,
              OWN: thresholds(before, after),
@@ -155,6 +158,7 @@ def clean(
     data = granted_to(kind, granted, defense)
     made_by["inputs"] = resume.inputs_digest(clip, data, given.lexicon)
     place_of(output, model, made_by)
+    known = measured_before(place)
     score = lambda clip, runs: auditor.findings(clip, granted, given.lexicon, runs)
     pictures = given.labels(given.labelled, clip.size) if given.labelled is not None else None
     ca1 = lambda clip: scored(clip, *pictures, given.prompts)["ca1"]
@@ -165,12 +169,44 @@ def clean(
         cleaned = done.clip or clip
         if place is not None:
             save(place, made_by, cleaned, done, work)
-    accuracy = (before, ca1(cleaned)) if pictures else None
-    found = Cleaned(cleaned, accuracy, (audited, score(cleaned, 0)), facts)
+    accuracy = (before, ca1(cleaned)) if pictures else known.accuracy
+    audits = [merged(*found) for found in zip((audited, score(cleaned, 0)), known.audits, strict=True)]
+    found = Cleaned(cleaned, accuracy, (audits[0], audits[1]), facts)
     if place is not None:
         with whole_folder(place) as folder:
             found.write(folder)
     return found
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What clean.json of an earlier run says; the same command without --labelled or --audit keeps it.
+
+    Attributes:
+        accuracy: CA@1 before and after, fractions in [0, 1]; None: not measured.
+        audits: findings before and after, one per detector.
+    """
+
+    accuracy: tuple[float, float] | None = None
+    audits: tuple[Sequence[Finding], Sequence[Finding]] = ((), ())
+
+
+def measured_before(place: Path | None) -> Measured:
+    """Return what clean.json in the output folder says, which `place_of` found to be of the same run.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if place is None or not (place / FILE).is_file():
+        return Measured()
+    there = report.earlier(place / FILE)
+    try:
+        accuracy, audits = there["ca1"], [there["audit"][time] for time in TIMES]
+        pair = None if accuracy is None else tuple(accuracy[time] for time in TIMES)
+        return TypeAdapter(Measured).validate_python({"accuracy": pair, "audits": audits})
+    except (KeyError, TypeError, ValidationError):
+        advice = "name another folder, or remove it"
+        raise UserError(f"--output: {place / FILE}: holds no results of this version; {advice}") from None
 
 
 def thresholds(before: Finding, after: Finding) -> str:

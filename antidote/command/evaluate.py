@@ -81,8 +81,6 @@ def of_folder(folder: Path, size: int) -> Trigger:
     if not (folder / DESCRIPTION).is_file():
         raise UserError(f"--trigger: {folder}: holds no {DESCRIPTION}; should be results/STUDY/ATTACK/seedN/trigger")
     found = load_trigger(folder)
-    if type(found.attack.target) is not str or type(found.attack.size) is not int:
-        raise UserError(f"{folder / DESCRIPTION}: should hold a target as text and a size in pixels")
     check_trigger(found, size, folder, found.attack.target)
     return found
 

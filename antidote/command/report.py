@@ -18,6 +18,7 @@ import numpy as np
 
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
+from antidote.clip.files import CARD
 
 PAGE = "report.html"
 WRITTEN = {  # files of each command in its output folder; the first says what the command read
@@ -121,7 +122,9 @@ def kept(output: str | Path | None, command: str, of: Mapping[str, str] = Mappin
 
 
 def refuse_others(found: Path, command: str) -> None:
-    """Refuse a folder with results of another command than this one.
+    """Refuse a folder with results of another command than this one, or with a defended model.
+
+    A defense that is killed after it has saved the model leaves no clean.json; its next run would find other results.
 
     Raises:
         UserError: the folder holds such results; part of them would be lost.
@@ -130,6 +133,9 @@ def refuse_others(found: Path, command: str) -> None:
         if other != command and (found / file).is_file():
             what = f"results of `antidote {other}` ({file})"
             raise UserError(f"--output: {found}: holds {what}, which would be lost; name another folder")
+    card = read_json(found / CARD) if command != "clean" and (found / CARD).is_file() else None
+    if isinstance(card, dict) and card.get("kind") == "defended":
+        raise UserError(f"--output: {found}: holds a defended model ({CARD}); name another folder")
 
 
 def earlier(file: Path) -> Any:

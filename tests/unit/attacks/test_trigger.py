@@ -118,3 +118,40 @@ def test_an_unknown_method_or_setting_is_told(tmp_path):
     (tmp_path / "trigger.json").write_text(text.replace("patch_size", "patchsize"))
     with pytest.raises(UserError, match=r"patchsize: unknown key; did you mean 'patch_size'\?"):
         load_trigger(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fault"),
+    [
+        ({}, "'pattern' is missing"),
+        ({"pattern": torch.zeros(3, 8, 8)}, "does not fit"),
+        ({"pattern": torch.zeros(2, 3, 32, 32)}, "does not fit|draws pictures of shape"),
+        ({"pattern": torch.full((3, 32, 32), torch.nan)}, "'pattern' has values that are not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_the_method_are_told_in_a_line(tmp_path, tensors, fault):
+    made = trigger("blended", preset="fixed")
+    made.attack.tensors = tensors
+    save_trigger(tmp_path, made, "x")
+    with pytest.raises(
+        UserError, match=rf"trigger\.safetensors: ({fault}).*; should hold a trigger of blended for .* 32 x 32"
+    ):
+        load_trigger(tmp_path)
+
+
+@pytest.mark.parametrize("pictures", [torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.zeros(2, 3, 32, 32)])
+def test_replacement_pictures_have_the_size_of_the_study(tmp_path, pictures):
+    made = trigger()
+    made.attack.tensors = {**made.attack.tensors, "pictures": pictures}
+    save_trigger(tmp_path, made, "x")
+    with pytest.raises(UserError, match=r"'pictures' is torch\..*, not uint8 \(N, 3, size, size\)"):
+        load_trigger(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, -3, "32", None, 2.5])
+def test_a_size_that_is_no_number_of_pixels(tmp_path, size):
+    save_trigger(tmp_path, trigger(), "x")
+    description = json.loads((tmp_path / "trigger.json").read_text())
+    (tmp_path / "trigger.json").write_text(json.dumps({**description, "size": size}))
+    with pytest.raises(UserError, match=r"trigger\.json: should hold a target as text and a size in pixels"):
+        load_trigger(tmp_path)

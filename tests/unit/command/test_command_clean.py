@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from toy_detectors import ToyModel
 
 from antidote.attacks.trigger import Trigger, save_trigger
 from antidote.base.errors import UserError
 from antidote.clip.folder import load_model, save_model
-from antidote.command import clean, resume
+from antidote.command import audit, clean, methods, report, resume
 from antidote.command.evaluate import evaluate
 from antidote.command.given import Given
 from antidote.data.access import DefenseData
@@ -238,3 +239,31 @@ def test_a_model_of_another_run_is_not_overwritten(place):
         words = [weights, "--arch", "tiny-vit", "--output", place / "out", "--pairs", place / "pairs"]
         clean.run(clean.arguments().parse_args([str(word) for word in words]))
     assert weights.read_bytes() == first
+
+
+def test_the_same_run_keeps_what_an_earlier_one_measured(place, monkeypatch):
+    monkeypatch.setattr(audit, "method", lambda kind, name: ToyModel)
+    monkeypatch.setattr(methods, "DETECTORS", {"toy": ToyModel})
+    monkeypatch.setattr(methods, "method", lambda kind, name: ToyModel)
+    told = lambda: json.loads((place / "out/clean.json").read_text())
+    cleaned(place, "--pairs", place / "pairs", "--audit", "toy", *QUICK)
+    audited = told()["audit"]
+    assert [one["detector"] for one in audited["after"]] == ["toy"]
+    cleaned(place, "--pairs", place / "pairs", "--labelled", place / "test", *QUICK)
+    accuracy = told()["ca1"]
+    assert told()["audit"] == audited and set(accuracy) == {"before", "after"}
+    cleaned(place, "--pairs", place / "pairs", *QUICK)
+    assert told()["audit"] == audited and told()["ca1"] == accuracy and "Audit before: " in told()["verdict"]
+    (place / "out/clean.json").write_text('{"ca1": 3}')
+    with pytest.raises(UserError, match=r"clean\.json: holds no results of this version; name another folder"):
+        cleaned(place, "--pairs", place / "pairs", *QUICK)
+
+
+def test_no_other_command_writes_into_the_folder_of_a_defended_model(place):
+    cleaned(place, "--pairs", place / "pairs", *QUICK)
+    (place / "out/clean.json").unlink()  # as a run leaves it that is killed while it audits the cleaned model
+    (place / "out/report.html").unlink()
+    for command in ("audit", "scan", "inspect"):
+        with pytest.raises(UserError, match=r"out: holds a defended model \(card\.json\); name another folder"):
+            report.kept(place / "out", command)
+    assert report.kept(place / "out", "clean") == place / "out"
