@@ -3,7 +3,8 @@
 Two marks in the page enclose the table: `results`, or `figures` for the figures of single attacks, `resistance` for
 perturbation resistance, `detections` for what detectors find; `--mark` names others, for a second study on a page. A
 picture with the name of the page is replaced by the study's gallery or plane, but for a second study. With
-`--leaderboard` the tables of defenses come from the study's results files, without its run.
+`--leaderboard` the tables of defenses and of attacks come from the study's results files, without its run; the gallery
+stays as it is, since it needs the triggers.
 """
 
 import argparse
@@ -31,25 +32,29 @@ from antidote.summary.text import fill
 from antidote.summary.unchanged import check_cells
 
 PICTURES = {"attacks": "gallery", "defenses": "plane"}
+RESTORED = ("attacks", "defenses")  # tables of which results files hold every figure
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if arguments.leaderboard and arguments.table != "defenses":
-        raise UserError(f"--leaderboard: fills the table defenses alone, not {arguments.table}; run the study")
+    if arguments.leaderboard and arguments.table not in RESTORED:
+        known = " and ".join(RESTORED)
+        raise UserError(f"--leaderboard: fills the tables {known} alone, not {arguments.table}; run the study")
     content, draw = _of_files(arguments) if arguments.leaderboard else _of_run(arguments)
     if not content.strip():
         raise UserError(f"{arguments.study}: has no {arguments.table}; nothing to fill in {arguments.page}")
     part = "results" if arguments.table in PICTURES else arguments.table
     fill(arguments.page, arguments.mark or part, content)
-    if picture := _picture(arguments):
+    if draw and (picture := _picture(arguments)):
         draw(picture)
         command_line.log.info("wrote %s", picture)
 
 
-def _of_files(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], object]]:
-    """Return the tables of defenses from the results files, and what draws the page's picture."""
+def _of_files(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], object] | None]:
+    """Return the table from the results files, and what draws the page's picture; None: only a run can draw it."""
     done = restored(arguments.study, arguments.leaderboard)
     plan = SummarySettings.read(read_mapping(summary_plan(done.study)), "the study")
+    if arguments.table == "attacks":
+        return attacks(plan, done.table, done.cells), None
     return defenses(plan, done.table, done.cells, done.costs), partial(plane, done.table, plan)
 
 

@@ -257,12 +257,12 @@ FILLED = sorted(
     line
     for path in (ROOT / "docs").glob("*.md")
     for line in path.read_text(encoding="utf-8").splitlines()
-    if line.startswith("python scripts/pages.py") and "--table defenses" in line
+    if line.startswith("python scripts/pages.py") and line.split("--table ")[1].split()[0] in pages.RESTORED
 )
 
 
 @pytest.mark.parametrize("line", FILLED, ids=lambda line: line.split("--study ")[1].split()[0])
-def test_a_page_of_defenses_is_what_its_results_files_say(line, tmp_path):
+def test_a_page_is_what_its_results_files_say(line, tmp_path):
     words = pages.arguments().parse_args([*shlex.split(line)[2:], "--leaderboard", str(ROOT / "leaderboard")])
     study, page = Study(read_mapping(str(ROOT / words.study)), str(words.study)), ROOT / words.page
     if study.file.track is None:
@@ -271,14 +271,15 @@ def test_a_page_of_defenses_is_what_its_results_files_say(line, tmp_path):
     words.page.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
     pages.run(words)
     assert words.page.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
-    if (picture := words.page.with_suffix(".png")).name in page.read_text(encoding="utf-8") and not words.mark:
+    drawn = words.table == "defenses" and not words.mark
+    if (picture := words.page.with_suffix(".png")).name in page.read_text(encoding="utf-8") and drawn:
         assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_results_files_fill_tables_of_defenses_alone(tmp_path):
+def test_results_files_do_not_fill_tables_of_what_they_do_not_hold(tmp_path):
     done = run(
-        "scripts/pages.py", "--study", "configs/attacks.yaml", "--table", "attacks", "--page", tmp_path / "page.md",
+        "scripts/pages.py", "--study", "configs/attacks.yaml", "--table", "figures", "--page", tmp_path / "page.md",
         "--leaderboard", "leaderboard",
     )  # fmt: skip
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "--leaderboard: fills the table defenses alone, not attacks; run the study" in done.stderr
+    assert "--leaderboard: fills the tables attacks and defenses alone, not figures; run the study" in done.stderr
