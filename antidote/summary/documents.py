@@ -86,17 +86,18 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, co
     """Return one table per attack, one row per defense: accuracy, attack success, also after adaptation, cost.
 
     For a sweep these tables show the picked setting; a further table shows all settings. An attack of which nothing was
-    run has no table.
+    run has no table. The figure after adaptation is left out where the study measures none.
     """
     parts, absent = [], []
+    adapted = table["worst_mean"].notna().any()
     facts = {defense.name: defense for defense in plan.defenses}
     for attack in plan.attacks:
         mine = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
         if not mine["ca1_n"].sum():
             absent.append(attack.label or attack.name)
             continue
-        rows = [["defense", "access", "CA@1", "ASR@1", "PA", "worst", "time", "memory", "trained", "pairs"]]
-        rows.append(["---"] * 2 + ["---:"] * 8)
+        names = ["CA@1", "ASR@1", "PA", *(["worst"] if adapted else []), "time", "memory", "trained", "pairs"]
+        rows = [["defense", "access", *names], ["---"] * 2 + ["---:"] * len(names)]
         for _, row in mine.iterrows():
             defense = facts[row["defense"]]
             asr = cell_text(row, "score", [])
@@ -105,12 +106,15 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, co
             pa = _mean(cells[(cells["attack"] == attack.name) & (cells["defense"] == row["defense"])], "pa", 1, 100)
             name = _title(defense)
             rows.append([name, defense.access, cell_text(row, "ca1", []), f"**{asr}**" if row["best"] else asr, pa,
-                         percent(row["worst_mean"]), *_cost(costs, attack.name, row["defense"])])  # fmt: skip
+                         *([percent(row["worst_mean"])] if adapted else []),
+                         *_cost(costs, attack.name, row["defense"])])  # fmt: skip
         floor = percent(mine.iloc[0]["floor_mean"])
         title = f"{attack.label or attack.name}{attack_mark(mine.iloc[0]['gate'])}"
         parts.append(f"### {title}\n\nFloor {floor}.\n\n{_markdown(rows)}")
     parts += [f"Not run: {', '.join(absent)}."] if absent else []
-    return "\n\n".join([*parts, *_sweeps(plan, table)]) + _notes(shown(table))
+    meaning = "- PA: triggered pictures that still get their own class, in percent\n"
+    meaning += "- worst: highest ASR@1 during the adaptations\n" if adapted else ""
+    return "\n\n".join([*parts, *_sweeps(plan, table)]) + _notes(shown(table)) + meaning
 
 
 def _sweeps(plan: SummarySettings, table: pd.DataFrame) -> list[str]:

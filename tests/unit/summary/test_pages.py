@@ -124,9 +124,10 @@ def test_a_row_per_defense_says_what_it_leaves_and_what_it_costs(results):
     assert done.returncode == 0, done.stderr
     text = path.read_text()
     assert "### BadNet" in text and "Floor 1.0." in text
-    assert "| finetune | clean-pairs | 88.0 | 41.2 | 25.0 |  | 12.5 s | 1.0 GiB | 1,234,567 | 160 |" in text
+    assert "| finetune | clean-pairs | 88.0 | 41.2 | 25.0 | 12.5 s | 1.0 GiB | 1,234,567 | 160 |" in text
     assert "| ta_cleaner ‡ | clean-pairs | 88.0 | **5.6** |" in text
     assert "Every setting" not in text, "nothing is swept"
+    assert "- PA: " in text and "worst" not in text, "nothing is adapted"
 
 
 def page_of(values, study, folder):
@@ -190,7 +191,7 @@ def test_a_defense_whose_name_is_digits_has_its_costs(tmp_path):
         put(folder / f"badnet/seed0/{defense}/scores.json", {"ca1": 0.88, "asr1": asr1})
     put(folder / "badnet/seed0/01/model/cost.json", {"seconds": 12.5, "trained_parameters": 1234567, "pairs": 160})
     text = page_of(values, path, folder)
-    assert "| Tuning | clean-pairs | 88.0 | **50.0** |  |  | 12.5 s |  | 1,234,567 | 160 |" in text
+    assert "| Tuning | clean-pairs | 88.0 | **50.0** |  | 12.5 s |  | 1,234,567 | 160 |" in text
 
 
 def test_a_page_that_shows_no_picture_gets_none(results):
