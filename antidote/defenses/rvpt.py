@@ -21,6 +21,8 @@ The paper scores with the prompt of the tuning, "a photo of a <class>."; here th
 templates. For a comparison with the paper's tables, set `evaluation.templates: simple` (the paper's 62.01 for OpenAI's
 ViT-B/32 before poisoning is with that prompt; 80 templates give 63.2).
 
+The paper compares with CleanCLIP on 250K pairs of CC3M, 10 epochs at 5e-6 (on ImageNet at 3e-6 for WaNet and ISSBA).
+
 The paper's metric, perturbation resistance, is in `antidote/evaluation/resistance.py`.
 """
 

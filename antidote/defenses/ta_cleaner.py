@@ -28,6 +28,9 @@ one); the object is always swapped; K, the number of negatives, the weight and t
 P positive, N negative; i, j run over a mini-batch of the epoch's K samples, so that the term always has many pairs;
 these mini-batches are spread evenly over the epoch's steps. Other positives and negatives whose text equals a picture's
 own positive are left out of the sums.
+
+According to public reviews, the paper's poisoned and clean pairs overlap, so that the clean picture of a poisoned pair
+may be among the defender's. Here the two pools are apart, which is the harder case.
 """
 
 from __future__ import annotations
