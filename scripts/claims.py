@@ -1,6 +1,6 @@
 """Compare the headlines of data/claims.yaml with finished studies, and fill docs/claims.md.
 
-Only studies of a track count. A claim holds, does not hold, is undecided or is not measured.
+Only studies of a track count. A claim holds, does not hold, is undecided, cannot be tested or is not measured.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
 Two defenses are compared at equal loss of clean accuracy, as Bjøntegaard (ITU-T VCEG-M33, 2001) compares two coders at
 equal rate: the mean difference of their curves over the losses that both reach, within the study's accuracy budget.
-Between two settings a curve is a line; losses are means over seeds. Otherwise a verdict would depend on which settings
-of coarse sweeps happen to lie within the budget.
+Between two settings a curve is a line; losses are means over seeds. A setting counts only if every stronger one loses
+more, so that a curve has one value at each loss. Otherwise a verdict would depend on which settings of coarse sweeps
+happen to lie within the budget.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from antidote.summary.tables import loss
 ROUNDING = 1e-7  # percentage points
 STEPS = 101  # losses over which a mean is taken
 Defenses = Mapping[Hashable, tuple[Sequence[str], Iterable[str]]]
+Shifts = Mapping[Hashable, float]  # of all losses of a defense, in percentage points
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Portion:
 def one_setting(done: Finished, entries: Sequence[str], attacks: Iterable[str]) -> str | None:
     """Return the entry of a sweep that counts for several attacks: the strongest within the budget on all of them.
 
-    If none is, the one with the highest mean CA@1; None if no entry was measured.
+    If none is, the one with the highest mean CA@1; None if no entry was measured. An entry that was measured on all
+    attacks goes before others.
 
     Args:
         entries: the entries of the sweep, from weak to strong.
@@ -47,12 +50,16 @@ def one_setting(done: Finished, entries: Sequence[str], attacks: Iterable[str]) 
     rows = rows[rows["ca1_mean"].notna()]
     if rows.empty:
         return None
+    measured = rows.groupby("defense")["attack"].nunique()
+    rows = rows[rows["defense"].map(measured) == measured.max()]
     within = (rows["within"] == "yes").groupby(rows["defense"]).all()
     kept = [name for name in entries if within.get(name, False)]
     return kept[-1] if kept else str(rows.groupby("defense")["ca1_mean"].mean().idxmax())
 
 
-def common_losses(done: Finished, defenses: Defenses) -> tuple[float, float] | None:
+def common_losses(
+    done: Finished, defenses: Defenses, seeds: Sequence[int], shifts: Shifts | None = None
+) -> tuple[float, float] | None:
     """Return the smallest and the largest loss of CA@1 in percentage points that every defense reaches.
 
     The largest is at most the budget. Where the curves do not overlap, both are the largest loss that every defense
@@ -60,8 +67,10 @@ def common_losses(done: Finished, defenses: Defenses) -> tuple[float, float] | N
 
     Args:
         defenses: for each, its entries from weak to strong, and the attacks on which they are compared.
+        seeds: over which the losses are means.
+        shifts: added to the losses of some defenses.
     """
-    losses = [_losses(done, entries, attacks, done.study.file.seeds) for entries, attacks in defenses.values()]
+    losses = list(_curves(done, defenses, seeds, shifts).values())
     if any(one.empty for one in losses):
         return None
     most = min(100 * done.study.file.accuracy_budget, *(float(one.max()) for one in losses))
@@ -69,16 +78,33 @@ def common_losses(done: Finished, defenses: Defenses) -> tuple[float, float] | N
 
 
 def at_losses(
-    done: Finished, defenses: Defenses, seeds: Sequence[int], ends: tuple[float, float]
+    done: Finished, defenses: Defenses, seeds: Sequence[int], ends: tuple[float, float], shifts: Shifts | None = None
 ) -> dict[Hashable, Portion]:
     """Return what counts of each defense, as a mean over the losses of CA@1 between two ends.
 
     Args:
         seeds: over which the losses are means.
         ends: in percentage points.
+        shifts: added to the losses of some defenses.
     """
-    losses = {key: _losses(done, entries, attacks, seeds) for key, (entries, attacks) in defenses.items()}
-    return {key: _portion(one, ends) for key, one in losses.items() if not one.empty}
+    curves = _curves(done, defenses, seeds, shifts)
+    return {key: _portion(one, ends) for key, one in curves.items() if not one.empty}
+
+
+def _curves(
+    done: Finished, defenses: Defenses, seeds: Sequence[int], shifts: Shifts | None
+) -> dict[Hashable, pd.Series]:
+    """Return the losses of the settings that count, by defense; they rise."""
+    return {
+        key: _rising(_losses(done, entries, attacks, seeds)) + (shifts or {}).get(key, 0.0)
+        for key, (entries, attacks) in defenses.items()
+    }
+
+
+def _rising(losses: pd.Series) -> pd.Series:
+    """Return the losses without those of settings that a stronger one does not exceed."""
+    least_after = losses[::-1].cummin()[::-1].shift(-1, fill_value=np.inf)
+    return losses[losses + ROUNDING < least_after]
 
 
 def _portion(losses: pd.Series, ends: tuple[float, float]) -> Portion:

@@ -85,19 +85,21 @@ def page(claims: dict[str, Claim], papers: dict[str, str], studies: list[Finishe
 
 
 def _glance(claims: dict[str, Claim], papers: dict[str, str], studies: list[Finished]) -> str:
-    """Return a table of the number of verdicts by work; a claim counts once per study that measured it."""
+    """Return a table of the number of verdicts by work: one per study that measured a claim, or per track without."""
     words = tuple(reversed(WORST_FIRST))
     rows = [["work", *words], ["---", *["---:"] * len(words)]]
     for paper in dict.fromkeys(claim.paper for claim in claims.values()):
         counts = dict.fromkeys(words, 0)
         for claim in (claim for claim in claims.values() if claim.paper == paper):
-            found = [word for word, _ in (verdict(claim, done) for done in studies) if word != UNMEASURED]
-            for word in found or [UNMEASURED]:
+            found = [verdict(claim, done)[0] for done in studies]
+            for word in (word for word in found if word != UNMEASURED):
                 counts[word] += 1
+            counts[UNMEASURED] += len(_unmeasured(studies, found)) if studies else 1
         mark = f" {RECONSTRUCTION}" if any(_rebuilt(one) for one in claims.values() if one.paper == paper) else ""
         rows.append([papers[paper] + mark, *(str(count or "") for count in counts.values())])
     return (
-        "### Verdicts by work\n\nA claim counts once per study that measured it; two studies may share models. "
+        "### Verdicts by work\n\nA claim counts once per study that measured it, and as not measured once per track on "
+        "which no study did; two studies may share models. "
         f"{RECONSTRUCTION}: with a reconstruction.\n\n"
         f"{_markdown(rows)}"
     )
@@ -111,20 +113,32 @@ def verdict(claim: Claim, done: Finished) -> tuple[str, list[Verdict]]:
 
 
 def _rows(claim: Claim, studies: list[Finished]) -> list[list[str]]:
-    """Return a row per study that measured the claim; one row if none did."""
+    """Return a row per study that measured the claim, and one of the tracks on which none did."""
     mark = f" {RECONSTRUCTION}" if _rebuilt(claim) else ""
     sentence = claim.sentence + mark + (f" (Ours: {claim.ours}.)" if claim.ours else "")
-    rows, reasons = [], []
+    rows, reasons, words = [], [], []
     for done in studies:
         word, found = verdict(claim, done)
+        words.append(word)
         if word == UNMEASURED:
             reasons += [f"{done.study.name}: {one.reason}" for one in found if one.word == UNMEASURED][:1]
             continue
         reason = "; ".join(dict.fromkeys(one.reason for one in found if one.reason and one.word == word))
-        study = f"{done.track}, {done.study.name}, {_seeds(done, min(one.seeds for one in found))}"
+        seeds = min(one.seeds for one in found if one.word != UNMEASURED)
+        study = f"{done.track}, {done.study.name}, {_seeds(done, seeds)}"
         rows.append([study, "; ".join(map(_figures, found)), f"**{word}**" + (f": {reason}" if reason else "")])
-    rows = rows or [["", "", f"{UNMEASURED}" + (f" ({'; '.join(reasons)})" if reasons else "")]]
+    missing = ", ".join(_unmeasured(studies, words))
+    if not rows:
+        rows.append([missing, "", f"{UNMEASURED}" + (f" ({'; '.join(reasons)})" if reasons else "")])
+    elif missing:
+        rows.append([missing, "", UNMEASURED])
     return [[sentence if i == 0 else "", claim.value if i == 0 else "", *row] for i, row in enumerate(rows)]
+
+
+def _unmeasured(studies: list[Finished], words: list[str]) -> list[str]:
+    """Return the tracks on which no study measured a claim; `words` has the claim's verdict in each study."""
+    measured = {done.track for done, word in zip(studies, words, strict=True) if word != UNMEASURED}
+    return [track for track in dict.fromkeys(done.track for done in studies) if track not in measured]
 
 
 def _rebuilt(claim: Claim) -> bool:
@@ -134,7 +148,12 @@ def _rebuilt(claim: Claim) -> bool:
 
 
 def _figures(found: Verdict) -> str:
-    """Return the sides of a relation, left minus right with half of its interval, and the losses of accuracy there."""
+    """Return the sides of a relation, left minus right with half of its interval, and the losses of accuracy there.
+
+    Of a relation that was not measured, beside one that does not hold, the reason.
+    """
+    if found.difference is None:
+        return found.reason
     half = "" if found.half is None else f" ± {found.half:.{found.decimals}f}"
     ends = dict.fromkeys(f"{end:.1f}" for end in found.losses or ())
     between = f", losing {' to '.join(ends)}" if ends else ""

@@ -28,6 +28,7 @@ from antidote.summary.finished import Finished
 from antidote.summary.persistence import read_trajectory
 from antidote.summary.relations import PERSISTED, is_rate
 from antidote.summary.unchanged import check_cell
+from antidote.summary.verdicts import ENOUGH
 
 FORMAT = 1
 NAMES = ("attack", "defense", "seed")
@@ -344,12 +345,12 @@ def commit() -> str:
 
 
 def _unreliable(row: pd.Series, planned: int, done: Finished) -> str:
-    """Return why a cell decides nothing: the gate, missing seeds, or one seed without a noise floor."""
+    """Return why a cell decides nothing: the gate, missing seeds, or too few seeds without a noise floor."""
     reasons = [] if row["gate"] == "passed" else [f"gate: {row['gate_reason']}"]
     if row["ca1_n"] < planned:
         reasons.append(f"{int(row['ca1_n'])} of {planned} seeds")
-    if row["ca1_n"] == 1 and done.noise is None:
-        reasons.append("one seed, and the track states no noise floor")
+    if row["ca1_n"] < ENOUGH and done.noise is None:
+        reasons.append(f"fewer than {ENOUGH} seeds, and the track states no noise floor")
     return "; ".join(reasons)
 
 

@@ -2,7 +2,8 @@
 
 A cell counts if it has at least three seeds and its mean ASR@1 is between 10 and 90 %. Near 0 and 100 % all seeds
 agree, and the spread of such a cell says nothing of a cell on the slope. The pooled standard deviation is the square
-root of the mean variance, weighted by the degrees of freedom.
+root of the mean variance, weighted by seeds minus one. Cells of one attack in one study share the backdoored models of
+their seeds, and vary together: they count once for the degrees of freedom.
 """
 
 from __future__ import annotations
@@ -31,11 +32,20 @@ def noise(results: Iterable[Result]) -> dict[str, dict[str, Noise]]:
             groups.setdefault((result.track.name, result.model), []).append(result)
     found: dict[str, dict[str, Noise]] = {}
     for (track, model), mine in sorted(groups.items()):
-        freedom = sum(len(one.figures["asr1"].seeds) - 1 for one in mine)
+        freedom = _freedom(mine)
         if freedom >= FREEDOM:
             figures = {name: _pooled(mine, name) for name in FIGURES}
             found.setdefault(track, {})[model] = Noise(cells=len(mine), freedom=freedom, figures=figures)
     return found
+
+
+def _freedom(results: list[Result]) -> int:
+    """Return seeds minus one, summed over the attacks of each study."""
+    most: dict[tuple[str, str], int] = {}
+    for one in results:
+        key = one.source.title, one.attack.name
+        most[key] = max(most.get(key, 0), len(one.figures["asr1"].seeds) - 1)
+    return sum(most.values())
 
 
 def _pooled(results: list[Result], name: str) -> float:

@@ -31,7 +31,9 @@ DETECTED = ("auroc", "auprc", "tpr_at_fpr1", "fpr_at_tpr1", "precision", "recall
 PERSISTED = ("delivered", "worst", "delta", "area")
 CONTROLS = tuple(f"{name}_control" for name in PERSISTED)  # of the clean model under the same defense
 FIGURES = (*CELLS, *OTHERS, *VISIBLE, *DETECTED, *PERSISTED, *CONTROLS)
-FURTHER = re.compile(r"(asr1|ca1|floor)_[a-z]\w*")  # of a further evaluation set, or of an attack's own view
+FURTHER = re.compile(
+    r"(asr1|ca1|floor)_(?!resistance$)[a-z]\w*"
+)  # of a further evaluation set, or of an attack's own view
 METHODS = {"attack": ATTACKS, "defense": DEFENSES, "detector": DETECTORS}
 KEYS = (*METHODS, "adaptation")
 TOKEN = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d+)?)|(?P<word>[A-Za-z_][\w.-]*)|(?P<mark><=|>=|!=|[<>=+\-(),*]))")
@@ -178,6 +180,8 @@ def _fit(tokens: _Tokens, figure: str, conditions: list[Condition]) -> None:
             _fit_setting(tokens, condition, next(c.word for c in conditions if c.key == key))
     if "detector" in keys and figure not in DETECTED:
         refuse(f"{figure} has no detector")
+    if "detector" not in keys and figure in DETECTED:
+        refuse(f"{figure} needs detector= in its brackets")
     if "adaptation" in keys and figure not in (*PERSISTED, *CONTROLS):
         refuse(f"{figure} has no adaptation")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from antidote.study.layout import NO_DEFENSE
-from antidote.summary.accuracy import Portion, at_losses, one_setting
+from antidote.summary.accuracy import Portion, Shifts, at_losses, one_setting
 from antidote.summary.finished import Finished
 from antidote.summary.relations import CONTROLS, DETECTED, PERSISTED, VISIBLE, Term
 
@@ -83,7 +83,13 @@ def _fitting(term: Term, done: Finished) -> list[str]:
 
 
 def measure(
-    terms: Iterable[Term], done: Finished, gated: bool, used: Sweeps, seeds: list[int], losses: Ends | None = None
+    terms: Iterable[Term],
+    done: Finished,
+    gated: bool,
+    used: Sweeps,
+    seeds: list[int],
+    losses: Ends | None = None,
+    shifts: Shifts | None = None,
 ) -> list[Measured]:
     """Return the figures of terms.
 
@@ -92,11 +98,12 @@ def measure(
         seeds: of the figures at equal loss.
         losses: of CA@1 in percentage points, between which defenses are compared, means over `seeds`; None: no defenses
             are compared at equal loss.
+        shifts: added to the losses of some defenses, by the keys of `used`.
 
     Raises:
         Missing: the study did not measure a figure.
     """
-    equal = {} if losses is None else at_losses(done, used, seeds, losses)
+    equal = {} if losses is None else at_losses(done, used, seeds, losses, shifts)
     common = _common(used, done) if losses is None else {}
     found = []
     for term in terms:
@@ -199,7 +206,17 @@ def _preferred(method: str, names: list[str]) -> str:
 def _fits(term: Term, kind: str, settings: object) -> bool:
     """Return whether an entry has the settings that a term asks for."""
     wanted = [c for c in term.conditions if c.key.startswith(f"{kind}.")]
-    return all((str(getattr(settings, c.key.partition(".")[2], None)) == c.word) == c.equal for c in wanted)
+    return all(_equal(getattr(settings, c.key.partition(".")[2], None), c.word) == c.equal for c in wanted)
+
+
+def _equal(value: object, word: str) -> bool:
+    """Return whether a setting has the value of a word; numbers are compared as numbers, 0 equals 0.0."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value) == float(word)
+        except ValueError:
+            return False
+    return str(value) == word
 
 
 def _column(term: Term, done: Finished, attack: str, defense: str) -> pd.Series:

@@ -62,8 +62,10 @@ def test_the_interval_at_equal_loss_contains_the_spread_of_the_accuracy():
     """The same ASR@1 on all seeds of each setting: only where the accuracy varies is there an interval."""
     steady = {"t001": ([0.9] * 3, [0.95] * 3), "t002": ([0.6] * 3, [0.94] * 3), "t005": ([0.2] * 3, [0.90] * 3)}
     assert judged(swept(**steady, cleanclip=([0.05] * 3, [0.92] * 3))).half == pytest.approx(0, abs=1e-6)
+    # Without a seed, CleanCLIP loses 2.5, 3.0 or 3.5 points, where fine-tuning leaves 45, 40 or 35. Pseudo-values 30, 40,
+    # 50; standard deviation 10, t(0.975, 2) = 4.303.
     found = judged(swept(**steady, cleanclip=([0.05] * 3, [0.91, 0.92, 0.93])))
-    assert found.sides == ("asr1 5.0", "asr1 40.0") and found.half == pytest.approx(0, abs=1e-6)
+    assert found.sides == ("asr1 5.0", "asr1 40.0") and found.half == pytest.approx(24.8, abs=0.1)
     varied = {**steady, "t002": ([0.6] * 3, [0.93, 0.94, 0.95])}
     # Without a seed, the second setting loses 0.5, 1.0 or 1.5 points, and leaves 60 - 40 * (3 - loss) / (5 - loss):
     # 37.78, 40, 42.86. Pseudo-values 44.44, 40, 34.29; standard deviation 5.09, t(0.975, 2) = 4.303.

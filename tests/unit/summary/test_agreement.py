@@ -25,17 +25,28 @@ def figure(values, first=0):
     return {"mean": mean, "std": std, "seeds": {str(seed): value for seed, value in enumerate(values, first)}}
 
 
-def write(folder, asr1, *, defense="finetune", lr=0.001, status="measured", track="tiny", name="asr1", first=0):
+def write(
+    folder,
+    asr1,
+    *,
+    attack="badnet",
+    defense="finetune",
+    lr=0.001,
+    status="measured",
+    track="tiny",
+    name="asr1",
+    first=0,
+):
     """Write one results file; return its folder."""
     folder.mkdir(exist_ok=True)
     values = {
         "track": {"name": track, "version": 1}, "status": status, "model": "tiny-rn", "evaluation": "scenes",
-        "attack": {"name": "badnet", "method": "badnet"},
+        "attack": {"name": attack, "method": attack},
         "defense": {"name": defense, "method": "finetune", "settings": {"lr": lr}},
         "figures": {name: figure(asr1, first)}, "hashes": {"models": {"0": "a"}, "code": "b"},
         "source": {"title": "defenses", "url": "https://example.org"},
     }  # fmt: skip
-    (folder / f"badnet--{defense}.json").write_text(json.dumps(values))
+    (folder / f"{attack}--{defense}.json").write_text(json.dumps(values))
     return folder
 
 
@@ -47,6 +58,7 @@ def write(folder, asr1, *, defense="finetune", lr=0.001, status="measured", trac
         (SPREAD, (0.24, 0.25, 0.26), BEYOND),
         ((0.5, 0.5, 0.5), (0.4, 0.4, 0.4), BEYOND),  # no spread at all
         ((0.12,), (0.13,), UNKNOWN),  # another track: no noise floor
+        ((0.5, 0.5), (0.501, 0.501), UNKNOWN),  # two seeds agree by chance
     ],
 )
 def test_a_rerun_agrees_within_the_spread_of_both_runs(tmp_path, mine, theirs, word):
@@ -150,16 +162,18 @@ def test_the_noise_floors_of_the_tracks_are_those_of_the_leaderboard(capsys):
 
 
 def test_the_noise_floor_is_pooled_over_the_cells_on_the_slope(tmp_path):
-    """Variances of 4 and 1 square points with 2 degrees of freedom each."""
+    """Variances of 4 and 1 square points. Cells of one attack share models: they count once for the freedom."""
     write(tmp_path, SPREAD)
     write(tmp_path, (0.49, 0.5, 0.51), defense="slow")
+    write(tmp_path, SPREAD, attack="blended")
+    write(tmp_path, (0.49, 0.5, 0.51), attack="blended", defense="slow")
     write(tmp_path, (0.99, 0.91, 0.95), defense="fast")  # not on the slope
     write(tmp_path, (0.2, 0.8), defense="few")
     for path in tmp_path.glob("*.json"):
         values = json.loads(path.read_text())
         path.write_text(json.dumps({**values, "figures": {**values["figures"], "ca1": figure(SPREAD)}}))
     [floor] = noise(map(read_result, tmp_path.glob("*.json")))["tiny"].values()
-    assert (floor.cells, floor.freedom, floor.figures) == (2, 4, {"asr1": 1.6, "ca1": 2.0})
+    assert (floor.cells, floor.freedom, floor.figures) == (4, 4, {"asr1": 1.6, "ca1": 2.0})
 
 
 def test_too_few_cells_for_a_noise_floor_are_told(tmp_path):

@@ -49,7 +49,14 @@ def finished(rates, seeds=(0,), noise=None, tuned=True, **changes) -> Finished:
     swept = {entry.name: entry.sweep or entry.name * tuned for entry in study.entries["defense"]}
     table = summarise(cells, plan)
     return Finished(
-        study, cells, table, pd.DataFrame(costs), None, None, noise and Noise(cells=1, freedom=4, figures=noise), swept
+        study,
+        cells,
+        table,
+        pd.DataFrame(costs),
+        None,
+        None,
+        noise and Noise(cells=1, freedom=4, figures={"ca1": 0.0, **noise}),
+        swept,
     )
 
 
@@ -233,7 +240,8 @@ def test_an_entry_that_passes_the_gate_stands_for_its_method_and_is_named():
 def test_a_rise_is_compared_with_that_of_the_control():
     done = finished(both([0.1], [0.2]))
     rows = [
-        {"attack": "badnet", "defense": "cleanclip", "seed": 0, "adaptation": adaptation, "model": model, "delta": delta}
+        {"attack": "badnet", "defense": "cleanclip", "seed": 0, "adaptation": adaptation, "model": model, "delta": delta,
+         "delivered": 0.1}
         for adaptation, model, delta in [
             ("full", "backdoored", 0.3), ("full", "clean", 0.1), ("lora", "backdoored", 0.5), ("lora", "clean", 0.0),
         ]
@@ -312,6 +320,17 @@ def test_verdicts_are_counted_once_per_study_that_measured_the_claim():
     )
     assert "| work | holds | undecided | cannot be tested | not measured | does not hold |" in text
     assert "| CleanCLIP (ICCV 2023) | 1 | 1 |  | 1 | 1 |" in text
+
+
+def test_a_track_on_which_no_study_measured_a_claim_is_named():
+    one = Claim(paper="cleanclip", sentence="s", value="v", relations=[LOWER])
+    measured, empty = finished(both([0.1], [0.2]), noise={"asr1": 1.0}), finished({})
+    recipe = {"start": "clean", "epochs": 4, "batch_size": 128, "lr": 0.001}
+    other = finished({}, track={"name": "tiny-start"}, poisoning=recipe)
+    text = page({"one": one}, PAPERS, [measured, empty, other])
+    assert "|  |  | tiny-start 1 |  | not measured |" in text
+    assert "| CleanCLIP (ICCV 2023) | 1 |  |  | 1 |  |" in text, "on tiny another study measured it"
+    assert "| s | v | tiny-start 1 |  | not measured (default: " in page({"one": one}, PAPERS, [other])
 
 
 def test_the_projects_claims_are_valid_and_cover_the_list():
