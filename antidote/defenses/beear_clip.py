@@ -25,8 +25,7 @@ pictures, because it has the same direction for all pictures.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,7 +106,9 @@ class BEEAR(FineTuningDefense):
 
     @classmethod
     def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
-        return 2, 1, 1  # pictures under δ, and the frozen model
+        # Pictures under δ, and the frozen model. In parts, the pictures under δ are encoded by themselves.
+        under = max(recipe.batch_size, settings.inner_batch) / recipe.batch_size
+        return (under if recipe.accumulate > 1 else max(2, under)), 1, 1
 
     def objective(self, clip: Clip, data: DefenseData) -> Resist:
         return Resist(clip, data, self.settings, self.seed)
@@ -121,7 +122,7 @@ class Resist(Contrastive):
     def __init__(self, clip: Clip, data: DefenseData, settings: BEEARSettings, seed: int) -> None:
         super().__init__(data.pairs)
         self.clip, self.settings, self.seed = clip, settings, seed
-        self.frozen = Clip(copy.deepcopy(clip.network).eval().requires_grad_(False), clip.config)
+        self.frozen = clip.frozen()
         self.block = block_of(clip.network.visual, settings.layer)
         self.deltas: Tensor | None = None
         self.found_in = -1
@@ -160,23 +161,23 @@ class Resist(Contrastive):
         settings, clip = self.settings, self.clip
         rows = torch.randperm(len(self.pairs), generator=stream)
         images = self.pairs.images[rows[: settings.inner_batch]].to(clip.device)
-        clean, size, width = hidden_states(clip, self.block, images)
+        clean, size, width = hidden_states(lambda given: self.encode_frozen(clip, given)[0], self.block, images)
         texts = None
         if settings.aim == "text":
             drawn = torch.randperm(len(self.pairs), generator=stream)[: settings.captions].tolist()
-            with torch.no_grad():
-                texts = clip.encode_text([self.pairs.captions[row] for row in drawn])
+            texts = self.encode_frozen(clip, texts=[self.pairs.captions[row] for row in drawn])[1]
         limit = settings.epsilon * size
         # δ = limit * v with |v| <= 1. The start is small and random, because v = 0 does not change any picture.
         v = (0.01 * torch.randn(width, generator=stream)).to(clip.device).requires_grad_()
         optimizer = torch.optim.Adam([v], settings.inner_lr)
+        scaler = torch.amp.GradScaler(clip.device.type, enabled=self.encoding.precision == "fp16")
         for _ in range(settings.steps):
-            with perturbed(self.block, limit * v):
-                moved = clip.encode_image(images)
+            moved, _ = self.encode(clip, images, within=lambda rows: perturbed(self.block, limit * v))
             reached = drifted(moved, clean) if texts is None else gained(moved, clean, texts, settings.temperature)
             optimizer.zero_grad()
-            (-reached).backward()
-            optimizer.step()
+            scaler.scale(-reached).backward()
+            scaler.step(optimizer)
+            scaler.update()
             with torch.no_grad():
                 v.mul_(1 / v.norm().clamp(min=1))
         return (limit * v).detach()
@@ -185,12 +186,17 @@ class Resist(Contrastive):
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         contrastive, terms = super().loss(images, texts, scale, batch)
-        with torch.no_grad():
-            before = self.frozen.encode_image(batch.images)
+        before, _ = self.encode_frozen(self.frozen, batch.images)
         deltas = batch.views.kept
         own = deltas[torch.arange(len(batch.images), device=deltas.device) % len(deltas)]
-        with by_running_statistics(self.clip.network), perturbed(self.block, own):
-            under = (1 - (self.clip.encode_image(batch.images) * before).sum(dim=1)).mean()
+
+        @contextmanager
+        def within(rows: slice) -> Iterator[None]:
+            with by_running_statistics(self.clip.network), perturbed(self.block, own[rows]):
+                yield
+
+        moved, _ = self.encode(self.clip, batch.images, within=within)
+        under = (1 - (moved * before).sum(dim=1)).mean()
         clean = (1 - (images[0] * before).sum(dim=1)).mean()
         total = contrastive + self.settings.perturbed_weight * under + self.settings.clean_weight * clean
         return total, {**terms, "perturbed": under, "clean": clean}
@@ -256,14 +262,18 @@ def by_running_statistics(network: Any) -> Iterator[None]:
             layer.train()
 
 
-def hidden_states(clip: Clip, block: Any, images: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return clean features (N, D), and the mean norm and the width of tokens in the block's output."""
+def hidden_states(encode: Callable[[Tensor], Tensor], block: Any, images: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Return clean features (N, D), and the mean norm and the width of tokens in the block's output.
+
+    `encode` returns the features (N, D) of pictures, and may encode them part by part.
+    """
     seen = []
     handle = block.register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:
         with torch.no_grad():
-            features = clip.encode_image(images)
+            features = encode(images)
     finally:
         handle.remove()
-    tokens = seen[0].flatten(2).transpose(1, 2) if seen[0].ndim == 4 else seen[0]
+    states = torch.cat(seen)
+    tokens = states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
     return features, tokens.float().norm(dim=-1).mean(), tokens.shape[-1]

@@ -77,21 +77,16 @@ class Encoding:
         clip: Clip,
         images: Tensor | None = None,
         texts: Sequence[str] | None = None,
-        within: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return normalised features (N, D) of pictures and of texts, encoded in one pass.
-
-        Args:
-            within: returns a context for the computation, as one that perturbs a block of the network.
 
         Returns:
             features of the pictures, features of the texts; None for a side that is empty or None.
         """
-        with within():
-            with clip.autocast(self.precision):
-                image = clip.encode_image(images) if images is not None and len(images) else None
-            with clip.autocast(self._precision_of_texts(clip)):
-                return image, clip.encode_text(texts) if texts is not None and len(texts) else None
+        with clip.autocast(self.precision):
+            image = clip.encode_image(images) if images is not None and len(images) else None
+        with clip.autocast(self._precision_of_texts(clip)):
+            return image, clip.encode_text(texts) if texts is not None and len(texts) else None
 
     def _precision_of_texts(self, clip: Clip) -> str:
         """Return fp32 in place of bf16 for a small text tower on a CPU, where the casts cost more than they save."""
@@ -103,19 +98,25 @@ class Encoding:
         clip: Clip,
         images: Tensor | None = None,
         texts: Sequence[str] | None = None,
-        within: Callable[[], AbstractContextManager] = nullcontext,
+        within: Callable[[slice], AbstractContextManager] = nullcontext,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return what `encode` returns, computed part by part.
 
         Memory holds one part: where gradients are needed, each part is encoded again in the backward pass, in a new
         context from `within`. Exact but for batch norm in training mode, which takes its statistics over a part.
+
+        Args:
+            within: takes the rows of a part, of the pictures or of the texts, and returns a context for its
+                computation, as one that perturbs a block of the network.
         """
         if self.parts == 1:
-            return self.encode(clip, images, texts, within)
+            with within(slice(None)):
+                return self.encode(clip, images, texts)
 
-        def one(part: Any) -> Tensor:
+        def one(part: Any, rows: slice) -> Tensor:
             pictures = torch.is_tensor(part)
-            found = self.encode(clip, part if pictures else None, None if pictures else part, within)
+            with within(rows):
+                found = self.encode(clip, part if pictures else None, None if pictures else part)
             return found[0 if pictures else 1]
 
         def side(values: Any) -> Tensor | None:
@@ -124,10 +125,10 @@ class Encoding:
             rows = torch.arange(len(values)).tensor_split(self.parts)
             places = [slice(int(part[0]), int(part[-1]) + 1) for part in rows if len(part)]
             if not torch.is_grad_enabled():
-                return torch.cat([one(values[place]) for place in places])
+                return torch.cat([one(values[place], place) for place in places])
             again = torch.utils.checkpoint.checkpoint
-            found = [again(one, values[place], use_reentrant=False, preserve_rng_state=False) for place in places]
-            return torch.cat(found)
+            kept = {"use_reentrant": False, "preserve_rng_state": False}
+            return torch.cat([again(one, values[place], place, **kept) for place in places])
 
         return side(images), side(texts)
 
@@ -168,13 +169,16 @@ class Objective:
         clip: Clip,
         images: Tensor | None = None,
         texts: Sequence[str] | None = None,
-        within: Callable[[], AbstractContextManager] = nullcontext,
+        within: Callable[[slice], AbstractContextManager] = nullcontext,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return normalised features (N, D) of pictures and of texts, with gradients, in the run's precision and parts.
 
         Hooks, or layers in evaluation mode, must be set up by the context that `within` returns and removed by it, also
         after an error: with several parts the network computes again in the backward pass, and torch stops this second
         computation by an error as soon as it has what it needs.
+
+        Args:
+            within: takes the rows of a part of the batch, and returns the context in which the part is encoded.
         """
         return self.encoding.encode_in_parts(clip, images, texts, within)
 

@@ -48,7 +48,7 @@ def test_the_perturbation_raises_the_drift_within_its_norm(make_clip, make_pairs
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(p.requires_grad for p in clip.network.parameters()) and clip.network.training
     clip.network.eval()
-    clean, size, width = beear_clip.hidden_states(clip, goal.block, pairs.images)
+    clean, size, width = beear_clip.hidden_states(clip.encode_image, goal.block, pairs.images)
     assert goal.deltas.shape == (2, width) and float(goal.deltas.norm(dim=1).max()) <= 0.5 * float(size) * 1.0001
     assert not torch.allclose(*goal.deltas), "each has a start of its own"
     for delta in goal.deltas:
@@ -103,6 +103,13 @@ def test_the_perturbation_reaches_the_features_while_training(make_clip, make_pa
 def test_a_network_that_would_leave_the_perturbation_out_is_one_line():
     with pytest.raises(UserError, match=r"^beear: training: compile: a compiled network leaves out"):
         beear_clip.BEEARSettings.read({"training": {"compile": True}}, "beear")
+
+
+@pytest.mark.parametrize("recipe,inner,pictures", [({}, 64, 2), ({"accumulate": 4}, 64, 1), ({}, 192, 3)])
+def test_a_step_keeps_the_larger_of_both_problems(recipe, inner, pictures):
+    """Of 64 pairs: the batch and the batch under δ, in parts one after the other; or the inner problem's pictures."""
+    settings = beear_clip.BEEARSettings(training=TrainSettings(batch_size=64, **recipe), inner_batch=inner)
+    assert beear_clip.BEEAR.step_views(settings, settings.training) == (pictures, 1, 1)
 
 
 def test_the_gain_equals_the_formula():

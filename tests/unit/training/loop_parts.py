@@ -38,15 +38,19 @@ def log_of(folder):
     return [{key: value for key, value in line.items() if key != "pairs_per_second"} for line in lines]
 
 
-def objective(name, pairs, lexicon, recipe):
-    """Return a defense's objective, or CLIP's own."""
+SMALL = {
+    "ta_cleaner": {"samples_per_epoch": 9},
+    "beear_clip": {"perturbations": 2, "steps": 2, "captions": 5, "inner_batch": 6},
+}
+
+
+def objective(name, pairs, lexicon, recipe, clip=None):
+    """Return a defense's objective, for some of a model, or CLIP's own."""
     if name == "contrastive":
         return Contrastive(pairs)
     kind = method("defense", name)
-    values = {"method": name, "training": recipe.model_dump()}
-    if name == "ta_cleaner":
-        values["samples_per_epoch"] = 9
-    return kind(kind.Settings.read(values, "test"), SEED).objective(None, DefenseData(pairs=pairs, lexicon=lexicon))
+    values = {"method": name, "training": recipe.model_dump(), **SMALL.get(name, {})}
+    return kind(kind.Settings.read(values, "test"), SEED).objective(clip, DefenseData(pairs=pairs, lexicon=lexicon))
 
 
 def acting(base, step, act):

@@ -6,7 +6,7 @@ from loop_parts import SEED, equal, objective, settings, weights, work
 
 from antidote.training.batches import read_batch
 from antidote.training.loop import _Run, train
-from antidote.training.objectives import Contrastive, Objective, Views
+from antidote.training.objectives import Contrastive, Encoding, Objective, Views
 
 
 def test_accumulation_where_there_is_no_text(make_clip, make_pairs):
@@ -29,21 +29,50 @@ def test_accumulation_where_there_is_no_text(make_clip, make_pairs):
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["contrastive", "ta_cleaner"])
+@pytest.mark.parametrize("name", ["contrastive", "ta_cleaner", "beear_clip"])
 @pytest.mark.parametrize("parts", [4, 50])
 def test_accumulation_gives_the_gradients_of_one_pass(make_clip, make_pairs, scenes_lexicon, name, parts):
     """Also where a part has more pictures than texts, or is empty."""
     pairs, found = make_pairs(16), []
     for accumulate in (1, parts):
         recipe = settings(accumulate=accumulate)
-        goal = objective(name, pairs, scenes_lexicon, recipe)
-        run = _Run(make_clip("vit"), goal, recipe, steps=2)
+        clip = make_clip("vit")
+        run = _Run(clip, objective(name, pairs, scenes_lexicon, recipe, clip), recipe, steps=2)
         run.begin_epoch(0, SEED, 16)
         run.optimise(read_batch(run.clip, pairs, run.order[:8], 0, 0, SEED))
         found.append({n: p.grad.clone() for n, p in run.clip.network.named_parameters()})
     for n, expected in found[0].items():
         assert float(expected.abs().max()) > 0, n
         assert float((found[1][n] - expected).norm() / expected.norm()) < 1e-5, n
+
+
+@pytest.mark.parametrize("kind", ["vit", "rn"])
+def test_beear_encodes_no_more_than_a_part_at_once(make_clip, make_pairs, scenes_lexicon, kind):
+    """Pictures under δ, those of the inner problem, and those of the frozen model."""
+    clip, pairs, recipe, sizes = make_clip(kind), make_pairs(16), settings(accumulate=4), {}
+    goal = objective("beear_clip", pairs, scenes_lexicon, recipe, clip)
+    for name, network in (("trained", clip.network), ("frozen", goal.frozen.network)):
+        sizes[name] = []
+        network.visual.conv1.register_forward_pre_hook(lambda _, given, found=sizes[name]: found.append(len(given[0])))
+    clip.network.train()
+    run = _Run(clip, goal, recipe, steps=2)
+    run.begin_epoch(0, SEED, 16)
+    run.optimise(read_batch(clip, pairs, run.order[:8], 0, 0, SEED))
+    inner = [2, 2, 1, 1] + 2 * 2 * [2, 2, 1, 1]  # 6 pictures: their clean features; two steps, forward and again
+    outer = 4 * 4 * [2]  # 8 pictures as they are and under δ: forward and again
+    assert sorted(sizes["trained"]) == sorted(2 * inner + outer) and sizes["frozen"] == 4 * [2]
+    assert all(layer.training for layer in clip.network.modules())
+
+
+def test_beear_finds_the_same_perturbations_in_parts(make_clip, make_pairs, scenes_lexicon):
+    pairs, found = make_pairs(16), []
+    for parts in (1, 4):
+        clip = make_clip("vit")
+        goal = objective("beear_clip", pairs, scenes_lexicon, settings(), clip)
+        goal.encoding = Encoding("fp32", parts)
+        goal.begin_round(0)
+        found.append(goal.deltas)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
 
 
 def test_accumulation_with_batch_norm_trains_and_is_reproducible(make_clip, make_pairs, tmp_path):

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from loop_parts import SEED, acting, largest_difference, settings, weights, work
+from loop_parts import SEED, acting, largest_difference, objective, settings, weights, work
 
 from antidote.base.errors import UserError
 from antidote.training.batches import read_batch
 from antidote.training.loop import _Run, train
-from antidote.training.objectives import Contrastive
+from antidote.training.objectives import Contrastive, Encoding
 from antidote.training.recipe import learning_rate
 
 
@@ -22,6 +22,42 @@ def test_autocast_trains_on_the_cpu(make_clip, make_pairs, tmp_path, precision):
     assert all(ends[1][name].isfinite().all() and ends[1][name].dtype == torch.float32 for name in floats)
     difference = largest_difference(*({name: end[name] for name in floats} for end in ends))
     assert 0 < difference < 0.05
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_every_pass_of_beear_is_in_the_runs_precision(make_clip, make_pairs, scenes_lexicon, precision):
+    """The inner problem's, the pass under δ and the frozen model's; the loss is near that of fp32."""
+    pairs, losses, deltas = make_pairs(16), [], []
+    for kind in ("fp32", precision):
+        clip, recipe, seen = make_clip("vit"), settings(precision=kind), {"trained": [], "frozen": []}
+        goal = objective("beear_clip", pairs, scenes_lexicon, recipe, clip)
+        for name, network in (("trained", clip.network), ("frozen", goal.frozen.network)):
+            block = network.visual.transformer.resblocks[-1].mlp
+            block.register_forward_hook(lambda _, given, output, found=seen[name]: found.append(output.dtype))
+        run = _Run(clip, goal, recipe, steps=2)
+        run.begin_epoch(0, SEED, 16)
+        loss, _ = run.optimise(read_batch(clip, pairs, run.order[:8], 0, 0, SEED))
+        wanted = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[kind]
+        # Two perturbations of a clean pass and two steps; the batch, and the batch under δ.
+        assert seen == {"trained": 8 * [wanted], "frozen": [wanted]}
+        losses.append(loss)
+        deltas.append(goal.deltas)
+    assert 0 < abs(losses[1] - losses[0]) < 0.05
+    assert torch.cosine_similarity(*deltas).min() > 0.95
+
+
+def test_small_gradients_of_beears_inner_problem_survive_fp16(make_clip, make_pairs, scenes_lexicon):
+    pairs, deltas = make_pairs(512), []
+    for kind in ("fp32", "fp16"):
+        clip = make_clip("vit")
+        goal = objective("beear_clip", pairs, scenes_lexicon, settings(), clip)
+        goal.settings = goal.settings.model_copy(update={"inner_batch": 512})
+        with torch.no_grad():  # of so many features, and so long, the gradients are smaller than fp16 can hold
+            clip.network.visual.proj.mul_(1e4)
+        goal.encoding = Encoding(kind)
+        goal.begin_round(0)
+        deltas.append(goal.deltas)
+    assert torch.cosine_similarity(*deltas).min() > 0.9
 
 
 def test_a_step_that_overflows_in_fp16_is_left_out(make_clip, make_pairs):

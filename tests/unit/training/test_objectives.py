@@ -94,17 +94,18 @@ def test_on_a_cpu_a_narrow_text_tower_stays_in_fp32(make_clip, make_pairs):
 
 
 def test_a_pass_within_the_loss_has_the_gradients_of_one_piece(make_clip, make_pairs):
-    """Encoded in parts it computes again in the backward pass, under the same hook."""
+    """Encoded in parts it computes again in the backward pass, under the same hook, which knows the rows of the part."""
     pairs, gradients, seen = make_pairs(6), [], []
     for parts in (1, 3):
         clip, goal = make_clip(), Objective(pairs)
         goal.encoding = Encoding("fp32", parts)
+        shifts = torch.arange(6.0)[:, None, None]
 
         @contextmanager
-        def shifted(clip=clip, parts=parts):
+        def shifted(rows, clip=clip, parts=parts, shifts=shifts):
             def shift(module, inputs, output):
                 seen.append((parts, len(output)))
-                return output + 1
+                return output + shifts[rows]
 
             handle = clip.network.visual.ln_pre.register_forward_hook(shift)
             try:
