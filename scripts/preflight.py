@@ -7,18 +7,18 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 from antidote.base import command_line
 from antidote.base.disk import gigabytes
 from antidote.base.errors import UserError, out_of_memory
 from antidote.base.files import DATA
 from antidote.base.lazy import torch
-from antidote.base.registry import method
 from antidote.base.settings import read_mapping
 from antidote.clip.folder import create_model
+from antidote.clip.known import model_config
 from antidote.clip.model import Clip
-from antidote.study import activation_memory, preflight
+from antidote.study import device_memory, preflight
+from antidote.study.activation_memory import CUSTOM
 from antidote.study.caption_counts import asked_of_tables
 from antidote.study.preflight import Rates, Stage
 from antidote.study.study import Study
@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     rates, source = _rates(clip, recipe, arguments.rates, faults)
     needed = preflight.disk(study, found, clip.size, rates.parameters)
     faults += preflight.too_full(needed, arguments.results)
-    steps = activation_memory.steps(study.file.model, recipes(study))
-    faults += activation_memory.too_large(steps, arguments.memory * 1e9 if arguments.memory else _memory(clip))
+    trainings, encodings = device_memory.trainings(study), device_memory.encodings(study)
+    faults += device_memory.too_large(study, arguments.memory * 1e9 if arguments.memory else _memory(clip))
     disk = ", ".join(f"{name} {gigabytes(count)}" for name, count in needed.items() if count)
     free = ", ".join(f"{gigabytes(preflight.free(folder))} at {folder}/" for folder in (DATA, arguments.results))
     lines = [
@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
         f"hours of one device: {_rate(rates.trained)} pairs/s trained, {_rate(rates.encoded)} pictures/s encoded; "
         f"{source}",
         f"disk: {disk or 'nothing more'}; in all {gigabytes(sum(needed.values()))}; free {free}",
-        *_largest(steps),
+        *_largest(study, trainings | encodings),
+        *_unknown(study, trainings | encodings),
         *(f"to be fetched by jobs: {what}" for what in preflight.fetched(study)),
         *(f"captions: {line}" for line in counts),
         "what is there may be stale: snakemake -n tells",
@@ -58,16 +59,6 @@ def run(arguments: argparse.Namespace) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
     if faults:
         sys.exit(1)
-
-
-def recipes(study: Study) -> dict[str, tuple[TrainSettings, tuple[float, float, int]]]:
-    """Return every recipe of a study by key, with the views that a step keeps in memory (`Defense.step_views`)."""
-    own = {"poisoning": study.file.poisoning, "pretraining": study.file.pretraining}
-    found: dict[str, Any] = {key: (recipe, (1, 1, 0)) for key, recipe in own.items()}
-    for name, settings in study.defenses.items():
-        views = method("defense", settings.method).step_views
-        found |= {f"defenses.{name}.{key}": (one, views(settings, one)) for key, one in settings.recipes().items()}
-    return found
 
 
 def _model(study: Study, faults: list[str]) -> Clip:
@@ -99,12 +90,36 @@ def _memory(clip: Clip) -> float:
     return torch.cuda.get_device_properties(clip.device).total_memory if clip.device.type == "cuda" else math.inf
 
 
-def _largest(steps: dict[str, float]) -> list[str]:
-    """Return a line with the estimated GPU memory of the largest step; empty without steps."""
+def _largest(study: Study, steps: dict[str, float]) -> list[str]:
+    """Return a line with the largest step's estimated GPU memory, and one per kind of job; empty without steps."""
     if not steps:
         return []
     key = max(steps, key=steps.get)
-    return [f"memory of one GPU, estimated: up to {gigabytes(steps[key])} for a step of {key}"]
+    lines = [f"memory of one GPU, estimated: up to {gigabytes(steps[key])} for a step of {key}"]
+    kinds: dict[str, dict[str, dict[str, None]]] = {}
+    for name in sorted(steps, key=steps.get, reverse=True):
+        kind, rest = _unswept(study, name)
+        kinds.setdefault(kind, {}).setdefault(gigabytes(steps[name]), {})[rest] = None
+    for kind, sizes in kinds.items():
+        lines.append(f"  {kind}: " + "; ".join(f"{size} {', '.join(names)}".strip() for size, names in sizes.items()))
+    return lines
+
+
+def _unswept(study: Study, key: str) -> tuple[str, str]:
+    """Return the kind of a job and the rest of its key, with the name of the sweep for that of a swept entry."""
+    kind, _, rest = key.partition(".")
+    for entry in study.entries.get(kind.removesuffix("s"), ()):
+        if entry.sweep and f"{rest}.".startswith(f"{entry.name}."):
+            return kind, entry.sweep + rest.removeprefix(entry.name)
+    return kind, rest
+
+
+def _unknown(study: Study, steps: dict[str, float]) -> list[str]:
+    """Return a line with the jobs whose memory is not estimated, and why; empty for a study of small pictures."""
+    if steps:
+        return [f"  not estimated: {key} ({reason})" for key, reason in device_memory.not_estimated(study).items()]
+    custom = model_config(study.file.model.name).keys() & CUSTOM
+    return [f"memory of one GPU: not estimated for {study.file.model.name}, no plain CLIP"] if custom else []
 
 
 def _rate(number: float) -> str:

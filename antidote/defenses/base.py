@@ -18,7 +18,8 @@ registration.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -72,6 +73,23 @@ class FineTuningSettings(DefenseSettings):
 
     def recipes(self) -> dict[str, TrainSettings]:
         return {"training": self.training}
+
+
+@dataclass(frozen=True)
+class Held:
+    """One pass of a network that is not trained, for the estimate of GPU memory by `preflight`.
+
+    Attributes:
+        pictures: number of pictures that are encoded at once.
+        texts: number of texts of full length that are encoded at once.
+        gradients: whether the pass has gradients, of the pictures or of prompts; else no activation is kept.
+        precision: autocast type.
+    """
+
+    pictures: float = 0
+    texts: float = 0
+    gradients: bool = True
+    precision: str = "fp32"
 
 
 class Defense:
@@ -132,6 +150,17 @@ class Defense:
             loss included; further copies of the network.
         """
         return 1, 1, 0
+
+    @classmethod
+    def held(cls, settings: Any, model: Mapping[str, Any], classes: int) -> Sequence[Held]:
+        """Return the largest passes outside `recipes`, for `preflight`; one at a time is in memory.
+
+        Args:
+            settings: the defense's settings.
+            model: configuration (`model_cfg`) of open_clip.
+            classes: number of the study's classes.
+        """
+        return ()
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         """Clean the suspicious model, in place or by an adapter.

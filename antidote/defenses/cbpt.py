@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,11 +38,11 @@ from antidote.clip.classifier_head import ClassifierHead
 from antidote.clip.configs import NEEDS_CAUSAL_TEXT, causal_text
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
-from antidote.defenses.base import Defense, DefenseSettings
+from antidote.defenses.base import Defense, DefenseSettings, Held
 from antidote.training.inversion import InversionSettings, Inverted, Together, TowardClass, candidates, invert, under
-from antidote.training.prompts import ClassPrompts
+from antidote.training.prompts import ClassPrompts, full_length
 from antidote.training.session import Report, Work
-from antidote.training.tuning import Task, TuneSettings, check_shots, frozen_features, part, tune
+from antidote.training.tuning import ENCODED, Task, TuneSettings, check_shots, frozen_features, part, tune
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,6 +96,13 @@ class CBPT(Defense):
         if settings.positives == "text" and classes > settings.candidates:
             trained += classes * settings.screening_steps * settings.screening_batch
         return trained, (1 + settings.dummy_triggers) * sizes["shots"]
+
+    @classmethod
+    def held(cls, settings: CBPTSettings, model: Mapping[str, Any], classes: int) -> Sequence[Held]:
+        screened = settings.positives == "text" and classes > settings.candidates
+        inverted = max(settings.inversion.batch_size, settings.screening_batch if screened else 0)
+        texts = min(settings.classes_per_step, classes) * full_length(settings.context, model)
+        return Held(pictures=inverted), Held(texts=texts), Held(pictures=ENCODED, gradients=False)
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "cbpt")

@@ -29,15 +29,16 @@ change, and measures on features (retrieval, ASR@k) are not disturbed.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 
 from antidote.clip.files import TRAINING_LOG
 from antidote.clip.model import Clip
-from antidote.clip.patch_masking import PatchMasking, class_weights
+from antidote.clip.patch_masking import CHUNK, PatchMasking, class_weights
 from antidote.data.access import DefenseData
-from antidote.defenses.base import Defense, DefenseSettings
+from antidote.defenses.base import Defense, DefenseSettings, Held
 from antidote.training.session import Report, Work
 
 
@@ -71,6 +72,10 @@ class IMBERT(Defense):
     access = "test-time"
     reconstruction = True
     adapter = "patch_masking"
+
+    @classmethod
+    def held(cls, settings: IMBERTSettings, model: Mapping[str, Any], classes: int) -> Sequence[Held]:
+        return (Held(pictures=CHUNK, gradients=settings.salience != "occlusion"),)  # wherever the model encodes
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         patch = getattr(clip.network.visual, "patch_size", None)

@@ -23,7 +23,7 @@ them, and the backdoor returns under benign fine-tuning (BadCLIP: ASR 0 to 64.5 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,11 +36,11 @@ from antidote.base.seeds import derive
 from antidote.clip.configs import needs_own_tower
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
-from antidote.defenses.base import FineTuningDefense, FineTuningSettings
+from antidote.defenses.base import FineTuningDefense, FineTuningSettings, Held
 from antidote.defenses.beear_clip import by_running_statistics
 from antidote.training.inversion import Inverted, floats, paste
 from antidote.training.objectives import Batch, Objective, Views
-from antidote.training.patches import SearchSettings, search, toward
+from antidote.training.patches import SearchSettings, at_once, search, toward
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Report, Work
 from antidote.training.tuning import part
@@ -100,7 +100,13 @@ class InverTune(FineTuningDefense):
 
     @classmethod
     def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
-        return 2, 0, 1  # pictures under the trigger, and the frozen model
+        # Pictures under the trigger, and the frozen model; the loss encodes the whole batch, also with `accumulate`.
+        return 2 * recipe.accumulate, 0, 1
+
+    @classmethod
+    def held(cls, settings: InverTuneSettings, model: Mapping[str, Any], classes: int) -> Sequence[Held]:
+        search, size = settings.inversion, model["vision_cfg"]["image_size"]
+        return (Held(pictures=search.batch_size * at_once(search.together, search.batch_size, size)),)
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         self.trigger = self._inverted(clip, data.pairs, part(work, "inversion"))

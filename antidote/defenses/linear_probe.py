@@ -10,20 +10,17 @@ features are computed once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
-from antidote.defenses.base import Defense, DefenseSettings
+from antidote.defenses.base import Defense, DefenseSettings, Held
 from antidote.training.heads import train_linear_head
 from antidote.training.session import Report, Work
-from antidote.training.tuning import TuneSettings, check_shots
-
-if TYPE_CHECKING:
-    pass
+from antidote.training.tuning import ENCODED, TuneSettings, check_shots
 
 
 class LinearProbeSettings(DefenseSettings):
@@ -46,6 +43,10 @@ class LinearProbe(Defense):
     @classmethod
     def work(cls, settings: LinearProbeSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         return 0, sizes["shots"]
+
+    @classmethod
+    def held(cls, settings: LinearProbeSettings, model: Mapping[str, Any], classes: int) -> Sequence[Held]:
+        return (Held(pictures=ENCODED, gradients=False),)
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "linear_probe")

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -43,7 +43,7 @@ from antidote.clip.model import Clip
 from antidote.clip.visual_prompts import VisualPrompts, prompted
 from antidote.data.access import DefenseData
 from antidote.data.words.names import one_gap
-from antidote.defenses.base import Defense, DefenseSettings
+from antidote.defenses.base import Defense, DefenseSettings, Held
 from antidote.training.session import Report, Work
 from antidote.training.tuning import Task, TuneSettings, check_shots, tune
 
@@ -89,6 +89,17 @@ class RVPT(Defense):
     @classmethod
     def work(cls, settings: RVPTSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         return settings.tuning.epochs * sizes["shots"], sizes["shots"]
+
+    @classmethod
+    def held(cls, settings: RVPTSettings, model: Mapping[str, Any], classes: int) -> Sequence[Held]:
+        """The gradients of the prompts need the blocks with prompts alone, each with the tokens of both."""
+        vision = model["vision_cfg"]
+        tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+        share = (1 - settings.depth / vision.get("layers", 12)) * (1 + settings.prompts / tokens)
+        return (
+            Held(pictures=settings.tuning.batch_size * share, precision=settings.precision),
+            Held(pictures=CHUNK, gradients=False, precision=settings.precision),
+        )
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "rvpt")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
@@ -10,6 +11,15 @@ from antidote.clip.model import Clip
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+NAME = 12  # tokens of a long class name with start, full stop and end; most of ImageNet's names take fewer (ours)
+
+
+def full_length(context: str, model: Mapping[str, Any]) -> float:
+    """Return the length of a class prompt as a share of what a model (`model_cfg` of open_clip) reads, an estimate."""
+    window = model["text_cfg"].get("context_length", 77)
+    return min(1, (len(context.split()) + NAME) / window)
 
 
 class ClassPrompts:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from antidote.data.pairs import Pairs
 
 
+ENCODED = 256  # pictures per pass without gradients
+
+
 class TuneSettings(Settings):
     """The recipe of a few-shot method."""
 
@@ -141,7 +144,7 @@ def part(work: Work, name: str) -> Work:
     return Work(work.folder / name, f"{work.identity}/{name}", work.every)
 
 
-def frozen_features(encode: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 256) -> Tensor:
+def frozen_features(encode: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = ENCODED) -> Tensor:
     """Return the features (N, D) of pictures (N, 3, size, size), without gradients."""
     with torch.no_grad():
         return torch.cat([encode(chunk) for chunk in images.split(batch_size)])
