@@ -291,7 +291,7 @@ def test_pools_that_ask_for_more_pairs_than_there_are(capsys):
         **read_mapping("config.yaml")["pools"],
         "training": {"dataset": "scenes", "split": "train", "pairs": 75_000},
     }
-    [line] = preflight.too_few_pairs(study(pools=pools))
+    [line] = preflight.too_few_pairs(study(pools=pools, track=None))
     assert re.fullmatch(r"pools: ask for 75,\d+ pairs \(training 75,000, .*\); scenes/train has 8,000", line)
 
 
