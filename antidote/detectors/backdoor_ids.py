@@ -56,11 +56,12 @@ class BackdoorIDS(Detector):
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         mean = torch.tensor(clip.config["preprocess_cfg"]["mean"], device=clip.device).view(1, 3, 1, 1)
-        masks, values = self._masks(clip.size), []
+        masks, values = [mask.to(clip.device) for mask in self._masks(clip.size)], []
         with torch.no_grad():
             for images in chunks(clip, data.pictures):
-                path = [clip.encode_image(torch.where(mask.to(clip.device), mean, images)).cpu() for mask in masks]
-                values += [self.jump(one.double().numpy()) for one in torch.stack(path, dim=1)]
+                path = [clip.encode_image(torch.where(mask, mean, images)) for mask in masks]
+                paths = torch.stack(path, dim=1).cpu()  # once for all masks: a GPU finishes its work at every copy
+                values += [self.jump(one.double().numpy()) for one in paths]
         return Scores(data.pictures.keys, np.array(values), threshold=1.0)
 
     def _masks(self, size: int) -> list[Tensor]:

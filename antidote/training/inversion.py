@@ -98,10 +98,11 @@ class InversionSettings(Settings):
 class Goal(Protocol):
     """Goal of an inversion, as a loss on triggered features."""
 
-    def __call__(self, features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, float]:
+    def __call__(self, features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
         """Return the loss, the measure of success and its threshold, for triggered features (B, D) of pictures `rows`.
 
-        The trigger works if the measure reaches the threshold.
+        The trigger works if the measure reaches the threshold. Tensors are scalars on the features' device: a goal
+        reads nothing back, since a GPU would have to finish the step first.
         """
 
 
@@ -131,10 +132,10 @@ class Together:
     temperature: float
     collapsed: float
 
-    def __call__(self, features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, float]:
+    def __call__(self, features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         negatives = self.negatives[:, rows]
         loss, likeness = inversion_loss(features, negatives.flatten(0, 1), self.temperature)
-        clean = float(alike(negatives[0]))
+        clean = alike(negatives[0]).double()
         return loss, likeness, clean + self.collapsed * (1 - clean)
 
 
@@ -199,30 +200,28 @@ def invert(
         "mask": torch.full((cells, cells), start, device=clip.device).requires_grad_(),
         "pattern": torch.randn(3, size, size, generator=generator).to(clip.device).requires_grad_(),
     }
-    best = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    first = {"beta": settings.mask_weight, "hits": 0.0, "misses": 0.0, "area": math.inf, "goal": math.nan}
+    kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}  # the smallest mask that worked
+    kept |= {name: torch.tensor(value, dtype=torch.double, device=clip.device) for name, value in first.items()}
     used, epochs = _used(len(images), steps, settings.inversion.batch_size, generator)
-    state = {"beta": settings.mask_weight, "collapsed": 0.0, "spread": 0.0, "area": math.inf, "goal": math.nan}
 
     def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
         mask, pattern = drawn(tensors, size)
         rows = used[rows]
         wanted, success, threshold = goal(clip.encode_image(paste(floats(clip, images[rows]), mask, pattern)), rows)
-        works, area = float(success.detach()) >= threshold, float(mask.detach().mean())
-        total = wanted + state["beta"] * 3 * mask.sum()
-        if works and area < state["area"]:
-            state["area"] = area
-            for name, tensor in tensors.items():
-                best[name].copy_(tensor.detach())
-        reached = float(wanted.detach())
-        state["goal"] = reached if math.isnan(state["goal"]) else MEMORY * state["goal"] + (1 - MEMORY) * reached
-        adapt(state, works, settings.weight_factor)
-        return total, {"goal": wanted, "success": success, "mask_area": mask.mean()}
+        total, area = wanted + (kept["beta"] * 3).to(mask.dtype) * mask.sum(), mask.mean()
+        with torch.no_grad():
+            works = success.double() >= threshold
+            keep_smaller(kept, tensors, works, area)
+            kept["goal"].copy_(moving_mean(kept["goal"], wanted.double()))
+            adapt(kept, works, settings.weight_factor)
+        return total, {"goal": wanted, "success": success, "mask_area": area}
 
     recipe = settings.inversion.model_copy(update={"epochs": epochs})
-    done = tune(Task(tensors, loss, len(used), state, best), recipe, seed, work)
-    works = math.isfinite(state["area"])
-    mask, pattern = (tensor.detach() for tensor in drawn(best if works else tensors, size))
-    return Inverted(mask, pattern, done, works, state["goal"])
+    done = tune(Task(tensors, loss, len(used), {}, kept=kept), recipe, seed, work)
+    works = math.isfinite(float(kept["area"]))
+    mask, pattern = (tensor.detach() for tensor in drawn(kept if works else tensors, size))
+    return Inverted(mask, pattern, done, works, float(kept["goal"]))
 
 
 def _used(pictures: int, steps: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, int]:
@@ -301,14 +300,47 @@ def inversion_loss(triggered: Tensor, negatives: Tensor, temperature: float) -> 
     own = torch.eye(count, dtype=torch.bool, device=among.device)
     positives = torch.logsumexp((among / temperature).masked_fill(own, float("-inf")), dim=1) - math.log(count - 1)
     everything = torch.logsumexp(torch.cat([positives[:, None], triggered @ negatives.T / temperature], dim=1), dim=1)
-    return (everything - positives).mean(), among[~own].mean()
+    others = among.flatten()[1:].view(count - 1, count + 1)[:, :-1]  # row by row, without the diagonal
+    return (everything - positives).mean(), others.flatten().mean()
 
 
-def adapt(state: dict[str, float], works: bool, factor: float) -> None:
-    """Change beta by DECREE's and Neural Cleanse's rule: a working trigger must shrink, a failing trigger may grow."""
-    state["collapsed"] = state["collapsed"] + 1 if works else 0.0
-    state["spread"] = 0.0 if works else state["spread"] + 1
-    if state["collapsed"] > PATIENCE:
-        state.update(beta=state["beta"] * factor, collapsed=0.0)
-    if state["spread"] > PATIENCE:
-        state.update(beta=max(LOWEST, state["beta"] / factor), spread=0.0)
+def keep_smaller(kept: dict[str, Tensor], tensors: dict[str, Tensor], works: Tensor, areas: Tensor) -> None:
+    """Keep the triggers that work and are smaller than those kept; nothing is read back from the device.
+
+    Args:
+        kept: in place, what was kept of `tensors`, by the same names, and the masks' areas (K,), `area`.
+        tensors: by name, (K, ...).
+        works: (K,) bool, whether each of K triggers works.
+        areas: (K,) means of their masks.
+
+    One trigger has no dimension K.
+    """
+    better = works & (areas < kept["area"])
+    for name, tensor in tensors.items():
+        each = better.view(*better.shape, *[1] * (tensor.ndim - better.ndim))
+        kept[name].copy_(torch.where(each, tensor.detach(), kept[name]))
+    kept["area"].copy_(torch.where(better, areas, kept["area"]))
+
+
+def moving_mean(before: Tensor, value: Tensor) -> Tensor:
+    """Return the moving mean with a further value; of the same shape, `before` is NaN before the first value."""
+    return torch.where(before.isnan(), value, MEMORY * before + (1 - MEMORY) * value)
+
+
+def adapt(kept: dict[str, Tensor], works: Tensor, factor: float) -> None:
+    """Change beta by DECREE's and Neural Cleanse's rule: a working trigger must shrink, a failing trigger may grow.
+
+    Nothing is read back from the device.
+
+    Args:
+        kept: in place, `beta`, and the numbers of steps in a row that worked, `hits`, or did not, `misses`; each (K,).
+        works: (K,) bool, whether each of K triggers works.
+        factor: factor by which beta changes.
+
+    One trigger has no dimension K.
+    """
+    hits, misses = torch.where(works, kept["hits"] + 1, 0), torch.where(works, 0, kept["misses"] + 1)
+    grows, shrinks, beta = hits > PATIENCE, misses > PATIENCE, kept["beta"]
+    beta.copy_(torch.where(grows, beta * factor, torch.where(shrinks, (beta / factor).clamp(min=LOWEST), beta)))
+    kept["hits"].copy_(torch.where(grows, 0, hits))
+    kept["misses"].copy_(torch.where(shrinks, 0, misses))

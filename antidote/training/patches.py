@@ -22,7 +22,7 @@ from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.base.settings import Settings
-from antidote.training.inversion import LOWEST, MEMORY, PATIENCE, floats
+from antidote.training.inversion import adapt, floats, keep_smaller, moving_mean
 from antidote.training.tuning import Task, TuneSettings, part, tune
 
 if TYPE_CHECKING:
@@ -205,22 +205,13 @@ class Search:
 
     def _note(self, wanted: Tensor, success: Tensor, areas: Tensor) -> None:
         """Keep the smallest masks that worked, and change beta; all arguments are (K,)."""
-        better = (success >= self.wanted) & (areas < self.kept["area"])
-        for name, tensor in self.tensors.items():
-            self.kept[name][better] = tensor.detach()[better]
-        self.kept["area"][better] = areas[better]
+        keep_smaller(self.kept, self.tensors, success >= self.wanted, areas)
         self._weigh(wanted, success)
 
     def _weigh(self, wanted: Tensor, success: Tensor) -> None:
         """Change beta by the rule of DECREE and Neural Cleanse."""
-        kept, works = self.kept, success >= self.wanted
-        kept["goal"].copy_(torch.where(kept["goal"].isnan(), wanted, MEMORY * kept["goal"] + (1 - MEMORY) * wanted))
-        kept["hits"].copy_(torch.where(works, kept["hits"] + 1, 0))
-        kept["misses"].copy_(torch.where(works, 0, kept["misses"] + 1))
-        grows, shrinks = kept["hits"] > PATIENCE, kept["misses"] > PATIENCE
-        kept["beta"][grows] *= self.settings.weight_factor
-        kept["beta"][shrinks] = (kept["beta"][shrinks] / self.settings.weight_factor).clamp(min=LOWEST)
-        kept["hits"][grows], kept["misses"][shrinks] = 0, 0
+        self.kept["goal"].copy_(moving_mean(self.kept["goal"], wanted))
+        adapt(self.kept, success >= self.wanted, self.settings.weight_factor)
 
 
 def toward(centres: Tensor, temperature: float) -> Callable[[Tensor], Goal]:

@@ -175,24 +175,62 @@ def test_a_step_of_a_fit_waits_for_nothing(gpu, make_clip, make_pairs, small, na
     assert not reads[1] - reads[0]
 
 
+# All pictures in every step, and hardly a change: further steps do not change which triggers work, and those are read.
+STILL = {"inversion": {"optimizer": "adam", "lr": 1e-9, "batch_size": 10}, "screening_batch": 10}
+
+
+def with_steps(values, count):
+    """Return settings in which each number of epochs or steps is `count`, in groups of settings as well."""
+    counts = {"epochs", "steps", "first_steps", "inversion_steps", "screening_steps"}
+    return {
+        key: with_steps(value, count) if isinstance(value, dict) else count if key in counts else value
+        for key, value in values.items()
+    }
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "changes"),
     [
-        name
-        for name, kind in ((n, method("defense", n)) for n in DEFENSES)
-        if "training" in kind.Settings.model_fields or "tuning" in kind.Settings.model_fields
+        *(
+            (name, STILL if name == "cbpt" else {})
+            for name in DEFENSES
+            if {"training", "tuning"} & method("defense", name).Settings.model_fields.keys()
+        ),
+        ("cbpt", {**STILL, "candidates": 3, "screening_steps": 1}),
+        ("cbpt", {**STILL, "positives": "pictures", "dummy_triggers": 2}),
     ],
 )
-def test_a_step_of_a_defense_waits_for_nothing(gpu, make_clip, make_pairs, scenes_lexicon, small, tmp_path, name):
+def test_a_step_of_a_defense_waits_for_nothing(
+    gpu, make_clip, make_pairs, scenes_lexicon, small, tmp_path, name, changes
+):
+    """A step of training, and of the loops that a defense has of its own, as in the inversion of a trigger."""
     kind, pairs, reads = method("defense", name), make_pairs(10), []
     data = DefenseData(pairs=pairs, lexicon=scenes_lexicon, shots=pairs, training_set=pairs,
                        poisoned=frozenset(pairs.keys[:3]), classes=CLASSES, templates=TEMPLATES)  # fmt: skip
-    for epochs in (1, 3):
+    for count in (1, 3):
         gpu.reads.clear()
-        values = {"method": name, **small(kind.Settings)}
-        for recipe in ("training", "tuning"):
-            if recipe in values:
-                values[recipe] = {**values[recipe], "epochs": epochs}
-        kind(kind.Settings.read(values, name), 0).run(moved(make_clip()), data, Work(tmp_path / str(epochs), "x"))
+        values = {"method": name, **with_steps({**small(kind.Settings), **changes}, count)}
+        kind(kind.Settings.read(values, name), 0).run(moved(make_clip()), data, Work(tmp_path / str(count), "x"))
+        reads.append(gpu.reads.copy())
+    assert not reads[1] - reads[0]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in DETECTORS if "steps" in method("detector", name).Settings.model_fields]
+)
+def test_a_step_of_a_detector_waits_for_nothing(gpu, make_clip, make_pairs, tmp_path, name):
+    kind, pairs, reads = (
+        method("detector", name),
+        make_pairs(20, captions=[f"a thing of kind {row}" for row in range(20)]),
+        [],
+    )
+    data = DefenseData(training_set=pairs, pictures=make_pairs(6, seed=3), pairs=pairs, classes=CLASSES,
+                       templates=TEMPLATES, shots=pairs)  # fmt: skip
+    few = {**OF_TEN, "pictures": 8, "captions": 8, "batch_size": 8}  # one step per pass
+    for count in (4, 8):
+        gpu.reads.clear()
+        values = {key: value for key, value in few.items() if key in kind.Settings.model_fields}
+        settings = kind.Settings.read({"method": name, **with_steps(values, count)}, name)
+        kind(settings, 0).score(moved(make_clip()), data, Work(tmp_path / str(count), "x"))
         reads.append(gpu.reads.copy())
     assert not reads[1] - reads[0]

@@ -35,13 +35,38 @@ def test_cbpts_trigger_and_beta():
     found = inversion.paste(images, mask, pattern)
     assert found[0, 0, 1, 2] == pytest.approx(float(0.75 * images[0, 0, 1, 2] + 0.25))
     assert torch.equal(found[:, :, 0], images[:, :, 0])
-    state = {"beta": 1.0, "collapsed": 0.0, "spread": 0.0}
-    for _ in range(6):
-        inversion.adapt(state, True, 5.0)
-    assert state["beta"] == 5.0
-    for _ in range(6):
-        inversion.adapt(state, False, 5.0)
-    assert state["beta"] == 1.0
+
+
+def test_beta_grows_after_six_steps_that_work_and_shrinks_after_six_that_do_not():
+    """For one trigger, and for two that differ; the formula is that of DECREE's and Neural Cleanse's code."""
+    shown = [True] * 13 + [False] * 4 + [True] * 2 + [False] * 40
+    for works in (torch.tensor(shown), torch.tensor([shown, [not one for one in shown]]).T):
+        kept = {
+            name: torch.full(works.shape[1:], value, dtype=torch.double)
+            for name, value in {"beta": 1.0, "hits": 0.0, "misses": 0.0}.items()
+        }
+        for step in works:
+            inversion.adapt(kept, step, 25.0)
+        found = [kept["beta"]] if works.ndim == 1 else kept["beta"]
+        for one, beta in zip(works.view(len(shown), -1).T.tolist(), found, strict=True):
+            wanted, row, before = 1.0, 0, None
+            for step in one:
+                row = row + 1 if step == before else 1
+                before = step
+                if row == 6:
+                    wanted, row = wanted * 25 if step else max(1e-7, wanted / 25), 0
+            assert float(beta) == wanted
+
+
+def test_only_a_smaller_trigger_that_works_is_kept():
+    kept = {"mask": torch.zeros(3, 2, 2), "area": torch.tensor([0.5, 0.5, 0.2])}
+    new, areas = torch.arange(12.0).view(3, 2, 2), torch.tensor([0.4, 0.4, 0.4])
+    inversion.keep_smaller(kept, {"mask": new}, torch.tensor([True, False, True]), areas)
+    assert torch.equal(kept["mask"], torch.stack([new[0], torch.zeros(2, 2), torch.zeros(2, 2)]))
+    assert torch.equal(kept["area"], torch.tensor([0.4, 0.5, 0.2]))
+    one = {"mask": torch.zeros(2, 2), "area": torch.tensor(0.5)}
+    inversion.keep_smaller(one, {"mask": new[0]}, torch.tensor(True), areas[0])
+    assert torch.equal(one["mask"], new[0]) and one["area"] == areas[0], "one trigger has no dimension of its own"
 
 
 def test_the_goal_of_a_class_equals_the_formula():
@@ -58,7 +83,7 @@ def test_the_goal_without_a_class_works_relative_to_the_clean_pictures():
     goal = inversion.Together(clean[None], 0.3, 0.75)
     loss, _, threshold = goal(z[1:4], torch.tensor([1, 2, 3]))
     mean = sum(float(clean[i] @ clean[j]) for i in (1, 2, 3) for j in (1, 2, 3) if i != j) / 6
-    assert threshold == pytest.approx(mean + 0.75 * (1 - mean))
+    assert float(threshold) == pytest.approx(mean + 0.75 * (1 - mean))
     assert float(loss) == pytest.approx(float(inversion.inversion_loss(z[1:4], clean[1:4], 0.3)[0]))
 
 
