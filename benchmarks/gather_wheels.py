@@ -1,8 +1,9 @@
 """Gather the packages that `gpu_check.py` needs on a machine which has torch and torchvision, and no network.
 
 Takes the versions and hashes of `requirements.lock`, for the Python of that machine; leaves out torch with
-all that torch alone needs, and DVC, which the check does not use. What is published as source alone is built here;
-such packages are plain Python. Run inside this project's environment, then on the other machine:
+all that torch alone needs, and DVC, which the check does not use; adds pytest, which runs its tests. What is published
+as source alone is built here; such packages are plain Python. Run inside this project's environment, then on the other
+machine:
 
     python benchmarks/gather_wheels.py wheels --python 3.12
     pip install --no-index --no-deps wheels/*.whl
@@ -22,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-UNUSED = "dvc"
+UNUSED, TESTED_WITH = "dvc", "pytest"
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17", "manylinux2014")
 
 
@@ -39,7 +40,7 @@ def main() -> None:
         **default_environment(), "python_version": options.python, "python_full_version": f"{options.python}.0",
         "platform_machine": options.machine, "sys_platform": "linux", "platform_system": "Linux", "extra": "",
     }  # fmt: skip
-    wanted = needed(roots() - {UNUSED}, environment, there)
+    wanted = needed(roots() - {UNUSED} | {TESTED_WITH}, environment, there)
     blocks = pinned(wanted, environment)
     missing = sorted(wanted - blocks.keys())
     if missing:

@@ -1,8 +1,9 @@
-"""What a GPU does with this project, in one run of at most eight minutes: speed, memory, and a study from end to end.
+"""What a GPU does with this project, in one run of at most eight minutes: results, speed, memory, waits, a whole study.
 
 Needs no network and no data: pairs are synthetic, weights random. Each part runs in a process of its own, within a time
 budget of its own, so a part that fails or takes too long leaves the others in place. Ratios are of one run: open_clip's
-trainer gets the shards, batch and workers of ours, and the bare passes the same model and batch. Writes
+trainer gets the shards, batch and workers of ours, and the bare passes the same model and batch. The tests that need a
+GPU run first; without a GPU they are skipped, and no line is found that waits for it. Writes
 `gpu-check.json` and `gpu-check.md`. Without a GPU, `--small` runs the same parts on tiny models.
 
     python benchmarks/gpu_check.py --output results/gpu-check
@@ -19,10 +20,12 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 TOTAL = 480  # seconds of all parts
@@ -36,6 +39,8 @@ SMALL = {
 }  # fmt: skip
 DEFENSES = ["cleanclip", "ta_cleaner", "par", "cbpt", "rvpt"]
 STUDY = "tests/studies/tiny.yaml"
+TESTS = "tests/unit/test_gpu.py"
+BARE = "bare forward and backward pass"
 
 Row = dict[str, Any]
 
@@ -62,6 +67,7 @@ def main() -> None:
             left = slower * TOTAL - (time.perf_counter() - start)
             found["parts"][name] = one(name, options, Path(folder), min(slower * PARTS[name][1], left))
             say(f"{name}: {found['parts'][name].get('error', 'done')}, {found['parts'][name]['seconds']:.0f} s")
+        beside_bare(found["parts"])
         found["seconds"] = round(time.perf_counter() - start, 1)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "gpu-check.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -108,7 +114,33 @@ def machine() -> dict[str, Any]:
     return {**json.loads(found.splitlines()[-1]), **versions}
 
 
+def beside_bare(parts: dict[str, Any]) -> None:
+    """Add to the rows of the trainers the same figures beside the bare pass of the model, where both were measured."""
+    bares = {figure["what"]: figure["value"] for figure in parts.get("bare", {}).get("rows", [])}
+    rows = parts.get("training", {}).get("rows", [])
+    for figure in list(rows):
+        limit = bares.get(f"{figure['what'].removesuffix(': training')}: {BARE}")
+        if limit is not None:
+            rows.append(row(f"{figure['what']}, beside the bare pass", figure["value"], figure["unit"], beside=limit))
+
+
 # --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def tests(sizes: Namespace) -> Iterator[Row]:
+    """The tests that need a GPU: how many passed, and how many were skipped and why; a test that fails is an error."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "tests.xml")
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--junitxml", str(report), TESTS]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+        if done.returncode:
+            sys.exit(done.stdout[-1500:])
+        counts: Counter[str] = Counter()
+        for case in ElementTree.parse(report).iter("testcase"):
+            skipped, name = case.find("skipped"), case.get("name", "").partition("[")[0]
+            counts[f"{name}: passed" if skipped is None else f"{name}: skipped, {skipped.get('message')}"] += 1
+    for what, count in counts.items():
+        yield row(what, count, "tests")
 
 
 def shards(sizes: Namespace) -> Iterator[Row]:
@@ -139,7 +171,7 @@ def bare(sizes: Namespace) -> Iterator[Row]:
             clip.network.zero_grad(set_to_none=True)
 
         seconds = timed(step, sizes.steps)
-        yield row(f"{name}: bare forward and backward pass", sizes.batch / seconds, "pairs/s", memory())
+        yield row(f"{name}: {BARE}", sizes.batch / seconds, "pairs/s", memory())
 
 
 def training(sizes: Namespace) -> Iterator[Row]:
@@ -227,6 +259,21 @@ def loading(sizes: Namespace) -> Iterator[Row]:
     yield row(f"loading, {sizes.workers} processes", found["rate"], "pairs/s", found["peak"] / 1e9)
 
 
+def waiting(sizes: Namespace) -> Iterator[Row]:
+    """The lines that wait for the GPU in every step."""
+    import waits
+
+    for name in sizes.models:
+        for what, lines in waits.of_steps(name, sizes.defense_batch, sizes.precision):
+            title = f"{name}: waits of {what}"
+            if lines is None:
+                yield row(f"{title}, not measured: needs a GPU", None, "per step")
+                continue
+            yield row(title, sum(lines.values()), "per step")
+            for line, times in lines.items():
+                yield row(f"{title}, {line}", times, "per step")
+
+
 def study(sizes: Namespace) -> Iterator[Row]:
     """The study of the tests, from nothing to its report."""
     with tempfile.TemporaryDirectory() as folder:
@@ -247,12 +294,14 @@ def study(sizes: Namespace) -> Iterator[Row]:
 
 # The seconds are for an H100 and 16 cores; their sum may exceed `TOTAL`, since parts seldom need all of theirs.
 PARTS: dict[str, tuple[Callable[[Namespace], Iterator[Row]], int]] = {
+    "tests": (tests, 60),
     "shards": (shards, 90),
     "bare": (bare, 45),
     "evaluation": (evaluation, 45),
     "training": (training, 150),
     "drawing": (drawing, 45),
     "loading": (loading, 45),
+    "waiting": (waiting, 60),
     "defenses": (defenses, 120),
     "study": (study, 150),
 }
@@ -299,8 +348,8 @@ def memory() -> float:
     return peak
 
 
-def row(what: str, value: float, unit: str, gigabytes: float | None = None, beside: float | None = None) -> Row:
-    """Return a figure; `beside` is what it is compared with, in the same unit."""
+def row(what: str, value: float | None, unit: str, gigabytes: float | None = None, beside: float | None = None) -> Row:
+    """Return a figure, None where it was not measured; `beside` is what it is compared with, in the same unit."""
     return {"what": what, "value": value, "unit": unit, "gigabytes": gigabytes, "beside": beside}
 
 
@@ -322,7 +371,8 @@ def table(found: dict[str, Any]) -> str:
             beside, memory_used = figure["beside"], figure["gigabytes"]
             ratio = f"{beside:,.3g} | {figure['value'] / beside:.2f}" if beside else " | "
             used = "" if memory_used is None else f"{memory_used:.2f}"
-            lines.append(f"| {figure['what']} | {figure['value']:,.4g} | {figure['unit']} | {ratio} | {used} |")
+            value = "" if figure["value"] is None else f"{figure['value']:,.4g}"
+            lines.append(f"| {figure['what']} | {value} | {figure['unit']} | {ratio} | {used} |")
     return "\n".join(lines) + "\n"
 
 

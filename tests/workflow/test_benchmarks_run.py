@@ -21,6 +21,7 @@ SLOW = {
     "scenes": ["--pairs", "16", "--sizes", "32"],
     "starts": ["--rounds", "1"],
     "streaming": ["--pairs", "300", "600", "--steps", "2"],
+    "waits": ["--models", "tiny-vit", "--batch-size", "4"],
 }
 SAID = {
     "dry_run": "large study, 2 cells: ",
@@ -34,6 +35,7 @@ SAID = {
     "scenes": "32 px: ",
     "starts": "a fork: ",
     "streaming": "| 600 |",
+    "waits": "tiny-vit, cbpt: ",
 }
 
 

@@ -1,17 +1,23 @@
 """The measurement of a GPU: its table, what it does about a part that fails, and the whole of it on a CPU, smaller."""
 
+import inspect
 import json
 import subprocess
 import sys
+import warnings
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
+import torch
 
 from antidote.base.fingerprint import ROOT
+from antidote.training.inversion import alike
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import gpu_check
+import waits
 
 
 def run(tmp_path, *arguments):
@@ -28,10 +34,12 @@ def test_the_table():
         "parts": {
             "bare": {"rows": [gpu_check.row("m", 10.0, "pairs/s", 1.5, 5.0), gpu_check.row("n", 1234.0, "s")]},
             "study": {"error": "a\nno | memory"},
+            "waiting": {"rows": [gpu_check.row("o", None, "per step")]},
         },
     }
     assert gpu_check.table(found).splitlines()[4:] == [
         "| m | 10 | pairs/s | 5 | 2.00 | 1.50 |", "| n | 1,234 | s |  |  |  |", "| study | failed | no / memory | | | |",
+        "| o |  | per step |  |  |  |",
     ]  # fmt: skip
 
 
@@ -41,6 +49,56 @@ def test_a_part_that_takes_too_long_is_ended(tmp_path):
     assert gpu_check.one("study", Namespace(small=True), tmp_path, 0)["error"] == "no time is left"
 
 
+def test_a_trainer_has_a_row_beside_the_bare_pass_of_its_model():
+    training = [gpu_check.row(f"{name}: training", 3.0, "pairs/s", beside=2.0) for name in ("a", "b")]
+    parts = {"bare": {"rows": [gpu_check.row(f"a: {gpu_check.BARE}", 4.0, "pairs/s")]}, "training": {"rows": training}}
+    gpu_check.beside_bare(parts)
+    assert [(row["what"], row["value"], row["beside"]) for row in parts["training"]["rows"]] == [
+        ("a: training", 3.0, 2.0), ("b: training", 3.0, 2.0), ("a: training, beside the bare pass", 3.0, 4.0),
+    ], "nothing beside a pass that was not measured"  # fmt: skip
+    failed = {"bare": {"error": "x"}, "training": {"error": "y"}}
+    gpu_check.beside_bare(failed)
+    assert failed == {"bare": {"error": "x"}, "training": {"error": "y"}}
+
+
+class Waiting:
+    """Stands for features on a GPU: torch warns where their sum is asked for."""
+
+    def __len__(self):
+        return 2
+
+    def sum(self, dim=None):
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally at x)", stacklevel=1)
+        return torch.zeros(3)
+
+    def square(self):
+        warnings.warn("another warning", stacklevel=1)
+        return torch.zeros(2, 3)
+
+
+def test_a_wait_is_counted_at_its_line_of_the_project():
+    lines, first = inspect.getsourcelines(alike)
+    line = first + next(number for number, text in enumerate(lines) if "features.sum(" in text)
+    assert waits.waits(lambda: [alike(Waiting()) for _ in range(3)]) == {f"training/inversion.py:{line}": 3}
+    assert waits.waits(Waiting().sum) == {waits.OUTSIDE: 1}
+
+
+@pytest.mark.filterwarnings("ignore:called a sync")
+def test_waits_of_the_first_steps_alone_are_no_waits_of_a_step(monkeypatch):
+    """A run of three steps waits once at its start and twice in each step."""
+
+    def run(steps):
+        for _ in range(1 + 2 * steps):
+            Waiting().sum()
+
+    monkeypatch.setattr(waits, "_run", lambda *given: run)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    assert dict(waits.of_steps("m", 2, "fp32"))["training"] == {waits.OUTSIDE: 2.0}
+    assert modes == ["warn", "default"] * 2 * 3
+
+
 def test_some_parts_on_a_cpu(tmp_path):
     done, found = run(tmp_path, "--parts", "bare", "evaluation")
     assert done.returncode == 0, done.stderr + done.stdout
@@ -48,6 +106,40 @@ def test_some_parts_on_a_cpu(tmp_path):
     assert set(rows) == {f"{model}: {what}" for model in ("tiny-rn", "tiny-vit")
                          for what in ("bare forward and backward pass", "evaluation")}  # fmt: skip
     assert all(row["value"] > 0 for row in rows.values()) and rows["tiny-rn: evaluation"]["beside"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_tests_of_a_gpu_are_skipped_on_a_cpu_and_the_part_says_so(tmp_path):
+    done, found = run(tmp_path, "--parts", "tests")
+    assert done.returncode == 0, done.stderr + done.stdout
+    rows = {row["what"]: row["value"] for row in found["parts"]["tests"]["rows"]}
+    assert rows["test_a_training: skipped, needs a GPU"] == 2 and not any("passed" in what for what in rows)
+
+
+@pytest.mark.parametrize(("code", "error"), [(0, None), (1, "1 failed")])
+def test_a_test_that_fails_fails_the_part(monkeypatch, code, error):
+    def run(command, **more):
+        Path(command[command.index("--junitxml") + 1]).write_text(
+            '<testsuites><testsuite><testcase name="test_x[a]"/><testcase name="test_x[b]"/></testsuite></testsuites>',
+            encoding="utf-8",
+        )
+        return subprocess.CompletedProcess(command, code, "E wrong\n1 failed")
+
+    monkeypatch.setattr(gpu_check.subprocess, "run", run)
+    if error:
+        with pytest.raises(SystemExit, match=error):
+            list(gpu_check.tests(Namespace()))
+    else:
+        assert list(gpu_check.tests(Namespace())) == [gpu_check.row("test_x: passed", 2, "tests")]
+
+
+def test_without_a_gpu_a_run_is_made_and_nothing_is_measured(monkeypatch):
+    steps = []
+    monkeypatch.setattr(waits, "_run", lambda *given: steps.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rows = list(gpu_check.waiting(Namespace(models=["m"], defense_batch=2, precision="fp32")))
+    assert rows[0] == gpu_check.row("m: waits of training, not measured: needs a GPU", None, "per step")
+    assert len(rows) == 3 and steps == [waits.STEPS] * 3
 
 
 @pytest.mark.slow
