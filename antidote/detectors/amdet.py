@@ -110,7 +110,7 @@ class Amdet(Detector):
         embeddings = torch.stack(starts).to(texts.words.device).requires_grad_()
 
         def loss(rows: Tensor, rng) -> tuple[Tensor, dict[str, Tensor]]:
-            alike, likeness = texts.alike(embeddings, rows.to(embeddings.device))
+            alike, likeness = texts.alike(embeddings, rows.to(embeddings.device, non_blocking=True))
             total = -alike + settings.similarity_weight * likeness
             return total.sum(), {"likeness": alike.mean(), "to clean": likeness.mean()}
 

@@ -56,7 +56,7 @@ class BackdoorIDS(Detector):
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         mean = torch.tensor(clip.config["preprocess_cfg"]["mean"], device=clip.device).view(1, 3, 1, 1)
-        masks, values = [mask.to(clip.device) for mask in self._masks(clip.size)], []
+        masks, values = torch.stack(self._masks(clip.size)).to(clip.device), []
         with torch.no_grad():
             for images in chunks(clip, data.pictures):
                 path = [clip.encode_image(torch.where(mask, mean, images)) for mask in masks]

@@ -70,7 +70,7 @@ class CognitiveDistillation(Detector):
         optimizer = torch.optim.Adam([free], lr=settings.lr, betas=BETAS)
         for _ in range(settings.steps):
             mask = (free.tanh() + 1) / 2
-            colour = torch.rand(count, 3, 1, 1, generator=stream).to(images.device)
+            colour = torch.rand(count, 3, 1, 1, generator=stream).to(images.device, non_blocking=True)
             found = encode(images * mask + (1 - mask) * colour)
             kept = (found - wanted).abs().mean(dim=1)
             loss = kept + settings.gamma * mask.sum(dim=(1, 2, 3)) + settings.beta * total_variation(mask)

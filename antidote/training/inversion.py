@@ -133,7 +133,7 @@ class Together:
     collapsed: float
 
     def __call__(self, features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        negatives = self.negatives[:, rows]
+        negatives = self.negatives[:, rows.to(self.negatives.device, non_blocking=True)]
         loss, likeness = inversion_loss(features, negatives.flatten(0, 1), self.temperature)
         clean = alike(negatives[0]).double()
         return loss, likeness, clean + self.collapsed * (1 - clean)
@@ -174,7 +174,7 @@ def paste(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
 
 def floats(clip: Clip, images: Tensor) -> Tensor:
     """Convert pictures uint8 (N, 3, H, W) to floats in [0, 1] on the model's device."""
-    return images.to(clip.device).float() / 255
+    return images.to(clip.device, non_blocking=True).float() / 255
 
 
 def invert(

@@ -4,7 +4,8 @@
 optimisers. The rules for tensors of two devices are those of CUDA: an operation on both raises `RuntimeError`, apart
 from scalars on the CPU, indices on the CPU and copies. A CPU tensor indexed by a tensor of the GPU raises, as do
 `numpy` and random numbers from a generator of the other device. Every value that a program reads back from the device
-is counted, by the line of `antidote` that reads it: on a real GPU the program waits there.
+is counted, by the line of `antidote` that reads it: on a real GPU the program waits there. So it does, with ordinary
+memory, where it copies a tensor of the CPU to the GPU without `non_blocking`; those lines are counted apart.
 
 What this cannot show: kernels that CUDA lacks, memory, speed, and results that differ by rounding.
 """
@@ -48,17 +49,20 @@ class Pretended(TorchFunctionMode):
 
     Attributes:
         reads: how often each line, as `training/loop.py:119`, read a value back from the device.
+        copies: how often each line copied values to the device and waited for it; an index on the CPU is copied too.
     """
 
     def __init__(self):
         super().__init__()
-        self.reads = Counter()
+        self.reads, self.copies = Counter(), Counter()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if name == "__deepcopy__" and isinstance(args[0], Gpu):
             return _copied(args[0], args[1])
         goal = _goal(name, args, kwargs)
+        if _copies(name, goal, args, kwargs):
+            self._count(self.copies)
         if goal is not None:
             func, args, kwargs = _without_device(func, args, kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
@@ -86,7 +90,7 @@ class Pretended(TorchFunctionMode):
         if name in READS or name in ("cpu", "numpy", "__array__") or any(
             part.dtype == torch.bool and isinstance(part, Gpu) for part in advanced
         ):  # fmt: skip
-            self._count()
+            self._count(self.reads)
         if name in ("numpy", "__array__"):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
         if index is not None:
@@ -99,13 +103,13 @@ class Pretended(TorchFunctionMode):
         elif name not in COPIES:
             _same(name, tensors, scalars=name not in SAME_SCALARS)
 
-    def _count(self):
+    def _count(self, counter):
         frame = sys._getframe(2)
         while frame is not None and not frame.f_code.co_filename.startswith(CODE):
             frame = frame.f_back
         if frame is not None:
             file = Path(frame.f_code.co_filename).relative_to(CODE).as_posix()
-            self.reads[f"{file}:{frame.f_lineno}"] += 1
+            counter[f"{file}:{frame.f_lineno}"] += 1
 
 
 class Generator(torch.Generator):
@@ -162,6 +166,18 @@ def _goal(name, args, kwargs):
         return None
     kind = torch.device(device).type
     return None if kind == "meta" else kind == "cuda"
+
+
+def _copies(name, goal, args, kwargs):
+    """Return whether a call copies to the GPU and waits for it."""
+    if name in ("__getitem__", "__setitem__") and isinstance(args[0], Gpu):
+        parts = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return any(isinstance(part, list) or (type(part) is torch.Tensor and part.dim()) for part in parts)
+    if name == "copy_":
+        return isinstance(args[0], Gpu) and not isinstance(args[1], Gpu) and not kwargs.get("non_blocking")
+    if not goal or name not in ("to", "cuda", "tensor", "as_tensor"):
+        return False
+    return name in ("tensor", "as_tensor") or not (isinstance(args[0], Gpu) or kwargs.get("non_blocking"))
 
 
 def _without_device(func, args, kwargs):

@@ -20,6 +20,7 @@ from antidote.training.loop import train
 from antidote.training.objectives import Contrastive
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Work
+from antidote.training.tuning import frozen_features
 
 CLASSES, TEMPLATES = ["banana", "boat", "cup", "key", "moon"], ["a photo of a {}.", "the {}"]
 RECIPE = {"epochs": 1, "batch_size": 4, "warmup": 0}
@@ -75,6 +76,27 @@ def test_a_layer_trains(gpu):
     layer(torch.ones(4, 3, device=GPU)).square().sum().backward()
     torch.optim.AdamW(layer.parameters(), fused=True).step()
     assert layer.weight.grad.device == GPU and not (layer.weight == before).all()
+
+
+@pytest.mark.parametrize(
+    ("act", "waits"),
+    [
+        (lambda here, there, rows: there[rows], 1),
+        (lambda here, there, rows: there[[0, 1]], 1),
+        (lambda here, there, rows: there[rows.to(GPU, non_blocking=True)], 0),
+        (lambda here, there, rows: here.to(GPU), 1),
+        (lambda here, there, rows: there.to(GPU), 0),
+        (lambda here, there, rows: torch.tensor([1.0], device=GPU), 1),
+        (lambda here, there, rows: torch.zeros(2, device=GPU), 0),
+        (lambda here, there, rows: there[:2].copy_(here), 1),
+        (lambda here, there, rows: there[:2], 0),
+    ],
+)
+def test_copies_to_the_gpu_that_are_waited_for_are_counted(gpu, act, waits):
+    here, there, rows = torch.ones(2), torch.ones(4, device=GPU), torch.tensor([0, 1])
+    gpu.copies.clear()
+    frozen_features(lambda _: act(here, there, rows), torch.ones(1))  # lines of the project are counted
+    assert gpu.copies.total() == waits and not gpu.reads
 
 
 # --- methods ---------------------------------------------------------------------------------------------------------
@@ -204,15 +226,20 @@ def test_a_step_of_a_defense_waits_for_nothing(
     gpu, make_clip, make_pairs, scenes_lexicon, small, tmp_path, name, changes
 ):
     """A step of training, and of the loops that a defense has of its own, as in the inversion of a trigger."""
-    kind, pairs, reads = method("defense", name), make_pairs(10), []
+    kind, pairs, reads, copies = method("defense", name), make_pairs(10), [], []
     data = DefenseData(pairs=pairs, lexicon=scenes_lexicon, shots=pairs, training_set=pairs,
                        poisoned=frozenset(pairs.keys[:3]), classes=CLASSES, templates=TEMPLATES)  # fmt: skip
     for count in (1, 3):
         gpu.reads.clear()
+        gpu.copies.clear()
         values = {"method": name, **with_steps({**small(kind.Settings), **changes}, count)}
         kind(kind.Settings.read(values, name), 0).run(moved(make_clip()), data, Work(tmp_path / str(count), "x"))
         reads.append(gpu.reads.copy())
+        copies.append(gpu.copies.copy())
     assert not reads[1] - reads[0]
+    assert not [
+        line for line in copies[1] - copies[0] if line.startswith(("training/inversion.py", "training/patches.py"))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -229,8 +256,9 @@ def test_a_step_of_a_detector_waits_for_nothing(gpu, make_clip, make_pairs, tmp_
     few = {**OF_TEN, "pictures": 8, "captions": 8, "batch_size": 8}  # one step per pass
     for count in (4, 8):
         gpu.reads.clear()
+        gpu.copies.clear()
         values = {key: value for key, value in few.items() if key in kind.Settings.model_fields}
         settings = kind.Settings.read({"method": name, **with_steps(values, count)}, name)
         kind(settings, 0).score(moved(make_clip()), data, Work(tmp_path / str(count), "x"))
-        reads.append(gpu.reads.copy())
+        reads.append(gpu.reads + gpu.copies)
     assert not reads[1] - reads[0]
