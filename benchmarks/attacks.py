@@ -15,6 +15,7 @@ from statistics import median
 
 import open_clip
 import torch
+from measured import say_machine
 
 from antidote.attacks.base import Attack
 from antidote.attacks.contract import FitContext
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measurements, of which the median counts")
     parser.add_argument("--page", type=Path, help="page to fill, between its `throughput` marks")
     arguments = parser.parse_args()
+    say_machine("torch", "torchvision", "open_clip", "Pillow")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     pictures, captions, labels = generate(1, 0, arguments.pictures, arguments.size)

@@ -11,19 +11,13 @@ import argparse
 import importlib.util
 import io
 import logging
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import PIL
 import torch
-import torchvision
+from measured import say_machine
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as T
 
@@ -42,6 +36,7 @@ def main() -> None:
     parser.add_argument("--quality", type=int, default=90)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    say_machine("torch", "torchvision", "Pillow", "numpy")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     files = jpegs(options)
@@ -52,7 +47,6 @@ def main() -> None:
         for name, way in ways.items():
             best[name] = min(best.get(name, float("inf")), seconds(way, files))
     mean = sum(map(len, files)) / len(files)
-    log.info("Pillow %s, torchvision %s", PIL.__version__, torchvision.__version__)
     log.info("%d x %d, quality %d, %.0f KB -> %d px", options.width, options.height, options.quality, mean / 1000,
              options.size)  # fmt: skip
     for name, way in ways.items():

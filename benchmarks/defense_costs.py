@@ -13,7 +13,6 @@ seconds are processor seconds, so that a busy machine counts less. Prints a tabl
 import argparse
 import multiprocessing
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -22,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from measured import say, say_machine
+
 BASELINE = "finetune"
 CLASSES = [f"{kind} {number}" for number in range(25) for kind in ("banana", "boat", "cactus", "ball")]
 SHOTS = len(CLASSES)  # one of each
@@ -40,13 +40,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    sys.path.insert(0, str(ROOT))
     import open_clip  # noqa: F401  once, for all that follows
 
     from antidote.base.registry import DEFENSES
 
     methods = options.methods or [name for name in DEFENSES if name != "none"]
-    say(f"{machine(options)}; batch {options.batch_size}, {options.precision}, {options.steps - 1} timed steps.\n")
+    say_machine("torch", "open_clip")
+    threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
+    say(f"{threads}, batch {options.batch_size}, {options.precision}, {options.steps - 1} timed steps.\n")
     say("| model | defense | seconds per step | times fine-tuning | seconds beside the steps | peak memory, GB |")
     say("| --- | --- | ---: | ---: | ---: | ---: |")
     for model in options.models:
@@ -223,15 +224,6 @@ def timed_steps(name: str) -> list[float]:
         if hasattr(own, "tune"):
             own.tune = timed(own.tune, lambda done: done)
     return steps
-
-
-def machine(options: argparse.Namespace) -> str:
-    return f"{options.threads} thread{'s' * (options.threads > 1)} of a CPU ({platform.machine()}), or the GPU if any"
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -10,16 +10,13 @@ a little, on a tiny model; MABA with the RN50 that the papers use draws far more
 
 import argparse
 import logging
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from attacks import made
+from measured import say_machine
 
 from antidote.attacks.trigger import Trigger, load_trigger, save_trigger
 from antidote.data.pairs import Pairs
@@ -44,12 +41,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=[*ATTACKS])
     options = parser.parse_args()
+    say_machine("torch", "open_clip")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     pictures, captions, labels = generate(1, 0, options.pictures, options.size)
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
     pairs = Pairs([str(i) for i in range(len(images))], images, captions, torch.from_numpy(labels))
-    log.info("torch %s, %d pictures of %d px, seconds per 1,000", torch.__version__, len(images), options.size)
+    log.info("%d pictures of %d px, seconds per 1,000", len(images), options.size)
     log.info("%-10s %9s %9s %9s %9s  %s", "attack", "drawn", "first", "later", "saved", "kept, bytes per picture")
     for name in options.attacks:
         measure(name, pairs, options)

@@ -11,19 +11,16 @@ Every output is made as an empty file and recorded as finished in a temporary co
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
+from measured import ROOT, Cost, run, say, say_machine
 
-ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("Snakefile", "rules", "scripts", "antidote", "profiles", "envs", "data", "config.yaml")
 STUDY = "study.yaml"
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
@@ -54,15 +51,6 @@ main(sys.argv[1:])
 EMPTY = "rule all:\n    input:\n        'Snakefile',\n"
 
 
-class Cost(NamedTuple):
-    """What one process took: seconds of wall time and of the processor, peak memory in MB, and what it printed."""
-
-    wall: float
-    cpu: float
-    memory: float
-    output: str
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
@@ -71,6 +59,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--ten-thousand", action="store_true", help="also a study with ten times as many cells")
     options = parser.parse_args()
+    say_machine("snakemake")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "project")
         copy.mkdir()
@@ -116,11 +105,11 @@ def report(name: str, study: dict, folder: Path, repeats: int, own: Cost) -> Non
 
 def best(folder: Path, repeats: int, *arguments: str) -> Cost:
     """Return the cheapest of several dry runs; the first one fills the caches and does not count."""
-    runs = [snakemake(folder, "-n", *arguments) for _ in range(repeats + 1)][1:]
-    for run in runs:
-        if "Nothing to be done" not in run.output:
-            sys.exit(f"{folder}: the dry run has something to do:\n{run.output[-2000:]}")
-    return min(runs, key=lambda run: run.cpu)
+    costs = [snakemake(folder, "-n", *arguments) for _ in range(repeats + 1)][1:]
+    for cost in costs:
+        if "Nothing to be done" not in cost.output:
+            sys.exit(f"{folder}: the dry run has something to do:\n{cost.output[-2000:]}")
+    return min(costs, key=lambda cost: cost.cpu)
 
 
 def show(name: str, cost: Cost, own: Cost | None) -> Cost:
@@ -131,28 +120,7 @@ def show(name: str, cost: Cost, own: Cost | None) -> Cost:
 
 def snakemake(folder: Path, *arguments: str, program: Sequence[str] = (str(SNAKEMAKE),)) -> Cost:
     """Run Snakemake in a folder; return what it cost and printed."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            [*program, *arguments],
-            cwd=folder,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": ""},
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        wall = time.perf_counter() - start
-        output.seek(0)
-        printed = output.read()
-    if process.returncode:
-        sys.exit(printed[-2000:])
-    return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, printed)
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    return run([*program, *arguments], folder, {"PYTHONPATH": ""})
 
 
 if __name__ == "__main__":

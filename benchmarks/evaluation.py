@@ -17,8 +17,7 @@ import time
 from multiprocessing import Pool
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from measured import ROOT, say, say_machine
 
 SMALL = {
     "embed_dim": 256,
@@ -34,6 +33,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
+    say_machine("torch", "open_clip")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         with Pool(1) as pool:  # what is imported there would count as memory of the jobs started from here
@@ -133,11 +133,6 @@ def run(script: str, *arguments: object) -> None:
 
 def memory(cost: dict) -> str:
     return f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB"
-
-
-def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ GPU run first; without a GPU they are skipped, and no line is found that waits f
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parents[1]
+from measured import ROOT, heading, machine, say
+
+PACKAGES = ("torch", "torchvision", "open_clip")
 TOTAL = 480  # seconds of all parts
 FULL = {
     "models": ["RN50", "ViT-B-32"], "batch": 256, "precision": "bf16", "pictures": 4096, "epochs": 2, "workers": 8,
@@ -55,12 +56,12 @@ def main() -> None:
     options = parser.parse_args()
     sizes = Namespace(**(SMALL if options.small else FULL), shards=options.shards)
     sizes.workers = min(sizes.workers, max(1, (os.cpu_count() or 1) - 1))
-    sys.path.insert(0, str(ROOT))
     if options.one:
         say(json.dumps(list(PARTS[options.one][0](sizes))))
         return
     with tempfile.TemporaryDirectory() as folder:
-        found = {"machine": machine(), "settings": vars(sizes) | {"shards": None}, "parts": {}}
+        found = {"machine": machine(*PACKAGES), "settings": vars(sizes) | {"shards": None}, "parts": {}}
+        say(heading(found["machine"], *PACKAGES))
         start = time.perf_counter()
         slower = 10 if options.small else 1  # than an H100 and 16 cores; the CPU may be busy
         for name in options.parts:
@@ -100,18 +101,6 @@ def one(name: str, options: Namespace, folder: Path, seconds: float) -> dict[str
             process.communicate()
             found = {"error": f"not done in its {seconds:.0f} s"}
     return {**found, "seconds": round(time.perf_counter() - start, 1)}
-
-
-def machine() -> dict[str, Any]:
-    """Return the card, the processor and the versions; asked in a process of its own, which leaves the GPU free."""
-    code = (
-        "import json, torch, torchvision, open_clip; gpu = torch.cuda.is_available(); "
-        "print(json.dumps({'device': torch.cuda.get_device_name() if gpu else 'CPU', 'gpu': gpu, "
-        "'torch': torch.__version__, 'torchvision': torchvision.__version__, 'open_clip': open_clip.__version__}))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
-    versions = {"cores": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
-    return {**json.loads(found.splitlines()[-1]), **versions}
 
 
 def beside_bare(parts: dict[str, Any]) -> None:
@@ -355,10 +344,11 @@ def row(what: str, value: float | None, unit: str, gigabytes: float | None = Non
 
 def table(found: dict[str, Any]) -> str:
     """Return the figures in Markdown."""
-    head, sizes = found["machine"], found["settings"]
+    sizes = found["settings"]
     lines = [
-        f"{head['device']}, {head['cores']} cores, Python {head['python']}, torch {head['torch']}, open_clip "
-        f"{head['open_clip']}; batch {sizes['batch']}, of defenses {sizes['defense_batch']}, {sizes['precision']}; "
+        heading(found["machine"], *PACKAGES),
+        "",
+        f"Batch {sizes['batch']}, of defenses {sizes['defense_batch']}, {sizes['precision']}; "
         f"{found['seconds']:.0f} s in all.",
         "",
         "| measured | figure | unit | beside | ratio | peak memory, GB |",
@@ -374,11 +364,6 @@ def table(found: dict[str, Any]) -> str:
             value = "" if figure["value"] is None else f"{figure['value']:,.4g}"
             lines.append(f"| {figure['what']} | {value} | {figure['unit']} | {ratio} | {used} |")
     return "\n".join(lines) + "\n"
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Shards with small pictures are made first. Then the project's own commands run on them, as in a study: the dataset
 (which looks at every picture, once, and writes the index), the pools, two attacks' poisoned pairs. Each line: wall
-time, processor time, peak memory. On a busy machine only processor time means anything.
+time, processor time, peak memory, processor time as a share of the dataset's. On a busy machine only processor time
+means anything.
 
     python benchmarks/poisoning.py --pairs 50000
 """
@@ -11,20 +12,14 @@ import argparse
 import io
 import json
 import os
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from measured import Cost, say, say_machine, script
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from antidote.data.store import tars  # noqa: E402
+from antidote.data.store import tars
 
 SHARD, DISTINCT = 10_000, 256
 
@@ -38,6 +33,7 @@ def main() -> None:
         "--size", type=int, default=224, help="pixels that the model reads, and that poison is stored at"
     )
     options = parser.parse_args()
+    say_machine("torch", "pandas", "pyarrow", "Pillow")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         make_shards(Path("given"), options.pairs, options.side)
@@ -64,9 +60,8 @@ def make_shards(folder: Path, pairs: int, side: int) -> None:
 def measure(options: argparse.Namespace) -> None:
     pairs, poisons = options.pairs, options.poisons
     source = {"source": "webdataset", "splits": {"train": "given/*.tar"}}
-    command(
-        "dataset", "--name", "many", "--split", "train", "--settings", json.dumps(source), "--output", "data/many/train"
-    )
+    more = ["--name", "many", "--split", "train", "--settings", json.dumps(source), "--output", "data/many/train"]
+    whole = command(None, "dataset", *more)
     index = Path("data/many/train/index.parquet")
     built = index.stat()
     pools = {
@@ -75,15 +70,15 @@ def measure(options: argparse.Namespace) -> None:
         "defense": {"pairs": pairs // 10},
     }
     for pool in pools:
-        command("pools", "--settings", json.dumps(pools), "--only", pool, "--output", f"pools/{pool}.parquet")
+        command(whole, "pools", "--settings", json.dumps(pools), "--only", pool, "--output", f"pools/{pool}.parquet")
     for name, settings in (
         ("badnet", {"method": "badnet"}),
         ("blended", {"method": "blended", "preset": "fixed"}),
     ):
         more = ["--name", name, "--target", "banana", "--size", options.size, "--output", f"{name}/trigger"]
-        command("trigger", "--settings", json.dumps(settings), *more)
+        command(whole, "trigger", "--settings", json.dumps(settings), *more)
         more = ["--trigger", f"{name}/trigger", "--pools", "pools/poison.parquet", "--templates", "simple"]
-        command("poison", "--settings", json.dumps({"poisons": poisons}), *more, "--output", f"{name}/poison")
+        command(whole, "poison", "--settings", json.dumps({"poisons": poisons}), *more, "--output", f"{name}/poison")
         written = sum(file.stat().st_size for file in Path(name, "poison").iterdir())
         say(f"  {name}: wrote {written / 1e6:.1f} MB for {poisons} pairs, {written / poisons / 1e3:.1f} kB each")
     unchanged = (index.stat().st_mtime_ns, index.stat().st_ino) == (built.st_mtime_ns, built.st_ino)
@@ -92,22 +87,13 @@ def measure(options: argparse.Namespace) -> None:
     say(f"index of {pairs} pairs: {built.st_size / 1e6:.1f} MB of {total / 1e6:.0f} MB, {said}")
 
 
-def command(name: str, *arguments: object) -> None:
-    """Run one of the project's scripts on one thread and say what it took."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    more = ["--cost", "cost.json"]
-    subprocess.run([sys.executable, "-m", f"scripts.{name}", *map(str, arguments), *more], env=environment, check=True)
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    memory = json.loads(Path("cost.json").read_text(encoding="utf-8"))["peak_memory_bytes"]
+def command(whole: Cost | None, name: str, *arguments: object) -> Cost:
+    """Run one of the project's scripts and say what it took, beside that of `whole` if there is one."""
+    cost = script(name, *arguments)
     label = " ".join([name, *(str(word) for word in arguments if word in ("training", "poison", "defense"))])
-    say(f"{label:16} {wall:7.1f} s, processor {cpu:7.1f} s, {memory / 1e6:6.0f} MB")
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    share = "" if whole is None else f", {cost.cpu / whole.cpu:.1%} of the dataset's"
+    say(f"{label:16} {cost.wall:7.1f} s, {cost.memory:6.0f} MB, processor {cost.cpu:7.1f} s{share}")
+    return cost
 
 
 if __name__ == "__main__":

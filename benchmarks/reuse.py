@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
-from dry_run import ON_PAPER, ROOT, STUDY, copy_project, say
+from dry_run import ON_PAPER, STUDY, copy_project
 from dry_run import snakemake as bare_snakemake
+from measured import ROOT, say, say_machine
 
 WEIGHTS = "open_clip_model.safetensors"
 WHO = {f"GIT_{role}_{what}": "benchmark" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=20)
     parser.add_argument("--gb", type=float, default=2.0, help="size of the snapshot")
     options = parser.parse_args()
+    say_machine("snakemake", "dvc")
     default = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         jobs(Path(folder, "project"), options.jobs)
@@ -80,7 +82,8 @@ def jobs(folder: Path, count: int) -> None:
     one = timed("one job", lambda: snakemake(folder, "--cores", "1", "--forceall", "--", targets[0]))
     many = timed(f"{count} jobs", lambda: snakemake(folder, "--cores", "1", "--forceall", "--", *targets))
     for which, b, o, m in zip(("wall", "processor"), bare, one, many, strict=True):
-        say(f"{which}: start {o - b / count:.2f} s, overhead per job {(m - o) / (count - 1) - b / count:.3f} s")
+        start, more = o - b / count, (m - o) / (count - 1) - b / count
+        say(f"{which}: start {start:.2f} s, overhead per job {more:.3f} s, {more * count / b:.1%} of the bare command")
 
 
 def shell(folder: Path, command: str) -> None:
@@ -107,6 +110,7 @@ def snapshot(folder: Path, default: dict, gb: float) -> None:
     with (origin / ".gitignore").open("a", encoding="utf-8") as file:
         file.write("/data/scenes/\n")
     run = lambda where, *words: lambda: command(where, *words)
+    copied = timed("plain copies of the models", lambda: [shutil.copy(p, folder / "copy") for p in models])
     run(origin, "git", "init", "-q")()
     run(origin, "dvc", "remote", "add", "-d", "store", str(folder / "store"))()
     timed("snapshot", run(origin, sys.executable, "-m", "scripts.snapshot", "--configfile", STUDY))
@@ -116,7 +120,9 @@ def snapshot(folder: Path, default: dict, gb: float) -> None:
     run(folder, "git", "clone", "-q", str(origin), str(clone))()
     pull = timed(f"pull of {gb:g} GB in {len(models)} models", run(clone, "dvc", "pull"))
     dry = timed('snakemake -n, "nothing to be done"', lambda: nothing_to_do(clone))
-    say(f"from dvc pull to nothing to be done: {pull[0] + dry[0]:.2f} s, processor {pull[1] + dry[1]:.2f} s")
+    times = (pull[0] + dry[0]) / copied[0]
+    said = f"{pull[0] + dry[0]:.2f} s, processor {pull[1] + dry[1]:.2f} s"
+    say(f"from dvc pull to nothing to be done: {said}, {times:.1f} times plain copies of the models")
 
 
 def nothing_to_do(folder: Path) -> None:

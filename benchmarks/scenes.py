@@ -5,6 +5,8 @@ import logging
 import tempfile
 import time
 
+from measured import say_machine
+
 from antidote.base.registry import method
 from antidote.data.scenes.draw import CHUNK, generate
 from antidote.data.store import ingest
@@ -17,6 +19,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 224])
     arguments = parser.parse_args()
+    say_machine("numpy", "Pillow")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for size in arguments.sizes:
         pairs = max(CHUNK, arguments.pairs * 32 * 32 // size**2)
@@ -30,10 +33,11 @@ def main() -> None:
             ingest.write(settings, "scenes", "train", folder)
         written = time.perf_counter()
         log.info(
-            "%d px: %d pictures/s drawn, %d pictures/s drawn and written",
+            "%d px: %d pictures/s drawn, %d pictures/s drawn and written (%.2f times the time)",
             size,
             pairs / (drawn - start),
             pairs / (written - drawn),
+            (written - drawn) / (drawn - start),
         )
 
 

@@ -8,7 +8,6 @@ The job reads open_clip's list of models and ends, so that nearly all of its tim
 import argparse
 import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from measured import ROOT, say_machine
 
 from antidote.base import warm
 
@@ -35,8 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="jobs each way")
     rounds = parser.parse_args().rounds
+    say_machine("torch", "open_clip", "snakemake")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    os.environ |= {**dict.fromkeys(warm.THREADS, "1"), "PYTHONPATH": sys.path[0]}
+    os.environ |= {**dict.fromkeys(warm.THREADS, "1"), "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as folder:
         scripts = Path(folder, "scripts")
         scripts.mkdir()
@@ -47,8 +47,7 @@ def main() -> None:
         first = seconds(folder, server)
         turns = [(seconds(folder, "0"), seconds(folder, server)) for _ in range(rounds)]
     own, fork = (statistics.median(column) for column in zip(*turns, strict=True))
-    machine = f"{platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} cores"
-    log.info("%s; medians of %d rounds", machine, rounds)
+    log.info("medians of %d rounds", rounds)
     log.info("a process of its own: %.2f s; a fork: %.2f s (%.1f times as fast)", own, fork, own / fork)
     log.info("the first fork, for which the server imports the packages: %.2f s", first)
 

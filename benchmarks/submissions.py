@@ -14,7 +14,8 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
-from dry_run import ROOT, STUDY, copy_project, grown, say, snakemake
+from dry_run import STUDY, copy_project, grown, snakemake
+from measured import ROOT, say, say_machine
 
 PROFILE = ROOT / "profiles/slurm/config.yaml"
 DEFENSES = ("defend", "defend_with_finding")
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--defenses", type=int, default=9, help="beside `none`")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
+    say_machine("snakemake")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         copy_project(copy)
@@ -39,12 +41,15 @@ def main() -> None:
         (copy / STUDY).write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
         say(f"{options.attacks * (options.defenses + 1) * options.seeds} cells")
         profile = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
+        single = None
         for name, groups in (
             ("each job by itself", {}),
             ("profiles/slurm", profile["groups"]),
             ("defenses grouped too", {**profile["groups"], **dict.fromkeys(DEFENSES, CELLS)}),
         ):
-            report(name, submissions(copy, {**profile, "groups": groups}))
+            found = submissions(copy, {**profile, "groups": groups})
+            single = single or found.total()
+            report(name, found, single)
 
 
 def submissions(folder: Path, profile: dict) -> Counter:
@@ -63,9 +68,10 @@ def count(dry_run: str) -> Counter:
     return Counter(kinds + [rule for rule in single if rule != "all"])
 
 
-def report(name: str, found: Counter) -> None:
+def report(name: str, found: Counter, single: int) -> None:
+    """Print a line; `single` is the number of jobs where each is submitted by itself."""
     parts = ", ".join(f"{rule} {number}" for rule, number in found.most_common())
-    say(f"{name}: {found.total()} ({parts})")
+    say(f"{name}: {found.total()} ({parts}), {found.total() / single:.0%}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from measured import ROOT, say, say_machine
+
 LR, WARMUP = 0.002, 20
 STUDY = [ROOT / f"results/default/pools/{pool}.parquet" for pool in ("training", "poison")]
 
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--pairs", type=int, help="synthetic pairs in place of the default study's")
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
+    say_machine("torch", "open_clip")
     with tempfile.TemporaryDirectory() as folder:
         options.data, options.pools, options.split = ROOT / "data", STUDY, ROOT / "data/scenes/train"
         if options.pairs:
@@ -181,11 +182,6 @@ def run(command: list, options: argparse.Namespace) -> None:
     done = subprocess.run([str(part) for part in command], capture_output=True, encoding="utf-8", env=environment)
     if done.returncode:
         sys.exit(done.stderr[-2000:])
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

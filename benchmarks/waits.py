@@ -18,8 +18,8 @@ from pathlib import Path
 from types import FrameType
 
 import defense_costs
+from measured import ROOT, say_machine
 
-ROOT = Path(__file__).resolve().parents[1]
 STEPS = 3  # twice as many are fewer than the log's ten
 WARNING = "called a synchronizing CUDA operation"
 OUTSIDE = "outside of antidote"
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
+    say_machine("torch", "open_clip")
     for model in options.models:
         for name, lines in of_steps(model, options.batch_size, options.precision):
             if lines is None:

@@ -1,5 +1,9 @@
-"""Every benchmark runs, at its smallest: they drive scripts and Snakemake, whose command lines change."""
+"""Every benchmark runs, at its smallest: they drive scripts and Snakemake, whose command lines change.
 
+The first line names the machine and the versions: figures without them cannot be compared.
+"""
+
+import re
 import subprocess
 import sys
 
@@ -14,6 +18,7 @@ SMALL = {
     "submissions": ["--attacks", "1", "--defenses", "1", "--seeds", "1"],
 }
 SLOW = {
+    "attacks": ["--pictures", "4", "--size", "32", "--seconds", "0.01", "--rounds", "1", "--attacks", "badnet"],
     "decoding": ["--pictures", "4", "--rounds", "1"],
     "drawn": ["--size", "32", "--pictures", "16", "--attacks", "badnet"],
     "evaluation": ["--pictures", "16"],
@@ -21,9 +26,13 @@ SLOW = {
     "scenes": ["--pairs", "16", "--sizes", "32"],
     "starts": ["--rounds", "1"],
     "streaming": ["--pairs", "300", "600", "--steps", "2"],
+    "training": ["--pairs", "48", "--batch-size", "8", "--rounds", "1", "--workers", "1", "--threads", "1"],
     "waits": ["--models", "tiny-vit", "--batch-size", "4"],
 }
+HELPERS = {"gather_wheels", "measured", "waves"}
+ELSEWHERE = {"defense_costs", "gpu_check"}  # have tests of their own
 SAID = {
+    "attacks": "decoding a JPEG",
     "dry_run": "large study, 2 cells: ",
     "poisoning": "index of 500 pairs: ",
     "reuse": "from dvc pull to nothing to be done: ",
@@ -35,8 +44,10 @@ SAID = {
     "scenes": "32 px: ",
     "starts": "a fork: ",
     "streaming": "| 600 |",
+    "training": "antidote over open_clip",
     "waits": "tiny-vit, cbpt: ",
 }
+MACHINE = re.compile(r".+, \d+ cores?; Python 3\.[\w.]+(, \w[\w-]* \d[\w.+]*)+")
 
 
 @pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
@@ -46,3 +57,10 @@ def test_a_benchmark_runs(name, monkeypatch):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert SAID[name] in done.stdout + done.stderr  # those that log say it on stderr
+    if name != "streaming":
+        assert MACHINE.fullmatch(done.stdout.splitlines()[0])
+
+
+def test_no_benchmark_is_without_a_test():
+    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert files - HELPERS - ELSEWHERE == {*SMALL, *SLOW}

@@ -1,5 +1,6 @@
-"""The measurement of what defenses cost times the steps that a real run has."""
+"""Benchmarks: the line that names machine and versions, and steps of defenses as a real run has them."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,33 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import attacks
 import defense_costs
+import measured
+
+
+def test_machine_and_versions_in_one_line(monkeypatch):
+    monkeypatch.setattr(measured.devices, "devices", list)
+    found = measured.machine("torch", "open_clip")
+    assert not found["gpu"] and found["open_clip"]
+    found |= {"processor": "P", "cores": 2, "python": "3", "torch": "4", "open_clip": "5"}
+    assert measured.heading(found, "torch", "open_clip") == "P, 2 cores; Python 3, torch 4, open_clip 5"
+    found |= {"gpu": True, "device": "H", "cores": 1}
+    assert measured.heading(found, "torch") == "H, P, 1 core; Python 3, torch 4"
+
+
+def test_the_gpu_is_asked_in_another_process(monkeypatch):
+    """The process of a benchmark forks others that use the GPU."""
+    monkeypatch.setattr(measured.devices, "devices", lambda: ["0"])
+    monkeypatch.setattr(measured, "ASK", "import os; print('warning'); print('H200', os.getppid())")
+    assert measured.machine()["device"] == f"H200 {os.getpid()}"
+    monkeypatch.setattr(measured, "ASK", "print('')")
+    assert measured.machine()["device"] == "CPU"
+
+
+def test_the_cost_of_a_process():
+    found = measured.run([sys.executable, "-c", "print(len(b'x' * 10**9))"])
+    assert found.output == "1000000000\n" and 10**9 < found.memory * 2**20 < 10**10 and found.cpu > 0
+    with pytest.raises(SystemExit, match="no such thing"):
+        measured.run([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
 
 def test_a_step_of_cbpt_encodes_as_many_classes_as_by_default():
@@ -54,6 +82,7 @@ def test_a_run_tells_the_kinds_apart():
     ]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert re.search(r", \d+ cores?; Python .*, torch .*, open_clip ", done.stdout.splitlines()[0])
     rows = dict(re.findall(r"^\| tiny-rn \| ([^|]+) \| ([0-9.e-]+) \|", done.stdout, re.MULTILINE))
     mean = "ta_cleaner, mean, 6.4 % with"
     assert set(rows) == {

@@ -28,7 +28,8 @@ def run(tmp_path, *arguments):
 
 def test_the_table():
     found = {
-        "machine": {"device": "H", "cores": 16, "python": "3.12", "torch": "2", "open_clip": "3"},
+        "machine": {"device": "H", "gpu": True, "processor": "P", "cores": 16, "python": "3.12", "torch": "2",
+                    "torchvision": "1", "open_clip": "3"},
         "settings": {"batch": 8, "defense_batch": 4, "precision": "bf16"},
         "seconds": 3.4,
         "parts": {
@@ -36,8 +37,10 @@ def test_the_table():
             "study": {"error": "a\nno | memory"},
             "waiting": {"rows": [gpu_check.row("o", None, "per step")]},
         },
-    }
-    assert gpu_check.table(found).splitlines()[4:] == [
+    }  # fmt: skip
+    lines = gpu_check.table(found).splitlines()
+    assert lines[0] == "H, P, 16 cores; Python 3.12, torch 2, torchvision 1, open_clip 3"
+    assert lines[6:] == [
         "| m | 10 | pairs/s | 5 | 2.00 | 1.50 |", "| n | 1,234 | s |  |  |  |", "| study | failed | no / memory | | | |",
         "| o |  | per step |  |  |  |",
     ]  # fmt: skip
