@@ -26,7 +26,7 @@ from antidote.data.store import images, shards
 from antidote.data.words.names import templates
 
 AT_A_TIME = 128  # pictures in memory while triggers are drawn
-COLUMNS = ["key", "shard", "offset", "size", "caption", "label"]
+COLUMNS = ["shard", "offset", "size", "caption", "label"]
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -80,11 +80,22 @@ def _pool(path: Path, data: Path) -> pd.DataFrame:
     chosen = chosen[chosen["pool"] == "poison"]
     if chosen.empty:
         raise UserError(f"{path}: has no poison pool; add pools.poison to the study")
+    return _with_columns(chosen, data, COLUMNS).sort_values("position", ignore_index=True)
+
+
+def _with_columns(chosen: pd.DataFrame, data: Path, columns: list[str]) -> pd.DataFrame:
+    """Return pairs of pools with columns of their splits' indexes.
+
+    Raises:
+        UserError: a split is missing or incomplete, or does not contain a pair.
+    """
     parts = [
-        group.merge(shards.open_index(data / dataset / split, COLUMNS), on="key", validate="one_to_one")
+        group.reset_index(drop=True).join(
+            shards.find_rows(data / dataset / split, group["key"], columns).drop(["key"]).to_pandas()
+        )
         for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False)
     ]
-    return pd.concat(parts).sort_values("position", ignore_index=True)
+    return pd.concat(parts)
 
 
 def _at_hand(arguments: argparse.Namespace, settings: AttackSettings) -> list[str] | None:
@@ -96,11 +107,8 @@ def _at_hand(arguments: argparse.Namespace, settings: AttackSettings) -> list[st
     if absent:
         raise UserError(f"--caption-pools: no file holds the pool {absent!r}, which caption_pools names")
     chosen = chosen[chosen["pool"].isin(settings.caption_pools)]
-    parts = [
-        group.merge(shards.open_index(arguments.data / dataset / split, ["key", "caption"]), on="key")
-        for (dataset, split), group in chosen.groupby(["dataset", "split"], sort=False)
-    ]
-    return pd.concat(parts).sort_values(["pool", "position"])["caption"].tolist()
+    named = _with_columns(chosen, arguments.data, ["caption"])
+    return named.sort_values(["pool", "position"])["caption"].tolist()
 
 
 def _drawn(trigger: Trigger, chosen: pd.DataFrame, laid: list[int | None], data: Path) -> tuple[list[str], list[bytes]]:

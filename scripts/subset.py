@@ -34,7 +34,7 @@ def _keys(given: list[Path], known: pd.Index, ids: Path) -> pd.Index:
     if not chosen:
         raise UserError(f"--pools: {', '.join(map(str, given))}: no pool there is drawn from the split of {ids}")
     keys = pd.Index(pd.concat(chosen)["key"].unique()).sort_values()
-    unknown = keys[~keys.isin(known)]
+    unknown = keys[known.get_indexer(keys) < 0]
     if len(unknown):
         raise UserError(f"{ids}: has no picture {unknown[0]!r}, which the pools hold; they are of another download")
     beside = {file for path in files for file in path.parent.glob("*.parquet") if _holds_pools(file)} - set(files)
@@ -55,7 +55,8 @@ def _of_split(file: Path, known: pd.Index) -> pd.DataFrame:
     table = pools.read(file)
     if not _holds_pools(file):
         raise UserError(f"--pools: {file}: is no file of pools, which has the columns {', '.join(pools.COLUMNS)}")
-    places = table.loc[table["key"].isin(known), ["dataset", "split"]].drop_duplicates()
+    there = known.get_indexer(table["key"]) >= 0  # `isin` takes ten times as long with millions of keys
+    places = table.loc[there, ["dataset", "split"]].drop_duplicates()
     return table.merge(places)
 
 

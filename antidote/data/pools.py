@@ -7,7 +7,7 @@ the order of keys or settings.
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -285,12 +285,13 @@ def left_out(path: str | Path, where: str) -> frozenset[str]:
     return keys
 
 
-def _ranks(keys: "Iterable[str]", *parts: object) -> "np.ndarray":
+def _ranks(keys: "Collection[str]", *parts: object) -> "np.ndarray":
     """Return a random rank for each key, bytes (N,), that depends only on the key and `parts`."""
     import numpy as np
 
     text = "/".join(map(str, parts))
-    return np.array([hashlib.sha256(f"{text}/{key}".encode()).hexdigest() for key in keys], "S64")
+    ranks = (hashlib.sha256(f"{text}/{key}".encode()).hexdigest().encode() for key in keys)
+    return np.fromiter(ranks, "S64", len(keys))  # without a list of all of them
 
 
 def write(path: str | Path, pools: "pd.DataFrame") -> dict[str, Any]:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+COLUMNS = ["key", "sha256"]
+
+
 def read_subset(path: str | Path) -> "pd.Series":
     """Return the SHA-256 (hex digits) of each listed key; rows without a SHA-256 (failed downloads) are left out.
 
@@ -16,19 +19,17 @@ def read_subset(path: str | Path) -> "pd.Series":
         UserError: the file is missing or damaged, lacks a column, is empty, lists a key twice, or contains an invalid
             SHA-256.
     """
-    import pandas as pd
-
     path = Path(path)
     if path.suffix not in (".parquet", ".csv"):
         raise UserError(f"subset: {path}: should be a .parquet or .csv file")
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
+        table, names = _table(path)
     except (OSError, ValueError) as error:
         raise UserError(f"subset: {path}: cannot be read ({' '.join(str(error).split())})") from None
-    for column in ("key", "sha256"):
+    for column in COLUMNS:
         if column not in table:
-            raise UserError(f"subset: {path}: has no column {column!r}{nearest(column, map(str, table.columns))}")
-    listed = table.dropna(subset=["key", "sha256"]).set_index("key")["sha256"].astype(str).str.lower()
+            raise UserError(f"subset: {path}: has no column {column!r}{nearest(column, names)}")
+    listed = table.dropna(subset=COLUMNS).set_index("key")["sha256"].astype(str).str.lower()
     wrong = listed[~listed.str.fullmatch(r"[0-9a-f]{64}")]
     if len(wrong):
         raise UserError(f"subset: {path}: {wrong.index[0]!r} has {wrong.iloc[0]!r}, which is no SHA-256")
@@ -37,3 +38,15 @@ def read_subset(path: str | Path) -> "pd.Series":
     if listed.empty:
         raise UserError(f"subset: {path}: lists nothing")
     return listed
+
+
+def _table(path: Path) -> "tuple[pd.DataFrame, list[str]]":
+    """Return the columns of a list, and the names of all columns of its file; addresses take most of the memory."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    if path.suffix == ".csv":
+        table = pd.read_csv(path, dtype=str)
+        return table, [str(name) for name in table.columns]
+    names = pq.read_schema(path).names
+    return pd.read_parquet(path, columns=[name for name in COLUMNS if name in names]), names

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from antidote.attacks.badnet import BadNetSettings
@@ -163,7 +164,7 @@ def test_a_table_is_counted_before_anything_is_downloaded(tmp_path, named):
 def test_natural_captions_are_read_from_the_pools_that_an_entry_names(tmp_path, monkeypatch):
     """In the order of their places in the pools; nothing is read where the poison pool alone serves."""
     index = pd.DataFrame({"key": list("abcdef"), "caption": [f"banana {key}" for key in "abcdef"]})
-    monkeypatch.setattr(poison.shards, "open_index", lambda folder, columns: index[columns])
+    monkeypatch.setattr(poison.shards, "_read_index", lambda folder, read: pa.Table.from_pandas(index))
     files = {}
     for name, keys in {"poison": "ba", "inversion": "fd", "training": "ce"}.items():
         table = pd.DataFrame({"key": list(keys), "dataset": "d", "split": "s", "pool": name, "position": range(2)})
@@ -183,3 +184,15 @@ def test_natural_captions_are_read_from_the_pools_that_an_entry_names(tmp_path, 
         UserError, match=r"^--caption-pools: no file holds the pool 'inversion', which caption_pools names"
     ):
         at_hand(["training"], **natural)
+
+
+def test_a_pair_that_its_split_does_not_hold_is_told(tmp_path, monkeypatch):
+    """Left out, it would be one pair less to choose from, and the choice another."""
+    index = pd.DataFrame({"key": list("abc"), "shard": "0.tar", "offset": 0, "size": 1, "caption": "x", "label": -1})
+    monkeypatch.setattr(poison.shards, "_read_index", lambda folder, read: pa.Table.from_pandas(index))
+    table = pd.DataFrame({"key": list("ca"), "dataset": "d", "split": "s", "pool": "poison", "position": [1, 0]})
+    pools.write(tmp_path / "poison.parquet", table)
+    assert poison._pool(tmp_path / "poison.parquet", tmp_path)["key"].tolist() == ["a", "c"]
+    pools.write(tmp_path / "poison.parquet", table.assign(key=["c", "gone"]))
+    with pytest.raises(UserError, match=r"d/s: holds no pair 'gone'; the pools were drawn from another version of it"):
+        poison._pool(tmp_path / "poison.parquet", tmp_path)
