@@ -15,6 +15,7 @@ SMALL = {
     "dry_run": ["--attacks", "1", "--defenses", "1", "--seeds", "1", "--repeats", "1"],
     "poisoning": ["--pairs", "500", "--poisons", "20"],
     "reuse": ["--jobs", "2", "--gb", "0.01"],
+    "scale": ["--pairs", "20000"],
     "submissions": ["--attacks", "1", "--defenses", "1", "--seeds", "1"],
 }
 SLOW = {
@@ -40,6 +41,7 @@ SAID = {
     "decoding": "torchvision's decoder",
     "drawn": "badnet",
     "evaluation": "bare forward pass",
+    "scale": "| drawing the pool `poison` | ",
     "scan": '"pairs": 3000',
     "scenes": "32 px: ",
     "starts": "a fork: ",

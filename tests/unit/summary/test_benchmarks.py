@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import attacks
 import defense_costs
 import measured
+import scale
 
 
 def test_machine_and_versions_in_one_line(monkeypatch):
@@ -42,6 +43,28 @@ def test_the_cost_of_a_process():
     assert found.output == "1000000000\n" and 10**9 < found.memory * 2**20 < 10**10 and found.cpu > 0
     with pytest.raises(SystemExit, match="no such thing"):
         measured.run([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_the_pools_of_the_paper_study_are_smaller_like_the_table():
+    pools = scale.drawn(scale.ROWS // 10)
+    assert pools["training"]["pairs"] == 48_999 and pools["poison"]["target_pairs"] == {"banana": 79, "canoe": 3}
+    assert "target_pairs" not in scale.drawn(scale.ROWS // 1000)["inversion"] and "shots" not in pools
+
+
+def test_memory_grows_by_so_many_bytes_with_each_pair():
+    small, large = measured.Cost(1, 2.0, 100, ""), measured.Cost(1, 6.0, 150, "")
+    line = scale.table(2**20, {"s": small}, {"s": large})[-1]
+    assert line == "| s | 2.0 | 6.0 | 3.0 | 100 | 150 | 1.5 | 56 |"
+
+
+def test_the_made_captions_name_the_words_of_the_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scale.write_table(scale.ROWS // 500)
+    rows = [line.split("\t") for line in (tmp_path / "table.tsv").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == len({url for _, url in rows}) == scale.ROWS // 500
+    assert sum("banana" in caption.split() for caption, _ in rows) == 3
+    words = [word for caption, _ in rows for word in caption.split()]
+    assert max(words.count(word) for word in set(words[:20])) > len(words) / 100, "some words are frequent"
 
 
 def test_a_step_of_cbpt_encodes_as_many_classes_as_by_default():
