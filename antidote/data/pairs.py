@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+SHARD_PLACE = np.dtype([("shard", np.int32), ("offset", np.int64)])  # number of the shard, byte in the shard
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -29,12 +33,15 @@ class Pairs:
         images: uint8 (N, 3, size, size), or pictures on disk that return such a tensor when indexed.
         captions: the first caption of each picture (N); overlays, augmentations and tokens use this caption.
         labels: (N,) class indices; -1: no label.
+        places: (N,) of dtype SHARD_PLACE: where the picture of each pair is stored; a poisoned pair has the place of
+            its original. None: the pairs are not from the shards of a dataset.
     """
 
     keys: Sequence[str]
     images: Tensor | PictureArray
     captions: Sequence[str]
     labels: Tensor
+    places: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -44,7 +51,8 @@ class Pairs:
         rows = torch.as_tensor(rows, dtype=torch.long)
         images = self.images.take(rows) if isinstance(self.images, PictureArray) else self.images[rows]
         keys, captions = _taken(self.keys, rows), _taken(self.captions, rows)
-        return replace(self, keys=keys, images=images, captions=captions, labels=self.labels[rows])
+        places = None if self.places is None else self.places[rows.numpy()]
+        return replace(self, keys=keys, images=images, captions=captions, labels=self.labels[rows], places=places)
 
 
 def _taken(texts: Sequence[str], rows: Tensor) -> Sequence[str]:
@@ -116,28 +124,42 @@ def load_rows(folder: Path, keys: Sequence[str] | None, size: int, reading: Read
         images=torch.from_numpy(pictures),
         captions=index["caption"].tolist(),
         labels=torch.tensor(index["label"].to_numpy()),
+        places=_places(index["shard"].factorize()[0], index["offset"]),
     )
 
 
 def _on_disk(folder: Path, keys: pd.Series, size: int, reading: Reading) -> Pairs:
     """Return the pairs with the given keys of one dataset split; their pictures stay in the shards."""
     rows = shards.find_rows(folder, keys, ["shard", "offset", "size", "caption", "label"])
+    stored = streaming.pictures(folder, rows, size, reading)
     return Pairs(
         keys=Texts(rows["key"].combine_chunks()),
-        images=streaming.pictures(folder, rows, size, reading),
+        images=stored,
         captions=Texts(rows["caption"].combine_chunks()),
         labels=torch.tensor(rows["label"].to_numpy()),
+        places=_places(stored.places["file"], stored.places["offset"]),
     )
+
+
+def _places(shard: Any, offset: Any) -> np.ndarray:
+    places = np.empty(len(shard), SHARD_PLACE)
+    places["shard"], places["offset"] = shard, offset
+    return places
 
 
 def _joined(parts: list[Pairs]) -> Pairs:
     on_disk = isinstance(parts[0].images, Pictures)
     text = streaming.joined_texts if on_disk else lambda texts: [text for part in texts for text in part]
+    places, shards_before = [], 0
+    for part in parts:
+        places.append(_places(part.places["shard"] + shards_before, part.places["offset"]))
+        shards_before = int(places[-1]["shard"].max()) + 1
     return Pairs(
         keys=text([part.keys for part in parts]),
         images=(streaming.joined if on_disk else torch.cat)([part.images for part in parts]),
         captions=text([part.captions for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
+        places=np.concatenate(places),
     )
 
 

@@ -7,10 +7,13 @@ number of processes nor the step of a resumption changes the training data.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -122,6 +125,21 @@ class Pictures(PictureArray):
         names = [f"{path}: picture at byte {offset}" for path, offset, _ in members]
         return torch.from_numpy(images.load_pictures(shards.read_members(members), self.size, threads, names))
 
+    def advise(self, rows: Sequence[int]) -> None:
+        """Ask the system to read the files of some pictures into its cache, in the order of the rows.
+
+        The call does not wait. A file that cannot be opened is left to `read`, which raises an error.
+        """
+        if not hasattr(os, "posix_fadvise"):  # macOS
+            return
+        for number, members in groupby(self.places[np.asarray(rows, np.int64)].tolist(), itemgetter(0)):
+            try:
+                with self.files[number].open("rb", buffering=0) as file:
+                    for _, size, offset in members:
+                        os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+            except OSError:
+                continue
+
     def take(self, rows: Tensor) -> Tensor | Pictures:
         """Return the pictures of the given rows, as a tensor if `reading` allows that many in memory."""
         if self.reading.fits(len(rows), self.size):
@@ -167,6 +185,18 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
     return replace(parts[0], files=tuple(files), places=np.concatenate(places))
 
 
+class Rows(NamedTuple):
+    """What a loader process does for one batch.
+
+    Attributes:
+        read: rows of the batch.
+        advised: rows of later batches whose pictures the system should read into its cache, in stored order.
+    """
+
+    read: list[int]
+    advised: list[int] = []
+
+
 class Stopped(Exception):
     """`stop` returned true while the training waited for a batch."""
 
@@ -182,7 +212,7 @@ class Ahead:
         self,
         source: Pictures,
         captions: Sequence[str],
-        order: Iterable[list[int]],
+        order: Iterable[Rows],
         tokenizer: Any,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -191,7 +221,7 @@ class Ahead:
         Args:
             source: the pictures.
             captions: one caption per picture.
-            order: the rows of each batch.
+            order: what is read for each batch.
             tokenizer: converts captions to tokens. It runs in the loader processes, because open_clip's is slow.
             stop: called every POLL_SECONDS during a wait; true ends the wait.
 
@@ -277,7 +307,7 @@ class _Batches:
     def __init__(self, source: Pictures, captions: Sequence[str], tokenizer: Any) -> None:
         self._source, self._captions, self._tokenizer = source, captions, tokenizer
 
-    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor] | Packed | Failed:
+    def __getitems__(self, rows: Rows) -> tuple[Tensor, Tensor] | Packed | Failed:
         if not self._source.reading.workers:
             return self._read(rows, torch.get_num_threads())
         try:
@@ -285,8 +315,9 @@ class _Batches:
         except Exception as error:  # the training process must receive every error
             return Failed(reason(error))
 
-    def _read(self, rows: list[int], threads: int) -> tuple[Tensor, Tensor]:
-        return self._source._read(rows, threads), self._tokenizer([self._captions[row] for row in rows])
+    def _read(self, rows: Rows, threads: int) -> tuple[Tensor, Tensor]:
+        self._source.advise(rows.advised)
+        return self._source._read(rows.read, threads), self._tokenizer([self._captions[row] for row in rows.read])
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -89,5 +89,5 @@ def mixed_pictures(pictures: Pairs, trigger: Trigger, target: int, count: int, s
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(seed, "mixed pictures")))
     keys = [str(place) for place in range(len(images))]
     triggered = {key for key, row in zip(keys, order.tolist(), strict=True) if row >= len(rows)}
-    blank = replace(clean, keys=keys, images=images[order], captions=[""] * len(keys))
+    blank = replace(clean, keys=keys, images=images[order], captions=[""] * len(keys), places=None)
     return replace(blank, labels=torch.full((len(keys),), -1)), triggered

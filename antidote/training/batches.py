@@ -11,11 +11,11 @@ from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.clip.model import Clip
 from antidote.data.loaders import check_shared_memory
-from antidote.data.streaming import Ahead, Pictures
+from antidote.data.streaming import Ahead, Pictures, Rows
 from antidote.training import parallel
 from antidote.training.objectives import Batch
+from antidote.training.order import training_order
 from antidote.training.recipe import TrainSettings
-from antidote.training.session import epoch_order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,13 +49,14 @@ def read_ahead(
     length = clip.network.context_length
     check_shared_memory(together, pairs.images.size, length, pairs.images.reading.workers, len(steps))
 
-    def rows() -> Iterator[list[int]]:
-        order = None
+    def rows() -> Iterator[Rows]:
         for step in steps:
             epoch, position = divmod(step, per_epoch)
-            if position == 0 or order is None:
-                order = epoch_order(seed, epoch, len(pairs))
-            yield own(order[position * size : (position + 1) * size]).tolist()
+            first = position == 0 or step == steps[0]
+            if first:
+                order = training_order(pairs, settings, seed, epoch)
+            start, stop = position * size, (position + 1) * size
+            yield Rows(own(order.rows[start:stop]).tolist(), own(order.entering(start, stop, first)).tolist())
 
     return Ahead(pairs.images, pairs.captions, rows(), clip.tokenizer, stop)
 

@@ -17,8 +17,9 @@ from antidote.training import parallel
 from antidote.training.batches import read_ahead, read_batch
 from antidote.training.crops import augmented
 from antidote.training.objectives import Batch, Encoding, Objective
+from antidote.training.order import training_order
 from antidote.training.recipe import TrainSettings, learning_rate, make_optimizer, parameter_groups
-from antidote.training.session import Report, Session, Work, epoch_order
+from antidote.training.session import Report, Session, Work
 from antidote.training.vocabulary import CompactVocabulary
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int, 
         work: where checkpoints and the log are written.
 
     Raises:
-        UserError: fewer pairs than one batch; a loss that is not finite; a picture that cannot be read; no memory.
+        UserError: fewer pairs than one batch; an order by shard for pairs in no shard; a loss that is not finite; a
+            picture that cannot be read; no memory.
     """
     with _mendable():
         return _train(clip, objective, settings, seed, work)
@@ -63,7 +65,7 @@ def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int,
         while session.step < run.steps:
             epoch, position = divmod(session.step, per_epoch)
             if position == 0 or run.order is None:
-                run.begin_epoch(epoch, seed, len(pairs))
+                run.begin_epoch(epoch, seed)
             rows = run.order[position * settings.batch_size : (position + 1) * settings.batch_size]
             try:
                 batch = read_batch(clip, pairs, run.own(rows), epoch, session.step, seed, ahead)
@@ -119,8 +121,8 @@ class _Run:
         """Return the rows of a batch that this process reads."""
         return parallel.part(rows) if self.objective.parallel == "rows" else rows
 
-    def begin_epoch(self, epoch: int, seed: int, count: int) -> None:
-        self.order = epoch_order(seed, epoch, count)
+    def begin_epoch(self, epoch: int, seed: int) -> None:
+        self.order = training_order(self.objective.pairs, self.settings, seed, epoch).rows
         self.objective.begin_epoch(epoch)
 
     @property

@@ -22,6 +22,16 @@ class TrainSettings(Settings):
 
     epochs: int = Field(10, ge=0, description="passes over the pairs; 0 leaves the model as it is")
     batch_size: int = Field(64, ge=2, description="pairs per optimisation step")
+    shuffle: Literal["global", "shards"] = Field(
+        "global",
+        description="order of the pairs in an epoch: one random permutation of all; `shards`: for streaming from "
+        "network storage, shard by shard in random order, each in file order, mixed by a shuffle buffer. Pairs in "
+        "memory have the same order; a poisoned pair has the place of its original. Results differ from those of "
+        "`global`, since pairs of one shard share a batch more often",
+    )
+    shuffle_buffer: int = Field(
+        10_000, ge=1, description="pairs in the buffer of `shuffle: shards` (img2dataset: 10,000 pairs per shard)"
+    )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: with momentum (BadEncoder)")
     lr: float = Field(1e-5, gt=0, description="peak learning rate")
     weight_decay: float = Field(

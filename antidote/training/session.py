@@ -19,7 +19,6 @@ from tqdm import tqdm
 from antidote.base.errors import UserError
 from antidote.base.files import whole_file
 from antidote.base.lazy import torch
-from antidote.base.seeds import derive
 from antidote.clip.files import TRAINING_LOG
 from antidote.clip.model import Clip
 from antidote.training import parallel
@@ -190,11 +189,6 @@ class Session:
         if parallel.first():
             state = {"step": self.step, "lines": self._lines, "terms": self._terms, "run": self._run.state()}
             save_checkpoint(self._work.folder / CHECKPOINT, self._work.identity, state)
-
-
-def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    """Return the order (count,) in which an epoch takes the pairs; a resumed run takes the rest of them in it."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
 
 
 def save_checkpoint(path: Path, identity: str, state: Mapping[str, Any]) -> None:

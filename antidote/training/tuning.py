@@ -17,7 +17,8 @@ from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.base.settings import Settings
-from antidote.training.session import Session, Work, epoch_order
+from antidote.training.order import epoch_order
+from antidote.training.session import Session, Work
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -211,14 +211,14 @@ import sys, time
 from pathlib import Path
 import pyarrow as pa, torch
 from antidote.data.store import shards
-from antidote.data.streaming import Ahead, Reading, Texts, pictures
+from antidote.data.streaming import Ahead, Reading, Rows, Texts, pictures
 from antidote.base.errors import UserError
 folder = Path(sys.argv[1])
 index = shards.open_index(folder, ["key"])
 rows = shards.find_rows(folder, index["key"].tolist(), ["shard", "offset", "size", "caption", "label"])
 found = pictures(folder, rows, 224, Reading(in_memory=0, workers=2))
 tokens = lambda texts: torch.zeros(len(texts), 77, dtype=torch.long)
-order = [[(batch + row) % len(found) for row in range(16)] for batch in range(12)]
+order = [Rows([(batch + row) % len(found) for row in range(16)]) for batch in range(12)]
 try:
     with Ahead(found, Texts(pa.array(rows["caption"].to_pylist())), order, tokens) as ahead:
         for number in range(12):

@@ -24,7 +24,7 @@ from antidote.data.pairs import load_pools
 from antidote.data.sources.base import RawPair, SourceSettings
 from antidote.data.store import ingest, shards
 from antidote.data.store.images import encode_jpeg, encode_png
-from antidote.data.streaming import KILLED, Ahead, Pictures, Reading, Texts
+from antidote.data.streaming import KILLED, Ahead, Pictures, Reading, Rows, Texts
 from antidote.training.batches import read_ahead
 from antidote.training.loop import train
 from antidote.training.objectives import Contrastive
@@ -237,7 +237,7 @@ def test_the_end_of_the_loaders_is_no_accident(data, monkeypatch):
 
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "join", late)
     pairs = load(data, replace(STREAMED, workers=2))
-    with Ahead(pairs.images, pairs.captions, iter([[0], [1], [2]]), len) as ahead:
+    with Ahead(pairs.images, pairs.captions, iter([Rows([0]), Rows([1]), Rows([2])]), len) as ahead:
         next(ahead)
 
 
@@ -250,7 +250,7 @@ def test_a_loader_killed_in_handing_over_to_a_gpu_is_told_as_one(data):
 
     pairs = load(data, STREAMED)
     for text, told in (("Pin memory thread exited unexpectedly", KILLED), ("shapes differ", "shapes differ")):
-        with Ahead(pairs.images, pairs.captions, iter([[0]]), len) as ahead:
+        with Ahead(pairs.images, pairs.captions, iter([Rows([0])]), len) as ahead:
             ahead._loader = Broken()
             ahead._loader.text = text
             with pytest.raises(RuntimeError, match=f"^{re.escape(told)}$"):

@@ -1,5 +1,6 @@
 """Figures of detection: on scores whose figures are known by hand, and what a detector of pictures is handed."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from antidote.attacks.trigger import Trigger
 from antidote.base.errors import UserError
 from antidote.base.registry import method
 from antidote.data.access import DefenseData
+from antidote.data.pairs import SHARD_PLACE
 from antidote.detectors.base import Scores
 from antidote.evaluation.detection import RATES, figures, mixed_pictures
 from antidote.evaluation.ranking import calibrated
@@ -79,12 +81,13 @@ def test_scores_that_are_no_scores_are_one_line(wrong):
 
 
 def test_mixed_pictures_tell_nothing(make_pairs):
-    pairs = make_pairs(9, classes=3)
+    pairs = replace(make_pairs(9, classes=3), places=np.zeros(9, SHARD_PLACE))
     attack = method("attack", "badnet")
     trigger = Trigger(attack(attack.Settings.read({"method": "badnet", "preset": "checkered"}, "x"), "banana", 32), 0)
     others = pairs.take(torch.nonzero(pairs.labels != 0).flatten())
     mixed, triggered = mixed_pictures(pairs, trigger, 0, 4, seed=1)
     assert len(mixed) == 8 and len(triggered) == 4 and set(mixed.captions) == {""} and (mixed.labels == -1).all()
+    assert mixed.places is None
     assert list(mixed.keys) == [str(place) for place in range(8)]
     known = {picture.numpy().tobytes() for picture in others.images}
     clean = {key for key, image in zip(mixed.keys, mixed.images, strict=True) if image.numpy().tobytes() in known}

@@ -326,7 +326,7 @@ def test_a_device_that_is_too_small_is_one_line_among_others(monkeypatch, capsys
 
 
 def test_rates_are_measured(make_clip):
-    rates = preflight.measured(make_clip("rn"), TrainSettings(batch_size=4, epochs=3))
+    rates = preflight.measured(make_clip("rn"), TrainSettings(batch_size=4, epochs=3, shuffle="shards"))
     assert rates.parameters > 0
     assert all(math.isfinite(rate) and rate > 0 for rate in (rates.trained, rates.encoded))
 

@@ -23,7 +23,7 @@ def test_accumulation_where_there_is_no_text(make_clip, make_pairs):
     pairs, found = make_pairs(16), []
     for accumulate in (1, 4):
         run = _Run(make_clip("vit"), Bright(pairs), settings(accumulate=accumulate), steps=2)
-        run.begin_epoch(0, SEED, 16)
+        run.begin_epoch(0, SEED)
         run.optimise(read_batch(run.clip, pairs, run.order[:8], 0, 0, SEED))
         found.append(run.clip.network.visual.conv1.weight.grad.clone())
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-8)
@@ -38,7 +38,7 @@ def test_accumulation_gives_the_gradients_of_one_pass(make_clip, make_pairs, sce
         recipe = settings(accumulate=accumulate)
         clip = make_clip("vit")
         run = _Run(clip, objective(name, pairs, scenes_lexicon, recipe, clip), recipe, steps=2)
-        run.begin_epoch(0, SEED, 16)
+        run.begin_epoch(0, SEED)
         run.optimise(read_batch(run.clip, pairs, run.order[:8], 0, 0, SEED))
         found.append({n: p.grad.clone() for n, p in run.clip.network.named_parameters()})
     for n, expected in found[0].items():
@@ -56,7 +56,7 @@ def test_beear_encodes_no_more_than_a_part_at_once(make_clip, make_pairs, scenes
         network.visual.conv1.register_forward_pre_hook(lambda _, given, found=sizes[name]: found.append(len(given[0])))
     clip.network.train()
     run = _Run(clip, goal, recipe, steps=2)
-    run.begin_epoch(0, SEED, 16)
+    run.begin_epoch(0, SEED)
     run.optimise(read_batch(clip, pairs, run.order[:8], 0, 0, SEED))
     inner = [2, 2, 1, 1] + 2 * 2 * [2, 2, 1, 1]  # 6 pictures: their clean features; two steps, forward and again
     outer = 4 * 4 * [2]  # 8 pictures as they are and under δ: forward and again

@@ -35,7 +35,7 @@ def test_every_pass_of_beear_is_in_the_runs_precision(make_clip, make_pairs, sce
             block = network.visual.transformer.resblocks[-1].mlp
             block.register_forward_hook(lambda _, given, output, found=seen[name]: found.append(output.dtype))
         run = _Run(clip, goal, recipe, steps=2)
-        run.begin_epoch(0, SEED, 16)
+        run.begin_epoch(0, SEED)
         loss, _ = run.optimise(read_batch(clip, pairs, run.order[:8], 0, 0, SEED))
         wanted = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[kind]
         # Two perturbations of a clean pass and two steps; the batch, and the batch under δ.
@@ -72,7 +72,7 @@ def test_a_step_that_overflows_in_fp16_is_left_out(make_clip, make_pairs):
 
     goal.loss = loss
     run = _Run(clip, goal, recipe, steps=2)
-    run.begin_epoch(0, SEED, len(pairs))
+    run.begin_epoch(0, SEED)
     before = clip.network.text_projection.clone()
     run.optimise(read_batch(clip, pairs, run.order[:8], 0, 0, SEED))
     assert torch.equal(before, clip.network.text_projection) and run.decay == 1.0

@@ -124,7 +124,7 @@ def test_gradient_clipping_bounds_the_step(make_clip, make_pairs):
     recipe = settings(max_grad_norm=1e-3)
     pairs, clip = make_pairs(), make_clip()
     run = _Run(clip, Contrastive(pairs), recipe, steps=2)
-    run.begin_epoch(0, SEED, len(pairs))
+    run.begin_epoch(0, SEED)
     run.optimise(read_batch(clip, pairs, run.order[:8], 0, 0, SEED))
     total = math.sqrt(sum(float(p.grad.double().pow(2).sum()) for p in clip.network.parameters()))
     assert total == pytest.approx(1e-3, rel=1e-3)
