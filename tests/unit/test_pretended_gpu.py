@@ -13,6 +13,8 @@ from antidote.attacks.trigger import Trigger
 from antidote.base.registry import ATTACKS, DEFENSES, DETECTORS, method
 from antidote.data.access import DefenseData
 from antidote.detectors.base import items_of
+from antidote.evaluation.cell import Cell, score
+from antidote.evaluation.persistence import Adaptation, persistence
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import evaluate
@@ -21,6 +23,7 @@ from antidote.training.objectives import Contrastive
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Work
 from antidote.training.tuning import frozen_features
+from tests.unit.evaluation.test_measures import Sets
 
 CLASSES, TEMPLATES = ["banana", "boat", "cup", "key", "moon"], ["a photo of a {}.", "the {}"]
 RECIPE = {"epochs": 1, "batch_size": 4, "warmup": 0}
@@ -127,6 +130,29 @@ def test_an_attack(gpu, make_clip, make_pairs, small, name):
     settings = EvaluationSettings(dataset="tiny", split="test", bootstrap=100, batch_size=4)
     scores = evaluate(Subject(moved(make_clip()), trigger, 0, CLASSES, TEMPLATES), pictures, settings)
     assert scores["pictures"] == 10
+
+
+@pytest.mark.parametrize("tower", ["rn", "vit"])
+def test_every_measure(gpu, make_clip, make_pairs, small, tower):
+    sets = {"dataset": "tiny", "split": "train"}
+    asked = {"shifts": {"own": sets, "few": {**sets, "among": "own"}}, "retrieval": sets, "probe": sets}
+    asked["resistance"] = {"pictures": 3}
+    settings = EvaluationSettings(dataset="tiny", split="test", bootstrap=100, batch_size=4, **asked)
+    assert set(settings.measures()) == set(settings.measure_classes()), "every measure there is"
+    trigger = Trigger(attack_of("badnet", make_clip, make_pairs, small), 0)
+    subject = Subject(moved(make_clip(tower)), trigger, 0, CLASSES, TEMPLATES)
+    inputs = Sets(None, subject.clip.size, settings, make_pairs(12))
+    extra = score(subject, inputs, settings, Cell(visible=True))["extra"]
+    assert {"psnr", "ca1_own", "ca1_probe", "resistance_trigger"} <= set(extra)
+
+
+@pytest.mark.parametrize("kind", ["full", "projection", "lora"])
+def test_an_adaptation(gpu, make_clip, make_pairs, tmp_path, kind):
+    clip, pairs = moved(make_clip()), make_pairs(8)
+    settings = Adaptation.read({"kind": kind, "training": RECIPE, "every": 1}, "adaptation")
+    rates = lambda clip: {"ca1": float(clip.encode_text(TEMPLATES).mean()), "score": 0.0}
+    curve, _ = persistence(clip, pairs, TEMPLATES, rates, settings, 0, Work(tmp_path, "x"))
+    assert [point["step"] for point in curve] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if method("attack", name).trains])
