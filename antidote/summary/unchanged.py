@@ -35,8 +35,9 @@ def check_cell(study: Study, kept: Layout, attack: str, defense: str) -> None:
     Raises:
         UserError: names the file, the setting and both values.
     """
-    recipe = study.poisoning(attack)
-    model = {"model": study.file.model.model_dump(mode="json"), "training": recipe.model_dump(mode="json")}
+    model = {"model": study.file.model.model_dump(mode="json")}
+    if not study.few_shot(attack):  # nothing is trained on poisoned pairs there
+        model["training"] = study.poisoning(attack).model_dump(mode="json")
     for seed in study.file.seeds:
         job = {"attack": attack, "seed": seed}
         if not study.few_shot(attack):

@@ -15,6 +15,7 @@ from antidote.base.errors import UserError
 from antidote.base.files import sha256
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
+from antidote.study.layout import Layout
 from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from antidote.study.tracks import tracks
@@ -23,6 +24,7 @@ from antidote.summary.exchange import read_result, schema
 from antidote.summary.finished import Finished
 from antidote.summary.relations import parse
 from antidote.summary.restored import restored
+from antidote.summary.unchanged import check_cell
 from antidote.summary.verdicts import judge
 from scripts import results, summarise
 from tests.unit.summary.test_pages import put
@@ -278,6 +280,17 @@ def test_figures_of_other_settings_are_not_written(board, tmp_path, card, settin
         act("write", kept / "study.yaml", "--results", kept / "results", "--output", tmp_path / "board")
     put(kept / "results/tiny" / card, {"settings": {"gone": 1}})
     act("write", kept / "study.yaml", "--results", kept / "results", "--output", tmp_path / "board")
+
+
+def test_a_cell_of_a_few_shot_attack_has_a_trigger_and_no_recipe_of_its_own(tmp_path):
+    study = Study(read_mapping(str(ROOT / "configs/attacks.yaml")), "attacks.yaml")
+    kept, job = Layout(tmp_path / "attacks"), {"attack": "flba", "seed": 0}
+    settings = study.attacks["flba"].model_dump(mode="json")
+    put(kept.path("trigger", "description", **job), {"settings": settings})
+    check_cell(study, kept, "flba", "none")
+    put(kept.path("trigger", "description", **job), {"settings": {**settings, "patch_size": 3}})
+    with pytest.raises(UserError, match=r"trigger\.json: was made with patch_size: 3, and attacks\.yaml has 10"):
+        check_cell(study, kept, "flba", "none")
 
 
 def test_two_files_of_one_cell_are_told(board, tmp_path):
