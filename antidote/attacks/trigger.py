@@ -167,5 +167,6 @@ def _misfit(attack: Attack) -> str:
     except KeyError as error:
         return f"{error} is missing"
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
-        return f"does not fit ({str(error).splitlines()[0]})"
+        first, *_ = str(error).split("\n")
+        return f"does not fit ({first or type(error).__name__})"
     return "" if drawn.shape == blank.shape else f"draws pictures of shape {tuple(drawn.shape)}"

@@ -56,7 +56,7 @@ class Cleaned:
 
     clip: Clip
     accuracy: tuple[float, float] | None
-    audits: tuple[list[Finding], list[Finding]]
+    audits: tuple[Sequence[Finding], Sequence[Finding]]
     facts: dict[str, Any]
 
     @property
@@ -170,8 +170,8 @@ def clean(
         if place is not None:
             save(place, made_by, cleaned, done, work)
     accuracy = (before, ca1(cleaned)) if pictures else known.accuracy
-    audits = [merged(*found) for found in zip((audited, score(cleaned, 0)), known.audits, strict=True)]
-    found = Cleaned(cleaned, accuracy, (audits[0], audits[1]), facts)
+    audits = merged(audited, known.audits[0]), merged(score(cleaned, 0), known.audits[1])
+    found = Cleaned(cleaned, accuracy, audits, facts)
     if place is not None:
         with whole_folder(place) as folder:
             found.write(folder)

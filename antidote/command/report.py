@@ -127,13 +127,13 @@ def refuse_others(found: Path, command: str) -> None:
     A defense that is killed after it has saved the model leaves no clean.json; its next run would find other results.
 
     Raises:
-        UserError: the folder holds such results; part of them would be lost.
+        UserError: the folder holds such results, of which part would be lost, or a damaged card of a model.
     """
     for other, (file, *_) in WRITTEN.items():
         if other != command and (found / file).is_file():
             what = f"results of `antidote {other}` ({file})"
             raise UserError(f"--output: {found}: holds {what}, which would be lost; name another folder")
-    card = read_json(found / CARD) if command != "clean" and (found / CARD).is_file() else None
+    card = earlier(found / CARD) if command != "clean" and (found / CARD).is_file() else None
     if isinstance(card, dict) and card.get("kind") == "defended":
         raise UserError(f"--output: {found}: holds a defended model ({CARD}); name another folder")
 

@@ -200,6 +200,8 @@ def _again(
         Missing: the study did not measure a figure on these seeds.
     """
     losses = common_losses(done, used, seeds, shifts)
+    if losses is None:
+        raise Missing("the accuracy was not measured on these seeds")
     return _together(measure(terms, done, gated, used, seeds, losses, shifts))
 
 

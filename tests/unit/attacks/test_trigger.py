@@ -139,6 +139,18 @@ def test_tensors_that_do_not_fit_the_method_are_told_in_a_line(tmp_path, tensors
         load_trigger(tmp_path)
 
 
+def test_an_error_without_words_is_told_by_its_kind(tmp_path, monkeypatch):
+    made = trigger()
+    save_trigger(tmp_path, made, "x")
+
+    def failing(self, images, seeds):
+        raise ValueError
+
+    monkeypatch.setattr(type(made.attack), "apply", failing)
+    with pytest.raises(UserError, match=r"does not fit \(ValueError\)"):
+        load_trigger(tmp_path)
+
+
 @pytest.mark.parametrize("pictures", [torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.zeros(2, 3, 32, 32)])
 def test_replacement_pictures_have_the_size_of_the_study(tmp_path, pictures):
     made = trigger()

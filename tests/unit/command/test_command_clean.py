@@ -17,6 +17,7 @@ from antidote.attacks.trigger import Trigger, save_trigger
 from antidote.base.errors import UserError
 from antidote.clip.folder import load_model, save_model
 from antidote.command import audit, clean, methods, report, resume
+from antidote.command.audit import Auditor
 from antidote.command.evaluate import evaluate
 from antidote.command.given import Given
 from antidote.data.access import DefenseData
@@ -254,6 +255,16 @@ def test_the_same_run_keeps_what_an_earlier_one_measured(place, monkeypatch):
     assert told()["audit"] == audited and set(accuracy) == {"before", "after"}
     cleaned(place, "--pairs", place / "pairs", *QUICK)
     assert told()["audit"] == audited and told()["ca1"] == accuracy and "Audit before: " in told()["verdict"]
+    measured = told()
+
+    def killed(*words):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Auditor, "findings", lambda self, clip, given, lexicon, runs: [] if runs else killed())
+        with pytest.raises(KeyboardInterrupt):
+            cleaned(place, "--pairs", place / "pairs", *QUICK)
+    assert {key: told()[key] for key in ("ca1", "audit")} == {key: measured[key] for key in ("ca1", "audit")}
     (place / "out/clean.json").write_text('{"ca1": 3}')
     with pytest.raises(UserError, match=r"clean\.json: holds no results of this version; name another folder"):
         cleaned(place, "--pairs", place / "pairs", *QUICK)
@@ -266,4 +277,7 @@ def test_no_other_command_writes_into_the_folder_of_a_defended_model(place):
     for command in ("audit", "scan", "inspect"):
         with pytest.raises(UserError, match=r"out: holds a defended model \(card\.json\); name another folder"):
             report.kept(place / "out", command)
+    (place / "out/card.json").write_text("{")
+    with pytest.raises(UserError, match=r"^--output: .*card\.json.*; name another folder, or remove it"):
+        report.kept(place / "out", "audit")
     assert report.kept(place / "out", "clean") == place / "out"
