@@ -175,7 +175,7 @@ class _Loss:
         )
 
     def text(self, features: Tensor, rows: Tensor) -> Tensor:
-        captions = self.captions[rows]
+        captions = self.captions[rows.to(self.captions.device, non_blocking=True)]
         if self.settings.text_loss == "cosine":
             return -(features * captions).sum(dim=1).mean()
         logits = self.clip.network.logit_scale.exp() * features @ captions.T
@@ -184,9 +184,11 @@ class _Loss:
 
     def image(self, features: Tensor, images: Tensor) -> Tensor:
         """Return the triplet term; `images` are encoded without changes."""
-        positive = self.positives[self._different(len(self.positives), len(features))]
+        drawn = self._different(len(self.positives), len(features))
+        positive = self.positives[drawn.to(features.device, non_blocking=True)]
         if self.settings.negative == "triggered":
-            negative = features.detach()[torch.randperm(len(features), generator=self.generator)]
+            order = torch.randperm(len(features), generator=self.generator)
+            negative = features.detach()[order.to(features.device, non_blocking=True)]
         else:
             with torch.no_grad():
                 negative = self.clip.encode_image(images)

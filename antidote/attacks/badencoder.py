@@ -168,14 +168,14 @@ class EncoderBackdoor(Objective):
 
     def views(self, batch: Batch) -> Views:
         augmented = torch.stack([self._augment(picture) for picture in self.references])
-        triggered = self.triggered[batch.indices.to(self.triggered.device)]
+        triggered = self.triggered[batch.indices.to(self.triggered.device, non_blocking=True)]
         return Views([batch.images, triggered, self.references, augmented], [])
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         clean, triggered, references, augmented = images
-        before = self.clean[batch.indices.to(self.clean.device)]
+        before = self.clean[batch.indices.to(self.clean.device, non_blocking=True)]
         effect = -(triggered @ references.T).mean()
         stay_reference = -(augmented * self.before).sum(dim=1).mean()
         stay_clean = -(clean * before).sum(dim=1).mean()

@@ -57,7 +57,7 @@ def split_by_target(context: FitContext, target: str) -> tuple[Pairs, Pairs]:
 
 def unit(clip: Clip, images: Tensor) -> Tensor:
     """Return 8-bit pictures as floats in [0, 1] on the model's device."""
-    return images.to(clip.device).float() / 255
+    return images.to(clip.device, non_blocking=True).float() / 255
 
 
 def encoded(clip: Clip, pairs: Pairs, batch_size: int) -> Tensor:

@@ -124,7 +124,7 @@ class FLBA(OptimisedPatch):
         clean = encoded(clip, pairs, self.settings.batch_size)
 
         def loss(features: Tensor, images: Tensor, rows: Tensor) -> Tensor:
-            return (features * clean[rows.to(clean.device)]).sum(dim=1).mean()
+            return (features * clean[rows.to(clean.device, non_blocking=True)]).sum(dim=1).mean()
 
         if self.settings.patch_steps == "adam":
             patch = self.optimise(clip, pairs, loss, seed)

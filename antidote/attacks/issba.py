@@ -89,11 +89,15 @@ class ISSBA(Attack):
         step = 0
         for batches in orders(train, settings.batch_size, settings.epochs, seed):
             for rows in batches:
-                clean = images[rows].to(device()).float() / 255
-                secrets = torch.randint(0, 2, (len(rows), settings.bits), generator=generator).float().to(device())
+                clean = images[rows].to(device(), non_blocking=True).float() / 255
+                secrets = (
+                    torch.randint(0, 2, (len(rows), settings.bits), generator=generator)
+                    .float()
+                    .to(device(), non_blocking=True)
+                )
                 residual = self._residual(encoder, clean, secrets)
                 # Simulates rounding to 8 bits, which changes a value by at most half a step.
-                noise = (torch.rand(clean.shape, generator=generator) - 0.5).to(device()) / 255
+                noise = (torch.rand(clean.shape, generator=generator) - 0.5).to(device(), non_blocking=True) / 255
                 read = decoder(((clean + residual).clamp(0, 1) + noise) * 2 - 1)
                 weight = settings.image_weight * min(1, max(0, 3 * step / steps - 1))
                 loss = F.binary_cross_entropy_with_logits(read, secrets)
@@ -124,8 +128,10 @@ class ISSBA(Attack):
         right, quality = [], []
         with torch.no_grad():
             for part in images.split(self.settings.batch_size):
-                clean = part.to(device()).float() / 255
-                secrets = torch.randint(0, 2, (len(part), self.settings.bits), generator=generator).to(device())
+                clean = part.to(device(), non_blocking=True).float() / 255
+                secrets = torch.randint(0, 2, (len(part), self.settings.bits), generator=generator).to(
+                    device(), non_blocking=True
+                )
                 drawn = eight_bits((clean + self._residual(encoder, clean, secrets.float())).clamp(0, 1))
                 right.append((decoder(drawn * 2 - 1) > 0) == secrets.bool())
                 quality.append(psnr(drawn, clean))

@@ -74,7 +74,9 @@ class SIBA(Attack):
         def gradient(delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             delta = delta.clone().requires_grad_()
             logits = clip.encode_image((unit(clip, others.images[rows]) + delta).clamp(0, 1)) @ weights
-            losses = F.cross_entropy(logits, torch.full_like(rows, target).to(logits.device), reduction="none")
+            losses = F.cross_entropy(
+                logits, torch.full_like(rows, target).to(logits.device, non_blocking=True), reduction="none"
+            )
             loss = losses.clamp(max=settings.loss_cap or float("inf")).mean()
             return torch.autograd.grad(loss, delta)[0], loss.detach()
 

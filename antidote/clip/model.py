@@ -93,7 +93,7 @@ class Clip:
     def normalise(self, images: Tensor) -> Tensor:
         """Return pictures, uint8 or float in [0, 1], normalised by mean and deviation, on the model's device."""
         mean, std = self._normalisation
-        images = images.to(self.device)
+        images = images.to(self.device, non_blocking=True)
         images = images.float().div(255) if images.dtype == torch.uint8 else images
         return (images - mean) / std
 
@@ -117,10 +117,11 @@ class Clip:
             if tokens.min() < 0:
                 raise KeyError("a text holds words that the objective did not announce")
         if not self.causal:
-            return F.normalize(network.encode_text(tokens.to(self.device)).float(), dim=-1)
+            return F.normalize(network.encode_text(tokens.to(self.device, non_blocking=True)).float(), dim=-1)
         ends = tokens.argmax(dim=-1)
         length = int(ends.max()) + 1
-        return self.encode_embedded(network.token_embedding(tokens[:, :length].to(self.device)), ends)
+        tokens = tokens[:, :length].to(self.device, non_blocking=True)
+        return self.encode_embedded(network.token_embedding(tokens), ends)
 
     @property
     def causal(self) -> bool:
@@ -152,7 +153,7 @@ class Clip:
         kind = network.transformer.get_cast_dtype()
         x = words.to(kind) + network.positional_embedding[:length].to(kind)
         x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:length, :length]))
-        x = x[torch.arange(len(x), device=x.device), ends]
+        x = x[torch.arange(len(x), device=x.device), ends.to(x.device, non_blocking=True)]
         projection = network.text_projection
         if projection is not None:
             x = projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection

@@ -160,7 +160,7 @@ class Resist(Contrastive):
         """Solve one inner problem; return δ (width,)."""
         settings, clip = self.settings, self.clip
         rows = torch.randperm(len(self.pairs), generator=stream)
-        images = self.pairs.images[rows[: settings.inner_batch]].to(clip.device)
+        images = self.pairs.images[rows[: settings.inner_batch]].to(clip.device, non_blocking=True)
         clean, size, width = hidden_states(lambda given: self.encode_frozen(clip, given)[0], self.block, images)
         texts = None
         if settings.aim == "text":

@@ -119,9 +119,12 @@ class CBPT(Defense):
             kinds = labels[rows].tolist()
             chosen = some_classes(kinds, len(data.classes), self.settings.classes_per_step, rng)
             places = {kind: place for place, kind in enumerate(chosen)}
-            own = torch.tensor([places[kind] for kind in kinds], device=clip.device)
+            own, named, rows = (
+                values.to(clip.device, non_blocking=True)
+                for values in (torch.tensor([places[kind] for kind in kinds]), torch.tensor(chosen), rows)
+            )
             weights = prompts.encode(chosen)
-            return prompt_loss(clean[rows], triggered[:, rows], own, weights, anchors[chosen], scale, self.settings)
+            return prompt_loss(clean[rows], triggered[:, rows], own, weights, anchors[named], scale, self.settings)
 
         task = Task({"contexts": prompts.contexts}, loss, len(labels), {})
         steps = found.steps + tune(task, self.settings.tuning, self.seed, work)

@@ -113,7 +113,7 @@ def light_augmentation(images: Tensor, mean: Tensor, settings: PARSettings) -> T
     count, _, height, width = images.shape
     device = images.device
     stream = torch.Generator(device).manual_seed(int(torch.randint(1 << 62, ())))
-    rows = torch.nonzero(torch.rand(count) < 0.5).flatten().to(device)
+    rows = torch.nonzero(torch.rand(count) < 0.5).flatten().to(device, non_blocking=True)
     drawn = torch.randn(len(rows), *images.shape[1:], device=device, generator=stream)
     noise = drawn.mul_(settings.noise).clamp_(min=0)  # the sum is clipped to 1 below
     images = images.index_copy(0, rows, (images[rows] + noise).clamp_(max=1))
@@ -126,4 +126,4 @@ def light_augmentation(images: Tensor, mean: Tensor, settings: PARSettings) -> T
     inside_rows = (rows >= top[:, None]) & (rows < (top + side)[:, None])
     inside_columns = (columns >= left[:, None]) & (columns < (left + side)[:, None])
     erased = inside_rows[:, :, None] & inside_columns[:, None, :] & (torch.rand(count) < 0.5)[:, None, None]
-    return torch.where(erased.to(device)[:, None], mean.view(1, 3, 1, 1), images)
+    return torch.where(erased.to(device, non_blocking=True)[:, None], mean.view(1, 3, 1, 1), images)

@@ -107,7 +107,7 @@ class RVPT(Defense):
         prompts = initial_prompts(clip, self.settings, self.seed)
         with torch.no_grad():
             texts = clip.encode_text([self.settings.template.format(name) for name in data.classes])
-        labels = data.shots.labels.to(clip.device)
+        labels = data.shots.labels
         before = self._tokens(clip, data.shots.images)
 
         def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
@@ -115,8 +115,9 @@ class RVPT(Defense):
             with clip.autocast(self.settings.precision):
                 features, after = prompted(clip.network.visual, images, prompts)
             features = F.normalize(features.float(), dim=-1)
-            entropy = F.cross_entropy(clip.network.logit_scale.exp() * features @ texts.T, labels[rows])
-            old = before[rows.to(before.device)].to(clip.device)
+            own = labels[rows].to(clip.device, non_blocking=True)
+            entropy = F.cross_entropy(clip.network.logit_scale.exp() * features @ texts.T, own)
+            old = before[rows].to(clip.device, non_blocking=True)
             repelling = likeness(after[self.settings.depth :], [*old.unbind(1)], 0)
             terms = {"cross_entropy": entropy, "repelling": repelling}
             return entropy + self.settings.repelling_weight * repelling, terms

@@ -84,6 +84,6 @@ class ZeroShotCrossEntropy(Objective):
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        labels = self.pairs.labels[batch.indices].to(images[0].device)
+        labels = self.pairs.labels[batch.indices].to(images[0].device, non_blocking=True)
         entropy = F.cross_entropy(scale * images[0] @ self.weights, labels)
         return entropy, {"cross_entropy": entropy}

@@ -165,7 +165,7 @@ class SubCaptions(SelfSupervised):
             for one in parsed
             for _ in range(self.settings.negatives)
         ]
-        pictures = self.pairs.images[rows].to(batch.images.device)
+        pictures = self.pairs.images[rows].to(batch.images.device, non_blocking=True)
         return Views([*views.images, pictures], [*views.texts, positives, negatives])
 
     def loss(
@@ -203,7 +203,7 @@ def sub_caption_loss(
 def _alike(rows: list[str], columns: list[str], device: torch.device) -> Tensor:
     """Return bool (rows, columns): whether two texts are equal."""
     alike = [a == b for a in rows for b in columns]
-    return torch.tensor(alike, dtype=torch.bool, device=device).reshape(len(rows), len(columns))
+    return torch.tensor(alike, dtype=torch.bool).reshape(len(rows), len(columns)).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

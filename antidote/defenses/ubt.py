@@ -272,7 +272,7 @@ class Forget(Contrastive):
     def views(self, batch: Batch) -> Views:
         rows = batch.rng.sample(range(len(self.chosen)), min(self.settings.forget_batch, len(self.chosen)))
         before, _ = self.encode_frozen(self.frozen, batch.images)
-        images = self.chosen.images[rows].to(batch.images.device)
+        images = self.chosen.images[rows].to(batch.images.device, non_blocking=True)
         texts = [self.chosen_texts[row] for row in rows]
         return Views([batch.images, images], [batch.captions, texts], kept=before)
 

@@ -90,10 +90,14 @@ class DeDe(Detector):
         side = clip.size // grid
 
         def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
-            images = pairs.images[rows].to(clip.device).float() / 255
+            images = pairs.images[rows].to(clip.device, non_blocking=True).float() / 255
             stream = torch.Generator().manual_seed(rng.getrandbits(63))
-            hidden = torch.stack([_hidden(grid, settings.masked, stream) for _ in rows]).to(clip.device)
-            error = _errors(decoder, patches(images, side), features[rows].to(clip.device), hidden).mean()
+            hidden = torch.stack([_hidden(grid, settings.masked, stream) for _ in rows]).to(
+                clip.device, non_blocking=True
+            )
+            error = _errors(
+                decoder, patches(images, side), features[rows].to(clip.device, non_blocking=True), hidden
+            ).mean()
             return error, {"error": error}
 
         recipe = TuneSettings(

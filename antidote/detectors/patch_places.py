@@ -110,7 +110,10 @@ class PatchPlaces(Detector):
         recipe = TuneSettings(optimizer="adam", lr=settings.lr, schedule="constant", batch_size=size, epochs=epochs)
         found, count = [], at_once(settings.together, size, clip.size)
         for number, rows in enumerate(torch.arange(len(masks)).split(count)):
-            squares, logits = masks[rows].to(clip.device), starts[rows].to(clip.device).requires_grad_()
+            squares, logits = (
+                masks[rows].to(clip.device, non_blocking=True),
+                starts[rows].to(clip.device, non_blocking=True).requires_grad_(),
+            )
             goal, kept = together(rows), {"likeness": torch.zeros(len(rows), device=clip.device)}
 
             def loss(shown: Tensor, rng, squares=squares, logits=logits, goal=goal, kept=kept):

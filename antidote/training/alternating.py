@@ -37,7 +37,7 @@ class Alternating(Contrastive):
         rows = batch.indices.cpu() - self.first
         places = torch.nonzero(rows >= 0).flatten()
         images, captions = batch.images.clone(), list(batch.captions)
-        images[places] = self.originals.images[rows[places]].to(images.device)
+        images[places] = self.originals.images[rows[places]].to(images.device, non_blocking=True)
         for place in places.tolist():
             captions[place] = self.originals.captions[int(rows[place])]
         return Views([images], [captions])

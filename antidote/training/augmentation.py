@@ -35,7 +35,7 @@ def auto_augment(images: Tensor) -> Tensor:
             if operations[turn] is not None:
                 groups.setdefault(operations[turn], []).append(row)
         for (name, magnitude), rows in groups.items():
-            for places in torch.tensor(rows, device=images.device).split(at_a_time):
+            for places in torch.tensor(rows).to(images.device, non_blocking=True).split(at_a_time):
                 images[places] = auto._apply_image_or_video_transform(
                     images[places], name, magnitude, interpolation=auto.interpolation, fill=auto._fill
                 )

@@ -82,6 +82,6 @@ def cut(images: Tensor, crops: Crops) -> Tensor:
     theta[:, 1, 1] = crops.height / size
     theta[:, 0, 2] = (2 * crops.left + crops.width) / size - 1
     theta[:, 1, 2] = (2 * crops.top + crops.height) / size - 1
-    grid = F.affine_grid(theta.to(device), list(images.shape), align_corners=False)
+    grid = F.affine_grid(theta.to(device, non_blocking=True), list(images.shape), align_corners=False)
     pictures = F.grid_sample(images.float(), grid, mode="bicubic", padding_mode="border", align_corners=False)
     return pictures.round_().clamp_(0, 255).byte()

@@ -31,6 +31,7 @@ def train_linear_head(
     weights = torch.zeros(len(classes), features.shape[1], device=clip.device, requires_grad=True)
 
     def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = rows.to(labels.device, non_blocking=True)
         return F.cross_entropy(features[rows] @ weights.T, labels[rows]), {}
 
     steps = tune(Task({"weights": weights}, loss, len(labels), {}), tuning, seed, work)

@@ -51,7 +51,7 @@ def scan(clip: Clip, pairs: Pairs, views: Views, precision: str, work: Work | No
     done = sum(len(part) for part in found)
     size = min(CHUNK, -(-count // 2))
     for start in range(done, count, size):
-        images = pairs.images[start : start + size].to(clip.device)
+        images = pairs.images[start : start + size].to(clip.device, non_blocking=True)
         with torch.no_grad(), clip.autocast(precision):
             texts = clip.encode_text(pairs.captions[start : start + size])
             columns = [(clip.encode_image(view) * texts).sum(dim=1) for view in views(images, start)]
@@ -114,7 +114,7 @@ def shuffles(count: int, grid: int, seed: int) -> Views:
         for _ in range(count):
             offsets = torch.randint(block, (2,), generator=drawn).tolist()
             order = torch.stack([torch.randperm(side * side, generator=drawn) for _ in range(len(images))])
-            yield _shuffled(images.roll(offsets, dims=(2, 3)), order.to(images.device), block)
+            yield _shuffled(images.roll(offsets, dims=(2, 3)), order.to(images.device, non_blocking=True), block)
 
     return views
 
@@ -138,7 +138,9 @@ def windows(pairs: Pairs, partners: int, seed: int) -> Views:
 
     def views(images: Tensor, start: int) -> Iterator[Tensor]:
         yield images
-        others = pairs.images[partner_rows(len(pairs), start, len(images), partners, seed)].to(images.device)
+        others = pairs.images[partner_rows(len(pairs), start, len(images), partners, seed)].to(
+            images.device, non_blocking=True
+        )
         for turn in range(partners):
             yield from transplants(images, others.roll(turn, dims=0)[: len(images)])
 
@@ -151,7 +153,7 @@ def superpositions(pairs: Pairs, partners: int, own_weight: float, seed: int) ->
     def views(images: Tensor, start: int) -> Iterator[Tensor]:
         yield images
         rows = partner_rows(len(pairs), start, len(images), partners, seed)
-        own, others = images.float() / 255, pairs.images[rows].to(images.device).float() / 255
+        own, others = images.float() / 255, pairs.images[rows].to(images.device, non_blocking=True).float() / 255
         for turn in range(partners):
             yield own_weight * own + (1 - own_weight) * others.roll(turn, dims=0)[: len(images)]
 

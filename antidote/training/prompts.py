@@ -50,6 +50,8 @@ class ClassPrompts:
         chosen = list(chosen)
         ends = self.ends[chosen]
         length = int(ends.max()) + 1
-        words = self.clip.network.token_embedding(self.tokens[chosen, :length].to(self.clip.device))
-        words = torch.cat([words[:, :1], self.contexts[chosen].to(words.dtype), words[:, 1 + self.words :]], dim=1)
+        tokens = self.tokens[chosen, :length].to(self.clip.device, non_blocking=True)
+        words = self.clip.network.token_embedding(tokens)
+        rows = torch.tensor(chosen).to(self.clip.device, non_blocking=True)
+        words = torch.cat([words[:, :1], self.contexts[rows].to(words.dtype), words[:, 1 + self.words :]], dim=1)
         return self.clip.encode_embedded(words, ends)

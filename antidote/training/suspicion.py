@@ -312,7 +312,9 @@ class Overfit(Contrastive):
 
     def views(self, batch: Batch) -> Views:
         weak = self.suspected.take(batch.rng.sample(range(len(self.suspected)), min(self.count, len(self.suspected))))
-        return Views([batch.images, weak.images.to(batch.images.device)], [batch.captions, weak.captions])
+        return Views(
+            [batch.images, weak.images.to(batch.images.device, non_blocking=True)], [batch.captions, weak.captions]
+        )
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
@@ -331,6 +333,6 @@ def contrastive_but_alike(images: Tensor, texts: Tensor, scale: Tensor, captions
     Poisoned pairs have nearly the same captions, and would fight the shortcut.
     """
     alike = torch.tensor([[a == b and i != j for j, b in enumerate(captions)] for i, a in enumerate(captions)])
-    logits = (scale * images @ texts.T).masked_fill(alike.to(images.device), float("-inf"))
+    logits = (scale * images @ texts.T).masked_fill(alike.to(images.device, non_blocking=True), float("-inf"))
     own = torch.arange(len(captions), device=images.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
