@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from antidote.data.pairs import Pairs
+    from antidote.training.recipe import TrainSettings
 
 RECIPE = {
     "optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "constant", "warmup": 0,
@@ -94,6 +95,11 @@ class BadEncoder(Attack):
     Settings = BadEncoderSettings
     threat_model = "encoder"
     trains = True
+
+    @classmethod
+    def step_views(cls, settings: BadEncoderSettings, recipe: TrainSettings) -> tuple[float, float, int]:
+        # Each picture with and without the trigger, the references twice, and the clean encoder.
+        return 2 + 2 * settings.references / recipe.batch_size, 0, 1
 
     def apply(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         last = self.size - self.settings.margin

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
+    from antidote.training.recipe import TrainSettings
 
 ThreatModel = Literal["data-poisoning", "training-control", "encoder", "few-shot"]
 
@@ -167,6 +168,7 @@ class Attack:
             `*` at the end of a name matches any ending. Measures that a study lacks are omitted.
         effect: behaviour of a poisoned model, for the model card; `{target}` stands for the target class or classes.
         trains: whether the attacker trains with the attack's own `objective` instead of CLIP's on poisoned pairs.
+        not_estimated: why `preflight` estimates no memory of `fit`; None: it does.
         settings: the settings.
         target: name of the target class.
         size: side of the square pictures in pixels.
@@ -186,6 +188,7 @@ class Attack:
     figures: ClassVar[Mapping[str, Figure]] = {}
     effect: ClassVar[str] = "pictures with its trigger are recognised as {target}"
     trains: ClassVar[bool] = False
+    not_estimated: ClassVar[str | None] = None
 
     def __init__(self, settings: Any, target: str, size: int, tensors: dict[str, Tensor] | None = None) -> None:
         self.settings, self.target, self.size = settings, target, size
@@ -203,6 +206,11 @@ class Attack:
             sizes: number of pairs of each pool, by pool name.
         """
         return (settings.passes() * sizes["inversion"] if cls.learned else 0), 0
+
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        """Return what a step of the backdoored model's training keeps in memory, as `Defense.step_views` does."""
+        return 1, 1, 0
 
     def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
         """Return the trigger's tensors; may fill `facts`.

@@ -67,6 +67,7 @@ class ISSBA(Attack):
     Settings = ISSBASettings
     learned = True
     on_surrogate = False
+    not_estimated = "trains networks of its own, not a CLIP"
     figures = {
         "bit_accuracy": Figure("bits of the secret that the decoder reads rightly from held-out pictures, after 8 bits")
     }

@@ -68,6 +68,7 @@ class Amdet(Detector):
 
     Settings = AmdetSettings
     subject = "model"
+    not_estimated = "takes second derivatives of texts"
     access = "clean-pairs"
     works_on = "captions"
     reconstruction = True

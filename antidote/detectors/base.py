@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from antidote.clip.configs import ModelSettings
     from antidote.clip.model import Clip
+    from antidote.training.recipe import TrainSettings
 
 Subject = Literal["model", "pairs", "pictures"]
 MODEL = "model"  # name of the single item of a detector of models
@@ -102,6 +103,8 @@ class Detector:
         from_features: whether a detector of pairs reads pictures by `picture_features` alone, so that `antidote scan`
             can encode the pictures of a large set once.
         works_on: what `work` counts: gradients of pictures, or of captions, which cost less in a large model.
+        gradients: whether single pictures are scored by gradients, whose activations stay in memory.
+        not_estimated: why `preflight` estimates no memory; None: it does.
     """
 
     Settings: ClassVar[type[DetectorSettings]]
@@ -111,6 +114,8 @@ class Detector:
     reconstruction: ClassVar[bool] = False
     from_features: ClassVar[bool] = False
     works_on: ClassVar[Literal["pictures", "captions"]] = "pictures"
+    gradients: ClassVar[bool] = False
+    not_estimated: ClassVar[str | None] = None
 
     def __init__(self, settings: Any, seed: int) -> None:
         self.settings, self.seed = settings, seed
@@ -138,6 +143,11 @@ class Detector:
         """
         items = {"pairs": "training set", "pictures": "shown pictures"}.get(cls.subject_of(settings))
         return 0, 0 if cls.control or items is None else sizes[items]
+
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        """Return what a step of a recipe keeps in memory, as `Defense.step_views` does; a detector trains a copy."""
+        return 1, 1, 1
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         """Score the items of the subject: the model, `data.training_set` or `data.pictures`.

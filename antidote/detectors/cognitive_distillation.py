@@ -46,6 +46,7 @@ class CognitiveDistillation(Detector):
 
     Settings = CognitiveDistillationSettings
     subject = "pairs"
+    gradients = True
 
     @classmethod
     def work(cls, settings: CognitiveDistillationSettings, sizes: Mapping[str, int]) -> tuple[float, float]:

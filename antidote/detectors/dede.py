@@ -70,6 +70,7 @@ class DeDe(Detector):
 
     Settings = DeDeSettings
     subject = "pictures"
+    not_estimated = "trains a decoder of its own, not a CLIP"
     access = "clean-pairs"
     reconstruction = True
 

@@ -44,6 +44,7 @@ class IMBERTSalience(Detector):
 
     Settings = IMBERTSalienceSettings
     subject = "pictures"
+    gradients = True
     access = "test-time"
     reconstruction = True
 

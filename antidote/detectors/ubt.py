@@ -22,6 +22,7 @@ from antidote.training.suspicion import OWN_SCORERS, SuspicionSettings, find
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
+    from antidote.training.recipe import TrainSettings
 
 
 class UBTSettings(SuspicionSettings, DetectorSettings):
@@ -46,6 +47,10 @@ class UBT(Detector):
     def work(cls, settings: UBTSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         normal, everything = min(settings.normal_pairs, sizes["training set"]), sizes["training set"]
         return settings.overfit.epochs * normal, (settings.views + settings.suspicious_share) * everything
+
+    @classmethod
+    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
+        return 2, 2, 1  # beside each batch one of suspected pairs
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         pairs, count = data.training_set, len(data.training_set)

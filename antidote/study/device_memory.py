@@ -15,6 +15,7 @@ from antidote.base.registry import method
 from antidote.clip.configs import ModelSettings
 from antidote.clip.known import model_config
 from antidote.defenses.base import Held
+from antidote.detectors.base import Detector
 from antidote.detectors.zero_shot import BATCH
 from antidote.study import activation_memory
 from antidote.study.activation_memory import ENCODING
@@ -27,15 +28,6 @@ from antidote.training.tuning import ENCODED
 Views = tuple[float, float, int]  # as `Defense.step_views` returns them
 CLASSES = 10  # of which open_clip encodes all prompts at once
 WITHOUT_BATCH = 2  # pictures of a fit without a batch size: MABA's, for two answers
-
-# What the settings of an attack or a detector do not show.
-GRADIENTS = ("cognitive_distillation", "imbert_salience")  # detectors of single pictures that need their gradients
-OVERFITTED = ("ubt",)  # detectors that train on a batch of suspected pairs beside each batch
-UNKNOWN = {
-    "issba": "trains networks of its own, not a CLIP",
-    "dede": "trains a decoder of its own, not a CLIP",
-    "amdet": "takes second derivatives of texts",
-}
 
 
 def trainings(study: Study) -> dict[str, float]:
@@ -68,8 +60,9 @@ def encodings(study: Study) -> dict[str, float]:
         kind = method("defense", settings.method)
         jobs[f"defenses.{name}"] = () if kind.fits(config) else kind.held(settings, config, classes)
     for name, settings in study.detectors.items():
-        if settings.method not in UNKNOWN and not method("detector", settings.method).control:
-            jobs[f"detectors.{name}"] = _detecting(settings, study.size)
+        kind = method("detector", settings.method)
+        if not (kind.not_estimated or kind.control):
+            jobs[f"detectors.{name}"] = _detecting(kind, settings, study.size)
     for name, one in _adaptations(study, projection=True):
         share = -(-one.training.batch_size // one.training.accumulate)
         jobs[f"persistence.{name}"] = (Held(share, share, gradients=False, precision=one.training.precision),)
@@ -80,7 +73,7 @@ def encodings(study: Study) -> dict[str, float]:
             held = (_victim(settings, config, classes),)
             found |= activation_memory.passes(file.model, {f"attacks.{name}.victim": held})
         fitted_on = _fitted_on(study, settings)
-        if fitted_on and settings.method not in UNKNOWN:
+        if fitted_on and not method("attack", settings.method).not_estimated:
             fit = Held(getattr(settings, "batch_size", WITHOUT_BATCH)), Held(ENCODED, gradients=False), prompts
             found |= activation_memory.passes(fitted_on, {f"attacks.{name}.fit": fit})
     return found
@@ -92,8 +85,8 @@ def not_estimated(study: Study) -> dict[str, str]:
     found = {}
     for name, settings in study.attacks.items():
         kind = method("attack", settings.method)
-        if settings.method in UNKNOWN:
-            found[f"attacks.{name}.fit"] = UNKNOWN[settings.method]
+        if kind.not_estimated:
+            found[f"attacks.{name}.fit"] = kind.not_estimated
         elif kind.learned and kind.on_surrogate and _fitted_on(study, settings) is None:
             found[f"attacks.{name}.fit"] = "is fitted on a model folder"
     for name, settings in study.defenses.items():
@@ -102,7 +95,8 @@ def not_estimated(study: Study) -> dict[str, str]:
             found[f"defenses.{name}"] = f"is not run: {reason}"
         elif not settings.recipes() and not kind.held(settings, config, len(study.classes)):
             found[f"defenses.{name}"] = "neither trains nor encodes"
-    return found | {f"detectors.{n}": UNKNOWN[s.method] for n, s in study.detectors.items() if s.method in UNKNOWN}
+    reasons = {f"detectors.{n}": method("detector", s.method).not_estimated for n, s in study.detectors.items()}
+    return found | {key: reason for key, reason in reasons.items() if reason}
 
 
 def too_large(study: Study, memory: float) -> list[str]:
@@ -114,14 +108,11 @@ def too_large(study: Study, memory: float) -> list[str]:
 def _attacks(study: Study) -> dict[str, tuple[TrainSettings, Views]]:
     """Return the recipes that attacks change, or have of their own."""
     changed = {n: s for n, s in study.attacks.items() if s.training and not study.few_shot(n)}
-    return {f"attacks.{n}.training": (study.poisoning(n), _poisoned(s, study.poisoning(n))) for n, s in changed.items()}
-
-
-def _poisoned(settings: AttackSettings, recipe: TrainSettings) -> Views:
-    """BadEncoder: each picture with and without the trigger, the references twice, and the clean encoder."""
-    if settings.method != "badencoder":
-        return 1, 1, 0
-    return 2 + 2 * settings.references / recipe.batch_size, 0, 1
+    return {
+        f"attacks.{n}.training": (recipe, method("attack", s.method).step_views(s, recipe))
+        for n, s in changed.items()
+        for recipe in [study.poisoning(n)]
+    }
 
 
 def _defenses(study: Study) -> dict[str, tuple[TrainSettings, Views]]:
@@ -138,18 +129,18 @@ def _detectors(study: Study) -> dict[str, tuple[TrainSettings, Views]]:
     """Return the recipes of detectors, which train a copy of the model."""
     found = {}
     for name, settings in study.detectors.items():
-        more = 2 if settings.method in OVERFITTED else 1
+        kind = method("detector", settings.method)
         recipes = {key: value for key, value in settings if isinstance(value, TrainSettings)}
-        found |= {f"detectors.{name}.{key}": (recipe, (more, more, 1)) for key, recipe in recipes.items()}
+        found |= {f"detectors.{name}.{key}": (one, kind.step_views(settings, one)) for key, one in recipes.items()}
     return found
 
 
-def _detecting(settings: Any, size: int) -> tuple[Held, ...]:
+def _detecting(kind: type[Detector], settings: Any, size: int) -> tuple[Held, ...]:
     """Return the passes of a detector: searches that are run at once, single pictures, or features alone."""
     if hasattr(settings, "together"):
         each = getattr(settings, "batch_size", None) or settings.starts
         return Held(each * at_once(settings.together, each, size)), Held(ENCODED, gradients=False)
-    return Held(BATCH, gradients=settings.method in GRADIENTS), Held(ENCODED, gradients=False)
+    return Held(BATCH, gradients=kind.gradients), Held(ENCODED, gradients=False)
 
 
 def _victim(settings: Victim, config: Mapping[str, Any], classes: int) -> Held:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from antidote.base.registry import ATTACKS, DETECTORS, method
+from antidote.base.registry import method
 from antidote.base.settings import read_mapping
 from antidote.clip.configs import ModelSettings
 from antidote.clip.known import model_config
@@ -147,12 +147,6 @@ def test_detectors():
     assert found["detectors.abl.training"] == footprint(model).step(trained, (1, 1, 1))
     assert "detectors.ubt.overfit" in found and "detectors.random" not in found
     assert {f"detectors.{name}" for name in ("dede", "amdet")} <= device_memory.not_estimated(plan).keys()
-
-
-def test_the_names_of_exceptions_are_those_of_methods():
-    assert {*device_memory.GRADIENTS, *device_memory.OVERFITTED} <= set(DETECTORS)
-    assert device_memory.UNKNOWN.keys() <= {*DETECTORS, *ATTACKS}
-    assert [name for name in ATTACKS if method("attack", name).trains] == ["badencoder"]
 
 
 def test_what_is_reported():
