@@ -4,9 +4,9 @@ A reconstruction: no code is public and the full paper was not available. Known 
 frozen and only class-wise text prompts are tuned; first a dummy trigger is inverted by contrastive learning with
 crafted positive and negative samples, then the prompts are tuned with several losses. Ours: all formulas and numbers.
 
-Step 1 is the inversion of a mask and a pattern, as small as possible (`antidote/training/inversion.py`). The paper
-pulls triggered pictures together and away from clean pictures (`positives: pictures`). That loss has many natural
-optima; on the embedded data it found a patch attack's trigger in none of three draws. The default is ours: one
+Step 1 is the inversion of a mask and a pattern, as small as possible (`antidote/training/inversion.py`). Read plainly,
+the abstract pulls triggered pictures together and away from clean pictures (`positives: pictures`). That loss has many
+natural optima; on the embedded data it found a patch attack's trigger in none of three draws. The default is ours: one
 inversion per candidate class, towards the class's text embedding; the `dummy_triggers` smallest working triggers are
 kept, because a backdoor's target needs the smallest mask. If there are more classes than `candidates`, screening
 chooses the classes by the same rule after fewer steps towards each class. With `positives: pictures`, the negatives of

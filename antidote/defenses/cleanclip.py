@@ -20,6 +20,7 @@ Differences from the released code:
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +40,8 @@ from antidote.training.recipe import TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger("antidote")
 
 
 class CleanCLIPSettings(FineTuningSettings):
@@ -74,7 +77,15 @@ class SelfSupervised(Contrastive):
         super().__init__(data.pairs)
         self.settings = settings
         rng = random.Random(derive(seed, "eda"))
-        self.augmented = [augment(caption, data.lexicon, rng) for caption in data.pairs.captions]
+        captions = data.pairs.captions
+        self.augmented = [augment(caption, data.lexicon, rng) for caption in captions]
+        if not any(data.lexicon.synonyms(word) for word in {word for text in captions for word in text.split()}):
+            log.warning(
+                "%s: the lexicon has no synonym of any caption word, so that %.0f %% of the captions stay as they are; "
+                "one that has synonyms, such as wordnet, makes more of them differ",
+                settings.method,
+                100 * sum(map(str.__eq__, captions, self.augmented)) / len(captions),
+            )
 
     def texts(self) -> Iterable[str]:
         return [*self.pairs.captions, *self.augmented]

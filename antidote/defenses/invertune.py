@@ -16,6 +16,11 @@ then inverts with a cross-entropy, the distance to a picture of the target, SSIM
 is needed, and one search does both. Batch norm uses its running statistics while tuning; the released code tunes in
 training mode. The rate follows a cosine to 0; the released scheduler climbs again after half of the steps.
 
+The number of clusters, `targets`, is set for captions that name 24 things. A target that hardly any of the first
+`captions` names gets no cluster, and its trigger is found only by chance: raise both for other data. The released
+code keeps the checkpoint of lowest loss of every tenth step; here the last step counts. The loss encodes the whole
+batch, so that `accumulate` saves no memory; a smaller batch does.
+
 Known weaknesses, from a reproduction: inversion fails on stripes over the whole picture, since no small mask contains
 them, and the backdoor returns under benign fine-tuning (BadCLIP: ASR 0 to 64.5 %).
 """

@@ -19,7 +19,7 @@ A reconstruction: the full paper was not available, and no code is public. Known
 summaries: the K random samples per epoch, positive and negative sub-captions, both directions, on top of CleanCLIP. An
 example in a summary keeps one clause of the caption, adjectives included (`positives: clause`), and swaps an apple for
 an orange (`replacement: sibling`). Ours: word classes from the study's lexicon (WordNet, or a tagger if the study names
-one); the object is always swapped; K, the number of negatives, the weight and the loss,
+one); the object is swapped first, unless `swap` leaves out nouns; K, the number of negatives, the weight and the loss,
 
     L_i2t = -mean_i log e^{s cos(I_i,P_i)} / (sum_j e^{s cos(I_i,P_j)} + sum_{j,l} e^{s cos(I_i,N_jl)})
     L_t2i = -mean_i log e^{s cos(P_i,I_i)} / sum_j e^{s cos(P_i,I_j)}
@@ -110,7 +110,7 @@ class TACleaner(CleanCLIP):
 
     @classmethod
     def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
-        return 3, 4, 0
+        return 3, 3 + settings.negatives, 0  # texts: captions, their augmented view, positives, negatives
 
     def objective(self, clip: Clip, data: DefenseData) -> SubCaptions:
         return SubCaptions(data, self.settings, self.seed)
@@ -128,7 +128,8 @@ class SubCaptions(SelfSupervised):
         self.replacements = Replacements(self.words, data.lexicon)
         if not self.replacements.words["noun"]:
             raise UserError(
-                "ta_cleaner: no caption word is a noun of the study's lexicon; name one that knows the captions' words"
+                "ta_cleaner: lexicon: no caption word is a noun of it; name one that knows the captions' words, such "
+                "as wordnet:FOLDER, a folder of WordNet's database files"
             )
         self.samples: list[int] = []
 

@@ -7,7 +7,8 @@ For a defender who owns the poisoned training set: find pairs that look poisoned
    (1 - cos_i)², which strengthens a shortcut if there is one. `overfit_loss: contrastive` replaces the second term by
    InfoNCE among D_susp, in which pairs with equal captions are not negatives.
 2. Re-score: D_k is the part of D_susp with the highest similarity under the overfitted model (`rank: similarity`), or
-   with the largest increase of similarity over the scorer's score (`rank: gain`, ours).
+   with the largest similarity less the scorer's score (`rank: gain`, ours): the increase of similarity where the score
+   is a similarity, as with another model or `model`.
 3. Forget, from θ_b again. Only those words of each caption in D_k are used that are specific to D_k and contribute to
    the similarity,
 

@@ -15,6 +15,7 @@ from antidote.base.seeds import derive
 from antidote.clip.folder import ADAPTER, load_model, save_model
 from antidote.data.access import POOLS, Access, DefenseData
 from antidote.data.words.eda import augment
+from antidote.data.words.lexicon import load_lexicon
 from antidote.defenses.cleanclip import CleanCLIP, CleanCLIPSettings
 from antidote.training.objectives import Batch, Contrastive
 from antidote.training.recipe import TrainSettings
@@ -237,6 +238,15 @@ def test_cleanclips_pictures_are_augmented_at_every_access(make_pairs, scenes_le
     assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
     differ = (views[0] != pairs.images).flatten(1).any(1)
     assert differ.sum() >= 6, "most pictures change"
+
+
+def test_a_lexicon_without_synonyms_is_told(make_pairs, scenes_lexicon, caplog):
+    """The commands' default lexicon has none: of the views of a caption, more are the caption itself."""
+    pairs = make_pairs(4, captions=["a photo of a ball"] * 4)
+    cleanclip(pairs, scenes_lexicon)
+    assert not caplog.text
+    cleanclip(pairs, load_lexicon("function_words"))
+    assert "cleanclip: the lexicon has no synonym of any caption word" in caplog.text
 
 
 def test_cleanclip_announces_both_captions(make_pairs, scenes_lexicon):

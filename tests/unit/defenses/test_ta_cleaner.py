@@ -364,5 +364,7 @@ def test_without_positives_whole_captions_stand_in(make_pairs, scenes_lexicon):
 
 
 def test_a_lexicon_that_knows_no_noun_is_told(make_pairs):
-    with pytest.raises(UserError, match=r"^ta_cleaner: no caption word is a noun of the study's lexicon"):
+    with pytest.raises(
+        UserError, match=r"^ta_cleaner: lexicon: no caption word is a noun of it; name one .*wordnet:FOLDER"
+    ):
         objective(make_pairs(), Lexicon({}))
