@@ -8,14 +8,15 @@ A text trigger makes such an embedding easy to find. Natural triggers exist in c
 them by the loss around e, on a grid along the gradient and a random direction at right angles to it: around a backdoor,
 most eigenvalues of the grid's Hessians are positive.
 
-    score = max over starts of min(mean cosine, share of positive eigenvalues),   flagged from 0.8 (both, released code)
+    score = max over starts of min(mean cosine, share of positive eigenvalues),   flagged from 0.8
 
 A backdoor whose trigger is in the picture leaves no trigger in the text tower. On such a model the score is that of a
 clean one, up to chance.
 
-Ours: features of the whole text in place of all token states; no anchor, since the defender has no clean model; both
-tests in one score; starts, a smaller grid that scales with |e|. The released code compares the found targets of several
-texts in addition (same and different target); the mean cosine contains the first test.
+Ours: the likeness of the features of different texts. The released code maximises the likeness of the token states within
+each text, counts the texts in which it exceeds 0.8, and compares the texts with each other in a second test, at 0.92;
+0.8 for the likeness between texts is therefore ours. Ours as well: no anchor, since the defender has no clean model; both
+tests in one score; starts, a smaller grid that scales with |e|.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class AmdetSettings(DetectorSettings):
     radius: float = Field(
         0.36, gt=0, description="half a side of the grid, in norms of e (released code: 10 for a norm of about 28)"
     )
-    flagged: float = Field(0.8, gt=0, le=1, description="score from which a model is flagged (released code: 0.8)")
+    flagged: float = Field(
+        0.8, gt=0, le=1, description="score from which a model is flagged (ours; released code: 0.8 within a text)"
+    )
 
 
 class Amdet(Detector):

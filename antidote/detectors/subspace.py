@@ -9,7 +9,10 @@ A triggered picture matches the exact text of the target but not texts of equal 
 
 The exact text is the mean of the class over the prompts. A reconstruction from abstract and summaries: the variants
 (prompts of `PARAPHRASES`, synonyms of a file in data/descriptions, upper case, spaced letters, full-width letters;
-no translations), `beyond` and `relative` are ours.
+no translations), `beyond` and `relative` are ours. A public implementation of the paper's Algorithm 1 by others
+(SSL-Backdoor) samples in place of this region: from each variant away from the exact text, in the span of 95 % of the
+variance, kept while the cosine with the exact text is at least 0.85 of the variant's; the score is a mean squared
+distance, the threshold the largest score of clean pictures. Here no threshold is set.
 """
 
 from __future__ import annotations
