@@ -13,10 +13,10 @@ most eigenvalues of the grid's Hessians are positive.
 A backdoor whose trigger is in the picture leaves no trigger in the text tower. On such a model the score is that of a
 clean one, up to chance.
 
-Ours: the likeness of the features of different texts. The released code maximises the likeness of the token states within
-each text, counts the texts in which it exceeds 0.8, and compares the texts with each other in a second test, at 0.92;
-0.8 for the likeness between texts is therefore ours. Ours as well: no anchor, since the defender has no clean model; both
-tests in one score; starts, a smaller grid that scales with |e|.
+Ours: the likeness of the features of different texts. The released code maximises the likeness of the token states
+within each text, counts the texts in which it exceeds 0.8, and compares the texts with each other in a second test, at
+0.92; 0.8 for the likeness between texts is therefore ours. Ours as well: no anchor, since the defender has no clean
+model; both tests in one score; starts, a smaller grid that scales with |e|.
 """
 
 from __future__ import annotations
