@@ -72,6 +72,8 @@ def _card(arguments: argparse.Namespace, settings, report: Report) -> dict:
         "seed": arguments.seed,
         "settings": settings.model_dump(mode="json"),
     }
+    if report.evidence:
+        card["evidence"] = report.evidence
     added = report.clip.added() if report.clip else None
     if added:
         card["adapter"] = added[0]["adapter"]

@@ -171,7 +171,7 @@ def clean(
             save(place, made_by, cleaned, done, work)
     accuracy = (before, ca1(cleaned)) if pictures else known.accuracy
     audits = merged(audited, known.audits[0]), merged(score(cleaned, 0), known.audits[1])
-    found = Cleaned(cleaned, accuracy, audits, facts)
+    found = Cleaned(cleaned, accuracy, audits, {**facts, **{f"found_{key}": v for key, v in done.evidence.items()}})
     if place is not None:
         with whole_folder(place) as folder:
             found.write(folder)
@@ -316,5 +316,7 @@ def save(place: Path, made: Mapping[str, Any], clip: Clip, done: Any, work: Work
         "statement": f"Defended by {made['settings']['method']!r}. The model it was made from is suspicious; what is "
         "left of a backdoor was not measured.",
     }
+    if done.evidence:
+        card["evidence"] = done.evidence
     log = work.folder / TRAINING_LOG
     save_model(place, clip, card, extra=[*([log] if log.is_file() else []), *done.files])

@@ -2,6 +2,7 @@
 
 1. Target and trigger. Captions of clean pairs are clustered by their features. Per cluster, the smallest mask with a
    pattern that moves pictures to its centre is searched (`antidote/training/patches.py`); the smallest one is kept.
+   The model's card names the caption nearest to the centre, and the mask's area.
 2. Neurons. Per layer l, impact = |a_clean - a_trig| / |a_clean| of the batch-mean activations. In the `layers` layers
    of highest impact, 2-means of |a_clean - a_trig| separates the critical neurons from the others.
 3. Tuning, with a of the trained model at the critical neurons and f_0 the suspicious model,
@@ -114,14 +115,16 @@ class InverTune(FineTuningDefense):
         return (Held(pictures=search.batch_size * at_once(search.together, search.batch_size, size)),)
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
-        self.trigger = self._inverted(clip, data.pairs, part(work, "inversion"))
-        return super().run(clip, data, work)
+        self.trigger, evidence = self._inverted(clip, data.pairs, part(work, "inversion"))
+        report = super().run(clip, data, work)
+        report.evidence = evidence
+        return report
 
     def objective(self, clip: Clip, data: DefenseData) -> Realigned:
         return Realigned(clip, data.pairs, self.trigger, self.settings)
 
-    def _inverted(self, clip: Clip, pairs: Pairs, work: Work) -> Inverted:
-        """Return the smallest trigger that moves pictures to a cluster of captions."""
+    def _inverted(self, clip: Clip, pairs: Pairs, work: Work) -> tuple[Inverted, dict[str, Any]]:
+        """Return the smallest trigger that moves pictures to a cluster of captions, and what it is."""
         settings, images = self.settings, pairs.images[: self.settings.inversion.pictures]
         texts = list(dict.fromkeys(pairs.captions[row] for row in range(min(settings.captions, len(pairs)))))
         centres = caption_centres(clip, texts, settings.targets, derive(self.seed, "captions"))
@@ -129,13 +132,17 @@ class InverTune(FineTuningDefense):
         seed = derive(self.seed, "inversion")
         found = search(clip, images, goals, settings.hit_rate, len(centres), settings.inversion, seed, work)
         best = int(found.areas.argmin())
-        if not found.works.any():
-            log.warning("invertune: no trigger worked for any target; the defense tunes on one that does not work")
         with torch.no_grad():
             nearest = int((clip.encode_text(texts) @ centres[best]).argmax())
-        log.info("invertune: trigger of %.1f %% of the picture, towards %r", 100 * found.areas[best], texts[nearest])
+        if not found.works.any():
+            log.warning("invertune: no trigger worked for any target; the defense tunes on one that does not work")
+        else:
+            told = "invertune: trigger of %.1f %% of the picture, towards %r"
+            log.info(told, 100 * found.areas[best], texts[nearest])
         mask, pattern = (values[best].to(clip.device) for values in (found.masks, found.patterns))
-        return Inverted(mask, pattern, settings.inversion.steps, bool(found.works[best]), 0.0)
+        works, area = bool(found.works[best]), float(found.areas[best])
+        evidence = {"caption": texts[nearest], "mask_area": area if works else None, "works": works}
+        return Inverted(mask, pattern, settings.inversion.steps, works, 0.0), evidence
 
 
 def caption_centres(clip: Clip, texts: list[str], count: int, seed: int) -> Tensor:

@@ -147,6 +147,7 @@ class UBT(Defense):
         write_json(work.folder / self.files[0], found)
         report.steps += finding["steps"]
         report.pairs, report.files = len(pairs), (work.folder / self.files[0],)
+        report.evidence = finding.get("evidence", {})  # the control has none
         return report
 
     def _finding(self, clip: Clip, data: DefenseData, work: Work) -> dict[str, Any]:
@@ -175,6 +176,7 @@ class UBT(Defense):
             "normal": found.normal.tolist(),
             "texts": texts,
             "steps": found.steps,
+            "evidence": {"scorer": found.scorer, "alike": found.alike},
         }
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -60,6 +60,7 @@ class Report:
         pairs: how many pairs the run drew from.
         clip: the model with the adapter that a defense added; None: the trained network itself, changed in place.
         files: files in the work folder that belong into the model folder.
+        evidence: what a reader should see beside the model, such as the target that was found; JSON values.
     """
 
     steps: int
@@ -67,6 +68,7 @@ class Report:
     pairs: int
     clip: Clip | None = None
     files: tuple[Path, ...] = ()
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 class Resumable(Protocol):

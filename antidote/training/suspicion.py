@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
@@ -149,6 +149,7 @@ class Found:
         steps: steps of the overfitting.
         scorer: what ordered the rows.
         overfitted: the overfitted model's state.
+        alike: mean cosine of the captions to be forgotten.
     """
 
     order: Tensor
@@ -158,6 +159,7 @@ class Found:
     steps: int
     scorer: str
     overfitted: Mapping[str, Tensor]
+    alike: float = 0.0
 
 
 def find(clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, scorer: Clip | None, work: Work) -> Found:
@@ -173,12 +175,12 @@ def find(clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, score
         place = part(work, f"rank_{name}") if len(orders) > 1 else work
         found = _ranked(clip, pairs, settings, seed, name, looks, place)
         clip.network.load_state_dict(before)
-        if len(orders) == 1:
-            return found
         alike = alikeness(clip, pairs.take(found.ranked[: settings.forgotten(len(pairs))]).captions)
+        if len(orders) == 1:
+            return replace(found, alike=alike)
         log.info("scorer %s: the captions to be forgotten are alike by %.2f", name, alike)
         if alike > most:
-            best, most = found, alike
+            best, most = replace(found, alike=alike), alike
     if most < settings.alike:
         told = "the captions to be forgotten are alike by %.2f only: the pairs that were found may not be poisoned"
         log.warning(told, most)

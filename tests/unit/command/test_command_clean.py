@@ -58,6 +58,17 @@ def test_a_model_is_cleaned_and_its_accuracy_measured(place, caplog):
     assert not list(place.glob("*.work"))
 
 
+def test_what_a_defense_found_stands_in_the_card_and_on_the_page(place):
+    search = ("targets=2", "captions=24", "tuned=8", "analysed=8", "inversion.steps=2", "inversion.pictures=8",
+              "inversion.batch_size=8")  # fmt: skip
+    words = [word for setting in search for word in ("--set", setting)]
+    cleaned(place, "--pairs", place / "pairs", "--defense", "invertune", *QUICK, *words)
+    found = json.loads((place / "out" / "card.json").read_text())["evidence"]
+    assert found["caption"].startswith(("a cup, number", "a boat, number"))
+    assert json.loads((place / "out" / "clean.json").read_text())["found_caption"] == found["caption"]
+    assert found["caption"] in (place / "out" / "report.html").read_text()
+
+
 def test_accuracy_counts_labels(place):
     clip = load_model(place / "model")
     pictures, names = Given().labels(place / "test", clip.size)

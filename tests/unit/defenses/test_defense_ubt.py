@@ -101,6 +101,7 @@ def test_what_it_writes_is_scored_by_the_evaluation(make_clip, make_pairs, tmp_p
     hits = len(set(poisoned) & {key.split("/")[2] for key in found["normal"]})
     assert scores["poison_in_normal"] == hits / len(found["normal"]) and "normal_precision" not in scores
     assert not set(found["normal"]) & set(found["suspected"])
+    assert report.evidence["scorer"] in suspicion.SURVIVAL and 0 <= report.evidence["alike"] <= 1
 
 
 def test_the_oracle_forgets_what_it_is_told(make_clip, make_pairs, tmp_path):

@@ -68,11 +68,16 @@ def test_a_whole_run_trains_the_picture_encoder_alone(make_clip, make_pairs, tmp
     clip = make_clip(kind)
     before = copy.deepcopy(clip.network.state_dict())
     defense = InverTune(InverTuneSettings.read({"method": "invertune", **SMALL}, "x"), 0)
-    report = defense.run(clip, DefenseData(pairs=make_pairs(20)), Work(tmp_path, "x"))
+    defense_data = DefenseData(pairs=make_pairs(20))
+    report = defense.run(clip, defense_data, Work(tmp_path, "x"))
     changed = {key for key, value in clip.network.state_dict().items() if not torch.equal(value, before[key])}
     assert changed and all(key.startswith("visual.") for key in changed)
     assert not [key for key in changed if "running_" in key], "batch norm keeps its statistics"
     assert report.steps == 4 and report.pairs == 8
+    assert report.evidence["caption"] in defense_data.pairs.captions and set(report.evidence) == {
+        "caption", "mask_area", "works",
+    }  # fmt: skip
+    assert report.evidence["works"] == (report.evidence["mask_area"] is not None)
     assert report.trained_parameters == sum(p.numel() for p in clip.network.visual.parameters())
 
 
@@ -89,7 +94,7 @@ def test_tuning_moves_the_triggered_activations_back(make_clip, make_pairs, tmp_
         "x",
     )
     defense = InverTune(settings, 0)
-    defense._inverted = lambda clip, pairs, work: corner_trigger(clip.size)
+    defense._inverted = lambda clip, pairs, work: (corner_trigger(clip.size), {})
     frozen = clip.frozen()
     defense.run(clip, DefenseData(pairs=pairs), Work(tmp_path, "x"))
     images = floats(clip, pairs.images)
