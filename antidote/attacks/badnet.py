@@ -79,7 +79,7 @@ class BadNetSettings(AttackSettings):
         return [self.file] if self.pattern == "file" and self.file else []
 
     def check(self, size: int) -> None:
-        fault = given.absent(self.file) if self.pattern == "file" else None
+        fault = given.fault(self.pattern, self.file)
         if fault:
             raise ValueError(fault)
         if self.location == "random" and self.patch_size <= size < self.patch_size + self.spare:

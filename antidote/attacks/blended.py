@@ -73,7 +73,7 @@ class BlendedSettings(AttackSettings):
         return [self.file] if self.pattern == "file" and self.file else []
 
     def check(self, size: int) -> None:
-        fault = given.absent(self.file) if self.pattern == "file" else None
+        fault = given.fault(self.pattern, self.file)
         if fault:
             raise ValueError(fault)
 

@@ -23,6 +23,15 @@ def absent(path: str | None) -> str | None:
     return None if Path(path).is_file() else f"file: {path!r} is not there"
 
 
+def fault(pattern: str, path: str | None) -> str | None:
+    """Return an error message if `file` does not fit `pattern`, or does not exist; None where both are right."""
+    if pattern == "file":
+        return absent(path)
+    if path is None:
+        return None
+    return f"file: {path!r} is not read with `pattern: {pattern}`; set `pattern: file`, or leave `file` out"
+
+
 def read(path: str) -> tuple[Tensor, dict[str, str]]:
     """Read a trigger.
 

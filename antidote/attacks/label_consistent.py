@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRIGGERS: dict[str, type[Attack]] = {"badnet": BadNet, "blended": Blended, "sig": SIG, "wanet": WaNet}
+PATCH = [key for key in BadNetSettings.model_fields if key not in AttackSettings.model_fields]
 
 
 def _method(trigger: Any) -> str | None:
@@ -88,8 +89,15 @@ class LabelConsistentSettings(BadNetSettings):
     def check(self, size: int) -> None:
         if self.trigger is None:
             super().check(size)
-        else:
-            self.trigger.check(size)
+            return
+        if self.preset:
+            raise ValueError(
+                f"preset: {self.preset!r} is a patch, and `trigger` is drawn in its place; name one of them"
+            )
+        idle = next((key for key in PATCH if getattr(self, key) != type(self).model_fields[key].default), None)
+        if idle:
+            raise ValueError(f"{idle}: belongs to the patch, and `trigger` is drawn in its place; leave it out")
+        self.trigger.check(size)
 
 
 class LabelConsistent(BadNet):

@@ -55,7 +55,25 @@ def test_where_a_trigger_is_from_stands_with_it(tmp_path):
         {"method": "label_consistent", "trigger": {"method": "badnet", "pattern": "file", "file": path}}, "x"
     )
     assert other.files() == [path]
-    assert BadNet.Settings.read({"method": "badnet", "file": path}, "x").files() == [], "not asked for"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "pattern"),
+    [
+        (BadNet, {}, "checkered"),
+        (Blended, {"pattern": "text", "redraw": False}, "text"),
+        (LabelConsistent, {}, "checkered"),
+        (LabelConsistent, {"trigger": {"method": "badnet", "file": "own.png"}, "file": None}, "checkered"),
+    ],
+)
+def test_a_file_that_the_pattern_does_not_read_is_refused(kind, values, pattern):
+    method = kind.Settings.model_fields["method"].default
+    settings = kind.Settings.read({"method": method, "file": "own.png", **values}, "x")
+    assert settings.files() == []
+    with pytest.raises(
+        ValueError, match=rf"^file: 'own.png' is not read with `pattern: {pattern}`; set `pattern: file`"
+    ):
+        settings.check(32)
 
 
 def test_a_pattern_is_mixed_in(tmp_path):

@@ -87,4 +87,20 @@ def test_what_is_no_trigger_is_told_in_one_line(trigger, text):
 
 def test_the_other_trigger_must_fit():
     with pytest.raises(ValueError, match=r"^cycles: 40 periods do not fit in 64 pixels"):
-        attack(trigger={"method": "sig", "cycles": 40}, patch_size=99).settings.check(64)
+        attack(trigger={"method": "sig", "cycles": 40}).settings.check(64)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"patch_size": 9}, "patch_size: belongs to the patch, and `trigger` is drawn in its place"),
+        ({"pattern": "file", "file": "own.png"}, "pattern: belongs to the patch"),
+        ({"file": "own.png"}, "file: belongs to the patch"),
+        ({"location": "center"}, "location: belongs to the patch"),
+        ({"preset": "detect_clip"}, "preset: 'detect_clip' is a patch, and `trigger` is drawn in its place"),
+    ],
+)
+def test_a_patch_beside_another_trigger_is_refused(values, text):
+    attack(trigger={"method": "sig"}).settings.check(64)
+    with pytest.raises(ValueError, match=f"^{text}"):
+        attack(trigger={"method": "sig"}, **values).settings.check(64)
