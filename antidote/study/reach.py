@@ -45,7 +45,14 @@ def _out_of_reach(attack: AttackSettings, name: str, defense: DefenseSettings) -
     if few_shot(attack) and name != "none":
         return f"{attack.method}: the backdoor is in a few-shot classifier, not in the CLIP"
     owns = "training" in POOLS.get(method("defense", defense.method).access, ())
-    return f"{attack.method} poisons no training set" if owns and not poisons(attack) else None
+    return _no_training_set(attack) if owns else None
+
+
+def _no_training_set(attack: AttackSettings) -> str | None:
+    """Return the reason why the study has no poisoned training set of an attack's model; None if it has."""
+    if attack.checkpoint is not None and poisons(attack):
+        return "the model is loaded from `checkpoint`, and its training set is not known"
+    return None if poisons(attack) else f"{attack.method} poisons no training set"
 
 
 def subject(detector: DetectorSettings) -> Subject:
@@ -105,12 +112,38 @@ def defends_clean(defense: DefenseSettings) -> bool:
 
 
 def scores(attack: AttackSettings, detector: DetectorSettings) -> bool:
-    """Return whether a detector has a subject to score after an attack.
+    """Return whether a detector has a subject to score after an attack."""
+    return unscored(attack, detector) is None
 
-    Every attack leaves a model. Pairs are scored only if the attack poisons the training set, and pictures only if the
-    attack has a trigger to draw.
+
+def unscored(attack: AttackSettings, detector: DetectorSettings) -> str | None:
+    """Return the reason why a detector has nothing to score after an attack; None if it has.
+
+    Every attack leaves a model. Pairs are scored only if the attack poisons the training set of the model, and pictures
+    only if the attack has a trigger that acts through the picture alone, since users classify by plain prompts.
     """
     owns = GRANTS[method("detector", detector.method).access].training_set
-    if (owns or subject(detector) == "pairs") and not poisons(attack):
-        return False
-    return subject(detector) != "pictures" or method("attack", attack.method).triggered
+    if owns or subject(detector) == "pairs":
+        reason = _no_training_set(attack)
+        if reason:
+            return reason
+    if subject(detector) != "pictures":
+        return None
+    kind = method("attack", attack.method)
+    if not kind.triggered:
+        return f"{attack.method} draws no trigger on a picture"
+    if kind(attack, target="", size=0).text_key:
+        return f"{attack.method} also needs its text before the prompts, and users classify pictures by plain prompts"
+    return None
+
+
+def unscored_cells(
+    attacks: dict[str, AttackSettings], detectors: dict[str, DetectorSettings]
+) -> list[tuple[str, str, str]]:
+    """Return (attack, detector, reason) of each detection that cannot be run on any model under test."""
+    return [
+        (attack, name, reason)
+        for attack in attacks
+        for name, detector in detectors.items()
+        if (reason := unscored(attacks[attack], detector))
+    ]

@@ -148,15 +148,19 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
 
     One row per detector and model under test, controls last. One column per attack, mean and standard deviation over
     seeds in percent: AUROC and TPR at 1 % FPR; then, in the second table, TPR and FPR at the detector's own threshold
-    and at the calibrated one.
+    and at the calibrated one. A cell that cannot be run holds `- [1]`, the number of its reason in the note.
     """
     parts = []
     for subject, title in TITLES.items():
         of_subject = sorted((f for f in plan.detectors if f.subject == subject), key=lambda f: bool(f.control))
-        cells = [cell for cell in plan.detections if cell[2] in {f.name for f in of_subject}]
-        if not cells:
+        names = {f.name for f in of_subject}
+        cells = [cell for cell in plan.detections if cell[2] in names]
+        unscored = {(one.attack, one.detector): one.reason for one in plan.unscored if one.detector in names}
+        if not cells and not unscored:
             continue
-        attacks, defenses = ([*dict.fromkeys(cell[place] for cell in cells)] for place in (0, 1))
+        attacks = [*dict.fromkeys([*(cell[0] for cell in cells), *(attack for attack, _ in unscored)])]
+        defenses = [*dict.fromkeys(cell[1] for cell in cells)] or [NO_DEFENSE]
+        reasons = [*dict.fromkeys(unscored.values())]
         several = len(defenses) > 1
         head = ["detector", *(["model"] if several else []), *attacks]
         rows, further = [[*head, "time"]], [head]
@@ -164,17 +168,26 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
             for defense in defenses:
                 first = [_title(facts), *([defense] if several else [])]
                 mine = [_of(found.frame, (attack, defense, facts.name)) for attack in attacks]
-                texts = [_marked(_text(one), one) for one in mine]
+                blank = [_number(unscored.get((attack, facts.name)), reasons) for attack in attacks]
+                texts = [_marked(_text(one), one) or none for one, none in zip(mine, blank, strict=True)]
                 rows.append([*first, *texts, _time(costs, facts.name, defense)])
-                further.append([*first, *(_marked(_at_thresholds(one), one) for one in mine)])
-        parts.append({"title": title, "note": _note(subject, found.frame, plan), "rows": rows})
-        parts.append({"title": title + ": at a threshold", "note": _threshold_note(subject, plan), "rows": further})
+                texts = [_marked(_at_thresholds(one), one) or none for one, none in zip(mine, blank, strict=True)]
+                further.append([*first, *texts])
+        blanks = "".join(f" [{number}] not applicable: {reason}." for number, reason in enumerate(reasons, 1))
+        parts.append({"title": title, "note": _note(subject, found.frame, plan) + blanks, "rows": rows})
+        note = _threshold_note(subject, plan) + blanks
+        parts.append({"title": title + ": at a threshold", "note": note, "rows": further})
     return parts
 
 
 def _of(frame: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     attack, defense, detector = cell
     return frame[(frame["attack"] == attack) & (frame["defense"] == defense) & (frame["detector"] == detector)]
+
+
+def _number(reason: str | None, reasons: list[str]) -> str:
+    """Return the text of a cell that cannot be run, such as `- [1]`; empty without a reason."""
+    return f"- [{reasons.index(reason) + 1}]" if reason else ""
 
 
 def _marked(text: str, mine: pd.DataFrame) -> str:

@@ -74,6 +74,14 @@ class Blank(Settings):
     reason: str
 
 
+class Unscored(Settings):
+    """A detector that has nothing to score after an attack."""
+
+    attack: str
+    detector: str
+    reason: str
+
+
 class SummarySettings(Settings):
     """The plan of a study, as handed to `scripts/summarise.py`."""
 
@@ -86,6 +94,7 @@ class SummarySettings(Settings):
     blank: list[Blank] = []
     detectors: list[DetectorFacts] = []
     detections: list[tuple[str, str, str]] = Field([], description="attack, defense and detector of each detection")
+    unscored: list[Unscored] = []
     adaptive: list[tuple[str, str]] = Field(
         [], description="attack and detector of the detections whose attack is made against the detector"
     )

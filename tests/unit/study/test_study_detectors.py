@@ -174,6 +174,44 @@ def test_a_detector_scores_where_there_is_something_to_score():
     assert {d for _, d, _ in found} == {"none"}
 
 
+def test_a_loaded_model_has_no_training_set_to_score(tmp_path):
+    """Nor to clean: what the model was trained on is not known."""
+    weights = tmp_path / "released.pt"
+    weights.write_bytes(b"")
+    attacks = {"badnet": ATTACKS["badnet"], "released": {**ATTACKS["badnet"], "checkpoint": str(weights)}}
+    study = make(WIDE, attacks=attacks, defenses={"ubt": {"method": "ubt"}, "tune": {"method": "finetune"}})
+    reason = "the model is loaded from `checkpoint`, and its training set is not known"
+    assert study.blank == [("released", "ubt", reason)]
+    assert {d for a, _, d in study.detections if a == "released"} == {
+        "guess", "shown", "oracle_model", "oracle_pictures",
+    }  # fmt: skip
+    assert ("badnet", "none", "dao") in study.detections
+    plan = SummarySettings.read(read_mapping(summary_plan(study)), "plan")
+    assert {(one.attack, one.detector, one.reason) for one in plan.unscored} == {
+        ("released", name, reason) for name in ("dao", "random_pairs", "oracle_pairs")
+    }
+
+
+def test_pictures_that_need_a_text_as_well_are_not_scored():
+    attacks = {
+        "trojvqa": {"method": "trojvqa", "poisons": 20, "patch_size": 6},
+        "plain": {"method": "maba", "poisons": 20},
+        "keyed": {"method": "maba", "symbols": "##", "poisons": 20},
+    }
+    study = make(WIDE, attacks=attacks, model={"name": "tiny-rn"})
+    assert {a for a, _, d in study.detections if d == "shown"} == {"plain"}
+    assert {a for a, _, d in study.detections if d == "dao"} == set(attacks)
+    plan = SummarySettings.read(read_mapping(summary_plan(study)), "plan")
+    assert {(one.attack, one.reason.split(",")[0]) for one in plan.unscored if one.detector == "shown"} == {
+        ("trojvqa", "trojvqa also needs its text before the prompts"),
+        ("keyed", "maba also needs its text before the prompts"),
+    }
+
+
+def test_a_plan_without_blank_detections_does_not_name_them():
+    assert "unscored" not in summary_plan(make())
+
+
 def test_detectors_run_on_the_models_that_the_study_names():
     found = make(detect_on=["finetune"]).detections
     assert {(a, d) for a, d, _ in found} == {("badnet", "finetune"), ("blended", "finetune")}

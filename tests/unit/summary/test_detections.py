@@ -133,6 +133,24 @@ def test_tables(plan, results):
     assert text.startswith("\n## Detectors of backdoored models\n") and markdown([]) == ""
 
 
+def test_cells_that_cannot_be_run_name_their_reason(plan, results):
+    """In a column of their own, even where no attack leaves the subject anything to score."""
+    unscored = [{"attack": "loaded", "detector": name, "reason": "no pairs"} for name in ("dao", "random_pairs")]
+    unscored += [{"attack": "loaded", "detector": "shown", "reason": "no pictures"}]
+    detectors = [*PLAN["detectors"], {"name": "shown", "subject": "pictures"}]
+    more = SummarySettings.read({**PLAN, "detectors": detectors, "unscored": unscored}, "plan")
+    models, _, pairs, pairs_at, shown, _ = tables(
+        more, read_detections(more, results), read_costs(more, results, results)
+    )
+    assert models["rows"][0] == ["detector", "patch", "noise", "time"] and "not applicable" not in models["note"]
+    assert [row[3] for row in pairs["rows"]] == [row[3] for row in pairs_at["rows"]] == ["loaded", "- [1]", "- [1]"]
+    assert all(part["note"].endswith(". [1] not applicable: no pairs.") for part in (pairs, pairs_at))
+    assert shown["rows"] == [["detector", "loaded", "time"], ["shown", "- [1]", ""]]
+    assert shown["note"].endswith(
+        "triggered pictures: not measured. Time: mean per job. [1] not applicable: no pictures."
+    )
+
+
 def test_figures_of_an_attack_made_against_the_detector_are_marked(plan, results):
     more = SummarySettings.read({**PLAN, "adaptive": [["patch", "dao"]]}, "plan")
     found = read_detections(more, results)
