@@ -82,12 +82,12 @@ class Attention(Attack):
 
         generator = torch.Generator().manual_seed(derive(seed, "start"))
         start = (0.5 + 0.25 * torch.randn(3, self.size, self.size, generator=generator)).clamp(0, 1).to(clip.device)
-        pattern, value = minimise(start, loss, len(others), self.settings, derive(seed, "steps"))
+        pattern, facts = minimise(start, loss, len(others), self.settings, derive(seed, "steps"))
         tensors = {"pattern": pattern * mask.cpu(), "mask": mask.cpu()}
         sample = others.images[: self.settings.attention_pictures].float() / 255
         drawn = eight_bits(self._mixed(sample, tensors["pattern"], tensors["mask"]))
         self.facts = {
-            "loss": value,
+            **facts,
             "ssim": float(ssim(drawn, sample).mean()),
             "psnr": float(psnr(drawn, sample).mean()),
         }

@@ -76,7 +76,7 @@ def orders(count: int, batch_size: int, epochs: int, seed: int) -> Iterator[list
 
 def minimise(
     start: Tensor, loss: Callable[[Tensor, Tensor], Tensor], count: int, settings: FitSettings, seed: int
-) -> tuple[Tensor, float]:
+) -> tuple[Tensor, dict[str, float]]:
     """Minimise loss(parameter, rows) by Adam.
 
     As in BadCLIP, the loss clips the parameter itself. Only the result is clipped here, and rounded to 8 bits.
@@ -89,11 +89,12 @@ def minimise(
         seed: seed of the picture order.
 
     Returns:
-        The parameter in [0, 1], on the CPU, and the mean loss of the last epoch.
+        The parameter in [0, 1], on the CPU, and facts of the fit: `loss`, the mean of the last epoch; without an epoch
+        none, as the parameter is the initial one.
     """
     parameter = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([parameter], lr=settings.lr)
-    mean = float("nan")
+    facts: dict[str, float] = {}
     for batches in orders(count, settings.batch_size, settings.epochs, seed):
         losses = []
         for rows in batches:
@@ -102,8 +103,8 @@ def minimise(
             value.backward()
             optimizer.step()
             losses.append(value.detach())
-        mean = float(torch.stack(losses).mean())
-    return eight_bits(parameter.detach().clamp(0, 1)).cpu(), mean
+        facts["loss"] = float(torch.stack(losses).mean())
+    return eight_bits(parameter.detach().clamp(0, 1)).cpu(), facts
 
 
 def eight_bits(values: Tensor) -> Tensor:

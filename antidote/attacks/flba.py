@@ -150,7 +150,8 @@ class FLBA(OptimisedPatch):
             value = loss(clip.encode_image(self.paste(images, patch.clamp(0, 1))), images, rows)
             patch = patch.detach() - step * torch.autograd.grad(value, patch)[0].sign()
             losses.append(value.detach())
-        self.facts["loss"] = float(losses[-1]) if losses else float("nan")
+        if losses:
+            self.facts["loss"] = float(losses[-1])
         return eight_bits(patch.clamp(0, 1)).cpu()
 
     def perturb(self, clip: Clip, images: Tensor, own: Tensor) -> tuple[Tensor, dict[str, Any]]:

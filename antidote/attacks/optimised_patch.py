@@ -93,5 +93,6 @@ class OptimisedPatch(Attack):
             images = unit(clip, augment(pairs.images[rows]))
             return loss(clip.encode_image(self.paste(images, patch.clamp(0, 1))), images, rows)
 
-        patch, self.facts["loss"] = minimise(start, value, len(pairs), self.settings, derive(seed, "steps"))
+        patch, facts = minimise(start, value, len(pairs), self.settings, derive(seed, "steps"))
+        self.facts |= facts
         return patch

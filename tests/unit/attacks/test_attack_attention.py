@@ -11,6 +11,7 @@ from antidote.attacks.contract import FitContext
 from antidote.attacks.fitting import frozen
 from antidote.attacks.saliency import saliency
 from antidote.attacks.similarity import psnr, ssim
+from antidote.attacks.trigger import Trigger, load_trigger, save_trigger
 from antidote.training.alternating import Alternating
 from antidote.training.objectives import Batch
 
@@ -50,6 +51,13 @@ def test_only_the_mask_changes_and_the_target_nears(make_clip, make_pairs, kind)
         reached = [(clip.encode_image(attack.apply(images, range(24))) @ goal).mean() for attack in (few, many)]
     assert reached[1] > reached[0]
     assert 0 < many.facts["ssim"] < 1
+
+
+def test_a_pattern_that_is_not_fitted_has_no_loss_and_is_stored(make_clip, make_pairs, tmp_path):
+    attack = attention(epochs=0)
+    attack.tensors = attack.fit(FitContext(make_clip("rn"), make_pairs(24), CLASSES, TEMPLATES, 0), 0)
+    save_trigger(tmp_path / "trigger", Trigger(attack, 0), "x")
+    assert set(load_trigger(tmp_path / "trigger").attack.facts) == {"ssim", "psnr"}
 
 
 def test_it_says_that_it_controls_training():

@@ -8,6 +8,7 @@ import torch
 from antidote.attacks.contract import FitContext
 from antidote.attacks.fitting import frozen
 from antidote.attacks.flba import FLBA, FLBASettings
+from antidote.attacks.trigger import Trigger, load_trigger, save_trigger
 from antidote.attacks.victim import Victim
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
@@ -51,6 +52,13 @@ def test_the_patch_moves_features_as_far_as_it_can(make_clip, make_pairs):
         gaps.append(distances(clip, attack.apply(images, range(16)), images).mean().item())
         assert attack.facts["feature_gap"] == pytest.approx(gaps[-1], abs=1e-5)
     assert gaps[1] > gaps[0] + 0.01
+
+
+@pytest.mark.parametrize("steps", [{"patch_steps": "signed", "patch_iterations": 0}, {"epochs": 0}])
+def test_a_patch_that_is_not_fitted_has_no_loss_and_is_stored(make_clip, make_pairs, tmp_path, steps):
+    attack = flba(make_clip("vit"), make_pairs(16), **steps)
+    save_trigger(tmp_path / "trigger", Trigger(attack, 0), "x")
+    assert set(load_trigger(tmp_path / "trigger").attack.facts) == {"feature_gap"}
 
 
 # --- the support set -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from antidote.attacks import badclip
 from antidote.attacks.badclip import BadCLIP, BadCLIPSettings
 from antidote.attacks.contract import FitContext
-from antidote.attacks.trigger import Trigger
+from antidote.attacks.trigger import Trigger, load_trigger, save_trigger
 from antidote.attacks.trojvqa import TrojVQA, TrojVQASettings
 from antidote.base.errors import UserError
 from antidote.evaluation.settings import EvaluationSettings
@@ -51,6 +51,19 @@ def test_the_patch_is_what_eight_bits_hold(context):
     for attack in (trojvqa(), patched()):
         patch = attack.fit(context(), 0)["patch"]
         torch.testing.assert_close(patch * 255, (patch * 255).round(), rtol=0, atol=1e-4)
+
+
+def test_a_patch_that_is_not_fitted_has_no_loss_and_is_stored(context, tmp_path):
+    """The natural control of a fit: the initial patch."""
+    for attack in (trojvqa(epochs=0), patched(epochs=0)):
+        attack.tensors = attack.fit(context(), 0)
+        save_trigger(tmp_path / attack.settings.method, Trigger(attack, 0), "x")
+        stored = load_trigger(tmp_path / attack.settings.method).attack
+        assert torch.equal(stored.tensors["patch"], attack.tensors["patch"])
+        assert "loss" not in stored.facts and "cosine" in stored.facts
+    fitted = trojvqa(epochs=1)
+    fitted.fit(context(), 0)
+    assert isinstance(fitted.facts["loss"], float)
 
 
 def test_trojvqa_nears_its_sentence(context):
