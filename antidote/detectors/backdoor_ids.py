@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
@@ -40,7 +40,16 @@ class BackdoorIDSSettings(DetectorSettings):
     grid: int = Field(8, ge=2, description="squares along a side that are masked one after the other (ours)")
     steps: int = Field(20, ge=4, description="steps of masking, each one feature (ours)")
     masked: float = Field(0.9, gt=0, le=1, description="share of the squares that the last step masks (ours)")
-    cluster_size: int = Field(3, ge=2, description="fewest features in a cluster (ours)")
+    cluster_size: int = Field(3, ge=2, description="fewest features in a cluster, at most `steps` + 1 (ours)")
+
+    @model_validator(mode="after")
+    def _clusters_can_form(self) -> BackdoorIDSSettings:
+        if self.cluster_size > self.steps + 1:
+            raise ValueError(
+                f"cluster_size: {self.cluster_size} is more than the {self.steps + 1} features of a picture, one more "
+                f"than `steps`"
+            )
+        return self
 
 
 class BackdoorIDS(Detector):

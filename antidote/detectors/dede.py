@@ -64,6 +64,16 @@ class DeDeSettings(DetectorSettings):
             raise ValueError(f"width: {self.width} is not a multiple of heads, {self.heads}")
         return self
 
+    def check(self, model: Mapping[str, Any]) -> None:
+        if reason := self.uneven(int(model["vision_cfg"]["image_size"])):
+            raise ValueError(reason)
+
+    def uneven(self, size: int) -> str | None:
+        """Return why patches do not fill a picture of `size` x `size` pixels; None if they do."""
+        if size % self.patches_per_side == 0:
+            return None
+        return f"patches_per_side: {self.patches_per_side} should divide the {size} pixels of a picture"
+
 
 class DeDe(Detector):
     """Error of a picture that is rebuilt from its feature."""
@@ -80,8 +90,8 @@ class DeDe(Detector):
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         settings, pairs, grid = self.settings, data.pairs, self.settings.patches_per_side
-        if clip.size % grid:
-            raise UserError(f"dede: patches_per_side: {grid} should divide the {clip.size} pixels of a picture")
+        if reason := settings.uneven(clip.size):
+            raise UserError(f"dede: {reason}")
         if len(pairs) < FEWEST:
             raise UserError(f"dede: {len(pairs)} clean pair is given; at least {FEWEST} are needed to learn from")
         features = picture_features(clip, pairs)

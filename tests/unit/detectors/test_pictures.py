@@ -166,6 +166,15 @@ def test_a_jump_and_a_gradual_path():
     assert sudden >= 1 > gradual
 
 
+def test_a_cluster_of_all_features_of_a_path_is_possible():
+    kind = method("detector", "backdoor_ids")
+    angles = np.linspace(0, 1, 5)
+    one = kind(kind.Settings(steps=4, cluster_size=5), 0)
+    assert 0 <= one.jump(np.stack([np.cos(angles), np.sin(angles)], axis=1)) < 1
+    with pytest.raises(ValueError, match="cluster_size: 6 is more than the 5 features"):
+        kind.Settings(steps=4, cluster_size=6)
+
+
 def test_quantile_flags_no_more_than_the_share():
     values = np.arange(100.0)
     assert (values >= quantile(values, 0.01)).sum() == 1
