@@ -68,7 +68,9 @@ def _judged(scores: Scores, poisoned: Collection[str]) -> tuple[np.ndarray, np.n
     values = np.asarray(scores.values, dtype=float)
     if len(values) != len(scores.items) or not np.isfinite(values).all():
         raise UserError("detector: every item needs one finite score")
-    return values, np.isin(np.asarray(scores.items, dtype=object), list(poisoned))
+    # A set is asked: `np.isin` compares every item of an array of objects with every poisoned one.
+    known = frozenset(poisoned)
+    return values, np.fromiter((item in known for item in scores.items), dtype=bool, count=len(values))
 
 
 def mixed_pictures(pictures: Pairs, trigger: Trigger, target: int, count: int, seed: int) -> tuple[Pairs, set[str]]:
