@@ -42,7 +42,13 @@ Columns = dict[str, Any]
 
 
 class ScoredSet(Settings):
-    """Pictures of a dataset that models are scored on."""
+    """Pictures of a dataset that models are scored on.
+
+    Attributes:
+        looks: how often a cell encodes each of the pictures, clean or triggered.
+    """
+
+    looks: ClassVar[int] = 2
 
     dataset: str = Field(description="a labelled dataset")
     split: str = Field(description="one of its splits")
@@ -146,6 +152,11 @@ class Measure(Settings):
             size: side of the model's pictures in pixels.
             classes: name of the class names of the measure's dataset, if the measure has one.
         """
+
+    @classmethod
+    def passes(cls, entries: Mapping[str, Self]) -> list[ScoredSet]:
+        """Return the sets of pictures of their own that all entries of the field encode, each set once per pass."""
+        return [entry for entry in entries.values() if isinstance(entry, ScoredSet)]
 
     def head(self, subject: Subject, inputs: Inputs) -> Tensor | None:
         """Return class weights (D, C) of another classifier over the same features, or None.

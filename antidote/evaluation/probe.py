@@ -40,6 +40,7 @@ class Probe(ScoredSet, Measure):
     )
     steps: int = Field(1000, ge=1, description="of L-BFGS, at most (CLIP's example)")
 
+    looks: ClassVar = 1  # the probe is fitted on clean pictures, and scored in the pass of the zero-shot scores
     columns: ClassVar = ("ca1_probe", "asr1_probe")
     floors: ClassVar = {"asr1_": "floor_"}
 

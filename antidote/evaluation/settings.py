@@ -85,6 +85,11 @@ class EvaluationSettings(ZeroShotSettings):
         sets = {key: entry for key, entry in self.entries().items() if isinstance(entry, ScoredSet)}
         return {"evaluation": self, **sets}
 
+    def passes(self) -> list[ScoredSet]:
+        """Return the sets that a cell encodes, each once per pass: the evaluation itself first."""
+        kinds = self.measure_classes()
+        return [self, *(part for name, entries in self.measures().items() for part in kinds[name].passes(entries))]
+
     def zero_shot(self) -> ZeroShotSettings:
         """Return the settings of the zero-shot scores alone, without further measures."""
         return ZeroShotSettings(**{name: getattr(self, name) for name in ZeroShotSettings.model_fields})

@@ -43,6 +43,10 @@ class Shift(ScoredSet, Measure):
     floors: ClassVar = {"asr1_": "floor_"}
 
     @classmethod
+    def passes(cls, entries: Mapping[str, Shift]) -> list[ScoredSet]:
+        return [next(iter(views.values())) for views in _same_sets(entries)]
+
+    @classmethod
     def measure_all(cls, entries: Mapping[str, Shift], subject: Subject, inputs: Inputs) -> dict[str, float | None]:
         return score_shifts(subject, inputs, entries)
 

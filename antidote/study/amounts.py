@@ -21,7 +21,7 @@ MOST = 130  # ten times the logarithm of the work of a job, at most: 10^13 pictu
 def amounts(study: Study) -> dict[str, dict[str, float]]:
     """Return trained pairs and encoded pictures of all jobs by stage; stages without either are left out."""
     seeds, sizes = len(study.file.seeds), sizes_of(study)
-    recipe, pairs, scored = study.file.pretraining, sizes["training set"], sizes["pictures"]
+    recipe, pairs, scored = study.file.pretraining, sizes["training set"], sizes["looks"]
     further = sum(model.pretraining.epochs for model in study.file.surrogates.values())
     poisoned = sum(study.poisoning(a).epochs for a in study.attacks if not study.few_shot(a))
     defended = [defending(study, defense, sizes) for _, defense in study.cells]
@@ -32,7 +32,7 @@ def amounts(study: Study) -> dict[str, dict[str, float]]:
         "trigger": {"trained": seeds * sum(t for t, _ in fits), "encoded": seeds * sum(e for _, e in fits)},
         "backdoored_model": {"trained": seeds * poisoned * pairs},
         "defend": {"trained": seeds * sum(t for t, _ in defended), "encoded": seeds * sum(e for _, e in defended)},
-        "evaluate": {"encoded": 2 * scored * seeds * (len(study.cells) + len(study.attacks))},
+        "evaluate": {"encoded": scored * seeds * (len(study.cells) + len(study.attacks))},
     }
     detected = [detecting(study, name, sizes) for *_, name in study.detections]
     found["detect"] = {"trained": seeds * sum(t for t, _ in detected), "encoded": seeds * sum(e for _, e in detected)}
@@ -60,14 +60,18 @@ def adapting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, flo
 
 
 def sizes_of(study: Study) -> dict[str, int]:
-    """Return the number of pairs of each pool, and the number of pictures on which a model is scored."""
+    """Return the number of pairs of each pool, and of pictures.
+
+    `looks` counts the pictures that one cell encodes for its scores, clean and triggered ones; `first pictures` the
+    evaluation's own, and `shown pictures` those of a detector of pictures.
+    """
     pools = study.file.pools
     sizes = {name: getattr(pool, "pairs", 0) for name, pool in pools.pools().items()}
     sizes["shots"] = pools.shots.per_class * len(study.classes) if pools.shots else 0
     sizes["training set"] = sum(sizes.get(name, 0) for name in POOLS["poisoned-training-set"])
     sizes["first pictures"] = pictures(study, study.evaluated)
     sizes["shown pictures"] = 2 * min(study.file.detect_pictures, sizes["first pictures"])
-    sizes["pictures"] = sum(pictures(study, scored) for scored in study.scored())
+    sizes["looks"] = sum(part.looks * pictures(study, part) for part in study.evaluated.passes())
     return {"defense": 0, "inversion": 0, "poison": 0, "classes": len(study.classes), **sizes}
 
 

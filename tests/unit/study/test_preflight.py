@@ -145,8 +145,17 @@ def test_further_models_and_sets_count(tmp_path):
     plan = study(surrogates=further, evaluation=evaluation)
     found = by_name(preflight.stages(plan, tmp_path))
     assert len(found["surrogate models"].outputs) == 1 and found["surrogate models"].trained == 3 * 8000
-    assert found["scores"].encoded == 2 * (2000 + 100 + 100) * (8 + 2)
+    assert found["scores"].encoded == (2 * 2000 + 2 * 100 + 100) * (8 + 2), "the probe's pictures are clean alone"
     assert preflight.disk(plan, list(found.values()), size=32, parameters=1000)["models"] == 4 * 1000 * (1 + 1 + 2 + 6)
+
+
+def test_shifts_that_share_a_pass_count_once(tmp_path):
+    """As the evaluation encodes them: two views of the same pictures together, other pictures apart."""
+    shown = {"dataset": "scenes", "split": "defense", "pictures": 100}
+    shifts = {"all_of": shown, "own_of": {**shown, "among": "own"}, "fewer": {**shown, "pictures": 30}}
+    plan = study(evaluation={**read_mapping("config.yaml")["evaluation"], "shifts": shifts})
+    found = by_name(preflight.stages(plan, tmp_path))
+    assert found["scores"].encoded == 2 * (2000 + 100 + 30) * (8 + 2)
 
 
 def test_pictures_of_karpathys_splits_have_to_be_there(tmp_path):
