@@ -114,10 +114,12 @@ rule persistence:
         source=jobs.persistence_source,
         model=jobs.folder_under_test,
         trigger=subpath(input.trigger, parent=True),
+        drawn=str(layout.drawn(attack="{attack}", seed="{seed}")),
         work=layout.work("persistence"),
     shell:
         "OMP_NUM_THREADS={threads} python -m antidote.base.warm persistence --seed {wildcards.seed}"
         " --settings {params.settings:q} --model {params.model:q} --trigger {params.trigger:q}"
+        " --drawn {params.drawn:q}"
         " --pools {input.pools:q} --target {params.target:q} --work {params.work:q} --output {output.curve:q}"
         " --cost {output.cost:q} --workers {resources.workers} --in-memory-mb {resources.in_memory_mb} 2>&1 | tee {log:q}"
 
@@ -140,4 +142,5 @@ use rule persistence as persistence_clean with:
         source=jobs.persistence_source,
         model=jobs.clean_folder_under_test,
         trigger=subpath(input.trigger, parent=True),
+        drawn=str(layout.drawn(attack="{attack}", seed="{seed}")),
         work=layout.work("persistence_clean"),

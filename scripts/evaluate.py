@@ -1,15 +1,13 @@
 """Score one model zero-shot: clean accuracy and, given a trigger folder, attack success. Writes one scores.json."""
 
 import argparse
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from antidote.base.command_line import Cost, main, parser, seed, settings_argument, text
 from antidote.base.files import write_json
 from antidote.evaluation.base import Inputs, evaluated_pictures
 from antidote.evaluation.cell import Cell, score
-from antidote.evaluation.drawn import shared
+from antidote.evaluation.drawn import sharing
 from antidote.evaluation.examples import write_examples
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.subject import load_subject
@@ -24,11 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     pictures = evaluated_pictures(arguments.data, settings, subject.clip.size, len(subject.classes))
     inputs = Inputs(arguments.data, subject.clip.size, settings, pictures)
     floor, visible = arguments.defense == "floor", arguments.examples is not None
-    with ExitStack() as stack:
-        if arguments.drawn and subject.drawn:
-            subject = replace(
-                subject, trigger=stack.enter_context(shared(subject.trigger, arguments.trigger, arguments.drawn))
-            )
+    with sharing(subject, arguments.trigger, arguments.drawn) as subject:
         scores = score(subject, inputs, settings, Cell(floor, visible, arguments.model, arguments.poison))
         if arguments.examples:
             write_examples(arguments.examples, subject, pictures)

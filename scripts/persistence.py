@@ -17,6 +17,7 @@ from antidote.clip.folder import model_files
 from antidote.clip.model import Clip
 from antidote.data.pairs import load_pools
 from antidote.evaluation.base import ZeroShotSettings, evaluated_pictures
+from antidote.evaluation.drawn import sharing
 from antidote.evaluation.persistence import Adaptation, persistence
 from antidote.evaluation.subject import load_subject
 from antidote.evaluation.trajectory import figures
@@ -44,13 +45,14 @@ def run(arguments: argparse.Namespace) -> None:
     pairs = load_pools(arguments.pools, [adaptation.source], arguments.data, clip.size, reading=reading)
 
     def measure(model: Clip) -> dict[str, float]:
-        scores = evaluate(replace(subject, clip=model), pictures, evaluation)
+        scores = evaluate(replace(measured, clip=model), pictures, evaluation)
         return {"ca1": scores["ca1"], "score": {**scores, **scores.get("extra", {})}[attack.score]}
 
     inputs = [*model_files(arguments.model), arguments.trigger / TENSORS]
     work = work_of(arguments, settings.model_dump(), inputs, "scripts.persistence")
     texts = [*subject.texts, *pictures.captions]  # an attack without a trigger can use captions as queries
-    curve, report = persistence(clip, pairs, texts, measure, adaptation, arguments.seed, work)
+    with sharing(subject, arguments.trigger, arguments.drawn) as measured:
+        curve, report = persistence(clip, pairs, texts, measure, adaptation, arguments.seed, work)
     steps, rates = [point["step"] for point in curve], [point["score"] for point in curve]
     write_json(arguments.output, {**figures(steps, rates), "curve": curve})
     cost.write(arguments.cost, pairs=len(pairs), steps=report.steps, trained_parameters=report.trained_parameters)
@@ -62,6 +64,9 @@ if __name__ == "__main__":
     settings_argument(arguments, "`adaptation`, one of the study's, and the study's `evaluation`")
     arguments.add_argument("--model", type=Path, required=True, help="model folder")
     arguments.add_argument("--trigger", type=Path, required=True, help="trigger folder")
+    arguments.add_argument(
+        "--drawn", type=Path, help="folder of triggered pictures that the jobs of this trigger share; may be empty"
+    )
     arguments.add_argument("--pools", type=Path, nargs="+", required=True, help="file of the adaptation's pool")
     arguments.add_argument("--target", type=text, required=True, help="name of the target class")
     arguments.add_argument("--data", type=Path, default=Path("data"), help="folder of the datasets")

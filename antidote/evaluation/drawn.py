@@ -1,9 +1,10 @@
 """Triggered pictures that the cells of an attack and seed share, where a trigger costs more to draw than to read.
 
 ISSBA and MABA run a network on every picture, which takes longer than scoring the picture; every cell of an attack and
-seed draws on the same pictures. The first job that draws keeps the result in the work folder of the study, later jobs
-read it. Drawing is deterministic for a picture, its key and a trigger: what is kept is found by a hash of all of them,
-so that scores are the same with, without and with a part of the folder, and the folder may be deleted at any time.
+seed draws on the same pictures, a measurement of persistence several times. The first job that draws keeps the result
+in the work folder of the study; later jobs, and later passes of the same job, read it. Drawing is deterministic for a
+picture, its key and a trigger: what is kept is found by a hash of all of them, so that scores are the same with,
+without and with a part of the folder, and the folder may be deleted at any time.
 
     {name}.bin    differences to the clean pictures, modulo 256, each compressed by itself: ISSBA and MABA change little
     {name}.npy    hash, offset and length of each; written last. Each job writes a pair of files of its own.
@@ -13,11 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -34,6 +37,8 @@ from antidote.base.registry import module
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from antidote.evaluation.subject import Subject
+
 log = logging.getLogger("antidote")
 
 SLOW = 500  # pictures/s of processor time; drawing below this rate is kept (measured: benchmarks/drawn.py)
@@ -46,6 +51,8 @@ ROW = np.dtype([("digest", "u1", DIGEST), ("offset", "<u8"), ("length", "<u4")])
 def shared(trigger: Trigger, source: Path, folder: Path) -> Iterator[Trigger]:
     """Yield a trigger that draws the same pictures, and reads them from `folder` or keeps them there if it is slow.
 
+    What is drawn inside the context is read again inside it, and by other jobs once the context has ended.
+
     Args:
         source: folder of the trigger's files.
         folder: of the attack and seed; need not exist.
@@ -56,6 +63,16 @@ def shared(trigger: Trigger, source: Path, folder: Path) -> Iterator[Trigger]:
         kept.finish()
     finally:
         kept.close()
+
+
+@contextmanager
+def sharing(subject: Subject, source: Path | None, folder: Path | None) -> Iterator[Subject]:
+    """Yield a subject whose trigger is `shared`; the subject as it is without a folder or a trigger to draw."""
+    if folder is None or not subject.drawn:
+        yield subject
+        return
+    with shared(subject.trigger, source, folder) as trigger:
+        yield replace(subject, trigger=trigger)
 
 
 def _identity(trigger: Trigger, source: Path) -> bytes:
@@ -170,9 +187,11 @@ class Kept:
         try:
             if self._new is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._new = (self.folder / f"{uuid.uuid4().hex}.tmp").open("wb")
-            self._rows.append((digest, self._new.tell(), len(packed)))
+                self._new = (self.folder / f"{uuid.uuid4().hex}.tmp").open("w+b")
+            place = self._new.seek(0, os.SEEK_END)
             self._new.write(packed)
+            self._rows.append((digest, place, len(packed)))
+            self._places[digest] = self._new, place, len(packed)
         except OSError as error:
             log.warning("%s: %s; further triggered pictures are not kept", self.folder, error.strerror)
             self._full = True

@@ -208,7 +208,7 @@ class Layout:
         return f"{self.root(stage)}/{'' if STAGES[stage].shared else f'{WORK}/'}{STAGES[stage].work}"
 
     def drawn(self, **names: Any) -> Path:
-        """Return the folder of the triggered pictures that the cells of an attack and seed share."""
+        """Return the folder of the triggered pictures that the cells and adaptations of an attack and seed share."""
         return Path(self.work("summary"), f"{{attack}}-{SEED}".format(**names))
 
 

@@ -1,7 +1,9 @@
 """Triggered pictures that cells share: the same pictures bit for bit, drawn once, whatever is left of the folder."""
 
 import json
+from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from antidote.evaluation import drawn
 from antidote.evaluation.settings import EvaluationSettings
 from antidote.evaluation.subject import Subject
 from antidote.evaluation.zero_shot import evaluate
+from scripts import persistence as script
 
 CLASSES = ["banana", "boat", "cup", "key", "moon"]
 SETTINGS = {
@@ -84,6 +87,78 @@ def test_scores_are_the_same(source, tmp_path, make_clip, make_pairs, drawing):
     again = scores(tmp_path / "drawn")
     assert drawing == []
     assert json.dumps(plain) == json.dumps(first) == json.dumps(again)
+
+
+def test_a_job_reads_what_it_has_drawn_itself(source, tmp_path, make_pairs, drawing):
+    """A measurement of persistence passes over the same pictures several times; they are kept once."""
+    pairs, folder = make_pairs(9), tmp_path / "drawn"
+    plain = load_trigger(source).draw(pairs.images, pairs.keys, "test")
+    with drawn.shared(load_trigger(source), source, folder) as trigger:
+        drawing.clear()
+        first = trigger.draw(pairs.images, pairs.keys, "test")
+        assert drawing == [*pairs.keys, *pairs.keys], "once, and again to time it"
+        drawing.clear()
+        for _ in range(2):
+            parts = [trigger.draw(pairs.images[i : i + 4], pairs.keys[i : i + 4], "test") for i in range(0, 9, 4)]
+            assert torch.equal(torch.cat(parts), plain)
+        assert drawing == [] and torch.equal(first, plain)
+        more = make_pairs(3, seed=1)  # written after what was read
+        assert torch.equal(
+            trigger.draw(more.images, more.keys, "test"), load_trigger(source).draw(more.images, more.keys, "test")
+        )
+    (index,) = folder.glob("*.npy")
+    assert len(np.load(index)) == 12
+    drawing.clear()
+    assert torch.equal(draw(source, folder, pairs), plain) and drawing == []
+
+
+@pytest.mark.parametrize("source", ["badnet"], indirect=True)
+def test_persistence_draws_once_and_measures_the_same(source, tmp_path, make_clip, make_pairs, drawing, monkeypatch):
+    recipe = {"epochs": 1, "batch_size": 4, "lr": 1e-3, "warmup": 0}
+    settings = {
+        "adaptation": {"kind": "full", "training": recipe, "every": 2},
+        "evaluation": {"dataset": "d", "split": "s", "classes": "scenes", "bootstrap": 100},
+    }
+    for name, value in {
+        "load_subject": lambda *a: Subject(make_clip("rn"), load_trigger(source), 2, CLASSES, ["a {}"]),
+        "evaluated_pictures": lambda *a: make_pairs(9),
+        "load_pools": lambda *a, **k: make_pairs(16, seed=1),
+        "model_files": lambda folder: [],
+    }.items():
+        monkeypatch.setattr(script, name, value)
+
+    def curve(name, folder):
+        given = {
+            "model": Path("m"),
+            "trigger": source,
+            "drawn": folder,
+            "pools": [],
+            "target": "cup",
+            "data": Path("d"),
+        }
+        given |= {"settings": settings, "seed": 0, "output": tmp_path / name, "work": None, "cost": None}
+        script.run(Namespace(**given, checkpoint_seconds=1e9, workers=0, in_memory_mb=64))
+        return json.loads((tmp_path / name).read_text())["curve"]
+
+    plain = curve("plain", None)
+    assert [point["step"] for point in plain] == [0, 2, 4]
+    drawing.clear()
+    assert curve("first", tmp_path / "drawn") == plain
+    assert len(drawing) == 2 * 9, "once for three measurements, and again to time it"
+    drawing.clear()
+    assert curve("second", tmp_path / "drawn") == plain and drawing == []
+
+
+def test_only_an_attack_with_a_trigger_and_a_folder_shares(tmp_path, make_clip):
+    kind = method("attack", "badnet")
+    trigger = Trigger(kind(kind.Settings(), "cup", 32), 0)
+    save_trigger(tmp_path / "trigger", trigger, "x")
+    subject = Subject(make_clip("rn"), trigger, 2, CLASSES, ["a {}"])
+    for one, folder in ((subject, None), (replace(subject, trigger=None), tmp_path / "drawn")):
+        with drawn.sharing(one, tmp_path / "trigger", folder) as same:
+            assert same is one
+    with drawn.sharing(subject, tmp_path / "trigger", tmp_path / "drawn") as sharing:
+        assert isinstance(sharing.trigger, drawn.SharedTrigger) and sharing.clip is subject.clip
 
 
 @pytest.mark.parametrize("source", ["badnet"], indirect=True)

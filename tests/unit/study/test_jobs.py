@@ -98,6 +98,9 @@ def test_the_cells_of_an_attack_and_seed_share_triggered_pictures(jobs):
     shared = {folder(jobs.cell_options(w(attack="badnet", defense=name))) for name in ("none", "cleanclip")}
     shared.add(folder(jobs.floor_options(w(attack="badnet"), output)))
     assert shared == {"results/tiny/work/drawn/badnet-seed0"}
+    drawn = 'drawn=str(layout.drawn(attack="{attack}", seed="{seed}"))'
+    assert (ROOT / "rules/evaluate.smk").read_text().count(drawn) == 2, "adaptations of the model and of the control"
+    assert {str(jobs.layout.drawn(attack="{attack}", seed="{seed}")).format(attack="badnet", seed=0)} == shared
     others = [w(attack="siba", defense="none"), w(attack="badnet", defense="none", seed="1")]
     assert not shared & {folder(jobs.cell_options(other)) for other in others}
     assert folder(jobs.clean_options(w())) is None
