@@ -3,8 +3,9 @@
 DATASET is a table, tar shards, a folder of class folders or of pictures, or a split that this project wrote. Pictures
 are not kept in memory. For most detectors they are encoded once, in batches, into a file beside the results. `ubt`,
 `cascade`, `abl`, `cognitive_distillation` and `clean_clip_score` look at the pictures again; for these the file holds
-the pictures at the model's size, 150 KB per pair at 224 pixels. Keys and captions are in memory, and `clip_score` and
-`spectral` hold all features: 2 KB per pair at 512 dimensions, and a few copies of that. Writes
+the pictures at the model's size, 150 KB per pair at 224 pixels. Keys and captions are in memory, and `clip_score`,
+`spectral` and `cascade` hold all features of pictures and captions: 4 KB per pair at 512 dimensions, and a few copies
+of that. The time of `cascade` grows with the square of the pairs. Writes
 scores.csv (all pairs, the most suspicious first), keys.txt (the pairs to leave out: a pool of a study reads it by
 `pools.training.without`), scan.json, and report.html with the most suspicious pairs. Pairs that cannot be read have no
 score; scan.json and the page name them.

@@ -14,6 +14,9 @@ p-value is
     p(x) = (1 + #{calibration pairs with a >= a(x)}) / (1 + #calibration pairs),     score(x) = 1 - p(x)
 
 The threshold is 1 - `false_positives`. A reconstruction from the abstract: both formulas and all numbers are ours.
+
+Every picture is compared with every other one, so that time grows with the square of the pairs; a part of the products
+is in memory at a time, on the model's device. Memory holds the features of all pairs.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
 
     from antidote.clip.model import Clip
 
-ROWS = 1024  # rows of a similarity matrix that are in memory at a time
+ROWS = 1024  # most rows of a similarity matrix that are in memory at a time
+PRODUCTS = 2**27  # numbers of these rows, 512 MB: fewer rows are in memory where there are more pairs
 TIES = 1e-6  # weight of the first stage among equal p-values, below the distance of two p-values
 
 
@@ -60,10 +64,10 @@ class Cascade(Detector):
         if len(pairs) < settings.k + 2:
             raise UserError(f"{settings.method}: k: {settings.k} needs {settings.k + 2} pairs, there are {len(pairs)}")
         pictures, texts = picture_features(clip, pairs), text_features(clip, list(pairs.captions))
-        first = consistency(pictures, texts, settings.k)
+        first = consistency(pictures, texts, settings.k, clip.device)
         order = first.argsort(descending=True, stable=True)
         seeds = order[: max(2, round(settings.seeds * len(order)))]
-        alike = _nearest(texts, texts[seeds], min(settings.k, len(seeds) - 1))[0].mean(dim=1)
+        alike = _nearest(texts, texts[seeds], min(settings.k, len(seeds) - 1), clip.device)[0].mean(dim=1)
         calibration = np.sort(alike[order[len(order) // 2 :]].double().numpy())
         above = len(calibration) - np.searchsorted(calibration, alike.double().numpy(), side="left")
         rank = np.empty(len(order))
@@ -72,16 +76,19 @@ class Cascade(Detector):
         return Scores(pairs.keys, values, 1 - settings.false_positives, evidence={"confident": len(seeds)})
 
 
-def consistency(pictures: Tensor, texts: Tensor, k: int) -> Tensor:
-    """Return s1 (N,) of normalised features (N, D) of pictures and captions."""
-    cosines, rows = _nearest(pictures, pictures, k + 1)
+def consistency(pictures: Tensor, texts: Tensor, k: int, device: torch.device) -> Tensor:
+    """Return s1 (N,) of normalised features (N, D) of pictures and captions on the CPU; `device` multiplies."""
+    cosines, rows = _nearest(pictures, pictures, k + 1, device)
     cosines, rows = cosines[:, 1:], rows[:, 1:]  # without the picture itself
-    captions = (texts[:, None] * texts[rows]).sum(dim=2)
+    parts = zip(texts.split(ROWS), rows.split(ROWS), strict=True)
+    captions = torch.cat([(own[:, None] * texts[near]).sum(dim=2) for own, near in parts])
     slope, level = np.polyfit(cosines.flatten().double().numpy(), captions.flatten().double().numpy(), 1)
     return (captions - slope * cosines - level).mean(dim=1)
 
 
-def _nearest(features: Tensor, others: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return cosines (N, k), descending, and rows (N, k) of the k nearest of `others` (M, D)."""
-    found = [(part @ others.T).topk(k, dim=1) for part in features.split(ROWS)]
-    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
+def _nearest(features: Tensor, others: Tensor, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cosines (N, k), descending, and rows (N, k) of the k nearest of `others` (M, D), all on the CPU."""
+    others = others.to(device)
+    parts = features.split(max(1, min(ROWS, PRODUCTS // len(others))))
+    found = [(part.to(device) @ others.T).topk(k, dim=1) for part in parts]
+    return torch.cat([one.values for one in found]).cpu(), torch.cat([one.indices for one in found]).cpu()

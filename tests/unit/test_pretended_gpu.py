@@ -12,6 +12,7 @@ from antidote.attacks.contract import FitContext
 from antidote.attacks.trigger import Trigger
 from antidote.base.registry import ATTACKS, DEFENSES, DETECTORS, method
 from antidote.data.access import DefenseData
+from antidote.detectors import cascade
 from antidote.detectors.base import items_of
 from antidote.evaluation.cell import Cell, score
 from antidote.evaluation.persistence import Adaptation, persistence
@@ -194,6 +195,15 @@ def test_a_detector(gpu, make_clip, make_pairs, tmp_path, name):
         data = dataclasses.replace(data, scorer=moved(make_clip()))
     found = kind(settings, 0).score(moved(make_clip()), data, Work(tmp_path, "x"))
     assert len(found.values) == len(found.items)
+
+
+def test_pairs_are_compared_on_the_gpu(gpu):
+    """The products of all pairs with all others are most of the time of CASCADE; the rest is on the CPU."""
+    pictures, texts = (torch.nn.functional.normalize(torch.randn(40, 8), dim=1) for _ in range(2))
+    expected = cascade.consistency(pictures, texts, 4, torch.device("cpu"))
+    assert not gpu.reads
+    torch.testing.assert_close(cascade.consistency(pictures, texts, 4, GPU), expected)
+    assert {line.partition(":")[0] for line in gpu.reads} == {"detectors/cascade.py"}
 
 
 # --- what a step waits for -------------------------------------------------------------------------------------------

@@ -1,9 +1,13 @@
 """Detectors of pairs by a clean model, by consistency in two stages, by early learning and by small masks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from antidote.base.errors import UserError
 from antidote.base.registry import method
@@ -47,11 +51,39 @@ def test_two_stages_find_like_captions_on_unlike_pictures(make_pairs, monkeypatc
     monkeypatch.setattr(cascade, "picture_features", lambda clip, pairs: F.normalize(pictures, dim=1))
     monkeypatch.setattr(cascade, "text_features", lambda clip, texts_: F.normalize(texts, dim=1))
     pairs = make_pairs(count)
-    found = detector("cascade", k=8, seeds=0.03).score(None, DefenseData(training_set=pairs), None)
+    clip = SimpleNamespace(device=torch.device("cpu"))
+    found = detector("cascade", k=8, seeds=0.03).score(clip, DefenseData(training_set=pairs), None)
     judged = figures(found, set(pairs.keys[:poisoned]))
     assert judged["auroc"] > 0.99 and judged["recall"] == 1 and judged["precision"] > 0.8
     with pytest.raises(UserError, match=r"^cascade: k: 16 needs 18 pairs, there are 5$"):
         detector("cascade").score(None, DefenseData(training_set=make_pairs(5)), None)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest result of an operation has."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for one in tree_leaves(result):
+            if isinstance(one, torch.Tensor):
+                self.numbers = max(self.numbers, one.numel())
+        return result
+
+
+def test_consistency_holds_a_part_of_products_and_captions_at_a_time(monkeypatch):
+    """The same values as of all pairs at once; neither N x N cosines nor N x k captions are there together."""
+    stream = torch.Generator().manual_seed(0)
+    count, width, k = 200, 32, 16
+    pictures, texts = (F.normalize(torch.randn(count, width, generator=stream), dim=1) for _ in range(2))
+    whole = cascade.consistency(pictures, texts, k, torch.device("cpu"))
+    monkeypatch.setattr(cascade, "ROWS", 32)
+    monkeypatch.setattr(cascade, "PRODUCTS", 10 * count)  # ten rows
+    with Largest() as seen:
+        parts = cascade.consistency(pictures, texts, k, torch.device("cpu"))
+    torch.testing.assert_close(parts, whole)
+    assert seen.numbers == 32 * k * width < count * k * width
 
 
 def test_a_fresh_model_follows_from_the_seed(make_clip):
