@@ -37,6 +37,7 @@ SECTIONS = {
         "defenses",
         "defenses-start",
         "defenses-ubt",
+        "ablations",
         "persistence",
         "detectors",
         "detectors-models",
