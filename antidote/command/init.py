@@ -19,7 +19,9 @@ import yaml
 from antidote.base import command_line
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import whole_file
+from antidote.clip import zoo
 from antidote.clip.known import model_config, model_names
+from antidote.clip.tags import tag, tags
 from antidote.command import arguments as shared
 from antidote.command import inputs, own_study, report
 from antidote.command.given import class_folders
@@ -143,12 +145,14 @@ def of_study(args: argparse.Namespace, output: Path) -> None:
             raise UserError(f"--{name.replace('_', '-')}: is of a model that you have; name it: antidote init MODEL")
     if model_config(args.model) is None:
         raise UserError(f"--model: unknown model {args.model!r}{nearest(args.model, model_names())}")
+    _check_pretrained(args.model, args.pretrained)
     folders = class_folders(args.evaluation)
     if args.target not in folders:
         raise UserError(f"--target: {args.target!r} is no class of {args.evaluation}{nearest(args.target, folders)}")
     classes = args.classes or args.name
-    if not NAME.fullmatch(classes):
-        raise UserError(f"--{'classes' if args.classes else 'name'}: name {classes!r} may hold letters, digits, _ . -")
+    for option, name in (("name", args.name), ("classes", classes)):  # both become names of files and of datasets
+        if not NAME.fullmatch(name):
+            raise UserError(f"--{option}: name {name!r} may hold letters, digits, _ . -")
     source = inputs.source_of(args.pairs, inputs.columns(args))
     if source.source == "loose":
         raise UserError(f"--pairs: {args.pairs}: a study reads a table, tar shards or a folder of class folders")
@@ -158,17 +162,32 @@ def of_study(args: argparse.Namespace, output: Path) -> None:
             f"--pairs: {args.pairs}: holds {count} pairs, too few for a study; should hold at least {FEWEST}"
         )
     made = own_study.OwnStudy(args, output, source, count, classes, folders)
-    if not made.in_checkout:
+    if not made.here:
         _check_output(output.absolute())
     with made.listed() as listing:
         text = made.text()
         made.check(text)
         _write(output, text)
     log = command_line.log.info
-    if made.in_checkout:
+    if made.here:
         log("wrote %s and %s; next: antidote check %s", output, listing, shlex.quote(str(output)))
+    elif made.in_checkout:
+        folder, file = (shlex.quote(str(path)) for path in (made.checkout, output.absolute()))
+        log("wrote %s and %s; next: cd %s && antidote check %s", output, listing, folder, file)
     else:
         log("wrote %s and %s; next: get a checkout of the project; %s says how to go on", output, listing, output)
+
+
+def _check_pretrained(model: str, pretrained: str | None) -> None:
+    """Check that initial weights are a path, a model of the zoo, or a tag; the study looks up models of the zoo.
+
+    Raises:
+        UserError: there is no such path, and the model has no such tag.
+    """
+    if not pretrained or zoo.is_name(pretrained) or Path(pretrained).exists() or tag(model, pretrained):
+        return
+    known = nearest(pretrained, tags(model))
+    raise UserError(f"--pretrained: {pretrained!r} is neither a file, a folder nor a tag of {model!r}{known}")
 
 
 def _check_output(output: Path) -> None:

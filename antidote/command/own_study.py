@@ -26,6 +26,12 @@ IN_CHECKOUT = """# Check it:   antidote check {file}
 # Its cost:   antidote preflight {file}
 # Run it:     snakemake --cores all --configfile {file}
 """
+FROM_ELSEWHERE = """# It runs in the checkout of the project:
+#   cd {checkout}
+#   antidote check {file}
+#   antidote preflight {file}                         # its cost
+#   snakemake --cores all --configfile {file}
+"""
 ELSEWHERE = """# It runs in a checkout of the project, which holds the workflow; an installed wheel does not.
 # Get the repository, for example with `git clone`. Then, in its folder:
 #   make .venv/ready && source .venv/bin/activate
@@ -50,15 +56,15 @@ datasets:
 # Disjoint sets of pairs. `without: keys.txt` in a pool leaves out pairs that `antidote scan` found suspicious.
 pools:
   seed: 0
-  training: {{dataset: own_pairs, split: all, pairs: {training}}}
-  poison: {{dataset: own_pairs, split: all, pairs: {poison}}}     # pairs that attacks may replace
-  defense: {{dataset: own_pairs, split: all, pairs: {defense}}}    # the defender's clean pairs
+  training: {{dataset: {pairs_name}, split: all, pairs: {training}}}
+  poison: {{dataset: {pairs_name}, split: all, pairs: {poison}}}     # pairs that attacks may replace
+  defense: {{dataset: {pairs_name}, split: all, pairs: {defense}}}    # the defender's clean pairs
 
 pretraining: {{epochs: 8, batch_size: {batch}, lr: 0.001, warmup: 50}}
 poisoning: {{start: clean, epochs: 5, batch_size: {batch}, lr: 0.001, warmup: 50}}
 
 evaluation:
-  dataset: own_test
+  dataset: {test_name}
   split: all
   templates: openai_imagenet
 
@@ -98,6 +104,21 @@ class OwnStudy:
         return DATA.name == "data" and (DATA / "datasets.yaml").is_file()
 
     @property
+    def here(self) -> bool:
+        """Return whether the working folder is that of the checkout, where the study will run."""
+        return self.in_checkout and Path.cwd() == self.checkout
+
+    @property
+    def checkout(self) -> Path:
+        """Return the folder of this copy of the project."""
+        return DATA.resolve().parent
+
+    @property
+    def datasets(self) -> tuple[str, str]:
+        """Return the names of the datasets of pairs and of labelled pictures, of which other studies have others."""
+        return f"{self.args.name}_pairs", f"{self.args.name}_test"
+
+    @property
     def listing(self) -> Path:
         """Return the file of the class names: in data/classes of a checkout, else beside the study."""
         folder = DATA / "classes" if self.in_checkout else self.output.parent
@@ -130,7 +151,7 @@ class OwnStudy:
         """
         values = yaml.safe_load(text)
         if not self.in_checkout:
-            values["datasets"]["own_test"]["classes"] = SHIPPED
+            values["datasets"][self.datasets[1]]["classes"] = SHIPPED
             values["target"] = class_names(SHIPPED)[0]
         Study(values, str(self.output))
 
@@ -143,26 +164,31 @@ class OwnStudy:
         rooted = {key: self._place(source[key]) for key in ROOTED if key in source}
         source = {**source, **rooted, "source": self.source.source}
         own = {"source": "folder", "root": str(test.parent), "splits": {"all": test.name}, "classes": self.classes}
+        pairs_name, test_name = self.datasets
         datasets = {
-            "own_pairs": {**source, "splits": {"all": split if rooted else self._place(split)}},
-            "own_test": own,
+            pairs_name: {**source, "splits": {"all": split if rooted else self._place(split)}},
+            test_name: own,
         }
         first = self._place(args.pretrained) if args.pretrained and Path(args.pretrained).exists() else args.pretrained
         model = {"name": args.model, **({"pretrained": first} if first else {})}
         pools = {name: max(1, int(share * self.count)) for name, share in SHARES.items()}
         return STUDY.format(
             next=self._next(), name=_quoted(args.name), target=_quoted(args.target), model=_block(model),
-            datasets=_block(datasets), batch=min(128, pools["defense"]), poisons=max(1, pools["poison"] // 2), **pools,
+            datasets=_block(datasets), pairs_name=pairs_name, test_name=test_name,
+            batch=min(128, pools["defense"]), poisons=max(1, pools["poison"] // 2), **pools,
         )  # fmt: skip
 
     def _place(self, path: str) -> str:
-        """Return a path as the study names it; a study that will be copied elsewhere names whole paths."""
-        return path if self.in_checkout else str(Path(path).absolute())
+        """Return a path as the study names it: a whole path, unless the study runs in the working folder."""
+        return path if self.here else str(Path(path).absolute())
 
     def _next(self) -> str:
         """Return the comment that says how to go on."""
+        if self.here:
+            return IN_CHECKOUT.format(file=shlex.quote(str(self.output)))
         if self.in_checkout:
-            return IN_CHECKOUT.format(file=self.output)
+            checkout, file = (shlex.quote(str(path)) for path in (self.checkout, self.output.absolute()))
+            return FROM_ELSEWHERE.format(checkout=checkout, file=file)
         copied, listing = (shlex.quote(str(path.absolute())) for path in (self.output, self.listing))
         return ELSEWHERE.format(copied=copied, listing=listing, name=shlex.quote(self.output.name))
 

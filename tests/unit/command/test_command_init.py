@@ -52,16 +52,43 @@ def test_the_study_is_valid_and_commented(place):
     study = Study(read_mapping("study.yaml"), "study.yaml")
     assert study.file.target == "cup" and study.file.pools.training.pairs == 70
     assert json.loads((place / "data" / "classes" / "mine.json").read_text()) == ["boat", "cup"]
-    assert text.count("#") > 6 and yaml.safe_load(text)["datasets"]["own_pairs"]["source"] == "table"
+    assert text.count("#") > 6 and yaml.safe_load(text)["datasets"]["mine_pairs"]["source"] == "table"
+
+
+def test_a_study_written_elsewhere_runs_in_the_checkout(place, monkeypatch, caplog):
+    (place / "own place").mkdir()
+    monkeypatch.chdir(place / "own place")
+    caplog.set_level("INFO")
+    written("--pairs", "../pairs.csv", "--evaluation", "../test", "--target", "cup")
+    file = place / "own place" / "study.yaml"
+    assert f"next: cd {place} && antidote check '{file}'" in caplog.text
+    text = file.read_text()
+    assert f"#   cd {place}\n#   antidote check '{file}'\n" in text
+    monkeypatch.chdir(place)
+    study = Study(read_mapping(str(file)), str(file))
+    assert Path(study.file.datasets["own_pairs"]["splits"]["all"]).samefile("pairs.csv")
+    assert Path(study.file.datasets["own_test"]["root"]).samefile(place)
+
+
+def test_studies_of_other_names_have_other_datasets(place):
+    for name in ("a", "b"):
+        written("--pairs", "pairs.csv", "--evaluation", "test", "--target", "cup", "--name", name, "--output", name)
+    one, other = (set(Study(read_mapping(name), name).splits()) for name in ("a", "b"))
+    assert one == {("a_pairs", "all"), ("a_test", "all")} and not one & other, "data/NAME/ would be overwritten"
 
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--target", "cups"], "--target: 'cups' is no class of test; did you mean 'cup'?"),
     (["--target", "cup", "--model", "RN5"], "--model: unknown model 'RN5'"),
+    (
+        ["--target", "cup", "--model", "RN50", "--pretrained", "openia"],
+        "--pretrained: 'openia' is neither a file, a folder nor a tag of 'RN50'; did you mean 'openai'?",
+    ),
     (["--target", "cup", "--evaluation", "none"], "--evaluation: none: no such folder"),
     (["--target", "cup", "--pairs", "none.csv"], "none.csv: no such dataset"),
     (["--target", "cup", "--output", "pairs.csv"], "--output: pairs.csv: is there already"),
     (["--target", "cup", "--name", "a b"], "--name: name 'a b' may hold letters"),
+    (["--target", "cup", "--name=-b", "--classes", "a"], "--name: name '-b' may hold letters"),
     (["--target", "cup", "--classes", "lists/names"], "--classes: name 'lists/names' may hold letters"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(place, words, message):
@@ -87,8 +114,8 @@ def test_an_installed_copy_writes_a_study_to_copy_into_a_checkout(installed):
     assert json.loads((installed / "mine.json").read_text()) == ["boat", "cup"]
     text = (installed / "study.yaml").read_text()
     values = yaml.safe_load(text)
-    assert values["datasets"]["own_pairs"]["splits"] == {"all": str(installed / "pairs.csv")}
-    assert values["datasets"]["own_test"]["root"] == str(installed), "the study runs in another folder"
+    assert values["datasets"]["mine_pairs"]["splits"] == {"all": str(installed / "pairs.csv")}
+    assert values["datasets"]["mine_test"]["root"] == str(installed), "the study runs in another folder"
     assert f"#   cp {installed}/mine.json data/classes/\n" in text and "git clone" in text
     # What the file says: the list goes into the checkout, whose `check` then takes the study as it is.
     shutil.copy(installed / "mine.json", installed / "shipped" / "classes")
@@ -97,7 +124,7 @@ def test_an_installed_copy_writes_a_study_to_copy_into_a_checkout(installed):
 
 def test_an_installed_copy_leaves_nothing_after_bad_input(installed):
     with pytest.raises(UserError, match="study: "):
-        written("--pairs", "pairs.csv", "--evaluation", "test", "--target", "cup", "--classes", "a", "--name=-b")
+        written("--pairs", "pairs.csv", "--evaluation", "test", "--target", "cup", "--classes", "a", "--name", "clean")
     assert not (installed / "study.yaml").exists() and not (installed / "a.json").exists()
     (installed / "own.json").write_text('["bird"]')
     with pytest.raises(UserError, match=r"own\.json is there already, with other names"):
