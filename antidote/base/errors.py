@@ -29,17 +29,22 @@ def out_of_memory(error: BaseException) -> str | None:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the closest known word, otherwise the list of known words."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = _closest(word, known)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(known)}" if known else ""
 
 
+def _closest(word: str, known: list[str]) -> list[str]:
+    """Return the closest known word as a list; [] if none is close."""
+    return difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+
+
 def one_line(error: ValidationError, where: str, model: type | None = None) -> str:
     """Convert pydantic's report to one line that names the key, the fault and the nearest valid word."""
-    first = error.errors()[0]
+    first, further = _first(error.errors(), model)
     path = [str(part) for part in first["loc"]]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {further} more)" if further else ""
     key, kind = ".".join(path), first["type"]
     if kind == "extra_forbidden":
         text = f"{key}: unknown key{nearest(path[-1], _fields(model, path[:-1]))}"
@@ -53,6 +58,19 @@ def one_line(error: ValidationError, where: str, model: type | None = None) -> s
         quotes = put_in_quotes(first["input"]) if kind == "string_type" else ""
         text = f"{key}: {_lower(first['msg'])}, not {first['input']!r}{quotes}"
     return f"{where}: {text}{more}"
+
+
+def _first(errors: list[Any], model: type | None) -> tuple[Any, int]:
+    """Return the fault to report, and the number of further ones; a misspelled key is not missing as well."""
+    first = errors[0]
+    if first["type"] == "missing":
+        *path, missing = first["loc"]
+        fields = _fields(model, [str(part) for part in path])
+        for other in errors:
+            *place, word = other["loc"]
+            if other["type"] == "extra_forbidden" and place == path and _closest(str(word), fields) == [missing]:
+                return other, len(errors) - 2
+    return first, len(errors) - 1
 
 
 def put_in_quotes(value: Any) -> str:
