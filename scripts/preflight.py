@@ -20,6 +20,7 @@ from antidote.clip.model import Clip
 from antidote.study import device_memory, preflight
 from antidote.study.activation_memory import CUSTOM
 from antidote.study.caption_counts import asked_of_tables
+from antidote.study.checks import not_run
 from antidote.study.preflight import Rates, Stage
 from antidote.study.study import Study
 from antidote.summary.page import size
@@ -51,6 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"disk: {disk or 'nothing more'}; in all {gigabytes(sum(needed.values()))}; free {free}",
         *_largest(study, trainings | encodings),
         *_unknown(study, trainings | encodings),
+        *(f"not run: {line}" for line in not_run(study)),
         *(f"to be fetched by jobs: {what}" for what in preflight.fetched(study)),
         *(f"captions: {line}" for line in counts),
         "what is there may be stale: snakemake -n tells",

@@ -5,6 +5,7 @@ import sys
 
 from antidote.base import command_line
 from antidote.base.settings import read_mapping
+from antidote.study.checks import not_run
 from antidote.study.study import Study
 
 
@@ -24,5 +25,6 @@ def run(args: argparse.Namespace) -> None:
             f"  attacks   {', '.join(study.attacks) or 'none'}\n"
             f"  defenses  {', '.join(study.defenses)}\n"
             + (f"  detectors {', '.join(study.detectors)}\n" if study.detectors else "")
+            + "".join(f"  not run   {line}\n" for line in not_run(study))
             + f"  seeds     {', '.join(map(str, study.file.seeds))}\n"
         )

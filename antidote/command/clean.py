@@ -161,6 +161,7 @@ def clean(
     known = measured_before(place)
     score = lambda clip, runs: auditor.findings(clip, granted, given.lexicon, runs)
     pictures = given.labels(given.labelled, clip.size) if given.labelled is not None else None
+    methods.check_batches(own, data)
     ca1 = lambda clip: scored(clip, *pictures, given.prompts)["ca1"]
     before, audited = ca1(clip) if pictures else None, score(clip, len(TIMES))
     made = kind(own, seed)

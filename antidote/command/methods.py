@@ -9,7 +9,8 @@ from antidote.base.registry import DETECTORS, method
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
-    from antidote.defenses.base import Defense
+    from antidote.data.access import DefenseData
+    from antidote.defenses.base import Defense, DefenseSettings
     from antidote.detectors.base import Detector
 
 CONTROLS = ("random", "oracle")  # of studies: at random, and by the truth
@@ -46,6 +47,18 @@ def check(kind: type[Defense | Detector], settings: Any, clip: Clip) -> None:
         settings.check(clip.config["model_cfg"])
     except ValueError as error:
         raise UserError(f"{settings.method}: {error}") from None
+
+
+def check_batches(settings: DefenseSettings, data: DefenseData) -> None:
+    """Raise UserError if a batch of a defense holds more than what is given, before anything is measured."""
+    given = next((pool for pool in (data.pairs, data.shots) if pool is not None), None)
+    for key, recipe in settings.recipes().items() if given is not None else ():
+        if recipe.epochs and recipe.batch_size > len(given):
+            option, fitting = "--shots" if data.pairs is None else "--pairs", f"--set {key}.batch_size={len(given)}"
+            raise UserError(
+                f"{settings.method}: {key}.batch_size: {recipe.batch_size} is more than the {len(given)} pairs of "
+                f"{option}; give more, or {fitting} or less"
+            )
 
 
 OBJECTS = {"model": "models", "pictures": "pictures", "pairs": "pairs alone"}

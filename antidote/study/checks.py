@@ -1,13 +1,17 @@
-"""Checks of a study: its surrogates, the clean models that methods name, its adaptations."""
+"""Checks of a study: its surrogates, the clean models that methods name, its adaptations, the sizes of batches."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from antidote.base.errors import UserError, nearest
+from antidote.base.registry import method
+from antidote.data.access import POOLS, TRAINING_SET
 from antidote.study import reach
 from antidote.study.layout import NAME
 from antidote.study.models import check_pictures, check_public, picture_size
+from antidote.training.recipe import TrainSettings
 
 
 def check_surrogates(study: Any) -> None:
@@ -59,3 +63,58 @@ def check_adaptations(study: Any) -> None:
     except KeyError as error:
         wrong = f"{error.args[0]!r} is no entry of defenses{nearest(error.args[0], study.defenses)}"
         raise UserError(f"{study.where}: persistence.defenses: {wrong}") from None
+
+
+def check_batches(study: Any) -> None:
+    """Raise UserError if a recipe's batch holds more pairs than the pools that are trained on; its job would fail.
+
+    A method may train on a part of the pools alone, which is found out in its job.
+    """
+    pools = study.file.pools
+    sizes = {name: getattr(pool, "pairs", 0) for name, pool in pools.pools().items()}
+    if pools.shots:
+        sizes["shots"] = pools.shots.per_class * len(study.classes)
+    for key, recipe, names in _trainings(study):
+        held = sum(sizes.get(name, 0) for name in names)
+        if recipe.epochs and recipe.batch_size > held:
+            told = " and ".join(f"pools.{pools.key(name)}" for name in names if name in sizes)
+            raise UserError(
+                f"{study.where}: {key}.batch_size: {recipe.batch_size} is more than the {held} pairs of {told}"
+            )
+
+
+def _trainings(study: Any) -> Iterator[tuple[str, TrainSettings, Sequence[str]]]:
+    """Yield every recipe that a job of the study trains by: its key, the recipe, and the pools of its pairs."""
+    file = study.file
+    yield "pretraining", file.pretraining, TRAINING_SET
+    for name, surrogate in file.surrogates.items():
+        key = "population" if name in file.further_clean else f"surrogates.{name}"
+        yield f"{key}.pretraining", surrogate.pretraining, TRAINING_SET
+    for name, recipe in study.recipes.items():
+        own = "batch_size" in study.attacks[name].training
+        yield f"attacks.{name}.training" if own else "poisoning", recipe, TRAINING_SET
+    for name in dict.fromkeys([*(defense for _, defense in study.cells), *study.clean_defenses]):
+        settings = study.defenses[name]
+        for key, recipe in settings.recipes().items():
+            yield f"defenses.{name}.{key}", recipe, POOLS.get(method("defense", settings.method).access, ())
+    for name in dict.fromkeys(detector for *_, detector in study.detections):
+        settings = study.detectors[name]
+        access = method("detector", settings.method).access
+        names = TRAINING_SET if reach.subject(settings) == "pairs" else POOLS.get(access, ())
+        for key, recipe in settings:
+            if isinstance(recipe, TrainSettings):
+                yield f"detectors.{name}.{key}", recipe, names
+    for name, adaptation in file.persistence.adaptations.items() if file.persistence else ():
+        yield f"persistence.adaptations.{name}.training", adaptation.training, (adaptation.source,)
+
+
+def not_run(study: Any) -> list[str]:
+    """Return a line for each defense and reason for which cells of the matrix are not run, with the attacks."""
+    attacks: dict[tuple[str, str], list[str]] = {}
+    for attack, defense, reason in study.blank:
+        attacks.setdefault((defense, reason), []).append(attack)
+    lines = []
+    for (defense, reason), names in attacks.items():
+        on = "" if len(names) == len(study.attacks) else f" on {', '.join(names)}"
+        lines.append(f"{defense}{on}: {reason}")
+    return lines

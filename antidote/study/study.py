@@ -84,6 +84,7 @@ class Study:
         self.detectors = self._detectors()
         checks.check_adaptive(self)
         checks.check_adaptations(self)
+        checks.check_batches(self)
         self._named(check_lexicon, self.lexicon(), "lexicon")
 
     @property
@@ -201,7 +202,9 @@ class Study:
         try:
             source = dataset_settings(name, self.file.datasets)
         except UserError as error:
-            raise UserError(f"{self.where}: {error}") from None
+            unknown = str(error).startswith("dataset: ")  # of the key that names the dataset
+            key = next((f"{key}." for key, (dataset, _) in self._places().items() if unknown and dataset == name), "")
+            raise UserError(f"{self.where}: {key}{error}") from None
         for key, (dataset, split) in self._places().items():
             if dataset == name and split not in source.split_names():
                 raise UserError(

@@ -58,6 +58,16 @@ def test_a_model_is_cleaned_and_its_accuracy_measured(place, caplog):
     assert not list(place.glob("*.work"))
 
 
+def test_a_batch_of_more_pairs_than_given_is_told_before_anything_is_measured(place, monkeypatch):
+    monkeypatch.setattr(clean, "scored", lambda *args: pytest.fail("measures"))
+    with pytest.raises(UserError) as error:
+        cleaned(place, "--pairs", place / "pairs", "--labelled", place / "test")
+    assert str(error.value) == (
+        "cleanclip: training.batch_size: 64 is more than the 24 pairs of --pairs; give more, or "
+        "--set training.batch_size=24 or less"
+    )
+
+
 def test_what_a_defense_found_stands_in_the_card_and_on_the_page(place):
     search = ("targets=2", "captions=24", "tuned=8", "analysed=8", "inversion.steps=2", "inversion.pictures=8",
               "inversion.batch_size=8")  # fmt: skip

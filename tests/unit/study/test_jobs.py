@@ -248,7 +248,7 @@ def test_what_the_summary_reads(jobs):
     assert (
         "results/tiny/few/seed0/none/scores.json" in found and "results/tiny/few/seed0/probe/scores.json" not in found
     )
-    adapted = make({**WIDE, "persistence": {"adaptations": {"a": {"kind": "full"}}}})
+    adapted = make({**WIDE, "persistence": {"adaptations": {"a": {"kind": "full", "training": {"batch_size": 32}}}}})
     further = set(adapted.summarised(w())) - set(found)
     controls = {file for file in further if "/persistence/clean/" in file}
     assert len(further - controls) == 4 * 6 and not any("/few/" in file for file in further)

@@ -8,12 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from antidote.attacks.badnet import BadNetSettings
 from antidote.attacks.siba import SIBASettings
 from antidote.base.errors import UserError
+from antidote.base.fingerprint import ROOT
 from antidote.base.registry import DEFENSES, method
 from antidote.base.settings import read_mapping
+from antidote.command import check
 from antidote.defenses.beear_clip import BEEARSettings
 from antidote.defenses.ta_cleaner import TACleanerSettings
 from antidote.study import amounts, preflight
@@ -123,7 +126,7 @@ def test_disk_counts_what_is_still_to_be_written(tmp_path):
 def test_what_a_study_starts_from_has_to_be_there(tmp_path):
     table = {"source": "table", "caption": "c", "path": "p", "splits": {"train": str(tmp_path / "none.csv")}}
     place = {"dataset": "mine", "split": "train"}
-    pools = {"training": {**place, "pairs": 10}, "poison": {**place, "pairs": 500}, "defense": {**place, "pairs": 2}}
+    pools = {"training": {**place, "pairs": 10}, "poison": {**place, "pairs": 500}, "defense": {**place, "pairs": 200}}
     changed = study(datasets={"mine": table}, pools=pools, lexicon="none", track=None)
     assert preflight.missing(changed) == [f"mine/train: {tmp_path / 'none.csv'}: not there"]
     (tmp_path / "none.csv").touch()
@@ -332,6 +335,23 @@ def test_a_device_that_is_too_small_is_one_line_among_others(monkeypatch, capsys
     assert "disk: " in told and "defended models" in told and "- pairs/s trained" in told
     script.run(argparse.Namespace(**given, rates=[700.0, 2000.0]))
     assert "700 pairs/s trained" in capsys.readouterr().out, "given rates need no measuring"
+
+
+def test_cells_that_are_not_run_are_told(capsys, tmp_path):
+    values = read_mapping(str(ROOT / "tests/studies/tiny.yaml"))
+    values["defenses"] = {"rvpt": {"method": "rvpt"}, "ubt": {"method": "ubt", "overfit": {"batch_size": 32}}}
+    values["pools"] |= {"shots": {"split": "defense", "per_class": 2}, "defense": {"split": "defense", "pairs": 40}}
+    values["pools"]["poison"]["target_pairs"] = 5
+    values["attacks"]["encoder"] = {"method": "badencoder", "preset": "cifar10", "poisons": 20}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(values))
+    told = ["rvpt: tiny-rn: needs a vision transformer", "ubt on encoder: badencoder poisons no training set\n"]
+    check.run(argparse.Namespace(files=[str(tmp_path / "s.yaml")]))
+    printed = capsys.readouterr().out
+    assert all(f"  not run   {line}" in printed for line in told) and printed.count("not run") == 2
+    given = {"file": str(tmp_path / "s.yaml"), "results": tmp_path, "batch_size": 32, "memory": None, "rates": [1, 1]}
+    script.run(argparse.Namespace(**given))
+    printed = capsys.readouterr().out
+    assert all(f"\nnot run: {line}" in printed for line in told)
 
 
 def test_rates_are_measured(make_clip):

@@ -85,8 +85,9 @@ def test_every_study_of_the_project_is_valid(file):
         # Unknown names.
         ("target", "bananna", "target: 'bananna' is not among the 24 classes of 'scenes'; did you mean 'banana'?"),
         ("model.name", "tiny-rm", "model.name: unknown model 'tiny-rm'; did you mean 'tiny-rn'?"),
-        ("pools.training.dataset", "tinny", "dataset: unknown name 'tinny'; did you mean 'tiny'?"),
+        ("pools.training.dataset", "tinny", "pools.training.dataset: unknown name 'tinny'; did you mean 'tiny'?"),
         ("pools.defense.split", "defence", "pools.defense.split: tiny has no split 'defence'; did you mean 'defense'?"),
+        ("evaluation.dataset", "tinny", "evaluation.dataset: unknown name 'tinny'; did you mean 'tiny'?"),
         ("evaluation.split", "tset", "evaluation.split: tiny has no split 'tset'; did you mean 'test'?"),
         ("evaluation.templates", "scene", "evaluation.templates: templates: unknown name 'scene'; did you mean 'sce"),
         ("evaluation.classes", "scene", "evaluation.classes: classes: unknown name 'scene'; did you mean 'scenes'?"),
@@ -302,8 +303,8 @@ def test_a_pools_slice_gives_the_pool(values, number):
 
 def test_later_pools_do_not_count(values):
     """A study that asks for more pairs for its defenses keeps its backdoored models."""
-    one = values["pools"] | {"defense": {"pairs": 30}}
-    other = values["pools"] | {"defense": {"pairs": 31}, "inversion": {"pairs": 5}}
+    one = values["pools"] | {"defense": {"pairs": 40}}
+    other = values["pools"] | {"defense": {"pairs": 41}, "inversion": {"pairs": 5}}
     studies = [Study({**values, "pools": settings}, FILE) for settings in (one, other)]
     for name in ("training", "poison"):
         assert len({pool_slice(study, name) for study in studies}) == 1
@@ -332,6 +333,15 @@ def test_a_training_set_that_is_not_poisoned_is_no_cell(values):
 
 
 # --- reading is light -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "wrong"), [
+    ("defenses", "defences"), ("pools.training", "pools.trainng"), ("evaluation.dataset", "evaluation.dataste"),
+])  # fmt: skip
+def test_a_misspelled_key_that_is_needed_is_unknown_and_not_missing(values, key, wrong):
+    with pytest.raises(UserError) as error:
+        Study(change(change(values, key, GONE), wrong, {}), FILE)
+    assert str(error.value) == f"{FILE}: {wrong}: unknown key; did you mean {key.rpartition('.')[2]!r}?"
 
 
 def test_reading_a_study_imports_nothing_heavy():
@@ -372,7 +382,8 @@ def test_check_a_study_without_running_it(tmp_path):
 
 def test_spans_that_are_right(values):
     for method, key in (("ubt", "crop_area"), ("par", "square")):
-        found = Study(change(values, "defenses.finetune", {"method": method, key: [0.5, 1]}), FILE)
+        entry = {"method": method, key: [0.5, 1], "training": {"batch_size": 32}}
+        found = Study(change(values, "defenses.finetune", entry), FILE)
         assert getattr(found.defenses["finetune"], key) == (0.5, 1.0)
 
 
