@@ -99,7 +99,7 @@ class DataJobs:
             "detector": alternatives(self.study.detectors),
             "adaptation": alternatives(self.study.file.persistence.adaptations if self.study.file.persistence else ()),
             "surrogate": alternatives(self.study.file.surrogates),
-            "seed": "[0-9]+",
+            "seed": alternatives(map(str, self.study.file.seeds)),
             "fit": "[0-9]+(-[0-9]+)?",
         }
 

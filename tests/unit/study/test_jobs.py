@@ -255,6 +255,11 @@ def test_what_the_summary_reads(jobs):
     assert len(controls) == 4 * len(adapted.study.clean_defenses)
 
 
+def test_only_seeds_of_the_study_are_jobs():
+    pattern = make({**WIDE, "seeds": [0, 12]}).constraints()["seed"]
+    assert [seed for seed in ("0", "1", "12", "2", "7") if re.fullmatch(pattern, seed)] == ["0", "12"]
+
+
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
