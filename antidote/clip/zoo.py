@@ -129,6 +129,8 @@ def _of_place(place: str) -> dict[str, ZooModel]:
         _list_of(place, path)
     else:
         path = Path(place) / LIST
+        if not Path(place).is_dir():
+            raise UserError(f"{PLACE}: {place}: no such folder; should be a folder of models, or {DVC}REPOSITORY")
     return read_list(path).models if place and path.is_file() else {}
 
 
@@ -161,7 +163,7 @@ def _get(place: str, file: str, output: Path) -> None:
     """Fetch one file of the folder of a repository with DVC."""
     repository, _, folder = place.removeprefix(DVC).partition("#")
     output.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "dvc", "get", "--quiet", "--force", repository, f"{folder or FOLDER}/{file}"]
+    command = [sys.executable, "-m", "dvc", "get", "--force", repository, f"{folder or FOLDER}/{file}"]
     done = subprocess.run(
         [*command, "--out", str(output)],
         capture_output=True,
@@ -171,7 +173,9 @@ def _get(place: str, file: str, output: Path) -> None:
         check=False,
     )
     if done.returncode:
-        reason = " ".join((done.stderr or done.stdout).split())[:300]
+        told = (done.stderr or done.stdout).splitlines()
+        faults = [line.partition("ERROR: ")[2] for line in told if "ERROR: " in line]  # progress is there as well
+        reason = " ".join(" ".join(faults or told).split())[:300]
         raise UserError(f"{PREFIX}{file}: cannot be fetched from {repository} ({reason}); {PLACE} is {place!r}")
 
 

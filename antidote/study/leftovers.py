@@ -116,7 +116,8 @@ def place() -> Path:
     """
     folder = named_place()
     if folder is None or not folder.is_dir():
-        raise UserError(f"{PLACE}: {folder or 'is not set'}; it should name the folder that stages are shared in")
+        fault = "is not set" if folder is None else f"{folder}: no such folder"
+        raise UserError(f"{PLACE}: {fault}; it should name the folder that stages are shared in")
     return folder
 
 

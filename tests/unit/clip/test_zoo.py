@@ -98,6 +98,19 @@ def test_faults_are_one_line(place, monkeypatch):
         zoo.find(NAME)
 
 
+def test_a_place_that_is_not_there_is_told(place, monkeypatch):
+    monkeypatch.setenv(zoo.PLACE, "/nowhere")
+    with pytest.raises(
+        UserError, match=r"^ANTIDOTE_ZOO: /nowhere: no such folder; should be a folder of models, or dvc:R"
+    ):
+        zoo.names()
+    monkeypatch.setenv(zoo.PLACE, "dvc:/nowhere")
+    with pytest.raises(
+        UserError, match=r"^zoo:zoo\.yaml: cannot be fetched from /nowhere \(.*at /nowhere\); ANTIDOTE_ZOO"
+    ):
+        zoo.names()
+
+
 def test_unfinished_and_unknown_models_are_not_published(place):
     with pytest.raises(UserError, match=r"'badnet/seed7' is no model of the study; did you mean 'badnet/seed0'"):
         published(place, "--only", "badnet/seed7")

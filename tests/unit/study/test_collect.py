@@ -170,7 +170,7 @@ def test_shared_entries_go_by_their_last_use(place, run, options, left):
 
 def test_a_place_that_is_not_there_is_named(results, run, monkeypatch):
     monkeypatch.setenv(PLACE, "nowhere")
-    with pytest.raises(UserError, match=f"{PLACE}: nowhere"):
+    with pytest.raises(UserError, match=f"{PLACE}: nowhere: no such folder; it should"):
         run(shared_days=1)
     monkeypatch.delenv(PLACE)
     with pytest.raises(UserError, match="is not set"):
