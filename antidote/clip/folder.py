@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -113,12 +115,28 @@ def _adapted(clip: Clip, folder: Path) -> Clip:
 
 def _architecture(name: str, source: str, **more: Any) -> Any:
     try:
-        return open_clip.create_model(name, device=device(), **more)
+        with _no_word_of_random_weights():
+            return open_clip.create_model(name, device=device(), **more)
     except Exception as error:  # damaged files and wrong configurations raise many kinds of errors
         if type(error).__name__ in ("SafetensorError", "UnpicklingError", "EOFError"):
             raise UserError(f"{source}: damaged, or not plain weights, which alone are loaded") from None
         reason = next(line.strip() for line in f"{error}\n{type(error).__name__}".splitlines() if line.strip())
         raise UserError(f"{source}: cannot be loaded into model {name!r} ({_short(reason)})") from None
+
+
+@contextmanager
+def _no_word_of_random_weights() -> Iterator[None]:
+    """Hide open_clip's warning that no weights are loaded: they are filled in afterwards, or random as asked for."""
+    root = logging.getLogger()  # open_clip logs through it
+    root.addFilter(_not_of_random_weights)
+    try:
+        yield
+    finally:
+        root.removeFilter(_not_of_random_weights)
+
+
+def _not_of_random_weights(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("No pretrained weights loaded")
 
 
 def _short(reason: str, limit: int = 200) -> str:

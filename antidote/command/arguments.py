@@ -13,6 +13,10 @@ from antidote.base.settings import Settings, read_mapping
 from antidote.command import columns, inputs
 
 FILE = "--given"
+LEXICONS = (
+    "language resource of the text methods: a name in data/lexicons, wordnet, wordnet:FOLDER of its database files, "
+    "spacy:PIPELINE, or none"
+)
 SHARED: dict[str, dict[str, Any]] = {
     "model": {"help": inputs.MODELS},
     "labelled": {"help": "folder of class folders, or a written split"},
@@ -28,7 +32,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--labelled": {"help": "folder of class folders, or a written split: accuracy before and after"},
     "--classes": {"type": Path, "help": "JSON list of class names in label order; by default the class folders"},
     "--templates": {"default": "openai_imagenet", "help": "prompts of the class names, of open_clip or data/templates"},
-    "--lexicon": {"default": "function_words", "help": "language resource of the text methods"},
+    "--lexicon": {"default": "function_words", "help": LEXICONS},
     "--settings": {"type": read_mapping, "default": "{}", "metavar": "JSON|FILE", "help": "settings of the method"},
     "--population": {"type": Path, "help": "results/STUDY of your own: scores that an audit compares with"},
     "--shown": {"type": command_line.count, "default": 48, "help": "pictures on the page"},

@@ -121,7 +121,20 @@ def load(model: Model) -> Clip:
     if path.is_dir():
         return foreign.load_folder(path)
     settings = ModelSettings(name=model.arch, pretrained=name, quick_gelu=model.quick_gelu)
-    return foreign.sound(lambda: create_model(settings, seed=0), name)
+    try:
+        return foreign.sound(lambda: create_model(settings, seed=0), name)
+    except UserError as error:
+        raise UserError(_by_options(str(error), model)) from None
+
+
+def _by_options(fault: str, model: Checkpoint) -> str:
+    """Return a fault of a checkpoint file with the options of a command in place of the keys of a study."""
+    if fault.startswith("model.quick_gelu: "):
+        advice = "leave it out" if model.quick_gelu else "is needed"
+        return f"--quick-gelu: {advice} for the weights {model}"
+    fault = fault.removeprefix("model.pretrained: ").replace("model.name: ", "--arch: ")
+    advice = f"; another --arch than {model.arch} may be that of the file"
+    return fault + (advice if "cannot be loaded into model" in fault else "")
 
 
 def check_model(model: Checkpoint) -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from antidote.clip.folder import create_model
 from antidote.data.access import DefenseData
 from antidote.detectors.base import Detector, DetectorSettings, Scores
 from antidote.training.pair_scores import as_they_are, resized, scan
@@ -48,7 +47,7 @@ class CleanCLIPScore(Detector):
     subject = "pairs"
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        scorer, pairs = data.scorer or create_model(self.settings.public, self.seed), data.training_set
+        scorer, pairs = data.scorer or self.settings.load_public(self.seed), data.training_set
         views = as_they_are if scorer.size == clip.size else resized(scorer.size)
         cosines = scan(scorer, pairs, views, "fp32", work)[:, 0]
         return Scores(pairs.keys, np.asarray(1 - cosines.double()))

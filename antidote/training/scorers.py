@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
+from antidote.base.errors import UserError
 from antidote.clip.configs import ModelSettings
+from antidote.clip.folder import create_model
 from antidote.clip.tags import tag
+
+if TYPE_CHECKING:
+    from antidote.clip.model import Clip
 
 SURROGATES = "surrogates."
 
@@ -26,3 +34,15 @@ class ScorerName:
             return None
         known = tag(name, weights) or {}
         return ModelSettings(name=name, pretrained=weights, quick_gelu=bool(known.get("quick_gelu")))
+
+    def load_public(self, seed: int) -> Clip:
+        """Return the public clean model.
+
+        Raises:
+            UserError: as `create_model`; the message begins with the setting `scorer` in place of a model's key.
+        """
+        try:
+            return create_model(self.public, seed)
+        except UserError as error:
+            reason = re.sub(r"^model\.\w+: ", "", str(error))
+            raise UserError(f"scorer: {self.scorer}: {reason}") from None

@@ -18,7 +18,6 @@ from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.base.settings import Settings, Span
-from antidote.clip.folder import create_model
 from antidote.clip.model import Clip
 from antidote.data.pairs import Pairs
 from antidote.training import pair_scores
@@ -243,7 +242,7 @@ def scores(
     elif settings.scorer == "crops":
         views = pair_scores.crops(clip.size, settings.crops, settings.crop_area, seed)
     elif settings.scorer != "model":
-        clip = create_model(settings.public, seed)
+        clip = settings.load_public(seed)
         views = pair_scores.resized(clip.size)
     return {settings.scorer: scan(clip, pairs, views, precision, work).mean(dim=1)}
 

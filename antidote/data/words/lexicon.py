@@ -108,7 +108,9 @@ class WordNet(Lexicon):
         there = {path.name for path in Path(folder).glob("*")}
         missing = sorted(set(WordNetCorpusReader._FILES) - there - OPTIONAL)
         if missing:
-            raise UserError(f"lexicon: {folder}: holds no WordNet database, {missing[0]} is missing")
+            own = Path(folder) == FOLDER.resolve()
+            how = "; in a checkout `python -m scripts.wordnet` fetches it; else name wordnet:FOLDER" if own else ""
+            raise UserError(f"lexicon: {folder}: holds no WordNet database, {missing[0]} is missing{how}")
         if folder not in nltk.data.path:
             nltk.data.path.append(folder)  # NLTK reads only from folders in this list
 

@@ -35,7 +35,8 @@ def study(**more) -> dict:
         "datasets": {"own": {"source": "scenes", "splits": {"train": {"pairs": 16, "seed": 1}}}},
         "pools": {"training": {"dataset": "own", "split": "train", "pairs": 8}, "poison": {"pairs": 8}},
         "evaluation": {"dataset": "own", "split": "train", "classes": "scenes", "templates": "scenes"},
-        "attacks": {"badnet": {"method": "badnet", "label": WORD, "patch_size": 6, "poisons": 4}}, "defenses": {}, **more,
+        "attacks": {"badnet": {"method": "badnet", "label": WORD, "patch_size": 6, "poisons": 4}}, "defenses": {},
+        "pretraining": {"batch_size": 8}, "poisoning": {"batch_size": 8}, **more,
     }  # fmt: skip
 
 

@@ -85,3 +85,20 @@ def test_sparse_weights_are_told_in_one_line(folder, tmp_path, make_clip):
 
 def test_what_is_sound_is_loaded(folder, make_clip):
     assert foreign.load_folder(folder).size == make_clip("vit").size
+
+
+def test_a_checkpoint_of_another_architecture_is_told_by_the_option(tmp_path, make_clip, monkeypatch):
+    torch.save(make_clip("vit").network.state_dict(), tmp_path / "w.pt")
+    with pytest.raises(UserError) as error:
+        inputs.load(inputs.Checkpoint(tmp_path / "w.pt", arch="RN50"))
+    assert str(error.value).startswith(f"{tmp_path}/w.pt: cannot be loaded into model 'RN50': ")
+    assert str(error.value).endswith("; another --arch than RN50 may be that of the file")
+
+    def fail(settings, seed):
+        raise UserError(f"model.quick_gelu: should be {str(not settings.quick_gelu).lower()} for the weights w.pt")
+
+    monkeypatch.setattr("antidote.clip.folder.create_model", fail)
+    for given, told in ((False, "is needed"), (True, "leave it out")):
+        with pytest.raises(UserError) as error:
+            inputs.load(inputs.Checkpoint(tmp_path / "w.pt", "RN50", given))
+        assert str(error.value) == f"--quick-gelu: {told} for the weights {tmp_path}/w.pt"

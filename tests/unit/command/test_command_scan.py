@@ -240,6 +240,10 @@ def test_bad_input_is_one_line(tmp_path, model, table):
             "clean_clip_score: scores by a model of a study; run it in a study",
         ),
         (
+            [table, "--model", model, "--detector", "clean_clip_score", "--settings", '{"scorer": "RN50/opnai"}'],
+            "scorer: RN50/opnai: 'opnai' is neither a file, a folder nor a tag of 'RN50'; did you mean 'openai'?",
+        ),
+        (
             [table, "--model", model, "--detector", "ubt", "--settings", '{"scorer": "clean"}'],
             "ubt: scorer: 'clean' is none of auto, shuffle",
         ),

@@ -305,7 +305,7 @@ def test_a_margin_or_another_adaptation_changes_no_job():
 
 
 def test_a_further_pool_has_a_job_of_its_own():
-    values = study({"a": {"kind": "other_domain", "pool": "shifted"}})
+    values = study({"a": {"kind": "other_domain", "pool": "shifted", "training": {"batch_size": 20}}})
     values["pools"]["further"] = {"shifted": {"split": "test", "pairs": 20}}
     found = Study(values, FILE)
     settings = PoolsSettings.read(json.loads(pool_slice(found, "shifted")), "pools")

@@ -113,7 +113,7 @@ def test_a_study_names_probe_and_retrieval():
         ({"probe": {"dataset": "tiny", "split": "tarin"}},
          "evaluation.probe.split: tiny has no split 'tarin'; did you mean 'train'?"),
         ({"probe": {"dataset": "tiny"}}, "evaluation.probe.split: is missing"),
-        ({"retrieval": {"dataset": "tinny", "split": "test"}}, "dataset: unknown name 'tinny'; did you mean 'tiny'?"),
+        ({"retrieval": {"dataset": "tinny", "split": "test"}}, "evaluation.retrieval.dataset: unknown name 'tinny'; did you mean 'tiny'?"),
         ({"retrieval": {"dataset": "tiny", "split": "tset"}},
          "evaluation.retrieval.split: tiny has no split 'tset'; did you mean 'test'?"),
         ({"retrieval": {"dataset": "tiny", "split": "test", "caption": 5}},

@@ -297,7 +297,7 @@ def test_shifts_that_are_not_there_change_no_job():
     [
         ({"dark": {"dataset": "cold", "split": "nite"}},
          "evaluation.shifts.dark.split: cold has no split 'nite'; did you mean 'night'?"),
-        ({"dark": {"dataset": "colt", "split": "night"}}, "dataset: unknown name 'colt'; did you mean 'cold'?"),
+        ({"dark": {"dataset": "colt", "split": "night"}}, "evaluation.shifts.dark.dataset: unknown name 'colt'; did you mean 'cold'?"),
         ({"dark": {"dataset": "cold", "split": "night", "classes": "imagenette"}},
          "evaluation.shifts.dark.classes: 'tench' is not among the 24 classes of the evaluation"),
         ({"dark": {"dataset": "cold", "split": "night", "classes": "scened"}},

@@ -147,6 +147,12 @@ def test_wordnet_folder_without_its_files(tmp_path):
         lexicon.load_lexicon(f"wordnet:{tmp_path / 'nowhere'}")
 
 
+def test_a_wordnet_that_is_not_fetched_says_how(tmp_path, monkeypatch):
+    monkeypatch.setattr(lexicon, "FOLDER", tmp_path / "wordnet")
+    with pytest.raises(UserError, match=r"is missing; in a checkout `python -m scripts\.wordnet` .* wordnet:FOLDER$"):
+        lexicon._load.__wrapped__("wordnet")
+
+
 def test_wordnets_function_words_are_no_nouns(wordnet):
     found = lexicon.load_lexicon(f"wordnet:{wordnet}")
     assert found.word_classes(["the", "dog", "in", "his", "Behind"]) == [
