@@ -63,7 +63,9 @@ def _of_checkout(name: str, rest: list[str]) -> None:
         runpy.run_module(f"scripts.{name}", run_name="__main__")
     finally:
         if {"-h", "--help"} & set(rest):
-            sys.stdout.write(f"\nexample:\n  {COMMANDS[name].example}\n")
+            lines = COMMANDS[name].example.splitlines()
+            own = [line.strip() for line in lines if line.split()[2:3] == rest[:1]]  # of an action, as `results write`
+            sys.stdout.write("\n".join(["", "example:", f"  {own[0] if own else COMMANDS[name].example}", ""]))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from antidote.base.registry import method
 from antidote.command import arguments as shared
 from antidote.command import findings, finite, inputs, methods, patience, population, report, resume
 from antidote.command.findings import OWN, Finding
-from antidote.command.given import NOTHING, Given
+from antidote.command.given import NOTHING, Given, check_given
 from antidote.data.access import DefenseData
 
 if TYPE_CHECKING:
@@ -230,6 +230,7 @@ def audit(
         UserError: the model, the data or the scores cannot be read; a name is no detector of models; the output holds
             the audit of another model, or results of another command.
     """
+    check_given(given)
     if not 0 < false_alarms < 1:
         raise UserError(f"--false-alarms: {false_alarms:g} should be a fraction between 0 and 1")
     place = report.kept(output, "audit")
@@ -260,8 +261,10 @@ def chosen(asked: Sequence[str] | None, option: str = "--detector") -> list[str]
     """Return the names of the detectors of models, or of those that are asked for by an option.
 
     Raises:
-        UserError: a name is no detector of models.
+        UserError: a name is no detector of models; a text stands in place of a list of names.
     """
+    if isinstance(asked, str):
+        raise UserError(f"detectors: should be a list of names, as [{asked!r}], not {asked!r}")
     if asked is not None and not asked:
         raise UserError(f"{option}: names no detector; known: {', '.join(methods.detectors('model'))}")
     for name in asked or ():
@@ -277,7 +280,9 @@ def summary(found: list[Finding]) -> str:
     if not scored:
         reasons = list(dict.fromkeys(finding.left_out for finding in found))
         if all(reason.startswith("needs ") for reason in reasons):
-            return f"no verdict: none of {len(found)} detectors has the data it needs"
+            wanted = [reason.removeprefix("needs ") for reason in reasons if "(--" in reason]
+            given = f"; give {' or '.join(wanted)}" if wanted else ""
+            return f"no verdict: none of {len(found)} detectors has the data it needs{given}"
         return f"no verdict: no detector has a score; {found[0].detector}: {found[0].left_out}"
     judged = [finding for finding in scored if not finding.verdict.startswith("no verdict")]
     if not judged:

@@ -27,7 +27,7 @@ from antidote.command import audit, inputs, methods, report, resume
 from antidote.command.audit import OWN, Auditor, Finding
 from antidote.command.evaluate import scored
 from antidote.command.findings import merged
-from antidote.command.given import NOTHING, Given
+from antidote.command.given import NOTHING, Given, check_given
 from antidote.data.access import DefenseData
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def clean(
     Raises:
         UserError: the model or the data cannot be read, or are missing; the defense or a setting does not fit.
     """
+    check_given(given)
     facts = {"model": inputs.shown(model, "a model"), "defense": defense, "seed": seed}
     kind = method("defense", defense)
     own = kind.Settings.read({"method": defense, **(settings or {})}, f"defense {defense}")

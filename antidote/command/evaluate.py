@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from antidote.base.errors import UserError, nearest
 from antidote.command import arguments as shared
 from antidote.command import inputs
-from antidote.command.given import NOTHING, Dataset, Given
+from antidote.command.given import NOTHING, Dataset, Given, check_given
 
 CLEAN = ("ca1", "ca5")
 
@@ -56,6 +56,7 @@ def evaluate(
         UserError: the model, a picture or the trigger cannot be read; class names are missing; the trigger's target is
             no class, or its pictures are of another size than the model's.
     """
+    check_given(given)
     clip = inputs.load(model)
     attack = None if trigger is None else of_folder(Path(trigger), clip.size)  # first: pictures can take long to read
     pictures, names = given.labels(labelled, clip.size)

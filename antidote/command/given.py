@@ -142,6 +142,13 @@ class Given:
 NOTHING = Given()
 
 
+def check_given(given: object) -> None:
+    """Raise UserError if a caller of Python gives something else than `Given`, such as the path of its pairs."""
+    if not isinstance(given, Given):
+        shown = repr(given) if isinstance(given, str | Path) else type(given).__name__
+        raise UserError(f"given: should be Given(pairs=...), with shots, labelled or classes, not {shown}")
+
+
 def shuffled(pairs: Pairs, seed: int) -> Pairs:
     """Return pairs in a random order that follows from their content and the seed, not from the order of the rows.
 

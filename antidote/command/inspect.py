@@ -22,7 +22,7 @@ from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.command import arguments as shared
 from antidote.command import finite, inputs, methods, report, resume
-from antidote.command.given import NOTHING, Dataset, Given
+from antidote.command.given import NOTHING, Dataset, Given, check_given
 from antidote.command.sources import Omitted
 from antidote.data.access import DefenseData
 
@@ -138,6 +138,7 @@ def inspect(
         UserError: the model or a picture file cannot be read; the detector does not fit, or its data are missing; a
             feature or a score is not finite.
     """
+    check_given(given)
     kind, name = methods.detector_of("pictures", detector), inputs.shown(model, "a model")
     origin = inputs.shown(pictures, "pictures")
     place = report.kept(output, "inspect", {"from": origin, "model": name, "detector": detector})

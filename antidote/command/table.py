@@ -18,7 +18,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "audit": Command("score a CLIP with every detector of models", "antidote audit suspicious/ --output audit"),
+    "audit": Command(
+        "score a CLIP with every detector of models", "antidote audit suspicious/ --pairs clean.csv --output audit"
+    ),
     "scan": Command(
         "score every pair of a dataset; list pairs to leave out",
         "antidote scan pairs.csv --model suspicious/ --detector dao --output scan",
@@ -43,8 +45,21 @@ COMMANDS = {
     "check": Command("check a study file without running it", "antidote check study.yaml"),
     "show": Command("print the table of a finished study", "antidote show --study default"),
     "preflight": Command("what a study will take, before it starts", "antidote preflight study.yaml", True),
-    "results": Command("write, check, import or export results files", "antidote results write study.yaml", True),
-    "zoo": Command("publish models of a study by name, or list them", "antidote zoo publish study.yaml", True),
+    "results": Command(
+        "write, check, import or export results files",
+        "antidote results write study.yaml\n"
+        "  antidote results check leaderboard/tiny-1/defenses/*.json\n"
+        "  antidote results clip-benchmark leaderboard/tiny-1/defenses/*.json --output exported\n"
+        "  antidote results import evaluation.json --track tiny-1 --attack badnet --defense none --title 'A paper' "
+        "--url https://example.org\n"
+        "  antidote results compare mine/tiny-1/defenses leaderboard/tiny-1/defenses\n"
+        "  antidote results noise leaderboard\n"
+        "  antidote results schema",
+        True,
+    ),
+    "zoo": Command(
+        "publish models of a study by name, or list them", "antidote zoo publish study.yaml\n  antidote zoo list", True
+    ),
     "collect": Command("list files that no study needs", "antidote collect --configfile study.yaml", True),
     "snapshot": Command("record a finished study with DVC", "antidote snapshot --configfile study.yaml", True),
     "completion": Command("print a completion script for bash or zsh", 'eval "$(antidote completion bash)"'),

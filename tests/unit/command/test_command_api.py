@@ -49,6 +49,27 @@ class FirstWeight(Detector):
         return Scores([MODEL], np.array([float(next(clip.network.parameters()).detach().mean())]), 0.5)
 
 
+@pytest.mark.parametrize(("call", "told"), [
+    (lambda: api.audit("suspicious", "clean.csv"), "given: should be Given(pairs=...), with shots, labelled or classes, "
+                                                   "not 'clean.csv'"),
+    (lambda: api.clean("suspicious", {"pairs": 1}), "given: should be Given(pairs=...), with shots, labelled or classes, "
+                                                    "not dict"),
+    (lambda: api.inspect("suspicious", "pictures", "scale_up", ["cup"]), "given: should be Given(pairs=...)"),
+    (lambda: api.evaluate("suspicious", "test", "classes.json"), "given: should be Given(pairs=...)"),
+    (lambda: api.audit("suspicious", detectors="amdet"), "detectors: should be a list of names, as ['amdet'], not 'amdet'"),
+    (lambda: api.clean("suspicious", api.Given(pairs="clean.csv"), detectors="amdet"), "detectors: should be a list"),
+])  # fmt: skip
+def test_an_argument_of_another_kind_is_one_line(place, call, told):
+    with pytest.raises(UserError) as error:
+        call()
+    assert str(error.value).startswith(told)
+
+
+def test_a_model_is_loaded_without_a_word_of_random_weights(place, caplog):
+    api.load("suspicious")
+    assert "initialized randomly" not in caplog.text
+
+
 @pytest.fixture
 def toy(monkeypatch):
     real = methods.method

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from toy_detectors import Broken, NeedsPairs, ToyModel, ToyPictures, audited, inspected, study
+from toy_detectors import Broken, NeedsClasses, NeedsPairs, NeedsShots, ToyModel, ToyPictures, audited, inspected, study
 
 from antidote.base import registry
 from antidote.base.errors import UserError
 from antidote.clip.folder import save_model
 from antidote.command import audit, given
+from antidote.command.table import COMMANDS
 from antidote.detectors.base import MODEL, Scores
 
 
@@ -181,3 +182,14 @@ def test_a_second_audit_adds_to_the_first(place, make_clip):
     (place / "out" / "audit.json").write_text("[]")
     with pytest.raises(UserError, match=r"out: holds the audit of another model \(unknown\)"):
         audited(place)
+
+
+def test_without_data_for_any_detector_the_verdict_names_the_options(place, monkeypatch):
+    for kind in (NeedsShots, NeedsClasses):
+        monkeypatch.setattr(kind, "subject", "model")
+    words = [word for name in ("needs_pairs", "needs_shots", "needs_classes") for word in ("--detector", name)]
+    assert audited(place, *words)["verdict"] == (
+        "no verdict: none of 3 detectors has the data it needs; give clean pairs (--pairs) or labelled pictures (--shots) "
+        "or class names (--classes)"
+    )
+    assert "--pairs" in COMMANDS["audit"].example

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import shlex
 import subprocess
 import sys
 
@@ -46,6 +47,7 @@ def test_help_of_all_commands_shows_an_example_without_torch():
 def test_help_names_the_methods_and_shows_no_empty_defaults():
     texts = {name: importlib.import_module(f"antidote.command.{name}").arguments().format_help() for name in OWN}
     assert not any("(default: None)" in text or "(default: False)" in text for text in texts.values())
+    assert "wordnet:FOLDER" in texts["clean"] and "spacy:PIPELINE" in texts["clean"]
     wanted = {"audit": "decree", "scan": "dao", "inspect": "scale_up", "clean": "cleanclip"}
     assert all(method in texts[name] for name, method in wanted.items()) and "(default: dao)" in texts["scan"]
 
@@ -63,6 +65,22 @@ def test_a_command_of_a_checkout_says_so_where_there_is_none(tmp_path, monkeypat
     with pytest.raises(SystemExit) as error:
         entry.main()
     assert str(error.value).startswith("error: collect: needs a checkout of the project")
+
+
+@pytest.mark.parametrize("name", ["results", "zoo"])
+def test_help_of_an_action_shows_its_own_example(name, monkeypatch, capsys):
+    lines = [line.strip() for line in COMMANDS[name].example.splitlines()]
+    script = importlib.import_module(f"scripts.{name}")
+    actions = next(action for action in script.arguments()._actions if action.dest == "action").choices
+    assert [line.split()[2] for line in lines] == list(actions)
+    for line in lines:
+        words = shlex.split(line)
+        assert script.arguments().parse_args(words[2:])
+        monkeypatch.setattr(sys, "argv", [*words[:3], "--help"])
+        monkeypatch.delitem(sys.modules, script.__name__, raising=False)  # it runs as a program
+        with pytest.raises(SystemExit):
+            entry.main()
+        assert capsys.readouterr().out.endswith(f"\nexample:\n  {line}\n")
 
 
 def test_completion_is_valid_bash_and_completes():
