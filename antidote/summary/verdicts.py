@@ -11,7 +11,8 @@ A stronger setting of a defense leaves a lower ASR@1 for more clean accuracy. At
 - several attacks under one swept defense, also in a mean over attacks, count at one setting, the strongest within the
   budget on all of them: whoever defends does not know the attack;
 - a defense beyond the accuracy budget is judged as one that loses more than the others;
-- what a defense costs in clean accuracy, against the undefended model, is decided within the budget or beyond it.
+- what a defense costs in clean accuracy, against the undefended model, is decided within the budget or beyond it; a
+  swept one costs too much only if its cheapest setting does.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ RISES = {"delta": "delivered", "delta_control": "delivered_control"}  # a rise, 
 LEFT = ("delivered", "worst", "area")  # like ASR, lower at a stronger setting of a defense
 CONFIDENCE = 0.95
 ENOUGH = 3  # seeds from which a spread is taken as it is
+CHEAPEST = (-100.0, -100.0)  # losses of CA@1 that no setting has: the one that costs the least counts
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
         floor = "the track states no noise floor of " + ("this model" if done.noise is None else "these figures")
         return Verdict(UNDECIDED, f"fewer than {ENOUGH} seeds, and {floor}", **facts)
     verdict = _decided(relation.mark, mean, half, facts)
+    if verdict.word == FAILS and accuracy and swept and not _decided_at_least_cost(relation, done, gated, used):
+        return Verdict(UNTESTABLE, "a swept defense spends as much accuracy as its setting allows", **facts)
     if verdict.word != HOLDS and (missed := _out_of_reach(case, relation.mark, len(done.study.classes))):
         return Verdict(*missed, **facts)  # what holds is within reach
     doubt = _in_doubt(found, mean) if matched and verdict.word != UNDECIDED else []
@@ -161,19 +165,29 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
     return Verdict(UNDECIDED, f"{why}: {', '.join(doubt)}", **facts) if doubt else verdict
 
 
-def _case(relation: Relation, done: Finished, gated: bool, used: Sweeps, equal: bool) -> _Case:
+def _decided_at_least_cost(relation: Relation, done: Finished, gated: bool, used: Sweeps) -> bool:
+    """Return whether a relation fails also at the setting of a swept defense that costs the least accuracy."""
+    case = _case(relation, done, gated, used, False, CHEAPEST)
+    mean, half = case.interval(range(len(case.found)))
+    return half is not None and _decided(relation.mark, mean, half, {}).word == FAILS
+
+
+def _case(
+    relation: Relation, done: Finished, gated: bool, used: Sweeps, equal: bool, ends: Ends | None = None
+) -> _Case:
     """Return a relation's figures.
 
     Args:
         used: entries and attacks of each defense (`sweeps`).
         equal: compare defenses at equal loss of accuracy, if their accuracy was measured.
+        ends: without `equal`, losses at which the settings of a defense are taken; None: the picked settings.
 
     Raises:
         Missing: the study did not measure a figure.
     """
     terms, seeds = [term for term in relation.terms if term.figure], list(done.study.file.seeds)
     losses = common_losses(done, used, seeds) if equal else None
-    found = measure(terms, done, gated, used, seeds, losses)
+    found = measure(terms, done, gated, used, seeds, ends or losses)
     by_seed = _together(found)
     if losses is not None and 0 < len(by_seed) < len(seeds):
         seeds = list(by_seed.index)

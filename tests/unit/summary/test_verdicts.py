@@ -69,6 +69,14 @@ def test_a_rise_has_the_room_above_what_was_delivered():
         assert judged(done, f"delta{term} - delta_control{term} >= 10").word == word
 
 
+@pytest.mark.parametrize(("least", "word"), [(0.948, UNTESTABLE), (0.93, FAILS)])
+def test_a_swept_defense_costs_too_much_only_if_its_cheapest_setting_does(least, word):
+    """Undefended 95 %; the strongest setting within the budget of 6 points costs 4 points, the weakest 0.2 or 2."""
+    done = swept(t001=([0.9] * 3, [least] * 3), t002=([0.5] * 3, [0.91] * 3), cleanclip=([0.4] * 3, [0.94] * 3))
+    kept = "ca1(attack=badnet, defense=finetune) >= ca1(attack=badnet) - 1"
+    assert judged(done, kept).word == word
+
+
 def test_what_is_judged_does_not_depend_on_the_order_of_the_figures():
     done = finished({"cleanclip": ([0.95] * 3, [0.94] * 3)}, SEEDS)
     one = "asr1(attack=badnet, defense=cleanclip) <= asr1(attack=badnet) - 50"
