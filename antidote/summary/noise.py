@@ -3,14 +3,16 @@
 A cell counts if it has at least three seeds and its mean ASR@1 is between 10 and 90 %. Near 0 and 100 % all seeds
 agree, and the spread of such a cell says nothing of a cell on the slope. The pooled standard deviation is the square
 root of the mean variance, weighted by seeds minus one. Cells of one attack in one study share the backdoored models of
-their seeds, and vary together: they count once for the degrees of freedom.
+their seeds, and vary together: they count once for the degrees of freedom. So do those of two studies with the same
+backdoored models, by the hashes of the weights; a cell that two studies measured alike counts once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from antidote.study.layout import NO_DEFENSE
 from antidote.study.tracks import FREEDOM, Noise
 from antidote.summary.exchange import Result
 from antidote.summary.verdicts import ENOUGH
@@ -25,27 +27,44 @@ def noise(results: Iterable[Result]) -> dict[str, dict[str, Noise]]:
     Args:
         results: measured results of any tracks.
     """
+    results = list(results)
+    attacked = {_attack(one): _models(one) for one in results if one.defense.name == NO_DEFENSE}
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         asr = result.figures.get("asr1")
         if result.status == "measured" and asr and len(asr.seeds) >= ENOUGH and SLOPE[0] <= asr.mean <= SLOPE[1]:
             groups.setdefault((result.track.name, result.model), []).append(result)
     found: dict[str, dict[str, Noise]] = {}
-    for (track, model), mine in sorted(groups.items()):
-        freedom = _freedom(mine)
+    for (track, model), cells in sorted(groups.items()):
+        mine = list({(_models(one), str(one.figures["asr1"].seeds)): one for one in cells}.values())
+        freedom = _freedom(mine, attacked)
         if freedom >= FREEDOM:
             figures = {name: _pooled(mine, name) for name in FIGURES}
             found.setdefault(track, {})[model] = Noise(cells=len(mine), freedom=freedom, figures=figures)
     return found
 
 
-def _freedom(results: list[Result]) -> int:
-    """Return seeds minus one, summed over the attacks of each study."""
-    most: dict[tuple[str, str], int] = {}
+def _freedom(results: list[Result], attacked: Mapping[tuple[str, str], tuple[str, ...]]) -> int:
+    """Return seeds minus one, summed over the backdoored models.
+
+    Args:
+        attacked: hashes of the backdoored models by study and attack; without them, a study's attack has its own.
+    """
+    most: dict[tuple[str, ...], int] = {}
     for one in results:
-        key = one.source.title, one.attack.name
+        key = attacked.get(_attack(one)) or _attack(one)
         most[key] = max(most.get(key, 0), len(one.figures["asr1"].seeds) - 1)
     return sum(most.values())
+
+
+def _attack(one: Result) -> tuple[str, str]:
+    """Return the study and the entry of a cell's attack."""
+    return one.source.title, one.attack.name
+
+
+def _models(one: Result) -> tuple[str, ...]:
+    """Return the hashes of a cell's models; () without them."""
+    return tuple(sorted(one.hashes.models.values())) if one.hashes else ()
 
 
 def _pooled(results: list[Result], name: str) -> float:

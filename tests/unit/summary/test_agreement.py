@@ -36,6 +36,7 @@ def write(
     track="tiny",
     name="asr1",
     first=0,
+    study="defenses",
 ):
     """Write one results file; return its folder."""
     folder.mkdir(exist_ok=True)
@@ -43,8 +44,8 @@ def write(
         "track": {"name": track, "version": 1}, "status": status, "model": "tiny-rn", "evaluation": "scenes",
         "attack": {"name": attack, "method": attack},
         "defense": {"name": defense, "method": "finetune", "settings": {"lr": lr}},
-        "figures": {name: figure(asr1, first)}, "hashes": {"models": {"0": "a"}, "code": "b"},
-        "source": {"title": "defenses", "url": "https://example.org"},
+        "figures": {name: figure(asr1, first)}, "hashes": {"models": {"0": f"{attack} {defense}"}, "code": "b"},
+        "source": {"title": study, "url": "https://example.org"},
     }  # fmt: skip
     (folder / f"{attack}--{defense}.json").write_text(json.dumps(values))
     return folder
@@ -174,6 +175,20 @@ def test_the_noise_floor_is_pooled_over_the_cells_on_the_slope(tmp_path):
         path.write_text(json.dumps({**values, "figures": {**values["figures"], "ca1": figure(SPREAD)}}))
     [floor] = noise(map(read_result, tmp_path.glob("*.json")))["tiny"].values()
     assert (floor.cells, floor.freedom, floor.figures) == (4, 4, {"asr1": 1.6, "ca1": 2.0})
+
+
+def test_studies_that_share_backdoored_models_count_them_once(tmp_path):
+    """A cell that both measured alike counts once as well."""
+    for study in ("defenses", "ablations"):
+        write(tmp_path / study, (0.99, 0.99, 0.99), defense="none", study=study)
+        write(tmp_path / study, SPREAD, study=study)
+        write(tmp_path / study, (0.3, 0.5, 0.7), defense=f"own of {study}", study=study)
+    write(tmp_path / "other", SPREAD, attack="blended", study="ablations")
+    for path in tmp_path.glob("*/*.json"):
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({**values, "figures": {**values["figures"], "ca1": figure(SPREAD)}}))
+    [floor] = noise(map(read_result, tmp_path.glob("*/*.json")))["tiny"].values()
+    assert (floor.cells, floor.freedom) == (4, 4)
 
 
 def test_too_few_cells_for_a_noise_floor_are_told(tmp_path):
