@@ -151,7 +151,7 @@ FAULTS = [
     Fault("damaged model to defend", model_with(weights=99), defend("bad/model"), f"bad/model/{WEIGHTS}: damaged"),
     Fault("no pairs to defend with", nothing, defend(pools=()), "--pools: is missing; access 'clean-pairs' needs it"),
     Fault("no such lexicon", nothing, defend(lexicon="x", method="cleanclip"), "lexicon: unknown name 'x'; known: "),
-    Fault("no lexicon", nothing, defend(lexicon="none", method="ta_cleaner"), "ta_cleaner: no caption word is a noun "),
+    Fault("no lexicon", nothing, defend(lexicon="none", method="ta_cleaner"), "ta_cleaner: lexicon: no caption word is"),
     Fault("no WordNet", nothing, defend(lexicon="wordnet:bad", method="cleanclip"), "lexicon: "),
     Fault("unknown defense", nothing, defend(method="finetuen"), "unknown defense method 'finetuen'; did you mean 'fi"),
     Fault("more poisons than pairs", nothing, poison(poisons=65), f"attack {TRIGGER}: poisons: 65 asked, but only"),
