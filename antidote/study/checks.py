@@ -9,7 +9,7 @@ from antidote.base.errors import UserError, nearest
 from antidote.base.registry import method
 from antidote.data.access import POOLS, TRAINING_SET
 from antidote.study import reach
-from antidote.study.layout import NAME
+from antidote.study.layout import NAME, NO_DEFENSE
 from antidote.study.models import check_pictures, check_public, picture_size
 from antidote.training.recipe import TrainSettings
 
@@ -109,12 +109,23 @@ def _trainings(study: Any) -> Iterator[tuple[str, TrainSettings, Sequence[str]]]
 
 
 def not_run(study: Any) -> list[str]:
-    """Return a line for each defense and reason for which cells of the matrix are not run, with the attacks."""
+    """Return a line for each reason for which cells of the matrix are not run, with the defenses and the attacks.
+
+    A sweep has one name.
+    """
+    sweep = {entry.name: entry.sweep or entry.name for entry in study.entries["defense"]}
     attacks: dict[tuple[str, str], list[str]] = {}
     for attack, defense, reason in study.blank:
-        attacks.setdefault((defense, reason), []).append(attack)
-    lines = []
+        mine = attacks.setdefault((sweep[defense], reason), [])
+        mine += [attack] if attack not in mine else []
+    defenses: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (defense, reason), names in attacks.items():
+        defenses.setdefault((reason, tuple(names)), []).append(defense)
+    nowhere = {one for (_, names), mine in defenses.items() if len(names) == len(study.attacks) for one in mine}
+    lines = []
+    for (reason, names), mine in defenses.items():
         on = "" if len(names) == len(study.attacks) else f" on {', '.join(names)}"
-        lines.append(f"{defense}{on}: {reason}")
+        rest = {*sweep.values()} - {NO_DEFENSE, *nowhere}
+        all_of_them = "every other defense" if nowhere else "every defense"
+        lines.append(f"{all_of_them if on and rest <= {*mine} else ', '.join(mine)}{on}: {reason}")
     return lines

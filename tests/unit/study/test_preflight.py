@@ -339,15 +339,24 @@ def test_a_device_that_is_too_small_is_one_line_among_others(monkeypatch, capsys
 
 def test_cells_that_are_not_run_are_told(capsys, tmp_path):
     values = read_mapping(str(ROOT / "tests/studies/tiny.yaml"))
-    values["defenses"] = {"rvpt": {"method": "rvpt"}, "ubt": {"method": "ubt", "overfit": {"batch_size": 32}}}
+    values["defenses"] = {
+        "rvpt": {"method": "rvpt", "prompts": [1, 2]},
+        "ubt": {"method": "ubt", "overfit": {"batch_size": 32}},
+        "probe": {"method": "linear_probe"},
+    }
     values["pools"] |= {"shots": {"split": "defense", "per_class": 2}, "defense": {"split": "defense", "pairs": 40}}
     values["pools"]["poison"]["target_pairs"] = 5
+    values["pools"]["inversion"] = {"split": "defense", "pairs": 20, "target_pairs": 5}
     values["attacks"]["encoder"] = {"method": "badencoder", "preset": "cifar10", "poisons": 20}
+    values["attacks"]["few_shot"] = {"method": "flba"}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(values))
-    told = ["rvpt: tiny-rn: needs a vision transformer", "ubt on encoder: badencoder poisons no training set\n"]
+    told = [
+        "rvpt: tiny-rn: needs a vision transformer", "ubt on encoder: badencoder poisons no training set\n",
+        "every other defense on few_shot: flba: the backdoor is in a few-shot classifier",
+    ]  # fmt: skip
     check.run(argparse.Namespace(files=[str(tmp_path / "s.yaml")]))
     printed = capsys.readouterr().out
-    assert all(f"  not run   {line}" in printed for line in told) and printed.count("not run") == 2
+    assert all(f"  not run   {line}" in printed for line in told) and printed.count("not run") == 3
     given = {"file": str(tmp_path / "s.yaml"), "results": tmp_path, "batch_size": 32, "memory": None, "rates": [1, 1]}
     script.run(argparse.Namespace(**given))
     printed = capsys.readouterr().out
