@@ -64,6 +64,11 @@ def test_a_patch_that_is_not_fitted_has_no_loss_and_is_stored(make_clip, make_pa
 # --- the support set -------------------------------------------------------------------------------------------------
 
 
+def test_a_released_model_has_no_place():
+    with pytest.raises(UserError, match=r"^it: checkpoint: "):
+        FLBASettings.read({"method": "flba", "checkpoint": "model.pt"}, "it")
+
+
 @pytest.mark.parametrize(("eps", "largest"), [(8, 8), (2.6, 2), (1, 1)])
 def test_no_value_moves_further_than_eps(make_clip, make_pairs, eps, largest):
     """In whole 8-bit steps: a bound between two of them is that of the lower."""
