@@ -102,7 +102,7 @@ class FLBASettings(Victim, OptimisedPatchSettings):
     poisons: int | None = Field(None, ge=1, description="maximum number of attacked pictures; empty: all (FLBA)")
     caption: Literal["original"] = Field("original", description="fixed, since captions are not used")
     avoid_target: Literal[False] = Field(False, description="the target's pictures are attacked as well")
-    checkpoint: None = Field(None, description="none: the attack leaves the CLIP as it is")
+    checkpoint: None = Field(None, description="no model is loaded: the attack leaves the CLIP as it is")
 
     def check_models(self, model: Mapping[str, Any], surrogate: Mapping[str, Any]) -> None:
         if self.victim == "prompts" and not causal_text(model):

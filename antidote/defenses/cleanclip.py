@@ -32,7 +32,7 @@ from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
-from antidote.data.words.eda import augment
+from antidote.data.words.eda import augment, letters
 from antidote.defenses.base import FineTuningDefense, FineTuningSettings
 from antidote.training.augmentation import auto_augment
 from antidote.training.objectives import Batch, Contrastive, Views
@@ -79,12 +79,15 @@ class SelfSupervised(Contrastive):
         rng = random.Random(derive(seed, "eda"))
         captions = data.pairs.captions
         self.augmented = [augment(caption, data.lexicon, rng) for caption in captions]
-        if not any(data.lexicon.synonyms(word) for word in {word for text in captions for word in text.split()}):
+        plain = [letters(caption) for caption in captions]
+        if not any(data.lexicon.synonyms(word) for word in {word for words in plain for word in words}):
             log.warning(
                 "%s: the lexicon has no synonym of any caption word, so that %.0f %% of the captions stay as they are; "
                 "one that has synonyms, such as wordnet, makes more of them differ",
                 settings.method,
-                100 * sum(map(str.__eq__, captions, self.augmented)) / len(captions),
+                100
+                * sum(" ".join(words) == text for words, text in zip(plain, self.augmented, strict=True))
+                / len(plain),
             )
 
     def texts(self) -> Iterable[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from antidote.base.registry import method
 from antidote.data.access import POOLS
+from antidote.study.checks import pool_sizes
 from antidote.study.data_jobs import matrix
 from antidote.study.study import Study
 
@@ -65,14 +66,12 @@ def sizes_of(study: Study) -> dict[str, int]:
     `looks` counts the pictures that one cell encodes for its scores, clean and triggered ones; `first pictures` the
     evaluation's own, and `shown pictures` those of a detector of pictures.
     """
-    pools = study.file.pools
-    sizes = {name: getattr(pool, "pairs", 0) for name, pool in pools.pools().items()}
-    sizes["shots"] = pools.shots.per_class * len(study.classes) if pools.shots else 0
+    sizes = pool_sizes(study)
     sizes["training set"] = sum(sizes.get(name, 0) for name in POOLS["poisoned-training-set"])
     sizes["first pictures"] = pictures(study, study.evaluated)
     sizes["shown pictures"] = 2 * min(study.file.detect_pictures, sizes["first pictures"])
     sizes["looks"] = sum(part.looks * pictures(study, part) for part in study.evaluated.passes())
-    return {"defense": 0, "inversion": 0, "poison": 0, "classes": len(study.classes), **sizes}
+    return {"defense": 0, "inversion": 0, "poison": 0, "shots": 0, "classes": len(study.classes), **sizes}
 
 
 def size_of(study: Study, dataset: str, split: str) -> int | None:

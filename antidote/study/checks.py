@@ -70,17 +70,21 @@ def check_batches(study: Any) -> None:
 
     A method may train on a part of the pools alone, which is found out in its job.
     """
-    pools = study.file.pools
-    sizes = {name: getattr(pool, "pairs", 0) for name, pool in pools.pools().items()}
-    if pools.shots:
-        sizes["shots"] = pools.shots.per_class * len(study.classes)
+    pools, sizes = study.file.pools, pool_sizes(study)
     for key, recipe, names in _trainings(study):
         held = sum(sizes.get(name, 0) for name in names)
-        if recipe.epochs and recipe.batch_size > held:
+        if names and recipe.epochs and recipe.batch_size > held:
             told = " and ".join(f"pools.{pools.key(name)}" for name in names if name in sizes)
             raise UserError(
                 f"{study.where}: {key}.batch_size: {recipe.batch_size} is more than the {held} pairs of {told}"
             )
+
+
+def pool_sizes(study: Any) -> dict[str, int]:
+    """Return the number of pairs of each pool that the study has, of shots the number of pictures."""
+    pools = study.file.pools
+    shots = {"shots": pools.shots.per_class * len(study.classes)} if pools.shots else {}
+    return {name: getattr(pool, "pairs", 0) for name, pool in pools.pools().items()} | shots
 
 
 def _trainings(study: Any) -> Iterator[tuple[str, TrainSettings, Sequence[str]]]:

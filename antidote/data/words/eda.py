@@ -33,15 +33,15 @@ def augment(caption: str, lexicon: Lexicon, rng: random.Random) -> str:
     The result is lower-case and consists of letters and spaces; a caption without letters is returned unchanged.
     Replacement and insertion change nothing if the lexicon has no synonyms for the words.
     """
-    words = _letters(caption)
+    words = letters(caption)
     if not words:
         return caption
     count = max(1, int(RATE * len(words)))
     changed = rng.choice((_replace, _insert, _swap, _delete))(words, count, lexicon, rng)
-    return " ".join(_letters(" ".join(changed)))
+    return " ".join(letters(" ".join(changed)))
 
 
-def _letters(text: str) -> list[str]:
+def letters(text: str) -> list[str]:
     """Return the lower-case words of a text: apostrophes are removed, other non-letters separate words."""
     return re.sub(r"[^a-z]", " ", re.sub(r"['’]", "", text.lower())).split()
 

@@ -242,7 +242,7 @@ def test_cleanclips_pictures_are_augmented_at_every_access(make_pairs, scenes_le
 
 def test_a_lexicon_without_synonyms_is_told(make_pairs, scenes_lexicon, caplog):
     """The commands' default lexicon has none: of the views of a caption, more are the caption itself."""
-    pairs = make_pairs(4, captions=["a photo of a ball"] * 4)
+    pairs = make_pairs(4, captions=["A Ball!"] * 4)
     cleanclip(pairs, scenes_lexicon)
     assert not caplog.text
     cleanclip(pairs, load_lexicon("function_words"))

@@ -9,7 +9,9 @@ import pytest
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
+from antidote.study import checks
 from antidote.study.study import Study
+from antidote.training.recipe import TrainSettings
 
 FILE = "tests/studies/tiny.yaml"
 FULL = {"kind": "full", "training": {"epochs": 1, "batch_size": 161}}
@@ -58,3 +60,9 @@ def test_it_is_one_line(changes, told):
 ])  # fmt: skip
 def test_what_fits_and_what_is_not_trained_is_no_fault(changes):
     read(**changes)
+
+
+def test_a_training_that_reads_no_pool_is_no_fault(monkeypatch):
+    """A method of the access `nothing` draws its own pairs."""
+    monkeypatch.setattr(checks, "_trainings", lambda study: [("defenses.own.training", TrainSettings(), ())])
+    read()

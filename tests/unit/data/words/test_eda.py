@@ -41,7 +41,7 @@ def test_a_seed_decides():
 )
 def test_only_lower_case_letters_are_left(caption, words):
     """As in CleanCLIP's code: apostrophes vanish, whatever else is no letter parts words."""
-    assert eda._letters(caption) == words.split()
+    assert eda.letters(caption) == words.split()
     for text in outcomes(caption, NONE, 60):
         assert set(text.split()) <= set(words.split())
 
