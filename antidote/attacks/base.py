@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from antidote.clip.model import Clip
     from antidote.data.pairs import Pairs
-    from antidote.training.recipe import TrainSettings
 
 ThreatModel = Literal["data-poisoning", "training-control", "encoder", "few-shot"]
 
@@ -208,8 +207,11 @@ class Attack:
         return (settings.passes() * sizes["inversion"] if cls.learned else 0), 0
 
     @classmethod
-    def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
-        """Return what a step of the backdoored model's training keeps in memory, as `Defense.step_views` does."""
+    def step_views(cls, settings: Any, recipe: Any) -> tuple[float, float, int]:
+        """Return what a step of the backdoored model's training keeps in memory, as `Defense.step_views` does.
+
+        `recipe` is a `TrainSettings`, which is not imported: a change of recipes would redraw every trigger.
+        """
         return 1, 1, 0
 
     def fit(self, context: FitContext | None, seed: int) -> dict[str, Tensor]:
