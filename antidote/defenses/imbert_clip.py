@@ -21,8 +21,10 @@ Definitions of salience, for the best class's score s cos(f_I(x), t_c):
 On the embedded data's patch attack, among 64 squares, the four squares with the trigger have median ranks of 6 to 21 by
 `gradient` and 0 to 5 by the other two.
 
-`threshold` is IMBERT's lambda. By default there is no threshold: all K patches are removed in every picture, which also
-lowers clean accuracy. CLIP's scores have another scale than BERT's, so choose the threshold for the model.
+The defaults are IMBERT's numbers: its salience, K and `threshold` (its lambda). Why a token above the threshold stays,
+the code does not say; a reading is that the score of a triggered input is saturated and has small gradients, so that
+most clean inputs are left alone. CLIP's scores have another scale than BERT's: choose the threshold by the clean
+accuracy that it costs. With `threshold: null` all K patches are removed in every picture, at several times the cost.
 `only_if_flips` (ours) leaves a picture unchanged if the masked picture gets the same class: top-1 measures do not
 change, and measures on features (retrieval, ASR@k) are not disturbed.
 """
@@ -43,18 +45,18 @@ from antidote.training.session import Report, Work
 
 
 class IMBERTSettings(DefenseSettings):
-    """The numbers are ours, except K, which is from IMBERT's example."""
+    """K, salience and threshold are IMBERT's; the grid is ours."""
 
     method: Literal["imbert_clip"] = "imbert_clip"
     masked: int = Field(4, ge=1, description="K, number of masked patches (IMBERT: 4 tokens)")
     grid: int = Field(7, ge=2, description="patches along a side, for models without patches (ViT-B/32: 7)")
     salience: Literal["gradient", "gradient_input", "occlusion"] = Field(
-        "gradient_input",
+        "gradient",
         description="gradient: norm of the gradient (IMBERT); gradient_input: gradient times the change of the pixels "
         "by masking (ours); occlusion: decrease of the score without the patch, one pass per patch (ours)",
     )
     threshold: float | None = Field(
-        None,
+        1.0,
         description="of the K patches, those with a salience below the threshold are masked, in units of the scores "
         "s cos (IMBERT: 1, of BERT's logits); empty: all K",
     )

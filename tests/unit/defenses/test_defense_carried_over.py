@@ -157,10 +157,10 @@ def test_a_resumed_round_keeps_its_perturbations(make_clip, make_pairs):
 def test_imbert_masks_cells_of_the_models_own_patches(make_clip, make_pairs, tmp_path):
     data = DefenseData(classes=["banana", "cup"], templates=["a {}"])
     report = IMBERT(IMBERTSettings(masked=1), 0).run(make_clip("vit"), data, Work(tmp_path, "x"))
-    ours = {"salience": "gradient_input", "threshold": None, "only_if_flips": False}
-    assert report.clip.description == {"cell": 16, "masked": 1, **ours} and (report.steps, report.pairs) == (0, 0)
+    numbers = {"salience": "gradient", "threshold": 1.0, "only_if_flips": False}  # IMBERT's code
+    assert report.clip.description == {"cell": 16, "masked": 1, **numbers} and (report.steps, report.pairs) == (0, 0)
     assert (tmp_path / "train.jsonl").read_text() == ""
-    clip = IMBERT(IMBERTSettings(grid=8), 0).run(make_clip("rn"), data, Work(tmp_path, "x")).clip
+    clip = IMBERT(IMBERTSettings(grid=8, threshold=None), 0).run(make_clip("rn"), data, Work(tmp_path, "x")).clip
     assert clip.description["cell"] == 4
     images = make_pairs(3).images
     clip.network.eval()
