@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from antidote.base.lazy import functional as F
 from antidote.clip.model import Clip
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ class AdaptedClip(Clip):
             name = "scaled"
             unprotected = "Retrieval is not protected."
 
-            def encode_image(self, images: Tensor) -> Tensor:
-                return F.normalize(super().encode_image(images) * self.tensors["scale"], dim=-1)
+            def raw_features(self, images: Tensor) -> Tensor:
+                return super().raw_features(images) * self.tensors["scale"]
 
         clip = Scaled(clip.network, clip.config, {"scale": torch.ones(512)}, {"learned_on": 1000})
 
@@ -42,5 +43,28 @@ class AdaptedClip(Clip):
         self.tensors = {name: tensor.detach().to(self.device) for name, tensor in tensors.items()}
         self.description = description
 
+    def raw_features(self, images: Tensor) -> Tensor:
+        """Encode pictures (N, 3, size, size), uint8 or float in [0, 1]; return features (N, D) before normalisation.
+
+        An adapter that encodes pictures in its own way overrides this method alone: `encode_image` follows from it.
+        """
+        return network_features(self, images)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return F.normalize(self.raw_features(images), dim=-1)
+
     def added(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {**self.description, "adapter": self.name}, self.tensors
+
+
+def network_features(clip: Clip, images: Tensor) -> Tensor:
+    """Return the network's features (N, D) float32, not normalised, of pictures, uint8 or float in [0, 1]."""
+    return clip.network.encode_image(clip.normalise(images)).float()
+
+
+def raw_features(clip: Clip, images: Tensor) -> Tensor:
+    """Return features (N, D) float32, not normalised, of pictures, uint8 or float in [0, 1], as the model is used.
+
+    Those of an adapter differ from those of its network.
+    """
+    return clip.raw_features(images) if isinstance(clip, AdaptedClip) else network_features(clip, images)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
-from antidote.clip.adapted import AdaptedClip
+from antidote.clip.adapted import AdaptedClip, network_features
 from antidote.clip.model import Clip
 
 if TYPE_CHECKING:
@@ -30,27 +30,31 @@ class PatchMasking(AdaptedClip):
         "Triggers that cover the whole picture, and triggers in texts, are not removed."
     )
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Return features (N, D) of the masked pictures; in training mode, of the unmasked pictures."""
+    def raw_features(self, images: Tensor) -> Tensor:
+        """Return features (N, D) of the masked pictures, not normalised; in training mode, of the unmasked pictures."""
         if self.network.training:
-            return super().encode_image(images)
+            return network_features(self, images)
         with frozen(self.network):
             return torch.cat([self._masked(chunk.to(self.device)) for chunk in images.split(CHUNK)])
 
     def _masked(self, images: Tensor) -> Tensor:
         images = images.float().div(255) if images.dtype == torch.uint8 else images
-        options, encode = self.description, super().encode_image
+        options = self.description
         scale, weights, cell = self.network.logit_scale.exp(), self.tensors["weights"], options["cell"]
         mean = torch.tensor(self.config["preprocess_cfg"]["mean"], device=self.device)
+
+        def encode(pictures: Tensor) -> Tensor:
+            return F.normalize(network_features(self, pictures), dim=-1)
+
         salience = SALIENCE[options.get("salience", "gradient")](encode, scale, images, weights, cell, mean)
         masked = mask_patches(images, salience, options["masked"], cell, mean, options.get("threshold"))
         with torch.no_grad():
-            after = encode(masked)
+            after = network_features(self, masked)
             if not options.get("only_if_flips", False):
                 return after
-            before = encode(images)
-            flips = (after @ weights.T).argmax(dim=1) != (before @ weights.T).argmax(dim=1)
-            return torch.where(flips[:, None], after, before)
+            before = network_features(self, images)
+            own, former = ((F.normalize(one, dim=-1) @ weights.T).argmax(dim=1) for one in (after, before))
+            return torch.where((own != former)[:, None], after, before)
 
 
 @contextmanager

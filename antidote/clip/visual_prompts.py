@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
 from antidote.clip.adapted import AdaptedClip
 
@@ -24,9 +23,9 @@ class VisualPrompts(AdaptedClip):
         "alone, uses the suspicious model as it was."
     )
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def raw_features(self, images: Tensor) -> Tensor:
         features, _ = prompted(self.network.visual, self.normalise(images), self.tensors["prompts"])
-        return F.normalize(features.float(), dim=-1)
+        return features.float()
 
 
 def prompted(visual: Any, images: Tensor, prompts: Tensor | None) -> tuple[Tensor, list[Tensor]]:

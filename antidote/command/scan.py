@@ -27,6 +27,7 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.base.lazy import torch
+from antidote.clip.adapted import raw_features
 from antidote.command import arguments as shared
 from antidote.command import finite, inputs, methods, report
 from antidote.command.sources import Omitted
@@ -235,7 +236,7 @@ def encode(clip: Clip, parts: Iterator[Pairs], work: Path, dataset: str) -> Pair
 
     def features(part: Pairs) -> Tensor:
         nonlocal width
-        found = clip.network.encode_image(clip.normalise(part.images)).float().cpu()
+        found = raw_features(clip, part.images).cpu()
         finite.check_features(found, "--model")
         width = found.shape[1]
         return found

@@ -3,7 +3,7 @@
     minimise over m   mean |f(x m + (1 - m) d) - f(x)| + gamma ||m||_1 + beta TV(m),   m = (tanh(w) + 1) / 2
     score(x)          = - ||m||_1 / pixels
 
-d is one random colour per picture and step, f the network's feature before normalisation. A trigger alone keeps the
+d is one random colour per picture and step, f the feature before normalisation. A trigger alone keeps the
 feature of a triggered picture, so that its mask is small. Loss, optimiser and defaults are those of the code for CLIP,
 HanxunH/Detect-CLIP-Backdoor-Samples; the division by the number of pixels is ours.
 """
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
+from antidote.clip.adapted import raw_features
 from antidote.clip.patch_masking import frozen
 from antidote.data.access import DefenseData
 from antidote.detectors.base import Detector, DetectorSettings, Scores
@@ -61,18 +62,14 @@ class CognitiveDistillation(Detector):
     def _sizes(self, clip: Clip, images: Tensor, stream: torch.Generator) -> Tensor:
         """Return the mean (n,) of the mask of each picture."""
         settings, count = self.settings, len(images)
-
-        def encode(pictures: Tensor) -> Tensor:
-            return clip.network.encode_image(clip.normalise(pictures)).float()
-
         with torch.no_grad():
-            wanted = encode(images)
+            wanted = raw_features(clip, images)
         free = torch.ones(count, 1, *images.shape[2:], device=images.device, requires_grad=True)
         optimizer = torch.optim.Adam([free], lr=settings.lr, betas=BETAS)
         for _ in range(settings.steps):
             mask = (free.tanh() + 1) / 2
             colour = torch.rand(count, 3, 1, 1, generator=stream).to(images.device, non_blocking=True)
-            found = encode(images * mask + (1 - mask) * colour)
+            found = raw_features(clip, images * mask + (1 - mask) * colour)
             kept = (found - wanted).abs().mean(dim=1)
             loss = kept + settings.gamma * mask.sum(dim=(1, 2, 3)) + settings.beta * total_variation(mask)
             (free.grad,) = torch.autograd.grad(loss.mean(), free)

@@ -10,6 +10,7 @@ import numpy as np
 
 from antidote.base.errors import UserError
 from antidote.base.lazy import functional, torch
+from antidote.clip.adapted import raw_features
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +52,9 @@ class FeatureFile:
 
 
 def picture_features(clip: Clip, pairs: Pairs, normalised: bool = True) -> Tensor | FeatureFile:
-    """Return picture features (N, D) float32 on the CPU: unit length, or raw network outputs if not `normalised`.
+    """Return picture features (N, D) float32 on the CPU: unit length, or as encoded if not `normalised`.
+
+    Both are features of the model as it is used, with its adapter.
 
     Raw features of pairs that are encoded already stay in their file.
     """
@@ -60,7 +63,7 @@ def picture_features(clip: Clip, pairs: Pairs, normalised: bool = True) -> Tenso
     clip.network.eval()
 
     def encode(images: Tensor) -> Tensor:
-        return clip.encode_image(images) if normalised else clip.network.encode_image(clip.normalise(images)).float()
+        return clip.encode_image(images) if normalised else raw_features(clip, images)
 
     starts = range(0, len(pairs), ENCODED)
     with torch.no_grad():

@@ -8,11 +8,13 @@ import torch
 
 from antidote.base.errors import UserError
 from antidote.base.registry import ADAPTERS, DEFENSES, method
+from antidote.clip.adapted import raw_features
 from antidote.clip.classifier_head import ClassifierHead
 from antidote.clip.folder import ADAPTER, ADAPTER_WEIGHTS, load_model, save_model
 from antidote.clip.model import Clip
 from antidote.clip.patch_masking import PatchMasking, gradient_salience, mask_patches
 from antidote.clip.visual_prompts import VisualPrompts, prompted
+from antidote.detectors.features import picture_features
 
 CLASSES = ["banana", "boat", "cup"]
 
@@ -47,6 +49,22 @@ def test_kept_and_read_back(make, make_clip, make_pairs, tmp_path):
     plain = open_clip.create_model(f"local-dir:{tmp_path / 'm'}")
     state = adapted.network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("make", [head, prompts, masking])
+def test_raw_features_are_those_of_the_model_in_use(make, make_clip, make_pairs):
+    """Before normalisation they are not of unit length, and an adapter's own encoding of pictures is in them."""
+    clip, pairs = make_clip("vit"), make_pairs(6)
+    adapted, changed = make(clip), make is not head
+    network = picture_features(clip, pairs, normalised=False)
+    found = picture_features(adapted, pairs, normalised=False)
+    assert torch.equal(found, network) != changed
+    assert not torch.allclose(found.norm(dim=1), torch.ones(6))
+    assert torch.equal(torch.nn.functional.normalize(found, dim=1), picture_features(adapted, pairs))
+    given = pairs.images.float() / 255
+    with torch.no_grad():
+        torch.testing.assert_close(raw_features(adapted, given), found)
+        assert torch.equal(raw_features(clip, given), clip.network.encode_image(clip.normalise(given)).float())
 
 
 def test_every_model_folder_holds_the_same_files(make_clip, tmp_path):
