@@ -85,22 +85,36 @@ def apart(name: str, clip: Clip, clean: Pairs, overlays: int, seed: int) -> tupl
 
 
 def quantile(values: np.ndarray, false_positives: float) -> float:
-    """Return the threshold that flags the share `false_positives` of clean items with the scores `values` (N,)."""
-    return float(np.nextafter(np.quantile(values, 1 - false_positives), np.inf))
+    """Return the threshold that flags at most the share `false_positives` of clean items, by conformal prediction.
+
+    An item is flagged if its score is above the ceil((1 - false_positives) (N + 1))-th smallest of the scores `values`
+    (N,) of other clean items, as in `calibrated` of `antidote/evaluation/ranking.py`. If N is too small for the share,
+    the threshold lies just above the highest score, and the share is 1 / (N + 1).
+    """
+    return float(np.nextafter(np.sort(values)[-_flagged(len(values), false_positives)], np.inf))
 
 
-def standing(name: str, clean: np.ndarray, false_positives: float) -> dict[str, int]:
-    """Return the evidence of a threshold: on how many clean pictures it stands; fewer than its share needs are logged.
+def _flagged(count: int, false_positives: float) -> int:
+    """Return how many of `count` + 1 clean items, at least one, the threshold may flag."""
+    return max(1, math.floor(false_positives * (count + 1) * (1 + 1e-9)))  # the rounding of 1 / 100 * 100
+
+
+def standing(name: str, clean: np.ndarray, false_positives: float) -> dict[str, int | float]:
+    """Return the evidence of a threshold: the number of its clean pictures, and the share of others that it may flag.
+
+    A warning is logged if the pictures are too few for the share that is asked for.
 
     Args:
         name: name of the detector, for the log.
         clean: (N,) scores of the clean pictures.
         false_positives: share of clean pictures that the threshold should flag.
     """
-    needed = math.ceil(1 / false_positives)
+    needed = math.ceil(1 / false_positives * (1 - 1e-9)) - 1
+    share = _flagged(len(clean), false_positives) / (len(clean) + 1)
     if len(clean) < needed:
         log.warning(
-            "%s: the threshold for %g false positives stands on %d clean pictures, and is little above the highest of "
-            "their scores; at least %d are needed for that share", name, false_positives, len(clean), needed,
+            "%s: the threshold for %g false positives stands on %d clean pictures, just above the highest of their "
+            "scores, and flags %.2g of other clean pictures; at least %d are needed for the share",
+            name, false_positives, len(clean), share, needed,
         )  # fmt: skip
-    return {"clean pictures of the threshold": len(clean)}
+    return {"clean pictures of the threshold": len(clean), "false positives of the threshold": share}

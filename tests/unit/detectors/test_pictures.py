@@ -14,7 +14,7 @@ from antidote.data.pairs import Pairs
 from antidote.data.words.descriptions import GENERAL, descriptions_of, load_descriptions, synonyms_of
 from antidote.data.words.names import class_names
 from antidote.detectors import bdetclip, subspace
-from antidote.detectors.zero_shot import apart, quantile
+from antidote.detectors.zero_shot import apart, quantile, standing
 from antidote.evaluation.detection import figures
 from antidote.training.session import Work
 
@@ -175,9 +175,21 @@ def test_a_cluster_of_all_features_of_a_path_is_possible():
         kind.Settings(steps=4, cluster_size=6)
 
 
+@pytest.mark.parametrize(("count", "rate", "expected"), [
+    (10, 0.01, 1 / 11), (40, 0.01, 1 / 41), (99, 0.01, 0.01), (184, 0.01, 1 / 185), (199, 0.01, 0.01),
+    (40, 0.1, 4 / 41), (2, 0.5, 1 / 3),
+])  # fmt: skip
+def test_a_threshold_flags_no_more_clean_pictures_than_asked(count, rate, expected):
+    """One of N + 1 equal items is left out in turn; too few of them flag one in N + 1."""
+    values = np.random.default_rng(0).permutation(count + 1).astype(float)
+    flagged = [one >= quantile(np.delete(values, place), rate) for place, one in enumerate(values)]
+    assert np.mean(flagged) == pytest.approx(expected)
+    assert standing("x", values[1:], rate)["false positives of the threshold"] == pytest.approx(expected)
+
+
 def test_quantile_flags_no_more_than_the_share():
     values = np.arange(100.0)
-    assert (values >= quantile(values, 0.01)).sum() == 1
+    assert not (values >= quantile(values, 0.01)).any() and (values >= quantile(values, 0.02)).sum() == 1
     assert not (np.zeros(5) >= quantile(np.zeros(5), 0.01)).any(), "equal scores of clean pictures are not flagged"
 
 
