@@ -8,7 +8,7 @@ are triggered too, the captions are nearer to its own caption than the pictures'
 The line is the least-squares fit of caption similarity to picture similarity over all neighbours.
 
 Stage 2. The `seeds` share of the pairs with the highest s1 are confident poisons, the half with the lowest s1 is for
-calibration. With a(x), the mean cosine of a caption to the k nearest captions of confident poisons, the conformal
+calibration. With a(x), the mean cosine of a caption to the k nearest captions of other confident poisons, the conformal
 p-value is
 
     p(x) = (1 + #{calibration pairs with a >= a(x)}) / (1 + #calibration pairs),     score(x) = 1 - p(x)
@@ -67,7 +67,9 @@ class Cascade(Detector):
         first = consistency(pictures, texts, settings.k, clip.device)
         order = first.argsort(descending=True, stable=True)
         seeds = order[: max(2, round(settings.seeds * len(order)))]
-        alike = _nearest(texts, texts[seeds], min(settings.k, len(seeds) - 1), clip.device)[0].mean(dim=1)
+        own = torch.full((len(order),), -1)
+        own[seeds] = torch.arange(len(seeds))
+        alike = _nearest(texts, texts[seeds], min(settings.k, len(seeds) - 1), clip.device, own)[0].mean(dim=1)
         calibration = np.sort(alike[order[len(order) // 2 :]].double().numpy())
         above = len(calibration) - np.searchsorted(calibration, alike.double().numpy(), side="left")
         rank = np.empty(len(order))
@@ -78,17 +80,23 @@ class Cascade(Detector):
 
 def consistency(pictures: Tensor, texts: Tensor, k: int, device: torch.device) -> Tensor:
     """Return s1 (N,) of normalised features (N, D) of pictures and captions on the CPU; `device` multiplies."""
-    cosines, rows = _nearest(pictures, pictures, k + 1, device)
-    cosines, rows = cosines[:, 1:], rows[:, 1:]  # without the picture itself
+    cosines, rows = _nearest(pictures, pictures, k, device, torch.arange(len(pictures)))
     parts = zip(texts.split(ROWS), rows.split(ROWS), strict=True)
     captions = torch.cat([(own[:, None] * texts[near]).sum(dim=2) for own, near in parts])
     slope, level = np.polyfit(cosines.flatten().double().numpy(), captions.flatten().double().numpy(), 1)
     return (captions - slope * cosines - level).mean(dim=1)
 
 
-def _nearest(features: Tensor, others: Tensor, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cosines (N, k), descending, and rows (N, k) of the k nearest of `others` (M, D), all on the CPU."""
-    others = others.to(device)
-    parts = features.split(max(1, min(ROWS, PRODUCTS // len(others))))
-    found = [(part.to(device) @ others.T).topk(k, dim=1) for part in parts]
+def _nearest(features: Tensor, others: Tensor, k: int, device: torch.device, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines (N, k), descending, and rows (N, k) of the k nearest of `others` (M, D), all on the CPU.
+
+    Nothing is its own neighbour: `own` (N,) holds the place of each row of `features` (N, D) in `others`, -1 for none.
+    It is left out by its place, since equal features are equally near.
+    """
+    others, found = others.to(device), []
+    size = max(1, min(ROWS, PRODUCTS // len(others)))
+    for part, places in zip(features.split(size), own.split(size), strict=True):
+        cosines, rows = part.to(device) @ others.T, torch.nonzero(places >= 0).flatten()
+        cosines[rows.to(device), places[rows].to(device)] = -torch.inf
+        found.append(cosines.topk(k, dim=1))
     return torch.cat([one.values for one in found]).cpu(), torch.cat([one.indices for one in found]).cpu()

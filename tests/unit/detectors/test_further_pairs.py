@@ -86,6 +86,52 @@ def test_consistency_holds_a_part_of_products_and_captions_at_a_time(monkeypatch
     assert seen.numbers == 32 * k * width < count * k * width
 
 
+def neighbours_by_hand(cosines, k):
+    """Return the k nearest rows of each row by a masked diagonal."""
+    return cosines.clone().fill_diagonal_(-torch.inf).topk(k, dim=1)
+
+
+def test_a_picture_that_occurs_twice_is_no_neighbour_of_its_own():
+    """Its copy is; the own row is told by its place, since the copy is as near."""
+    stream = torch.Generator().manual_seed(0)
+    pictures = F.normalize(torch.randn(20, 8, generator=stream), dim=1).repeat(3, 1)
+    texts = F.normalize(torch.randn(60, 8, generator=stream), dim=1)
+    near = neighbours_by_hand(pictures @ pictures.T, 2)
+    captions = (texts[:, None] * texts[near.indices]).sum(dim=2)
+    slope, level = np.polyfit(near.values.flatten().double().numpy(), captions.flatten().double().numpy(), 1)
+    wanted = (captions - slope * near.values - level).mean(dim=1)
+    found = cascade.consistency(pictures, texts, 2, torch.device("cpu"))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_confident_pair_is_not_compared_with_itself():
+    texts = F.normalize(torch.randn(30, 8, generator=torch.Generator().manual_seed(1)), dim=1)
+    texts[7] = texts[3]
+    seeds = torch.tensor([3, 7, 11, 20])
+    own = torch.full((30,), -1)
+    own[seeds] = torch.arange(4)
+    values, rows = cascade._nearest(texts, texts[seeds], 3, torch.device("cpu"), own)
+    assert [sorted(rows[row].tolist()) for row in (3, 7, 11)] == [[1, 2, 3], [0, 2, 3], [0, 1, 3]]
+    cosines = texts @ texts[seeds].T
+    cosines[seeds, torch.arange(4)] = -torch.inf
+    torch.testing.assert_close(values, cosines.topk(3, dim=1).values)
+
+
+def test_confident_pairs_are_compared_with_the_other_ones(make_pairs, monkeypatch):
+    """Of two confident poisons with unlike captions, neither is more like a poison than the calibration pairs are."""
+    calls = []
+    own = cascade._nearest
+    monkeypatch.setattr(cascade, "_nearest", lambda *given: calls.append(given) or own(*given))
+    features = F.normalize(torch.randn(60, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    monkeypatch.setattr(cascade, "picture_features", lambda clip, pairs: features)
+    monkeypatch.setattr(cascade, "text_features", lambda clip, texts: features.flip(0))
+    clip = SimpleNamespace(device=torch.device("cpu"))
+    detector("cascade", k=4, seeds=0.1).score(clip, DefenseData(training_set=make_pairs(60)), None)
+    texts, confident, _, _, places = calls[1]
+    assert (places >= 0).sum() == len(confident) == 6
+    assert torch.equal(texts[places >= 0], confident[places[places >= 0]])
+
+
 def test_a_fresh_model_follows_from_the_seed(make_clip):
     clip = make_clip("vit")
     one, same, other = (abl._fresh(clip, seed).network.state_dict() for seed in (3, 3, 4))
