@@ -4,15 +4,18 @@ The detector gets the model, its subject and the data of its access level. Only 
 poisoned items. Writes scores.parquet (item, score) and detection.json.
 """
 
-import argparse
 import shutil
+from argparse import Namespace
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from antidote.attacks.trigger import load_trigger
-from antidote.base.command_line import Cost, main, parser, settings_argument, text
+from antidote.base.command_line import Cost, log, main, parser, settings_argument, text
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import method, module
@@ -22,16 +25,18 @@ from antidote.clip.model import Clip
 from antidote.data.access import DefenseData, Sources, load_granted
 from antidote.data.overlay import poisoned_keys
 from antidote.data.words.names import class_names
-from antidote.detectors.base import MODEL, Detector
+from antidote.detectors.base import MODEL, Detector, NoScore, Scores
 from antidote.evaluation.base import ZeroShotSettings, evaluated_pictures
 from antidote.evaluation.detection import curve, figures, mixed_pictures
+from antidote.evaluation.ranking import RATES
 from antidote.evaluation.subject import check_trigger, target_index
 from antidote.training.run import reading_of, training_arguments, work_of
+from antidote.training.session import Work
 
 SCORES, DETECTION = "scores.parquet", "detection.json"
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: Namespace) -> None:
     cost = Cost()
     kind = method("detector", arguments.settings.get("method", ""))
     settings = kind.Settings.read(arguments.settings, f"detector {arguments.settings['method']}")
@@ -53,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         data = replace(data, scorer=load_model(arguments.scorer))
     if kind.control == "truth":
         data = replace(data, poisoned=frozenset(poisoned))
-    scores = kind(settings, arguments.seed).score(clip, data, work)
+    scores, judged = judge(kind(settings, arguments.seed), clip, data, work, poisoned, arguments)
     with whole_folder(arguments.output) as folder:
         table = pd.DataFrame({"item": list(scores.items), "score": scores.values})
         table.to_parquet(folder / SCORES, index=False)
@@ -66,10 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
                 "subject": kind.subject_of(settings),
                 "items": len(scores.items),
                 "poisoned": len(poisoned),
-                **({"score": float(scores.values[0])} if kind.subject_of(settings) == "model" else {}),
-                "threshold": scores.threshold,
-                **figures(scores, poisoned, arguments.false_positives, arguments.seed),
-                "roc": curve(scores, poisoned),
+                **judged,
                 "evidence": dict(scores.evidence),
             },
         )
@@ -77,8 +79,27 @@ def run(arguments: argparse.Namespace) -> None:
     shutil.rmtree(work.folder, ignore_errors=True)
 
 
+def judge(
+    detector: Detector, clip: Clip, data: DefenseData, work: Work, poisoned: Collection[str], arguments: Namespace
+) -> tuple[Scores, dict[str, Any]]:
+    """Return the scores, and the fields of detection.json that follow from them; a model without a score has null."""
+    of_model = detector.subject_of(detector.settings) == "model"
+    try:
+        scores = detector.score(clip, data, work)
+    except NoScore as reason:  # one model without a score should not stop a study of many models
+        log.warning("%s; the model has no score", reason)
+        nothing = Scores([MODEL], np.array([np.nan]), evidence={"no score": str(reason)})
+        return nothing, {"score": None, "threshold": None, **dict.fromkeys(RATES), "roc": None}
+    return scores, {
+        **({"score": float(scores.values[0])} if of_model else {}),
+        "threshold": scores.threshold,
+        **figures(scores, poisoned, arguments.false_positives, arguments.seed),
+        "roc": curve(scores, poisoned),
+    }
+
+
 def subject(
-    kind: type[Detector], settings, clip: Clip, arguments: argparse.Namespace
+    kind: type[Detector], settings, clip: Clip, arguments: Namespace
 ) -> tuple[DefenseData, frozenset[str] | set[str]]:
     """Return the data for the detector, and the names of the poisoned items for the evaluation alone."""
     sources = Sources.named(vars(arguments), reading_of(arguments))

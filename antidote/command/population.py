@@ -139,6 +139,8 @@ def of_study(folder: Path) -> pd.DataFrame:
                 effective = passed(folder) if effective is None else effective
                 if found["attack"] not in effective:
                     continue
+            if found["score"] is None:  # the detector has no score of the model
+                continue
             state = CLEAN if found["attack"] == "clean" else BACKDOORED
             kind, seen = kind_of(file.parents[2]), used(folder, found["method"])
             rows.append((kind, state, found["method"], float(found["score"]), *seen, found["study"]))

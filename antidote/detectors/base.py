@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from antidote.base.errors import UserError
 from antidote.base.settings import Settings
 from antidote.data.access import Access, DefenseData
 from antidote.training.session import Work
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 
 Subject = Literal["model", "pairs", "pictures"]
 MODEL = "model"  # name of the single item of a detector of models
+
+
+class NoScore(UserError):
+    """A search ended without a result that a score of the model can be computed from.
+
+    An audit leaves the detector out with the message; in a study the model has no score by the detector.
+    """
 
 
 class DetectorSettings(Settings):
@@ -156,6 +164,10 @@ class Detector:
             clip: the suspicious model; the detector must not change the model.
             data: the subject and the data of the access level; all other fields are None.
             work: folder for checkpoints from which a killed job resumes.
+
+        Raises:
+            UserError: the data do not suit the detector.
+            NoScore: a detector of models found nothing that a score can be computed from.
         """
         raise NotImplementedError
 

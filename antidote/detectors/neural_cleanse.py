@@ -7,7 +7,13 @@ Per class c of the model's use, the smallest mask with a pattern under which pic
     score = (median_c |m_c| - min_c |m_c|) / (1.4826 median_c ||m_c| - median|),   flagged from 2
 
 The labels of the pictures are not used. Ours: the head; the searches of all classes share their batches; a fixed number
-of steps; a class without a working trigger counts with the whole picture as its mask, as in SSL-Cleanse's code.
+of steps; a trigger works if it does on one batch (Neural Cleanse: as a mean over the batches of a pass), so that the
+evidence has the rate on all pictures; a class without a working trigger counts with the whole picture as its mask, as
+in SSL-Cleanse's code.
+
+An index of 2 is no rare event on clean models. Where the sizes of all classes follow one and the same distribution, the
+index is at least 2 in 23 % of draws of 3 classes, 34 % of 10 and 47 % of 24. Compare the index with those of clean
+models.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from antidote.base.lazy import torch
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
 from antidote.detectors.outliers import anomaly, as_picture
-from antidote.detectors.search import SteadySettings, smallest
+from antidote.detectors.search import SteadySettings, rates, smallest
 from antidote.training.patches import toward
 from antidote.training.session import Work
 
@@ -58,7 +64,8 @@ class NeuralCleanse(Detector):
 
     @classmethod
     def work(cls, settings: NeuralCleanseSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
-        return sizes["classes"] * settings.steps * settings.batch_size, 0
+        shots = min(settings.pictures, sizes.get("shots", 0))
+        return sizes["classes"] * settings.steps * settings.batch_size, sizes["classes"] * shots
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         if len(data.classes) < FEWEST:
@@ -68,10 +75,13 @@ class NeuralCleanse(Detector):
             texts = clip.class_embeddings(data.classes, data.templates).T
         goals = toward(texts, settings.temperature)
         found = smallest(clip, images, goals, settings.hit_rate, len(texts), settings, self.seed, work)
-        index, place = anomaly(found.areas, settings.scale)
+        index, place = anomaly("neural_cleanse", found.areas, settings.scale)
+        reached = rates(clip, images, goals, found)
         evidence = {
             "class": data.classes[place], "mask": float(found.areas[place]), "works": bool(found.works[place]),
+            "failed searches": int((~found.works).sum()), "rate on all pictures": reached[place],
             "masks": dict(zip(data.classes, found.areas.tolist(), strict=True)),
+            "rates": dict(zip(data.classes, reached, strict=True)),
             "trigger": as_picture(found.masks[place], found.patterns[place]),
         }  # fmt: skip
         return Scores([MODEL], np.array([index]), settings.index, evidence)

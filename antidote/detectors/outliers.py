@@ -9,24 +9,45 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
+from antidote.detectors.base import NoScore
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAD_SCALE = 1.4826  # makes the median absolute deviation the standard deviation of normal values
+NORMAL_QUARTILE = 0.6745  # of the standard normal distribution, 1 / 1.4826; SSL-Cleanse's code divides by it as well
 LEAST = 1e-6  # least area and least deviation that count, as a share of the picture; all areas may be equal
 
 
-def anomaly(areas: Tensor, scale: Literal["linear", "log"] = "linear") -> tuple[float, int]:
-    """Return Neural Cleanse's anomaly index of the smallest of areas (C,), or of their logarithms, and its place.
+def anomaly(
+    name: str, areas: Tensor, scale: Literal["linear", "log"] = "linear", mad_scale: float = MAD_SCALE
+) -> tuple[float, int]:
+    """Return Neural Cleanse's anomaly index of the smallest area, or of the areas' logarithms, and its place.
 
-    index = (median - smallest) / (1.4826 median_c |area_c - median|), the median absolute deviation over all classes
+    index = (median - smallest) / (mad_scale median_c |area_c - median|), the median absolute deviation over all places
+
+    Args:
+        name: name of the detector, for the message.
+        areas: (C,) sizes of the masks in [0, 1], of a search without a working trigger 1.
+        scale: whether the index is that of areas or of their logarithms.
+        mad_scale: factor of the median absolute deviation.
+
+    Returns:
+        The index and the place in [0, C); an index of 0 if all areas are equal.
+
+    Raises:
+        NoScore: the deviation is 0 and the areas differ. The index has no value, since at least half of the areas are
+            equal, in most cases those of searches that found no trigger.
     """
     values = areas.double().numpy()
     if scale == "log":
         values = np.log(np.maximum(values, LEAST))
     median = float(np.median(values))
-    deviation = MAD_SCALE * float(np.median(np.abs(values - median)))
+    deviation = mad_scale * float(np.median(np.abs(values - median)))
     place = int(values.argmin())
+    if deviation < LEAST and np.ptp(values) >= LEAST:
+        failed, count = int((areas >= 1).sum()), len(areas)
+        raise NoScore(f"{name}: no trigger was found by {failed} of {count} searches; raise steps")
     return (median - float(values[place])) / max(deviation, LEAST), place
 
 

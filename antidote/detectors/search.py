@@ -9,6 +9,13 @@ Here, as in DECREE's code, a mask starts at half, where the pattern already work
 
 so that the mask shrinks evenly until the trigger works half of the time. Compared on clean models by the size of the
 smallest working mask alone.
+
+A trigger works if it reaches the wanted success on one batch, as small as `batch_size`. Neural Cleanse takes the mean
+over the batches of a pass, and SSL-Cleanse's code tests on 1,000 pictures. A single batch is ours: a search of a few
+hundred steps has a dozen passes, too few for a mask to shrink by. The smallest mask of so many batches is one of a
+lucky batch. `rates` therefore measures the kept triggers on all pictures. The rates are evidence, and the size of a
+mask counts whatever the rate is: hardly any trigger that succeeded on a lucky batch reaches 0.99 on all pictures, so
+that a second test would discard nearly all searches, and with them the sizes that the index compares.
 """
 
 from __future__ import annotations
@@ -18,9 +25,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from antidote.base.lazy import torch
+from antidote.detectors.features import ENCODED
 from antidote.training import patches
-from antidote.training.inversion import LOWEST
-from antidote.training.patches import Found, Goal, SearchSettings
+from antidote.training.inversion import LOWEST, floats
+from antidote.training.patches import Found, Goal, SearchSettings, draw, still
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +70,29 @@ def steady(beta: Tensor, success: Tensor, wanted: float, factor: float) -> Tenso
     """Return the next weights (K,) of masks whose triggers had `success` (K,), for a wanted success below 1."""
     excess = (success - wanted) / max(1 - wanted, LOWEST)
     return (beta * factor ** excess.clamp(-1, 1)).clamp(min=LOWEST)
+
+
+def rates(clip: Clip, images: Tensor, goals: Callable[[Tensor], Goal], found: Found) -> list[float]:
+    """Return the success of every trigger on all pictures, in [0, 1], one per search.
+
+    A search keeps the smallest mask that worked on one batch. Of hundreds of batches, the one that decides is a lucky
+    one, so that the rate on all pictures is below the rate that was asked for.
+
+    Args:
+        clip: the suspicious model.
+        images: uint8 (N, 3, H, W), those of the search.
+        goals: as of the search.
+        found: triggers of K searches.
+    """
+    every, reached = torch.arange(len(images)), []
+    with still(clip.network), torch.no_grad():
+        for number in range(len(found.masks)):
+            mask, pattern = (one[number, None].to(clip.device) for one in (found.masks, found.patterns))
+            parts = images.split(ENCODED)
+            features = torch.cat([clip.encode_image(draw(floats(clip, part), mask, pattern)) for part in parts])
+            goal = goals(torch.tensor([number], device=clip.device))
+            reached.append(goal(features[None], every)[1])
+    return torch.cat(reached).tolist()
 
 
 class _Steady(patches.Search):

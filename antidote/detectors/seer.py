@@ -5,7 +5,7 @@ features of the words of the captions; over the words w,
 
     L = -log sum_w exp(mean_i log p(w | x'_i)) + beta 3 |m|_1,   p(w | x) = softmax_w(cos(f(x), T_w) / tau)
 
-    score = 1 - |m| of the smallest mask under which one word is the nearest one to nearly all pictures
+    score = 1 - |m| of the smallest mask under which one word is the nearest one to nearly all pictures of a batch
 
 The first term is the best word's, softly: the search may change its word until one is ahead. A backdoor needs a small
 trigger for its target; the word is the evidence.
@@ -30,7 +30,7 @@ from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
 from antidote.detectors.features import different
 from antidote.detectors.outliers import as_picture
-from antidote.detectors.search import SteadySettings, smallest
+from antidote.detectors.search import SteadySettings, rates, smallest
 from antidote.training.inversion import floats
 from antidote.training.patches import Goal, draw
 from antidote.training.session import Work
@@ -66,7 +66,7 @@ class SEER(Detector):
 
     @classmethod
     def work(cls, settings: SEERSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
-        return settings.starts * settings.steps * settings.batch_size, settings.pictures
+        return settings.starts * settings.steps * settings.batch_size, (1 + settings.starts) * settings.pictures
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         settings, pairs = self.settings, different("seer", data.pairs, self.settings.pictures)
@@ -76,7 +76,8 @@ class SEER(Detector):
         with torch.no_grad():
             texts = torch.cat([clip.encode_text(words[at : at + 256]) for at in range(0, len(words), 256)])
         images, goal = pairs.images[:], jointly(texts, settings.temperature)
-        found = smallest(clip, images, lambda _: goal, settings.hit_rate, settings.starts, settings, self.seed, work)
+        goals = lambda _: goal
+        found = smallest(clip, images, goals, settings.hit_rate, settings.starts, settings, self.seed, work)
         best = int(found.areas.argmin())
         mask, pattern = found.masks[best], found.patterns[best]
         with torch.no_grad():
@@ -84,6 +85,8 @@ class SEER(Detector):
             nearest = (clip.encode_image(drawn) @ texts.T).argmax(dim=1).mode().values
         evidence = {
             "mask": float(found.areas[best]), "works": bool(found.works[best]), "word": words[int(nearest)],
+            "failed searches": int((~found.works).sum()),
+            "rate on all pictures": rates(clip, images, goals, found)[best],
             "masks of all starts": found.areas.tolist(), "trigger": as_picture(mask, pattern),
         }  # fmt: skip
         return Scores([MODEL], np.array([1 - float(found.areas[best])]), evidence=evidence)

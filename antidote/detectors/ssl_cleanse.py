@@ -5,10 +5,13 @@ pictures to its centre c,
 
     L_c = mean_i (2 - 2 cos(f(x'_i), c)) + beta 3 |m|_1
 
-    score = (median_c |m_c| - min_c |m_c|) / (1.4826 median_c ||m_c| - median|),   flagged from 2
+    score = 0.6745 (median_c |m_c| - min_c |m_c|) / (1.4826 median_c ||m_c| - median|),   flagged from 2
 
-A trigger works if the nearest centre of enough pictures is c. A cluster without a working trigger counts with the whole
-picture as its mask. No text and no label is used.
+The factors are those of the released code, which scales the median absolute deviation twice. The code logs the score
+and has no threshold; 2 is that of Neural Cleanse, whose score is 1.48 times as large.
+
+A trigger works if the nearest centre of enough pictures of one batch is c; the evidence has the rate on all pictures. A
+cluster without a working trigger counts with the whole picture as its mask. No text and no label is used.
 
 Ours: a number of clusters from the settings in place of the paper's sliding window; the searches of all clusters share
 their batches, and pictures of the cluster itself are among them; first value and rule of beta as in DECREE; a fixed
@@ -29,8 +32,8 @@ from antidote.base.seeds import derive
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
 from antidote.detectors.features import different, picture_features
-from antidote.detectors.outliers import anomaly, as_picture
-from antidote.detectors.search import SteadySettings, smallest
+from antidote.detectors.outliers import MAD_SCALE, NORMAL_QUARTILE, anomaly, as_picture
+from antidote.detectors.search import SteadySettings, rates, smallest
 from antidote.training.patches import Goal
 from antidote.training.session import Work
 
@@ -54,7 +57,7 @@ class SSLCleanseSettings(SteadySettings, DetectorSettings):
         description="of the masks' sizes in the index: `linear` (paper), or `log` (ours): sizes are never below 0, so "
         "that a linear index stays small where the sizes of all clusters differ",
     )
-    index: float = Field(2.0, gt=0, description="anomaly index from which a model is flagged (paper's code: 2)")
+    index: float = Field(2.0, gt=0, description="anomaly index from which a model is flagged (Neural Cleanse: 2)")
 
 
 class SSLCleanse(Detector):
@@ -67,7 +70,7 @@ class SSLCleanse(Detector):
 
     @classmethod
     def work(cls, settings: SSLCleanseSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
-        return settings.clusters * settings.steps * settings.batch_size, settings.pictures
+        return settings.clusters * settings.steps * settings.batch_size, (1 + settings.clusters) * settings.pictures
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         from sklearn.cluster import KMeans  # a lazy import, since the import takes a second
@@ -77,11 +80,14 @@ class SSLCleanse(Detector):
         count = min(settings.clusters, len(np.unique(features.numpy(), axis=0)))
         means = KMeans(count, n_init=10, random_state=derive(self.seed, "clusters") % 2**32).fit(features.numpy())
         centres = F.normalize(torch.from_numpy(means.cluster_centers_).float(), dim=1).to(clip.device)
-        found = smallest(clip, pairs.images[:], _near(centres), settings.hit_rate, count, settings, self.seed, work)
-        index, place = anomaly(found.areas, settings.scale)
+        images, goals = pairs.images[:], _near(centres)
+        found = smallest(clip, images, goals, settings.hit_rate, count, settings, self.seed, work)
+        index, place = anomaly("ssl_cleanse", found.areas, settings.scale, MAD_SCALE / NORMAL_QUARTILE)
+        reached = rates(clip, images, goals, found)
         own = int((means.labels_ == place).sum())
         evidence = {
             "mask": float(found.areas[place]), "works": bool(found.works[place]), "masks": found.areas.tolist(),
+            "failed searches": int((~found.works).sum()), "rate on all pictures": reached[place], "rates": reached,
             "pictures of the cluster": own, "trigger": as_picture(found.masks[place], found.patterns[place]),
         }  # fmt: skip
         return Scores([MODEL], np.array([index]), settings.index, evidence)

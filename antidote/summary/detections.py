@@ -127,9 +127,13 @@ def _row(cell: Cell, facts: DetectorFacts, seed: int, found: Detection) -> dict[
 def _over_models(
     backdoored: list[Detection], clean: list[Detection], rate: float
 ) -> tuple[dict[str, float | None] | None, list[float] | None]:
-    """Return figures and ROC curve of a detector of models, backdoored against clean; None if either is missing."""
-    models = [one for one in [*backdoored, *clean] if one.score is not None]
-    if not backdoored or not clean or len(models) < len(backdoored) + len(clean):
+    """Return figures and ROC curve of a detector of models, backdoored against clean; None if either is missing.
+
+    Models on which the detector has no score are left out, and `items` counts the others.
+    """
+    backdoored, clean = ([one for one in models if one.score is not None] for models in (backdoored, clean))
+    models = [*backdoored, *clean]
+    if not backdoored or not clean:
         return None, None
     values = np.array([one.score for one in models])
     truth = np.arange(len(models)) < len(backdoored)

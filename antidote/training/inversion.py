@@ -8,7 +8,8 @@ G is a goal in feature space. beta follows DECREE (arXiv 2303.15180) and Neural 
 after more than 5 consecutive steps in which the trigger works, and divided by the factor after more than 5 consecutive
 steps in which it does not. With DECREE's factor of 5, beta is far too large when the trigger finally fails, and the
 mask does not recover; the default is therefore Neural Cleanse's factor of 2. As in Neural Cleanse, the result is the
-smallest mask that worked on a batch, not the last mask.
+smallest mask that worked, not the last mask. Here a mask works if it does on one batch; Neural Cleanse takes the mean
+over the batches of a pass.
 
 Goal of one class c (`TowardClass`; Neural Cleanse's, with CLIP's class embeddings t):
 

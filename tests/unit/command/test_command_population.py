@@ -67,6 +67,11 @@ def test_a_population_counts_default_settings_and_attacks_that_pass_the_gate_alo
         count(one / "results" / "mine")
 
 
+def test_a_model_without_a_score_is_not_in_the_population(place):
+    folder = study(place, clean=[0.1, None], backdoored=[0.9])
+    assert population.of_study(folder)["score"].tolist() == [0.9, 0.1]
+
+
 @pytest.mark.parametrize("change", [{"score": "high"}, {"attack": None}, {"method": ["a"]}])
 def test_a_damaged_detection_of_a_population_is_told(place, change):
     folder = study(place, clean=[0.1], backdoored=[0.9])

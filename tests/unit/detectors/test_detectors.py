@@ -15,7 +15,8 @@ from antidote.detectors.base import MODEL, Detector, items_of
 from antidote.training.session import Work
 
 SUBJECTS = ("model", "pairs", "pictures")
-CLASSES, TEMPLATES = ["banana", "boat", "cactus", "kite", "ladder"], ["a photo of a {}."]
+CLASSES = ["banana", "boat", "cactus", "kite", "ladder", "cup", "drum", "fish", "key", "lamp"]
+TEMPLATES = ["a photo of a {}."]
 
 
 def entries():
@@ -47,6 +48,7 @@ def settings_of(name, subject):
         "side": 0.5,
         "width": 12,
         "epochs": 1,
+        "hit_rate": 0.01,
     }
     small = {key: value for key, value in of_ten.items() if key in kind.Settings.model_fields}
     return kind.Settings.read({"method": name, **small, **({"subject": subject} if kind.control else {})}, "x")

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import importlib
 import io
 import itertools
 import math
@@ -13,30 +14,69 @@ from PIL import Image
 from scipy.stats import gamma
 
 from antidote.base.errors import UserError
-from antidote.base.registry import method
+from antidote.base.registry import method, module
 from antidote.data.access import DefenseData
 from antidote.detectors.amdet import hessians
-from antidote.detectors.max_margin import log_p_value
+from antidote.detectors.base import NoScore
+from antidote.detectors.max_margin import FEWEST, log_p_value
 from antidote.detectors.outliers import anomaly, as_picture
 from antidote.detectors.patch_places import places
-from antidote.detectors.search import smallest, steady
+from antidote.detectors.search import rates, smallest, steady
 from antidote.detectors.seer import frequent
-from antidote.training.patches import together
+from antidote.training.patches import Found, together, toward
 from antidote.training.session import Work
 
 CLASSES = ["banana", "boat", "cactus", "kite", "ladder"]
 
 
+AREAS = torch.tensor([0.6, 0.1, 0.5, 0.4, 0.7])
+
+
 def test_the_anomaly_index_by_hand():
     """Median 0.5; deviations 0.4, 0.1, 0, 0.1, 0.2, whose median is 0.1."""
-    index, place = anomaly(torch.tensor([0.6, 0.1, 0.5, 0.4, 0.7]))
+    index, place = anomaly("x", AREAS)
     assert (index, place) == (pytest.approx(0.4 / 0.14826, rel=1e-4), 1)
-    index, _ = anomaly(torch.tensor([0.6, 0.1, 0.5, 0.4, 0.7]), "log")
+    index, _ = anomaly("x", AREAS, "log")
     logs = np.log([0.6, 0.1, 0.5, 0.4, 0.7])
     spread = np.median(np.abs(logs - np.log(0.5)))
     assert index == pytest.approx(np.log(5) / (1.4826 * spread), rel=1e-4)
-    index, _ = anomaly(torch.ones(5))
+    index, _ = anomaly("x", torch.ones(5))
     assert index == 0, "no trigger worked for any class"
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_an_index_without_a_spread_is_no_score(scale):
+    """The median of 1, 1, 1, 0.1, 0.2 and the median deviation are those of the searches that failed."""
+    with pytest.raises(NoScore, match=r"^x: no trigger was found by 3 of 5 searches; raise steps$"):
+        anomaly("x", torch.tensor([1.0, 0.1, 1.0, 0.2, 1.0]), scale)
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("ssl_cleanse", 0.6745 * 0.4 / 0.14826), ("neural_cleanse", 0.4 / 0.14826),
+])  # fmt: skip
+def test_the_index_has_the_scale_of_its_code(make_clip, make_pairs, tmp_path, monkeypatch, name, expected):
+    """The released code of SSL-Cleanse divides the median absolute deviation by 0.6745; Neural Cleanse does not."""
+    kind, pairs = method("detector", name), make_pairs(32, captions=[f"thing {row}" for row in range(32)])
+    found = Found(torch.rand(5, 32, 32), torch.rand(5, 3, 32, 32), AREAS < 0.7, AREAS)
+    monkeypatch.setattr(importlib.import_module(module("detector", name)), "smallest", lambda *_: found)
+    settings = kind.Settings(**({"clusters": 5} if name == "ssl_cleanse" else {}))
+    data = DefenseData(pairs=pairs, shots=pairs, classes=CLASSES, templates=["a {}."])
+    scores = kind(settings, 0).score(make_clip("vit"), data, Work(tmp_path, "x"))
+    assert scores.values[0] == pytest.approx(expected, rel=1e-4) and scores.threshold == 2
+    assert scores.evidence["failed searches"] == 1
+
+
+def test_the_rate_of_a_trigger_is_of_all_pictures():
+    """A lucky batch is not enough: of 40 pictures, in batches or not, 30 are bright where the trigger is not drawn."""
+    images = torch.full((40, 3, 16, 16), 60, dtype=torch.uint8)
+    images[:30, :, :4, 4:] = 255
+    images[30:, :, 4:8, 4:] = 255
+    masks = torch.zeros(2, 16, 16)
+    masks[1, :4, :4] = 1
+    found = Found(masks, torch.ones(2, 3, 16, 16), torch.ones(2, dtype=torch.bool), masks.mean(dim=(1, 2)))
+    clip = Planted(2)
+    centres = torch.eye(5)[[1, 0, 2]]
+    assert rates(clip, images, toward(centres, 0.07), found) == [pytest.approx(0.75), 1.0]
 
 
 def test_an_inverted_trigger_is_a_picture_that_a_browser_opens():
@@ -63,9 +103,16 @@ def test_the_p_value_of_the_largest_margin():
 
 def test_max_margin_names_too_few_classes(make_clip, tmp_path):
     kind = method("detector", "max_margin")
-    with pytest.raises(UserError, match=r"^max_margin: there are 3 classes; 4 at least are needed$"):
-        data = DefenseData(classes=CLASSES[:3], templates=["a {}."])
+    with pytest.raises(UserError, match=r"^max_margin: there are 9 classes; 10 at least are needed$"):
+        data = DefenseData(classes=[f"thing {row}" for row in range(9)], templates=["a {}."])
         kind(kind.Settings(), 0).score(make_clip("vit"), data, Work(tmp_path, "x"))
+
+
+def test_false_alarms_of_max_margin_at_the_fewest_classes():
+    """Margins of one distribution, without an outlier: the p-value is too small, but not for most models."""
+    stream = np.random.default_rng(0)
+    alarms = np.mean([log_p_value(stream.normal(0.5, 0.1, FEWEST)) <= math.log(0.05) for _ in range(60)])
+    assert 0.05 < alarms < 0.3
 
 
 def test_hessians_of_a_known_surface():

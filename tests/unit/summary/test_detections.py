@@ -104,6 +104,15 @@ def test_the_population_counts_as_clean(plan, results):
     assert len(frame.query("attack == 'clean' and detector == 'decree'")) == 7
 
 
+def test_a_model_without_a_score_is_left_out_of_the_figures(plan, results):
+    """Of the two clean models one has no score; the other one's and those of the backdoored models count."""
+    file = results / "clean/seed0/none/detect/decree/detection.json"
+    put(file, {"items": 1, "poisoned": 0, "score": None, "threshold": None})
+    frame = read_detections(plan, results).frame
+    over = frame.query("seed != seed and attack == 'patch'").iloc[0]
+    assert (over["items"], over["poisoned"]) == (3, 2) and over["auroc"] == over["auroc"]
+
+
 def test_models_without_a_clean_reference_have_no_figures(plan, results):
     for seed in (0, 1):
         (results / f"clean/seed{seed}/none/detect/decree/detection.json").unlink()
