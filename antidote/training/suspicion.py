@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from antidote.base.errors import UserError
 from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
@@ -33,6 +34,7 @@ from antidote.training.windows import PLACES
 if TYPE_CHECKING:
     from torch import Tensor
 
+FEWEST = 2  # pairs; a picture is laid over another one
 CANDIDATES = ("shuffle", "windows")  # of `auto`: the loss of cosine in altered pictures
 KEPT = {f"{name}_kept": name for name in CANDIDATES}  # the cosine that altered pictures keep
 SURVIVAL = (*CANDIDATES, "superposition", *KEPT)
@@ -167,7 +169,12 @@ def find(clip: Clip, pairs: Pairs, settings: SuspicionSettings, seed: int, score
     Args:
         scorer: the study's clean model that the settings may name.
         work: folder that a killed scan or training goes on from.
+
+    Raises:
+        UserError: there are fewer than `FEWEST` pairs.
     """
+    if len(pairs) < FEWEST:
+        raise UserError(f"ubt: needs at least {FEWEST} pairs, there is {len(pairs)}")
     before, best, most = _state(clip), None, -1.0
     orders = scores(clip, pairs, settings, seed, scorer, work)
     for name, looks in orders.items():

@@ -9,6 +9,7 @@ import torch
 from references import clip_loss
 from ubt_parts import LOOKS, Plain, coloured, seen, settings, unit
 
+from antidote.base.errors import UserError
 from antidote.training import pair_scores, suspicion
 from antidote.training.objectives import Batch, Views
 from antidote.training.session import Work
@@ -29,6 +30,12 @@ def test_normal_pairs_come_from_those_that_look_least_suspicious(share, pairs):
     found = suspicion.normal_rows(LOOKS.argsort(), 4, settings(normal_from=share, normal_pairs=50), 0)
     assert set(found.tolist()) == pairs
     assert len(suspicion.normal_rows(LOOKS.argsort(), 4, settings(normal_from=share, normal_pairs=2), 0)) == 2
+
+
+def test_one_pair_is_one_line(make_pairs, tmp_path):
+    """There is no other picture that it could be laid over."""
+    with pytest.raises(UserError, match=r"^ubt: needs at least 2 pairs, there is 1$"):
+        suspicion.find(Plain(), make_pairs(1), settings(), 0, None, Work(tmp_path, "x"))
 
 
 def kept_by_name(monkeypatch, kept):
