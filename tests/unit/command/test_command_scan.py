@@ -14,6 +14,7 @@ from PIL import Image
 from antidote.base.errors import UserError
 from antidote.base.registry import DETECTORS, method
 from antidote.clip.folder import save_model
+from antidote.clip.visual_prompts import VisualPrompts
 from antidote.command import scan
 from antidote.data import picture_file
 from antidote.data.pairs import Pairs
@@ -62,6 +63,14 @@ def test_a_table_is_scored(tmp_path, model, table):
         "scan.json",
         "scores.csv",
     ]
+
+
+def test_the_adapter_of_a_model_is_in_its_scores(table, make_clip):
+    clip = make_clip("vit")
+    drawn = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(2))
+    prompted = VisualPrompts(clip.network, clip.config, {"prompts": drawn}, {"depth": 1})
+    plain, found = (scan.scan(table, model, "k_distance").values for model in (clip, prompted))
+    assert not np.allclose(plain, found)
 
 
 def test_a_threshold_decides_which_keys_are_left_out(tmp_path, model, table):
