@@ -48,7 +48,7 @@ def run(arguments: Namespace) -> None:
         module("detector", settings.method),
     )
     clip = load_model(arguments.model)
-    reason = kind.fits(clip.config["model_cfg"])
+    reason = kind.fits(clip.config["model_cfg"]) or kind.suits(type(clip))
     if reason:
         raise UserError(f"{settings.method}: does not fit this model: it {reason}")
     if settings.surrogate and not arguments.scorer:

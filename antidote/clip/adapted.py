@@ -31,12 +31,14 @@ class AdaptedClip(Clip):
     Attributes:
         name: key in `antidote.base.registry.ADAPTERS`.
         unprotected: uses of the model that the adapter does not protect; part of the model card.
+        differentiable: whether features have gradients with respect to the pictures in evaluation mode.
         tensors: learned tensors, on the model's device.
         description: plain values that belong to the tensors.
     """
 
     name: ClassVar[str]
     unprotected: ClassVar[str]
+    differentiable: ClassVar[bool] = True
 
     def __init__(self, network: Any, config: dict, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
         super().__init__(network, config)

@@ -25,6 +25,7 @@ class PatchMasking(AdaptedClip):
     """
 
     name = "patch_masking"
+    differentiable = False
     unprotected = (
         "The network is the suspicious model as it was; pictures are masked where this adapter encodes them. "
         "Triggers that cover the whole picture, and triggers in texts, are not removed."

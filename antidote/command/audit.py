@@ -149,7 +149,7 @@ class Auditor:
             settings.check(clip.config["model_cfg"])
         except ValueError as error:
             return str(error)
-        reason = kind.fits(clip.config["model_cfg"])
+        reason = kind.fits(clip.config["model_cfg"]) or kind.suits(type(clip))
         if reason or isinstance(data, str):
             return f"it {reason}" if reason else data
         return kind(settings, self.seed), data

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from antidote.base.errors import UserError
 from antidote.base.registry import DETECTORS, method
+from antidote.detectors.base import Detector
 
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
     from antidote.data.access import DefenseData
     from antidote.defenses.base import Defense, DefenseSettings
-    from antidote.detectors.base import Detector
 
 CONTROLS = ("random", "oracle")  # of studies: at random, and by the truth
 
@@ -39,6 +39,8 @@ def detector_of(subject: str, name: str, option: str = "--detector") -> type[Det
 def check(kind: type[Defense | Detector], settings: Any, clip: Clip) -> None:
     """Raise UserError if the method or a setting does not fit the model."""
     reason = kind.fits(clip.config["model_cfg"])
+    if not reason and issubclass(kind, Detector):
+        reason = kind.suits(type(clip))
     if reason:
         raise UserError(f"{settings.method}: does not fit this model: it {reason}")
     if settings.surrogate:

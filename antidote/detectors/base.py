@@ -112,6 +112,8 @@ class Detector:
             can encode the pictures of a large set once.
         works_on: what `work` counts: gradients of pictures, or of captions, which cost less in a large model.
         gradients: whether single pictures are scored by gradients, whose activations stay in memory.
+        descends: whether the detector takes gradients with respect to pictures; without them a search ends at its
+            start, and its score has no meaning.
         not_estimated: why `preflight` estimates no memory; None: it does.
     """
 
@@ -123,6 +125,7 @@ class Detector:
     from_features: ClassVar[bool] = False
     works_on: ClassVar[Literal["pictures", "captions"]] = "pictures"
     gradients: ClassVar[bool] = False
+    descends: ClassVar[bool] = False
     not_estimated: ClassVar[str | None] = None
 
     def __init__(self, settings: Any, seed: int) -> None:
@@ -131,6 +134,16 @@ class Detector:
     @classmethod
     def fits(cls, model: Mapping[str, Any]) -> str | None:
         """Return the reason why the method does not support an open_clip model configuration; None if supported."""
+        return None
+
+    @classmethod
+    def suits(cls, kind: type[Clip]) -> str | None:
+        """Return the reason why the method does not support models of a class, an adapter's or `Clip`; None if it does.
+
+        The reason continues a sentence that begins with the method's name.
+        """
+        if cls.descends and not getattr(kind, "differentiable", True):
+            return f"needs gradients with respect to pictures, and the adapter {kind.name} has none"
         return None
 
     @classmethod

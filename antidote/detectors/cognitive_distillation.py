@@ -48,6 +48,7 @@ class CognitiveDistillation(Detector):
     Settings = CognitiveDistillationSettings
     subject = "pairs"
     gradients = True
+    descends = True
 
     @classmethod
     def work(cls, settings: CognitiveDistillationSettings, sizes: Mapping[str, int]) -> tuple[float, float]:

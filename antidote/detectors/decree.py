@@ -63,6 +63,7 @@ class Decree(Detector):
     Settings = DecreeSettings
     subject = "model"
     access = "clean-pairs"
+    descends = True
 
     @classmethod
     def work(cls, settings: DecreeSettings, sizes: Mapping[str, int]) -> tuple[float, float]:

@@ -45,6 +45,7 @@ class IMBERTSalience(Detector):
     Settings = IMBERTSalienceSettings
     subject = "pictures"
     gradients = True
+    descends = True
     access = "test-time"
     reconstruction = True
 

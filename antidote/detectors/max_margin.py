@@ -61,6 +61,7 @@ class MaxMargin(Detector):
     Settings = MaxMarginSettings
     subject = "model"
     access = "test-time"
+    descends = True
     reconstruction = True
 
     @classmethod

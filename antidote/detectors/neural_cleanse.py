@@ -60,6 +60,7 @@ class NeuralCleanse(Detector):
     Settings = NeuralCleanseSettings
     subject = "model"
     access = "few-labelled"
+    descends = True
     reconstruction = True
 
     @classmethod

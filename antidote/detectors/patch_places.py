@@ -67,6 +67,7 @@ class PatchPlaces(Detector):
     Settings = PatchPlacesSettings
     subject = "model"
     access = "clean-pairs"
+    descends = True
 
     @classmethod
     def work(cls, settings: PatchPlacesSettings, sizes: Mapping[str, int]) -> tuple[float, float]:

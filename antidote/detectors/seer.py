@@ -62,6 +62,7 @@ class SEER(Detector):
     Settings = SEERSettings
     subject = "model"
     access = "clean-pairs"
+    descends = True
     reconstruction = True
 
     @classmethod

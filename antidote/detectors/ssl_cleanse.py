@@ -66,6 +66,7 @@ class SSLCleanse(Detector):
     Settings = SSLCleanseSettings
     subject = "model"
     access = "clean-pairs"
+    descends = True
     reconstruction = True
 
     @classmethod

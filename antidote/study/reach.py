@@ -137,6 +137,25 @@ def unscored(attack: AttackSettings, detector: DetectorSettings) -> str | None:
     return None
 
 
+def unsuited(defense: DefenseSettings, detector: DetectorSettings) -> str | None:
+    """Return the reason why a detector does not support the models that a defense makes; None if it does."""
+    adapter = method("defense", defense.method).adapter
+    reason = method("detector", detector.method).suits(method("adapter", adapter)) if adapter else None
+    return f"{detector.method} {reason}" if reason else None
+
+
+def unsuited_cells(
+    cells: list[tuple[str, str]], defenses: dict[str, DefenseSettings], detectors: dict[str, DetectorSettings]
+) -> list[tuple[str, str, str, str]]:
+    """Return (attack, defense, detector, reason) of each detection on the models of `cells` that cannot be run."""
+    return [
+        (attack, defense, name, reason)
+        for attack, defense in cells
+        for name, detector in detectors.items()
+        if (reason := unsuited(defenses[defense], detector))
+    ]
+
+
 def unscored_cells(
     attacks: dict[str, AttackSettings], detectors: dict[str, DetectorSettings]
 ) -> list[tuple[str, str, str]]:

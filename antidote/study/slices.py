@@ -12,7 +12,7 @@ from antidote.base.registry import method
 from antidote.clip.configs import ModelSettings
 from antidote.data.pools import Pool, Shots
 from antidote.study.layout import PUBLISHED
-from antidote.study.reach import unscored_cells
+from antidote.study.reach import unscored_cells, unsuited_cells
 from antidote.study.study import Study
 from antidote.training.recipe import TrainSettings
 
@@ -193,9 +193,15 @@ def _detections(study: Study) -> dict[str, Any]:
     found = {"detectors": detectors, "detections": study.detections, "detect_false_positives": rate}
     adaptive = [(attack, name) for attack, names in study.file.detect_adaptive.items() for name in names]
     found |= {"adaptive": adaptive} if adaptive else {}
-    unscored = unscored_cells(study.attacks, study.detectors)
-    if unscored:
-        found["unscored"] = [{"attack": a, "detector": d, "reason": reason} for a, d, reason in unscored]
+    unscored = [
+        {"attack": attack, "detector": name, "reason": reason}
+        for attack, name, reason in unscored_cells(study.attacks, study.detectors)
+    ]
+    unscored += [
+        {"attack": attack, "defense": defense, "detector": name, "reason": reason}
+        for attack, defense, name, reason in unsuited_cells(study.scored_cells, study.defenses, study.detectors)
+    ]
+    found |= {"unscored": unscored} if unscored else {}
     return {**found, **({"population": [*study.file.further_clean]} if study.file.population else {})}
 
 

@@ -100,11 +100,18 @@ class Study:
     @property
     def detections(self) -> list[tuple[str, str, str]]:
         """Return (attack, defense, detector) of every detection that is run."""
-        models = reach.models_scored(self.file.detect_on, self.entries["defense"])
-        cells = [cell for cell in self.cells if cell[1] in models]
         return [
-            (a, d, name) for a, d in cells for name, s in self.detectors.items() if reach.scores(self.attacks[a], s)
+            (a, d, name)
+            for a, d in self.scored_cells
+            for name, one in self.detectors.items()
+            if reach.scores(self.attacks[a], one) and not reach.unsuited(self.defenses[d], one)
         ]
+
+    @property
+    def scored_cells(self) -> list[tuple[str, str]]:
+        """Return (attack, defense) of every cell on whose models detectors run."""
+        models = reach.models_scored(self.file.detect_on, self.entries["defense"])
+        return [cell for cell in self.cells if cell[1] in models]
 
     @property
     def adapted(self) -> list[tuple[str, str, str]]:

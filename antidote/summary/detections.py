@@ -159,11 +159,13 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
         of_subject = sorted((f for f in plan.detectors if f.subject == subject), key=lambda f: bool(f.control))
         names = {f.name for f in of_subject}
         cells = [cell for cell in plan.detections if cell[2] in names]
-        unscored = {(one.attack, one.detector): one.reason for one in plan.unscored if one.detector in names}
+        unscored = {
+            (one.attack, one.defense, one.detector): one.reason for one in plan.unscored if one.detector in names
+        }
         if not cells and not unscored:
             continue
-        attacks = [*dict.fromkeys([*(cell[0] for cell in cells), *(attack for attack, _ in unscored)])]
-        defenses = [*dict.fromkeys(cell[1] for cell in cells)] or [NO_DEFENSE]
+        attacks = [*dict.fromkeys(cell[0] for cell in (*cells, *unscored))]
+        defenses = [*dict.fromkeys(cell[1] for cell in (*cells, *unscored) if cell[1])] or [NO_DEFENSE]
         reasons = [*dict.fromkeys(unscored.values())]
         several = len(defenses) > 1
         head = ["detector", *(["model"] if several else []), *attacks]
@@ -172,7 +174,8 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
             for defense in defenses:
                 first = [_title(facts), *([defense] if several else [])]
                 mine = [_of(found.frame, (attack, defense, facts.name)) for attack in attacks]
-                blank = [_number(unscored.get((attack, facts.name)), reasons) for attack in attacks]
+                reason_of = [_reason(unscored, (attack, defense, facts.name)) for attack in attacks]
+                blank = [_number(reason, reasons) for reason in reason_of]
                 texts = [_marked(_text(one), one) or none for one, none in zip(mine, blank, strict=True)]
                 rows.append([*first, *texts, _time(costs, facts.name, defense)])
                 texts = [_marked(_at_thresholds(one), one) or none for one, none in zip(mine, blank, strict=True)]
@@ -187,6 +190,12 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
 def _of(frame: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     attack, defense, detector = cell
     return frame[(frame["attack"] == attack) & (frame["defense"] == defense) & (frame["detector"] == detector)]
+
+
+def _reason(unscored: dict[tuple[str, str | None, str], str], cell: Cell) -> str | None:
+    """Return why a cell cannot be run, on all models or on the models of its defense; None if it can."""
+    attack, _, detector = cell
+    return unscored.get((attack, None, detector)) or unscored.get(cell)
 
 
 def _number(reason: str | None, reasons: list[str]) -> str:

@@ -75,9 +75,10 @@ class Blank(Settings):
 
 
 class Unscored(Settings):
-    """A detector that has nothing to score after an attack."""
+    """A detector that has nothing to score after an attack, on the models of one defense or (None) on all models."""
 
     attack: str
+    defense: str | None = None
     detector: str
     reason: str
 

@@ -6,12 +6,14 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from toy_detectors import Broken, NeedsClasses, NeedsPairs, NeedsShots, ToyModel, ToyPictures, audited, inspected, study
 
 from antidote.base import registry
 from antidote.base.errors import UserError
 from antidote.clip.folder import save_model
+from antidote.clip.patch_masking import PatchMasking
 from antidote.command import audit, given
 from antidote.command.table import COMMANDS
 from antidote.detectors.base import MODEL, Scores
@@ -70,6 +72,21 @@ def test_bad_input_is_one_line(place):
     (place / "pictures" / "4.png").write_text("no picture")
     inspected(place, "--detector", "bright")
     assert len(pd.read_csv(place / "out" / "scores.csv")) == 4, "a picture that cannot be read is left out"
+
+
+@pytest.mark.parametrize("kind", [ToyModel, type("Descending", (ToyModel,), {"descends": True})])
+def test_a_model_without_gradients_of_pictures_has_a_finding(place, make_clip, monkeypatch, kind):
+    clip = make_clip("vit")
+    weights = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
+    masking = PatchMasking(clip.network, clip.config, {"weights": weights}, {"cell": 8, "masked": 2})
+    save_model(place / "model", masking, {"kind": "defended", "statement": "test"})
+    monkeypatch.setattr(audit, "method", lambda *_: kind)
+    [finding] = audited(place, "--detector", "toy")["findings"]
+    if kind is ToyModel:
+        assert finding["score"] == 0.8
+    else:
+        reason = "it needs gradients with respect to pictures, and the adapter patch_masking has none"
+        assert finding["left_out"] == reason
 
 
 def test_toys_do_not_stay_in_the_registry():

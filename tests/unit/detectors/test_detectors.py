@@ -10,6 +10,9 @@ import torch
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import reachable
 from antidote.base.registry import DETECTORS, method, module
+from antidote.clip.model import Clip
+from antidote.clip.patch_masking import PatchMasking
+from antidote.clip.visual_prompts import VisualPrompts
 from antidote.data.access import GRANTS, DefenseData
 from antidote.detectors.base import MODEL, Detector, items_of
 from antidote.training.session import Work
@@ -78,6 +81,25 @@ def test_scores_cover_the_subject(make_clip, data, tmp_path, name, subject):
     assert all(torch.equal(value, before[key]) for key, value in clip.network.state_dict().items()), "left as it was"
     again = kind(settings, 0).score(clip, given, Work(tmp_path / "again", "x"))
     assert np.array_equal(found.values, again.values), "the same seed gives the same scores"
+
+
+DESCENDS = {"decree", "seer", "neural_cleanse", "ssl_cleanse", "patch_places", "max_margin", "cognitive_distillation",
+            "imbert_salience"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_says_whether_it_needs_gradients_of_pictures(make_clip, data, tmp_path, name):
+    """Others score a model without such gradients, and are not refused."""
+    clip, kind = make_clip("vit"), method("detector", name)
+    reason = f"needs gradients with respect to pictures, and the adapter {PatchMasking.name} has none"
+    assert kind.suits(PatchMasking) == (reason if name in DESCENDS else None)
+    assert kind.suits(Clip) is None and kind.suits(VisualPrompts) is None
+    if name not in DESCENDS and not kind.control:
+        weights = torch.nn.functional.normalize(torch.randn(10, 16, generator=torch.Generator().manual_seed(3)), dim=1)
+        masking = PatchMasking(clip.network, clip.config, {"weights": weights}, {"cell": 8, "masked": 2})
+        given = dataclasses.replace(data, scorer=clip) if name == "clean_clip_score" else data
+        found = kind(settings_of(name, kind.subject), 0).score(masking, given, Work(tmp_path / "work", "x"))
+        assert np.isfinite(found.values).all()
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -212,6 +212,16 @@ def test_pictures_that_need_a_text_as_well_are_not_scored():
     }
 
 
+def test_a_detector_that_needs_gradients_does_not_run_on_masked_pictures():
+    study = make(WIDE, attacks={"badnet": ATTACKS["badnet"]}, defenses={"imbert": {"method": "imbert_clip"}},
+                 detectors={"decree": {"method": "decree"}, "dao": DAO}, detect_on=["none", "imbert"])  # fmt: skip
+    cells = {(d, name) for _, d, name in study.detections}
+    assert ("imbert", "decree") not in cells and {("none", "decree"), ("none", "dao"), ("imbert", "dao")} <= cells
+    plan = SummarySettings.read(read_mapping(summary_plan(study)), "plan")
+    assert [(one.attack, one.defense, one.detector) for one in plan.unscored] == [("badnet", "imbert", "decree")]
+    assert plan.unscored[0].reason.startswith("decree needs gradients with respect to pictures")
+
+
 def test_a_plan_without_blank_detections_does_not_name_them():
     assert "unscored" not in summary_plan(make())
 

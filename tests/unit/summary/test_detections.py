@@ -160,6 +160,16 @@ def test_cells_that_cannot_be_run_name_their_reason(plan, results):
     )
 
 
+def test_a_detector_that_cannot_score_a_defenses_models_has_a_reason_in_their_row(plan, results):
+    cells = [*PLAN["detections"], ["patch", "masked", "random_pairs"]]
+    unscored = [{"attack": "patch", "defense": "masked", "detector": "dao", "reason": "no gradients"}]
+    more = SummarySettings.read({**PLAN, "detections": cells, "unscored": unscored}, "plan")
+    pairs = tables(more, read_detections(more, results), read_costs(more, results, results))[2]
+    rows = {(row[0].split(" ")[0], row[1]): row[2] for row in pairs["rows"][1:]}
+    assert rows["dao", "masked"] == "- [1]" and "[" not in rows["dao", "none"]
+    assert pairs["note"].endswith(" [1] not applicable: no gradients.")
+
+
 def test_figures_of_an_attack_made_against_the_detector_are_marked(plan, results):
     more = SummarySettings.read({**PLAN, "adaptive": [["patch", "dao"]]}, "plan")
     found = read_detections(more, results)
