@@ -74,6 +74,9 @@ def test_scores_cover_the_subject(make_clip, data, tmp_path, name, subject):
         given = dataclasses.replace(data, poisoned=frozenset(items_of(subject, data)[:1]))
     if name == "clean_clip_score":
         given = dataclasses.replace(data, scorer=make_clip("vit"))
+    if name == "neural_cleanse":  # no picture gets most of ten classes of a random model
+        given = dataclasses.replace(data, classes=CLASSES[:5])
+        settings = settings.model_copy(update={"steps": 30, "lr": 0.5})
     before = copy.deepcopy(clip.network.state_dict())
     found = kind(settings, 0).score(clip, given, Work(tmp_path / "work", "x"))
     assert list(found.items) == items_of(subject, data)

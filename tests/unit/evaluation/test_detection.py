@@ -12,9 +12,11 @@ from antidote.base.errors import UserError
 from antidote.base.registry import method
 from antidote.data.access import DefenseData
 from antidote.data.pairs import SHARD_PLACE
-from antidote.detectors.base import Scores
+from antidote.detectors.base import MODEL, Detector, DetectorSettings, NoScore, Scores
 from antidote.evaluation.detection import RATES, figures, mixed_pictures
 from antidote.evaluation.ranking import calibrated
+from antidote.summary.detections import Detection
+from scripts import detect
 
 
 def scores(values, threshold=None):
@@ -122,3 +124,23 @@ def test_the_controls_are_at_random_and_perfect(make_pairs):
     assert abs(rows["random"]["auroc"] - 0.5) < 3 * spread and rows["random"]["tpr_at_fpr1"] < 0.04
     assert {rows["oracle"][name] for name in ("auroc", "auprc", "tpr_at_fpr1", "recall", "tpr_calibrated")} == {1.0}
     assert {rows["oracle"][name] for name in ("fpr", "fpr_at_tpr1", "fpr_calibrated")} == {0.0}
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_model_without_a_score_is_recorded(failed):
+    """The study goes on: the fields are null, and the evidence says why."""
+
+    class Searching(Detector):
+        Settings, subject = DetectorSettings, "model"
+
+        def score(self, clip, data, work):
+            if failed:
+                raise NoScore("x: no trigger was found")
+            return Scores([MODEL], np.array([3.0]), 2.0)
+
+    given = SimpleNamespace(false_positives=0.01, seed=0)
+    detector = Searching(DetectorSettings(method="x"), 0)
+    found, judged = detect.judge(detector, None, DefenseData(), None, {MODEL}, given)
+    assert (judged["score"], judged["threshold"], judged["recall"]) == ((None,) * 3 if failed else (3.0, 2.0, 1.0))
+    assert dict(found.evidence) == ({"no score": "x: no trigger was found"} if failed else {})
+    assert list(found.items) == [MODEL] and Detection.read({"items": 1, "poisoned": 1, **judged}, "x")
