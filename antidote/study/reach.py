@@ -97,6 +97,12 @@ def models_scored(names: list[str], defenses: list[Entry]) -> list[str]:
     return list(dict.fromkeys(defense for name in names for defense in by_name[name]))
 
 
+def cells_scored(cells: list[tuple[str, str]], names: list[str], defenses: list[Entry]) -> list[tuple[str, str]]:
+    """Return the cells (attack, defense) on whose models detectors run; arguments as of `models_scored`."""
+    models = models_scored(names, defenses)
+    return [cell for cell in cells if cell[1] in models]
+
+
 def models_adapted(names: list[str] | None, defenses: list[Entry]) -> list[str]:
     """Return the defenses whose models are adapted: the named ones and `none`; all for None.
 
@@ -142,6 +148,21 @@ def unsuited(defense: DefenseSettings, detector: DetectorSettings) -> str | None
     adapter = method("defense", defense.method).adapter
     reason = method("detector", detector.method).suits(method("adapter", adapter)) if adapter else None
     return f"{detector.method} {reason}" if reason else None
+
+
+def detections(
+    cells: list[tuple[str, str]],
+    attacks: dict[str, AttackSettings],
+    defenses: dict[str, DefenseSettings],
+    detectors: dict[str, DetectorSettings],
+) -> list[tuple[str, str, str]]:
+    """Return (attack, defense, detector) of each detection on the models of `cells` that can be run."""
+    return [
+        (attack, defense, name)
+        for attack, defense in cells
+        for name, detector in detectors.items()
+        if scores(attacks[attack], detector) and not unsuited(defenses[defense], detector)
+    ]
 
 
 def unsuited_cells(

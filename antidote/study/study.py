@@ -100,24 +100,17 @@ class Study:
     @property
     def detections(self) -> list[tuple[str, str, str]]:
         """Return (attack, defense, detector) of every detection that is run."""
-        return [
-            (a, d, name)
-            for a, d in self.scored_cells
-            for name, one in self.detectors.items()
-            if reach.scores(self.attacks[a], one) and not reach.unsuited(self.defenses[d], one)
-        ]
+        return reach.detections(self.scored_cells, self.attacks, self.defenses, self.detectors)
 
     @property
     def scored_cells(self) -> list[tuple[str, str]]:
         """Return (attack, defense) of every cell on whose models detectors run."""
-        models = reach.models_scored(self.file.detect_on, self.entries["defense"])
-        return [cell for cell in self.cells if cell[1] in models]
+        return reach.cells_scored(self.cells, self.file.detect_on, self.entries["defense"])
 
     @property
     def adapted(self) -> list[tuple[str, str, str]]:
         """Return (attack, defense, adaptation) of every measurement of persistence on a model under test."""
-        settings = self.file.persistence
-        if settings is None:
+        if (settings := self.file.persistence) is None:
             return []
         models = reach.models_adapted(settings.defenses, self.entries["defense"])
         cells = [cell for cell in self.cells if cell[1] in models and not self.few_shot(cell[0])]
