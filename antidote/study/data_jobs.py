@@ -20,7 +20,7 @@ from antidote.data.words.lexicon import FILES as WORDNET
 from antidote.data.words.names import names_file
 from antidote.study import reach
 from antidote.study.layout import STAGES, Layout, Matrix
-from antidote.study.slices import dataset_slice, download_slice, pool_slice, pool_target
+from antidote.study.slices import dataset_slice, download_slice, drawn_with, pool_slice, pool_target
 from antidote.study.study import Study
 
 
@@ -187,10 +187,8 @@ class DataJobs:
 
     def pool_indexes(self, w: Any) -> list[str]:
         """Return what a pool is drawn from: index and manifest of its split, and lists of pairs that are left out."""
-        settings = self.study.file.pools
-        place = settings.place(settings.pools()[w.pool])
-        same = [pool for pool in settings.pools().values() if settings.place(pool) == place]
-        return [*self.indexes(w.pool), *sorted({pool.without for pool in same if getattr(pool, "without", None)})]
+        drawn = drawn_with(self.study.file.pools, w.pool).values()
+        return [*self.indexes(w.pool), *sorted({pool.without for pool in drawn if getattr(pool, "without", None)})]
 
     def pool_settings(self, w: Any) -> str:
         return pool_slice(self.study, w.pool)

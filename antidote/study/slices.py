@@ -10,7 +10,7 @@ from antidote.attacks.base import AttackSettings
 from antidote.base.files import sha256
 from antidote.base.registry import method
 from antidote.clip.configs import ModelSettings
-from antidote.data.pools import Pool, Shots
+from antidote.data.pools import Pool, PoolsSettings, Shots
 from antidote.study.layout import PUBLISHED
 from antidote.study.reach import unscored_cells, unsuited_cells
 from antidote.study.study import Study
@@ -49,25 +49,38 @@ def _split_slice(study: Study, dataset: str, split: str, others: set[str]) -> st
     return json_slice({**values, "splits": {split: values["splits"][split]}})
 
 
+def drawn_with(settings: PoolsSettings, name: str) -> dict[str, Pool | Shots]:
+    """Return the pools that determine one pool's pairs, itself included, in the order in which its job draws them.
+
+    A pool that is drawn later counts with its captions of the target alone; other later pools are left out.
+    """
+    pools = settings.pools()
+    # The job reads the settings as canonical JSON, in which the further pools are sorted by name.
+    order = [*(other for other in pools if other not in settings.further), *sorted(settings.further)]
+    kept: dict[str, Pool | Shots] = {}
+    for place, other in enumerate(order):
+        pool = pools[other]
+        if settings.place(pool) != settings.place(pools[name]):
+            continue
+        if place <= order.index(name) or isinstance(pool, Shots):
+            kept[other] = pool
+        elif pool.target_pairs:
+            kept[other] = pool.model_copy(update={"pairs": pool.guaranteed})
+    return kept
+
+
 def pool_slice(study: Study, name: str) -> str:
     """Return the settings that one pool depends on: its own and those of pools that draw from the split earlier.
 
     `data.pools.choose` assigns scarce pairs first (shots, then captions with the target), then the pools in order.
     """
     settings = study.file.pools
-    pools = settings.pools()
-    place, order = settings.place(pools[name]), list(pools)
     kept: dict[str, Any] = {}
-    for other, pool in pools.items():
-        if settings.place(pool) != place:
-            continue
+    for other, pool in drawn_with(settings, name).items():
         values = pool.model_dump(mode="json")
         if values.get("without", "") is None:  # pools that leave nothing out keep the settings they had before the key
             del values["without"]
-        if order.index(other) <= order.index(name) or isinstance(pool, Shots):
-            kept[other] = values
-        elif pool.target_pairs:
-            kept[other] = {**values, "pairs": pool.guaranteed}
+        kept[other] = values
     if "training" not in kept:  # needed for the default dataset and split; its size does not matter here
         dataset, split = settings.place(settings.training)
         kept["training"] = {"dataset": dataset, "split": split, "pairs": 1}
