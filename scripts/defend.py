@@ -12,6 +12,7 @@ from antidote.base.command_line import Cost, main, parser, settings_argument
 from antidote.base.errors import UserError
 from antidote.base.registry import method, module
 from antidote.clip.folder import load_model, model_files
+from antidote.clip.initial import initial_files
 from antidote.clip.model import Clip
 from antidote.data.access import Sources, load_granted
 from antidote.data.overlay import MANIFEST
@@ -33,8 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     inputs = model_files(arguments.model) + lexicon_files(arguments.lexicon)
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
-    if arguments.scorer:
-        inputs += model_files(arguments.scorer)
+    inputs += model_files(arguments.scorer) if arguments.scorer else initial_files(settings.public)
     modules = ("scripts.defend", module("defense", settings.method))
     words = [arguments.lexicon, arguments.classes and class_names(arguments.classes),
              arguments.templates and templates(arguments.templates)]  # fmt: skip

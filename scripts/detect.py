@@ -15,17 +15,20 @@ import numpy as np
 import pandas as pd
 
 from antidote.attacks.trigger import load_trigger
+from antidote.attacks.trigger_files import DESCRIPTION, TENSORS
 from antidote.base.command_line import Cost, log, main, parser, settings_argument, text
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import method, module
 from antidote.base.settings import read_mapping
 from antidote.clip.folder import load_model, model_files
+from antidote.clip.initial import initial_files
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData, Sources, load_granted
-from antidote.data.overlay import poisoned_keys
-from antidote.data.words.names import class_names
-from antidote.detectors.base import MODEL, Detector, NoScore, Scores
+from antidote.data.overlay import MANIFEST, poisoned_keys
+from antidote.data.words.lexicon import lexicon_files
+from antidote.data.words.names import class_names, names_file, templates
+from antidote.detectors.base import MODEL, Detector, DetectorSettings, NoScore, Scores
 from antidote.evaluation.base import ZeroShotSettings, evaluated_pictures
 from antidote.evaluation.detection import curve, figures, mixed_pictures
 from antidote.evaluation.ranking import RATES
@@ -40,13 +43,6 @@ def run(arguments: Namespace) -> None:
     cost = Cost()
     kind = method("detector", arguments.settings.get("method", ""))
     settings = kind.Settings.read(arguments.settings, f"detector {arguments.settings['method']}")
-    work = work_of(
-        arguments,
-        [settings.model_dump(), arguments.evaluation],
-        model_files(arguments.model) + (model_files(arguments.scorer) if arguments.scorer else []),
-        "scripts.detect",
-        module("detector", settings.method),
-    )
     clip = load_model(arguments.model)
     reason = kind.fits(clip.config["model_cfg"]) or kind.suits(type(clip))
     if reason:
@@ -58,6 +54,7 @@ def run(arguments: Namespace) -> None:
         data = replace(data, scorer=load_model(arguments.scorer))
     if kind.control == "truth":
         data = replace(data, poisoned=frozenset(poisoned))
+    work = work_of_scores(arguments, settings, clip)
     scores, judged = judge(kind(settings, arguments.seed), clip, data, work, poisoned, arguments)
     with whole_folder(arguments.output) as folder:
         table = pd.DataFrame({"item": list(scores.items), "score": scores.values})
@@ -77,6 +74,26 @@ def run(arguments: Namespace) -> None:
         )
     cost.write(arguments.cost, pairs=len(scores.items))
     shutil.rmtree(work.folder, ignore_errors=True)
+
+
+def work_of_scores(arguments: Namespace, settings: DetectorSettings, clip: Clip) -> Work:
+    """Return the work of a run; its identity covers the detector, the model, and all data that the scores depend on."""
+    evaluation, words = arguments.evaluation, [file for named in settings.word_files for file in names_file(*named)]
+    inputs = model_files(arguments.model) + lexicon_files(arguments.lexicon) + [Path(file) for file in words]
+    inputs += model_files(arguments.scorer) if arguments.scorer else initial_files(settings.public)
+    inputs += [arguments.poison / MANIFEST] if arguments.poison else []
+    added = clip.added()
+    modules = [module("adapter", added[0]["adapter"])] if added else []
+    named = [arguments.lexicon, arguments.classes and class_names(arguments.classes),
+             arguments.templates and templates(arguments.templates)]  # fmt: skip
+    if arguments.trigger:
+        shown = ZeroShotSettings.read(evaluation, "evaluation")
+        inputs += [arguments.trigger / TENSORS, arguments.trigger / DESCRIPTION]
+        inputs.append(arguments.data / shown.dataset / shown.split / "manifest.json")
+        named += [class_names(shown.classes), arguments.target, arguments.pictures]
+        modules.append(module("attack", load_trigger(arguments.trigger).attack.settings.method))
+    parts = [settings.model_dump(), evaluation, named]
+    return work_of(arguments, parts, inputs, "scripts.detect", module("detector", settings.method), *modules)
 
 
 def judge(

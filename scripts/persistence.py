@@ -9,9 +9,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from antidote.attacks.trigger_files import TENSORS
+from antidote.attacks.trigger_files import DESCRIPTION, TENSORS
 from antidote.base.command_line import Cost, main, parser, seed, settings_argument, text
 from antidote.base.files import write_json
+from antidote.base.registry import module
 from antidote.base.settings import Settings
 from antidote.clip.folder import model_files
 from antidote.clip.model import Clip
@@ -19,10 +20,11 @@ from antidote.data.pairs import load_pools
 from antidote.evaluation.base import ZeroShotSettings, evaluated_pictures
 from antidote.evaluation.drawn import sharing
 from antidote.evaluation.persistence import Adaptation, persistence
-from antidote.evaluation.subject import load_subject
+from antidote.evaluation.subject import Subject, load_subject
 from antidote.evaluation.trajectory import figures
 from antidote.evaluation.zero_shot import evaluate
 from antidote.training.run import reading_arguments, reading_of, work_of
+from antidote.training.session import Work
 
 
 class Arguments(Settings):
@@ -48,8 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         scores = evaluate(replace(measured, clip=model), pictures, evaluation)
         return {"ca1": scores["ca1"], "score": {**scores, **scores.get("extra", {})}[attack.score]}
 
-    inputs = [*model_files(arguments.model), arguments.trigger / TENSORS]
-    work = work_of(arguments, settings.model_dump(), inputs, "scripts.persistence")
+    work = work_of_curve(arguments, settings, subject)
     texts = [*subject.texts, *pictures.captions]  # an attack without a trigger can use captions as queries
     with sharing(subject, arguments.trigger, arguments.drawn) as measured:
         curve, report = persistence(clip, pairs, texts, measure, adaptation, arguments.seed, work)
@@ -57,6 +58,18 @@ def run(arguments: argparse.Namespace) -> None:
     write_json(arguments.output, {**figures(steps, rates), "curve": curve})
     cost.write(arguments.cost, pairs=len(pairs), steps=report.steps, trained_parameters=report.trained_parameters)
     shutil.rmtree(work.folder, ignore_errors=True)
+
+
+def work_of_curve(arguments: argparse.Namespace, settings: Arguments, subject: Subject) -> Work:
+    """Return the work of a run; its identity covers the training, and all that the measurements of the curve read."""
+    evaluation, added = settings.evaluation, subject.clip.added()
+    parts = [settings.model_dump(), arguments.target, list(subject.classes), list(subject.templates)]
+    trigger = [arguments.trigger / name for name in (TENSORS, DESCRIPTION)]
+    evaluated = arguments.data / evaluation.dataset / evaluation.split / "manifest.json"
+    modules = [module("attack", subject.trigger.attack.settings.method)]
+    modules += [module("adapter", added[0]["adapter"])] if added else []
+    inputs = [*model_files(arguments.model), *trigger, evaluated]
+    return work_of(arguments, parts, inputs, "scripts.persistence", *modules)
 
 
 if __name__ == "__main__":

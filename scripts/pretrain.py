@@ -13,11 +13,11 @@ from typing import Any
 from antidote.base.cache import Shared
 from antidote.base.command_line import Cost, main, parser, settings_argument
 from antidote.base.errors import UserError
-from antidote.base.files import DATA
 from antidote.base.registry import method, module
 from antidote.base.settings import Settings
 from antidote.clip.configs import ModelSettings
 from antidote.clip.folder import create_model, load_model, model_files
+from antidote.clip.initial import initial_files
 from antidote.clip.model import Clip
 from antidote.data.overlay import MANIFEST, read_manifest
 from antidote.data.pairs import load_pools
@@ -47,11 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     if settings.attack and arguments.processes > 1:
         raise UserError(f"--processes: {arguments.processes}: {settings.attack['method']} trains in one process")
     parallel.start(arguments.processes)
-    if arguments.start:
-        inputs = model_files(arguments.start)
-    else:
-        own = [DATA / "models" / f"{settings.model.name}.json", Path(settings.model.pretrained or "")]
-        inputs = [path for path in own if path.is_file()]
+    inputs = model_files(arguments.start) if arguments.start else initial_files(settings.model)
     if arguments.poison:
         inputs.append(arguments.poison / MANIFEST)
     modules = ["scripts.pretrain", *([module("attack", settings.attack["method"])] if settings.attack else [])]

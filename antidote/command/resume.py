@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from antidote.base.cache import identity
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
+from antidote.clip.initial import initial_files
 from antidote.data.words.lexicon import lexicon_files
 from antidote.training.session import Work
 
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 def work(output: Path | None, kind: Defense | Detector, clip: Clip, data: DefenseData, lexicon: str) -> Iterator[Work]:
     """Yield the work folder of one method, next to the output.
 
-    The folder's identity covers the method's settings, seed and code, the content of the model, and the content of the
-    data that the method gets. The folder is deleted at the end of the block, and if the block raises UserError. A run
-    that is killed keeps the folder, from which the same command resumes.
+    The folder's identity covers the method's settings, seed and code, and the content of the model, of the data that
+    the method gets, and of the files of a public scorer. The folder is deleted at the end of the block, and if the
+    block raises UserError. A run that is killed keeps the folder, from which the same command resumes.
 
     Args:
         output: folder of the command's results; None: the work folder is temporary, and a killed run starts anew.
@@ -53,8 +54,9 @@ def work(output: Path | None, kind: Defense | Detector, clip: Clip, data: Defens
     settings = kind.settings.model_dump(mode="json")
     words = lexicon_files(lexicon) if data.lexicon is not None else []
     parts = [settings, kind.seed, inputs_digest(clip, data, lexicon)]
+    files = [*words, *initial_files(kind.settings.public)]
     made = Work(
-        place.with_name(f"{place.name}.{settings['method']}.work"), identity(parts, words, type(kind).__module__)
+        place.with_name(f"{place.name}.{settings['method']}.work"), identity(parts, files, type(kind).__module__)
     )
     try:
         yield made

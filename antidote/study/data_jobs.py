@@ -15,9 +15,13 @@ from typing import Any
 from antidote.base.files import sha256
 from antidote.base.fingerprint import fingerprint
 from antidote.base.registry import module
+from antidote.clip.configs import ModelSettings
+from antidote.clip.weights import files as weight_files
 from antidote.data.store.datasets import pointers
 from antidote.data.words.lexicon import FILES as WORDNET
 from antidote.data.words.names import names_file
+from antidote.defenses.base import DefenseSettings
+from antidote.detectors.base import DetectorSettings
 from antidote.study import reach
 from antidote.study.layout import STAGES, Layout, Matrix
 from antidote.study.slices import dataset_slice, download_slice, drawn_with, pool_slice, pool_target
@@ -63,6 +67,14 @@ def content(*names: str) -> str:
     a link restores may be newer than an earlier change of an input.
     """
     return "".join(f"-{sha256(name)[:16]}" for name in names)
+
+
+def initial_inputs(model: ModelSettings | None) -> list[str]:
+    """Return the files of a model's architecture and initial weights, if its settings name files; [] for no model.
+
+    These are the files of `antidote.clip.initial`, those in the working folder by their relative paths.
+    """
+    return names_file("models", model.name) + weight_files(model.pretrained) if model else []
 
 
 class DataJobs:
@@ -169,6 +181,20 @@ class DataJobs:
     def pictures_threads(self, w: Any) -> int:
         # Drawn pictures are few and small. A job of several threads would wait until as many cores are free at once.
         return 1 if self.study.sources[w.dataset].source in ("scenes", "shifted_scenes") else 4
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def _model_folder(self, stage: str, **names: Any) -> tuple[Path, list[str]]:
+        return self.layout.path(stage, **names), self.layout.files(stage, **names)
+
+    def scoring_model(self, settings: DefenseSettings | DetectorSettings, w: Any) -> tuple[Path | None, list[str]]:
+        """Return folder and files of the study's clean model that a method names; for a public model its files alone.
+
+        The method loads a public model by its name, so that its job gets no folder.
+        """
+        if settings.surrogate:
+            return self._model_folder("surrogate_model", surrogate=settings.surrogate, seed=w.seed)
+        return None, initial_inputs(settings.public)
 
     # --- pools -------------------------------------------------------------------------------------------------------
 

@@ -76,9 +76,8 @@ class DetectJobs:
         return self.layout.files("trigger", attack=w.attack, seed=w.seed) if self._of(w, "pictures") else []
 
     def _scorer(self, w: Any) -> tuple[Path | None, list[str]]:
-        """Return folder and files of the clean model of the study that a detector names, if it names one."""
-        name = self._entry(w).surrogate
-        return self.jobs._model_folder("surrogate_model", surrogate=name, seed=w.seed) if name else (None, [])
+        """Return the files of the clean model that a detector names; its folder if it is one of the study."""
+        return self.jobs.scoring_model(self._entry(w), w)
 
     def scorer(self, w: Any) -> list[str]:
         return self._scorer(w)[1]

@@ -21,12 +21,11 @@ from antidote.base.fingerprint import fingerprint
 from antidote.base.registry import method, module
 from antidote.clip.configs import ModelSettings
 from antidote.clip.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG, WEIGHTS
-from antidote.clip.weights import files as weight_files
 from antidote.data.access import POOLS, USES_CLASSES
 from antidote.data.words.names import names_file
 from antidote.defenses.base import Defense
 from antidote.evaluation.base import ScoredSet
-from antidote.study.data_jobs import DataJobs, content, options
+from antidote.study.data_jobs import DataJobs, content, initial_inputs, options
 from antidote.study.layout import NO_DEFENSE
 from antidote.study.slices import adaptation_slice, json_slice, summary_plan, text_argument, training_slice
 
@@ -104,9 +103,6 @@ class Jobs(DataJobs):
         adapter = [name for name in (ADAPTER, ADAPTER_WEIGHTS) if (folder / name).is_file()]
         return folder, [str(folder / name) for name in (WEIGHTS, CONFIG, *adapter)]
 
-    def _model_folder(self, stage: str, **names: Any) -> tuple[Path, list[str]]:
-        return self.layout.path(stage, **names), self.layout.files(stage, **names)
-
     def surrogate(self, w: Any) -> list[str]:
         return self._surrogate(w)[1]
 
@@ -182,8 +178,7 @@ class Jobs(DataJobs):
 
     def initial_model(self, w: Any) -> list[str]:
         """Return the files of a model's architecture and weights, if the study names files."""
-        model = self._model(w)
-        return names_file("models", model.name) + weight_files(model.pretrained)
+        return initial_inputs(self._model(w))
 
     def _model(self, w: Any) -> ModelSettings:
         if hasattr(w, "surrogate"):
@@ -252,9 +247,8 @@ class Jobs(DataJobs):
         return self.layout.files("poison", attack=w.attack, seed=w.seed) if owns else []
 
     def _scorer(self, w: Any) -> tuple[Path | None, list[str]]:
-        """Return folder and files of the clean model of the study by which a defense scores pairs, if it names one."""
-        name = self.study.defenses[w.defense].surrogate
-        return self._model_folder("surrogate_model", surrogate=name, seed=w.seed) if name else (None, [])
+        """Return the files of the clean model by which a defense scores pairs; its folder if it is one of the study."""
+        return self.scoring_model(self.study.defenses[w.defense], w)
 
     def scorer(self, w: Any) -> list[str]:
         return self._scorer(w)[1]

@@ -49,7 +49,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*(f"antidote.training.{name}" for name in
         ("heads", "inversion", "lora", "pair_scores", "patches", "prompts", "scorers", "suspicion", "tuning", "victim", "windows")),), ()),
     (("antidote.training.augmentation",), ("defend * ta_cleaner",)),
-    (("antidote.training*",), TRAINING),
+    (("antidote.clip.initial", "antidote.training*"), TRAINING),
     # Methods; the tiny study uses two attacks and two defenses.
     (("antidote.attacks", "antidote.attacks.base", "antidote.attacks.contract", "antidote.attacks.trigger*"), ("trigger *", *SCORES)),
     (("antidote.attacks.given",), ("trigger badnet *", "trigger blended *")),

@@ -14,6 +14,7 @@ from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
 from antidote.data.store.datasets import pointers
 from antidote.study.data_jobs import alternatives, options
+from antidote.study.detect_jobs import DetectJobs
 from antidote.study.jobs import Jobs, quick_to_inspect
 from antidote.study.study import Study
 
@@ -163,6 +164,22 @@ def test_weights_that_are_a_file_are_an_input(tmp_path):
     (tmp_path / "my weights.pt").touch()
     jobs = make({"model": {"name": "tiny-rn", "pretrained": str(tmp_path / "my weights.pt")}})
     assert jobs.initial_model(w()) == ["data/models/tiny-rn.json", str(tmp_path / "my weights.pt")]
+
+
+def test_the_files_of_a_public_scorer_are_inputs(tmp_path):
+    """The method loads the model by its name: the job gets no folder."""
+    file = tmp_path / "my weights.pt"
+    file.touch()
+    named = {"method": "ubt", "scorer": f"tiny-rn/{file}"}
+    changes = {"detectors": {"ccs": {"method": "clean_clip_score", "scorer": f"tiny-rn/{file}"}, "ubt": named}}
+    jobs = make({**WIDE, "defenses": {"ubt": named}, **changes})
+    detecting = DetectJobs(jobs)
+    job = w(attack="badnet", defense="ubt")
+    assert jobs.scorer(job) == ["data/models/tiny-rn.json", str(file)] and "--scorer" not in jobs.defense_options(job)
+    for name in ("ccs", "ubt"):
+        job = w(attack="badnet", defense="none", detector=name)
+        assert detecting.scorer(job) == ["data/models/tiny-rn.json", str(file)]
+        assert "--scorer" not in detecting.options(job)
 
 
 def test_an_attack_on_the_shots(jobs):
