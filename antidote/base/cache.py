@@ -120,7 +120,11 @@ class Shared:
         Raises:
             OSError: `output` cannot be written.
         """
-        if self.entry is None or not self.entry.is_dir():
+        try:
+            if self.entry is None or not self.entry.is_dir():
+                return []
+        except OSError as error:  # a folder that may not be entered, a network that is gone
+            log.warning("%s: %s: %s; computing anew", PLACE, self.place, error.strerror)
             return []
         try:
             description = json.loads(b"".join(_chunks(self.entry / ENTRY)))
@@ -147,18 +151,22 @@ class Shared:
             names: names of the files to store.
             cost: cost of making the files, as `Cost.write` returns.
         """
-        if self.entry is None or self.entry.is_dir():
+        if self.entry is None:
             return
         # Next to the entry: the folder of a stage may be on another disk than the rest of the cache.
         temporary = self.entry.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
+            if self.entry.is_dir():
+                return
             temporary.mkdir(parents=True)
             digests = {name: _copy(folder / name, temporary / name) for name in sorted(names)}
             write_json(temporary / ENTRY, {"files": digests, "cost": cost, "environment": environment()})
             temporary.rename(self.entry)
         except OSError as error:
-            if not self.entry.is_dir():  # otherwise another process has written the entry
-                log.warning("%s: %s: %s; this result is not shared", PLACE, self.place, error.strerror)
+            with contextlib.suppress(OSError):
+                if self.entry.is_dir():  # another process has written the entry
+                    return
+            log.warning("%s: %s: %s; this result is not shared", PLACE, self.place, error.strerror)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

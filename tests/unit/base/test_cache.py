@@ -1,5 +1,6 @@
 """Stages shared between checkouts and studies: what is in a key, what an entry survives, what a bad place costs."""
 
+import errno
 import json
 import logging
 import os
@@ -170,6 +171,22 @@ def test_a_place_that_takes_nothing_costs_a_line(place, made, tmp_path, caplog):
     stored(made)
     assert entry().take(tmp_path / "out") == []
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith(f"{PLACE}: {place}: ")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
+def test_a_place_that_cannot_be_entered_costs_a_line(place, made, tmp_path, caplog, monkeypatch, number):
+    """As a folder of another account is, or a share of a server that is gone."""
+    found = stored(made)
+
+    def fails(path):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "is_dir", fails)
+    assert found.take(tmp_path / "out", tmp_path / "cost.json") == [] and not (tmp_path / "out").exists()
+    assert caplog.messages == [f"{PLACE}: {place}: {os.strerror(number)}; computing anew"]
+    caplog.clear()
+    assert found.put(made, ["weights", "card.json"], {}) is None
+    assert caplog.messages == [f"{PLACE}: {place}: {os.strerror(number)}; this result is not shared"]
 
 
 def test_a_full_place_costs_a_line_and_leaves_no_part(place, made, caplog):
