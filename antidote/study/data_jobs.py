@@ -172,7 +172,11 @@ class DataJobs:
         return options(download=self.download_report(w))
 
     def wordnet_files(self) -> list[str]:
-        return [str(self.layout.data / "wordnet" / name) for name in WORDNET]
+        """Return the files of the WordNet that is fetched, by the paths by which other jobs ask for them.
+
+        They lie in the checkout, and not in the working folder if Snakemake runs elsewhere.
+        """
+        return [file for file in names_file("lexicons", "wordnet") if Path(file).name in WORDNET]
 
     def pictures_options(self, w: Any) -> str:
         size, _, count = w.fit.partition("-")

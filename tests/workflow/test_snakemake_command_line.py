@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT, STUDY, copy_project, edited, environment, snakemake, study
+from harness import ROOT, STUDY, copy_project, edited, environment, new_project, snakemake, study
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,22 @@ def test_one_cell_alone(project):
     done = snakemake(project, "-n", "--forceall", target)
     assert done.returncode == 0, done.stdout
     assert "attack=badnet" in done.stdout and "blended" not in done.stdout and "ta_cleaner" not in done.stdout
+
+
+@pytest.mark.parametrize("way", ["--directory", "--snakefile"])
+def test_wordnet_is_fetched_from_every_working_folder(tmp_path, way):
+    """WordNet lies in the checkout, the results in the working folder."""
+    project, elsewhere = new_project(tmp_path / "project"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "words.yaml").write_text(study(project, {"lexicon": "wordnet"}))
+    profile = ["--workflow-profile", project / "profiles/default"]
+    place, given = (project, ["--directory", elsewhere]) if way == "--directory" else (
+        elsewhere, ["--snakefile", project / "Snakefile", *profile])  # fmt: skip
+    done = snakemake(place, "-n", *map(str, given), config=str(tmp_path / "words.yaml"))
+    assert done.returncode == 0, done.stdout
+    assert f"{project}/data/wordnet/index.noun" in done.stdout and "rule wordnet:" in done.stdout
+    done = snakemake(project, "-n", config=str(tmp_path / "words.yaml"))
+    assert done.returncode == 0 and " data/wordnet/index.noun" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("target", ["models", "clean_references"])
