@@ -35,8 +35,15 @@ def check_scorer(study: Any, settings: Any, where: str) -> None:
     check_public(settings.public, f"{where}.scorer")
 
 
-def check_adaptive(study: Any) -> None:
-    """Raise UserError if an adaptive attack, or a detector that such an attack is made against, does not exist."""
+def check_detections(study: Any) -> None:
+    """Raise UserError if a detector has no model to run on, or if a detector or an adaptive attack does not exist."""
+    for name, settings in study.detectors.items():
+        subject = reach.subject(settings)
+        if not study.file.detect_on and subject != "model":
+            raise UserError(
+                f"{study.where}: detect_on: is empty, and {name}, a detector of {subject}, runs on the models that it "
+                "lists; name entries of defenses, or leave the key out for `none`"
+            )
     for attack, detectors in study.file.detect_adaptive.items():
         where = f"{study.where}: detect_adaptive"
         if attack not in study.attacks:

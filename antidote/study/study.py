@@ -82,7 +82,7 @@ class Study:
         check_captions(self)
         self.blank = reach.blank(self.file.model.name, self.attacks, self.defenses)
         self.detectors = self._detectors()
-        checks.check_adaptive(self)
+        checks.check_detections(self)
         checks.check_adaptations(self)
         checks.check_batches(self)
         self._named(check_lexicon, self.lexicon(), "lexicon")

@@ -107,6 +107,8 @@ def test_a_study_without_detectors_has_none_and_the_same_plan():
         ({"detectors": {"random_pairs": DAO}},
          "x: detectors.random_pairs: is the name of a control; name the entry otherwise"),
         ({"detect_on": ["finetone"]}, "x: detect_on: 'finetone' is no entry of defenses; did you mean 'finetune'?"),
+        ({"detectors": {"dao": DAO}, "detect_on": []}, "x: detect_on: is empty, and dao, a detector of pairs, runs on the models"),
+        ({"detectors": {"shown": ALL["shown"]}, "detect_on": []}, "x: detect_on: is empty, and shown, a detector of pictures,"),
         ({"detect_adaptive": {"badnett": ["dao"]}},
          "x: detect_adaptive: 'badnett' is no entry of attacks; did you mean 'badnet'?"),
         ({"detectors": {"dao": DAO}, "detect_adaptive": {"badnet": ["doa"]}},
@@ -234,6 +236,10 @@ def test_detectors_run_on_the_models_that_the_study_names():
     assert {d for _, d, _ in found} == {"none", "tune_lr0.1", "tune_lr0.2"}
     found = make(defenses=swept, detect_on=["tune_lr0.2"]).detections
     assert {d for _, d, _ in found} == {"tune_lr0.2"}
+
+
+def test_detectors_of_models_may_run_on_the_clean_references_alone():
+    assert make(detectors={"guess": ALL["guess"]}, detect_on=[]).detections == []
 
 
 def test_a_cell_that_is_not_run_has_no_detections():

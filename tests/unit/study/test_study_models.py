@@ -12,6 +12,27 @@ from antidote.base.settings import read_mapping
 from antidote.study.study import Study
 from tests.unit.study.test_study import FILE, change
 
+PATCH = {"method": "badnet", "poisons": 8, "location": "center"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("model.pretrained", "", "model.pretrained"),
+        ("surrogates", {"s": {"model": {"pretrained": ""}}}, "surrogates.s.model.pretrained"),
+        ("population", {"clean": 1, "models": [{"pretrained": ""}]}, "population.models.pretrained"),
+        ("attacks.badnet", {**PATCH, "checkpoint": ""}, "attacks.badnet.checkpoint"),
+        ("attacks.badnet", {**PATCH, "checkpoint": ["", "a.pt"]}, "attacks.badnet.checkpoint"),
+        ("persistence", {"adaptations": {"a": {"kind": "other_domain", "pool": ""}}}, "persistence.adaptations.a.pool"),
+        ("datasets.d", {"source": "folder", "root": "r", "names": "", "splits": {"s": ""}}, "datasets.d.names"),
+    ],
+)
+def test_an_empty_name_is_refused(key, value, place):
+    """An empty `checkpoint` would give a backdoored model that no training has touched."""
+    with pytest.raises(UserError) as error:
+        Study(change(read_mapping(str(ROOT / FILE)), key, value), FILE)
+    assert str(error.value) == f"{FILE}: {place}: is an empty text; give a name or a path, or leave the key out"
+
 
 @pytest.mark.parametrize("name", ["", "open_clip_model.safetensors"])
 def test_a_model_folder_that_reads_squashed_pictures_is_refused(tmp_path, name):
