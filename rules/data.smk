@@ -30,6 +30,7 @@ rule download:
 rule dataset:
     """Write one split of a dataset: shards, index, manifest."""
     input:
+        files=jobs.source_files,
         names=jobs.source_names,
         download=jobs.download_report,
     output:

@@ -14,6 +14,7 @@ from typing import Any
 
 from antidote.base.files import sha256
 from antidote.base.fingerprint import fingerprint
+from antidote.base.naming import BRACES
 from antidote.base.registry import module
 from antidote.clip.configs import ModelSettings
 from antidote.clip.weights import files as weight_files
@@ -148,6 +149,20 @@ class DataJobs:
         if w.dataset not in self.downloaded or any(pointer.exists() for pointer in pointers(folder)):
             return []
         return [str(self.layout.path("download", "report", dataset=w.dataset, split=w.split))]
+
+    def source_files(self, w: Any) -> list[str]:
+        """Return the existing files that define a split: its only table, or its JSON file, and lists of its dataset.
+
+        Pictures, shards and tables of several files are not watched: a changed one needs another `version`.
+        """
+        source = self.study.sources[w.dataset]
+        if source.downloads:
+            return []  # inputs of the download job
+        tables = source.present(w.split) if source.source == "table" else [getattr(source, "file", "")]
+        lists = [getattr(source, key, None) for key in ("subset", "names")]
+        named = [*(tables if len(tables) == 1 else []), *(name for name in lists if isinstance(name, str))]
+        # Snakemake would take a word in braces for a wildcard.
+        return [name for name in named if name and Path(name).is_file() and not BRACES.search(name)]
 
     def source_names(self, w: Any) -> list[str]:
         """Return the files of class names and prompts for captions; none for sources with captions of their own."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from harness import edited, snakemake, study
+from harness import edited, new_project, scheduled, snakemake, study
+from PIL import Image
 
 MODEL = ("open_clip_config.json", "open_clip_model.safetensors", "adapter.json", "adapter.safetensors")
 WORDS = {"data/classes/scenes.json", "data/templates/scenes.json"}
@@ -62,6 +63,21 @@ def inputs(linked):
         names = [part.partition("=")[2] for part in lines.get("wildcards", "").split(", ") if part]
         found[" ".join([rule, *names])] = set(filter(None, lines.get("input", "").split(", ")))
     return found
+
+
+def test_a_table_that_a_user_edits_is_read_again(tmp_path):
+    project, table, file = new_project(tmp_path / "project"), "pairs.csv", "data/own/train/manifest.json"
+    for colour in ("red", "blue"):
+        Image.new("RGB", (32, 32), colour).save(project / f"{colour}.png")
+    own = {"source": "table", "path": "image", "caption": "caption", "splits": {"train": table}}
+    changes = {"datasets.own": own, "pools.further": {"own": {"dataset": "own", "split": "train", "pairs": 1}}}
+    (project / "study.yaml").write_text(study(project, changes))
+    (project / table).write_text("image,caption\nred.png,red\n")
+    done = snakemake(project, file, "--cores", "1", config="study.yaml")
+    assert done.returncode == 0, done.stdout
+    assert scheduled(project, file, config="study.yaml") == set()
+    (project / table).write_text("image,caption\nred.png,red\nblue.png,blue\n")
+    assert scheduled(project, file, config="study.yaml") == {"dataset own train"}
 
 
 def test_a_trigger(inputs):

@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -298,6 +299,31 @@ def test_a_table_of_addresses_is_an_input_where_it_is_there(tmp_path):
         jobs.download_report(w(dataset="tiny", split="test")) == []
         and jobs.dataset_options(w(dataset="tiny", split="test")) == ""
     )
+
+
+def test_the_files_that_define_a_split_are_inputs(tmp_path):
+    def given(source, **values):
+        split = {"train": values.pop("split")}
+        jobs = make({"datasets.own": {"source": source, "splits": split, **values},
+                     "evaluation.retrieval": {"dataset": "own", "split": "train"}})  # fmt: skip
+        return [str(Path(file).relative_to(tmp_path)) for file in jobs.source_files(w(dataset="own", split="train"))]
+
+    table = {"path": "image", "caption": "caption"}
+    assert given("table", split=str(tmp_path / "a.csv"), **table) == [], "preflight names a missing file"
+    for name in ("a.csv", "b.csv", "{word}.csv", "keys.csv", "splits.json", "names.yaml", "0.tar"):
+        (tmp_path / name).touch()
+    assert given("table", split=str(tmp_path / "a.csv"), **table) == ["a.csv"]
+    assert given("table", split=str(tmp_path / "a.csv"), subset=str(tmp_path / "keys.csv"), **table) == [
+        "a.csv", "keys.csv"
+    ]  # fmt: skip
+    assert given("table", split=str(tmp_path / "{a,b}.csv"), **table) == []
+    assert given("table", split=str(tmp_path / "{word}.csv"), **table) == []
+    assert given("table", split="https://example.org/a.csv", **table) == []
+    coco = {"file": str(tmp_path / "splits.json"), "root": str(tmp_path)}
+    assert given("karpathy", split=["train"], **coco) == ["splits.json"]
+    assert given("folder", split="train", root=str(tmp_path), names=str(tmp_path / "names.yaml")) == ["names.yaml"]
+    assert given("webdataset", split=str(tmp_path / "0.tar")) == []
+    assert make({}).source_files(w(dataset="tiny", split="train")) == []
 
 
 def test_what_dvc_keeps_is_not_downloaded(tmp_path, monkeypatch):
