@@ -23,7 +23,12 @@ from antidote.study.study import Study
 
 FILE = Path("dvc.yaml")
 RECORDS = ".snakemake/metadata"
-SOURCES = ["Snakefile", "antidote", "rules", "scripts"]
+# What jobs depend on beside the study: code, and the project's own lists and settings in data/.
+LISTS = (
+    "classes", "datasets.yaml", "descriptions", "folders", "lexicons", "models", "published.yaml", "templates",
+    "tracks.yaml",
+)  # fmt: skip
+SOURCES = ["Snakefile", "antidote", "rules", "scripts", *(f"data/{name}" for name in LISTS)]
 RUN = "snakemake --cores all"
 
 

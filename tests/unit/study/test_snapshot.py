@@ -1,10 +1,15 @@
 """What is wrong with a stage of dvc.yaml is told before anything is recorded."""
 
+import re
+
 import pytest
 
 from antidote.base.errors import UserError
+from antidote.base.files import DATA
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
+from antidote.study import tracks
+from antidote.study.layout import PUBLISHED
 from antidote.study.study import Study
 from scripts.snapshot import new_stage, require_files
 
@@ -55,6 +60,22 @@ def test_a_stage_that_has_the_name_of_a_new_one_is_told(outs, line):
     with pytest.raises(UserError) as error:
         new_stage({"a-b": {"outs": outs}}, study, "study.yaml")
     assert str(error.value).startswith(line)
+
+
+@pytest.mark.parametrize("stage", ["default", "a new one"])
+def test_a_stage_depends_on_all_that_jobs_read(stage):
+    """What `dvc repro` calls unchanged is unchanged for Snakemake too."""
+    stages = read_mapping(str(ROOT / "dvc.yaml"))["stages"]
+    if stage != "default":
+        stage = new_stage(stages, Study({**read_mapping(str(ROOT / STUDY)), "study": "new"}, "x"), "study.yaml")
+    code = "".join(path.read_text() for path in (ROOT / "antidote").rglob("*.py"))
+    kinds = {"descriptions", *re.findall(r'names_file\("(\w+)"', code)}
+    assert kinds >= {"classes", "folders", "lexicons", "models", "templates"}
+    read = {*(DATA / kind for kind in kinds), DATA / "datasets.yaml", tracks.FILE, PUBLISHED}
+    assert all(path.exists() for path in read)
+    held = [ROOT / path for path in stages[stage]["deps"]]
+    assert [path for path in read if not any(dep == path or dep in path.parents for dep in held)] == []
+    assert all(dep.exists() for dep in held)
 
 
 def test_a_study_without_a_stage_gets_one():
