@@ -9,9 +9,12 @@ import pytest
 from antidote.attacks import badnet
 from antidote.attacks.trigger import Trigger, save_trigger
 from antidote.base.fingerprint import ROOT
+from antidote.base.registry import method
 from antidote.clip.configs import ModelSettings
 from antidote.clip.folder import save_model
 from antidote.clip.initial import initial_files
+from antidote.command import resume
+from antidote.data.access import DefenseData
 from antidote.evaluation import subject
 from scripts import defend, detect, persistence, pretrain
 
@@ -168,3 +171,17 @@ def test_the_scores_of_a_detector_are_of_one_lexicon_and_one_poisoned_set(identi
                         poison=tmp_path / "poison")  # fmt: skip
 
     assert len({made("none"), made("scenes"), made("none", "other"), made("none")}) == 3
+
+
+@pytest.mark.parametrize(("kind", "method_name"), [("defense", "ubt"), ("detector", "clean_clip_score")])
+def test_the_work_of_a_command_holds_the_weights_of_a_public_scorer(make_clip, tmp_path, kind, method_name):
+    clip, scorer = make_clip("rn"), tmp_path / "scorer"
+
+    def made(content):
+        weights(scorer, content)
+        found = method(kind, method_name)
+        one = found(found.Settings.read({"method": method_name, "scorer": f"tiny-rn/{scorer}"}, "x"), 0)
+        with resume.work(tmp_path / "out", one, clip, DefenseData(), "none") as work:
+            return work.identity
+
+    assert made("one") == made("one") != made("other")
