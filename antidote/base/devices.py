@@ -9,10 +9,12 @@ folder for temporary files does not support locks, all jobs use the first GPU.
 import logging
 import os
 import tempfile
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
+from antidote.base.errors import UserError
 from antidote.base.locks import NoLocks, lock, warn
 
 log = logging.getLogger("antidote")
@@ -52,11 +54,44 @@ def devices() -> list[str]:
 
     CUDA counts visible GPUs only. The numbers under /dev are those of the host; a container may have any subset.
     """
+    named = _named()
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))] if named is None else named
+
+
+def _named() -> list[str] | None:
+    """Return the GPUs named by the environment; None: it names neither GPUs nor that there are none."""
     for name in (VISIBLE, NAMED):
         if name in os.environ and (name == VISIBLE or os.environ[name].strip()):  # CUDA takes an empty list as no GPU
             named = (device.strip() for device in os.environ[name].split(","))
             return list(takewhile(lambda device: device not in NONE, filter(None, named)))
-    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    return None
+
+
+def check(usable: bool) -> None:
+    """Check that torch can use the GPUs that were claimed or that the environment names; call after `claim`.
+
+    A GPU that only /dev shows may be meant for other programs: a warning, once.
+
+    Args:
+        usable: whether torch can use a GPU.
+
+    Raises:
+        UserError: torch cannot; silent training on the CPU would take weeks.
+    """
+    if usable:
+        return
+    if named := _named():  # names what was claimed as well
+        raise UserError(
+            f"GPU {', '.join(named)}: torch cannot use it; see `nvidia-smi -L`, and docs/paper.md for driver and card; "
+            f"name this machine's GPUs in {NAMED}, as 0,1, or compute on the CPU with `{VISIBLE}=`"
+        )
+    if devices():
+        _warn_of_cpu()
+
+
+@cache
+def _warn_of_cpu() -> None:
+    log.warning("on the CPU: torch cannot use this machine's GPU; `%s=` says that this is meant", VISIBLE)
 
 
 def _fewest_jobs(known: list[str], count: int) -> list[str]:

@@ -28,15 +28,12 @@ def device() -> torch.device:
     """Return the GPU that this job may use, otherwise the CPU.
 
     Raises:
-        UserError: the claimed GPU cannot be used; silent training on the CPU would take weeks.
+        UserError: a GPU is claimed or named, and torch cannot use it.
     """
-    claimed = devices.claim()
-    if claimed and not torch.cuda.is_available():
-        raise UserError(
-            f"GPU {', '.join(claimed)}: torch cannot use it; see `nvidia-smi -L`, or name this machine's GPUs in "
-            f"{devices.NAMED}, as 0,1"
-        )
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    devices.claim()
+    usable = torch.cuda.is_available()
+    devices.check(usable)
+    return torch.device("cuda" if usable else "cpu")
 
 
 def create_model(settings: ModelSettings, seed: int) -> Clip:
@@ -114,9 +111,10 @@ def _adapted(clip: Clip, folder: Path) -> Clip:
 
 
 def _architecture(name: str, source: str, **more: Any) -> Any:
+    place = device()  # a GPU that cannot be used is no fault of the model
     try:
         with _no_word_of_random_weights():
-            return open_clip.create_model(name, device=device(), **more)
+            return open_clip.create_model(name, device=place, **more)
     except Exception as error:  # damaged files and wrong configurations raise many kinds of errors
         if type(error).__name__ in ("SafetensorError", "UnpicklingError", "EOFError"):
             raise UserError(f"{source}: damaged, or not plain weights, which alone are loaded") from None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BUCKET = 1 << 24  # gradient values that are averaged in one call
+TIME_TO_SAVE = "600"  # seconds that torchrun gives its processes at SIGTERM; a large checkpoint takes more than its 30
 
 
 # --- starting --------------------------------------------------------------------------------------------------------
@@ -30,7 +31,8 @@ def start(processes: int) -> None:
     """Join the processes that train together, or start them and exit when they are done.
 
     Raises:
-        UserError: fewer GPUs than processes, on a machine with GPUs; in the starting process, the error of a process.
+        UserError: fewer GPUs than processes, on a machine with GPUs; GPUs are named, and torch cannot use them; in the
+            starting process, the error of a process.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _join()
@@ -57,8 +59,10 @@ def _launch(processes: int) -> None:
 
     devices.claim(processes)
     seen = torch.cuda.device_count()
+    devices.check(seen > 0)
     if 0 < seen < processes:
         raise UserError(f"--processes: {processes} need as many GPUs; this job sees {seen}")
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", TIME_TO_SAVE)
     logging.disable(logging.ERROR)  # hides torchrun's long reports; this process reports in one line
     spec = sys.modules["__main__"].__spec__
     script = ["-m", spec.name] if spec else [sys.argv[0]]

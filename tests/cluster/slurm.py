@@ -170,7 +170,8 @@ class Slurm:
                 node_port=node_port,
             )
         )  # fmt: skip
-        devices = [f"NodeName={host} Name=gpu File={device}\n" for device in GPUS]
+        # The jobs compute on the CPU: Slurm does not name them GPUs that torch could not use.
+        devices = [f"NodeName={host} Name=gpu Flags=no_gpu_env File={device}\n" for device in GPUS]
         (self.folder / "gres.conf").write_text("".join(devices))
         # Snakemake's plugin takes the environment's SLURM_CONF away from the srun that it starts in a job.
         srun = self.folder / "bin" / "srun"

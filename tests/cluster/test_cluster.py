@@ -156,7 +156,7 @@ def disturb(run: Run, slurm: tools.Slurm, process: subprocess.Popen, deadline: f
         training = until(f"training of {folder}", lambda: harness.in_training(run.project, script, folder), 0.02)
         os.kill(training, signal.SIGSTOP)
         variables = Path(f"/proc/{training}/environ").read_bytes().decode().split("\0")
-        run.told["visible GPUs"] = dict(v.split("=", 1) for v in variables if "=" in v).get("CUDA_VISIBLE_DEVICES", "")
+        run.told["its GPUs"] = dict(v.split("=", 1) for v in variables if "=" in v).get("SLURM_STEP_GPUS", "")
         return until(comment, lambda: next((j["id"] for j in slurm.jobs() if j["comment"] == comment), None))
 
     def state(job: str) -> str:
@@ -256,7 +256,7 @@ def test_jobs_that_train_get_a_gpu_and_drawn_triggers_none(disturbed):
     gpus = {job["comment"]: job["gpus"] for job in disturbed.jobs}
     assert gpus[PREEMPTED] == gpus[CANCELLED] == gpus[TIMED_OUT] == "gres:gpu:1"
     assert gpus["rule_poison-badnet-seed0_poison_trigger"] == "N/A"
-    assert disturbed.told["visible GPUs"] in ("0", "1")
+    assert disturbed.told["its GPUs"] in ("0", "1")
 
 
 def resumed(run: Run, log: str) -> bool:

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.distributed import run
 
 from antidote.base import devices
 from antidote.base.errors import UserError
-from antidote.clip.folder import device
+from antidote.clip.configs import ModelSettings
+from antidote.clip.folder import create_model, device
 from antidote.study.jobs import has_gpu
+from antidote.training import parallel
 
 ROOT = Path(__file__).resolve().parents[3]
 JOB = """
@@ -70,10 +74,57 @@ def test_a_container_counts_the_gpus_that_it_sees(tmp_path, monkeypatch):
     assert not has_gpu()
 
 
-def test_a_gpu_that_cannot_be_used_is_one_line(monkeypatch):
-    monkeypatch.setattr(devices, "claim", lambda: ["1"])
-    with pytest.raises(UserError, match=r"^GPU 1: torch cannot use it; see `nvidia-smi -L`"):
-        device()
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """A process that has claimed nothing yet, and a torch that sees no GPU, whatever this machine has."""
+    for name in (devices.VISIBLE, devices.NAMED):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(devices, "_ASKED", [])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+@pytest.mark.parametrize("name", [devices.VISIBLE, devices.NAMED])
+@pytest.mark.parametrize(("named", "said"), [("1", "1"), ("1,0", r"(0|1|1, 0)")])
+def test_a_named_gpu_that_torch_cannot_use_is_refused_every_time(no_gpu, monkeypatch, tmp_path, name, named, said):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv(devices.VISIBLE, "")  # restored at the end, also where the claim sets it
+    monkeypatch.delenv(devices.VISIBLE)
+    monkeypatch.setenv(name, named)
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"^GPU {said}: torch cannot use it; .* with `CUDA_VISIBLE_DEVICES=`$"):
+            device()
+
+
+@pytest.mark.parametrize("name", [devices.VISIBLE, devices.NAMED])
+@pytest.mark.parametrize("named", ["", "-1"])
+def test_a_user_who_names_none_computes_on_the_cpu(no_gpu, monkeypatch, name, named):
+    monkeypatch.setenv(name, named)
+    assert device().type == "cpu"
+
+
+def test_a_gpu_that_nobody_names_and_torch_cannot_use_is_a_warning(no_gpu, monkeypatch, tmp_path, caplog):
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(devices, "Path", lambda _: tmp_path)
+    devices._warn_of_cpu.cache_clear()
+    assert [device().type for _ in range(3)] == ["cpu"] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "on the CPU: torch cannot use this machine's GPU; `CUDA_VISIBLE_DEVICES=` says that this is meant"
+    ]
+
+
+def test_a_gpu_that_cannot_be_used_is_no_fault_of_the_model(no_gpu, monkeypatch):
+    monkeypatch.setenv(devices.VISIBLE, "0")
+    for _ in range(2):  # as the estimate before a run creates a model twice
+        with pytest.raises(UserError, match=r"^GPU 0: "):
+            create_model(ModelSettings(name="tiny-vit"), 0)
+
+
+def test_processes_that_train_together_take_no_cpu_for_a_gpu(no_gpu, monkeypatch):
+    monkeypatch.setenv(devices.VISIBLE, "0,1,2,3")
+    monkeypatch.setattr(run, "main", lambda arguments: pytest.fail("started"))
+    with pytest.raises(UserError, match=r"^GPU 0, 1, 2, 3: "):
+        parallel.start(4)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -1,6 +1,7 @@
 """Two processes that train together end with the weights of one, for the same batches; what cannot is refused."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.run
 from safetensors.torch import load_file
 
 from antidote.base.errors import UserError
@@ -182,6 +184,24 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=r"^--processes: 4 need as many GPUs; this job sees 2$"):
         parallel.start(4)
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "600"), ("45", "45")])
+def test_processes_that_are_told_to_stop_have_time_to_save(monkeypatch, chosen, expected):
+    """Torchrun kills them after 30 seconds by default; whoever starts the job may choose another time."""
+    name, started = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", []
+    monkeypatch.setenv(name, chosen or "")
+    if chosen is None:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.distributed.run, "main", lambda arguments: started.append(os.environ[name]))
+    try:
+        with pytest.raises(SystemExit):
+            parallel.start(2)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert started == [expected]
 
 
 def test_one_process_is_not_started_anew():
