@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -174,25 +174,26 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
     """Yield pictures, their triggered copies (None without a trigger) and their labels, a batch at a time, in order.
 
-    A GPU draws the trigger, which on one core takes longer than the model; during its work the next pictures are read.
+    A GPU draws the trigger, which on one core takes longer than the model; meanwhile a thread reads the next pictures.
+    The thread draws nothing: drawing sets the precision of the whole process, also that of the model.
     """
-    ahead = device.type == "cuda"
+    chunks = [slice(start, start + batch_size) for start in range(0, len(pictures), batch_size)]
 
-    def ready(start: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        rows = slice(start, start + batch_size)
-        images = pictures.images[rows].to(device)
+    def read(rows: slice) -> Tensor:
+        return pictures.images[rows].to(device)
+
+    for rows, images in zip(chunks, (_one_ahead if device.type == "cuda" else map)(read, chunks), strict=True):
         with torch.no_grad():
             triggered = None if drawn is None else drawn.draw(images, pictures.keys[rows], "test")
-        return images, triggered, pictures.labels[rows]
+        yield images, triggered, pictures.labels[rows]
 
-    starts = range(0, len(pictures), batch_size)
-    if not ahead:
-        yield from map(ready, starts)
-        return
+
+def _one_ahead(read: Callable[[slice], Tensor], chunks: Sequence[slice]) -> Iterator[Tensor]:
+    """Yield what `read` returns of each chunk; a thread reads the next one meanwhile."""
     with ThreadPoolExecutor(1) as reader:
-        waiting = [reader.submit(ready, start) for start in starts[:1]]
-        for start in starts[1:]:
-            waiting.append(reader.submit(ready, start))
+        waiting = [reader.submit(read, rows) for rows in chunks[:1]]
+        for rows in chunks[1:]:
+            waiting.append(reader.submit(read, rows))
             yield waiting.pop(0).result()
         yield from (last.result() for last in waiting)
 

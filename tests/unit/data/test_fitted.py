@@ -2,6 +2,7 @@
 
 import json
 import resource
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -169,6 +170,28 @@ def test_reading_ahead_changes_nothing(make_pairs, count, monkeypatch):
         for one, other in zip(here, ahead, strict=True):
             assert torch.equal(one[0], other[0]) and torch.equal(one[2], other[2])
             assert (one[1] is other[1] is None) if trigger is None else torch.equal(one[1], other[1])
+
+
+def test_the_thread_that_reads_ahead_draws_nothing(make_pairs, monkeypatch):
+    """Drawing sets the precision of the whole process, in which the model would compute what is encoded meanwhile."""
+    gpu, to, trigger, threads = torch.device("cuda"), torch.Tensor.to, badnet(), {"read": [], "drawn": []}
+
+    def moved(tensor, *where, **more):
+        if where == (gpu,):
+            threads["read"].append(threading.get_ident())
+            return tensor
+        return to(tensor, *where, **more)
+
+    def apply(images, seeds):
+        assert not torch.backends.cudnn.allow_tf32
+        threads["drawn"].append(threading.get_ident())
+        return images
+
+    monkeypatch.setattr(torch.Tensor, "to", moved)
+    monkeypatch.setattr(trigger.attack, "apply", apply)
+    assert [torch.backends.cudnn.allow_tf32 for _ in batches(make_pairs(12), 4, trigger, gpu)] == [True] * 3
+    assert threads["drawn"] == [threading.get_ident()] * 3
+    assert len(threads["read"]) == 3 and threading.get_ident() not in threads["read"]
 
 
 @pytest.mark.slow
