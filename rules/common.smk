@@ -14,7 +14,7 @@ from antidote.base.terminal import accept_all_letters
 from antidote.study.amounts import LongestFirst
 from antidote.study.data_jobs import alternatives
 from antidote.study.jobs import Jobs, has_gpu, own_records, prepare_jobs, quick_to_inspect
-from antidote.study.scheduling import one_timer
+from antidote.study.scheduling import one_gpu_job, one_timer
 from antidote.study.study import Study
 
 # The graph of jobs consists of millions of objects that live until the end. With Python's default thresholds the
@@ -26,6 +26,7 @@ if workflow.is_main_process:
     from snakemake.scheduling.job_scheduler import JobScheduler
 
     one_timer(JobScheduler)
+    one_gpu_job(workflow)
     own_records()
 accept_all_letters(logger.handlers)  # Snakemake's log
 

@@ -1,15 +1,17 @@
-"""One pending look at the jobs at a time: a mend of Snakemake's local scheduling, for as long as Snakemake needs it.
+"""What Snakemake's local scheduling lacks: one pending look at the jobs at a time, and a limit of GPU jobs that stays.
 
-After every look at the jobs that are ready, Snakemake (9.27) starts a timer for the next look, because its limit of
-jobs per second may be free by then. Every finished job is a look, too: each starts a chain of timers of its own, which
-never ends. After some hundred jobs there are some hundred looks per second, each of which goes through all jobs that
-are ready, and Snakemake takes a core away from the jobs.
+`one_timer` is a mend for as long as Snakemake needs it. After every look at the jobs that are ready, Snakemake (9.27)
+starts a timer for the next look, because its limit of jobs per second may be free by then. Every finished job is a
+look, too: each starts a chain of timers of its own, which never ends. After some hundred jobs there are some hundred
+looks per second, each of which goes through all jobs that are ready, and Snakemake takes a core away from the jobs.
 """
 
 from __future__ import annotations
 
 import threading
 from typing import Any
+
+from antidote.study.jobs import has_gpu
 
 
 def one_timer(scheduler: Any) -> None:
@@ -34,3 +36,13 @@ def one_timer(scheduler: Any) -> None:
         threading.Timer(delay, look).start()
 
     setattr(scheduler, name, schedule)
+
+
+def one_gpu_job(workflow: Any) -> None:
+    """Allow one GPU job at a time on this machine's GPUs, unless the user or a profile gives another number.
+
+    The number of profiles/default alone is not enough: any other `--resources` on the command line replaces the whole
+    list. `nodes` is the limit of submitted jobs, which only executors for clusters have.
+    """
+    if has_gpu() and workflow.nodes is None and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", 1)

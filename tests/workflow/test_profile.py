@@ -102,3 +102,24 @@ def test_no_rule_is_called_as_a_method_is():
     """Else the profile could not tell them apart."""
     text = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     assert not {*re.findall(r"^(?:use rule \w+ as|rule) (\w+)", text, re.MULTILINE)} & {*ATTACKS, *DEFENSES}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "limit"),
+    [
+        ("0,1", ["--resources", "gpu=2"], 2),
+        ("0,1", ["--resources", "mem_mb=64000"], 1),
+        ("", ["--resources", "mem_mb=64000"], None),
+        ("0,1", ["--resources", "in_turn=1", "--jobs", "50", "--cores", "2"], None),
+    ],
+)
+def test_any_other_resource_keeps_the_limit_of_gpu_jobs(project, monkeypatch, gpus, asked, limit):
+    """Snakemake replaces the list of profiles/default; a limit of submitted jobs is that of a cluster's executor."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    (project / "limit.smk").write_text(
+        'include: "Snakefile"\n\nif workflow.is_main_process:\n'
+        '    gpu = workflow.global_resources.get("gpu")\n'
+        '    print("limit:", None if gpu is None else gpu.value)\n'
+    )
+    done = snakemake(project, "-n", "--quiet", "--snakefile", "limit.smk", *asked)
+    assert done.returncode == 0 and f"limit: {limit}\n" in done.stdout, done.stdout
