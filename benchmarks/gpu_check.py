@@ -31,7 +31,7 @@ from measured import ROOT, heading, machine, say
 PACKAGES = ("torch", "torchvision", "open_clip")
 TOTAL = 480  # seconds of all parts
 FULL = {
-    "models": ["RN50", "ViT-B-32"], "batch": 256, "precision": "bf16", "pictures": 4096, "epochs": 2, "workers": 8,
+    "models": ["RN50", "ViT-B-32"], "batch": 256, "precision": "bf16", "pictures": 4096, "epochs": 8, "workers": 8,
     "steps": 10, "defense_batch": 64, "drawn": 256, "size": 224, "read": 24,
 }  # fmt: skip
 SMALL = {
@@ -287,7 +287,7 @@ PARTS: dict[str, tuple[Callable[[Namespace], Iterator[Row]], int]] = {
     "shards": (shards, 90),
     "bare": (bare, 45),
     "evaluation": (evaluation, 45),
-    "training": (training, 150),
+    "training": (training, 200),
     "drawing": (drawing, 45),
     "loading": (loading, 45),
     "waiting": (waiting, 60),

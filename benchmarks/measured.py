@@ -96,3 +96,19 @@ def script(name: str, *arguments: object, folder: Path | None = None) -> Cost:
     """Run one of the project's scripts on one thread."""
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return run([sys.executable, "-m", f"scripts.{name}", *arguments], folder, environment)
+
+
+def whole_rounds(steps: Sequence[int], workers: int) -> tuple[int, int]:
+    """Return the two steps between which a steady rate is measured: after a quarter, rounds of all loaders apart.
+
+    Loader processes that are slower than their reader deliver in bursts, a batch of each: between any other two steps
+    the count of batches is off by up to a burst.
+
+    Args:
+        steps: steps with a known time, ascending; where none are rounds apart, the first after a quarter and the last.
+        workers: loader processes; 0 as 1.
+    """
+    later = [step for step in steps if step >= steps[-1] / 4]
+    pairs = [(first, last) for first in later for last in later if last > first]
+    apart = [pair for pair in pairs if (pair[1] - pair[0]) % max(1, workers) == 0]
+    return max(apart, key=lambda pair: pair[1] - pair[0], default=(later[0], steps[-1]))

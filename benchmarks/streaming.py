@@ -24,7 +24,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from measured import ROOT, say, say_machine
+from measured import ROOT, say, say_machine, whole_rounds
 
 PICTURES, SIZE, BATCH = 300, 224, 64
 CORES, NEEDED = 16, 2000  # loader processes beside a GPU, and the pictures per second that it takes
@@ -113,7 +113,7 @@ def read(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     import resource
 
     clip, pairs, opened = opening(folder, options.workers)
-    figures = timed(lambda: ours(clip, pairs, "global", options), options.steps)
+    figures = timed(lambda: ours(clip, pairs, "global", options), options.steps, options.workers)
     peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {"peak": peaks[0], "loader": peaks[1], "opened": opened, **figures}
 
@@ -158,18 +158,17 @@ def order(pairs: Any, shuffle: str, options: argparse.Namespace) -> Any:
     return training_order(pairs, recipe(shuffle, options), 0, 0)
 
 
-def timed(batches: Callable[[], Iterable[Any]], steps: int) -> dict[str, float]:
+def timed(batches: Callable[[], Iterable[Any]], steps: int, workers: int) -> dict[str, float]:
     """Return pairs per second after a quarter of the steps, and pairs per second of processor time of a loader."""
     import resource
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    for step, _ in enumerate(batches()):
-        if step + 1 == max(1, steps // 4):
-            start = time.perf_counter()
-    seconds = time.perf_counter() - start
+    times = [time.perf_counter() for _ in batches()]
+    first, last = whole_rounds(range(1, steps + 1), workers)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)  # the loaders have ended
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"rate": (steps - max(1, steps // 4)) * BATCH / seconds, "per_core": steps * BATCH / max(used, 1e-9)}
+    rate = (last - first) * BATCH / max(times[last - 1] - times[first - 1], 1e-9)
+    return {"rate": rate, "per_core": steps * BATCH / max(used, 1e-9)}
 
 
 # --- the orders, beside open_clip's loader ----------------------------------------------------------------------------
@@ -214,7 +213,7 @@ def orders(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, flo
             plain[name]()
             reading = options.steps * BATCH / (time.perf_counter() - start)
             uncached(tars)
-            rounds[name].append({"reading": reading, **timed(way, options.steps)})
+            rounds[name].append({"reading": reading, **timed(way, options.steps, options.workers)})
     medians = {
         name: {figure: statistics.median(row[figure] for row in rows) for figure in rows[0]}
         for name, rows in rounds.items()

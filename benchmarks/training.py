@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from measured import ROOT, say, say_machine
+from measured import ROOT, say, say_machine, whole_rounds
 
 LR, WARMUP = 0.002, 20
 STUDY = [ROOT / f"results/default/pools/{pool}.parquet" for pool in ("training", "poison")]
@@ -103,10 +103,14 @@ def ours(options: argparse.Namespace, workers: int | None) -> float:
         lines = [
             json.loads(line) for line in Path(folder, "model/train.jsonl").read_text(encoding="utf-8").splitlines()
         ]
-    # The log holds the mean rate since the start; the steady rate follows from two of its points.
-    first, last = lines[len(lines) // 4], lines[-1]
-    seconds = [line["step"] / line["pairs_per_second"] for line in (first, last)]
-    return (last["step"] - first["step"]) / (seconds[1] - seconds[0])
+    return steady(lines, workers or 0)
+
+
+def steady(lines: list[dict], workers: int) -> float:
+    """Return the steady pairs per second of a training log; it holds the mean rate since the start at some steps."""
+    seconds = {line["step"]: line["step"] / line["pairs_per_second"] for line in lines}  # per pair of a batch
+    first, last = whole_rounds(list(seconds), workers)
+    return (last - first) / (seconds[last] - seconds[first])
 
 
 def open_clips(options: argparse.Namespace, workers: int) -> float:

@@ -13,10 +13,14 @@ import torch
 
 from antidote.base.fingerprint import ROOT
 from antidote.training.inversion import alike
+from antidote.training.session import LOG_EVERY
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import gpu_check
+import measured
+import streaming
+import training as trainers
 import waits
 
 
@@ -62,6 +66,45 @@ def test_a_trainer_has_a_row_beside_the_bare_pass_of_its_model():
     failed = {"bare": {"error": "x"}, "training": {"error": "y"}}
     gpu_check.beside_bare(failed)
     assert failed == {"bare": {"error": "x"}, "training": {"error": "y"}}
+
+
+def bursts(steps, workers, ahead=0, round_seconds=1.0, step_seconds=0.02):
+    """Return the times at which steps end that wait for loaders, each of which reads a batch in a round.
+
+    `ahead` batches were ready at the start, as after a slow first step.
+    """
+    ends, end = [], 0.0
+    for batch in range(steps):
+        end = max(end, round_seconds * max(0, (batch - ahead) // workers + 1)) + step_seconds
+        ends.append(end)
+    return ends
+
+
+@pytest.mark.parametrize("ahead", [0, 8, 16])
+def test_the_steady_rate_of_a_trainer_that_waits_for_its_loaders(ahead):
+    """Bursts of a batch of each loader count as a whole: half of one is a quarter of the rate, over few steps."""
+    full = gpu_check.FULL
+    steps, workers, batch = full["pictures"] // full["batch"] * full["epochs"], full["workers"], full["batch"]
+    ends = bursts(steps, workers, ahead)
+    logged = [step for step in range(1, steps + 1) if step % LOG_EVERY == 0 or step == steps]
+    lines = [{"step": step, "pairs_per_second": round(step * batch / ends[step - 1], 1)} for step in logged]
+    assert trainers.steady(lines, workers) == pytest.approx(workers * batch / 1.0, rel=0.05)
+
+
+def test_the_rate_of_the_loaders_alone(monkeypatch):
+    full = gpu_check.FULL
+    now = iter(bursts(full["read"], full["workers"], step_seconds=0.0))
+    monkeypatch.setattr(streaming.time, "perf_counter", lambda: next(now))
+    found = streaming.timed(lambda: range(full["read"]), full["read"], full["workers"])
+    assert found["rate"] == pytest.approx(full["workers"] * streaming.BATCH / 1.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("steps", "workers", "expected"),
+    [([10, 20, 30, 32], 0, (10, 32)), ([10, 20, 30, 32], 8, (10, 32)), ([1], 4, (1, 1)), (range(1, 25), 8, (6, 22))],
+)
+def test_rounds_of_all_loaders_after_a_quarter(steps, workers, expected):
+    assert measured.whole_rounds(steps, workers) == expected
 
 
 class Waiting:
