@@ -15,6 +15,7 @@ from antidote.base.files import whole_folder
 from antidote.base.lazy import torch
 from antidote.data.overlay_files import MANIFEST, TAR
 from antidote.data.store import images, shards, tars
+from antidote.data.stored import load_stored
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,9 +53,7 @@ def read_overlay(folder: Path, size: int) -> tuple[pd.DataFrame, Tensor]:
     """
     manifest = read_manifest(folder)
     check_size(folder, manifest, size)
-    files = shards.read_images(folder, manifest)
-    names = shards.place_names(folder, manifest)
-    return manifest, torch.from_numpy(images.load_pictures(files, size, torch.get_num_threads(), names))
+    return manifest, torch.from_numpy(load_stored(folder, manifest, size, torch.get_num_threads()))
 
 
 def check_size(folder: Path, manifest: pd.DataFrame, size: int) -> None:

@@ -14,7 +14,8 @@ from antidote.base.lazy import torch
 from antidote.data import pools, streaming
 from antidote.data.overlay import TAR, check_size, read_manifest, read_overlay
 from antidote.data.picture_array import PictureArray
-from antidote.data.store import images, shards
+from antidote.data.store import shards
+from antidote.data.stored import load_stored
 from antidote.data.streaming import Pictures, Reading, Texts
 
 if TYPE_CHECKING:
@@ -117,11 +118,9 @@ def load_rows(folder: Path, keys: Sequence[str] | None, size: int, reading: Read
             raise UserError(f"{folder}: holds no pair {missing!r}; {shards.OTHER_VERSION}")
         index = index.iloc[found].reset_index(drop=True)
     threads = torch.get_num_threads() if reading is None else reading.threads
-    names = shards.place_names(folder, index)
-    pictures = images.load_pictures(shards.read_images(folder, index), size, threads, names)
     return Pairs(
         keys=index["key"].tolist(),
-        images=torch.from_numpy(pictures),
+        images=torch.from_numpy(load_stored(folder, index, size, threads)),
         captions=index["caption"].tolist(),
         labels=torch.tensor(index["label"].to_numpy()),
         places=_places(index["shard"].factorize()[0], index["offset"]),

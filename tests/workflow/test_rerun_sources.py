@@ -25,7 +25,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote", "antidote.data", "scripts"), EVERYTHING),
     # The ground: what a job computes with. What it says, where it runs and what it is called changes no result.
     (("antidote.base", "antidote.base.files", "antidote.base.seeds", "antidote.base.settings"), EVERYTHING),
-    (("antidote.base.lazy", *(f"antidote.data.{name}" for name in ("loaders", "overlay*", "pairs", "picture_array", "streaming"))),
+    (("antidote.base.lazy", *(f"antidote.data.{name}" for name in ("loaders", "overlay*", "pairs", "picture_array", "stored", "streaming"))),
      PICTURES),
     (("antidote.base.disk",), ("dataset *", *PICTURES)),
     (("antidote.base.naming", "scripts.dataset"), ("dataset *",)),

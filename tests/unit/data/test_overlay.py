@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from antidote.base.errors import UserError
-from antidote.data import overlay, pools
+from antidote.data import overlay, pools, stored
 from antidote.data.pairs import load_pools, load_rows
 from antidote.data.sources.base import RawPair, SourceSettings
 from antidote.data.store import ingest, shards
@@ -150,6 +150,27 @@ def test_some_rows_of_a_split(data):
     assert pairs.keys == ["k4", "k0"] and shades(pairs) == [104, 100]
     assert len(load_rows(data / "plain" / "one", None, SIZE)) == 6
     assert load_rows(data / "plain" / "one", ["k1"], 5).images.shape == (1, 3, 5, 5)
+
+
+def test_files_are_in_memory_a_chunk_at_a_time(data, monkeypatch):
+    """All of them would take as much as the pictures, for which the limit is."""
+    table, files = manifest([("k1", "two", "a"), ("k3", "one", "b"), ("k0", "two", "c"), ("k2", "two", "d")])
+    overlay.write_overlay(data / "poison", table, files)
+    read, sizes = shards.read_images, []
+
+    def reading(folder, rows):
+        sizes.append(len(rows))
+        return read(folder, rows)
+
+    assert stored.AT_A_TIME <= 1024
+    monkeypatch.setattr(shards, "read_images", reading)
+    monkeypatch.setattr(stored, "AT_A_TIME", 2)
+    keys = ["k4", "k0", "k5", "k0", "k2"]
+    pairs = load_rows(data / "plain" / "two", keys, SIZE)
+    assert pairs.images[:, 0, 0, 0].tolist() == [100 + int(key[1]) for key in keys]
+    _, pictures = overlay.read_overlay(data / "poison", SIZE)
+    assert pictures[:, 0, 0, 0].tolist() == [200, 201, 202, 203]
+    assert sizes == [2, 2, 1, 1, 2, 2], "an overlay's first picture alone, for its size"
     with pytest.raises(UserError, match=r"holds no pair 'k9'; the pools were drawn from another version of it$"):
         load_rows(data / "plain" / "two", ["k4", "k9"], SIZE)
 
