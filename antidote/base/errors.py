@@ -7,6 +7,8 @@ from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
+GPU_IS_FULL = ("CUDA error: out of memory", "_ALLOC_FAILED")  # of CUDA itself; of cuBLAS and cuDNN, as in their status
+
 
 class UserError(Exception):
     """An error that the user can mend; shown as one line without a traceback.
@@ -21,7 +23,7 @@ def out_of_memory(error: BaseException) -> str | None:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory"
-    if isinstance(error, RuntimeError) and "CUDA error: out of memory" in str(error):
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in GPU_IS_FULL):
         return "the GPU's memory"
     return "memory" if isinstance(error, MemoryError) or "can't allocate memory" in str(error) else None
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+ONE_VALUE = "Expected more than 1 value per channel"  # torch's ValueError about batch norm
 MAX_LOGIT_SCALE = math.log(100)  # as in CLIP: the inverse temperature stays at or below 100
 
 
@@ -254,10 +255,10 @@ def _split(features: Tensor | None, views: list) -> list[Tensor]:
 
 @contextmanager
 def _mendable() -> Iterator[None]:
-    """Turn torch's errors about memory, loader processes and its compiler into a line of advice."""
+    """Turn torch's errors about memory, loader processes, batch norm and its compiler into a line of advice."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         if parallel.broken_off(error):
             sys.exit(1)  # the process that failed has already reported
         if KILLED in str(error):
@@ -267,6 +268,11 @@ def _mendable() -> Iterator[None]:
             raise UserError(
                 f"batch_size: a step needs more than {where}; the same result in less: a higher `accumulate`, or "
                 "`grad_checkpointing: true`; else a smaller batch"
+            ) from None
+        if str(error).startswith(ONE_VALUE):
+            raise UserError(
+                "accumulate: a part of the batch is a single picture, which is too little for batch norm; a lower "
+                "`accumulate`, or a larger batch_size"
             ) from None
         if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
             reason = str(error).strip().partition("\n")[0]

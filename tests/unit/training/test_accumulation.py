@@ -4,6 +4,7 @@ import pytest
 import torch
 from loop_parts import SEED, equal, objective, settings, weights, work
 
+from antidote.base.errors import UserError
 from antidote.training.batches import read_batch
 from antidote.training.loop import _Run, train
 from antidote.training.objectives import Contrastive, Encoding, Objective, Views
@@ -94,3 +95,10 @@ def test_accumulation_with_a_frozen_tower(make_clip, make_pairs, tmp_path):
     after = weights(clip)
     assert torch.equal(before["text_projection"], after["text_projection"])
     assert not torch.equal(before["visual.conv1.weight"], after["visual.conv1.weight"])
+
+
+def test_a_part_of_one_picture_is_one_line_of_advice_where_batch_norm_needs_more(make_clip, make_pairs, tmp_path):
+    """The last feature map of a small ResNet is a single pixel."""
+    pairs, clip = make_pairs(8), make_clip("rn")
+    with pytest.raises(UserError, match=r"^accumulate: a part of the batch is a single picture"):
+        train(clip, Contrastive(pairs), settings(batch_size=4, accumulate=4), SEED, work(tmp_path))
