@@ -40,6 +40,7 @@ from antidote.training.session import Work
 CHECKPOINT = 3.0  # in units of the weights: weights and two moments
 KEPT_CHECKPOINTS = 2  # number of jobs that run at the same time
 MEASURED = 3  # number of timed steps
+KEPT = {"issba": 0.23, "maba": 0.12}  # of a picture's bytes: slow triggers (benchmarks/drawn.py, 224 px)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def disk(study: Study, found: list[Stage], size: int, parameters: int) -> dict[s
         "data": sum(_split_bytes(study, *place) for place in _to_write(study)),
         "pictures made ready": sum(_ready_bytes(study, scored, size) for scored in study.scored()),
         "poisoned pairs": LOSSLESS_PER_PIXEL * size**2 * len(study.file.seeds) * sum(poisons),
+        "triggered pictures": _kept_bytes(study, size) if to_do.get("scores") else 0.0,
         "models": models * weights,
         "checkpoints": CHECKPOINT * KEPT_CHECKPOINTS * weights if models else 0.0,
     }
@@ -160,6 +162,13 @@ def _ready_bytes(study: Study, scored: Any, size: int) -> float:
     names = {"dataset": scored.dataset, "split": scored.split, "fit": study.fit(scored)}
     array = Layout(Path(), DATA).path("pictures", "array", **names)
     return 0.0 if array.is_file() else 3.0 * size**2 * pictures(study, scored)
+
+
+def _kept_bytes(study: Study, size: int) -> float:
+    """Return the bytes of the triggered pictures that the cells of an attack and seed share."""
+    drawn = sum((part.looks - 1) * pictures(study, part) for part in study.evaluated.passes())
+    shares = sum(KEPT.get(attack.method, 0.0) for attack in study.attacks.values())
+    return len(study.file.seeds) * shares * 3.0 * size**2 * drawn
 
 
 def _count(source: SourceSettings, split: str) -> int:

@@ -287,6 +287,24 @@ def test_pictures_that_are_not_reduced_and_those_made_ready_count(nothing_there)
     assert many["pictures made ready"] - few["pictures made ready"] == 50_000 * 3 * 32 * 32
 
 
+def test_triggered_pictures_that_cells_share_count(nothing_there):
+    """ISSBA: 1.7 GB per 50,000 pictures of 224 pixels, for each seed; a trigger that is quickly drawn is not kept."""
+    pools = {
+        **read_mapping("config.yaml")["pools"],
+        "inversion": {"dataset": "scenes", "split": "defense", "pairs": 64},
+    }
+    plan = {"seeds": [0, 1], "pools": pools}
+    quick, slow = (study(attacks={"one": {"method": name, "poisons": 9}}, **plan) for name in ("badnet", "issba"))
+    found = preflight.stages(slow, nothing_there)
+    scored = sum((part.looks - 1) * preflight.pictures(slow, part) for part in slow.evaluated.passes())
+    assert scored >= 2000
+    each = preflight.disk(slow, found, size=224, parameters=1000)["triggered pictures"] / (2 * scored)
+    assert 50_000 * each == pytest.approx(1.7e9, rel=0.05)
+    assert needed(quick, nothing_there)["triggered pictures"] == 0
+    ended = [stage for stage in found if stage.name != "scores"]
+    assert preflight.disk(slow, ended, size=224, parameters=1000)["triggered pictures"] == 0
+
+
 def test_each_disk_is_looked_at(nothing_there, monkeypatch):
     parts = {"downloads": 5e9, "data": 5e9, "models": 4e9}
     monkeypatch.setattr(preflight, "free", lambda folder: 8 * 10**9)
