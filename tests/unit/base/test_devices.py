@@ -75,19 +75,24 @@ def test_a_container_counts_the_gpus_that_it_sees(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def no_gpu(monkeypatch):
+def no_gpu(monkeypatch, tmp_path):
     """A process that has claimed nothing yet, and a torch that sees no GPU, whatever this machine has."""
     for name in (devices.VISIBLE, devices.NAMED):
         monkeypatch.delenv(name, raising=False)
+    held = []
     monkeypatch.setattr(devices, "_ASKED", [])
+    monkeypatch.setattr(devices, "_HELD", held)
+    monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    yield
+    for slot in held:
+        slot.close()
 
 
 @pytest.mark.parametrize("name", [devices.VISIBLE, devices.NAMED])
 @pytest.mark.parametrize(("named", "said"), [("1", "1"), ("1,0", r"(0|1|1, 0)")])
-def test_a_named_gpu_that_torch_cannot_use_is_refused_every_time(no_gpu, monkeypatch, tmp_path, name, named, said):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_a_named_gpu_that_torch_cannot_use_is_refused_every_time(no_gpu, monkeypatch, name, named, said):
     monkeypatch.setenv(devices.VISIBLE, "")  # restored at the end, also where the claim sets it
     monkeypatch.delenv(devices.VISIBLE)
     monkeypatch.setenv(name, named)
