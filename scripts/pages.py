@@ -70,7 +70,7 @@ def _of_run(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], object
         raise UserError(f"{picture}: no such file; run the summary again")
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
     table, cells = read_table(file), read_frame(kept.path("summary", "cells"))
-    check_cells(study, cells, kept.path("summary", "cells"))
+    check_cells(study, kept, cells)
     return _content(arguments, kept, plan, table, cells), partial(shutil.copyfile, picture)
 
 

@@ -40,7 +40,7 @@ class Finished:
         """Read a study file and the summary of the study.
 
         Raises:
-            UserError: the study is not valid, names no track, has no summary, or one of other entries or seeds.
+            UserError: the study is not valid, names no track, has no summary, or one of other entries, seeds or settings.
         """
         study = Study(read_mapping(str(file)), str(file))
         if study.file.track is None:
@@ -50,7 +50,7 @@ class Finished:
         if not cells.is_file():
             raise UserError(f"{cells}: no such file; run {file} first")
         table = read_frame(cells, CELLS)
-        check_cells(study, table, cells)
+        check_cells(study, kept, table)
         further = [folder / DETECTIONS["detections"], folder / PERSISTENCE["persistence"]]
         return cls(
             study,

@@ -47,12 +47,24 @@ def check_cell(study: Study, kept: Layout, attack: str, defense: str) -> None:
             _check(kept.path("defend", "card", **job, defense=defense), study, _dump(study.defenses[defense]))
 
 
-def check_cells(study: Study, cells: pd.DataFrame, path: Path) -> None:
-    """Refuse a summary that was made before entries or seeds of the study changed.
+def check_cells(study: Study, kept: Layout, cells: pd.DataFrame) -> None:
+    """Refuse a summary that was made before entries, seeds or settings of the study changed.
+
+    Args:
+        cells: the summary's cells.csv, a row per cell and seed. Settings count where a cell was scored.
 
     Raises:
-        UserError: names the summary, the study file and a cell that is in one of them only.
+        UserError: names the summary, the study file and a cell that is in one of them only; or the file of a model or
+            trigger, the setting and both values.
     """
+    _check_names(study, cells, kept.path("summary", "cells"))
+    scored = cells[cells["ca1"].notna() & (cells["attack"] != "clean")]
+    for attack, defense in scored[["attack", "defense"]].drop_duplicates().itertuples(index=False):
+        check_cell(study, kept, attack, defense)
+
+
+def _check_names(study: Study, cells: pd.DataFrame, path: Path) -> None:
+    """Refuse other entries or seeds than those of the study."""
     file = study.where
     seeds = study.file.seeds
     wanted = {("clean", "none", seed) for seed in seeds}

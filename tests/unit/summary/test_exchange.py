@@ -272,12 +272,15 @@ def test_a_foreign_file_of_another_shape_is_one_line(tmp_path, content):
         ("badnet/seed0/trigger/trigger.json", {"patch_size": 4}, "patch_size: 4, and {file} has 6"),
     ],
 )
-def test_figures_of_other_settings_are_not_written(board, tmp_path, card, settings, told):
+def test_figures_of_other_settings_are_neither_read_nor_written(board, tmp_path, card, settings, told):
     """A study file that changed after the run."""
     kept = shutil.copytree(board.parent, tmp_path / "kept")
     put(kept / "results/tiny" / card, {"settings": settings})
-    with pytest.raises(UserError, match=re.escape(f"{card}: was made with {told.format(file=kept / 'study.yaml')}")):
+    message = re.escape(f"{card}: was made with {told.format(file=kept / 'study.yaml')}")
+    with pytest.raises(UserError, match=message):
         act("write", kept / "study.yaml", "--results", kept / "results", "--output", tmp_path / "board")
+    with pytest.raises(UserError, match=message):
+        Finished.read(kept / "study.yaml", kept / "results")
     put(kept / "results/tiny" / card, {"settings": {"gone": 1}})
     act("write", kept / "study.yaml", "--results", kept / "results", "--output", tmp_path / "board")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from antidote.base.fingerprint import ROOT
@@ -227,6 +229,20 @@ def test_a_summary_of_another_state_of_the_study_fills_no_page(results, tmp_path
     put(tmp_path / "study.yaml", json.dumps(values))
     done, path = page(results, "defenses", study=tmp_path / "study.yaml")
     assert done.returncode == 1 and "is a summary of another state of" in done.stderr and "old" in path.read_text()
+
+
+def test_a_cell_of_other_settings_fills_no_page(results, tmp_path):
+    """A study file that changed after the run; the card of a cell that was not scored says nothing."""
+    kept = shutil.copytree(results, tmp_path / "kept")
+    cells = pd.read_csv(kept / "results/tiny/summary/cells.csv")
+    cells.loc[(cells["attack"] == "blended") & (cells["defense"] == "finetune"), "ca1"] = None
+    cells.to_csv(kept / "results/tiny/summary/cells.csv", index=False)
+    put(kept / "results/tiny/blended/seed0/finetune/model/card.json", {"settings": {"training": {"lr": 0.5}}})
+    assert page(kept, "defenses")[0].returncode == 0
+    put(kept / "results/tiny/badnet/seed0/finetune/model/card.json", {"settings": {"training": {"lr": 0.5}}})
+    done, path = page(kept, "defenses")
+    assert done.returncode == 1 and "card.json: was made with training.lr: 0.5, and tests/studies" in done.stderr
+    assert "old" in path.read_text()
 
 
 def test_a_study_without_what_the_table_shows_empties_no_page(results):
