@@ -7,8 +7,9 @@
 
 Numbers and rates are in percentage points. Keys: `attack`, `defense`, `detector` (names of methods; `attack=*` is the
 mean over all attacks of a study), `adaptation`, and a setting of an entry, as in `attack.surrogate!=clean`. Without a
-defense, a term is of the undefended model; without an attack, of the clean one. `asr1_NAME`, `ca1_NAME` and
-`floor_NAME` are of a further evaluation set or view, `delta_control` is of the control. Nothing is evaluated as code.
+defense, a term is of the undefended model; without an attack, of the clean one. `asr1_NAME`, `asr_g_NAME`,
+`ca1_NAME` and `floor_NAME` are of a further evaluation set or view, `delta_control` is of the control. Nothing is
+evaluated as code.
 """
 
 from __future__ import annotations
@@ -31,9 +32,8 @@ DETECTED = ("auroc", "auprc", "tpr_at_fpr1", "fpr_at_tpr1", "precision", "recall
 PERSISTED = ("delivered", "worst", "delta", "area")
 CONTROLS = tuple(f"{name}_control" for name in PERSISTED)  # of the clean model under the same defense
 FIGURES = (*CELLS, *OTHERS, *VISIBLE, *DETECTED, *PERSISTED, *CONTROLS)
-FURTHER = re.compile(
-    r"(asr1|ca1|floor)_(?!resistance$)[a-z]\w*"
-)  # of a further evaluation set, or of an attack's own view
+# Of a further evaluation set, or of an attack's own view.
+FURTHER = re.compile(r"(asr1|asr_g|ca1|floor)_(?!resistance$)[a-z]\w*")
 METHODS = {"attack": ATTACKS, "defense": DEFENSES, "detector": DETECTORS}
 KEYS = (*METHODS, "adaptation")
 TOKEN = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d+)?)|(?P<word>[A-Za-z_][\w.-]*)|(?P<mark><=|>=|!=|[<>=+\-(),*]))")

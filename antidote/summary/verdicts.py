@@ -297,7 +297,7 @@ def _in_doubt(found: list[Measured], mean: float) -> list[str]:
     for one in found:
         if one.term.figure.startswith("ca"):
             continue
-        falls = one.term.figure.startswith("asr") or one.term.figure in LEFT  # a weaker setting leaves more
+        falls = re.match("asr[0-9]", one.term.figure) or one.term.figure in LEFT  # a weaker setting leaves more
         doubtful += one.beyond if not falls or one.term.sign * mean < 0 else []
     return list(dict.fromkeys(doubtful))
 

@@ -159,6 +159,20 @@ def test_the_cost_of_a_defense_is_decided_beyond_the_budget_too():
     assert judged(done, "asr1(attack=badnet, defense=cleanclip) <= 10").word == FAILS
 
 
+def test_the_success_that_is_left_elsewhere_is_judged():
+    """ASR-G is a rate like the others. A defense beyond the budget decides nothing: a weaker one may keep any share."""
+    seeds = (0, 1, 2)
+    done = finished(both([0.1] * 3, [0.2] * 3, ca=0.5), seeds)
+    for defense, shares in {"none": [0.8, 0.9, 0.85], "cleanclip": [0.6, 0.5, 0.55]}.items():
+        rows = (done.cells["attack"] == "badnet") & (done.cells["defense"] == defense)
+        done.cells.loc[rows, "asr_g_sketch"] = shares
+    found = judged(done, "asr_g_sketch(attack=badnet) > 70")
+    assert found.word == HOLDS and found.difference == pytest.approx(15) and found.sides == ("asr_g_sketch 85.0",)
+    for relation in ("asr_g_sketch(attack=badnet, defense=cleanclip) " + end for end in ("< 75", "> 25")):
+        found = judged(done, relation)
+        assert found.word == UNDECIDED and "outside the accuracy budget" in found.reason
+
+
 def test_defenses_of_which_none_was_swept_are_not_at_matched_accuracy():
     done = finished(both([0.1], [0.9]), noise={"asr1": 1.0}, tuned=False)
     found = judged(done)

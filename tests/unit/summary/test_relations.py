@@ -24,6 +24,7 @@ def read(folder, relation, studies=()):
     [
         ("asr(attack=badnet) < 5", "unknown figure 'asr'; did you mean 'asr5'?"),
         ("asr1_skecth(attack=badnet) < 5", "unknown figure 'asr1_skecth'; did you mean 'asr1_sketch'?"),
+        ("asr_g_skecth(attack=badnet) < 5", "unknown figure 'asr_g_skecth'; did you mean 'asr_g_sketch'?"),
         ("floor_nights(attack=badnet) < 5", "unknown figure 'floor_nights'; did you mean 'floor_night'?"),
         ("ca1_prob(attack=badnet) < 5", "unknown figure 'ca1_prob'; did you mean 'ca1_probe'?"),
         ("asr1(attack=badnett) < 5", "unknown attack method 'badnett'; did you mean 'badnet'?"),
