@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from antidote.base.errors import UserError
+from antidote.base.fingerprint import ROOT
 from antidote.base.registry import KINDS
 from antidote.base.settings import read_mapping
 from antidote.study.layout import PUBLISHED
@@ -35,6 +36,18 @@ TABLE = pd.DataFrame(
         "ca1_mean": [0.597, 0.58, 0.55, 0.5],
     }
 )
+
+
+def test_a_page_that_quotes_an_unchecked_table_says_so():
+    """Figures from memory are marked wherever the table is named, such as "BadCLIP's Table 1"."""
+    published = read_published()
+    tables = [table for table in published.tables if table.known == "unchecked"]
+    names = {f"{published.papers[table.paper].title.partition(':')[0]}'s {table.source}" for table in tables}
+    assert names, "every table is checked: remove this test"
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = " ".join(path.read_text(encoding="utf-8").split())
+        for name in names:
+            assert text.count(name) <= text.count("from memory and not checked"), f"{path.name}: {name}"
 
 
 def test_the_file_is_valid_and_known_figures_are_in_it():
