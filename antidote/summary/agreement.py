@@ -171,13 +171,13 @@ def _half(figure: str, first: Figure, second: Figure, noise: Noise | None) -> fl
         else:
             interval = ttest_ind(*values, equal_var=False).confidence_interval(CONFIDENCE)
         return 100 * float(interval.high - interval.low) / 2
-    known = []
-    if noise is None and max(counts) < ENOUGH:  # two seeds that happen to agree would decide anything
+    known, floor = [], noise.figures.get(figure) if noise else None
+    if floor is None and max(counts) < ENOUGH:  # two seeds that happen to agree would decide anything
         return None
     if freedom >= ENOUGH - 1:
         known.append(100 * t.ppf((1 + CONFIDENCE) / 2, freedom) * pooled * math.sqrt(per_cell))
-    if noise is not None and figure in noise.figures:
-        known.append(t.ppf((1 + CONFIDENCE) / 2, noise.freedom) * noise.figures[figure] * math.sqrt(per_cell))
+    if noise is not None and floor is not None:
+        known.append(t.ppf((1 + CONFIDENCE) / 2, noise.freedom) * floor * math.sqrt(per_cell))
     return float(max(known)) if known else None
 
 

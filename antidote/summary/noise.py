@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterable, Mapping
 
 from antidote.study.layout import NO_DEFENSE
-from antidote.study.tracks import FREEDOM, Noise
+from antidote.study.tracks import FREEDOM, Noise, tracks
 from antidote.summary.exchange import Result
-from antidote.summary.verdicts import ENOUGH
+from antidote.summary.verdicts import CONFIDENCE, ENOUGH
 
 SLOPE = (0.1, 0.9)  # mean ASR@1 of the cells that count
 FIGURES = ("asr1", "ca1")
@@ -25,9 +25,10 @@ def noise(results: Iterable[Result]) -> dict[str, dict[str, Noise]]:
     """Return the noise floor by track and model; a model without enough cells is left out.
 
     Args:
-        results: measured results of any tracks.
+        results: measured results of any tracks; those of earlier versions of a track do not count.
     """
-    results = list(results)
+    present = {name: track.version for name, track in tracks().items()}
+    results = [one for one in results if present.get(one.track.name, one.track.version) == one.track.version]
     attacked = {_attack(one): _models(one) for one in results if one.defense.name == NO_DEFENSE}
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
@@ -44,11 +45,24 @@ def noise(results: Iterable[Result]) -> dict[str, dict[str, Noise]]:
     return found
 
 
-def _freedom(results: list[Result], attacked: Mapping[tuple[str, str], tuple[str, ...]]) -> int:
+def least(noise: Noise, figure: str) -> float:
+    """Return up to which difference two cells of one seed each may differ by chance alone, in percentage points.
+
+    Half of the 95 % interval of the difference: Student's t, since the noise floor is itself an estimate.
+
+    Args:
+        figure: name of a figure of `noise`.
+    """
+    from scipy.stats import t  # takes a second
+
+    return float(t.ppf((1 + CONFIDENCE) / 2, noise.freedom)) * math.sqrt(2) * noise.figures[figure]
+
+
+def _freedom(results: list[Result], attacked: Mapping[tuple[str, ...], tuple[str, ...]]) -> int:
     """Return seeds minus one, summed over the backdoored models.
 
     Args:
-        attacked: hashes of the backdoored models by study and attack; without them, a study's attack has its own.
+        attacked: hashes of the backdoored models by track, study and attack; without them, a study's attack has its own.
     """
     most: dict[tuple[str, ...], int] = {}
     for one in results:
@@ -57,9 +71,9 @@ def _freedom(results: list[Result], attacked: Mapping[tuple[str, str], tuple[str
     return sum(most.values())
 
 
-def _attack(one: Result) -> tuple[str, str]:
-    """Return the study and the entry of a cell's attack."""
-    return one.source.title, one.attack.name
+def _attack(one: Result) -> tuple[str, ...]:
+    """Return the track, the study and the entry of a cell's attack: studies of two tracks may have one name."""
+    return one.track.name, one.source.title, one.attack.name
 
 
 def _models(one: Result) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from antidote.base.fingerprint import ROOT
 from antidote.study.tracks import tracks
 from antidote.summary.agreement import BEYOND, EQUAL, UNKNOWN, WITHIN, agreement, markdown
 from antidote.summary.exchange import read_result
-from antidote.summary.noise import noise
+from antidote.summary.noise import least, noise
 from scripts import results
 
 SPREAD = (0.10, 0.12, 0.14)  # mean 12, standard deviation 2 points
@@ -34,6 +34,7 @@ def write(
     lr=0.001,
     status="measured",
     track="tiny",
+    version=1,
     name="asr1",
     first=0,
     study="defenses",
@@ -41,7 +42,7 @@ def write(
     """Write one results file; return its folder."""
     folder.mkdir(exist_ok=True)
     values = {
-        "track": {"name": track, "version": 1}, "status": status, "model": "tiny-rn", "evaluation": "scenes",
+        "track": {"name": track, "version": version}, "status": status, "model": "tiny-rn", "evaluation": "scenes",
         "attack": {"name": attack, "method": attack},
         "defense": {"name": defense, "method": "finetune", "settings": {"lr": lr}},
         "figures": {name: figure(asr1, first)}, "hashes": {"models": {"0": f"{attack} {defense}"}, "code": "b"},
@@ -67,6 +68,13 @@ def test_a_rerun_agrees_within_the_spread_of_both_runs(tmp_path, mine, theirs, w
     [pair] = agreement(*folders, ["asr1"]).pairs
     assert pair.word == word
     assert pair.difference == pytest.approx(100 * (sum(mine) / len(mine) - sum(theirs) / len(theirs)))
+
+
+def test_two_seeds_do_not_decide_a_figure_of_which_the_track_states_no_noise_floor(tmp_path):
+    assert "asr1" in tracks()["tiny"].noise["tiny-rn"].figures and "ca5" not in tracks()["tiny"].noise["tiny-rn"].figures
+    folders = [write(tmp_path / name, values, name="ca5") for name, values in (("a", (0.5,) * 2), ("b", (0.501,) * 2))]
+    [pair] = agreement(*folders, ["ca5"]).pairs
+    assert pair.word == UNKNOWN
 
 
 def test_the_interval_of_runs_of_the_same_seeds_is_paired(tmp_path):
@@ -162,6 +170,15 @@ def test_the_noise_floors_of_the_tracks_are_those_of_the_leaderboard(capsys):
     assert found == {name: noise for name, noise in known.items() if noise}
 
 
+def test_the_page_of_the_tracks_has_their_noise_floors():
+    text = (ROOT / "docs/tracks.md").read_text(encoding="utf-8")
+    kinds = {"tiny-rn": "ResNet", "tiny-vit": "transformer"}
+    for name, track in tracks().items():
+        for model, one in track.noise.items():
+            figures = f"{one.figures['asr1']} | {one.figures['ca1']} | {one.cells} | {one.freedom}"
+            assert f"| `{name}`, {kinds[model]} | {figures} | {least(one, 'asr1'):.0f}" in text
+
+
 def test_the_noise_floor_is_pooled_over_the_cells_on_the_slope(tmp_path):
     """Variances of 4 and 1 square points. Cells of one attack share models: they count once for the freedom."""
     write(tmp_path, SPREAD)
@@ -189,6 +206,24 @@ def test_studies_that_share_backdoored_models_count_them_once(tmp_path):
         path.write_text(json.dumps({**values, "figures": {**values["figures"], "ca1": figure(SPREAD)}}))
     [floor] = noise(map(read_result, tmp_path.glob("*/*.json")))["tiny"].values()
     assert (floor.cells, floor.freedom) == (4, 4)
+
+
+def test_tracks_and_their_versions_are_not_pooled(tmp_path):
+    """Neither cells of an earlier version, nor hashes of a study of the same name on another track."""
+    for track, study in (("tiny", "defenses"), ("tiny", "ablations"), ("tiny-start", "ablations")):
+        folder = tmp_path / f"{track} {study}"
+        write(folder, (0.99,) * 3, defense="none", track=track, study=study)
+        write(folder, SPREAD, defense=f"own of {study}", track=track, study=study)
+    write(tmp_path / "other", SPREAD, attack="blended", track="tiny", study="defenses")
+    write(tmp_path / "old", (0.2, 0.5, 0.8), attack="sig", track="tiny", version=7)
+    for path in tmp_path.glob("*/*.json"):
+        values = json.loads(path.read_text())
+        if path.parent.name == "tiny-start ablations":
+            values["hashes"]["models"]["0"] += " of another start"
+        path.write_text(json.dumps({**values, "figures": {**values["figures"], "ca1": figure(SPREAD)}}))
+    found = noise(map(read_result, sorted(tmp_path.glob("*/*.json"))))
+    [floor] = found["tiny"].values()
+    assert (floor.cells, floor.freedom, floor.figures["asr1"]) == (3, 4, 2.0) and list(found) == ["tiny"]
 
 
 def test_too_few_cells_for_a_noise_floor_are_told(tmp_path):
