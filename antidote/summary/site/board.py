@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,10 +35,18 @@ class Row:
 
     @property
     def loss(self) -> float | None:
-        """CA@1 of the undefended cell minus CA@1 of this one, a fraction; None without either."""
+        """CA@1 of the undefended cell minus CA@1 of this one, a fraction; None without either.
+
+        A mean over the seeds that both have; of figures without values by seed, the difference of the means.
+        """
         mine = self.figure("ca1")
         start = self.undefended.figures.get("ca1") if self.undefended else None
-        return start.mean - mine.mean if mine and start else None
+        if not mine or not start:
+            return None
+        if not (mine.seeds and start.seeds):
+            return start.mean - mine.mean
+        gaps = [start.seeds[seed] - value for seed, value in mine.seeds.items() if seed in start.seeds]
+        return statistics.fmean(gaps) if gaps else None
 
     @property
     def seeds(self) -> int | None:

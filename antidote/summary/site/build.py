@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from antidote.base.registry import KINDS
+from antidote.summary.noise import least
 from antidote.summary.site.board import Board, read_boards
 from antidote.summary.site.documents import FRONT, METHODS, documents, place, relinked, repository
 from antidote.summary.site.methods import method_anchors, method_pages
@@ -126,6 +127,7 @@ def _track(board: Board, boards: list[Board]) -> str:
         board=board,
         boards=boards,
         budget=BUDGET,
+        least=least,
         measured=table(board.measured, page, "Measured cells") if board.measured else "",
         reported=table(board.reported, page, "Reported cells") if board.reported else "",
         curves=curves(board.measured),

@@ -111,6 +111,18 @@ def test_the_loss_is_against_the_undefended_cell_of_the_same_study_and_attack(tm
     assert sorted(given["data-loss"] == "" for given, _ in Rows(html(tmp_path)).rows) == [False, False, True, True]
 
 
+@pytest.mark.parametrize(("seeds", "loss"), [({"2": 0.7}, 0.1), ({"1": 0.6, "2": 0.7}, 0.2), ({"7": 0.6}, None)])
+def test_the_loss_is_over_the_seeds_that_both_cells_have(tmp_path, seeds, loss):
+    """The undefended model of seed 2 is the worst: against the mean of all seeds, the loss would be larger."""
+    figure = lambda by_seed: {"mean": sum(by_seed.values()) / len(by_seed), "seeds": by_seed}
+    undefended = figure({"0": 1.0, "1": 0.9, "2": 0.8})
+    names = {"defense__method": "none", "defense__name": "none"}
+    put(tmp_path, "tiny-1/a/badnet--none.json", **names, figures__ca1=undefended)
+    put(tmp_path, "tiny-1/a/badnet--cleanclip.json", figures__ca1=figure(seeds))
+    found = {row.result.defense.name: row.loss for row in board(tmp_path).rows}
+    assert found["none"] == 0 and found["cleanclip"] == (pytest.approx(loss) if loss else None)
+
+
 def html(folder, **words):
     return table(board(folder).rows, "leaderboard/tiny-1.html", "cells", **words)
 

@@ -17,6 +17,8 @@ from antidote.base.registry import AXES, KINDS, method
 from antidote.base.settings import read_mapping
 from antidote.study.reference import reference
 from antidote.study.schema import settings_of, study_schema
+from antidote.study.tracks import Noise, tracks
+from antidote.summary.noise import least
 from antidote.summary.site import documents
 from antidote.summary.site.board import read_boards
 from antidote.summary.site.build import navigation, pages, write
@@ -52,6 +54,16 @@ def test_every_method_has_a_page_with_what_it_is(found):
             assert f"| what it is | {'reconstruction' if known.reconstruction else 'exact'} |" in text
         for key in settings_of(kind, name).model_fields:
             assert f"| `{key}` |" in text, key
+
+
+def test_a_track_says_how_far_two_cells_differ_by_chance(found):
+    """By the interval of their difference, not by the spread of one cell: 2.145 * sqrt(2) * 22 points on tiny-rn."""
+    text = found["leaderboard/tiny-1.md"]
+    floor = tracks()["tiny"].noise["tiny-rn"]
+    assert f"tiny-rn asr1 {floor.figures['asr1']}, ca1 {floor.figures['ca1']} ({floor.cells} cells)" in text
+    assert f"up to: tiny-rn asr1 {least(floor, 'asr1'):.0f}, ca1 {least(floor, 'ca1'):.0f}; tiny-vit asr1" in text
+    assert least(Noise(cells=61, freedom=14, figures={"asr1": 22.0}), "asr1") == pytest.approx(66.73, abs=0.01)
+    assert "The track states no noise floor" in found["leaderboard/open-1.md"]
 
 
 def test_the_paper_is_named():
