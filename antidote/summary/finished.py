@@ -40,7 +40,8 @@ class Finished:
         """Read a study file and the summary of the study.
 
         Raises:
-            UserError: the study is not valid, names no track, has no summary, or one of other entries, seeds or settings.
+            UserError: the study is not valid, names no track, has no summary, or one of other entries, seeds or
+                settings.
         """
         study = Study(read_mapping(str(file)), str(file))
         if study.file.track is None:

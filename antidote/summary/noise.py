@@ -62,7 +62,8 @@ def _freedom(results: list[Result], attacked: Mapping[tuple[str, ...], tuple[str
     """Return seeds minus one, summed over the backdoored models.
 
     Args:
-        attacked: hashes of the backdoored models by track, study and attack; without them, a study's attack has its own.
+        attacked: hashes of the backdoored models by track, study and attack; without them, a study's attack has its
+            own.
     """
     most: dict[tuple[str, ...], int] = {}
     for one in results:

@@ -71,7 +71,9 @@ def test_a_rerun_agrees_within_the_spread_of_both_runs(tmp_path, mine, theirs, w
 
 
 def test_two_seeds_do_not_decide_a_figure_of_which_the_track_states_no_noise_floor(tmp_path):
-    assert "asr1" in tracks()["tiny"].noise["tiny-rn"].figures and "ca5" not in tracks()["tiny"].noise["tiny-rn"].figures
+    assert (
+        "asr1" in tracks()["tiny"].noise["tiny-rn"].figures and "ca5" not in tracks()["tiny"].noise["tiny-rn"].figures
+    )
     folders = [write(tmp_path / name, values, name="ca5") for name, values in (("a", (0.5,) * 2), ("b", (0.501,) * 2))]
     [pair] = agreement(*folders, ["ca5"]).pairs
     assert pair.word == UNKNOWN
