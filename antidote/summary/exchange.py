@@ -6,6 +6,7 @@ its source.
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ DETECTION = ("auroc", "tpr_at_fpr1")  # figures of detectors
 PER_RUN = ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "trained_parameters", "pairs", "steps")
 CLIP_BENCHMARK = {"acc1": "ca1", "acc5": "ca5"}  # CLIP_benchmark's names of figures
 TASK = "zeroshot_classification"
-ROUNDING, MEAN = 1e-9, 1e-6  # of a rate, and of a mean of values that were rounded
+ROUNDING, MEAN, STD = 1e-9, 1e-6, 1e-5  # of a rate, and of a mean and a deviation of values that were rounded
 
 
 class Entry(Settings):
@@ -55,6 +56,15 @@ class Figure(Settings):
     mean: float
     std: float | None = Field(None, ge=0, description="standard deviation over seeds (n - 1); null for one seed")
     seeds: dict[str, float] = Field({}, description="value by seed; empty for a reported result that gives none")
+
+    @model_validator(mode="after")
+    def _of_its_seeds(self) -> Figure:
+        seeds = list(self.seeds.values())
+        if seeds and abs(statistics.fmean(seeds) - self.mean) > MEAN:
+            raise ValueError(f"mean: {self.mean:g} is not the mean of its seeds")
+        if len(seeds) > 1 and self.std is not None and abs(statistics.stdev(seeds) - self.std) > STD:
+            raise ValueError(f"std: {self.std:g} is not the standard deviation of its seeds (n - 1)")
+        return self
 
 
 class Point(Settings):
@@ -140,13 +150,15 @@ class Result(Settings):
             raise ValueError("hashes.models: a measured result needs the hashes of its models")
         if self.status == "reported" and not self.source.url:
             raise ValueError("source.url: a reported result needs its source")
-        for name, figure in self.figures.items():
-            for value in (figure.mean, *figure.seeds.values()):
-                if is_rate(name) and not -ROUNDING <= value <= 1 + ROUNDING:
-                    raise ValueError(f"figures.{name}: {value:g} is no fraction; rates are from 0 to 1")
-            seeds = figure.seeds.values()
-            if seeds and abs(sum(seeds) / len(seeds) - figure.mean) > MEAN:
-                raise ValueError(f"figures.{name}: mean: {figure.mean:g} is not the mean of its seeds")
+        parts = {"figures": self.figures, "clean": self.clean}
+        for key, found in (("persistence", self.persistence), ("detections", self.detections)):
+            parts |= {f"{key}.{i}.figures": one.figures for i, one in enumerate(found)}
+        for part, figures in parts.items():
+            for name in (name for name in figures if is_rate(name) or name in PERSISTED):
+                low, one = -1 if name == "delta" else 0, figures[name]
+                for value in (one.mean, one.std or 0, *one.seeds.values()):
+                    if not low - ROUNDING <= value <= 1 + ROUNDING:
+                        raise ValueError(f"{part}.{name}: {value:g} is no fraction; rates are from {low} to 1")
         return self
 
 

@@ -230,6 +230,11 @@ def test_clip_benchmarks_shape_there_and_back(board, tmp_path):
     assert result.status == "reported" and result.hashes is None and result.figures["ca1"].mean == pytest.approx(0.88)
 
 
+DETECTOR = {"detector": {"name": "dao", "method": "dao"}, "subject": "pairs"}
+CURVE = {"adaptation": "tuned", "kind": "full", "pool": "defense", "model": "clean", "seeds": 1, "points": [
+    {"step": 0, "ca1": 0.9, "score": 0.1}]}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -242,6 +247,18 @@ def test_clip_benchmarks_shape_there_and_back(board, tmp_path):
         ({"figures": {"asr1": {"mean": 63.2}}}, "figures.asr1: 63.2 is no fraction; rates are from 0 to 1"),
         ({"figures": {"floor_night": {"mean": -0.5}}}, "figures.floor_night: -0.5 is no fraction"),
         ({"figures": {"asr1": {"mean": 0.1, "seeds": {"0": 0.5}}}}, "figures.asr1: mean: 0.1 is not the mean of its"),
+        ({"clean": {"ca1": {"mean": 96.3}}}, "clean.ca1: 96.3 is no fraction"),
+        ({"figures": {"asr1": {"mean": 0.3, "std": 14.1}}}, "figures.asr1: 14.1 is no fraction"),
+        (
+            {"detections": [{**DETECTOR, "figures": {"auroc": {"mean": 91.2}}}]},
+            "detections.0.figures.auroc: 91.2 is no",
+        ),
+        ({"persistence": [{**CURVE, "figures": {"area": {"mean": 12.2}}}]}, "persistence.0.figures.area: 12.2 is no"),
+        ({"persistence": [{**CURVE, "figures": {"delta": {"mean": 10}}}]}, "10 is no fraction; rates are from -1 to 1"),
+        (
+            {"clean": {"ca1": {"mean": 0.3, "std": 0.2, "seeds": {"0": 0.4, "1": 0.2}}}},
+            "clean.ca1: std: 0.2 is not the standard deviation of its seeds (n - 1)",
+        ),
     ],
 )
 def test_a_file_that_is_not_valid_is_one_line(board, tmp_path, change, says):

@@ -135,18 +135,18 @@ def test_seeds_are_shown_as_mean_and_spread(tmp_path):
 
 
 def test_detectors_of_the_cells_are_a_table(tmp_path):
-    figure = lambda mean: {"mean": mean, "std": 0.1, "seeds": {"0": mean - 0.1, "1": mean + 0.1}}
+    figure = lambda mean: {"mean": mean, "std": 0.2 / 2**0.5, "seeds": {"0": mean - 0.1, "1": mean + 0.1}}
     entry = lambda name, access: {"name": name, "method": name, "access": access}
     found = [
         {"detector": entry("dao", "poisoned-training-set"), "subject": "pairs", "adaptive": True,
          "figures": {"auroc": figure(0.8)}},
-        {"detector": entry("oracle", "oracle"), "subject": "pairs", "figures": {"auroc": figure(1.0)}},
+        {"detector": entry("oracle", "oracle"), "subject": "pairs", "figures": {"auroc": figure(0.9)}},
     ]  # fmt: skip
     put(tmp_path, "tiny-1/a/x.json", detections=found)
     html = detections(board(tmp_path).measured, "leaderboard/tiny-1.html")
     (dao, cells), (_, control) = Rows(html).rows
     assert dao["data-auroc"] == "80.0" and "data-tpr-at-fpr1" in dao and "../methods/detectors/dao.html" in html
-    assert [cells[0], cells[3], cells[4], cells[5]] == ["dao", "pairs", "80.0 ± 10.0 §", ""]
+    assert [cells[0], cells[3], cells[4], cells[5]] == ["dao", "pairs", "80.0 ± 14.1 §", ""]
     assert control[0] == "oracle control"
 
 
