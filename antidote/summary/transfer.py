@@ -30,9 +30,21 @@ def transfer(studies: list[Path]) -> pd.DataFrame:
         studies: folders of finished studies (`results/NAME`).
 
     Raises:
-        UserError: a study has no summary, or none has a trigger that was fitted on a model.
+        UserError: a study has no summary, none has a trigger that was fitted on a model, or two have the same attack,
+            surrogate and victim.
     """
-    rows = [row for folder in studies for row in _rows(folder)]
+    rows: list[dict] = []
+    seen: dict[tuple[str, ...], Path] = {}
+    for folder in studies:
+        for row in _rows(folder):
+            key = tuple(row[name] for name in ("attack", "method", "surrogate", "victim"))
+            if key in seen:
+                raise UserError(
+                    f"{folder}: {row['attack']}, fitted on {row['surrogate']}, against {row['victim']} is in "
+                    f"{seen[key]} too; leave out one of the two studies, or give the attacks other names"
+                )
+            seen[key] = folder
+            rows.append(row)
     if not rows:
         raise UserError(f"{', '.join(map(str, studies))}: no trigger there was fitted on a surrogate")
     return pd.DataFrame(rows, columns=COLUMNS)

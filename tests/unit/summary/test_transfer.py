@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -130,6 +131,15 @@ def test_attacks_on_one_surrogate_have_a_row_each_and_seeds_need_both_figures(re
     assert table.loc["weak", ["seeds", "T", "U", "T-U"]].tolist() == pytest.approx([1, 0.3, 0.1, 0.2])
     text = matrix(table.reset_index())
     assert "| RN (patch) | 80.0 ± 14.1" in text and "| RN (weak) | 30.0 / 10.0 |" in text and "| ViT | 60.0" in text
+
+
+def test_two_studies_with_the_same_trigger_and_victim_are_told(results):
+    """One of them would silently take the place of the other."""
+    (results / "a").rename(results / "first")
+    shutil.copytree(results / "first", results / "again")
+    told = f"{results / 'again'}: patch, fitted on RN, against RN is in {results / 'first'} too; leave out one"
+    with pytest.raises(UserError, match=re.escape(told)):
+        transfer([results / "first", results / "b", results / "again"])
 
 
 @pytest.mark.parametrize("content", ["{}", '{"settings": {"model": 1}}', "[]"])
