@@ -21,7 +21,7 @@ from antidote.summary.further import further_figures, study_files
 from antidote.summary.page import duration
 from antidote.summary.relations import parse
 from antidote.summary.tables import CONTROL, loss, percent
-from antidote.summary.text import RECONSTRUCTION
+from antidote.summary.text import RECONSTRUCTION, escaped
 from antidote.summary.verdicts import (
     FAILS,
     HOLDS,
@@ -150,15 +150,20 @@ def _rebuilt(claim: Claim) -> bool:
 def _figures(found: Verdict) -> str:
     """Return the sides of a relation, left minus right with half of its interval, and the losses of accuracy there.
 
-    Of a relation that was not measured, beside one that does not hold, the reason.
+    Of a relation that was not measured, beside one that does not hold, the reason. More decimals than usual tell a
+    difference from half of its interval: which of the two is larger is the verdict.
     """
     if found.difference is None:
         return found.reason
-    half = "" if found.half is None else f" ± {found.half:.{found.decimals}f}"
+    decimals, half = found.decimals, ""
+    if found.half is not None:
+        texts = {n: (f"{abs(found.difference):.{n}f}", f"{found.half:.{n}f}") for n in range(decimals, decimals + 4)}
+        decimals = next((n for n, (difference, half) in texts.items() if difference != half), decimals)
+        half = f" ± {texts[decimals][1]}"
     ends = dict.fromkeys(f"{end:.1f}" for end in found.losses or ())
     between = f", losing {' to '.join(ends)}" if ends else ""
     between += f" ({', '.join(found.more)}: more)" if found.more else ""
-    return f"{', '.join(found.sides)}: {found.difference:+.{found.decimals}f}{half}{between}"
+    return f"{', '.join(found.sides)}: {found.difference:+.{decimals}f}{half}{between}"
 
 
 def _choices(studies: list[Finished]) -> str:
@@ -200,7 +205,7 @@ def _defenses(done: Finished) -> list[tuple[str, tuple[bool, float], list[str]]]
         beyond = bool((measured["within"] != "yes").any())
         row = [
             first["access"],
-            label + (f" {RECONSTRUCTION}" if first["reconstruction"] == "yes" else ""),
+            escaped(label) + (f" {RECONSTRUCTION}" if first["reconstruction"] == "yes" else ""),
             f"{percent(asr.max())} ({measured.loc[asr.idxmax(), 'attack']})",
             percent(asr.mean()),
             percent(losses.max()) + (" (outside the budget)" if beyond else ""),

@@ -10,9 +10,9 @@ from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.study.layout import Layout
 from antidote.summary.page import duration, size
-from antidote.summary.plan import DefenseFacts, SummarySettings
+from antidote.summary.plan import AttackFacts, DefenseFacts, SummarySettings
 from antidote.summary.tables import percent, score_name, shown, spread
-from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, cell_text, notes
+from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, cell_text, escaped, notes
 
 PERTURBATIONS = ("noise", "blur", "jitter", "flip")
 
@@ -31,7 +31,7 @@ def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> 
         )
         seen = [_mean(mine, name, digits) for name, digits in (("psnr", 1), ("ssim", 3))]
         poisons = "all shots" if attack.poisons is None else str(attack.poisons)
-        title = (attack.label or attack.name) + attack_mark(row["gate"])
+        title = _name(attack) + attack_mark(row["gate"])
         rows.append([title, f"`{attack.name}`", attack.threat_model, poisons, score,
                      spread(row["floor_mean"], floor), spread(row["ca1_mean"], row["ca1_std"]), *seen])  # fmt: skip
     clean = spread(*table.loc[table["attack"] == "clean", ["ca1_mean", "ca1_std"]].iloc[0])
@@ -54,7 +54,7 @@ def resistance(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, 
     rows = [["attack", "model", "trigger", *PERTURBATIONS, "trigger, after each block"]]
     rows.append(["---"] * 2 + ["---:"] * (1 + len(PERTURBATIONS)) + ["---"])
     for attack in plan.attacks:
-        mine, title = cells[cells["attack"] == attack.name], attack.label or attack.name
+        mine, title = cells[cells["attack"] == attack.name], _name(attack)
         floor = _mean(mine, "floor_resistance", 3)
         rows.append([title, "clean reference", floor, *clean, _layers(plan, folder, attack.name, "floor")])
         picked = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
@@ -78,7 +78,7 @@ def _layers(plan: SummarySettings, folder: Path, attack: str, defense: str) -> s
 def single(rows: list[dict[str, str]]) -> str:
     """Return one row per figure of a single attack."""
     lines = [["attack", "score", "figure", "value", "what it says"], ["---", "---:", "---", "---:", "---"]]
-    lines += [[r["label"], r["score"], f"`{r['figure']}`", r["value"], r["meaning"]] for r in rows]
+    lines += [[escaped(r["label"]), r["score"], f"`{r['figure']}`", r["value"], r["meaning"]] for r in rows]
     return _markdown(lines) + "\n"
 
 
@@ -94,7 +94,7 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, co
     for attack in plan.attacks:
         mine = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
         if not mine["ca1_n"].sum():
-            absent.append(attack.label or attack.name)
+            absent.append(_name(attack))
             continue
         names = ["CA@1", "ASR@1", "PA", *(["worst"] if adapted else []), "time", "memory", "trained", "pairs"]
         rows = [["defense", "access", *names], ["---"] * 2 + ["---:"] * len(names)]
@@ -109,7 +109,7 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, co
                          *([percent(row["worst_mean"])] if adapted else []),
                          *_cost(costs, attack.name, row["defense"])])  # fmt: skip
         floor = percent(mine.iloc[0]["floor_mean"])
-        title = f"{attack.label or attack.name}{attack_mark(mine.iloc[0]['gate'])}"
+        title = f"{_name(attack)}{attack_mark(mine.iloc[0]['gate'])}"
         parts.append(f"### {title}\n\nFloor {floor}.\n\n{_markdown(rows)}")
     parts += [f"Not run: {', '.join(absent)}."] if absent else []
     meaning = "- PA: triggered pictures that still get their own class, in percent\n"
@@ -123,12 +123,12 @@ def _sweeps(plan: SummarySettings, table: pd.DataFrame) -> list[str]:
     if not swept:
         return []
     cells = {(row["attack"], row["defense"]): row for _, row in table.iterrows()}
-    rows = [["setting", *(attack.label or attack.name for attack in plan.attacks)]]
+    rows = [["setting", *map(_name, plan.attacks)]]
     rows.append(["---", *("---:" for _ in plan.attacks)])
     for defense in swept:
         found = [_both(cells[attack.name, defense.name], blank_reasons(table)) for attack in plan.attacks]
         mark = f" {RECONSTRUCTION}" if defense.reconstruction else ""
-        rows.append([f"{defense.label or defense.sweep}, {defense.setting}{mark}", *found])
+        rows.append([escaped(f"{defense.label or defense.sweep}, {defense.setting}") + mark, *found])
     head = "CA@1 / ASR@1 in percent, settings from weak to strong; *: the one that the tables above show."
     return [f"### Every setting of the sweeps\n\n{head}\n\n{_markdown(rows)}"]
 
@@ -153,10 +153,15 @@ def _cost(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:
     return [duration(numbers["seconds"].mean()), size(numbers["peak_memory_bytes"].max()), *whole]
 
 
+def _name(attack: AttackFacts) -> str:
+    """Return an attack's display name, escaped for Markdown."""
+    return escaped(attack.label or attack.name)
+
+
 def _title(defense: DefenseFacts) -> str:
-    """Return a defense's display name: with the setting in a sweep, and with a mark for a reconstruction."""
+    """Return a defense's display name, escaped: with the setting in a sweep, and with a mark for a reconstruction."""
     setting = f", {defense.setting}" if defense.setting else ""
-    return (defense.label or defense.name) + setting + (f" {RECONSTRUCTION}" if defense.reconstruction else "")
+    return escaped((defense.label or defense.name) + setting) + (f" {RECONSTRUCTION}" if defense.reconstruction else "")
 
 
 def _mean(cells: pd.DataFrame, column: str, digits: int, factor: float = 1) -> str:
@@ -169,4 +174,4 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 def _notes(table: pd.DataFrame) -> str:
-    return "\n\n" + "\n".join(f"- {note}" for note in notes(table, "bold")) + "\n"
+    return "\n\n" + "\n".join(f"- {escaped(note)}" for note in notes(table, "bold")) + "\n"

@@ -17,13 +17,13 @@ from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from antidote.study.tracks import Noise
 from antidote.summary.cells import COLUMNS
-from antidote.summary.claims import Claim, page, read_claims, verdict
+from antidote.summary.claims import Claim, _figures, page, read_claims, verdict
 from antidote.summary.finished import Finished
 from antidote.summary.plan import SummarySettings
 from antidote.summary.published import read_published
 from antidote.summary.relations import parse
 from antidote.summary.tables import summarise
-from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, UNTESTABLE, judge
+from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, UNTESTABLE, Verdict, judge
 from scripts import claims as script
 
 LOWER = "asr1(attack=badnet, defense=cleanclip) < asr1(attack=badnet, defense=finetune)"
@@ -320,6 +320,28 @@ def test_the_page_says_which_defense_to_use_and_what_holds():
         in text
     )
     assert "| Lower. | 14.0 |  |  | not measured |" in page(claims, PAPERS, [])
+
+
+@pytest.mark.parametrize(
+    ("difference", "half", "text"),
+    [
+        (-3.037, 3.012, "-3.04 ± 3.01"),
+        (3.0371, 3.0369, "+3.0371 ± 3.0369"),
+        (-3.04, 3.56, "-3.0 ± 3.6"),
+        (2.0, 2.0, "+2.0 ± 2.0"),
+        (2.0, None, "+2.0"),
+    ],
+)
+def test_a_difference_is_told_from_half_of_its_interval(difference, half, text):
+    """-3.0 ± 3.0 does not show why the claim holds."""
+    assert _figures(Verdict(HOLDS, difference=difference, half=half, sides=("asr1 5.0",))) == f"asr1 5.0: {text}"
+
+
+def test_a_label_breaks_no_table():
+    values = read_mapping(str(ROOT / "config.yaml"))["defenses"]
+    values["finetune"]["label"] = "a | `b` <i>"
+    text = page({}, {}, [finished(both([0.1], [0.2]), defenses=values)])
+    assert "| a \\| \\`b\\` \\<i\\>" in text
 
 
 def test_verdicts_are_counted_once_per_study_that_measured_the_claim():

@@ -1,9 +1,12 @@
 """The table of a summary on the tiny study, with the numbers worked out by hand."""
 
+import re
+
 import numpy as np
 import pytest
-from tiny_study import PLAN, cell, put
+from tiny_study import PLAN, WEIRD, cell, put
 
+from antidote.summary import documents
 from antidote.summary.cells import read_cells
 from antidote.summary.costs import read_costs
 from antidote.summary.csv_files import read_table, write_csv
@@ -22,6 +25,26 @@ def test_mean_std_and_interval_over_seeds(table):
     assert (tune["ca1_low"], tune["ca1_high"]) == (pytest.approx(0.56), pytest.approx(0.62))
     alone = cell(table, "patch", "filter")
     assert alone["asr1_mean"] == 0.4 and np.isnan(alone["asr1_std"]) and alone["note"] == "1 of 2 seeds"
+
+
+@pytest.mark.parametrize("kind", ["attacks", "defenses", "resistance", "single"])
+def test_a_label_breaks_no_table_of_a_page(results, kind):
+    """Each row has the cells of the head, whatever the labels of attacks and defenses hold."""
+    swept = {"label": WEIRD, "sweep": "tunes", "access": "clean-pairs", "method": "finetune"}
+    settings = [{**swept, "name": "tune", "setting": "lr 1"}, {**swept, "name": "harsh", "setting": "lr 2"}]
+    weird = SummarySettings.read({**PLAN, "defenses": [PLAN["defenses"][0], *settings], "blank": []}, "plan")
+    cells = read_cells(weird, results).assign(resistance_noise=0.5)
+    table = summarise(cells, weird)
+    row = {**dict.fromkeys(("score", "figure", "value", "meaning"), "x"), "label": WEIRD}
+    text = {
+        "attacks": lambda: documents.attacks(weird, table, cells),
+        "defenses": lambda: documents.defenses(weird, table, cells, read_costs(weird, results, results)),
+        "resistance": lambda: documents.resistance(weird, table, cells, results / "summary"),
+        "single": lambda: documents.single([row]),
+    }[kind]()
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
+    assert "alert(1)" in text and "<script" not in text.replace("\\<", "")
 
 
 def test_gate_marks_an_attack_that_has_not_taken(table):
