@@ -1,8 +1,8 @@
 """Training speed: our loop beside open_clip's own trainer, in pairs per second; with `--pairs`, evaluation as well.
 
 Same model, shards, batch size, precision and threads; runs alternate, so that both see the same noise, and each
-trainer's own steady rate (its log, first quarter left out) is compared as a ratio. On the default study, whose pairs
-have to be there:
+trainer's steady rate (by the times of its log lines, first quarter left out) is compared as a ratio. On the default
+study, whose pairs have to be there:
 
     snakemake --cores all -- results/default/pools/training.parquet results/default/pools/poison.parquet
     python benchmarks/training.py
@@ -31,12 +31,14 @@ LR, WARMUP = 0.002, 20
 STUDY = [ROOT / f"results/default/pools/{pool}.parquet" for pool in ("training", "poison")]
 
 # open_clip's trainer does not know the end-of-shard marks that webdataset 1 puts between the files.
+# Its log has whole seconds, and a rate per line that is the time of one step, for which it does not wait on a GPU.
 OPEN_CLIP = """
-import sys, open_clip, open_clip_train.data as data
+import logging, sys, open_clip, open_clip_train.data as data
 from open_clip_train.main import main
 group = data.group_by_keys_nothrow
 data.group_by_keys_nothrow = lambda files, **more: group((file for file in files if "fname" in file), **more)
 open_clip.add_model_config(sys.argv[1])
+logging.Formatter.formatTime = lambda self, record, datefmt=None: str(record.created)
 main(sys.argv[2:])
 """
 
@@ -108,7 +110,11 @@ def ours(options: argparse.Namespace, workers: int | None) -> float:
 
 def steady(lines: list[dict], workers: int) -> float:
     """Return the steady pairs per second of a training log; it holds the mean rate since the start at some steps."""
-    seconds = {line["step"]: line["step"] / line["pairs_per_second"] for line in lines}  # per pair of a batch
+    return between({line["step"]: line["step"] / line["pairs_per_second"] for line in lines}, workers)  # per pair
+
+
+def between(seconds: dict[int, float], workers: int) -> float:
+    """Return the steps per unit of time between two steps; the times are those at the end of some steps, ascending."""
     first, last = whole_rounds(list(seconds), workers)
     return (last - first) / (seconds[last] - seconds[first])
 
@@ -130,8 +136,15 @@ def open_clips(options: argparse.Namespace, workers: int) -> float:
         ]  # fmt: skip
         run([sys.executable, "-c", OPEN_CLIP, ROOT / "data/models", *arguments], options)
         text = Path(folder, "run/out.log").read_text(encoding="utf-8")
-    rates = [float(rate) for rate in re.findall(r"([\d.]+)/s, [\d.]+/s/gpu", text)]
-    return statistics.harmonic_mean(rates[len(rates) // 4 :])
+    return logged(text, options.batch_size, workers)
+
+
+def logged(text: str, batch_size: int, workers: int) -> float:
+    """Return the steady pairs per second of open_clip's log, which waits for a GPU before each of its lines."""
+    lines = re.findall(r"^([\d.]+) .*Train Epoch: (\d+) \[ *(\d+)/", text, re.MULTILINE)
+    whole = max(int(pairs) for _, _, pairs in lines)  # of an epoch; its last step is always logged
+    seconds = {(int(epoch) * whole + int(pairs)) // batch_size: float(time) for time, epoch, pairs in lines}
+    return batch_size * between(seconds, workers)
 
 
 def pair_keys(split: Path) -> list[str]:

@@ -91,6 +91,22 @@ def test_the_steady_rate_of_a_trainer_that_waits_for_its_loaders(ahead):
     assert trainers.steady(lines, workers) == pytest.approx(workers * batch / 1.0, rel=0.05)
 
 
+@pytest.mark.parametrize("ahead", [0, 8])
+def test_the_steady_rate_of_open_clips_trainer_is_that_of_its_whole_log(ahead):
+    """Its own rates are those of single steps, of which most in a burst do not wait."""
+    full = gpu_check.FULL
+    per_epoch, workers, batch = full["pictures"] // full["batch"], full["workers"], full["batch"]
+    ends = bursts(per_epoch * full["epochs"], workers, ahead)
+    lines = [
+        f"{1e9 + ends[epoch * per_epoch + step - 1]} | INFO | Train Epoch: {epoch} [{step * batch:>5}/{full['pictures']}"
+        f" (1%)] Data (t): 0.1 Batch (t): 0.2, 99999.0/s, 99999.0/s/gpu LR: 0.002"
+        for epoch in range(full["epochs"])
+        for step in range(1, per_epoch + 1)
+        if step % 5 == 1 or step == per_epoch
+    ]
+    assert trainers.logged("\n".join(lines), batch, workers) == pytest.approx(workers * batch / 1.0, rel=0.05)
+
+
 def test_the_rate_of_the_loaders_alone(monkeypatch):
     full = gpu_check.FULL
     now = iter(bursts(full["read"], full["workers"], step_seconds=0.0))
