@@ -27,7 +27,16 @@ from antidote.defenses.base import Defense
 from antidote.evaluation.base import ScoredSet
 from antidote.study.data_jobs import DataJobs, content, initial_inputs, options
 from antidote.study.layout import NO_DEFENSE
-from antidote.study.slices import adaptation_slice, json_slice, summary_plan, text_argument, training_slice
+from antidote.study.models import initial_model
+from antidote.study.slices import (
+    adaptation_slice,
+    backdoor_slice,
+    json_slice,
+    summary_plan,
+    text_argument,
+    training_slice,
+    victim_slice,
+)
 
 
 def prepare_jobs(root: Path) -> None:
@@ -169,7 +178,7 @@ class Jobs(DataJobs):
         return self._attack_source("scripts.attack_shots", w, *self.class_files)
 
     def victim_settings(self, w: Any) -> str:
-        return json_slice(self.study.attacks[w.attack].model_dump(mode="json", include=set(Victim.model_fields)))
+        return victim_slice(self.study.attacks[w.attack])
 
     def victim_source(self, w: Any) -> str:
         return fingerprint("scripts.few_shot") + content(*self.class_files)
@@ -183,9 +192,8 @@ class Jobs(DataJobs):
     def _model(self, w: Any) -> ModelSettings:
         if hasattr(w, "surrogate"):
             return self.study.file.surrogates[w.surrogate].model
-        checkpoint = self.study.attacks[w.attack].checkpoint if hasattr(w, "attack") else None
-        own = self.study.file.model
-        return own.model_copy(update={"pretrained": checkpoint}) if checkpoint else own
+        model = self.study.file.model
+        return initial_model(model, self.study.attacks[w.attack]) if hasattr(w, "attack") else model
 
     def clean_settings(self, w: Any) -> str:
         return training_slice(self.study.file.model, self.study.file.pretraining)
@@ -209,7 +217,7 @@ class Jobs(DataJobs):
         return options(start=self.layout.path("clean_model", seed=w.seed) if self.start(w) else None)
 
     def backdoor_settings(self, w: Any) -> str:
-        return training_slice(self._model(w), self.study.poisoning(w.attack), self.study.attacks[w.attack])
+        return backdoor_slice(self.study, w.attack)
 
     def backdoor_source(self, w: Any) -> str:
         name = self.study.attacks[w.attack].method

@@ -83,6 +83,11 @@ def loaded(settings: AttackSettings, recipe: PoisoningSettings) -> PoisoningSett
     return recipe.model_copy(update={"epochs": 0, "start": "model", "alternate": False})
 
 
+def initial_model(model: ModelSettings, attack: AttackSettings) -> ModelSettings:
+    """Return the model that an attack's training starts from: the study's, with the weights of a named `checkpoint`."""
+    return model if attack.checkpoint is None else model.model_copy(update={"pretrained": attack.checkpoint})
+
+
 def check_pictures(model: ModelSettings, where: str) -> None:
     """Raise UserError if pretrained weights read pictures that are resized in another way than here.
 

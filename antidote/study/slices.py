@@ -7,11 +7,13 @@ import os
 from typing import Any
 
 from antidote.attacks.base import AttackSettings
+from antidote.attacks.victim import Victim
 from antidote.base.files import sha256
 from antidote.base.registry import method
 from antidote.clip.configs import ModelSettings
 from antidote.data.pools import Pool, PoolsSettings, Shots
 from antidote.study.layout import PUBLISHED
+from antidote.study.models import initial_model
 from antidote.study.reach import unscored_cells, unsuited_cells
 from antidote.study.study import Study
 from antidote.training.recipe import TrainSettings
@@ -109,6 +111,21 @@ def training_slice(model: ModelSettings, training: TrainSettings, attack: Attack
     alternate = {"alternate": True} if getattr(training, "alternate", False) else {}
     own = {"attack": attack.trigger_settings()} if attack and method("attack", attack.method).trains else {}
     return json_slice({"model": model.model_dump(mode="json"), "training": recipe, **alternate, **own})
+
+
+def backdoor_slice(study: Study, attack: str) -> str:
+    """Return the initial model and the recipe of the backdoored model of an attack on the training set or the training.
+
+    Args:
+        attack: entry of the study; not a few-shot attack.
+    """
+    settings = study.attacks[attack]
+    return training_slice(initial_model(study.file.model, settings), study.poisoning(attack), settings)
+
+
+def victim_slice(attack: AttackSettings) -> str:
+    """Return the settings of the user's training under a few-shot attack."""
+    return json_slice(attack.model_dump(mode="json", include=set(Victim.model_fields)))
 
 
 def adaptation_slice(study: Study, name: str) -> str:

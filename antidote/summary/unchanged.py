@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.study.layout import NO_DEFENSE, Layout
+from antidote.study.slices import backdoor_slice, victim_slice
 from antidote.study.study import Study
 
 
@@ -30,19 +32,20 @@ def changed(now: Mapping[str, Any], then: Mapping[str, Any]) -> tuple[str, Any, 
 
 
 def check_cell(study: Study, kept: Layout, attack: str, defense: str) -> None:
-    """Refuse a cell whose models or triggers were made with other settings than the study has now.
+    """Refuse a cell whose models or triggers were made with other settings than their jobs would get now.
 
     Raises:
         UserError: names the file, the setting and both values.
     """
-    model = {"model": study.file.model.model_dump(mode="json")}
-    if not study.few_shot(attack):  # nothing is trained on poisoned pairs there
-        model["training"] = study.poisoning(attack).model_dump(mode="json")
+    settings = study.attacks[attack]
+    if study.few_shot(attack):
+        model = json.loads(victim_slice(settings))
+    else:  # the slice leaves out an `alternate` that is off, which the card has
+        model = {"alternate": False, **json.loads(backdoor_slice(study, attack))}
     for seed in study.file.seeds:
         job = {"attack": attack, "seed": seed}
-        if not study.few_shot(attack):
-            _check(kept.path("backdoored_model", "card", **job), study, model)
-        _check(kept.path("trigger", "description", **job), study, _dump(study.attacks[attack]))
+        _check(kept.path("backdoored_model", "card", **job), study, model)
+        _check(kept.path("trigger", "description", **job), study, settings.trigger_settings())
         if defense != NO_DEFENSE:
             _check(kept.path("defend", "card", **job, defense=defense), study, _dump(study.defenses[defense]))
 
@@ -80,7 +83,7 @@ def _check_names(study: Study, cells: pd.DataFrame, path: Path) -> None:
 
 
 def _dump(settings: Any) -> dict[str, Any]:
-    return settings.model_dump(mode="json", exclude={"method", "label"})
+    return settings.model_dump(mode="json", exclude={"label"})
 
 
 def _check(file: Path, study: Study, now: dict[str, Any]) -> None:
@@ -91,7 +94,4 @@ def _check(file: Path, study: Study, now: dict[str, Any]) -> None:
     then = found.get("settings") if isinstance(found, dict) else None
     if isinstance(then, dict) and (other := changed(now, then)):
         key, mine, theirs = other
-        raise UserError(
-            f"{file}: was made with {key}: {theirs}, and {study.where} has {mine}; run the study again, then write its "
-            "results"
-        )
+        raise UserError(f"{file}: was made with {key}: {theirs}, and {study.where} has {mine}; run the study again")

@@ -1,0 +1,94 @@
+"""Whether what was measured belongs to a study: the cards of every job pass, those of other settings do not."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from antidote.attacks.victim import Victim
+from antidote.base.errors import UserError
+from antidote.base.fingerprint import ROOT
+from antidote.base.registry import method
+from antidote.base.settings import read_mapping
+from antidote.study.jobs import Jobs
+from antidote.study.layout import Layout
+from antidote.study.study import Study
+from antidote.summary.unchanged import check_cells
+from scripts.pretrain import PretrainSettings
+from tests.unit.summary.test_pages import put
+
+TINY = read_mapping(str(ROOT / "tests/studies/tiny.yaml"))
+STUDIES = sorted([*(ROOT / "configs").glob("*.yaml"), ROOT / "config.yaml", ROOT / "tests/studies/tiny.yaml"])
+
+
+def card(path, settings):
+    """Write a file with the settings that a script read, as the script does."""
+    put(path, {"settings": settings.model_dump(mode="json", exclude={"label"})})
+
+
+def read(kind, text):
+    values = json.loads(text)
+    return method(kind, values["method"]).Settings.read(values, "settings")
+
+
+def run_all(study, kept):
+    """Write the cards of all models and the descriptions of all triggers, from the settings that the rules pass."""
+    jobs, scripts = Jobs(study), {True: Victim, False: PretrainSettings}
+    for stage in ("backdoored_model", "trigger", "defend"):
+        for names in jobs.matrix.jobs(stage):
+            w = SimpleNamespace(**names)
+            if stage == "trigger":
+                settings = read("attack", jobs.trigger_settings(w)).trigger_settings()
+                put(kept.path(stage, "description", **names), {"settings": settings})
+            elif stage == "defend":
+                card(kept.path(stage, "card", **names), read("defense", jobs.defense_settings(w)))
+            else:
+                few_shot = study.few_shot(w.attack)
+                passed = jobs.victim_settings(w) if few_shot else jobs.backdoor_settings(w)
+                card(kept.path(stage, "card", **names), scripts[few_shot].read(json.loads(passed), "settings"))
+
+
+def cells(study):
+    """Return the cells of a study's summary, all of them scored."""
+    names = [("clean", "none"), *((attack, defense) for attack in study.attacks for defense in study.defenses)]
+    rows = [(attack, defense, seed, 0.5) for attack, defense in names for seed in study.file.seeds]
+    return pd.DataFrame(rows, columns=["attack", "defense", "seed", "ca1"])
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_what_the_jobs_of_a_study_write_belongs_to_it(file, tmp_path):
+    study, kept = Study(read_mapping(str(file)), str(file)), Layout(tmp_path)
+    run_all(study, kept)
+    check_cells(study, kept, cells(study))
+
+
+@pytest.mark.parametrize("start", ["clean", "model"])
+def test_a_released_model_belongs_to_its_study(start, tmp_path):
+    """Its card has the checkpoint as initial weights, and no training."""
+    (tmp_path / "released.pt").write_bytes(b"")
+    released = {**TINY["attacks"]["badnet"], "checkpoint": str(tmp_path / "released.pt")}
+    values = {**TINY, "attacks": {**TINY["attacks"], "released": released}}
+    study = Study({**values, "poisoning": {**TINY["poisoning"], "start": start}}, "study.yaml")
+    kept = Layout(tmp_path / "released")
+    run_all(study, kept)
+    assert "released.pt" in kept.path("backdoored_model", "card", attack="released", seed=0).read_text()
+    check_cells(study, kept, cells(study))
+
+
+@pytest.mark.parametrize(
+    ("attack", "settings", "told"),
+    [
+        ("attention", {"alternate": False}, "alternate: False, and attacks.yaml has True"),
+        ("badnet_noise", {"alternate": True}, "alternate: True, and attacks.yaml has False"),
+        ("badencoder", {"attack": {"method": "badnet"}}, "attack.method: badnet, and attacks.yaml has badencoder"),
+        ("flba", {"victim_training": {"batch_size": 7}}, r"victim_training.batch_size: 7, and attacks.yaml has \d+"),
+    ],
+)
+def test_a_model_that_was_trained_in_another_way_is_told(attack, settings, told, tmp_path):
+    study, kept = Study(read_mapping(str(ROOT / "configs/attacks.yaml")), "attacks.yaml"), Layout(tmp_path)
+    put(kept.path("backdoored_model", "card", attack=attack, seed=0), {"settings": settings})
+    with pytest.raises(UserError, match=rf"card\.json: was made with {told}; run the study again$"):
+        check_cells(study, kept, cells(study))
