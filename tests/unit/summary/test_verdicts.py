@@ -8,9 +8,10 @@ import pytest
 from antidote.base.errors import UserError
 from antidote.study.tracks import Noise
 from antidote.summary.accuracy import one_setting
-from antidote.summary.claims import Claim, page, verdict
+from antidote.summary.claims import Claim, page, read_claims, verdict
+from antidote.summary.published import read_published
 from antidote.summary.relations import is_rate, parse
-from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNTESTABLE, judge
+from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, UNTESTABLE, judge
 from tests.unit.summary.test_accuracy import swept
 from tests.unit.summary.test_claims import LOWER, PAPERS, both, finished, judged
 
@@ -141,3 +142,19 @@ def test_figures_that_are_no_rates_and_detections_without_a_detector():
     assert is_rate("floor_sketch") and not is_rate("floor_resistance")
     with pytest.raises(UserError, match="auroc needs detector= in its brackets"):
         parse("auroc(attack=badnet) > 90", "claim")
+
+
+@pytest.mark.parametrize(("gate", "word"), [("passed", HOLDS), ("failed", UNMEASURED)])
+def test_a_share_of_an_attack_that_never_took_is_no_success(gate, word):
+    """Generalised ASR is a share of the ASR@1 at home: of 1 % at home, all may be left elsewhere."""
+    attacks = {name: {"method": name, "poisons": 300} for name in ("badnet", "blended")}
+    done = finished({}, SEEDS, attacks={"badnet": attacks["badnet"], "maba": attacks["blended"]})
+    done.study.attacks["maba"] = done.study.attacks["maba"].model_copy(update={"method": "maba"})
+    for attack, share in (("badnet", 0.3), ("maba", 1.0)):
+        for style in ("sketch", "negative", "painted", "night"):
+            done.cells.loc[done.cells["attack"] == attack, f"asr_g_{style}"] = share
+    done.table.loc[done.table["attack"] == "maba", "gate"] = gate
+    claim = read_claims({key: paper.citation for key, paper in read_published().papers.items()})["maba_beats_patch"]
+    judgement, found = verdict(claim, done)
+    assert judgement == word
+    assert gate == "passed" or found[0].reason == "the attack maba does not pass the gate"
