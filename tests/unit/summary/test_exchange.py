@@ -269,6 +269,17 @@ def test_a_file_that_is_not_valid_is_one_line(board, tmp_path, change, says):
     assert says in str(error.value) and "one.json" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_reported_deviation_may_be_rounded(board, tmp_path):
+    """A paper prints fewer digits than its seeds have; of a measured result they are this project's own."""
+    figure = {"mean": 0.2, "std": 0.018, "seeds": {"0": 0.1824, "1": 0.2, "2": 0.2176}}
+    values = json.loads((board / "open-1/tiny/badnet--none.json").read_text()) | {"figures": {"asr1": figure}}
+    put(tmp_path / "one.json", {**values, "status": "reported", "source": {"title": "log", "url": "u"}})
+    act("check", tmp_path / "one.json")
+    put(tmp_path / "one.json", values)
+    with pytest.raises(UserError, match=r"figures\.asr1: std: 0\.018 is not the standard deviation of its seeds"):
+        act("check", tmp_path / "one.json")
+
+
 @pytest.mark.parametrize("content", [[], {"dataset": "x", "model": "y"}, {"dataset": "x", "model": "y", "metrics": []}])
 def test_a_foreign_file_of_another_shape_is_one_line(tmp_path, content):
     put(tmp_path / "one.json", content)
