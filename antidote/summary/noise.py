@@ -58,6 +58,12 @@ def least(noise: Noise, figure: str) -> float:
     return float(t.ppf((1 + CONFIDENCE) / 2, noise.freedom)) * math.sqrt(2) * noise.figures[figure]
 
 
+def least_text(noise: Noise, figure: str) -> str:
+    """Return `least` as text; at 100 points or more `any difference`, since no two rates differ by more."""
+    points = f"{least(noise, figure):.0f}"
+    return "any difference" if int(points) >= 100 else points
+
+
 def _freedom(results: list[Result], attacked: Mapping[tuple[str, ...], tuple[str, ...]]) -> int:
     """Return seeds minus one, summed over the backdoored models.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from antidote.base.registry import KINDS
-from antidote.summary.noise import least
+from antidote.summary.noise import least_text
 from antidote.summary.site.board import Board, read_boards
 from antidote.summary.site.documents import FRONT, METHODS, documents, place, relinked, repository
 from antidote.summary.site.methods import method_anchors, method_pages
@@ -127,7 +127,7 @@ def _track(board: Board, boards: list[Board]) -> str:
         board=board,
         boards=boards,
         budget=BUDGET,
-        least=least,
+        least=least_text,
         measured=table(board.measured, page, "Measured cells") if board.measured else "",
         reported=table(board.reported, page, "Reported cells") if board.reported else "",
         curves=curves(board.measured),
