@@ -29,7 +29,7 @@ from antidote.summary.plan import SummarySettings
 from antidote.summary.plane import plane
 from antidote.summary.restored import restored
 from antidote.summary.text import fill
-from antidote.summary.unchanged import check_cells
+from antidote.summary.unchanged import check_cells, check_detections
 
 PICTURES = {"attacks": "gallery", "defenses": "plane"}
 RESTORED = ("attacks", "defenses")  # tables of which results files hold every figure
@@ -71,6 +71,8 @@ def _of_run(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], object
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
     table, cells = read_table(file), read_frame(kept.path("summary", "cells"))
     check_cells(study, kept, cells)
+    if arguments.table == "detections":
+        check_detections(study, kept)
     return _content(arguments, kept, plan, table, cells), partial(shutil.copyfile, picture)
 
 

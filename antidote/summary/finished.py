@@ -13,7 +13,7 @@ from antidote.study.layout import DETECTIONS, PERSISTENCE, Layout
 from antidote.study.study import Study
 from antidote.study.tracks import Noise, tracks
 from antidote.summary.csv_files import read_frame, read_table
-from antidote.summary.unchanged import check_cells
+from antidote.summary.unchanged import check_cells, check_detections
 
 CELLS = ("attack", "defense", "seed", "ca1", "asr1", "floor")  # columns of cells.csv without which nothing is told
 
@@ -52,6 +52,7 @@ class Finished:
             raise UserError(f"{cells}: no such file; run {file} first")
         table = read_frame(cells, CELLS)
         check_cells(study, kept, table)
+        check_detections(study, kept)
         further = [folder / DETECTIONS["detections"], folder / PERSISTENCE["persistence"]]
         return cls(
             study,

@@ -1,4 +1,4 @@
-"""Whether what was measured belongs to a study as its file is now: settings of models and triggers, entries, seeds."""
+"""Whether what was measured belongs to a study as its file is now: entries, seeds, and the settings of its jobs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pandas as pd
 
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
+from antidote.study.data_jobs import matrix
 from antidote.study.layout import NO_DEFENSE, Layout
-from antidote.study.slices import backdoor_slice, victim_slice
+from antidote.study.slices import backdoor_slice, training_slice, victim_slice
 from antidote.study.study import Study
 
 
@@ -51,19 +52,43 @@ def check_cell(study: Study, kept: Layout, attack: str, defense: str) -> None:
 
 
 def check_cells(study: Study, kept: Layout, cells: pd.DataFrame) -> None:
-    """Refuse a summary that was made before entries, seeds or settings of the study changed.
+    """Refuse a summary that was made before entries, seeds or settings of the study changed; without its detections.
 
     Args:
-        cells: the summary's cells.csv, a row per cell and seed. Settings count where a cell was scored.
+        cells: the summary's cells.csv, a row per cell and seed. Settings of an attack and a defense count where a cell
+            was scored, those of the clean models always.
 
     Raises:
         UserError: names the summary, the study file and a cell that is in one of them only; or the file of a model or
             trigger, the setting and both values.
     """
     _check_names(study, cells, kept.path("summary", "cells"))
+    _check_clean(study, kept)
     scored = cells[cells["ca1"].notna() & (cells["attack"] != "clean")]
     for attack, defense in scored[["attack", "defense"]].drop_duplicates().itertuples(index=False):
         check_cell(study, kept, attack, defense)
+
+
+def check_detections(study: Study, kept: Layout) -> None:
+    """Refuse detections by detectors that had other settings than the study has now.
+
+    Raises:
+        UserError: names the file, the setting and both values.
+    """
+    jobs = matrix(study)
+    for stage in ("detect", "detect_clean", "detect_population"):
+        for names in jobs.jobs(stage):
+            _check(kept.path(stage, "detection", **names), study, _dump(study.detectors[names["detector"]]))
+
+
+def _check_clean(study: Study, kept: Layout) -> None:
+    """Refuse clean references and surrogates that were trained in another way than their jobs would now."""
+    clean = json.loads(training_slice(study.file.model, study.file.pretraining))
+    for seed in study.file.seeds:
+        _check(kept.path("clean_model", "card", seed=seed), study, clean)
+        for name, one in study.file.surrogates.items():
+            now = json.loads(training_slice(one.model, one.pretraining))
+            _check(kept.path("surrogate_model", "card", surrogate=name, seed=seed), study, now)
 
 
 def _check_names(study: Study, cells: pd.DataFrame, path: Path) -> None:
@@ -87,7 +112,7 @@ def _dump(settings: Any) -> dict[str, Any]:
 
 
 def _check(file: Path, study: Study, now: dict[str, Any]) -> None:
-    """Compare with the settings in a card or a trigger's description; a file that is gone says nothing."""
+    """Compare with the settings in a card, a trigger's description or a detection; a file that is gone says nothing."""
     if not file.is_file():
         return
     found = read_json(file)

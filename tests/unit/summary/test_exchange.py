@@ -298,6 +298,8 @@ def test_a_foreign_file_of_another_shape_is_one_line(tmp_path, content):
             "model.name: tiny-vit, and {file} has tiny-rn",
         ),
         ("badnet/seed0/trigger/trigger.json", {"patch_size": 4}, "patch_size: 4, and {file} has 6"),
+        ("clean/seed1/model/card.json", {"training": {"lr": 0.5}}, "training.lr: 0.5, and {file} has 0.001"),
+        ("badnet/seed0/none/detect/dao/detection.json", {"method": "lid"}, "method: lid, and {file} has dao"),
     ],
 )
 def test_figures_of_other_settings_are_neither_read_nor_written(board, tmp_path, card, settings, told):

@@ -268,6 +268,11 @@ def test_what_detectors_find_is_on_the_page(tmp_path):
     done, path = page(tmp_path, "detections", marks, study)
     assert done.returncode == 0, done.stderr
     assert "| dao (DAO) | 91.2 / 25.0 | 50.0 / 25.0 | 12.5 s |" in path.read_text()
+    put(folder / "badnet/seed0/none/detect/dao/detection.json", {**found, "settings": {"method": "lid"}})
+    done, path = page(tmp_path, "detections", marks, study)
+    assert done.returncode == 1 and "dao/detection.json: was made with method: lid, and" in done.stderr
+    assert path.read_text() == marks
+    assert page(tmp_path, "attacks", study=study)[0].returncode == 0, "no table of detections"
 
 
 FILLED = sorted(

@@ -13,14 +13,16 @@ from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.registry import method
 from antidote.base.settings import read_mapping
+from antidote.study.detect_jobs import DetectJobs
 from antidote.study.jobs import Jobs
 from antidote.study.layout import Layout
 from antidote.study.study import Study
-from antidote.summary.unchanged import check_cells
+from antidote.summary.unchanged import check_cells, check_detections
 from scripts.pretrain import PretrainSettings
 from tests.unit.summary.test_pages import put
 
 TINY = read_mapping(str(ROOT / "tests/studies/tiny.yaml"))
+DETECTIONS = ("detect", "detect_clean", "detect_population")
 STUDIES = sorted([*(ROOT / "configs").glob("*.yaml"), ROOT / "config.yaml", ROOT / "tests/studies/tiny.yaml"])
 
 
@@ -35,8 +37,16 @@ def read(kind, text):
 
 
 def run_all(study, kept):
-    """Write the cards of all models and the descriptions of all triggers, from the settings that the rules pass."""
+    """Write the cards of all models, the triggers and the detections, from the settings that the rules pass."""
     jobs, scripts = Jobs(study), {True: Victim, False: PretrainSettings}
+    for stage in ("clean_model", "surrogate_model", *DETECTIONS):
+        for names in jobs.matrix.jobs(stage):
+            w = SimpleNamespace(**names)
+            if stage in DETECTIONS:
+                card(kept.path(stage, "detection", **names), read("detector", DetectJobs(jobs).settings(w)))
+            else:
+                passed = (jobs.clean_settings if stage == "clean_model" else jobs.surrogate_settings)(w)
+                card(kept.path(stage, "card", **names), PretrainSettings.read(json.loads(passed), "settings"))
     for stage in ("backdoored_model", "trigger", "defend"):
         for names in jobs.matrix.jobs(stage):
             w = SimpleNamespace(**names)
@@ -63,6 +73,7 @@ def test_what_the_jobs_of_a_study_write_belongs_to_it(file, tmp_path):
     study, kept = Study(read_mapping(str(file)), str(file)), Layout(tmp_path)
     run_all(study, kept)
     check_cells(study, kept, cells(study))
+    check_detections(study, kept)
 
 
 @pytest.mark.parametrize("start", ["clean", "model"])
@@ -92,3 +103,34 @@ def test_a_model_that_was_trained_in_another_way_is_told(attack, settings, told,
     put(kept.path("backdoored_model", "card", attack=attack, seed=0), {"settings": settings})
     with pytest.raises(UserError, match=rf"card\.json: was made with {told}; run the study again$"):
         check_cells(study, kept, cells(study))
+
+
+@pytest.mark.parametrize(("stage", "names"), [("clean_model", {}), ("surrogate_model", {"surrogate": "population1"})])
+def test_a_clean_model_that_was_trained_in_another_way_is_told(stage, names, tmp_path):
+    study, kept = Study({**TINY, "population": {"clean": 1}}, "study.yaml"), Layout(tmp_path)
+    put(kept.path(stage, "card", **names, seed=0), {"settings": {"training": {"lr": 0.5, "gone": 1}}})
+    with pytest.raises(UserError, match=r"card\.json: was made with training\.lr: 0\.5, and study\.yaml has 0\.001"):
+        check_cells(study, kept, cells(study))
+
+
+@pytest.mark.parametrize(
+    ("stage", "names", "detector"),
+    [
+        ("detect", {"attack": "badnet", "defense": "none"}, "abl"),
+        ("detect_clean", {}, "decree"),
+        ("detect_population", {"surrogate": "population1"}, "decree"),
+    ],
+)
+def test_a_detection_by_a_detector_of_other_settings_is_told(stage, names, detector, tmp_path):
+    """A setting that only one side knows came or went since, and does not count."""
+    entries = {"abl": {"method": "abl", "isolated": 0.01}, "decree": {"method": "decree", "steps": 7}}
+    study = Study({**TINY, "population": {"clean": 1}, "detectors": entries}, "study.yaml")
+    kept = Layout(tmp_path)
+    file = kept.path(stage, "detection", **names, detector=detector, seed=0)
+    key = "isolated" if detector == "abl" else "steps"
+    put(file, {"settings": {"gone": 1, key: entries[detector][key]}})
+    check_detections(study, kept)
+    put(file, {"settings": {key: 0.04}})
+    told = rf"{detector}/detection\.json: was made with {key}: 0\.04, and study\.yaml has {entries[detector][key]}"
+    with pytest.raises(UserError, match=told):
+        check_detections(study, kept)
