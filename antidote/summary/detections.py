@@ -23,7 +23,8 @@ from antidote.summary.text import RECONSTRUCTION, escaped
 
 CLEAN = "clean"
 ADAPTIVE = "§"  # mark of a figure whose attack is made against the detector
-COLUMNS = ["attack", "defense", "detector", "seed", "subject", "adaptive", "score", "items", "poisoned", *RATES]
+COLUMNS = ["attack", "defense", "detector", "seed", "subject", "adaptive", "score", "items", "poisoned", "unscored",
+           *RATES]  # fmt: skip
 TITLES = {
     "model": "Detectors of backdoored models",
     "pairs": "Detectors of poisoned training pairs",
@@ -129,22 +130,26 @@ def _over_models(
 ) -> tuple[dict[str, float | None] | None, list[float] | None]:
     """Return figures and ROC curve of a detector of models, backdoored against clean; None if either is missing.
 
-    Models on which the detector has no score are left out, and `items` counts the others.
+    A model without a score is not flagged at any threshold. It has no place in a ranking, so that a single one of them
+    leaves the figures that rank models, and the curve, without a value. `unscored` counts these models.
     """
-    backdoored, clean = ([one for one in models if one.score is not None] for models in (backdoored, clean))
     models = [*backdoored, *clean]
     if not backdoored or not clean:
         return None, None
-    values = np.array([one.score for one in models])
+    scored = [one for one in models if one.score is not None]
+    unscored = len(models) - len(scored)
+    values = np.array([-np.inf if one.score is None else one.score for one in models])
     truth = np.arange(len(models)) < len(backdoored)
-    found: dict[str, float | None] = {"items": len(models), "poisoned": len(backdoored), **of_ranking(values, truth)}
+    found: dict[str, float | None] = {"items": len(models), "poisoned": len(backdoored), "unscored": unscored}
     found |= calibrated(values, truth, rate)
-    if all(one.threshold is not None for one in models):
-        flagged = np.array([one.score >= one.threshold for one in models])
+    if all(one.threshold is not None for one in scored):
+        flagged = np.array([one.score is not None and one.score >= one.threshold for one in models])
         found["precision"] = float(truth[flagged].mean()) if flagged.any() else None
         found["recall"] = float(flagged[truth].mean())
         found["fpr"] = float(flagged[~truth].mean())
-    return found, roc(values, truth)
+    if unscored:
+        return found, None
+    return {**found, **of_ranking(values, truth)}, roc(values, truth)
 
 
 def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -152,7 +157,8 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
 
     One row per detector and model under test, controls last. One column per attack, mean and standard deviation over
     seeds in percent: AUROC and TPR at 1 % FPR; then, in the second table, TPR and FPR at the detector's own threshold
-    and at the calibrated one. A cell that cannot be run holds `- [1]`, the number of its reason in the note.
+    and at the calibrated one. A cell that cannot be run holds `- [1]`, the number of its reason in the note. A cell
+    with models without a score holds `- / -` in the first table, and the note has their number.
     """
     parts = []
     for subject, title in TITLES.items():
@@ -182,7 +188,7 @@ def tables(plan: SummarySettings, found: Detections, costs: pd.DataFrame) -> lis
                 further.append([*first, *texts])
         blanks = "".join(f" [{number}] not applicable: {reason}." for number, reason in enumerate(reasons, 1))
         parts.append({"title": title, "note": _note(subject, found.frame, plan) + blanks, "rows": rows})
-        note = _threshold_note(subject, plan) + blanks
+        note = _threshold_note(subject, found.frame, plan) + blanks
         parts.append({"title": title + ": at a threshold", "note": note, "rows": further})
     return parts
 
@@ -215,7 +221,7 @@ def _at_thresholds(mine: pd.DataFrame) -> str:
     return "; ".join(" / ".join(percent(rate) or "-" for rate in pair) for pair in pairs)
 
 
-def _threshold_note(subject: str, plan: SummarySettings) -> str:
+def _threshold_note(subject: str, frame: pd.DataFrame, plan: SummarySettings) -> str:
     calibration = {
         "model": "all clean models, so that no clean model is left for its false positives",
         "pairs": "half of the clean pairs, and the other half gives its false positives",
@@ -224,12 +230,17 @@ def _threshold_note(subject: str, plan: SummarySettings) -> str:
     return (
         "True positives / false positives in percent, mean over seeds: at the method's own threshold; then at one that "
         f"is calibrated for {percent(plan.detect_false_positives)} % false positives on {calibration}. -: the method "
-        "has no threshold, or too few clean items calibrate one."
+        f"has no threshold, or too few clean items calibrate one.{_unscored_note(subject, frame, 'are not flagged')}"
     )
 
 
 def _text(mine: pd.DataFrame) -> str:
-    """Return the text of one cell, such as `92.1 ± 0.4 / 56.0 ± 2.0`; empty if the cell was not run."""
+    """Return the text of one cell, such as `92.1 ± 0.4 / 56.0 ± 2.0`; empty if the cell was not run.
+
+    `- / -` if the cell was run and some of its models have no score.
+    """
+    if (mine["unscored"] > 0).any():
+        return "- / -"
     parts = []
     for figure in ("auroc", "tpr_at_fpr1"):
         rates = mine[figure].dropna()
@@ -255,11 +266,22 @@ def _note(subject: str, frame: pd.DataFrame, plan: SummarySettings) -> str:
         "pairs": "of the poisoned pairs against all other pairs of the training set",
         "pictures": "of triggered pictures against the same pictures without a trigger",
     }[subject]
-    mine = frame[(frame["subject"] == subject) & frame["auroc"].notna()]
+    mine = frame[(frame["subject"] == subject) & (frame["auroc"].notna() | frame["unscored"].notna())]
     counts = sorted({f"{p:.0f} of {n:.0f}" for p, n in zip(mine["poisoned"], mine["items"], strict=True)})
     items = {"model": "backdoored models", "pairs": "poisoned pairs", "pictures": "triggered pictures"}[subject]
     marked = f" {ADAPTIVE}: the attack is made against the detector." if mine["adaptive"].any() else ""
+    marked += _unscored_note(subject, frame, "leave `- / -`")
     return f"{head}{spread}, {over}; {items}: {', '.join(counts) or 'not measured'}. Time: mean per job.{marked}"
+
+
+def _unscored_note(subject: str, frame: pd.DataFrame, effect: str) -> str:
+    """Return the cells with models without a score, and the effect of these models; empty where all have a score."""
+    mine = frame[(frame["subject"] == subject) & (frame["unscored"] > 0)]
+    told = []
+    for one in mine.itertuples():
+        model = one.attack if one.defense == NO_DEFENSE else f"{one.attack}, {one.defense}"
+        told.append(f"{one.detector} on {model}: {one.unscored:.0f} of {one.items:.0f} models without a score")
+    return f" Models on which a detector has no score {effect}: {'; '.join(told)}." if told else ""
 
 
 def markdown(parts: list[dict[str, Any]]) -> str:

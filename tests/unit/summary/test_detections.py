@@ -86,6 +86,7 @@ def test_detectors_of_models_are_judged_over_seeds_against_the_clean_references(
     found = read_detections(plan, results)
     over = found.frame.query("seed != seed").set_index("attack")
     assert over["auroc"].tolist() == [3 / 4, 0.0] and over["items"].tolist() == [4, 4]
+    assert over["unscored"].tolist() == [0, 0]
     assert over.loc["patch", ["precision", "recall"]].tolist() == [2 / 3, 1.0], "3.0, a clean one, is flagged as well"
     assert len(found.curves["patch", "none", "decree"]) == 1
 
@@ -104,13 +105,40 @@ def test_the_population_counts_as_clean(plan, results):
     assert len(frame.query("attack == 'clean' and detector == 'decree'")) == 7
 
 
-def test_a_model_without_a_score_is_left_out_of_the_figures(plan, results):
-    """Of the two clean models one has no score; the other one's and those of the backdoored models count."""
-    file = results / "clean/seed0/none/detect/decree/detection.json"
-    put(file, {"items": 1, "poisoned": 0, "score": None, "threshold": None})
-    frame = read_detections(plan, results).frame
-    over = frame.query("seed != seed and attack == 'patch'").iloc[0]
-    assert (over["items"], over["poisoned"]) == (3, 2) and over["auroc"] == over["auroc"]
+def without(results, *cells):
+    """Let the detector of models have no score in some cells (attack, seed)."""
+    for attack, seed in cells:
+        file = results / f"{attack}/seed{seed}/none/detect/decree/detection.json"
+        put(file, {"items": 1, "poisoned": int(attack != "clean"), "score": None, "threshold": None})
+
+
+def test_a_model_without_a_score_is_not_flagged_and_ranks_nowhere(plan, results):
+    """One of two backdoored models is flagged; the other one and a clean one have no score."""
+    without(results, ("patch", 0), ("clean", 1))
+    found = read_detections(plan, results)
+    over = found.frame.query("seed != seed and attack == 'patch'").iloc[0]
+    assert over[["items", "poisoned", "unscored", "precision", "recall", "fpr"]].tolist() == [4, 2, 2, 1.0, 0.5, 0.0]
+    ranked = ["auroc", "auprc", "tpr_at_fpr1", "fpr_at_tpr1", "precision_at_poisons"]
+    assert over[ranked].isna().all() and found.curves["patch", "none", "decree"] == []
+    models, models_at = tables(plan, found, read_costs(plan, results, results))[:2]
+    assert (models["rows"][1][1], models_at["rows"][1][1]) == ("- / -", "50.0 / 0.0; - / -")
+    for part in (models, models_at):
+        assert "decree on patch: 2 of 4 models without a score; decree on noise: 1 of 4 models" in part["note"]
+
+
+def test_a_model_without_a_score_is_below_the_calibrated_threshold(plan, results):
+    """Both clean models calibrate: 4.0 is above them, and a third of (1 + 2) may be flagged."""
+    without(results, ("patch", 0), ("clean", 1))
+    more = SummarySettings.read({**PLAN, "detect_false_positives": 0.34}, "plan")
+    over = read_detections(more, results).frame.query("seed != seed and attack == 'patch'").iloc[0]
+    assert over["tpr_calibrated"] == 0.5
+
+
+def test_a_detector_without_any_score_is_not_shown_as_not_run(plan, results):
+    without(results, *((attack, seed) for attack in ("clean", "patch") for seed in (0, 1)))
+    models, models_at = tables(plan, read_detections(plan, results), read_costs(plan, results, results))[:2]
+    assert (models["rows"][1][1], models_at["rows"][1][1]) == ("- / -", "0.0 / 0.0; - / -")
+    assert "decree on patch: 4 of 4 models without a score" in models["note"]
 
 
 def test_models_without_a_clean_reference_have_no_figures(plan, results):
