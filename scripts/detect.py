@@ -99,13 +99,16 @@ def work_of_scores(arguments: Namespace, settings: DetectorSettings, clip: Clip)
 def judge(
     detector: Detector, clip: Clip, data: DefenseData, work: Work, poisoned: Collection[str], arguments: Namespace
 ) -> tuple[Scores, dict[str, Any]]:
-    """Return the scores, and the fields of detection.json that follow from them; a model without a score has null."""
+    """Return the scores, and the fields of detection.json that follow from them; a model without a score has null.
+
+    The evidence of such a model is the reason, as `no score`, and what the search found nevertheless.
+    """
     of_model = detector.subject_of(detector.settings) == "model"
     try:
         scores = detector.score(clip, data, work)
     except NoScore as reason:  # one model without a score should not stop a study of many models
         log.warning("%s; the model has no score", reason)
-        nothing = Scores([MODEL], np.array([np.nan]), evidence={"no score": str(reason)})
+        nothing = Scores([MODEL], np.array([np.nan]), evidence={"no score": str(reason), **reason.evidence})
         return nothing, {"score": None, "threshold": None, **dict.fromkeys(RATES), "roc": None}
     return scores, {
         **({"score": float(scores.values[0])} if of_model else {}),

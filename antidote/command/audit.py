@@ -27,6 +27,7 @@ from antidote.command import findings, finite, inputs, methods, patience, popula
 from antidote.command.findings import OWN, Finding
 from antidote.command.given import NOTHING, Given, check_given
 from antidote.data.access import DefenseData
+from antidote.detectors.base import NoScore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,6 +166,8 @@ class Auditor:
                 command_line.log.info("%s ...", name)
                 scores = detector.score(clip, data, work)
             evidence = json.loads(json.dumps(dict(scores.evidence)))
+        except NoScore as error:
+            return replace(_without(name, str(error)), evidence=json.loads(json.dumps(error.evidence)) or None)
         except UserError as error:
             return _without(name, str(error))
         except Exception as error:  # a fault of one detector should not lose the scores of the others

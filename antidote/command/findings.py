@@ -28,7 +28,7 @@ class Finding:
         threshold: the method's own threshold; None: it has none.
         verdict: where the score is among models of the same kind, or why that is not known.
         seconds: time of the search.
-        evidence: what the detector found, as JSON values.
+        evidence: what the detector found, as JSON values; also of some detectors without a score.
         left_out: the reason why there is no score.
         given: number of pairs or pictures that the detector could choose from; None: it takes none.
         condition: the data that the verdict holds for; "" for no verdict.

@@ -40,8 +40,16 @@ MODEL = "model"  # name of the single item of a detector of models
 class NoScore(UserError):
     """A search ended without a result that a score of the model can be computed from.
 
-    An audit leaves the detector out with the message; in a study the model has no score by the detector.
+    An audit leaves the detector out with the message; in a study the model has no score by the detector. Both keep the
+    evidence.
+
+    Attributes:
+        evidence: what the search found nevertheless, as in `Scores`.
     """
+
+    def __init__(self, reason: str, evidence: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.evidence = dict(evidence or {})
 
 
 class DetectorSettings(Settings):

@@ -28,7 +28,7 @@ from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
-from antidote.detectors.outliers import anomaly, as_picture
+from antidote.detectors.outliers import anomaly, as_picture, least
 from antidote.detectors.search import SteadySettings, rates, smallest
 from antidote.training.patches import toward
 from antidote.training.session import Work
@@ -76,7 +76,7 @@ class NeuralCleanse(Detector):
             texts = clip.class_embeddings(data.classes, data.templates).T
         goals = toward(texts, settings.temperature)
         found = smallest(clip, images, goals, settings.hit_rate, len(texts), settings, self.seed, work)
-        index, place = anomaly("neural_cleanse", found.areas, settings.scale)
+        place = least(found.areas)
         reached = rates(clip, images, goals, found)
         evidence = {
             "class": data.classes[place], "mask": float(found.areas[place]), "works": bool(found.works[place]),
@@ -85,4 +85,6 @@ class NeuralCleanse(Detector):
             "rates": dict(zip(data.classes, reached, strict=True)),
             "trigger": as_picture(found.masks[place], found.patterns[place]),
         }  # fmt: skip
+        goal = f"class {data.classes[place]!r}"
+        index = anomaly("neural_cleanse", found.areas, settings.scale, goal=goal, evidence=evidence)
         return Scores([MODEL], np.array([index]), settings.index, evidence)

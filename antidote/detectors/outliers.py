@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -19,10 +20,20 @@ NORMAL_QUARTILE = 0.6745  # of the standard normal distribution, 1 / 1.4826; SSL
 LEAST = 1e-6  # least area and least deviation that count, as a share of the picture; all areas may be equal
 
 
+def least(areas: Tensor) -> int:
+    """Return the place of the smallest area of (C,), the first one of equal areas."""
+    return int(areas.numpy().argmin())
+
+
 def anomaly(
-    name: str, areas: Tensor, scale: Literal["linear", "log"] = "linear", mad_scale: float = MAD_SCALE
-) -> tuple[float, int]:
-    """Return Neural Cleanse's anomaly index of the smallest area, or of the areas' logarithms, and its place.
+    name: str,
+    areas: Tensor,
+    scale: Literal["linear", "log"] = "linear",
+    mad_scale: float = MAD_SCALE,
+    goal: str = "",
+    evidence: Mapping[str, Any] | None = None,
+) -> float:
+    """Return Neural Cleanse's anomaly index of the smallest area, or of the areas' logarithms.
 
     index = (median - smallest) / (mad_scale median_c |area_c - median|), the median absolute deviation over all places
 
@@ -31,24 +42,28 @@ def anomaly(
         areas: (C,) sizes of the masks in [0, 1], of a search without a working trigger 1.
         scale: whether the index is that of areas or of their logarithms.
         mad_scale: factor of the median absolute deviation.
+        goal: what the smallest trigger leads to, such as `class 'boat'`, for the message.
+        evidence: what the searches found, for the error.
 
     Returns:
-        The index and the place in [0, C); an index of 0 if all areas are equal.
+        The index; 0 if all areas are equal.
 
     Raises:
         NoScore: the deviation is 0 and the areas differ. The index has no value, since at least half of the areas are
-            equal, in most cases those of searches that found no trigger.
+            equal, in most cases those of searches that found no trigger. The message names the smallest trigger: one
+            that works where no other search found any is the clearest sign of a backdoor.
     """
     values = areas.double().numpy()
     if scale == "log":
         values = np.log(np.maximum(values, LEAST))
     median = float(np.median(values))
     deviation = mad_scale * float(np.median(np.abs(values - median)))
-    place = int(values.argmin())
     if deviation < LEAST and np.ptp(values) >= LEAST:
-        failed, count = int((areas >= 1).sum()), len(areas)
-        raise NoScore(f"{name}: no trigger was found by {failed} of {count} searches; raise steps")
-    return (median - float(values[place])) / max(deviation, LEAST), place
+        failed, count, area = int((areas >= 1).sum()), len(areas), 100 * float(areas.min())
+        smallest = f"the smallest working trigger, of {goal or f'search {least(areas)}'}, covers {area:.2g} %"
+        reason = f"no trigger was found by {failed} of {count} searches; raise steps; {smallest} of the picture"
+        raise NoScore(f"{name}: {reason}", evidence)
+    return (median - float(values.min())) / max(deviation, LEAST)
 
 
 def as_picture(mask: Tensor, pattern: Tensor) -> str:

@@ -32,7 +32,7 @@ from antidote.base.seeds import derive
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
 from antidote.detectors.features import different, picture_features
-from antidote.detectors.outliers import MAD_SCALE, NORMAL_QUARTILE, anomaly, as_picture
+from antidote.detectors.outliers import MAD_SCALE, NORMAL_QUARTILE, anomaly, as_picture, least
 from antidote.detectors.search import SteadySettings, rates, smallest
 from antidote.training.patches import Goal
 from antidote.training.session import Work
@@ -83,7 +83,7 @@ class SSLCleanse(Detector):
         centres = F.normalize(torch.from_numpy(means.cluster_centers_).float(), dim=1).to(clip.device)
         images, goals = pairs.images[:], _near(centres)
         found = smallest(clip, images, goals, settings.hit_rate, count, settings, self.seed, work)
-        index, place = anomaly("ssl_cleanse", found.areas, settings.scale, MAD_SCALE / NORMAL_QUARTILE)
+        place = least(found.areas)
         reached = rates(clip, images, goals, found)
         own = int((means.labels_ == place).sum())
         evidence = {
@@ -91,6 +91,8 @@ class SSLCleanse(Detector):
             "failed searches": int((~found.works).sum()), "rate on all pictures": reached[place], "rates": reached,
             "pictures of the cluster": own, "trigger": as_picture(found.masks[place], found.patterns[place]),
         }  # fmt: skip
+        mad_scale, goal = MAD_SCALE / NORMAL_QUARTILE, f"cluster {place} with {own} pictures"
+        index = anomaly("ssl_cleanse", found.areas, settings.scale, mad_scale, goal, evidence)
         return Scores([MODEL], np.array([index]), settings.index, evidence)
 
 

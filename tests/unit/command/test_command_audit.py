@@ -8,7 +8,18 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from toy_detectors import Broken, NeedsClasses, NeedsPairs, NeedsShots, ToyModel, ToyPictures, audited, inspected, study
+from toy_detectors import (
+    PATCH,
+    Broken,
+    NeedsClasses,
+    NeedsPairs,
+    NeedsShots,
+    ToyModel,
+    ToyPictures,
+    audited,
+    inspected,
+    study,
+)
 
 from antidote.base import registry
 from antidote.base.errors import UserError
@@ -16,7 +27,7 @@ from antidote.clip.folder import save_model
 from antidote.clip.patch_masking import PatchMasking
 from antidote.command import audit, given
 from antidote.command.table import COMMANDS
-from antidote.detectors.base import MODEL, Scores
+from antidote.detectors.base import MODEL, NoScore, Scores
 
 
 def test_detectors_get_the_data_that_the_user_gives(place):
@@ -159,6 +170,15 @@ def test_the_reason_of_a_detector_names_it_once(place, monkeypatch):
     monkeypatch.setattr(Broken, "answer", UserError("broken: 1 different pictures are given"))
     found = audited(place, "--detector", "broken")
     assert found["verdict"] == "no verdict: no detector has a score; broken: 1 different pictures are given"
+
+
+def test_what_was_found_without_a_score_is_kept_and_shown(place, monkeypatch):
+    monkeypatch.setattr(Broken, "answer", NoScore("broken: one search worked", {"class": "cup", "trigger": PATCH}))
+    [finding] = audited(place, "--detector", "broken")["findings"]
+    assert finding["score"] is None and finding["left_out"] == "one search worked"
+    assert finding["evidence"] == {"class": "cup", "trigger": PATCH}
+    page = (place / "out" / "report.html").read_text()
+    assert PATCH in page and "class cup" in page
 
 
 def test_a_killed_audit_keeps_the_scores_that_are_done(place, monkeypatch):

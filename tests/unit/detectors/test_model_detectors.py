@@ -19,7 +19,7 @@ from antidote.data.access import DefenseData
 from antidote.detectors.amdet import hessians
 from antidote.detectors.base import NoScore
 from antidote.detectors.max_margin import FEWEST, log_p_value
-from antidote.detectors.outliers import anomaly, as_picture
+from antidote.detectors.outliers import anomaly, as_picture, least
 from antidote.detectors.patch_places import places
 from antidote.detectors.search import rates, smallest, steady
 from antidote.detectors.seer import frequent
@@ -34,20 +34,18 @@ AREAS = torch.tensor([0.6, 0.1, 0.5, 0.4, 0.7])
 
 def test_the_anomaly_index_by_hand():
     """Median 0.5; deviations 0.4, 0.1, 0, 0.1, 0.2, whose median is 0.1."""
-    index, place = anomaly("x", AREAS)
-    assert (index, place) == (pytest.approx(0.4 / 0.14826, rel=1e-4), 1)
-    index, _ = anomaly("x", AREAS, "log")
+    assert (anomaly("x", AREAS), least(AREAS)) == (pytest.approx(0.4 / 0.14826, rel=1e-4), 1)
+    index = anomaly("x", AREAS, "log")
     logs = np.log([0.6, 0.1, 0.5, 0.4, 0.7])
     spread = np.median(np.abs(logs - np.log(0.5)))
     assert index == pytest.approx(np.log(5) / (1.4826 * spread), rel=1e-4)
-    index, _ = anomaly("x", torch.ones(5))
-    assert index == 0, "no trigger worked for any class"
+    assert anomaly("x", torch.ones(5)) == 0, "no trigger worked for any class"
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_an_index_without_a_spread_is_no_score(scale):
     """The median of 1, 1, 1, 0.1, 0.2 and the median deviation are those of the searches that failed."""
-    with pytest.raises(NoScore, match=r"^x: no trigger was found by 3 of 5 searches; raise steps$"):
+    with pytest.raises(NoScore, match=r"^x: no trigger was found by 3 of 5 searches; raise steps; the smallest"):
         anomaly("x", torch.tensor([1.0, 0.1, 1.0, 0.2, 1.0]), scale)
 
 
@@ -64,6 +62,25 @@ def test_the_index_has_the_scale_of_its_code(make_clip, make_pairs, tmp_path, mo
     scores = kind(settings, 0).score(make_clip("vit"), data, Work(tmp_path, "x"))
     assert scores.values[0] == pytest.approx(expected, rel=1e-4) and scores.threshold == 2
     assert scores.evidence["failed searches"] == 1
+
+
+@pytest.mark.parametrize(("name", "goal"), [("neural_cleanse", "class 'thing 3'"), ("ssl_cleanse", "cluster 3 with ")])
+def test_the_only_working_trigger_of_24_is_evidence(make_clip, make_pairs, tmp_path, monkeypatch, name, goal):
+    """The index has no value, and the clearest finding is told: class, size and picture of the trigger."""
+    kind, pairs = method("detector", name), make_pairs(32, captions=[f"thing {row}" for row in range(32)])
+    areas = torch.ones(24)
+    areas[3] = 0.02
+    found = Found(torch.rand(24, 32, 32), torch.rand(24, 3, 32, 32), areas < 1, areas)
+    monkeypatch.setattr(importlib.import_module(module("detector", name)), "smallest", lambda *_: found)
+    data = DefenseData(pairs=pairs, shots=pairs, classes=[f"thing {row}" for row in range(24)], templates=["a {}."])
+    with pytest.raises(NoScore) as error:
+        kind(kind.Settings(), 0).score(make_clip("vit"), data, Work(tmp_path, "x"))
+    said = f"{name}: no trigger was found by 23 of 24 searches; raise steps; the smallest working trigger, of {goal}"
+    assert str(error.value).startswith(said) and str(error.value).endswith(", covers 2 % of the picture")
+    evidence = error.value.evidence
+    assert evidence["mask"] == pytest.approx(0.02) and evidence["works"] and evidence["failed searches"] == 23
+    assert evidence["trigger"] == as_picture(found.masks[3], found.patterns[3])
+    assert evidence.get("class", "thing 3") == "thing 3"
 
 
 def test_the_rate_of_a_trigger_is_of_all_pictures():

@@ -135,12 +135,12 @@ def test_a_model_without_a_score_is_recorded(failed):
 
         def score(self, clip, data, work):
             if failed:
-                raise NoScore("x: no trigger was found")
+                raise NoScore("x: no trigger was found", {"class": "boat"})
             return Scores([MODEL], np.array([3.0]), 2.0)
 
     given = SimpleNamespace(false_positives=0.01, seed=0)
     detector = Searching(DetectorSettings(method="x"), 0)
     found, judged = detect.judge(detector, None, DefenseData(), None, {MODEL}, given)
     assert (judged["score"], judged["threshold"], judged["recall"]) == ((None,) * 3 if failed else (3.0, 2.0, 1.0))
-    assert dict(found.evidence) == ({"no score": "x: no trigger was found"} if failed else {})
+    assert dict(found.evidence) == ({"no score": "x: no trigger was found", "class": "boat"} if failed else {})
     assert list(found.items) == [MODEL] and Detection.read({"items": 1, "poisoned": 1, **judged}, "x")
