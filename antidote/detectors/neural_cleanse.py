@@ -11,9 +11,11 @@ of steps; a trigger works if it does on one batch (Neural Cleanse: as a mean ove
 evidence has the rate on all pictures; a class without a working trigger counts with the whole picture as its mask, as
 in SSL-Cleanse's code.
 
-An index of 2 is no rare event on clean models. Where the sizes of all classes follow one and the same distribution, the
-index is at least 2 in 23 % of draws of 3 classes, 34 % of 10 and 47 % of 24. Compare the index with those of clean
-models.
+An index of 2 is no rare event on clean models, and its rate depends on the distribution that the sizes of all classes
+follow. Of normally distributed sizes, the index is at least 2 in 23 % of draws of 3 classes, 33 % of 10 and 49 % of 24.
+Of 10 and 24 classes, the rates are 18 and 10 % for uniform sizes, 10 and 6 % for log-normal ones (sigma 0.5), 3 and
+0.3 % for exponential ones, and 75 and 95 % for negated exponential ones, with few small sizes. Compare the index with
+those of clean models.
 """
 
 from __future__ import annotations

@@ -42,6 +42,19 @@ def test_the_anomaly_index_by_hand():
     assert anomaly("x", torch.ones(5)) == 0, "no trigger worked for any class"
 
 
+@pytest.mark.parametrize(("form", "percent", "said"), [
+    ("normal", {3: 23, 10: 33, 24: 49}, "23 % of draws of 3 classes, 33 % of 10 and 49 % of 24"),
+    ("uniform", {10: 18, 24: 10}, "18 and 10 % for uniform sizes"),
+])  # fmt: skip
+def test_the_rate_of_an_index_of_2_without_an_outlier(form, percent, said):
+    stream = np.random.default_rng(0)
+    for count, expected in percent.items():
+        sizes = torch.from_numpy(getattr(stream, form)(0.5, 0.6, (2500, count)))
+        rate = np.mean([anomaly("x", areas) >= 2 for areas in sizes])
+        assert 100 * rate == pytest.approx(expected, abs=3), "three standard errors"
+    assert said in " ".join(importlib.import_module("antidote.detectors.neural_cleanse").__doc__.split())
+
+
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_an_index_without_a_spread_is_no_score(scale):
     """The median of 1, 1, 1, 0.1, 0.2 and the median deviation are those of the searches that failed."""
