@@ -123,6 +123,7 @@ class Detector:
         descends: whether the detector takes gradients with respect to pictures; without them a search ends at its
             start, and its score has no meaning.
         not_estimated: why `preflight` estimates no memory; None: it does.
+        fewest_classes: number of classes below which the score has no meaning; a study with fewer is refused.
     """
 
     Settings: ClassVar[type[DetectorSettings]]
@@ -135,6 +136,7 @@ class Detector:
     gradients: ClassVar[bool] = False
     descends: ClassVar[bool] = False
     not_estimated: ClassVar[str | None] = None
+    fewest_classes: ClassVar[int] = 0
 
     def __init__(self, settings: Any, seed: int) -> None:
         self.settings, self.seed = settings, seed
@@ -152,6 +154,13 @@ class Detector:
         """
         if cls.descends and not getattr(kind, "differentiable", True):
             return f"needs gradients with respect to pictures, and the adapter {kind.name} has none"
+        return None
+
+    @classmethod
+    def too_few(cls, count: int) -> str | None:
+        """Return the reason why the method cannot score a model of `count` classes; None if it can."""
+        if count < cls.fewest_classes:
+            return f"there are {count} classes; {cls.fewest_classes} at least are needed"
         return None
 
     @classmethod

@@ -63,14 +63,16 @@ class MaxMargin(Detector):
     access = "test-time"
     descends = True
     reconstruction = True
+    fewest_classes = FEWEST
 
     @classmethod
     def work(cls, settings: MaxMarginSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         return sizes["classes"] * settings.starts * settings.steps, 0
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        if len(data.classes) < FEWEST:
-            raise UserError(f"max_margin: there are {len(data.classes)} classes; {FEWEST} at least are needed")
+        reason = self.too_few(len(data.classes))
+        if reason:
+            raise UserError(f"max_margin: {reason}")
         with torch.no_grad():
             texts = clip.class_embeddings(data.classes, data.templates).T
         with still(clip.network):

@@ -64,6 +64,7 @@ class NeuralCleanse(Detector):
     access = "few-labelled"
     descends = True
     reconstruction = True
+    fewest_classes = FEWEST
 
     @classmethod
     def work(cls, settings: NeuralCleanseSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
@@ -71,8 +72,9 @@ class NeuralCleanse(Detector):
         return sizes["classes"] * settings.steps * settings.batch_size, sizes["classes"] * shots
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        if len(data.classes) < FEWEST:
-            raise UserError(f"neural_cleanse: there are {len(data.classes)} classes; {FEWEST} at least are needed")
+        reason = self.too_few(len(data.classes))
+        if reason:
+            raise UserError(f"neural_cleanse: {reason}")
         settings, images = self.settings, data.shots.images[: self.settings.pictures]
         with torch.no_grad():
             texts = clip.class_embeddings(data.classes, data.templates).T

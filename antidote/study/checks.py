@@ -36,8 +36,14 @@ def check_scorer(study: Any, settings: Any, where: str) -> None:
 
 
 def check_detections(study: Any) -> None:
-    """Raise UserError if a detector has no model to run on, or if a detector or an adaptive attack does not exist."""
+    """Raise UserError if a detector cannot run, or if a detector or an adaptive attack does not exist.
+
+    A detector cannot run without a model, or on a model of too few classes; its jobs would fail after all trainings.
+    """
     for name, settings in study.detectors.items():
+        reason = method("detector", settings.method).too_few(len(study.classes))
+        if reason:
+            raise UserError(f"{study.where}: detectors.{name}: {reason}; leave {name} out")
         subject = reach.subject(settings)
         if not study.file.detect_on and subject != "model":
             raise UserError(

@@ -11,6 +11,7 @@ from antidote.base.registry import DETECTORS, method
 from antidote.base.settings import read_mapping
 from antidote.detectors.base import Detector, DetectorSettings
 from antidote.study import reach
+from antidote.study import study as study_module
 from antidote.study.data_jobs import matrix
 from antidote.study.detect_jobs import DetectJobs
 from antidote.study.jobs import Jobs
@@ -82,6 +83,22 @@ def test_a_control_that_the_study_names_is_not_added():
 
 def test_sweeps():
     assert list(make(detectors={"dao": {**DAO, "k": [2, 4]}}).detectors)[:2] == ["dao_k2", "dao_k4"]
+
+
+@pytest.mark.parametrize(("name", "fewest"), [("max_margin", 10), ("neural_cleanse", 3)])
+def test_a_detector_of_too_few_classes_is_named_before_any_training(monkeypatch, name, fewest):
+    read, given = study_module.class_names, {"detectors": {"mine": {"method": name}}}
+    shots = {"pools.shots": {"dataset": "tiny", "split": "test", "per_class": 1}}
+    for count in (fewest - 1, fewest):
+        named = [*read("scenes")[: count - 1], "banana"]
+        monkeypatch.setattr(study_module, "class_names", lambda _, named=named: named)
+        if count == fewest:
+            assert "mine" in make(shots, **given).detectors
+            continue
+        with pytest.raises(UserError) as error:
+            make(shots, **given)
+        said = f"there are {count} classes; {fewest} at least are needed"
+        assert str(error.value) == f"x: detectors.mine: {said}; leave mine out"
 
 
 def test_a_study_without_detectors_has_none_and_the_same_plan():
