@@ -26,7 +26,7 @@ if workflow.is_main_process:
     from snakemake.scheduling.job_scheduler import JobScheduler
 
     one_timer(JobScheduler)
-    one_gpu_job(workflow)
+    one_gpu_job(JobScheduler)
     own_records()
 accept_all_letters(logger.handlers)  # Snakemake's log
 

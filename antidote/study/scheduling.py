@@ -38,11 +38,18 @@ def one_timer(scheduler: Any) -> None:
     setattr(scheduler, name, schedule)
 
 
-def one_gpu_job(workflow: Any) -> None:
-    """Allow one GPU job at a time on this machine's GPUs, unless the user or a profile gives another number.
+def one_gpu_job(scheduler: Any) -> None:
+    """Let a scheduler class start one GPU job at a time on this machine's GPUs, unless another number is given.
 
     The number of profiles/default alone is not enough: any other `--resources` on the command line replaces the whole
-    list. `nodes` is the limit of submitted jobs, which only executors for clusters have.
+    list. Snakemake knows the executor when the scheduler is made, after it has read the rules. An executor that submits
+    jobs to a cluster has no limit here. `--jobs` says nothing about the executor.
     """
-    if has_gpu() and workflow.nodes is None and "gpu" not in workflow.global_resources:
-        workflow.register_resource("gpu", 1)
+    make = scheduler.__init__
+
+    def limited(self: Any, workflow: Any, *rest: Any, **named: Any) -> None:
+        if workflow.local_exec and has_gpu() and "gpu" not in workflow.global_resources:
+            workflow.register_resource("gpu", 1)
+        make(self, workflow, *rest, **named)
+
+    scheduler.__init__ = limited

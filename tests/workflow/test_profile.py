@@ -110,16 +110,18 @@ def test_no_rule_is_called_as_a_method_is():
         ("0,1", ["--resources", "gpu=2"], 2),
         ("0,1", ["--resources", "mem_mb=64000"], 1),
         ("", ["--resources", "mem_mb=64000"], None),
-        ("0,1", ["--resources", "in_turn=1", "--jobs", "50", "--cores", "2"], None),
+        ("0,1", ["--resources", "mem_mb=64000", "--jobs", "8", "--cores", "all"], 1),
     ],
 )
 def test_any_other_resource_keeps_the_limit_of_gpu_jobs(project, monkeypatch, gpus, asked, limit):
-    """Snakemake replaces the list of profiles/default; a limit of submitted jobs is that of a cluster's executor."""
+    """Snakemake replaces the list of profiles/default. `--jobs` with `--cores` is no sign of a cluster."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     (project / "limit.smk").write_text(
-        'include: "Snakefile"\n\nif workflow.is_main_process:\n'
-        '    gpu = workflow.global_resources.get("gpu")\n'
-        '    print("limit:", None if gpu is None else gpu.value)\n'
+        'include: "Snakefile"\n\nmake = JobScheduler.__init__\n\n'
+        "def told(self, *rest, **named):\n"
+        "    make(self, *rest, **named)\n"
+        '    print("limit:", self.global_resources.get("gpu"))\n\n'
+        "JobScheduler.__init__ = told\n"
     )
     done = snakemake(project, "-n", "--quiet", "--snakefile", "limit.smk", *asked)
     assert done.returncode == 0 and f"limit: {limit}\n" in done.stdout, done.stdout

@@ -1,9 +1,12 @@
-"""Snakemake's scheduler has one pending timer, however many jobs have finished."""
+"""Snakemake's scheduler: one pending timer, however many jobs have finished, and one GPU job on one machine."""
 
 import threading
 import time
+from types import SimpleNamespace
 
-from antidote.study.scheduling import one_timer
+import pytest
+
+from antidote.study.scheduling import one_gpu_job, one_timer
 
 
 class Scheduler:
@@ -44,3 +47,27 @@ def test_snakemake_has_what_is_replaced_and_another_class_is_left_alone():
     assert hasattr(JobScheduler, "_schedule_reevalutation")
     one_timer(threading.Thread)
     assert not hasattr(threading.Thread, "_schedule_reevalutation")
+
+
+@pytest.mark.parametrize(
+    ("local", "gpus", "given", "limit"),
+    [
+        (True, "0,1", {}, 1),
+        (True, "0,1", {"mem_mb": 64000}, 1),
+        (True, "0,1", {"gpu": 2}, 2),
+        (True, "", {}, None),
+        (False, "0,1", {}, None),
+    ],
+)
+def test_one_gpu_job_where_the_executor_is_this_machine(monkeypatch, local, gpus, given, limit):
+    """Whatever `--jobs` says: with `--cores` it is a limit of nothing, and no sign of a cluster."""
+
+    class Mine:
+        def __init__(self, workflow, *rest, greedy):
+            self.resources = dict(workflow.global_resources)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    workflow = SimpleNamespace(local_exec=local, nodes=8, global_resources=dict(given))
+    workflow.register_resource = workflow.global_resources.__setitem__
+    one_gpu_job(Mine)
+    assert Mine(workflow, "plugin", greedy=None).resources.get("gpu") == limit
