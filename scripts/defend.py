@@ -11,7 +11,7 @@ from antidote.base.cache import Shared
 from antidote.base.command_line import Cost, main, parser, settings_argument
 from antidote.base.errors import UserError
 from antidote.base.registry import method, module
-from antidote.clip.folder import load_model, model_files
+from antidote.clip.folder import adapter_facts, load_model, model_files
 from antidote.clip.initial import initial_files
 from antidote.clip.model import Clip
 from antidote.data.access import Sources, load_granted
@@ -74,11 +74,7 @@ def _card(arguments: argparse.Namespace, settings, report: Report) -> dict:
     }
     if report.evidence:
         card["evidence"] = report.evidence
-    added = report.clip.added() if report.clip else None
-    if added:
-        card["adapter"] = added[0]["adapter"]
-        card["not_protected"] = method("adapter", card["adapter"]).unprotected
-    return card
+    return {**card, **adapter_facts(report.clip)}
 
 
 if __name__ == "__main__":

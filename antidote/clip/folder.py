@@ -172,6 +172,19 @@ def _save_adapter(folder: Path, clip: Clip) -> None:
     write_json(folder / ADAPTER, description)
 
 
+def adapter_facts(clip: Clip | None) -> dict[str, str]:
+    """Return what a card says of the adapter that a defense made; {} for a plain clip, or for None.
+
+    Returns:
+        `adapter`, its name, and `not_protected`, the uses of the model that it does not protect.
+    """
+    added = clip.added() if clip else None
+    if not added:
+        return {}
+    name = added[0]["adapter"]
+    return {"adapter": name, "not_protected": method("adapter", name).unprotected}
+
+
 def model_files(folder: Path) -> list[Path]:
     """Return the existing files that define a model."""
     return [folder / name for name in (CONFIG, WEIGHTS, ADAPTER, ADAPTER_WEIGHTS) if (folder / name).is_file()]

@@ -21,7 +21,7 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import DEFENSES, method
-from antidote.clip.files import CARD, CONFIG, TRAINING_LOG, WEIGHTS
+from antidote.clip.files import ADAPTER, CARD, CONFIG, TRAINING_LOG, WEIGHTS
 from antidote.command import arguments as shared
 from antidote.command import audit, inputs, methods, report, resume
 from antidote.command.audit import OWN, Auditor, Finding
@@ -61,7 +61,7 @@ class Cleaned:
 
     @property
     def verdict(self) -> str:
-        """Return one sentence about accuracy and audit; a clean audit proves nothing."""
+        """Return sentences about accuracy, audit and adapter; a clean audit proves nothing."""
         parts = []
         if self.accuracy is not None:
             before, after = (f"{100 * value:.1f} %" for value in self.accuracy)
@@ -69,6 +69,8 @@ class Cleaned:
         if self.audits[0]:
             before, after = (audit.summary(found).rstrip(".") for found in self.audits)
             parts.append(f"Audit before: {before}; after: {after}.")
+        if "not_protected" in self.facts:
+            parts.append(f"The protection is in {ADAPTER}; open_clip alone loads the suspicious model.")
         parts.append("Whether a backdoor is left is not measured: that needs the trigger.")
         return " ".join(parts)
 
@@ -146,6 +148,8 @@ def clean(
     Raises:
         UserError: the model or the data cannot be read, or are missing; the defense or a setting does not fit.
     """
+    from antidote.clip.folder import adapter_facts
+
     check_given(given)
     facts = {"model": inputs.shown(model, "a model"), "defense": defense, "seed": seed}
     kind = method("defense", defense)
@@ -173,7 +177,8 @@ def clean(
             save(place, made_by, cleaned, done, work)
     accuracy = (before, ca1(cleaned)) if pictures else known.accuracy
     audits = merged(audited, known.audits[0]), merged(score(cleaned, 0), known.audits[1])
-    found = Cleaned(cleaned, accuracy, audits, {**facts, **{f"found_{key}": v for key, v in done.evidence.items()}})
+    facts |= {f"found_{key}": value for key, value in done.evidence.items()} | adapter_facts(done.clip)
+    found = Cleaned(cleaned, accuracy, audits, facts)
     if place is not None:
         with whole_folder(place) as folder:
             found.write(folder)
@@ -310,7 +315,7 @@ def granted_to(kind: type[Defense], granted: Mapping[str, DefenseData | str], na
 
 def save(place: Path, made: Mapping[str, Any], clip: Clip, done: Any, work: Work) -> None:
     """Write the model folder with its card and its training log."""
-    from antidote.clip.folder import save_model
+    from antidote.clip.folder import adapter_facts, save_model
 
     card = {
         **made,
@@ -321,4 +326,5 @@ def save(place: Path, made: Mapping[str, Any], clip: Clip, done: Any, work: Work
     if done.evidence:
         card["evidence"] = done.evidence
     log = work.folder / TRAINING_LOG
+    card.update(adapter_facts(done.clip))
     save_model(place, clip, card, extra=[*([log] if log.is_file() else []), *done.files])

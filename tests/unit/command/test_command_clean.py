@@ -79,6 +79,25 @@ def test_what_a_defense_found_stands_in_the_card_and_on_the_page(place):
     assert found["caption"] in (place / "out" / "report.html").read_text()
 
 
+def test_a_defense_by_an_adapter_says_what_it_does_not_protect(place):
+    """The weights are those of the suspicious model: who loads the folder by open_clip alone is not protected."""
+    words = ("--defense", "imbert_clip", "--set", "masked=1", "--labelled", place / "test")
+    cleaned(place, *words)
+    before, after = (load_model(place / name).network.state_dict() for name in ("model", "out"))
+    assert all(before[name].equal(after[name]) for name in before)
+    card, facts = (json.loads((place / "out" / name).read_text()) for name in ("card.json", "clean.json"))
+    told = clean.method("adapter", "patch_masking").unprotected
+    for one in (card, facts):
+        assert (one["adapter"], one["not_protected"]) == ("patch_masking", told)
+    sentence = "The protection is in adapter.json; open_clip alone loads the suspicious model."
+    page = (place / "out" / "report.html").read_text()
+    assert sentence in facts["verdict"] and sentence in page and told in page and "patch_masking" in page
+    cleaned(place, *words)  # the same run again is no other run because of the adapter
+    cleaned(place, "--pairs", place / "pairs", *QUICK, "--output", place / "plain")
+    assert "adapter" not in json.loads((place / "plain" / "card.json").read_text())
+    assert sentence not in (place / "plain" / "report.html").read_text()
+
+
 def test_accuracy_counts_labels(place):
     clip = load_model(place / "model")
     pictures, names = Given().labels(place / "test", clip.size)
