@@ -71,6 +71,8 @@ def create_model(settings: ModelSettings, seed: int) -> Clip:
 def load_model(folder: str | Path) -> Clip:
     """Load a model folder written by `save_model`, or any open_clip model folder, with the adapter in the folder.
 
+    The model is in evaluation mode: encoding of pictures neither depends on the batch nor changes running statistics.
+
     Example:
         clip = load_model("results/default/badnet/seed0/none/model")
         features = clip.encode_image(images)
@@ -91,6 +93,7 @@ def load_model(folder: str | Path) -> Clip:
     checkpoints.fill(
         clip.network, checkpoints.read(folder / WEIGHTS, where), f"{where}: cannot be loaded into the model of {CONFIG}"
     )
+    clip.network.eval()  # open_clip creates models in training mode
     return _adapted(clip, folder) if (folder / ADAPTER).is_file() else clip
 
 

@@ -101,7 +101,7 @@ def checkpoint(args: argparse.Namespace) -> Checkpoint:
 
 
 def load(model: Model) -> Clip:
-    """Return the model that a user names; a model that is loaded already is returned as it is.
+    """Return the model that a user names, in evaluation mode; a model that is loaded already is returned as it is.
 
     Raises:
         UserError: the model does not exist, cannot be fetched, or is no model.
@@ -122,9 +122,11 @@ def load(model: Model) -> Clip:
         return foreign.load_folder(path)
     settings = ModelSettings(name=model.arch, pretrained=name, quick_gelu=model.quick_gelu)
     try:
-        return foreign.sound(lambda: create_model(settings, seed=0), name)
+        clip = foreign.sound(lambda: create_model(settings, seed=0), name)
     except UserError as error:
         raise UserError(_by_options(str(error), model)) from None
+    clip.network.eval()  # as in `load_model`
+    return clip
 
 
 def _by_options(fault: str, model: Checkpoint) -> str:

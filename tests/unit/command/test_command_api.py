@@ -7,13 +7,15 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from antidote import api
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
-from antidote.clip.folder import load_model, save_model
-from antidote.command import audit, clean, methods, patience
+from antidote.clip.configs import ModelSettings
+from antidote.clip.folder import create_model, load_model, save_model
+from antidote.command import audit, clean, methods, patience, resume
 from antidote.command.given import Given
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
@@ -68,6 +70,19 @@ def test_an_argument_of_another_kind_is_one_line(place, call, told):
 def test_a_model_is_loaded_without_a_word_of_random_weights(place, caplog):
     api.load("suspicious")
     assert "initialized randomly" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_loaded_model_encodes_each_picture_by_itself_and_stays_as_it_is(place, make_pairs, kind):
+    """Batch norm in training mode computes with the batch and overwrites the running statistics."""
+    clip = create_model(ModelSettings(name="tiny-rn"), seed=0)
+    save_model("rn", clip, {"kind": "suspicious", "statement": "test"})
+    torch.save(clip.network.state_dict(), "rn.pt")
+    loaded = api.load("rn" if kind == "folder" else api.Checkpoint("rn.pt", arch="tiny-rn"))
+    images, before = make_pairs(8).images, resume.model_digest(loaded)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.encode_image(images)[:4], loaded.encode_image(images[:4]))
+    assert resume.model_digest(loaded) == before
 
 
 @pytest.fixture
