@@ -71,6 +71,8 @@ def create_model(settings: ModelSettings, seed: int) -> Clip:
 def load_model(folder: str | Path) -> Clip:
     """Load a model folder written by `save_model`, or any open_clip model folder, with the adapter in the folder.
 
+    The weights are `open_clip_model.safetensors`, otherwise `open_clip_pytorch_model.bin`; neither can run code.
+    Normalisation and activation are those of the folder's configuration.
     The model is in evaluation mode: encoding of pictures neither depends on the batch nor changes running statistics.
 
     Example:
@@ -84,14 +86,16 @@ def load_model(folder: str | Path) -> Clip:
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or not {"model_cfg", "preprocess_cfg"} <= set(config):
         raise UserError(f"{folder / CONFIG}: should hold model_cfg and preprocess_cfg, as open_clip writes them")
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder / WEIGHTS}: no such file; a model folder holds {CONFIG} and {WEIGHTS}")
-    check_readable(folder / WEIGHTS)
+    file = weights.weights_file(folder)
+    if file is None:
+        names = " or ".join(weights.WEIGHTS)
+        raise UserError(f"{folder / WEIGHTS}: no such file; a model folder holds {CONFIG} and {names}")
+    check_readable(file)
     check_tokenizer(config["model_cfg"], str(folder / CONFIG))
-    where = str(folder / WEIGHTS)
+    where = str(file)
     clip = Clip(_architecture(f"local-dir:{folder}", where, load_weights=False, pretrained_text=False), config)
     checkpoints.fill(
-        clip.network, checkpoints.read(folder / WEIGHTS, where), f"{where}: cannot be loaded into the model of {CONFIG}"
+        clip.network, checkpoints.read(file, where), f"{where}: cannot be loaded into the model of {CONFIG}"
     )
     clip.network.eval()  # open_clip creates models in training mode
     return _adapted(clip, folder) if (folder / ADAPTER).is_file() else clip
@@ -190,7 +194,8 @@ def adapter_facts(clip: Clip | None) -> dict[str, str]:
 
 def model_files(folder: Path) -> list[Path]:
     """Return the existing files that define a model."""
-    return [folder / name for name in (CONFIG, WEIGHTS, ADAPTER, ADAPTER_WEIGHTS) if (folder / name).is_file()]
+    files = [folder / CONFIG, weights.weights_file(folder), folder / ADAPTER, folder / ADAPTER_WEIGHTS]
+    return [file for file in files if file is not None and file.is_file()]
 
 
 def _versions() -> dict[str, str]:

@@ -92,6 +92,11 @@ def files(pretrained: str | None) -> list[str]:
     return [pretrained] if pretrained and path.is_file() else []
 
 
+def weights_file(folder: Path) -> Path | None:
+    """Return the weights file of a model folder, safetensors before a torch checkpoint; None: there is none."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
 def _file(path: Path, activation: bool) -> Weights:
     check_readable(path)
     if torchscript.is_archive(path):
@@ -114,7 +119,7 @@ def _folder(path: Path, name: str, activation: bool, config: Mapping[str, Any]) 
         if saved.get(key) != config.get(key):
             raise UserError(f"{where}: {key} is not that of {name!r}; name the model that the folder holds")
     _check_activation(bool(saved.get("quick_gelu", False)), activation, str(path))
-    file = next((path / file for file in WEIGHTS if (path / file).is_file()), None)
+    file = weights_file(path)
     if file is None:
         raise UserError(f"model.pretrained: {path}: holds neither {' nor '.join(WEIGHTS)}")
     check_readable(file)

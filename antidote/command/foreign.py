@@ -14,7 +14,6 @@ from antidote.clip.files import CONFIG, WEIGHTS
 if TYPE_CHECKING:
     from antidote.clip.model import Clip
 
-PICKLED = "open_clip_pytorch_model.bin"  # open_clip's name of weights that are not safetensors
 HERE = {"resize_mode": "shortest", "interpolation": "bicubic"}  # how this project resizes pictures
 
 
@@ -26,12 +25,11 @@ def load_folder(folder: Path) -> Clip:
             in another way, or its weights are damaged or not finite.
     """
     from antidote.clip.folder import load_model
+    from antidote.clip.weights import weights_file
 
     if (folder / CONFIG).is_file():
         check_config(read_json(folder / CONFIG), folder / CONFIG)
-    if (folder / PICKLED).is_file() and not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder}: holds {PICKLED} and no {WEIGHTS}; name the file itself, with --arch")
-    return sound(lambda: load_model(folder), str(folder / WEIGHTS))
+    return sound(lambda: load_model(folder), str(weights_file(folder) or folder / WEIGHTS))
 
 
 def sound(load: Callable[[], Clip], where: str) -> Clip:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from antidote.base.errors import UserError
-from antidote.clip.folder import save_model
+from antidote.clip.folder import model_files, save_model
 from antidote.command import foreign, inputs
 
 
@@ -56,9 +56,22 @@ def test_another_interpolation_is_said(folder, caplog):
     assert "pictures are resized bicubic here, not bilinear" in caplog.text
 
 
-def test_weights_as_a_pickle_in_a_folder(folder):
-    (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.bin")
-    with pytest.raises(UserError, match=r"holds open_clip_pytorch_model.bin .* name the file itself, with --arch"):
+def test_weights_as_a_torch_checkpoint_are_read_with_the_configuration_of_their_folder(folder, make_pairs):
+    """The name of an architecture alone would lose the folder's normalisation and activation."""
+    changed(folder, "preprocess_cfg", mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
+    changed(folder, "model_cfg", quick_gelu=True)
+    known, images = inputs.load(folder), make_pairs(4).images
+    torch.save(known.network.state_dict(), folder / "open_clip_pytorch_model.bin")
+    with torch.no_grad():
+        features = known.encode_image(images)
+        (folder / "open_clip_model.safetensors").unlink()
+        found = inputs.load(folder)
+        assert torch.equal(found.encode_image(images), features)
+    assert found.config["preprocess_cfg"]["mean"] == [0.5, 0.4, 0.3]
+    assert found.config["preprocess_cfg"]["std"] == [0.2, 0.3, 0.4]
+    assert folder / "open_clip_pytorch_model.bin" in model_files(folder)
+    torch.save({"state_dict": print}, folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(UserError, match=r"open_clip_pytorch_model\.bin: damaged, or not plain weights"):
         inputs.load(folder)
 
 
