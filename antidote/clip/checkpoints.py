@@ -8,6 +8,7 @@ tensor. open_clip's own reader would resize positional embeddings.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -146,15 +147,25 @@ def _seems(own: Mapping, missing: list[str], unknown: list[str]) -> str:
 
 
 def _prefix(own: Mapping, unknown: list[str]) -> str | None:
-    """Return the prefix of unknown names that otherwise match the model, as `clip.` in `clip.logit_scale`, or None."""
-    for name in unknown:
-        prefix, dot, rest = name.partition(".")
-        while dot and rest not in own:
-            more, dot, rest = rest.partition(".")
-            prefix = f"{prefix}.{more}"
-        if dot:
-            return f"{prefix}."
-    return None
+    """Return the prefix without which most unknown names are the model's, as `clip.` in `clip.logit_scale`, or None.
+
+    A prefix that begins as the model's own names is none: `visual.attnpool.proj` is of another picture encoder.
+    """
+    prefixes = Counter(_before_own(own, name) for name in unknown)
+    prefix, count = prefixes.most_common(1)[0] if prefixes else (None, 0)
+    if prefix is None or 2 * count <= len(unknown):
+        return None
+    first = prefix.partition(".")[0]
+    return None if any(name.startswith(f"{first}.") for name in own) else prefix
+
+
+def _before_own(own: Mapping, name: str) -> str | None:
+    """Return what stands before the longest end of a name that is a name of the model; None: no end is."""
+    prefix, dot, rest = name.partition(".")
+    while dot and rest not in own:
+        more, dot, rest = rest.partition(".")
+        prefix = f"{prefix}.{more}"
+    return f"{prefix}." if dot else None
 
 
 def _of_another(name: str) -> str:

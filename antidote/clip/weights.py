@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 # Names of the weights file in a model folder: as written here, and as in open_clip's Hugging Face repositories.
 WEIGHTS = (OWN_WEIGHTS, "open_clip_pytorch_model.bin")
 
+OF_TRANSFORMERS = (
+    f"a folder of transformers, it seems, with config.json and no {CONFIG}: convert it to an open_clip model folder"
+)
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -97,6 +101,11 @@ def weights_file(folder: Path) -> Path | None:
     return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
 
 
+def of_transformers(folder: Path) -> bool:
+    """Return whether a folder is one of Hugging Face's transformers, by its files."""
+    return (folder / "config.json").is_file() and not (folder / CONFIG).is_file()
+
+
 def _file(path: Path, activation: bool) -> Weights:
     check_readable(path)
     if torchscript.is_archive(path):
@@ -106,11 +115,8 @@ def _file(path: Path, activation: bool) -> Weights:
 
 def _folder(path: Path, name: str, activation: bool, config: Mapping[str, Any]) -> Weights:
     where = f"model.pretrained: {path / CONFIG}"
-    if (path / "config.json").is_file() and not (path / CONFIG).is_file():
-        raise UserError(
-            f"model.pretrained: {path}: a folder of transformers, it seems, with config.json and no {CONFIG}: convert "
-            "it to an open_clip model folder"
-        )
+    if of_transformers(path):
+        raise UserError(f"model.pretrained: {path}: {OF_TRANSFORMERS}")
     values = read_json(path / CONFIG)
     if not isinstance(values, dict) or not isinstance(values.get("model_cfg"), dict):
         raise UserError(f"{where}: should hold model_cfg, as open_clip writes it")

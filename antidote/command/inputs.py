@@ -17,6 +17,7 @@ from antidote.clip import zoo
 from antidote.clip.configs import ModelSettings
 from antidote.clip.files import CONFIG
 from antidote.clip.known import model_config, model_names
+from antidote.clip.weights import OF_TRANSFORMERS, of_transformers
 from antidote.command import foreign, report
 from antidote.command.columns import TABLES, USUAL, Columns, of_table
 from antidote.command.sources import (
@@ -154,6 +155,8 @@ def check_model(model: Checkpoint) -> None:
     if zoo.is_name(name) or name.startswith(HUB):
         return
     if path.is_dir():
+        if of_transformers(path):
+            raise UserError(f"{name}: {OF_TRANSFORMERS}")
         if not (path / CONFIG).is_file():
             raise UserError(f"{name}: is no model folder; should hold {CONFIG} and the weights beside it")
     elif not path.is_file():

@@ -223,6 +223,20 @@ def test_weights_that_do_not_fit_are_named(tmp_path, kept, case):
     )
 
 
+def test_another_picture_encoder_is_no_wrapper(tmp_path, kept):
+    """`visual.attnpool.positional_embedding` of a ResNet ends as the text encoder's `positional_embedding`."""
+    torch.save(kept, tmp_path / "w.pt")
+    text = told(tmp_path / "w.pt", name="tiny-vit")
+    assert "wrapper" not in text and "cannot be loaded into model 'tiny-vit': misses " in text
+
+
+def test_a_prefix_of_few_names_is_no_wrapper(tmp_path, kept):
+    """One name of many ends as a name of the model."""
+    others = {f"blocks.{number}.weight": torch.zeros(1) for number in range(3)}
+    torch.save({"ema.logit_scale": torch.zeros(()), **others}, tmp_path / "w.pt")
+    assert "wrapper" not in told(tmp_path / "w.pt")
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

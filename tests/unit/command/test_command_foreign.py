@@ -75,6 +75,17 @@ def test_weights_as_a_torch_checkpoint_are_read_with_the_configuration_of_their_
         inputs.load(folder)
 
 
+def test_a_folder_of_transformers_is_told(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError) as error:
+        inputs.load(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: a folder of transformers, it seems, with config.json and no open_clip_config.json: convert it to an "
+        "open_clip model folder"
+    )
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_score_nothing(folder, make_clip, value):
     clip = make_clip("vit")
