@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NOT_PLAIN = "damaged, or not plain weights, which alone are loaded"
 CONTAINERS = ("state_dict", "model_state_dict", "model")  # keys under which trainers store the weights
+# How torch names the code that a pickle requires, the surest first: "Trying to load unsupported GLOBAL posix.system".
+NAMED_CODE = (r"GLOBAL ([\w.]+)", r"(?:Trying to load|class) ([\w.]+)", r"^([\w.]+) is neither")
 ADAPTERS = re.compile(r"lora_|adapter|prompt|peft|base_model", re.IGNORECASE)
 
 
@@ -62,8 +64,8 @@ def _content(path: Path) -> Any:
 
 def _refused(error: Exception) -> str:
     """Return the name of the code that a pickle requires, and advice for saving weights without code."""
-    match = re.search(r"GLOBAL ([\w.]+)|(?:Trying to load|class) ([\w.]+)|^([\w.]+) is neither", str(error))
-    name = next(filter(None, match.groups()), None) if match and isinstance(error, UnpicklingError) else None
+    found = (re.search(pattern, str(error)) for pattern in NAMED_CODE) if isinstance(error, UnpicklingError) else ()
+    name = next((match[1] for match in found if match), None)
     hint = "; it names {}. Where you trust it, save the weights alone with torch.save(model.state_dict(), FILE)"
     return hint.format(name) if name else ""
 

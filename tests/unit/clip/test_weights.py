@@ -149,6 +149,19 @@ def test_a_file_that_wants_to_run_code_does_not(tmp_path, kept, kind):
     assert "damaged, or not plain weights" in told(path, quick_gelu=kind == "torchscript") and not marker.exists()
 
 
+class Shell:
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_the_code_that_a_file_wants_to_run_is_named(tmp_path):
+    torch.save({"state_dict": Shell(f"touch {tmp_path}/ran")}, tmp_path / "w.pt")
+    assert "; it names posix.system. " in told(tmp_path / "w.pt") and not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("keep", [0.3, 0.9])
 def test_a_torchscript_archive_that_is_cut_short(tmp_path, kept, keep):
     scripted(kept, tmp_path / "RN50.pt")
