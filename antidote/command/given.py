@@ -79,8 +79,9 @@ class Given:
     def labels(self, dataset: Dataset, size: int) -> tuple[Pairs, list[str]]:
         """Return labelled pictures of `size` pixels and the class names in label order.
 
-        Class names in another order than the class folders are matched by name; names that differ from those of the
-        folders are taken in the order of the folders, with a warning.
+        Class names in another order than the class folders are matched by name. Folders 0 to N-1, with or without
+        leading zeros, are numbers of labels. Other names that differ from those of the folders are taken in the order
+        of the folders, with a warning.
 
         Raises:
             UserError: a picture has no label, there are fewer than two classes, a class folder has no picture, or the
@@ -165,20 +166,24 @@ def shuffled(pairs: Pairs, seed: int) -> Pairs:
 
 
 def _matched(pictures: Pairs, folders: list[str], names: list[str], shown: str) -> Pairs:
-    """Return pictures of class folders with labels in the order of `names`, if these are the names of the folders."""
+    """Return pictures of class folders with labels in the order of `names`, of which folders are names or numbers."""
     plain = lambda name: name.casefold().replace("_", " ").strip()
     wanted, found = [plain(name) for name in names], [plain(folder) for folder in folders]
     if wanted == found:
         return pictures
+    numbers = [int(folder) for folder in folders if folder.isascii() and folder.isdigit()]
     if len(set(wanted)) == len(wanted) and sorted(wanted) == sorted(found):
-        labels = torch.tensor([wanted.index(folder) for folder in found])
-        return replace(pictures, labels=labels[pictures.labels])
-    row = next(row for row, name in enumerate(found) if name not in wanted)
-    command_line.log.warning(
-        "--classes: the names are not those of the class folders in %s; they are taken in the order of the folders: "
-        "folder %r is class %r", shown, folders[row], names[row],
-    )  # fmt: skip
-    return pictures
+        labels = [wanted.index(folder) for folder in found]
+    elif sorted(numbers) == list(range(len(folders))):  # folders are in the order of texts: 0, 1, 10, 11, 2
+        labels = numbers
+    else:
+        others = [row for row, name in enumerate(found) if name not in wanted][:2]  # the first alone may fit by chance
+        command_line.log.warning(
+            "--classes: the names are not those of the class folders in %s; they are taken in the order of the "
+            "folders: %s", shown, ", ".join(f"folder {folders[row]!r} is class {names[row]!r}" for row in others),
+        )  # fmt: skip
+        return pictures
+    return replace(pictures, labels=torch.tensor(labels)[pictures.labels])
 
 
 def class_folders(folder: str | Path) -> list[str]:

@@ -40,4 +40,29 @@ def test_class_names_in_another_order_are_matched_with_their_folders(place, name
 def test_class_names_that_are_not_those_of_the_folders_are_named(place, caplog):
     with caplog.at_level("WARNING"):
         assert classes(place, ["ship", "mug", "bear"]) == {"ship": 0, "mug": 100, "bear": 200}
-    assert caplog.text.count("--classes") == 1 and "folder 'boat' is class 'ship'" in caplog.text
+    pairs = "folder 'boat' is class 'ship', folder 'cup' is class 'mug'"
+    assert caplog.text.count("--classes") == 1 and pairs in caplog.text
+
+
+def numbered(place, numbers, names):
+    """Return the class name of each folder, whose number is the brightness of its picture."""
+    for number in numbers:
+        (place / "test" / number).mkdir(parents=True)
+        Image.fromarray(np.full((32, 32, 3), int(number), np.uint8)).save(place / "test" / number / "a.png")
+    pictures, found = given.Given(classes=names).labels(place / "test", 32)
+    return {int(image.max()): found[label] for label, image in zip(pictures.labels, pictures.images, strict=True)}
+
+
+NAMES = [f"class {letter}" for letter in "abcdefghijkl"]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_numbered_class_folders_are_labels(place, width, caplog):
+    found = numbered(place, [f"{number:0{width}d}" for number in range(12)], NAMES)
+    assert found == dict(enumerate(NAMES)) and not caplog.text
+
+
+def test_folders_with_other_numbers_are_taken_in_order_with_a_warning_that_shows_it(place, caplog):
+    with caplog.at_level("WARNING"):
+        found = numbered(place, [str(number) for number in range(1, 13)], NAMES)
+    assert found[10] == NAMES[1] and "folder '1' is class 'class a', folder '10' is class 'class b'" in caplog.text
