@@ -39,6 +39,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--seed": {"type": command_line.seed, "default": 0},
 }
 MODEL, COLUMNS = ("--arch", "--quick-gelu"), ("--path", "--image", "--caption")
+OF_MODEL = ("arch", "quick_gelu")  # keys of a file that say what its model is
 
 
 class GivenFile(Settings):
@@ -60,7 +61,10 @@ class GivenFile(Settings):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose defaults are those of the file that `--given` names; no argument in the file is required."""
+    """A parser whose defaults are those of the file that `--given` names; no argument in the file is required.
+
+    Architecture and activations in the file are those of its model: another model of the command line does without.
+    """
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Read the file, then parse.
@@ -72,9 +76,14 @@ class Parser(argparse.ArgumentParser):
         file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         file.add_argument(FILE, nargs="?")
         named = file.parse_known_args(words)[0].given
-        if named is not None:
-            self._take(GivenFile.read(read_mapping(named), named).model_dump(exclude_none=True))
-        return super().parse_known_args(words, namespace)
+        values = {} if named is None else GivenFile.read(read_mapping(named), named).model_dump(exclude_none=True)
+        self._take({name: value for name, value in values.items() if name not in OF_MODEL})
+        found, rest = super().parse_known_args(words, namespace)
+        if "model" not in values or getattr(found, "model", None) == values["model"]:
+            for name in OF_MODEL:
+                if name in values and hasattr(found, name):
+                    setattr(found, name, getattr(found, name) or values[name])
+        return found, rest
 
     def _take(self, values: dict[str, Any]) -> None:
         for action in self._actions:

@@ -50,7 +50,8 @@ USES = {  # by the keys that a command needs
 }
 DATASETS = ("pairs", "evaluation")
 HEAD = """# A model and its data, for the commands below. Keys are names of arguments; an argument of the
-# command line replaces the value here. Paths are relative to the folder in which a command is run.
+# command line replaces the value here; another model there also replaces arch and quick_gelu. Paths are relative to the
+# folder in which a command is run.
 """
 
 

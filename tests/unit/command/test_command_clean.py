@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from toy_detectors import ToyModel
 
 from antidote.attacks.trigger import Trigger, save_trigger
 from antidote.base.errors import UserError
-from antidote.clip.folder import load_model, save_model
-from antidote.command import audit, clean, methods, report, resume
+from antidote.clip.configs import ModelSettings
+from antidote.clip.folder import create_model, load_model, save_model
+from antidote.command import audit, clean, init, methods, report, resume
+from antidote.command import evaluate as evaluation
 from antidote.command.audit import Auditor
 from antidote.command.evaluate import evaluate
 from antidote.command.given import Given
@@ -116,6 +119,20 @@ def trigger_of(folder, **changed):
     file = folder / "trigger.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
     return folder
+
+
+def test_a_cleaned_checkpoint_file_is_evaluated_with_the_file_of_its_model(place, monkeypatch, capsys):
+    """The commands that `antidote init` writes into the file, with the checkpoint's architecture in it."""
+    monkeypatch.chdir(place)
+    torch.save(create_model(ModelSettings(name="tiny-rn"), seed=0).network.state_dict(), "model.pt")
+    run = lambda command, *words: command.run(command.arguments().parse_args(words))
+    run(init, "model.pt", "--arch", "tiny-rn", "--pairs", "pairs", "--labelled", "test")
+    assert "#   antidote evaluate cleaned --given given.yaml\n" in (place / "given.yaml").read_text()
+    run(clean, "--given", "given.yaml", "--defense", "cleanclip", "--output", "cleaned", *QUICK)
+    capsys.readouterr()
+    for words in (["cleaned"], []):
+        run(evaluation, *words, "--given", "given.yaml")
+        assert json.loads(capsys.readouterr().out)["pictures"] == 24
 
 
 def test_a_trigger_is_scored(place):

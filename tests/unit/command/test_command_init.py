@@ -177,6 +177,16 @@ def test_the_commands_read_the_file_of_a_model(place, model):
     assert (args.model, args.pictures) == ("suspicious", "test/cup")
 
 
+@pytest.mark.parametrize(("words", "arch", "quick_gelu"), [
+    ([], "RN50", True), (["first.pt"], "RN50", True), (["--arch", "RN101"], "RN101", True),
+    (["other"], None, False), (["other.pt", "--arch", "RN101"], "RN101", False),
+])  # fmt: skip
+def test_another_model_has_not_the_architecture_in_the_file(place, words, arch, quick_gelu):
+    (place / "given.yaml").write_text("model: first.pt\narch: RN50\nquick_gelu: true\n")
+    args = audit.arguments().parse_args([*words, "--given", "given.yaml"])
+    assert (args.arch, args.quick_gelu) == (arch, quick_gelu)
+
+
 def test_the_commands_in_the_file_can_be_pasted(place, model):
     written(model, "--pairs", "pairs.csv", "--output", "my given.yaml")
     assert "#   antidote audit --given 'my given.yaml'\n" in (place / "my given.yaml").read_text()
