@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,11 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from antidote.data.sources.base import Damaged, RawPair, Skipped, SourceSettings, unread
+from antidote.data.sources.base import Damaged, RawPair, Skipped, SourceSettings, read_file, unread
 from antidote.data.sources.files import braces, told_apart
 from antidote.data.sources.folder import EXTENSIONS, LEFTOVERS
 from antidote.data.sources.table import Table
-from antidote.data.sources.webdataset import FAULTS, IMAGES, META, WebDataset, samples
+from antidote.data.sources.webdataset import FAULTS, IMAGES, META, WebDataset, open_tar, samples
 
 LISTED = 100  # most names of items that are left out in the results
 FIRST = 100  # keys of a shard that are read to find out whether shards restart their keys
@@ -74,8 +73,8 @@ class Loose(SourceSettings):
             key = path.name if path == root else str(path.relative_to(root))
             text = path.with_suffix(".txt")
             try:
-                caption = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else path.stem
-                yield self.labelled(key, path.read_bytes(), [caption], None, None)
+                caption = read_file(text).decode(errors="replace") if text.is_file() else path.stem
+                yield self.labelled(key, read_file(path), [caption], None, None)
             except OSError as error:
                 yield unread(key, path, error)
 
@@ -173,7 +172,7 @@ def _keys(file: Path) -> Iterator[str]:
     from webdataset.tariterators import base_plus_ext
 
     try:
-        with tarfile.open(file) as tar:
+        with open_tar(file) as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # otherwise tarfile keeps the whole table of contents in memory
                 key = base_plus_ext(member.name)[0]

@@ -10,16 +10,19 @@ A new source is a settings class with a literal `source` name, a field `splits`,
         def iterate(self, split: str) -> Iterator[RawPair | Skipped]:
             for path in sorted((Path(self.root) / self.split(split)).glob("*.jpg")):
                 caption = path.with_suffix(".txt").read_text(encoding="utf-8")
-                yield self.labelled(path.name, path.read_bytes(), [caption], label=None, class_name=None)
+                yield self.labelled(path.name, read_file(path), [caption], label=None, class_name=None)
 
 Its line in `SOURCES` of `antidote/base/registry.py` makes the source available to studies.
 """
 
 import ast
+import errno
 import json
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +32,8 @@ from antidote.base.errors import UserError, nearest
 from antidote.base.seeds import derive
 from antidote.base.settings import Seed, Settings
 from antidote.data.words import names
+
+LARGEST = 256 * 10**6  # bytes per file or member of a tar; a larger size is a decompression bomb or damage
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,23 @@ class Unread(Skipped):
 def unread(key: str, path: object, error: OSError, more: str = "") -> Unread:
     """Return the skipped pair for a picture file that cannot be read."""
     return Unread(key, "picture file cannot be read", f"{path}: {error.strerror or error}{more}")
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file that a dataset names, of at most `LARGEST` bytes.
+
+    A dataset of a stranger may name a pipe, whose opening waits without end, or a device without end.
+
+    Raises:
+        OSError: the file is missing, larger, or no regular file; see `unread`.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # a folder cannot be opened
+        raise OSError(errno.EINVAL, "is a pipe or a device, not a file", str(path))
+    if found.st_size > LARGEST:
+        raise OSError(errno.EFBIG, f"is larger than {LARGEST // 10**6} MB", str(path))
+    with path.open("rb") as stream:
+        return stream.read(found.st_size)  # files of the kernel have size 0, and some of them have no end
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class FileSource(SourceSettings):
         for file in self.files(split):
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
                 path, caption = line.split("\\t")
-                key, image = f"{file.stem}-{number:07d}", (file.parent / path).read_bytes()
+                key, image = f"{file.stem}-{number:07d}", read_file(file.parent / path)
                 yield self.labelled(key, image, [caption], label=None, class_name=None)
     """
 

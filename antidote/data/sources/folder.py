@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.settings import read_text_mapping
-from antidote.data.sources.base import RawPair, Skipped, SourceSettings, unread
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings, read_file, unread
 from antidote.data.store.keys import PICTURES
 from antidote.data.words.names import folder_names
 
@@ -156,7 +156,7 @@ class Folder(SourceSettings):
     def _pair(self, path: Path, root: Path, label: int | None, class_name: str | None) -> RawPair | Skipped:
         key = str(path.relative_to(root))
         try:
-            return self.labelled(key, path.read_bytes(), [], label, class_name)
+            return self.labelled(key, read_file(path), [], label, class_name)
         except OSError as error:
             return unread(key, path, error)
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import read_json
-from antidote.data.sources.base import RawPair, Skipped, SourceSettings, is_text, unread
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings, is_text, read_file, unread
 
 
 class Karpathy(SourceSettings):
@@ -61,7 +61,7 @@ class Karpathy(SourceSettings):
         if not path.is_relative_to(Path(self.root).resolve()):
             return Skipped(key, "path leads out of root", str(path))
         try:
-            return self.labelled(key, path.read_bytes(), [sentence["raw"] for sentence in row["sentences"]], None, None)
+            return self.labelled(key, read_file(path), [sentence["raw"] for sentence in row["sentences"]], None, None)
         except OSError as error:
             return unread(key, path, error)
         except (KeyError, TypeError):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from antidote.base.errors import UserError, nearest
-from antidote.data.sources.base import RawPair, Skipped, unread
+from antidote.data.sources.base import RawPair, Skipped, read_file, unread
 from antidote.data.sources.columns import check_texts, joins_rows
 from antidote.data.sources.files import FileSource, is_hosted, told_apart
 
@@ -103,8 +103,8 @@ def _file(key: str, path: str, folder: Path) -> tuple[bytes, list[str]] | Skippe
     slashed = path.replace("\\", "/")
     try:
         if slashed != path and not (folder / path).exists() and (folder / slashed).is_file():
-            return (folder / slashed).read_bytes(), [BACKSLASHES]
-        return (folder / path).read_bytes(), []
+            return read_file(folder / slashed), [BACKSLASHES]
+        return read_file(folder / path), []
     except OSError as error:
         more = "" if Path(path).is_absolute() else f"; {path!r} is relative to the table's folder"
         return unread(key, folder / path, error, more)

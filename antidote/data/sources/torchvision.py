@@ -8,7 +8,7 @@ from pydantic import Field
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.network import limited
-from antidote.data.sources.base import RawPair, Skipped, SourceSettings, unread
+from antidote.data.sources.base import RawPair, Skipped, SourceSettings, read_file, unread
 from antidote.data.store import images
 
 NO_SETTINGS = {"self", "root", "download", "loader", "transform", "target_transform", "transforms"}
@@ -34,7 +34,7 @@ class Torchvision(SourceSettings):
             key = f"{split}-{number:07d}"
             try:
                 if files:
-                    image, label = Path(files[number][0]).read_bytes(), files[number][1]
+                    image, label = read_file(Path(files[number][0])), files[number][1]
                 else:
                     picture, label = data[number]
                     images.check_greys(picture)

@@ -16,12 +16,15 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from antidote.base.errors import UserError
-from antidote.data.sources.base import Damaged, RawPair, Skipped
+from antidote.data.sources.base import LARGEST, Damaged, RawPair, Skipped
 from antidote.data.sources.files import FileSource, told_apart
 from antidote.data.store.keys import PICTURES
 
 IMAGES = (*PICTURES, "img")
-LARGEST = 256 * 10**6  # bytes per member; a larger declared size is a decompression bomb or damage
+LARGEST_HEADER = 10**6  # bytes; tarfile reads a header with a long name as a whole, whatever size it declares
+LONG = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
 META = r"__[^/]*__($|/)"  # metadata members, not samples
 FAULTS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 # First bytes of other file types, and a message with the type and a remedy.
@@ -159,7 +162,26 @@ def _fault(fault: Exception) -> str:
     twice = re.match(r"(.*): duplicate file name", text)
     if twice:
         return f"holds two members of one name ({twice[1]})"
-    return text if text.startswith("member of more") else "truncated or damaged"
+    large = re.search(r"header of more than \d+ MB", text)  # of the first header, among the texts of all packings
+    return large[0] if large else text if text.startswith("member of more") else "truncated or damaged"
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar; one that declares a name of more than `LARGEST_HEADER` bytes is not read."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:  # the entry point for subclasses
+        if self.type in LONG and self.size > LARGEST_HEADER:
+            raise tarfile.ReadError(f"header of more than {LARGEST_HEADER // 10**6} MB")
+        return super()._proc_member(archive)
+
+
+def open_tar(file: Path) -> tarfile.TarFile:
+    """Open a tar, packed or not, whose headers have bounded sizes.
+
+    Raises:
+        tarfile.ReadError: the file is no tar, or its first header is too large, as a later one is when it is reached.
+    """
+    return tarfile.open(file, tarinfo=_Header)
 
 
 def _members(file: Path, faults: list[Exception]) -> Iterator[dict[str, Any]]:
@@ -174,7 +196,7 @@ def _members(file: Path, faults: list[Exception]) -> Iterator[dict[str, Any]]:
         other = next((what for first, what in NO_TAR if start.startswith(first)), None)
         if other is not None:
             raise UserError(f"{file}: {other}")
-        with tarfile.open(file) as tar:
+        with open_tar(file) as tar:
             while (member := tar.next()) is not None:
                 if member.size > LARGEST:
                     raise tarfile.ReadError(f"member of more than {LARGEST // 10**6} MB ({member.name})")

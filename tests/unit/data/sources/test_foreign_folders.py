@@ -6,7 +6,8 @@ import pytest
 from source_parts import pairs, picture, source
 
 from antidote.base.errors import UserError
-from antidote.data.sources.base import Skipped
+from antidote.command.sources import Loose
+from antidote.data.sources.base import Skipped, Unread
 
 
 @pytest.fixture
@@ -57,6 +58,18 @@ def test_links_that_go_round_end(classes, tmp_path):
     assert set(OWN) <= set(got)
     assert loops["church/other/back"] == str(root / "church")
     assert all(got[key].reason == "link to a folder that holds it" for key in loops) and len(got) < 20
+
+
+@pytest.mark.parametrize("kind", ["folder", "loose"])
+def test_links_to_devices_are_not_read(classes, kind):
+    settings, root = classes
+    (root / "church" / "0.png").unlink()
+    (root / "church" / "0.png").symlink_to("/dev/null")
+    if kind == "loose":
+        settings = Loose(root=str(root))
+    got = {item.key: item for item in pairs(settings)}
+    assert set(got) == set(OWN) and sum(isinstance(item, Unread) for item in got.values()) == 1
+    assert got["church/0.png"].detail.endswith("church/0.png: is a pipe or a device, not a file")
 
 
 def test_files_of_other_endings_are_counted(classes, caplog):

@@ -1,9 +1,15 @@
 """Shards as other tools leave them: read as they are meant, or refused by a line that names what they are."""
 
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
 import pytest
 from source_parts import pairs, picture, shard, source, stored, tar, told
 
 from antidote.base.errors import UserError
+from antidote.command.sources import _keys
 from antidote.data.sources.base import RawPair, Skipped
 
 
@@ -80,6 +86,34 @@ def test_a_folder_is_there(tmp_path):
 def test_damaged_files_name_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr("antidote.data.sources.webdataset.LARGEST", 10)
     assert "member of more than 0 MB (a.png)" in told(tmp_path, [("a.png", picture())])
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_headers_that_declare_a_huge_name_are_not_read(tmp_path, kind, first, pack):
+    """tarfile asks for the declared size at once, which may be more than there is memory."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 1500 * 10**6
+    members = [("a.png", picture()), ("a.txt", b"a cat")]
+    before = b"" if first else Path(tar(tmp_path / "1.tar", members)).read_bytes()[: 4 * tarfile.BLOCKSIZE]
+    file = tmp_path / "0.tar"
+    file.write_bytes(pack(before + header.tobuf(tarfile.GNU_FORMAT) + bytes(20 * tarfile.BLOCKSIZE)))
+    got = pairs(source("webdataset", splits={"train": str(file)}))
+    assert got[-1].reason == "header of more than 1 MB"
+    assert set(_keys(file)) == (set() if first else {"a"})
+
+
+def test_names_longer_than_a_plain_header_are_read(tmp_path):
+    key = "a" * 300
+    for name, form in (("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT)):
+        with tarfile.open(tmp_path / f"{name}.tar", "w", format=form) as file:
+            for ending, data in (("png", picture()), ("txt", b"a cat")):
+                member = tarfile.TarInfo(f"{key}.{ending}")
+                member.size = len(data)
+                file.addfile(member, io.BytesIO(data))
+        (got,) = pairs(source("webdataset", splits={"train": str(tmp_path / f"{name}.tar")}))
+        assert (got.key, got.image) == (key, picture())
 
 
 def test_each_frequent_reason_has_an_example(tmp_path):

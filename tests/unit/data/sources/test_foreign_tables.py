@@ -1,5 +1,7 @@
 """Tables as other tools leave them: paths, missing values, values of another kind."""
 
+import os
+
 import pandas as pd
 import pytest
 from source_parts import pairs, picture, source, stored
@@ -34,6 +36,20 @@ def test_the_path_that_was_tried_is_named(tmp_path):
 def test_rows_without_a_file_are_named(tmp_path, path, reason):
     (got,) = pairs(csv(tmp_path, path))
     assert got.reason.startswith(reason)
+
+
+def test_pipes_devices_and_huge_files_are_not_read(tmp_path, monkeypatch):
+    csv(tmp_path, "images/0.png")
+    os.mkfifo(tmp_path / "images" / "pipe.png")
+    for path in ("/dev/null", "images/pipe.png"):
+        (got,) = pairs(csv(tmp_path, path))
+        assert (
+            got.reason == "picture file cannot be read" and f"{path}: is a pipe or a device, not a file" in got.detail
+        )
+    monkeypatch.setattr("antidote.data.sources.base.LARGEST", len(picture()))
+    assert pairs(csv(tmp_path, "images/0.png"))[0].image == picture()
+    monkeypatch.setattr("antidote.data.sources.base.LARGEST", len(picture()) - 1)
+    assert "0.png: is larger than 0 MB" in pairs(csv(tmp_path, "images/0.png"))[0].detail
 
 
 def test_paths_of_windows(tmp_path):
