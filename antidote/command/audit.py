@@ -9,6 +9,7 @@ no verdict. Writes audit.json and report.html, to which a later audit of the sam
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import time
@@ -162,7 +163,7 @@ class Auditor:
                 done = next((one for one in self.earlier if one.identity == work.identity), None)
                 if done is not None:
                     command_line.log.info("%s: taken from the earlier audit of the same model and data", name)
-                    return self.judged(done, clip)
+                    return self.judged(replace(done, given=_different(detector, data)), clip)
                 command_line.log.info("%s ...", name)
                 scores = detector.score(clip, data, work)
             evidence = json.loads(json.dumps(dict(scores.evidence)))
@@ -176,12 +177,25 @@ class Auditor:
         if not math.isfinite(value):
             return _without(name, "its score is not a number: the model's features are not finite")
         threshold = None if scores.threshold is None else float(scores.threshold)
-        items = next((len(pool) for pool in (data.pairs, data.shots) if pool is not None), None)
-        seconds = time.perf_counter() - start
+        seconds, items = time.perf_counter() - start, _different(detector, data)
         found = Finding(name, value, threshold, "", seconds, evidence, given=items, identity=work.identity)
         found = self.judged(found, clip)
         self.note(found)
         return found
+
+
+def _different(detector: Detector, data: DefenseData) -> int | None:
+    """Return how many different pictures or captions a detector could choose from; None: it takes none."""
+    pool = next((pool for pool in (data.pairs, data.shots) if pool is not None), None)
+    if pool is None:
+        return None
+    if detector.works_on == "captions":
+        return len(set(pool.captions))
+    found = set()  # hashes, as the pictures of a large pool would be a second copy of it
+    for start in range(0, len(pool), inputs.CHUNK):
+        pictures = pool.images[start : start + inputs.CHUNK].cpu().numpy()
+        found.update(hashlib.sha256(picture.tobytes()).digest() for picture in pictures)
+    return len(found)
 
 
 def arguments() -> argparse.ArgumentParser:

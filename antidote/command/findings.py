@@ -30,7 +30,7 @@ class Finding:
         seconds: time of the search.
         evidence: what the detector found, as JSON values; also of some detectors without a score.
         left_out: the reason why there is no score.
-        given: number of pairs or pictures that the detector could choose from; None: it takes none.
+        given: number of different pictures or captions that the detector could choose from; None: it takes none.
         condition: the data that the verdict holds for; "" for no verdict.
         identity: hash of settings, seed, code, model and data, by which a later audit knows the score again.
     """

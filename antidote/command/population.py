@@ -57,12 +57,13 @@ class Place:
 
         Args:
             false_alarms: share of clean models, between 0 and 1, that a verdict may call suspicious.
-            given: number of pairs or pictures that the user gives; None: the detector takes none.
+            given: number of different pictures or captions that the user gives; None: the detector takes none.
         """
         if not self.clean or not self.backdoored:
             return NONE
         if given is not None and given < self.pictures:
-            return f"no verdict: {given} pairs are given; the scores of the population are from {self.pictures}"
+            here = f"{given} different pictures or captions are given"
+            return f"no verdict: {here}; the scores of the population are from {self.pictures}"
         if 1 / (1 + self.clean) > false_alarms:
             return f"no verdict: {self.clean} clean models are too few for {false_alarms:.0%} false alarms"
         p = (1 + self.clean_above) / (1 + self.clean)

@@ -3,14 +3,16 @@
 import argparse
 import json
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
-from toy_detectors import PATCH, audited, study
+from toy_detectors import PATCH, NeedsPairs, audited, study
 
 from antidote.base.errors import UserError
 from antidote.clip.folder import save_model
-from antidote.command import population
+from antidote.command import audit, population
+from antidote.command.given import Given
 from scripts import population as scripts_population
 
 
@@ -129,8 +131,29 @@ def test_the_pictures_of_a_population_bound_its_verdicts(place):
     (place / "pictures" / "0.png").unlink()
     (place / "pictures" / "1.png").unlink()
     found = audited(place, *words)
-    assert found["verdict"] == "no verdict: 2 pairs are given; the scores of the population are from 3"
-    assert "verdicts" not in found
+    few = "no verdict: 2 different pictures or captions are given; the scores of the population are from 3"
+    assert found["verdict"] == few and "verdicts" not in found
+    rows = [f"pictures/{number % 2 + 2}.png,caption {number}" for number in range(9)]
+    (place / "rows.csv").write_text("\n".join(["path,caption", *rows]))
+    found = audited(place, *words[:-1], place / "rows.csv")
+    assert found["verdict"] == few and found["findings"][0]["given"] == 2, "rows with the same picture count once"
+
+
+@pytest.mark.parametrize(("works_on", "given"), [("pictures", 20), ("captions", 13)])
+def test_a_verdict_counts_what_the_detector_works_on(place, make_pairs, monkeypatch, works_on, given):
+    """260 rows of 20 pictures and 13 captions, where each score of the population is from 256 pictures."""
+    twenty = make_pairs(20)
+    pairs = twenty.take([row % 20 for row in range(260)])
+    pairs = replace(pairs, captions=[f"caption {row // 20}" for row in range(260)])
+    monkeypatch.setattr(NeedsPairs, "works_on", works_on)
+    known = [("clean", 0.0)] * 11 + [("backdoored", 300.0)]
+    kind = population.architecture(json.loads((place / "model" / "open_clip_config.json").read_text())["model_cfg"])
+    rows = [(kind, state, "needs_pairs", score, 256, "scenes/train", "s") for state, score in known]
+    monkeypatch.setattr(population, "shipped", lambda _: pd.DataFrame(rows, columns=population.COLUMNS))
+    (finding,) = audit.audit(place / "model", Given(pairs=pairs), detectors=["needs_pairs"]).findings
+    assert finding.given == given and finding.verdict == (
+        f"no verdict: {given} different pictures or captions are given; the scores of the population are from 256"
+    )
 
 
 def test_kinds_of_models_by_their_picture_encoder():
