@@ -1,10 +1,8 @@
-"""Each verdict on made-up cells, and one line for a page or a study that cannot be used."""
+"""Each verdict on made-up cells."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-import shlex
 
 import pandas as pd
 import pytest
@@ -24,7 +22,6 @@ from antidote.summary.published import read_published
 from antidote.summary.relations import parse
 from antidote.summary.tables import summarise
 from antidote.summary.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED, UNTESTABLE, Verdict, judge
-from scripts import claims as script
 
 LOWER = "asr1(attack=badnet, defense=cleanclip) < asr1(attack=badnet, defense=finetune)"
 PAPERS = {"cleanclip": "CleanCLIP (ICCV 2023)"}
@@ -376,35 +373,3 @@ def test_the_projects_claims_are_valid_and_cover_the_list():
         "ta_cleaner ubt ubt_token cbpt rvpt cleanclip par badclip siba attention flba maba transferability imbert beear"
     )
     assert {*works.split()} <= {claim.paper for claim in found.values()}
-
-
-def test_the_page_is_what_its_command_writes(tmp_path, monkeypatch):
-    """From the results files of the leaderboard."""
-    text = (ROOT / "docs/claims.md").read_text(encoding="utf-8")
-    command = next(line for line in text.splitlines() if line.startswith("python scripts/claims.py"))
-    words = shlex.split(command)[2:]
-    page = tmp_path / "claims.md"
-    page.write_text(text, encoding="utf-8")
-    monkeypatch.chdir(ROOT)
-    script.run(script.arguments().parse_args([*words[:-1], str(page)]))
-    assert page.read_text(encoding="utf-8") == text
-    assert words[-2:] == ["--page", "docs/claims.md"]
-
-
-def test_a_study_that_is_named_twice_is_told():
-    with pytest.raises(UserError, match=r"--study: config\.yaml is named twice"):
-        script.run(script.arguments().parse_args(["--study", "config.yaml", "config.yaml"]))
-
-
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
-        (lambda path: None, "cannot be read (No such file or directory)"),
-        (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
-        (lambda path: path.write_bytes(b"\xff"), "is no text in UTF-8"),
-    ],
-)
-def test_a_page_that_cannot_be_filled_is_told(tmp_path, make, told):
-    make(tmp_path / "page.md")
-    with pytest.raises(UserError, match=re.escape(f"--page: {tmp_path / 'page.md'}: {told}")):
-        script.run(script.arguments().parse_args(["--page", str(tmp_path / "page.md")]))
