@@ -27,6 +27,7 @@ from antidote.training.tuning import frozen_features
 from tests.unit.evaluation.test_measures import Sets
 
 CLASSES, TEMPLATES = ["banana", "boat", "cup", "key", "moon"], ["a photo of a {}.", "the {}"]
+MANY = [*CLASSES, "cat", "dog", "fish", "lamp", "tree"]
 RECIPE = {"epochs": 1, "batch_size": 4, "warmup": 0}
 OF_TEN = {
     "k": 3, "overfit": RECIPE, "training": RECIPE, "overlays": 2, "suspicious_share": 0.3, "forget_share": 0.2,
@@ -178,6 +179,11 @@ def test_a_defense(gpu, make_clip, make_pairs, scenes_lexicon, small, tmp_path, 
         assert (features @ defended.class_embeddings(CLASSES, TEMPLATES)).device == GPU
 
 
+def named(detector):
+    """Return class names, as many as the detector needs."""
+    return MANY if detector.fewest_classes > len(CLASSES) else CLASSES
+
+
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_detector(gpu, make_clip, make_pairs, tmp_path, name):
     kind, pairs = (
@@ -187,7 +193,7 @@ def test_a_detector(gpu, make_clip, make_pairs, tmp_path, name):
     few = {key: value for key, value in OF_TEN.items() if key in kind.Settings.model_fields}
     settings = kind.Settings.read({"method": name, **few, **({"subject": "model"} if kind.control else {})}, "x")
     keyed = dataclasses.replace(pairs, keys=[f"d/train/{key}" for key in pairs.keys])
-    data = DefenseData(training_set=keyed, pictures=make_pairs(6, seed=3), pairs=pairs, classes=CLASSES,
+    data = DefenseData(training_set=keyed, pictures=make_pairs(6, seed=3), pairs=pairs, classes=named(kind),
                        templates=TEMPLATES, shots=make_pairs(15))  # fmt: skip
     if kind.control == "truth":
         data = dataclasses.replace(data, poisoned=frozenset(items_of("model", data)))
@@ -288,7 +294,7 @@ def test_a_step_of_a_detector_waits_for_nothing(gpu, make_clip, make_pairs, tmp_
         make_pairs(20, captions=[f"a thing of kind {row}" for row in range(20)]),
         [],
     )
-    data = DefenseData(training_set=pairs, pictures=make_pairs(6, seed=3), pairs=pairs, classes=CLASSES,
+    data = DefenseData(training_set=pairs, pictures=make_pairs(6, seed=3), pairs=pairs, classes=named(kind),
                        templates=TEMPLATES, shots=pairs)  # fmt: skip
     few = {**OF_TEN, "pictures": 8, "captions": 8, "batch_size": 8}  # one step per pass
     for count in (4, 8):

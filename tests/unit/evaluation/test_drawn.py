@@ -126,6 +126,9 @@ def test_persistence_draws_once_and_measures_the_same(source, tmp_path, make_cli
         "model_files": lambda folder: [],
     }.items():
         monkeypatch.setattr(script, name, value)
+    manifest = tmp_path / "data/d/s/manifest.json"  # part of what a curve is measured on
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}", encoding="utf-8")
 
     def curve(name, folder):
         given = {
@@ -134,7 +137,7 @@ def test_persistence_draws_once_and_measures_the_same(source, tmp_path, make_cli
             "drawn": folder,
             "pools": [],
             "target": "cup",
-            "data": Path("d"),
+            "data": tmp_path / "data",
         }
         given |= {"settings": settings, "seed": 0, "output": tmp_path / name, "work": None, "cost": None}
         script.run(Namespace(**given, checkpoint_seconds=1e9, workers=0, in_memory_mb=64))

@@ -69,7 +69,7 @@ def test_a_track_says_how_far_two_cells_differ_by_chance(found):
     points = [float(number) for number in re.findall(r"(?:asr1|ca1) ([\d.]+)", chance)]
     assert points and max(points) < 100, "rates are from 0 to 100"
     assert least(Noise(cells=61, freedom=14, figures={"asr1": 22.0}), "asr1") == pytest.approx(66.73, abs=0.01)
-    assert "The track states no noise floor" in found["leaderboard/open-1.md"]
+    assert "up to: open-rn asr1 any difference" in found["leaderboard/open-1.md"]
 
 
 def test_the_paper_is_named():
