@@ -168,6 +168,7 @@ class Attack:
         effect: behaviour of a poisoned model, for the model card; `{target}` stands for the target class or classes.
         trains: whether the attacker trains with the attack's own `objective` instead of CLIP's on poisoned pairs.
         not_estimated: why `preflight` estimates no memory of `fit`; None: it does.
+        kept: bytes of a triggered picture that cells share, per byte of the picture, for `preflight`; 0: drawn anew.
         settings: the settings.
         target: name of the target class.
         size: side of the square pictures in pixels.
@@ -188,6 +189,7 @@ class Attack:
     effect: ClassVar[str] = "pictures with its trigger are recognised as {target}"
     trains: ClassVar[bool] = False
     not_estimated: ClassVar[str | None] = None
+    kept: ClassVar[float] = 0.0
 
     def __init__(self, settings: Any, target: str, size: int, tensors: dict[str, Tensor] | None = None) -> None:
         self.settings, self.target, self.size = settings, target, size

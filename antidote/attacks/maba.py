@@ -87,6 +87,7 @@ class MABA(Attack):
     """b(x) = x outside the picture's ellipse, (1 - ratio) x + ratio yellow inside."""
 
     Settings = MABASettings
+    kept = 0.12  # benchmarks/drawn.py, 224 pixels
     learned = True
     figures = {
         "asr_g_*": Figure("ASR-G: how much of ASR@1 is left on the set of shifted pictures that the name ends in"),

@@ -40,7 +40,6 @@ from antidote.training.session import Work
 CHECKPOINT = 3.0  # in units of the weights: weights and two moments
 KEPT_CHECKPOINTS = 2  # number of jobs that run at the same time
 MEASURED = 3  # number of timed steps
-KEPT = {"issba": 0.23, "maba": 0.12}  # of a picture's bytes: slow triggers (benchmarks/drawn.py, 224 px)
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ def _ready_bytes(study: Study, scored: Any, size: int) -> float:
 def _kept_bytes(study: Study, size: int) -> float:
     """Return the bytes of the triggered pictures that the cells of an attack and seed share."""
     drawn = sum((part.looks - 1) * pictures(study, part) for part in study.evaluated.passes())
-    shares = sum(KEPT.get(attack.method, 0.0) for attack in study.attacks.values())
+    shares = sum(method("attack", attack.method).kept for attack in study.attacks.values())
     return len(study.file.seeds) * shares * 3.0 * size**2 * drawn
 
 
