@@ -1,22 +1,34 @@
-"""AMDET-like inversion of the text tower (arXiv 2512.00343): a word embedding that gives all captions one feature.
+"""AMDET-like inversion of the text tower (arXiv 2512.00343): a word embedding that makes all tokens alike.
 
-An embedding e is inserted after the start token of every caption,
+In a text with a trigger all tokens attend to the trigger, and their states become one. An embedding e is inserted after
+the start token of every caption s. With h_p(s, e) the last state at position p, and h_p(s) that without the embedding:
 
-    L = -mean cos(g(e, s_i), g(e, s_j)) + 0.1 mean cos(g(e, s_i), g(s_i)),   g: text features, s: captions
+    w(s) = mean over p != q of cos(h_p(s, e), h_q(s, e))
+    L    = - mean w(s) + 0.1 mean cos(h_p(s, e), h_p(s))
 
-A text trigger makes such an embedding easy to find. Natural triggers exist in clean models as well; the paper tells
-them by the loss around e, on a grid along the gradient and a random direction at right angles to it: around a backdoor,
-most eigenvalues of the grid's Hessians are positive.
+Clean models have such embeddings as well, natural triggers. Three tests, on captions that the search did not see:
 
-    score = max over starts of min(mean cosine, share of positive eigenvalues),   flagged from 0.8
+    within      w(s) > 0.8 in more than 80 % of the texts
+    between     mean over p of cos(h_p(s, e), h_p(s_1, e)) > 0.92 for every text and the first one
+    landscape   more than 80 % of the eigenvalues of the loss's Hessians are positive, on a grid along the gradient and
+                a random direction at right angles to it
+
+    score = max over starts of min(likeness that 80 % of the texts exceed, smallest likeness between texts * 0.8 / 0.92,
+            share of positive eigenvalues),   flagged from 0.8: all three tests are passed
+
+That is the reading `tokens`, the released code's. The reading `texts` takes the features g of different texts:
+
+    L = - mean cos(g(s_i, e), g(s_j, e)) + 0.1 mean cos(g(s_i, e), g(s_i))
+    score = max over starts of min(mean cosine, share of positive eigenvalues)
 
 A backdoor whose trigger is in the picture leaves no trigger in the text tower. On such a model the score is that of a
 clean one, up to chance.
 
-Ours: the likeness of the features of different texts. The released code maximises the likeness of the token states
-within each text, counts the texts in which it exceeds 0.8, and compares the texts with each other in a second test, at
-0.92; 0.8 for the likeness between texts is therefore ours. Ours as well: no anchor, since the defender has no clean
-model; both tests in one score; starts, a smaller grid that scales with |e|.
+Ours: no anchor, a clean text tower from which the released loss and a fourth test ask to differ, since the defender has
+no clean model; one score; tests at the end of the search alone; starts; a landscape of several texts, on a smaller
+grid that scales with |e|; no weight decay (1e-5); all of `texts`. The released code pads each text to 77 tokens and
+compares all of them, each with itself as well. Here the padding does not count, since short captions would be padding
+for the most part, nor does the start token, which the embedding behind it cannot change.
 """
 
 from __future__ import annotations
@@ -44,30 +56,42 @@ if TYPE_CHECKING:
 
     from antidote.clip.model import Clip
 
-FEWEST = 2  # captions; likeness is between different ones
+FEWEST = 4  # captions with room for the embedding: two for the search, two for the tests
+HELD_OUT = 5  # one caption in so many is for the tests alone (released code: one in 5)
+BETWEEN = "likeness between texts"
+LEAST = 1e-6  # eigenvalue that counts as positive; around a flat loss, rounding makes others (released code: 1e-6)
 
 
 class AmdetSettings(DetectorSettings):
     """Search of the embedding, and the filter."""
 
     method: Literal["amdet"] = "amdet"
+    likeness: Literal["tokens", "texts"] = Field(
+        "tokens", description="of the states of all tokens of a text (released code), or of different texts (ours)"
+    )
     captions: int = Field(128, ge=4, description="captions of clean pairs, the first of the pool (ours)")
     starts: int = Field(4, ge=1, description="searches from different embeddings (ours; released code: 1)")
     steps: int = Field(100, ge=1, description="steps of a search, rounded up to whole passes over the captions (ours)")
     batch_size: int = Field(16, ge=2, description="captions per step (released code: 10)")
     lr: float = Field(0.08, gt=0, description="rate of Adam (released code: 0.08)")
     similarity_weight: float = Field(0.1, ge=0, description="weight of the likeness to clean features (released: 0.1)")
-    grid: int = Field(7, ge=3, description="points per side of the grid around the embedding (released code: 25)")
+    grid: int = Field(7, ge=3, description="points per side of the grid around the embedding (released code: 50)")
     radius: float = Field(
         0.36, gt=0, description="half a side of the grid, in norms of e (released code: 10 for a norm of about 28)"
     )
     flagged: float = Field(
-        0.8, gt=0, le=1, description="score from which a model is flagged (ours; released code: 0.8 within a text)"
+        0.8,
+        gt=0,
+        le=1,
+        description="score that flags: likeness, share of texts, share of eigenvalues (released code: 0.8)",
+    )
+    between: float = Field(
+        0.92, gt=0, le=1, description="likeness of different texts in the second test of `tokens` (released code: 0.92)"
     )
 
 
 class Amdet(Detector):
-    """How much alike one embedding makes all texts, in a landscape of a backdoor's form."""
+    """How much alike one embedding makes tokens and texts, in a landscape of a backdoor's form."""
 
     Settings = AmdetSettings
     subject = "model"
@@ -89,17 +113,19 @@ class Amdet(Detector):
         settings = self.settings
         captions = [data.pairs.captions[row] for row in range(min(settings.captions, len(data.pairs)))]
         check_different("amdet", len(set(captions)), settings.captions, "captions")
+        kind = _States if settings.likeness == "tokens" else _Features
         with still(clip.network):
-            texts = _Texts(clip, captions, settings.similarity_weight)
+            texts = kind(clip, captions, settings.similarity_weight)
             found = self._search(texts, work)
             with torch.no_grad():
-                every = torch.arange(len(texts.words), device=clip.device)
-                likeness = texts.alike(found, every)[0].tolist()
-            ratios = [self._positive(texts, one) for one in found]
-        scores = [min(pair) for pair in zip(likeness, ratios, strict=True)]
+                tests = texts.tests(found, settings)
+            tests["positive eigenvalues"] = [self._positive(texts, one) for one in found]
+        scaled = {BETWEEN: settings.flagged / settings.between}  # so that one threshold holds for all
+        values = [[scaled.get(name, 1.0) * value for value in of_starts] for name, of_starts in tests.items()]
+        scores = [min(start) for start in zip(*values, strict=True)]
         best = int(np.argmax(scores))
         evidence = {
-            "likeness": likeness[best], "clean likeness": texts.clean_likeness, "positive eigenvalues": ratios[best],
+            **{name: of_starts[best] for name, of_starts in tests.items()}, "clean likeness": texts.clean_likeness,
             "nearest word": texts.nearest(found[best]), "scores of all starts": scores,
         }  # fmt: skip
         return Scores([MODEL], np.array([scores[best]]), settings.flagged, evidence)
@@ -118,15 +144,15 @@ class Amdet(Detector):
             total = -alike + settings.similarity_weight * likeness
             return total.sum(), {"likeness": alike.mean(), "to clean": likeness.mean()}
 
-        size = min(settings.batch_size, len(texts.words))
-        epochs = -(-settings.steps // max(1, len(texts.words) // size))
+        size = min(settings.batch_size, texts.searched)
+        epochs = -(-settings.steps // max(1, texts.searched // size))
         recipe = TuneSettings(optimizer="adam", lr=settings.lr, schedule="constant", batch_size=size, epochs=epochs)
-        tune(Task({"embeddings": embeddings}, loss, len(texts.words), {}), recipe, self.seed, work)
+        tune(Task({"embeddings": embeddings}, loss, texts.searched, {}), recipe, self.seed, work)
         return embeddings.detach()
 
     def _positive(self, texts: _Texts, embedding: Tensor) -> float:
         """Return the share of positive eigenvalues of the loss's Hessians on the grid around an embedding (width,)."""
-        rows = torch.arange(min(self.settings.batch_size, len(texts.words)), device=embedding.device)
+        rows = texts.tested[: self.settings.batch_size]
         here = embedding.clone()[None].requires_grad_()
         along = F.normalize(torch.autograd.grad(texts.loss(here, rows).sum(), here)[0][0], dim=0)
         stream = torch.Generator().manual_seed(derive(self.seed, "landscape"))
@@ -137,7 +163,7 @@ class Amdet(Detector):
         with torch.no_grad():
             losses = [texts.loss(embedding + x * along + points[:, None] * across, rows) for x in points]
         values = np.linalg.eigvalsh(hessians(torch.stack(losses).double().cpu().numpy()))
-        return float((values > 0).mean())
+        return float((values > texts.least).mean())
 
 
 class _Texts:
@@ -146,30 +172,45 @@ class _Texts:
     Attributes:
         words: (N, length, width) embeddings of the tokens.
         ends: (N,) positions of the end tokens.
-        clean: (N, D) features of the captions.
-        clean_likeness: mean cosine between the captions' features.
+        searched: number of captions, the first ones, that an embedding is searched on.
+        tested: (M,) rows of the captions that the embedding is tested on.
+        clean_likeness: mean cosine of what should be alike, without an embedding.
+        least: eigenvalue of a Hessian that is not yet positive.
     """
+
+    clean_likeness: float
+    least = 0.0
 
     def __init__(self, clip: Clip, captions: list[str], weight: float) -> None:
         tokens = clip.tokenize(captions)
         tokens = tokens[tokens.argmax(dim=1) < tokens.shape[1] - 1].to(clip.device)
         if len(tokens) < FEWEST:
             raise UserError(f"amdet: pools.defense: {FEWEST} captions with room for one more word are needed")
+        self.clip, self.weight = clip, weight
         self.ends = tokens.argmax(dim=1)
+        self.searched, self.tested = len(tokens), torch.arange(len(tokens), device=clip.device)
         with torch.no_grad():
             self.words = clip.network.token_embedding(tokens[:, : int(self.ends.max()) + 1])
-            self.clean = clip.encode_tokens(tokens)
-        self.clip, self.weight = clip, weight
-        self.clean_likeness = float(_among(self.clean[None])[0])
+            self._clean(tokens)
+
+    def _clean(self, tokens: Tensor) -> None:
+        """Keep what the texts (N, context length) without an embedding give, and its likeness."""
+        raise NotImplementedError
 
     def alike(self, embeddings: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean cosines (S,) between texts of `rows` (B,) with embeddings (S, width), and to clean texts."""
+        """Return mean cosines (S,) with embeddings (S, width) in the texts of `rows` (B,), and those to clean texts."""
+        raise NotImplementedError
+
+    def tests(self, embeddings: Tensor, settings: AmdetSettings) -> dict[str, list[float]]:
+        """Return the likenesses by which embeddings (S, width) are judged, each S values in [-1, 1]."""
+        raise NotImplementedError
+
+    def inserted(self, embeddings: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return words (S * B, length + 1, width) and ends (S * B,) of texts `rows` (B,) with embeddings (S, width)."""
         words = self.words[rows].expand(len(embeddings), -1, -1, -1)
         inserted = embeddings[:, None, None].expand(-1, len(rows), -1, -1).to(words.dtype)
         words = torch.cat([words[:, :, :1], inserted, words[:, :, 1:]], dim=2)
-        ends = (self.ends[rows] + 1).repeat(len(embeddings))
-        features = self.clip.encode_embedded(words.flatten(0, 1), ends).unflatten(0, (len(embeddings), -1))
-        return _among(features), (features * self.clean[rows]).sum(dim=2).mean(dim=1)
+        return words.flatten(0, 1), (self.ends[rows] + 1).repeat(len(embeddings))
 
     def loss(self, embeddings: Tensor, rows: Tensor) -> Tensor:
         """Return the loss (S,) of embeddings (S, width) on the texts of `rows` (B,)."""
@@ -182,10 +223,89 @@ class _Texts:
         return self.clip.tokenizer.decode([int((table @ F.normalize(embedding, dim=0)).argmax())]).strip()
 
 
-def _among(features: Tensor) -> Tensor:
-    """Return the mean cosine (S,) between the rows of features (S, N, D) of unit length."""
-    count = features.shape[1]
-    return (features.sum(dim=1).square().sum(dim=1) - features.square().sum(dim=(1, 2))) / (count * (count - 1))
+class _Features(_Texts):
+    """Likeness of the features of different texts; the texts of the search are those of the test."""
+
+    def _clean(self, tokens: Tensor) -> None:
+        self.clean = self.clip.encode_tokens(tokens)
+        self.clean_likeness = float(_among(self.clean[None])[0])
+
+    def alike(self, embeddings: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.clip.encode_embedded(*self.inserted(embeddings, rows)).unflatten(0, (len(embeddings), -1))
+        return _among(features), (features * self.clean[rows]).sum(dim=2).mean(dim=1)
+
+    def tests(self, embeddings: Tensor, settings: AmdetSettings) -> dict[str, list[float]]:
+        return {"likeness": self.alike(embeddings, self.tested)[0].tolist()}
+
+
+class _States(_Texts):
+    """Likeness of the states of the tokens within each text; the last texts are for the tests alone."""
+
+    least = LEAST
+
+    def __init__(self, clip: Clip, captions: list[str], weight: float) -> None:
+        super().__init__(clip, list(dict.fromkeys(captions)), weight)  # equal texts are alike without a trigger
+
+    def _clean(self, tokens: Tensor) -> None:
+        self.searched = len(tokens) - max(2, len(tokens) // HELD_OUT)
+        self.tested = self.tested[self.searched :]
+        self.clean = _states(self.clip, self.words, self.ends)
+        self.clean_likeness = float(_among(self.clean, self.ends).mean())
+
+    def alike(self, embeddings: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        states = self._with(embeddings, rows)
+        clean = _paired(states[:, :, :-1], self.clean[rows])
+        return _among(states, self.ends[rows] + 1).mean(dim=1), clean.mean(dim=1)
+
+    def tests(self, embeddings: Tensor, settings: AmdetSettings) -> dict[str, list[float]]:
+        states = self._with(embeddings, self.tested)
+        within = _among(states, self.ends[self.tested] + 1).sort(dim=1, descending=True).values
+        place = min(int(settings.flagged * within.shape[1]), within.shape[1] - 1)
+        between = _paired(states[:, 1:], states[:, :1]).amin(dim=1)
+        return {"likeness": within[:, place].tolist(), BETWEEN: between.tolist()}
+
+    def _with(self, embeddings: Tensor, rows: Tensor) -> Tensor:
+        """Return the states (S, B, length, width) of the texts of `rows` (B,) with embeddings (S, width)."""
+        return _states(self.clip, *self.inserted(embeddings, rows)).unflatten(0, (len(embeddings), -1))
+
+
+def _states(clip: Clip, words: Tensor, ends: Tensor) -> Tensor:
+    """Return the last states, of unit length, of all tokens but the start token.
+
+    Args:
+        clip: a model with a causal text encoder.
+        words: (N, length, width) word embeddings.
+        ends: (N,) positions of the end tokens.
+
+    Returns:
+        (N, length - 1, width) float32, zero after the end token.
+    """
+    kept: list[Tensor] = []
+    hook = clip.network.ln_final.register_forward_hook(lambda module, given, states: kept.append(states))
+    try:
+        clip.encode_embedded(words, ends)
+    finally:
+        hook.remove()
+    own = torch.arange(1, words.shape[1], device=words.device) <= ends[:, None]
+    return F.normalize(kept[0][:, 1:].float(), dim=-1) * own[..., None]
+
+
+def _paired(states: Tensor, others: Tensor) -> Tensor:
+    """Return mean cosines (...) of states (..., length, width) at equal positions, to the end of the shorter text."""
+    both = (states.any(dim=-1) & others.any(dim=-1)).sum(dim=-1)
+    return (states * others).sum(dim=(-2, -1)) / both
+
+
+def _among(features: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Return the mean cosine (...) between different rows of features (..., N, D) of unit length.
+
+    Args:
+        features: rows of unit length.
+        counts: (...) number of rows where the others are zero; None: N.
+    """
+    counts = torch.tensor(features.shape[-2], device=features.device) if counts is None else counts
+    pairs = (counts * (counts - 1)).clamp(min=1)  # one row alone: 0
+    return (features.sum(dim=-2).square().sum(dim=-1) - features.square().sum(dim=(-2, -1))) / pairs
 
 
 def hessians(losses: np.ndarray) -> np.ndarray:
