@@ -70,9 +70,9 @@ def pictures(count, triggered=(), seed=0):
     return Pairs([str(row) for row in range(count)], (255 * images).byte(), [""] * count, torch.full((count,), -1))
 
 
-def found(name, **settings):
+def found(name, shown=None, **settings):
     kind = method("detector", name)
-    data = DefenseData(pictures=pictures(COUNT, TRIGGERED), shots=pictures(12, seed=1), classes=CLASSES,
+    data = DefenseData(pictures=shown or pictures(COUNT, TRIGGERED), shots=pictures(12, seed=1), classes=CLASSES,
                        templates=TEMPLATES)  # fmt: skip
     return kind(kind.Settings.read({"method": name, **settings}, "x"), 0).score(Toy(), data, None)
 
@@ -135,7 +135,8 @@ def test_bdetclips_sum_of_differences(monkeypatch):
     assert auroc(scores) == 1.0
 
 
-def test_subspace_is_far_from_a_shallow_match(monkeypatch):
+@pytest.mark.parametrize("region", ["samples", "directions"])
+def test_subspace_is_far_from_a_shallow_match(monkeypatch, region):
     """Variants of the target differ from its exact text; variants of other classes are near their exact text."""
     variants = torch.eye(4)[[0, 1, 2, 3]]
     variants[0] = F.normalize(torch.tensor([0.5, 0.5, 0.5, 0.5]), dim=0)
@@ -146,15 +147,58 @@ def test_subspace_is_far_from_a_shallow_match(monkeypatch):
         return variants[rows] + noise[: len(texts)]
 
     monkeypatch.setattr(subspace, "text_features", features)
-    assert auroc(found("subspace")) > 0.9
+    scores = found("subspace", region=region)
+    assert auroc(scores) > 0.9
+    clean = found("subspace", region=region, shown=pictures(12, seed=1)).values
+    assert scores.threshold == np.nextafter(clean.max(), np.inf), (
+        "just above the largest score of the labelled pictures"
+    )
 
 
-def test_the_region_is_beyond_the_mean_and_away_from_the_exact_text():
+def test_points_are_beyond_the_mean_and_away_from_the_exact_text():
     kind = method("detector", "subspace")
-    one = kind(kind.Settings(directions=1, beyond=3), 0)
+    one = kind(kind.Settings(region="directions", directions=1, beyond=3), 0)
     points = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
-    torch.testing.assert_close(one.region(points, torch.tensor([0.0, 0.0])), torch.tensor([[5.0, 0.0]]))
-    torch.testing.assert_close(one.region(points, torch.tensor([9.0, 0.0])), torch.tensor([[-1.0, 0.0]]))
+    torch.testing.assert_close(one.directions(points, torch.tensor([0.0, 0.0])), torch.tensor([[5.0, 0.0]]))
+    torch.testing.assert_close(one.directions(points, torch.tensor([9.0, 0.0])), torch.tensor([[-1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("nearest", [0.85, 0.5])
+def test_samples_go_from_a_variant_away_from_the_exact_text_while_their_cosine_fits(nearest):
+    """One variant: a sample is v + a (v - t), and the mean of all factors `a` is half the largest that fits."""
+    kind = method("detector", "subspace")
+    exact, variant = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.8, 0.6, 0.0])
+    one = kind(kind.Settings(samples=2000, drawn=4, mixtures=2, spread=0, nearest=nearest), 0)
+    factors = torch.linspace(0, 1, 10001)[:, None]
+    cosines = F.cosine_similarity(variant + factors * (variant - exact), exact[None])
+    largest = float(factors[cosines > nearest * 0.8].max())
+    expected = variant + largest / 2 * (variant - exact)
+    points = one.samples(variant[None], exact)
+    assert points.shape == (4, 3) and largest < 1 if nearest == 0.85 else largest == 1
+    torch.testing.assert_close(points, expected.expand(4, 3), atol=0.02, rtol=0)
+
+
+def test_samples_leave_out_directions_of_little_variance():
+    """Variants a little above and below a plane, in pairs: the region is in the plane."""
+    kind = method("detector", "subspace")
+    variants = F.normalize(torch.tensor([[x, 1.5 - x, z] for x in (1.0, 0.5) for z in (-0.02, 0.02)]), dim=1)
+    exact = torch.tensor([1.0, 0.0, 0.0])
+    heights = {share: kind(kind.Settings(variance=share, spread=0), 0).samples(variants, exact)[:, 2].abs().max()
+               for share in (0.95, 1.0)}  # fmt: skip
+    assert heights[0.95] < 1e-6 < 1e-5 < heights[1.0]
+
+
+def test_points_of_the_samples_spread_and_repeat_with_the_seed():
+    kind = method("detector", "subspace")
+    variants = F.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) + 2, dim=1)
+    exact = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    points = [
+        kind(kind.Settings(spread=spread, mixtures=1), 0).samples(variants, exact) for spread in (0.001, 0.1, 0.1)
+    ]
+    assert points[0].shape == (15, 4) and torch.equal(points[1], points[2])
+    torch.testing.assert_close(points[0].std(dim=0) * 100, points[1].std(dim=0))
+    with pytest.raises(ValueError, match="relative: is of `region: directions` alone"):
+        kind.Settings(relative=True)
 
 
 def test_a_jump_and_a_gradual_path():
@@ -249,7 +293,7 @@ def test_a_number_of_patches_that_does_not_fit_is_one_line(tmp_path, make_clip, 
 
 
 @pytest.mark.parametrize(("name", "settings", "count"), [
-    ("strip", SUM, 6), ("bdetclip", {}, 12), ("sentinet", {"overlays": 4}, 8),
+    ("strip", SUM, 6), ("bdetclip", {}, 12), ("sentinet", {"overlays": 4}, 8), ("subspace", {}, 12),
 ])  # fmt: skip
 def test_a_threshold_says_on_how_many_pictures_it_stands(name, settings, count, caplog):
     with caplog.at_level("WARNING"):
