@@ -1,10 +1,10 @@
 """Fill the measured parts of a page of the documentation from a finished study, such as docs/attacks.md.
 
 Two marks in the page enclose the table: `results`, or `figures` for the figures of single attacks, `resistance` for
-perturbation resistance, `detections` for what detectors find; `--mark` names others, for a second study on a page. A
-picture with the name of the page is replaced by the study's gallery or plane, but for a second study. With
-`--leaderboard` the tables of defenses and of attacks come from the study's results files, without its run; the gallery
-stays as it is, since it needs the triggers.
+perturbation resistance, `persistence` for what comes back, `detections` for what detectors find; `--mark` names others,
+for a second study on a page. A picture with the name of the page is replaced by the study's gallery or plane, but for a
+second study. With `--leaderboard` the tables of defenses, attacks and persistence come from the study's results files,
+without its run; the gallery stays as it is, since it needs the triggers.
 """
 
 import argparse
@@ -18,26 +18,27 @@ import pandas as pd
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.settings import read_mapping
-from antidote.study.layout import Layout
+from antidote.study.layout import PERSISTENCE, Layout
 from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from antidote.summary import detections as detected
 from antidote.summary.csv_files import read_frame, read_table
-from antidote.summary.documents import attacks, defenses, resistance, single
+from antidote.summary.documents import attacks, defenses, persistence, resistance, single
+from antidote.summary.exchange import curves_of
 from antidote.summary.figures import figures
 from antidote.summary.plan import SummarySettings
 from antidote.summary.plane import plane
-from antidote.summary.restored import restored
+from antidote.summary.restored import finished, measured
 from antidote.summary.text import fill
 from antidote.summary.unchanged import check_cells, check_detections
 
 PICTURES = {"attacks": "gallery", "defenses": "plane"}
-RESTORED = ("attacks", "defenses")  # tables of which results files hold every figure
+RESTORED = ("attacks", "defenses", "persistence")  # tables of which results files hold every figure
 
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.leaderboard and arguments.table not in RESTORED:
-        known = " and ".join(RESTORED)
+        known = f"{', '.join(RESTORED[:-1])} and {RESTORED[-1]}"
         raise UserError(f"--leaderboard: fills the tables {known} alone, not {arguments.table}; run the study")
     content, draw = _of_files(arguments) if arguments.leaderboard else _of_run(arguments)
     if not content.strip():
@@ -51,8 +52,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _of_files(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], object] | None]:
     """Return the table from the results files, and what draws the page's picture; None: only a run can draw it."""
-    done = restored(arguments.study, arguments.leaderboard)
-    plan = SummarySettings.read(read_mapping(summary_plan(done.study)), "the study")
+    study, results = measured(arguments.study, arguments.leaderboard)
+    done, plan = finished(study, results), SummarySettings.read(read_mapping(summary_plan(study)), "the study")
+    if arguments.table == "persistence":
+        curves = {(result.attack.name, result.defense.name): result.persistence for result in results}
+        return persistence(plan, done.table, curves), None
     if arguments.table == "attacks":
         return attacks(plan, done.table, done.cells), None
     return defenses(plan, done.table, done.cells, done.costs), partial(plane, done.table, plan)
@@ -85,6 +89,11 @@ def _content(
         return single(figures(plan, cells, kept.results))
     if arguments.table == "attacks":
         return attacks(plan, table, cells)
+    if arguments.table == "persistence":
+        file = kept.path("summary") / PERSISTENCE["persistence"]
+        frame = read_frame(file) if file.is_file() else None
+        names = {(row["attack"], row["defense"]) for _, row in table.iterrows()}
+        return persistence(plan, table, {cell: curves_of(frame, *cell, kept.results) for cell in names})
     costs = read_frame(kept.path("summary", "costs"))
     if arguments.table == "detections":
         return detected.markdown(detected.tables(plan, detected.read_detections(plan, kept.results), costs))
@@ -103,7 +112,7 @@ def arguments() -> argparse.ArgumentParser:
     """Return the command line of this script."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--study", type=Path, required=True, help="study file")
-    tables = [*PICTURES, "figures", "resistance", "detections"]
+    tables = [*PICTURES, "figures", "resistance", "persistence", "detections"]
     parser.add_argument("--table", choices=tables, required=True, help="content of the table")
     parser.add_argument("--page", type=Path, required=True, help="page to fill, between its marks")
     parser.add_argument("--mark", help="name of the marks; default: that of the table")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
+from antidote.evaluation.trajectory import revival_step
 from antidote.study.layout import Layout
+from antidote.summary.exchange import Curve
 from antidote.summary.page import duration, size
-from antidote.summary.plan import AttackFacts, DefenseFacts, SummarySettings
-from antidote.summary.tables import percent, score_name, shown, spread
-from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, cell_text, escaped, notes
+from antidote.summary.persistence import BACKDOORED, CLEAN, FIGURES
+from antidote.summary.plan import AdaptationFacts, AttackFacts, DefenseFacts, SummarySettings
+from antidote.summary.tables import ASR, percent, score_name, shown, spread
+from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, cell_text, escaped, marks, notes, picks
 
 PERTURBATIONS = ("noise", "blur", "jitter", "flip")
 
@@ -57,8 +61,7 @@ def resistance(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, 
         mine, title = cells[cells["attack"] == attack.name], _name(attack)
         floor = _mean(mine, "floor_resistance", 3)
         rows.append([title, "clean reference", floor, *clean, _layers(plan, folder, attack.name, "floor")])
-        picked = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
-        for name in picked["defense"]:
+        for name in _shown(table, attack.name)["defense"]:
             found = mine[mine["defense"] == name]
             means = [_mean(found, f"resistance_{perturbation}", 3) for perturbation in ("trigger", *PERTURBATIONS)]
             if any(means):  # skip cells that were not run
@@ -92,7 +95,7 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, co
     adapted = table["worst_mean"].notna().any()
     facts = {defense.name: defense for defense in plan.defenses}
     for attack in plan.attacks:
-        mine = table[(table["attack"] == attack.name) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
+        mine = _shown(table, attack.name)
         if not mine["ca1_n"].sum():
             absent.append(_name(attack))
             continue
@@ -115,6 +118,129 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, co
     meaning = "- PA: triggered pictures that still get their own class, in percent\n"
     meaning += "- worst: highest ASR@1 during the adaptations\n" if adapted else ""
     return "\n\n".join([*parts, *_sweeps(plan, table)]) + _notes(shown(table)) + meaning
+
+
+def persistence(plan: SummarySettings, table: pd.DataFrame, curves: Mapping[tuple[str, str], list[Curve]]) -> str:
+    """Return two tables per attack: figures by defense and adaptation with the control, and the rise of each seed.
+
+    Empty if nothing was measured. For a sweep only the picked setting is shown.
+
+    Args:
+        table: one row per attack and defense, as `tables.summarise` returns it.
+        curves: those of a cell, by attack and defense.
+    """
+    facts = {defense.name: defense for defense in plan.defenses}
+    adapted = table[table["attack"].isin({attack for attack, _, _ in plan.adapted})]
+    parts, absent, blank = [], [], False
+    for attack in (attack for attack in plan.attacks if attack.name in set(adapted["attack"])):
+        mine = _shown(adapted, attack.name)
+        names = list(mine["defense"])
+        found = {name: {(c.adaptation, c.model): c for c in curves.get((attack.name, name), [])} for name in names}
+        if not any(found.values()):
+            absent.append(_name(attack))
+            continue
+        planned = [(name, one) for name in names for one in plan.adaptations
+                   if (attack.name, name, one.name) in plan.adapted]  # fmt: skip
+        lines = []
+        for name, one in planned:
+            under_test, control = (found[name].get((one.name, model)) for model in (BACKDOORED, CLEAN))
+            kind = escaped(one.name + ("" if one.name == one.kind else f" ({one.kind})"))
+            kind += _fewer(under_test, plan)
+            own = [_figure(under_test, figure) for figure in FIGURES]
+            lines.append([_title(facts[name]), kind, *own, _revived(under_test, plan.revival_margin),
+                          _figure(control, "worst") + _fewer(control, plan), _figure(control, "delta")])  # fmt: skip
+        blank = blank or any("" in line for line in lines)
+        head = ["defense", "adaptation", *FIGURES, "revival step", "control: worst", "control: delta"]
+        parts.append(f"### {_name(attack)}{attack_mark(mine.iloc[0]['gate'])}")
+        parts += [] if attack.score == ASR else [f"Scored by `{attack.score}` in the place of ASR@1."]
+        parts.append(_markdown([head, ["---"] * 2 + ["---:"] * (len(head) - 2), *lines]))
+        parts += _by_seed(plan, facts, found, planned) if len(plan.seeds) > 1 else []
+    if not parts:
+        return ""
+    parts += [f"Not measured: {', '.join(absent)}."] if absent else []
+    last = [*_persistence_notes(plan, shown(adapted)), *(["empty: not measured, or no such control"] if blank else [])]
+    return "\n\n".join([*parts, "\n".join(f"- {escaped(note)}" for note in last)]) + "\n"
+
+
+def _by_seed(
+    plan: SummarySettings,
+    facts: dict[str, DefenseFacts],
+    found: dict[str, dict[tuple[str, str], Curve]],
+    planned: list[tuple[str, AdaptationFacts]],
+) -> list[str]:
+    """Return head and table of delivered and of the rise under each adaptation, seed by seed."""
+    adaptations = [one.name for one in plan.adaptations if any(one is other for _, other in planned)]
+    lines = [["defense", "delivered", *map(escaped, adaptations)], ["---", *["---:"] * (1 + len(adaptations))]]
+    for name in dict.fromkeys(name for name, _ in planned):
+        mine = [found[name].get((adaptation, BACKDOORED)) for adaptation in adaptations]
+        delivered = next((text for text in (_seeds(curve, "delivered", plan.seeds) for curve in mine) if text), "")
+        lines.append([_title(facts[name]), delivered, *(_seeds(curve, "delta", plan.seeds) for curve in mine)])
+    return [
+        f"Delivered, and delta under each adaptation, by seed ({', '.join(map(str, plan.seeds))}):",
+        _markdown(lines),
+    ]
+
+
+def _seeds(curve: Curve | None, name: str, seeds: list[int]) -> str:
+    """Return the figure of each seed, `-` for a seed without it; empty without any."""
+    figure = curve.figures.get(name) if curve else None
+    if figure is None or not figure.seeds:
+        return ""
+    values = [figure.seeds.get(str(seed)) for seed in seeds]
+    return " / ".join("-" if value is None else _points(name, value) for value in values)
+
+
+def _fewer(curve: Curve | None, plan: SummarySettings) -> str:
+    """Return the number of seeds behind a curve where it is fewer than planned."""
+    return f" (n={curve.seeds})" if curve and curve.seeds < len(plan.seeds) else ""
+
+
+def _figure(curve: Curve | None, name: str) -> str:
+    """Return a figure of a curve, mean ± standard deviation over seeds, in percent; empty where it was not measured."""
+    figure = curve.figures.get(name) if curve else None
+    if figure is None:
+        return ""
+    return _points(name, figure.mean) + ("" if figure.std is None else f" ± {percent(figure.std)}")
+
+
+def _points(name: str, value: float) -> str:
+    """Return a fraction in percent; of `delta` with its sign."""
+    return f"{100 * value:+z.1f}" if name == "delta" else percent(value)
+
+
+def _revived(curve: Curve | None, margin: float) -> str:
+    """Return the revival step of the mean over seeds, and in how many seeds the backdoor came back at any step."""
+    if curve is None:
+        return ""
+    step = revival_step([point.step for point in curve.points], [point.score for point in curve.points], margin)
+    text = "-" if step is None else str(step)
+    first, highest = (curve.figures[name].seeds if name in curve.figures else {} for name in ("delivered", "worst"))
+    came = [revival_step([0, 1], [first[seed], highest[seed]], margin) for seed in first if seed in highest]
+    count = len(came) - came.count(None)
+    return f"{text} ({count} of {len(came)})" if len(came) > 1 and count else text
+
+
+def _persistence_notes(plan: SummarySettings, rows: pd.DataFrame) -> list[str]:
+    """Return what the columns of the tables of persistence mean, and the footnotes of their marks."""
+    several = len(plan.seeds) > 1
+    rise = (
+        f"{'a mean over seeds' if several else 'a rate'} more than {100 * plan.revival_margin:g} points above delivered"
+    )
+    return [
+        "ASR@1 in percent while the model is adapted to clean pairs, delivered: before the first step",
+        "worst: the highest afterwards; delta: worst minus delivered, in points; area: mean over steps",
+        f"revival step: first measured step with {rise}; -: none",
+        *(["(1 of 3): seeds that rise as much at any step; left out where none does"] if several else []),
+        "control: the clean model under the same defense, with the same trigger and adaptation",
+        *marks(rows),
+        *(["±: standard deviation over seeds; n: seeds run, where fewer than planned"] if several else []),
+        *picks(rows),
+    ]
+
+
+def _shown(table: pd.DataFrame, attack: str) -> pd.DataFrame:
+    """Return the rows of an attack, of a sweep the picked setting alone."""
+    return table[(table["attack"] == attack) & ((table["sweep"] == "") | (table["picked"] == "yes"))]
 
 
 def _sweeps(plan: SummarySettings, table: pd.DataFrame) -> list[str]:

@@ -236,7 +236,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         defense=_entry("defense", defense, methods[1]),
         figures=figures,
         clean=_figures(done.cells[done.cells["attack"] == "clean"]),
-        persistence=_persistence(done, attack, defense, kept.results),
+        persistence=curves_of(done.persistence, attack, defense, kept.results),
         detections=_detections(done, attack, defense),
         costs=_costs(done.costs, attack, defense),
         devices=_devices(done.costs, attack, defense),
@@ -273,11 +273,11 @@ def _figure(rows: pd.DataFrame, name: str) -> Figure | None:
     return Figure(mean=float(values.mean()), std=std, seeds=by_seed)
 
 
-def _persistence(done: Finished, attack: str, defense: str, results: Path) -> list[Curve]:
-    """Return the curves of a cell: of the model under test, and of the clean model under the same defense."""
-    if done.persistence is None:
+def curves_of(frame: pd.DataFrame | None, attack: str, defense: str, results: Path) -> list[Curve]:
+    """Return the curves of a cell, by `persistence.csv`: of the model under test, and of its control."""
+    if frame is None:
         return []
-    mine = done.persistence[(done.persistence["attack"] == attack) & (done.persistence["defense"] == defense)]
+    mine = frame[(frame["attack"] == attack) & (frame["defense"] == defense)]
     found = []
     for (adaptation, kind, pool, model), rows in mine.groupby(["adaptation", "kind", "pool", "model"], sort=False):
         names = {"attack": attack, "defense": defense, "adaptation": adaptation}

@@ -23,7 +23,12 @@ from antidote.summary.unchanged import changed
 
 
 def restored(file: Path, leaderboard: Path) -> Finished:
-    """Return a study as its measured results files have it.
+    """Return a study as its measured results files have it; arguments and errors are those of `measured`."""
+    return finished(*measured(file, leaderboard))
+
+
+def measured(file: Path, leaderboard: Path) -> tuple[Study, list[Result]]:
+    """Return a study and its measured results, in the order of their files.
 
     Args:
         file: the study.
@@ -48,7 +53,11 @@ def restored(file: Path, leaderboard: Path) -> Finished:
     for path, result in found.items():
         _same(study, file, path, result)
     _same_clean_models(found)
-    results = list(found.values())
+    return study, list(found.values())
+
+
+def finished(study: Study, results: list[Result]) -> Finished:
+    """Return a study as its measured results have it; cells without a result are empty."""
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
     cells = _cells(study, results)
     return Finished(

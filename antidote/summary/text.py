@@ -101,18 +101,14 @@ def blank_reasons(table: pd.DataFrame) -> list[str]:
 
 def notes(table: pd.DataFrame, best: str) -> list[str]:
     """Return the footnotes; `best` describes the mark of the best defense."""
-    lines = ["floor: ASR@1 of the same trigger on the clean model"]
+    lines = ["floor: ASR@1 of the same trigger on the clean model", *marks(table)]
     attacks = table.drop_duplicates("attack")
-    for word, verdict in (("failed", f"{FAILED} not taken: "), ("not measured", f"{UNKNOWN} gate not known: ")):
-        lines += [f"{verdict}{a.attack}: {a.gate_reason}" for a in attacks.itertuples() if a.gate == word]
-    if (table["reconstruction"] == "yes").any():
-        lines.append(f"{RECONSTRUCTION} reconstruction: parts that the paper leaves open are built from what is known")
     if (table["best"] == "yes").any():
         lines.append(f"{best}: lowest ASR@1 among the defenses whose CA@1 stays within the accuracy budget")
         lines += [f"{name}: a control, no defense; left out of the comparison" for name in _controls(table)]
     if table["ca1_std"].notna().any():
         lines.append("±: standard deviation over seeds; n: seeds run, where fewer than planned")
-    lines += _picks(table)
+    lines += picks(table)
     own = [a for a in attacks.itertuples() if a.score != ASR]
     lines += [
         f"{a.attack}: scored by {a.score} in the place of ASR@1; its floor is the same on the clean model" for a in own
@@ -123,7 +119,17 @@ def notes(table: pd.DataFrame, best: str) -> list[str]:
     return lines
 
 
-def _picks(table: pd.DataFrame) -> list[str]:
+def marks(table: pd.DataFrame) -> list[str]:
+    """Return the footnotes of the marks after names: the gate of an attack, the reconstruction of a defense."""
+    lines, attacks = [], table.drop_duplicates("attack")
+    for word, verdict in (("failed", f"{FAILED} not taken: "), ("not measured", f"{UNKNOWN} gate not known: ")):
+        lines += [f"{verdict}{a.attack}: {a.gate_reason}" for a in attacks.itertuples() if a.gate == word]
+    if (table["reconstruction"] == "yes").any():
+        lines.append(f"{RECONSTRUCTION} reconstruction: parts that the paper leaves open are built from what is known")
+    return lines
+
+
+def picks(table: pd.DataFrame) -> list[str]:
     """Return lines that state the shown setting of each swept defense and how it was picked."""
     swept = table[(table["picked"] == "yes") & table["ca1_mean"].notna()]
     lines = []

@@ -304,4 +304,7 @@ def test_results_files_do_not_fill_tables_of_what_they_do_not_hold(tmp_path):
         "--leaderboard", "leaderboard",
     )  # fmt: skip
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "--leaderboard: fills the tables attacks and defenses alone, not figures; run the study" in done.stderr
+    assert (
+        "--leaderboard: fills the tables attacks, defenses and persistence alone, not figures; run the study"
+        in done.stderr
+    )
