@@ -1,26 +1,51 @@
 """Published figures, from `data/published.yaml`: what a paper or a public log reports, with its source.
 
-Figures of papers are in percent. They are shown beside a study only if the study's track and model are those of the
-paper's setting, in a column of their own.
+Rates are in percent. They are shown beside a study only if the study's track and model are those of the paper's
+setting, in a column of their own.
 """
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from antidote.base.errors import nearest
 from antidote.base.settings import Settings, read_mapping
 from antidote.study.layout import PUBLISHED
 from antidote.summary.plan import AttackFacts, SummarySettings
 from antidote.summary.tables import percent, shown
 
 CLEAN = "clean"  # the clean reference, in the place of an attack
-FRACTIONS = ("area",)
+RATES = ("asr1", "ca1")  # figures that a study's report shows beside its own
+PERCENT = (0.0, 100.0)
+POINTS = (-100.0, 100.0)  # a change from the defense in `against`
+AMOUNT = (0.0, math.inf)
+CHANGES = {"asr1_change": POINTS, "asr10_change": POINTS, "ca1_change": POINTS}
+# Range of each figure. Rank: of the first picture that is aimed at, from 1. BLEU as its paper gives it, of 100.
+RANGES = {
+    **dict.fromkeys(("ca1", "asr1", "asr10", "pa", "delivered", "worst"), PERCENT),
+    "area": (0.0, 1.0),
+    **CHANGES,
+    **dict.fromkeys(("asr_captions", "bleu", "asr_retrieval", "rank_ratio"), PERCENT),
+    **dict.fromkeys(("hit1", "hit5", "hit10", "asr_g"), PERCENT),
+    "min_rank": (1.0, math.inf),
+    **dict.fromkeys(("seconds", "megabytes", "pairs"), AMOUNT),
+}
 Known = Literal["paper", "code", "log", "figure", "second hand", "unchecked"]
+
+
+def _known_figure(name: str) -> str:
+    if name not in RANGES:
+        raise ValueError(f"unknown figure {name!r}{nearest(name, RANGES)}")
+    return name
+
+
+FigureName = Annotated[str, AfterValidator(_known_figure)]
 
 
 class Paper(Settings):
@@ -63,7 +88,9 @@ class Table(Settings):
     known: Known = Field(
         description="read in the paper, in code, in a log, off a figure; second hand; unchecked: from memory"
     )
-    figures: list[Literal["ca1", "asr1", "asr10", "pa", "delivered", "worst", "area"]] = Field(min_length=1)
+    figures: list[FigureName] = Field(min_length=1)
+    against: str = Field("", description="defense that changes count from; `none`: from the undefended model")
+    overview: bool = Field(False, description="a main table, which docs/is-my-clip-backdoored.md sums up")
     rows: list[list[str | float | None]] = Field(min_length=1)
 
 
@@ -74,6 +101,8 @@ class Figure(Settings):
     setting: str
     source: str
     known: Known
+    against: str = ""
+    overview: bool = False
     attack: str
     defense: str
     values: dict[str, float]
@@ -94,6 +123,11 @@ class Published(Settings):
             for name, one in names.items():
                 if not one.method and not one.about:
                     raise ValueError(f"{kind}.{name}: a method that the project does not have needs `about`")
+        for table in self.tables:
+            changes = any(name in CHANGES for name in table.figures)
+            if changes != bool(table.against) or (changes and table.against not in self.defenses):
+                where = f"tables: {table.paper}, {table.source}"
+                raise ValueError(f"{where}: against: should name a defense for changes, and nothing else")
         seen = set()
         for figure in self.figures():
             where = f"tables: {figure.paper}, {figure.source}, {figure.attack}, {figure.defense}"
@@ -106,7 +140,8 @@ class Published(Settings):
                 if name not in known:
                     raise ValueError(f"{where}: unknown {key} {name!r}")
             for name, value in figure.values.items():
-                if not 0 <= value <= (1 if name in FRACTIONS else 100):
+                low, high = RANGES[name]
+                if not low <= value <= high:
                     raise ValueError(f"{where}: {name}: {value:g} is out of range")
                 key = (figure.paper, figure.setting, figure.source, figure.attack, figure.defense, name)
                 if key in seen:
@@ -122,7 +157,7 @@ class Published(Settings):
         """
         found = []
         for table in self.tables:
-            facts = table.model_dump(include={"paper", "setting", "source", "known"})
+            facts = table.model_dump(include={"paper", "setting", "source", "known", "against", "overview"})
             for row in table.rows:
                 if len(row) != 2 + len(table.figures):
                     raise ValueError(
@@ -159,7 +194,7 @@ def beside(plan: SummarySettings, table: pd.DataFrame) -> list[dict[str, str]]:
     methods = {defense.sweep or defense.name: defense.method for defense in plan.defenses}
     for figure in published.figures():
         setting = published.settings[figure.setting]
-        if setting.track != plan.track or setting.model != plan.model:
+        if setting.track != plan.track or setting.model != plan.model or not figure.values.keys() & set(RATES):
             continue
         attack, defense = published.attacks[figure.attack], published.defenses[figure.defense]
         entries = [facts.name for facts in plan.attacks if facts.method == attack.method and _equal(attack, facts)]
@@ -168,8 +203,8 @@ def beside(plan: SummarySettings, table: pd.DataFrame) -> list[dict[str, str]]:
         ours = [name for name, method in methods.items() if method == defense.method]
         for cell in [(a, d) for a in entries for d in ours] or [(figure.attack, figure.defense)]:
             mine = cells.get(cell)
-            rates = {f: "" if mine is None else percent(mine[f"{f}_mean"]) for f in ("asr1", "ca1")}
-            theirs = {f: f"{figure.values[f]:g}" if f in figure.values else "" for f in ("asr1", "ca1")}
+            rates = {f: "" if mine is None else percent(mine[f"{f}_mean"]) for f in RATES}
+            theirs = {f: f"{figure.values[f]:g}" if f in figure.values else "" for f in RATES}
             source = f"{published.papers[figure.paper].title}, {figure.source}; {figure.known}"
             rows.append({"attack": cell[0], "defense": cell[1], "ours": rates, "theirs": theirs, "source": source})
     return sorted(rows, key=lambda row: (row["attack"], row["defense"]))

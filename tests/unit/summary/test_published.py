@@ -59,8 +59,48 @@ def test_the_file_is_valid_and_known_figures_are_in_it():
     assert used == set(found.settings)
     for kind in ("attack", "defense"):
         names = getattr(found, f"{kind}s")
-        assert {getattr(figure, kind) for figure in found.figures()} == set(names)
+        compared = {table.against for table in found.tables if kind == "defense" and table.against}
+        assert {getattr(figure, kind) for figure in found.figures()} | compared == set(names)
         assert all(one.method in KINDS[kind] for one in names.values() if one.method)
+
+
+@pytest.mark.parametrize(
+    "paper,setting,attack,defense,values",
+    [
+        ("rvpt", "vit_hashes", "badclip", "rvpt", {"asr1": 3.78, "ca1": 61.37}),
+        ("rvpt", "vit_caltech_without_target", "badnet", "rvpt", {"asr1": 0.04, "ca1": 93.71}),
+        ("rvpt", "vit_retrieval", "unnamed", "rvpt", {"asr_retrieval": 0, "rank_ratio": 82.12, "ca1": 69.89}),
+        ("rvpt", "vit_captioning", "unnamed", "vpt", {"asr_captions": 81.21, "bleu": 4.64}),
+        ("rvpt", "vit", "any", "cleanclip", {"seconds": 13982, "megabytes": 17640, "pairs": 250000}),
+        ("abd", "rn50", "badnet", "abd_texts", {"asr1": 59.83, "ca1": 53.10}),
+        ("cleanclip", "rn50_scratch", "blended", "cleanclip", {"asr1": 1.83, "ca1": 17.4}),
+        ("immuneclip", "rn50_log_whole", "badclip", "invertune", {"asr1": 0.05, "ca1": 57.02}),
+        ("immuneclip", "rn50_log", "badclip_aligned", "invertune", {"delivered": 0, "worst": 82.8, "area": 0.746, "ca1": 56.9}),
+        ("badclip", "rn50", "mmpoison", "none", {"asr1": 0.17, "ca1": 57.98}),
+        ("ta_cleaner", "unread_imagenet", "badclip", "ta_cleaner", {"asr1_change": -52.02, "asr10_change": -63.88}),
+        ("ubt_token", "unread", "mean", "ubt", {"asr1_change": -19, "ca1_change": 2.57}),
+        ("mmpoison", "flickr_pascal", "mmpoison", "none", {"hit1": 32.0, "hit5": 92.8, "hit10": 96.8, "min_rank": 2.18}),
+    ],
+)  # fmt: skip
+def test_a_figure_of_the_research_pages_is_in_it(paper, setting, attack, defense, values):
+    place = (paper, setting, attack, defense)
+    found = [f.values for f in read_published().figures() if (f.paper, f.setting, f.attack, f.defense) == place]
+    assert values in found
+
+
+def test_changes_are_those_that_the_claims_name():
+    changes = [figure for figure in read_published().figures() if figure.against]
+    claims = read_mapping(str(ROOT / "data" / "claims.yaml"))
+    for paper in ("ta_cleaner", "ubt_token"):
+        named = {float(claim["value"].split()[0]) for claim in claims.values() if claim["paper"] == paper}
+        assert named == {value for figure in changes if figure.paper == paper for value in figure.values.values()}
+
+
+def test_a_figure_without_a_rate_has_no_row_beside_a_study():
+    """ABD's changes from CleanCLIP are of the track and model of the plan."""
+    rows = beside(plan(), TABLE)
+    assert rows and all(row["theirs"]["asr1"] or row["theirs"]["ca1"] for row in rows)
+    assert not any("abstract" in row["source"] for row in rows)
 
 
 def test_a_study_has_the_figures_of_its_track_and_model_beside_its_own():
@@ -90,5 +130,28 @@ def test_a_wrong_row_is_told_in_one_line(tmp_path, change, text):
     file = tmp_path / "published.yaml"
     file.write_text(yaml.safe_dump(values))
     with pytest.raises(UserError, match=f"^published.yaml: .*{re.escape(text)}") as error:
+        read_published(file)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change,text",
+    [
+        ({"figures": ["asr1_change"]}, "against: should name a defense for changes, and nothing else"),
+        ({"figures": ["asr1_change"], "against": "cleanclp"}, "against: should name a defense"),
+        ({"against": "cleanclip"}, "against: should name a defense for changes, and nothing else"),
+        ({"figures": ["asr11"]}, "unknown figure 'asr11'"),
+        ({"figures": ["area"]}, "area: 50 is out of range"),
+        ({"figures": ["asr1_change"], "against": "cleanclip", "rows": [["badnet", "par", -101]]}, "-101 is out of range"),
+        ({"figures": ["min_rank"], "rows": [["badnet", "par", 0.5]]}, "min_rank: 0.5 is out of range"),
+    ],
+)  # fmt: skip
+def test_a_wrong_table_is_told(tmp_path, change, text):
+    values = read_mapping(str(PUBLISHED))
+    table = {"paper": "par", "setting": "rn50", "source": "s", "known": "log", "figures": ["asr1"]}
+    values["tables"].append({**table, "rows": [["badnet", "par", 50]], **change})
+    file = tmp_path / "published.yaml"
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=re.escape(text)) as error:
         read_published(file)
     assert "\n" not in str(error.value)
