@@ -17,7 +17,7 @@ from antidote.base.fingerprint import fingerprint
 from antidote.base.naming import BRACES
 from antidote.base.registry import module
 from antidote.clip.configs import ModelSettings
-from antidote.clip.weights import files as weight_files
+from antidote.clip.initial import initial_files
 from antidote.data.store.datasets import pointers
 from antidote.data.words.lexicon import FILES as WORDNET
 from antidote.data.words.names import names_file
@@ -71,11 +71,9 @@ def content(*names: str) -> str:
 
 
 def initial_inputs(model: ModelSettings | None) -> list[str]:
-    """Return the files of a model's architecture and initial weights, if its settings name files; [] for no model.
-
-    These are the files of `antidote.clip.initial`, those in the working folder by their relative paths.
-    """
-    return names_file("models", model.name) + weight_files(model.pretrained) if model else []
+    """Return `initial_files` as inputs of a job: files in the working folder by their relative paths."""
+    here = Path.cwd()
+    return [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in initial_files(model)]
 
 
 class DataJobs:

@@ -161,10 +161,12 @@ def test_a_surrogate_model_is_another_draw(jobs):
     assert jobs.initial_model(w()) == jobs.initial_model(w(surrogate="other")) == ["data/models/tiny-rn.json"]
 
 
-def test_weights_that_are_a_file_are_an_input(tmp_path):
+def test_weights_that_are_a_file_are_an_input(tmp_path, monkeypatch):
     (tmp_path / "my weights.pt").touch()
     jobs = make({"model": {"name": "tiny-rn", "pretrained": str(tmp_path / "my weights.pt")}})
     assert jobs.initial_model(w()) == ["data/models/tiny-rn.json", str(tmp_path / "my weights.pt")]
+    monkeypatch.chdir(tmp_path)  # files in the working folder by their relative paths
+    assert jobs.initial_model(w()) == [str(ROOT / "data/models/tiny-rn.json"), "my weights.pt"]
 
 
 def test_the_files_of_a_public_scorer_are_inputs(tmp_path):
