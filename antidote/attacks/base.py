@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from antidote.attacks.contract import Figure, FitContext, Needed, Poisoned, View
 from antidote.base.errors import nearest
-from antidote.base.settings import Settings
+from antidote.base.settings import Name, Settings
 from antidote.data.words.names import mentions
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class AttackSettings(Settings):
         True, description="exclude pairs whose caption already names the target (our choice; the papers do not check)"
     )
     training: dict[str, Any] = Field({}, description="changes to the study's `poisoning` recipe for this attack")
-    checkpoint: str | None = Field(
+    checkpoint: Name | None = Field(
         None,
         description="weights of a released backdoored model, a file or an open_clip model folder: the backdoored model "
         "is loaded, not trained; the other settings describe its trigger; empty: the model is trained",

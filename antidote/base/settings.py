@@ -9,6 +9,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -29,6 +30,19 @@ def _ordered(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
+def named(value: Any) -> Any:
+    """Return the value of a setting that names something.
+
+    Raises:
+        ValueError: an empty text, which would mean the default in one place and a file without a name in another.
+    """
+    if value == "":
+        raise ValueError("is an empty text; give a name or a path, or leave the key out")
+    return value
+
+
+# Name of a model, a file or a pool; JSON Schema states the length, the validator words the error.
+Name = Annotated[str, Field(min_length=1), BeforeValidator(named)]
 Span = Annotated[tuple[float, float], AfterValidator(_ordered)]  # lowest and highest value of a share, fractions
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # range accepted by torch, numpy and an int64 column
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from antidote.base.errors import UserError
-from antidote.base.settings import Settings
+from antidote.base.settings import Name, Settings
 
 NEEDS_CAUSAL_TEXT = "need CLIP's own text encoder, which reads them as word embeddings"
 
@@ -38,7 +38,7 @@ class ModelSettings(Settings):
     """The CLIP model of the study."""
 
     name: str = Field("tiny-rn", description="name of an open_clip model, or of a file in data/models")
-    pretrained: str | None = Field(
+    pretrained: Name | None = Field(
         None,
         description="initial weights: a tag of open_clip, the path of a checkpoint file (safetensors, torch's, "
         "OpenAI's), or of an open_clip model folder; `zoo:NAME`, a model of the zoo; empty: random weights",

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from antidote.base.errors import UserError
 from antidote.base.lazy import torch
-from antidote.base.settings import Settings
+from antidote.base.settings import Name, Settings
 from antidote.clip.model import Clip
 from antidote.training import lora
 from antidote.training.loop import train
@@ -42,7 +42,7 @@ class Adaptation(Settings):
         description="trained: all weights (`full`), the projections of both towers alone (`projection`), updates of "
         "low rank (`lora`), or all weights on pairs of another domain (`other_domain`)"
     )
-    pool: str | None = Field(
+    pool: Name | None = Field(
         None, description="name of the pool that the pairs are from; empty: `defense`; needed for `other_domain`"
     )
     training: TrainSettings = Field(TrainSettings(epochs=1, batch_size=128, warmup=0), description="the recipe")

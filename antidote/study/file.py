@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from antidote.base.settings import Seed, Settings
 from antidote.clip.configs import ModelSettings
@@ -38,9 +37,6 @@ class SurrogateModel(Settings):
     seed: Seed = Field(0, description="added to the study's seed, to train another instance of the same model")
 
 
-# Keys that name a model, a file or a pool. Left out they have a meaning of their own, which an empty text would take on
-# in one place and not in another: a `checkpoint` that is not loaded, and a model that is not trained either.
-NAMING = ("pretrained", "checkpoint", "pool", "subset", "names")
 SEEDS_APART = 1000  # distance of the seeds of the population's models; less than this separates the study's seeds
 
 
@@ -119,14 +115,6 @@ class StudyFile(Settings):
         "detector's own threshold; empty figures where the clean items are fewer than 1 / rate - 1",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_empty_names(cls, values: Any) -> Any:
-        empty = next(_empty_names(values), None)
-        if empty:
-            raise ValueError(f"{empty}: is an empty text; give a name or a path, or leave the key out")
-        return values
-
     @property
     def further_clean(self) -> dict[str, SurrogateModel]:
         """Return the models of the population by name, `population1`, `population2`, ..."""
@@ -141,15 +129,3 @@ class StudyFile(Settings):
             )
             for number in range(self.population.clean)
         }
-
-
-def _empty_names(value: Any, *path: str) -> Iterator[str]:
-    """Yield the place of every empty text under a key of `NAMING`; the values of a sweep have their key's place."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _empty_names(item, *path, str(key))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _empty_names(item, *path)
-    elif value == "" and path and path[-1] in NAMING:
-        yield ".".join(path)

@@ -125,8 +125,7 @@ def check_public(model: ModelSettings | None, where: str) -> None:
     if model is None:
         return
     picture_size(model.name, where)
-    known = Path(model.pretrained).exists() or tag(model.name, model.pretrained)
-    if not model.pretrained or not known:
+    if not Path(model.pretrained).exists() and not tag(model.name, model.pretrained):
         wrong = f"{model.pretrained!r} is neither a file, a folder nor a tag of {model.name!r}"
         raise UserError(f"{where}: {wrong}{nearest(model.pretrained, tags(model.name))}")
     check_pictures(model, where)

@@ -29,8 +29,8 @@ class ScorerName:
     @property
     def public(self) -> ModelSettings | None:
         """The public clean model that scores, with the activations of its weights; None where another one does."""
-        name, slash, weights = self.scorer.partition("/")
-        if not name or not slash or self.surrogate:
+        name, _, weights = self.scorer.partition("/")
+        if not name or not weights or self.surrogate:
             return None
         known = tag(name, weights) or {}
         return ModelSettings(name=name, pretrained=weights, quick_gelu=bool(known.get("quick_gelu")))

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from antidote.base.errors import UserError
 from antidote.base.files import sha256
+from antidote.base.settings import Name
 from antidote.data.download.hosted import hosted, hosted_name
 from antidote.data.sources.base import Damaged, SourceSettings, Unread
 
@@ -29,7 +30,7 @@ class FileSource(SourceSettings):
         description="Per split a path, a glob, or a pattern such as {00000..00041}.tar; hosted files (https://...) too."
     )
     sha256: dict[str, str] = Field({}, description="Required SHA-256 per file name.")
-    subset: str | None = Field(
+    subset: Name | None = Field(
         None,
         description="File (Parquet or CSV, columns key and sha256) that restricts the dataset to the listed pairs; "
         "sha256 is the required hash of the picture file.",

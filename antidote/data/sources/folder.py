@@ -4,12 +4,12 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from antidote.base.errors import UserError, nearest
-from antidote.base.settings import read_text_mapping
+from antidote.base.settings import named, read_text_mapping
 from antidote.data.sources.base import RawPair, Skipped, SourceSettings, read_file, unread
 from antidote.data.store.keys import PICTURES
 from antidote.data.words.names import folder_names
@@ -28,7 +28,7 @@ class Folder(SourceSettings):
         "Synology (__MACOSX, @eaDir) are ignored."
     )
     splits: dict[str, str] = Field(description="Per split its folder under root.")
-    names: dict[str, str] | str | None = Field(
+    names: Annotated[dict[str, str] | str | None, BeforeValidator(named)] = Field(
         None,
         description="Mapping from class folder to class name, such as n01440764: tench, or a file with such a mapping; "
         "null: the folder's name is the class name.",

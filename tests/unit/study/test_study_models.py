@@ -9,6 +9,7 @@ import pytest
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
+from antidote.clip.configs import ModelSettings
 from antidote.study.study import Study
 from tests.unit.study.test_study import FILE, change
 
@@ -20,11 +21,10 @@ PATCH = {"method": "badnet", "poisons": 8, "location": "center"}
     [
         ("model.pretrained", "", "model.pretrained"),
         ("surrogates", {"s": {"model": {"pretrained": ""}}}, "surrogates.s.model.pretrained"),
-        ("population", {"clean": 1, "models": [{"pretrained": ""}]}, "population.models.pretrained"),
-        ("attacks.badnet", {**PATCH, "checkpoint": ""}, "attacks.badnet.checkpoint"),
-        ("attacks.badnet", {**PATCH, "checkpoint": ["", "a.pt"]}, "attacks.badnet.checkpoint"),
+        ("population", {"clean": 1, "models": [{"pretrained": ""}]}, "population.models.0.pretrained"),
+        ("attacks.badnet", {**PATCH, "checkpoint": ""}, "attacks.badnet: checkpoint"),
         ("persistence", {"adaptations": {"a": {"kind": "other_domain", "pool": ""}}}, "persistence.adaptations.a.pool"),
-        ("datasets.d", {"source": "folder", "root": "r", "names": "", "splits": {"s": ""}}, "datasets.d.names"),
+        ("datasets.d", {"source": "folder", "root": "r", "names": "", "splits": {"s": ""}}, "datasets.d: names"),
     ],
 )
 def test_an_empty_name_is_refused(key, value, place):
@@ -32,6 +32,18 @@ def test_an_empty_name_is_refused(key, value, place):
     with pytest.raises(UserError) as error:
         Study(change(read_mapping(str(ROOT / FILE)), key, value), FILE)
     assert str(error.value) == f"{FILE}: {place}: is an empty text; give a name or a path, or leave the key out"
+
+
+def test_an_empty_path_is_no_empty_name():
+    """A split may be the root itself, whatever its name."""
+    dataset = {"source": "folder", "root": "r", "splits": {"names": ""}}
+    study = Study(change(read_mapping(str(ROOT / FILE)), "datasets.d", dataset), FILE)
+    assert study.file.datasets["d"] == dataset
+
+
+def test_settings_alone_refuse_an_empty_name():
+    with pytest.raises(UserError, match=r"^victim: pretrained: is an empty text; give a name or a path, or leave the"):
+        ModelSettings.read({"pretrained": ""}, "victim")
 
 
 @pytest.mark.parametrize("name", ["", "open_clip_model.safetensors"])
