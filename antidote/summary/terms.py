@@ -237,7 +237,7 @@ def _column(term: Term, done: Finished, attack: str, defense: str) -> pd.Series:
         frame = frame[(frame["model"] == model) & ((frame["adaptation"] == wanted) if wanted else True)]
     mine = frame[(frame["attack"] == attack) & (frame["defense"] == defense)]
     if name not in mine or mine[name].isna().all():
-        raise Missing(f"{term.figure} of {defense} on {attack} was not run")
+        raise Missing(f"{term.figure} of {defense} on {attack} {_without_score(mine) or 'was not run'}")
     mine = mine[pd.to_numeric(mine["seed"], errors="coerce").notna()]  # a detector of models has one row for all seeds
     if mine.empty:
         raise Missing(f"{term.figure} of {defense} on {attack} has no value by seed")
@@ -249,3 +249,12 @@ def _table(frame: pd.DataFrame | None, name: str) -> pd.DataFrame:
     if frame is None:
         raise Missing(f"the study measures no {name}")
     return frame
+
+
+def _without_score(mine: pd.DataFrame) -> str:
+    """Return how many models have no score, for which a cell of a detector of models has no AUROC; empty: none."""
+    over = mine[mine["unscored"] > 0] if "unscored" in mine else mine[:0]
+    if over.empty:
+        return ""
+    models, unscored = (int(over.iloc[0][name]) for name in ("items", "unscored"))
+    return f"has no value: {unscored} of {models} models {'has' if unscored == 1 else 'have'} no score"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
@@ -142,6 +144,24 @@ def test_figures_that_are_no_rates_and_detections_without_a_detector():
     assert is_rate("floor_sketch") and not is_rate("floor_resistance")
     with pytest.raises(UserError, match="auroc needs detector= in its brackets"):
         parse("auroc(attack=badnet) > 90", "claim")
+
+
+@pytest.mark.parametrize(
+    ("unscored", "told"),
+    [
+        (0, "was not run"),
+        (1, "has no value: 1 of 6 models has no score"),
+        (2, "has no value: 2 of 6 models have no score"),
+    ],
+)
+def test_a_detector_without_a_score_on_some_models_was_run(unscored, told):
+    """A model without a score has no place in a ranking: the cell has no AUROC, as one that was not run."""
+    rows = [(0, None, None, None), (None, None, 6, unscored)] if unscored else []
+    frame = pd.DataFrame(rows, columns=["seed", "auroc", "items", "unscored"])
+    frame = frame.assign(attack="badnet", defense="none", detector="decree")
+    done = finished({}, detectors={"decree": {"method": "decree"}})
+    found = judged(dataclasses.replace(done, detections=frame), "auroc(attack=badnet, detector=decree) > 90")
+    assert (found.word, found.reason) == (UNMEASURED, f"auroc of none on badnet {told}")
 
 
 @pytest.mark.parametrize(("gate", "word"), [("passed", HOLDS), ("failed", UNMEASURED)])
