@@ -13,7 +13,9 @@ as 0.
 All of this follows the released code, including these details: the noisy picture is clipped, noise and square are drawn
 per picture, θ_b is in evaluation mode, and weight decay exempts norms and biases. The released script trains under AMP
 in 16 bits, 2 epochs of 250K pairs in batches of 4 x 512 (244 steps, 2,048 pairs in the loss); the code's default is 10
-epochs in batches of 4 x 256. Ours: 10 epochs in batches of 512, and another random number generator.
+epochs in batches of 4 x 256. Ours: 10 epochs in batches of 512, and another random number generator. With 250,000 pairs
+in the defense pool, `training: {epochs: 2, batch_size: 2048, accumulate: 4, precision: fp16}` is the script's training
+on one GPU.
 
 At batch 512, a full-size model needs `precision: bf16` and `accumulate` on one GPU; the defaults are 32 bits, as in all
 recipes of this project.

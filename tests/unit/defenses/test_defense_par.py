@@ -1,12 +1,15 @@
 """PAR's loss and augmentation against plain references; the two schedules that other codes use."""
 
 import random
+import re
 
 import pytest
 import torch
+import yaml
 from references import clip_loss
 
 from antidote.data.access import DefenseData
+from antidote.defenses import par
 from antidote.defenses.par import PAR, PARSettings, light_augmentation
 from antidote.training.objectives import Batch, Views
 from antidote.training.recipe import TrainSettings, learning_rate
@@ -90,3 +93,10 @@ def test_cleanclips_released_schedule():
     assert rates[0] == pytest.approx(0.976, abs=1e-3)
     assert min(rates) == pytest.approx(0, abs=1e-6) and rates.index(min(rates)) == pytest.approx(14_058, abs=1)
     assert rates[-1] == pytest.approx(0.024, abs=1e-3)
+
+
+def test_the_documented_settings_are_the_released_scripts_training():
+    (text,) = re.findall(r"`(training: .*?)`", par.__doc__)
+    recipe = PARSettings.read({"method": "par", **yaml.safe_load(text)}, "the docstring").training
+    assert recipe.batch_size == 4 * 512 and 250_000 // recipe.batch_size * recipe.epochs == 244
+    assert recipe.schedule == "par" and recipe.lr == PARSettings().training.lr
