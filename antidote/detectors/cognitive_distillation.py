@@ -5,12 +5,16 @@
 
 d is one random colour per picture and step, f the feature before normalisation. A trigger alone keeps the
 feature of a triggered picture, so that its mask is small. Loss, optimiser and defaults are those of the code for CLIP,
-HanxunH/Detect-CLIP-Backdoor-Samples; the division by the number of pixels is ours.
+HanxunH/Detect-CLIP-Backdoor-Samples; the division by the number of pixels is ours. A killed run goes on after the
+pictures whose masks were kept.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -21,8 +25,8 @@ from antidote.clip.adapted import raw_features
 from antidote.clip.patch_masking import frozen
 from antidote.data.access import DefenseData
 from antidote.detectors.base import Detector, DetectorSettings, Scores
-from antidote.detectors.zero_shot import chunks
-from antidote.training.session import Work
+from antidote.detectors.zero_shot import BATCH, chunks
+from antidote.training.session import Work, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
     from antidote.clip.model import Clip
 
 BETAS = (0.1, 0.1)  # of Adam, in the released code
+KEPT = "masks.pt"
+
+log = logging.getLogger("antidote")
 
 
 class CognitiveDistillationSettings(DetectorSettings):
@@ -56,9 +63,21 @@ class CognitiveDistillation(Detector):
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         stream = torch.Generator().manual_seed(derive(self.seed, "colours"))
+        kept, last, pairs = work.folder / KEPT, time.monotonic(), data.training_set
+        saved = load_checkpoint(kept, work.identity)
+        parts = [saved["sizes"]] if saved else []
+        if saved:
+            stream.set_state(saved["stream"])
+        done = sum(map(len, parts))
         with frozen(clip.network):
-            parts = [self._sizes(clip, images, stream) for images in chunks(clip, data.training_set)]
-        return Scores(data.training_set.keys, -torch.cat(parts).double().numpy())
+            for images in islice(chunks(clip, pairs), -(-done // BATCH), None):
+                parts.append(self._sizes(clip, images, stream))
+                done += len(images)
+                if done == len(pairs) or time.monotonic() - last >= work.every:
+                    save_checkpoint(kept, work.identity, {"sizes": torch.cat(parts), "stream": stream.get_state()})
+                    last = time.monotonic()
+                    log.info("masked %d of %d pictures", done, len(pairs))
+        return Scores(pairs.keys, -torch.cat(parts).double().numpy())
 
     def _sizes(self, clip: Clip, images: Tensor, stream: torch.Generator) -> Tensor:
         """Return the mean (n,) of the mask of each picture."""

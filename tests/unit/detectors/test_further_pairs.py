@@ -13,7 +13,7 @@ from antidote.base.errors import UserError
 from antidote.base.registry import method
 from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
-from antidote.detectors import abl, cascade
+from antidote.detectors import abl, cascade, cognitive_distillation, zero_shot
 from antidote.detectors.cognitive_distillation import total_variation
 from antidote.evaluation.detection import figures
 from antidote.training.session import Work
@@ -177,16 +177,45 @@ class Patched:
         return images
 
 
-def test_a_trigger_keeps_the_feature_under_a_small_mask():
+def test_a_trigger_keeps_the_feature_under_a_small_mask(tmp_path):
     stream = torch.Generator().manual_seed(0)
     images = (200 * torch.rand(16, 3, 32, 32, generator=stream)).byte()
     images[:8, :, -4:, -4:] = 255
     pairs = Pairs([str(row) for row in range(16)], images, [""] * 16, torch.full((16,), -1))
     found = detector("cognitive_distillation", steps=100, gamma=0.001).score(
-        Patched(), DefenseData(training_set=pairs), None
+        Patched(), DefenseData(training_set=pairs), Work(tmp_path, "x")
     )
     assert figures(found, {str(row) for row in range(8)})["auroc"] == 1.0
     assert found.values.min() >= -1 and found.values.max() <= 0
+
+
+def test_killed_masks_go_on(make_pairs, monkeypatch, tmp_path):
+    """With the pictures that have no mask yet; the masks are those of a run that was not killed."""
+    monkeypatch.setattr(cognitive_distillation, "BATCH", 4)
+    monkeypatch.setattr(zero_shot, "BATCH", 4)
+    one, data, passes = (
+        detector("cognitive_distillation", steps=2),
+        DefenseData(training_set=make_pairs(10, size=32)),
+        [],
+    )
+    whole = one.score(Patched(), data, Work(tmp_path / "whole", "x")).values
+
+    class Killed(Patched):
+        class network(Patched.network):
+            @staticmethod
+            def encode_image(images):
+                passes.append(len(images))
+                if len(passes) == 5:
+                    raise KeyboardInterrupt
+                return Patched.network.encode_image(images)
+
+    work = Work(tmp_path / "killed", "x", every=0)
+    with pytest.raises(KeyboardInterrupt):
+        one.score(Killed(), data, work)
+    np.testing.assert_array_equal(one.score(Killed(), data, work).values, whole)
+    assert passes[5:] == [4, 4, 4, 2, 2, 2]
+    np.testing.assert_array_equal(one.score(Killed(), data, work).values, whole)
+    assert len(passes) == 11, "finished masks are read again"
 
 
 def test_total_variation_by_hand():
