@@ -9,7 +9,6 @@ no verdict. Writes audit.json and report.html, to which a later audit of the sam
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import time
@@ -191,11 +190,7 @@ def _different(detector: Detector, data: DefenseData) -> int | None:
         return None
     if detector.works_on == "captions":
         return len(set(pool.captions))
-    found = set()  # hashes, as the pictures of a large pool would be a second copy of it
-    for start in range(0, len(pool), inputs.CHUNK):
-        pictures = pool.images[start : start + inputs.CHUNK].cpu().numpy()
-        found.update(hashlib.sha256(picture.tobytes()).digest() for picture in pictures)
-    return len(found)
+    return len(pool.different.first(len(pool)))
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+HASHED = 256  # pictures that are hashed at a time
 SHARD_PLACE = np.dtype([("shard", np.int32), ("offset", np.int64)])  # number of the shard, byte in the shard
 
 
@@ -47,6 +50,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @cached_property
+    def different(self) -> Different:
+        """The rows of different pictures; what was hashed is kept with the pairs."""
+        return Different(self.images)
+
     def take(self, rows: Sequence[int] | Tensor) -> Pairs:
         """Return the pairs of the given rows, in that order."""
         rows = torch.as_tensor(rows, dtype=torch.long)
@@ -54,6 +62,26 @@ class Pairs:
         keys, captions = _taken(self.keys, rows), _taken(self.captions, rows)
         places = None if self.places is None else self.places[rows.numpy()]
         return replace(self, keys=keys, images=images, captions=captions, labels=self.labels[rows], places=places)
+
+
+class Different:
+    """Rows of different pictures: of equal ones the first. A picture is hashed when a row beyond it is asked for, once.
+
+    pairs.different.first(256)  # at most 256 rows, in order
+    """
+
+    def __init__(self, images: Tensor | PictureArray) -> None:
+        self._images, self._hashed = images, 0
+        self._rows: dict[bytes, int] = {}  # by hash, as the pictures of a large pool would be a second copy of it
+
+    def first(self, count: int) -> list[int]:
+        """Return the rows of the first different pictures, at most `count`."""
+        while len(self._rows) < count and self._hashed < len(self._images):
+            pictures = self._images[self._hashed : self._hashed + HASHED].cpu().numpy()
+            for row, picture in enumerate(pictures, self._hashed):
+                self._rows.setdefault(hashlib.sha256(picture.tobytes()).digest(), row)
+            self._hashed += len(pictures)
+        return list(self._rows.values())[:count]
 
 
 def _taken(texts: Sequence[str], rows: Tensor) -> Sequence[str]:

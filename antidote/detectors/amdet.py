@@ -34,6 +34,7 @@ for the most part, nor does the start token, which the embedding behind it canno
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -69,7 +70,7 @@ class AmdetSettings(DetectorSettings):
     likeness: Literal["tokens", "texts"] = Field(
         "tokens", description="of the states of all tokens of a text (released code), or of different texts (ours)"
     )
-    captions: int = Field(128, ge=4, description="captions of clean pairs, the first of the pool (ours)")
+    captions: int = Field(128, ge=4, description="captions of clean pairs, the first different ones of the pool (ours)")
     starts: int = Field(4, ge=1, description="searches from different embeddings (ours; released code: 1)")
     steps: int = Field(100, ge=1, description="steps of a search, rounded up to whole passes over the captions (ours)")
     batch_size: int = Field(16, ge=2, description="captions per step (released code: 10)")
@@ -111,8 +112,8 @@ class Amdet(Detector):
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         settings = self.settings
-        captions = [data.pairs.captions[row] for row in range(min(settings.captions, len(data.pairs)))]
-        check_different("amdet", len(set(captions)), settings.captions, "captions")
+        captions = [*islice(dict.fromkeys(data.pairs.captions), settings.captions)]
+        check_different("amdet", len(captions), settings.captions, "captions")
         kind = _States if settings.likeness == "tokens" else _Features
         with still(clip.network):
             texts = kind(clip, captions, settings.similarity_weight)

@@ -78,13 +78,8 @@ def text_features(clip: Clip, texts: list[str]) -> Tensor:
         return torch.cat([clip.encode_text(texts[start : start + ENCODED]).cpu() for start in starts])
 
 
-def first(pairs: Pairs, count: int) -> Pairs:
-    """Return the first pairs, at most `count`."""
-    return pairs.take(range(min(count, len(pairs))))
-
-
 def different(name: str, pairs: Pairs, count: int) -> Pairs:
-    """Return the first pairs, at most `count`, if their pictures differ enough for a score.
+    """Return the pairs of the first different pictures, at most `count`, if these are enough for a score.
 
     Args:
         name: name of the detector, for the message.
@@ -94,9 +89,9 @@ def different(name: str, pairs: Pairs, count: int) -> Pairs:
     Raises:
         UserError: fewer than `FEWEST` of the pictures differ, or fewer than `count` where the detector uses fewer.
     """
-    taken = first(pairs, count)
-    check_different(name, len({picture.numpy().tobytes() for picture in taken.images[:]}), count, "pictures")
-    return taken
+    rows = pairs.different.first(count)
+    check_different(name, len(rows), count, "pictures")
+    return pairs.take(rows)
 
 
 def check_different(name: str, found: int, count: int, what: str) -> None:

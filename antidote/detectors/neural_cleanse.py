@@ -75,7 +75,7 @@ class NeuralCleanse(Detector):
         reason = self.too_few(len(data.classes))
         if reason:
             raise UserError(f"neural_cleanse: {reason}")
-        settings, images = self.settings, data.shots.images[: self.settings.pictures]
+        settings, images = self.settings, data.shots.images[data.shots.different.first(self.settings.pictures)]
         with torch.no_grad():
             texts = clip.class_embeddings(data.classes, data.templates).T
         goals = toward(texts, settings.temperature)

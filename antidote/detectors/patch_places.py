@@ -50,7 +50,9 @@ class PatchPlacesSettings(DetectorSettings):
     """Size and places of the patch, and the search of its pattern. All numbers are ours."""
 
     method: Literal["patch_places"] = "patch_places"
-    pictures: int = Field(256, ge=2, description="clean pictures on which patches are drawn, the first of the pool")
+    pictures: int = Field(
+        256, ge=2, description="clean pictures on which patches are drawn, the first different ones of the pool"
+    )
     side: float = Field(0.125, gt=0, lt=1, description="side of the patch, as a share of the picture's")
     overlap: float = Field(0.0, ge=0, lt=1, description="overlap of neighbouring places, as a share of the side")
     first_steps: int = Field(15, ge=1, description="steps at every place, rounded up to whole passes over the pictures")

@@ -39,7 +39,9 @@ PIXELS = 64 * 224**2  # of the pictures whose gradients are computed at once; RN
 class SearchSettings(Settings):
     """Search of the smallest working triggers. All numbers are ours, except where a source is named."""
 
-    pictures: int = Field(256, ge=2, description="clean pictures on which triggers are drawn, the first of the pool")
+    pictures: int = Field(
+        256, ge=2, description="clean pictures on which triggers are drawn, the first different ones of the pool"
+    )
     steps: int = Field(150, ge=1, description="steps of a search, rounded up to whole passes over the pictures")
     batch_size: int = Field(16, ge=2, description="pictures per step (DECREE, Neural Cleanse: 32)")
     lr: float = Field(0.1, gt=0, description="rate of Adam for mask and pattern (Neural Cleanse, SSL-Cleanse: 0.1)")

@@ -16,6 +16,7 @@ from scipy.stats import gamma
 from antidote.base.errors import UserError
 from antidote.base.registry import method, module
 from antidote.data.access import DefenseData
+from antidote.detectors import features
 from antidote.detectors.amdet import hessians
 from antidote.detectors.base import NoScore
 from antidote.detectors.max_margin import FEWEST, log_p_value
@@ -273,6 +274,53 @@ def test_too_few_different_items_are_one_line(tmp_path, make_pairs, make_clip, n
     what = "captions" if name == "amdet" else "pictures"
     with pytest.raises(UserError, match=rf"^{name}: {count} different {what} are given; at least 16 are needed$"):
         kind(kind.Settings(), 0).score(make_clip("vit"), DefenseData(pairs=pairs), Work(tmp_path, "x"))
+
+
+def test_repeated_pictures_leave_their_place_to_different_ones(make_pairs):
+    """The first different ones, in their order; without repetitions the first ones."""
+    few = make_pairs(20)
+    repeated = few.take([row // 5 for row in range(100)])
+    taken = features.different("x", repeated, 16)
+    assert torch.equal(taken.images, few.images[:16]) and taken.captions == few.captions[:16]
+    assert len(features.different("x", repeated, 50)) == 20
+    assert torch.equal(features.different("x", few, 16).images, few.images[:16])
+
+
+def test_a_picture_is_hashed_once(make_pairs, monkeypatch):
+    """Pictures beyond those that are needed may be on disk, and are not read."""
+    monkeypatch.setattr("antidote.data.pairs.HASHED", 4)
+    pairs, read = make_pairs(20), []
+
+    class Watched:
+        def __len__(self):
+            return len(pairs)
+
+        def __getitem__(self, rows):
+            read.append((rows.start, rows.stop))
+            return pairs.images[rows]
+
+    watched = dataclasses.replace(pairs, images=Watched())
+    assert watched.different.first(7) == [*range(7)] and read == [(0, 4), (4, 8)]
+    assert watched.different.first(20) == [*range(20)] and watched.different.first(7) == [*range(7)]
+    assert len(read) == 5
+
+
+@pytest.mark.parametrize("name", ["amdet", "neural_cleanse"])
+def test_repetitions_change_no_score(tmp_path, make_pairs, make_clip, name):
+    kind, few = (
+        method("detector", name),
+        make_pairs(20, classes=4, captions=[f"a photo of thing {n}" for n in range(20)]),
+    )
+    settings = {"captions": 16, "starts": 1} if name == "amdet" else {"pictures": 16}
+    found = []
+    for pairs in (few, few.take([row // 5 for row in range(100)])):
+        data = DefenseData(pairs=pairs, shots=pairs, classes=CLASSES[:4], templates=["a {}."])
+        one = kind(kind.Settings(steps=2, batch_size=8, **settings), 0)
+        try:
+            found.append(one.score(make_clip("vit"), data, Work(tmp_path / str(len(found)), "x")).values.tolist())
+        except NoScore as error:
+            found.append(error.evidence["masks"])
+    assert found[0] == found[1]
 
 
 def test_neural_cleanse_names_too_few_classes(tmp_path, make_pairs):
