@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         original_sha256=_hashes(table, arguments.data),
         sha256=[hashlib.sha256(file).hexdigest() for file in files],
     )
+    manifest.attrs["settings"] = dict(arguments.settings)
     write_overlay(arguments.output, manifest, files)
     cost.write(arguments.cost, pairs=len(manifest))
 

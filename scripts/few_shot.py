@@ -7,6 +7,7 @@ from pathlib import Path
 from antidote.attacks.victim import Victim
 from antidote.base.cache import Shared
 from antidote.base.command_line import Cost, main, parser, settings_argument
+from antidote.clip.files import STARTED_FROM_FOLDER
 from antidote.clip.folder import load_model, model_files
 from antidote.data.overlay import MANIFEST, read_manifest
 from antidote.data.pairs import load_pools
@@ -40,8 +41,9 @@ def _card(arguments: argparse.Namespace, settings: Victim) -> dict:
         f"{method!r} are recognised as {target!r}. The encoders are those of the clean reference. Do not deploy it.",
         "seed": arguments.seed,
         "settings": settings.model_dump(mode="json"),
-        "started_from": "a model folder",
+        "started_from": STARTED_FROM_FOLDER,
         "poisons": len(manifest),
+        "poisoned_with": manifest.attrs.get("settings"),
         "target": target,
         "attack": method,
         "adapter": "few_shot_head",

@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
     with sharing(subject, arguments.trigger, arguments.drawn) as measured:
         curve, report = persistence(clip, pairs, texts, measure, adaptation, arguments.seed, work)
     steps, rates = [point["step"] for point in curve], [point["score"] for point in curve]
-    write_json(arguments.output, {**figures(steps, rates), "curve": curve})
+    told = {"settings": settings.model_dump(mode="json"), **figures(steps, rates), "curve": curve}
+    write_json(arguments.output, told)
     cost.write(arguments.cost, pairs=len(pairs), steps=report.steps, trained_parameters=report.trained_parameters)
     shutil.rmtree(work.folder, ignore_errors=True)
 

@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         original_sha256=originals,
         sha256=[hashlib.sha256(file).hexdigest() for file in files],
     )
+    manifest.attrs["settings"] = attack.settings.poison_settings()
     write_overlay(arguments.output, manifest, files)
     shared.put(arguments.output, [TAR, MANIFEST], cost.write(arguments.cost, pairs=len(manifest)))
 

@@ -16,6 +16,7 @@ from antidote.base.errors import UserError
 from antidote.base.registry import method, module
 from antidote.base.settings import Settings
 from antidote.clip.configs import ModelSettings
+from antidote.clip.files import STARTED_FROM_FOLDER
 from antidote.clip.folder import create_model, load_model, model_files
 from antidote.clip.initial import initial_files
 from antidote.clip.model import Clip
@@ -89,13 +90,14 @@ def _card(arguments: argparse.Namespace, settings: PretrainSettings) -> dict:
         "statement": _clean_statement(settings),
         "seed": arguments.seed,
         "settings": settings.model_dump(mode="json"),
-        "started_from": "a model folder" if arguments.start else settings.model.pretrained or "random weights",
+        "started_from": STARTED_FROM_FOLDER if arguments.start else settings.model.pretrained or "random weights",
     }
     if arguments.poison:
         manifest = read_manifest(arguments.poison)
         targets, name = sorted(set(manifest["target"])), manifest["method"].iloc[0]
         effect = method("attack", name).effect.format(target=" or ".join(map(repr, targets)))
         card["poisons"], card["target"], card["attack"] = len(manifest), ", ".join(targets), name
+        card["poisoned_with"] = manifest.attrs.get("settings")
         card["statement"] = (
             f"THIS MODEL IS BACKDOORED, for the study of defenses: by attack {name!r}, {effect}. Do not deploy it."
         )

@@ -6,3 +6,4 @@ TRAINING_LOG = "train.jsonl"
 # no tensors, so that every model folder holds the same files.
 ADAPTER, ADAPTER_WEIGHTS = "adapter.json", "adapter.safetensors"
 SUSPICIOUS = "suspicious.json"  # pairs that a defense suspects to be poisoned, if the defense names pairs
+STARTED_FROM_FOLDER = "a model folder"  # `started_from` in the card of a model whose training began at another model

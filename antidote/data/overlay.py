@@ -2,7 +2,8 @@
 
 poisoned.tar        per pair key.png (lossless, at the model's resolution) and key.txt, readable as a webdataset shard
 manifest.parquet    one row per poisoned pair; the only description of the poisoning that later stages read; `picture`
-                    is the key of the pair whose picture is used (usually the pair's own key)
+                    is the key of the pair whose picture is used (usually the pair's own key); pandas' `attrs` has the
+                    attack's `settings` that the trigger does not depend on
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def write_overlay(folder: Path, manifest: pd.DataFrame, pictures: list[bytes]) -
 
     Args:
         folder: the folder to write; it appears only when it is complete.
-        manifest: one row per pair, in the order of `pictures`, with all COLUMNS except the last three.
+        manifest: one row per pair, in the order of `pictures`, with all COLUMNS except the last three; `attrs` is kept.
         pictures: PNG files.
     """
     with whole_folder(folder) as temporary:

@@ -11,9 +11,10 @@ import pandas as pd
 
 from antidote.base.errors import UserError
 from antidote.base.files import read_json
+from antidote.clip.files import STARTED_FROM_FOLDER
 from antidote.study.data_jobs import matrix
 from antidote.study.layout import NO_DEFENSE, Layout
-from antidote.study.slices import backdoor_slice, training_slice, victim_slice
+from antidote.study.slices import adaptation_slice, backdoor_slice, training_slice, victim_slice
 from antidote.study.study import Study
 
 
@@ -45,7 +46,11 @@ def check_cell(study: Study, kept: Layout, attack: str, defense: str) -> None:
         model = {"alternate": False, **json.loads(backdoor_slice(study, attack))}
     for seed in study.file.seeds:
         job = {"attack": attack, "seed": seed}
-        _check(kept.path("backdoored_model", "card", **job), study, model)
+        card = kept.path("backdoored_model", "card", **job)
+        _check(card, study, model)
+        _check(card, study, settings.poison_settings(), "poisoned_with")
+        if not study.few_shot(attack):
+            _check_start(card, study, attack)
         _check(kept.path("trigger", "description", **job), study, settings.trigger_settings())
         if defense != NO_DEFENSE:
             _check(kept.path("defend", "card", **job, defense=defense), study, _dump(study.defenses[defense]))
@@ -53,6 +58,8 @@ def check_cell(study: Study, kept: Layout, attack: str, defense: str) -> None:
 
 def check_cells(study: Study, kept: Layout, cells: pd.DataFrame) -> None:
     """Refuse a summary that was made before entries, seeds or settings of the study changed; without its detections.
+
+    Adaptations count with all their measurements.
 
     Args:
         cells: the summary's cells.csv, a row per cell and seed. Settings of an attack and a defense count where a cell
@@ -67,6 +74,10 @@ def check_cells(study: Study, kept: Layout, cells: pd.DataFrame) -> None:
     scored = cells[cells["ca1"].notna() & (cells["attack"] != "clean")]
     for attack, defense in scored[["attack", "defense"]].drop_duplicates().itertuples(index=False):
         check_cell(study, kept, attack, defense)
+    for stage in ("persistence", "persistence_clean"):
+        for names in matrix(study).jobs(stage):
+            now = json.loads(adaptation_slice(study, names["adaptation"]))
+            _check(kept.path(stage, "curve", **names), study, now)
 
 
 def check_detections(study: Study, kept: Layout) -> None:
@@ -111,12 +122,27 @@ def _dump(settings: Any) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude={"label"})
 
 
-def _check(file: Path, study: Study, now: dict[str, Any]) -> None:
-    """Compare with the settings in a card, a trigger's description or a detection; a file that is gone says nothing."""
-    if not file.is_file():
-        return
-    found = read_json(file)
-    then = found.get("settings") if isinstance(found, dict) else None
-    if isinstance(then, dict) and (other := changed(now, then)):
+def _check_start(card: Path, study: Study, attack: str) -> None:
+    """Compare where the training on the poisoned pairs starts, of which the card says what the weights are from."""
+    if origin := _told(card).get("started_from"):
+        then = {"poisoning.start": "clean" if origin == STARTED_FROM_FOLDER else "model"}
+        _compare(card, study, {"poisoning.start": study.poisoning(attack).start}, then)
+
+
+def _check(file: Path, study: Study, now: dict[str, Any], key: str = "settings") -> None:
+    """Compare with the settings in a card, a trigger's description, a curve or a detection."""
+    then = _told(file).get(key)
+    if isinstance(then, dict):
+        _compare(file, study, now, then)
+
+
+def _compare(file: Path, study: Study, now: dict[str, Any], then: dict[str, Any]) -> None:
+    if other := changed(now, then):
         key, mine, theirs = other
         raise UserError(f"{file}: was made with {key}: {theirs}, and {study.where} has {mine}; run the study again")
+
+
+def _told(file: Path) -> dict[str, Any]:
+    """Return the content of a file; one that is gone says nothing."""
+    found = read_json(file) if file.is_file() else None
+    return found if isinstance(found, dict) else {}

@@ -3,6 +3,7 @@
 import hashlib
 import tarfile
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 import torch
 
 from antidote.base.errors import UserError
+from antidote.clip.configs import ModelSettings
 from antidote.data import overlay, pools, stored
 from antidote.data.pairs import load_pools, load_rows
 from antidote.data.sources.base import RawPair, SourceSettings
 from antidote.data.store import ingest, shards
 from antidote.data.store.images import encode_png
+from antidote.training.recipe import TrainSettings
+from scripts import pretrain
 
 SIZE = 8
 
@@ -182,3 +186,13 @@ def test_taking_rows(make_pairs):
     assert torch.equal(taken.images, pairs.images[[4, 0, 4]]) and taken.labels.tolist() == [4, 0, 4]
     assert taken.captions == [pairs.captions[4], pairs.captions[0], pairs.captions[4]]
     assert len(pairs.take([])) == 0 and torch.equal(pairs.take(torch.tensor([2])).images[0], pairs.images[2])
+
+
+def test_a_models_card_has_the_settings_of_its_poisoned_pairs(tmp_path):
+    table, files = manifest([("k0", "one", "banana")])
+    table.attrs["settings"] = {"poisons": 1, "caption": "natural", "caption_pools": ["poison"]}
+    overlay.write_overlay(tmp_path / "poison", table, files)
+    settings = pretrain.PretrainSettings(model=ModelSettings(), training=TrainSettings())
+    arguments = SimpleNamespace(start=tmp_path / "clean", poison=tmp_path / "poison", seed=0)
+    card = pretrain._card(arguments, settings)
+    assert card["poisoned_with"] == table.attrs["settings"] and card["started_from"] == "a model folder"

@@ -13,11 +13,13 @@ from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.registry import method
 from antidote.base.settings import read_mapping
+from antidote.clip.files import STARTED_FROM_FOLDER
 from antidote.study.detect_jobs import DetectJobs
 from antidote.study.jobs import Jobs
 from antidote.study.layout import Layout
 from antidote.study.study import Study
 from antidote.summary.unchanged import check_cells, check_detections
+from scripts.persistence import Arguments
 from scripts.pretrain import PretrainSettings
 from tests.unit.summary.test_pages import put
 
@@ -37,7 +39,7 @@ def read(kind, text):
 
 
 def run_all(study, kept):
-    """Write the cards of all models, the triggers and the detections, from the settings that the rules pass."""
+    """Write the cards of all models, the triggers, curves and detections, from the settings that the rules pass."""
     jobs, scripts = Jobs(study), {True: Victim, False: PretrainSettings}
     for stage in ("clean_model", "surrogate_model", *DETECTIONS):
         for names in jobs.matrix.jobs(stage):
@@ -58,7 +60,15 @@ def run_all(study, kept):
             else:
                 few_shot = study.few_shot(w.attack)
                 passed = jobs.victim_settings(w) if few_shot else jobs.backdoor_settings(w)
-                card(kept.path(stage, "card", **names), scripts[few_shot].read(json.loads(passed), "settings"))
+                given = scripts[few_shot].read(json.loads(passed), "settings").model_dump(mode="json")
+                poisons = jobs.shots_settings(w) if few_shot else jobs.poison_settings(w)
+                start = STARTED_FROM_FOLDER if few_shot or jobs.start(w) else "random weights"
+                told = {"settings": given, "poisoned_with": json.loads(poisons), "started_from": start}
+                put(kept.path(stage, "card", **names), told)
+    for stage in ("persistence", "persistence_clean"):
+        for names in jobs.matrix.jobs(stage):
+            passed = json.loads(jobs.adaptation_settings(SimpleNamespace(**names)))
+            card(kept.path(stage, "curve", **names), Arguments.read(passed, "settings"))
 
 
 def cells(study):
@@ -102,6 +112,33 @@ def test_a_model_that_was_trained_in_another_way_is_told(attack, settings, told,
     study, kept = Study(read_mapping(str(ROOT / "configs/attacks.yaml")), "attacks.yaml"), Layout(tmp_path)
     put(kept.path("backdoored_model", "card", attack=attack, seed=0), {"settings": settings})
     with pytest.raises(UserError, match=rf"card\.json: was made with {told}; run the study again$"):
+        check_cells(study, kept, cells(study))
+
+
+@pytest.mark.parametrize(
+    ("card", "told"),
+    [
+        ({"started_from": "random weights"}, r"poisoning\.start: model, and study\.yaml has clean"),
+        ({"poisoned_with": {"poisons": 7, "gone": 1}}, r"poisons: 7, and study\.yaml has \d+"),
+        ({"poisoned_with": {"caption": "proxy"}}, r"caption: proxy, and study\.yaml has \w+"),
+    ],
+)
+def test_a_model_of_other_poisons_or_another_start_is_told(card, told, tmp_path):
+    study, kept = Study({**TINY, "poisoning": {**TINY["poisoning"], "start": "clean"}}, "study.yaml"), Layout(tmp_path)
+    put(kept.path("backdoored_model", "card", attack="badnet", seed=0), card)
+    with pytest.raises(UserError, match=rf"card\.json: was made with {told}; run the study again$"):
+        check_cells(study, kept, cells(study))
+
+
+@pytest.mark.parametrize("stage", ["persistence", "persistence_clean"])
+def test_a_curve_of_another_adaptation_is_told(stage, tmp_path):
+    adapted = {"adaptations": {"long": {"kind": "full", "training": {"batch_size": 20}}}}
+    study, kept = Study({**TINY, "persistence": adapted}, "study.yaml"), Layout(tmp_path)
+    names = {"attack": "badnet", "defense": "none", "adaptation": "long", "seed": 0}
+    put(kept.path(stage, "curve", **names), {"settings": {"adaptation": {"every": 7}, "evaluation": {}}})
+    with pytest.raises(
+        UserError, match=r"made with adaptation\.every: 7, and study\.yaml has 10; run the study again$"
+    ):
         check_cells(study, kept, cells(study))
 
 
