@@ -16,14 +16,8 @@ from antidote.base.errors import UserError
 from antidote.base.files import write_json
 from antidote.study.tracks import FREEDOM, tracks
 from antidote.summary.agreement import agreement, markdown
-from antidote.summary.exchange import (
-    Result,
-    from_clip_benchmark,
-    read_result,
-    results_of,
-    schema,
-    to_clip_benchmark,
-)
+from antidote.summary.clip_benchmark import from_clip_benchmark, to_clip_benchmark
+from antidote.summary.exchange import Result, read_result, results_of, schema
 from antidote.summary.finished import Finished
 from antidote.summary.noise import noise
 from antidote.summary.verdicts import ENOUGH

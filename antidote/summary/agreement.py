@@ -14,10 +14,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from antidote.base.errors import UserError, nearest
 from antidote.study.tracks import Noise, tracks
-from antidote.summary.exchange import Entry, Figure, Result, one_file_per_cell, read_result
+from antidote.summary.exchange import Figure, Result, one_file_per_cell, read_result
 from antidote.summary.relations import VISIBLE, is_rate
 from antidote.summary.verdicts import CONFIDENCE, ENOUGH
 
@@ -127,17 +128,27 @@ def _differs(first: Result, second: Result) -> str:
     for what in ("track", "model", "target", "evaluation"):
         if getattr(first, what) != getattr(second, what):
             return f"{what}: {getattr(first, what)} and {getattr(second, what)}"
-    entries = ((first.attack, second.attack), (first.defense, second.defense))
-    return next(filter(None, (_other_settings(one, other) for one, other in entries)), "")
+    for one, other in ((first.attack, second.attack), (first.defense, second.defense)):
+        if one.method != other.method:
+            return f"methods {one.method} and {other.method}"
+    parts, others = _settings(first), _settings(second)
+    both = ((*parts[key], others[key][1]) for key in parts if key in others)
+    return next(filter(None, (_other_settings(*one) for one in both)), "")
 
 
-def _other_settings(first: Entry, second: Entry) -> str:
+def _settings(result: Result) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return name and settings of what is behind a cell's figures: attack, defense, poisoning, adaptations."""
+    found = {"attack": (result.attack.name, result.attack.settings)}
+    found["defense"] = result.defense.name, result.defense.settings
+    found["poisoning"] = "poisoning", result.poisoning
+    curves = {f"adaptation {one.adaptation}": one.settings for one in result.persistence}
+    return {**found, **{name: (name, settings) for name, settings in curves.items()}}
+
+
+def _other_settings(name: str, first: dict[str, Any], second: dict[str, Any]) -> str:
     """Return the settings that differ; a setting that only one side knows came or went between the two runs."""
-    if first.method != second.method:
-        return f"methods {first.method} and {second.method}"
-    common = sorted(first.settings.keys() & second.settings.keys())
-    different = [name for name in common if first.settings[name] != second.settings[name]]
-    return f"other settings of {first.name}: {', '.join(different)}" if different else ""
+    different = [key for key in sorted(first.keys() & second.keys()) if first[key] != second[key]]
+    return f"other settings of {name}: {', '.join(different)}" if different else ""
 
 
 def _pairs(name: tuple[str, str], first: Result, second: Result, figures: Sequence[str]) -> Iterator[Pair]:

@@ -1,4 +1,4 @@
-"""Results files: one JSON file per cell of a track's study, with a published JSON Schema, and CLIP_benchmark's shape.
+"""Results files: one JSON file per cell of a track's study, with a published JSON Schema.
 
 Rates are fractions. A result is `measured`, by this project's code with hashes of models and code, or `reported`, with
 its source.
@@ -34,8 +34,6 @@ FORMAT = 1
 NAMES = ("attack", "defense", "seed")
 DETECTION = ("auroc", "tpr_at_fpr1")  # figures of detectors
 PER_RUN = ("seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "trained_parameters", "pairs", "steps")
-CLIP_BENCHMARK = {"acc1": "ca1", "acc5": "ca5"}  # CLIP_benchmark's names of figures
-TASK = "zeroshot_classification"
 ROUNDING, MEAN, STD = 1e-9, 1e-6, 1e-5  # of a rate, and of a mean and a deviation of values that were rounded
 
 
@@ -78,6 +76,7 @@ class Curve(Settings):
     adaptation: str = Field(description="entry of the study")
     kind: str = Field(description="what is adapted: full, projection, lora or other_domain")
     pool: str = Field(description="pool of the clean pairs")
+    settings: dict[str, Any] = Field({}, description="of the adaptation, all of them; empty in older files")
     model: Literal["backdoored", "clean"] = Field(description="the model under test; clean: the control")
     seeds: int = Field(ge=1, description="number of seeds behind each point")
     points: list[Point] = Field(min_length=1)
@@ -125,6 +124,9 @@ class Result(Settings):
     model: str
     target: str = ""
     evaluation: str = Field(description="evaluation set")
+    poisoning: dict[str, Any] = Field(
+        {}, description="training on the poisoned pairs and its start; empty in older files, and of few-shot attacks"
+    )
     attack: Entry
     defense: Entry
     figures: dict[str, Figure] = Field(min_length=1)
@@ -232,6 +234,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         model=study.file.model.name,
         target=study.file.target,
         evaluation=study.file.evaluation.dataset,
+        poisoning={} if study.few_shot(attack) else study.poisoning(attack).model_dump(mode="json"),
         attack=_entry("attack", attack, methods[0]),
         defense=_entry("defense", defense, methods[1]),
         figures=figures,
@@ -291,7 +294,9 @@ def curves_of(frame: pd.DataFrame | None, attack: str, defense: str, results: Pa
             for step, row in frame.mean().iterrows()
         ]
         counted = int(frame.size().min())
-        names = {"adaptation": adaptation, "kind": kind, "pool": pool, "model": model, "seeds": counted}
+        settings = done.study.file.persistence.adaptations[adaptation].model_dump(mode="json")
+        names = {"adaptation": adaptation, "kind": kind, "pool": pool, "settings": settings}
+        names |= {"model": model, "seeds": counted}
         figures = {name: _figure(rows, name) for name in PERSISTED}
         found.append(Curve(**names, points=means, figures={name: one for name, one in figures.items() if one}))
     return found
@@ -363,38 +368,3 @@ def _unreliable(row: pd.Series, planned: int, done: Finished) -> str:
     if row["ca1_n"] < ENOUGH and done.noise is None:
         reasons.append(f"fewer than {ENOUGH} seeds, and the track states no noise floor")
     return "; ".join(reasons)
-
-
-def to_clip_benchmark(result: Result) -> dict[str, Any]:
-    """Return a result in the shape of a file of CLIP_benchmark: `pretrained` names attack and defense."""
-    ours = {ours: theirs for theirs, ours in CLIP_BENCHMARK.items()}
-    return {
-        "dataset": result.evaluation,
-        "model": result.model,
-        "pretrained": f"{result.attack.name}-{result.defense.name}",
-        "task": TASK,
-        "language": "en",
-        "metrics": {ours.get(name, name): figure.mean for name, figure in result.figures.items()},
-    }
-
-
-def from_clip_benchmark(path: Path, facts: dict[str, Any]) -> Result:
-    """Return a foreign evaluation, a file in CLIP_benchmark's shape, as a `reported` result.
-
-    Args:
-        facts: `track`, `attack`, `defense` and `source`, which the file does not give.
-
-    Raises:
-        UserError: the file is not in that shape, or a figure is no number.
-    """
-    values = read_json(path)
-    keys = ("dataset", "model", "metrics")
-    missing = [key for key in keys if not isinstance(values, dict) or not values.get(key)]
-    if missing or not isinstance(values["metrics"], dict):
-        raise UserError(f"{path}: {(missing or ['metrics'])[0]}: is missing; a file of CLIP_benchmark has {keys}")
-    figures = {}
-    for name, value in values["metrics"].items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            figures[CLIP_BENCHMARK.get(name, name)] = {"mean": value}
-    own = {"status": "reported", "model": values["model"], "evaluation": values["dataset"], "figures": figures}
-    return Result.read({**own, **facts}, str(path))

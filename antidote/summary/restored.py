@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 
 from antidote.base.errors import UserError
-from antidote.base.settings import read_mapping
+from antidote.base.settings import Settings, read_mapping
 from antidote.study.layout import NO_DEFENSE
 from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from antidote.study.tracks import tracks
 from antidote.summary.cells import COLUMNS
-from antidote.summary.exchange import DETECTION, PER_RUN, Entry, Figure, Result, one_file_per_cell, read_result
+from antidote.summary.exchange import DETECTION, PER_RUN, Figure, Result, one_file_per_cell, read_result
 from antidote.summary.finished import Finished
 from antidote.summary.plan import SummarySettings
 from antidote.summary.relations import PERSISTED
@@ -91,7 +91,16 @@ def _same(study: Study, file: Path, path: Path, result: Result) -> None:
     ):
         if entry.name not in known:
             raise UserError(f"{path}: {kind} {entry.name}: {file} has no such entry; remove the file or run the study")
-        _same_settings(entry, known[entry.name], f"{path}: {kind} {entry.name}", file)
+        _same_settings(known[entry.name], entry.settings, f"{path}: {kind} {entry.name}", file)
+    if not study.few_shot(result.attack.name):
+        _same_settings(study.poisoning(result.attack.name), result.poisoning, f"{path}: poisoning", file)
+    parts = {"persistence": {one.adaptation: {"kind": one.kind, **one.settings} for one in result.persistence}}
+    parts["detector"] = {one.detector.name: one.detector.settings for one in result.detections}
+    measured = {"persistence": setup.persistence.adaptations if setup.persistence else {}, "detector": study.detectors}
+    for kind, found in parts.items():
+        for name, settings in found.items():
+            if name in measured[kind]:
+                _same_settings(measured[kind][name], settings, f"{path}: {kind} {name}", file)
     seeds = {seed for figure in result.figures.values() for seed in figure.seeds}
     if other := sorted(seeds - {str(seed) for seed in study.file.seeds}):
         raise UserError(f"{path}: seed {other[0]}: {file} has only {', '.join(map(str, study.file.seeds))}")
@@ -110,9 +119,9 @@ def _same_clean_models(found: dict[Path, Result]) -> None:
                 )
 
 
-def _same_settings(entry: Entry, settings: object, place: str, file: Path) -> None:
+def _same_settings(settings: Settings, then: dict[str, Any], place: str, file: Path) -> None:
     """Refuse another value of a setting; a setting that only one side knows came or went since."""
-    if other := changed(settings.model_dump(mode="json", exclude={"method", "label"}), entry.settings):
+    if other := changed(settings.model_dump(mode="json", exclude={"method", "label"}), then):
         key, now, then = other
         raise UserError(
             f"{place}: was measured with {key}: {then}, and {file} has {now}; run the study and write its results anew"

@@ -117,7 +117,7 @@ def _track(name: str, version: int) -> TrackSettings:
 
 def _setting(result: Result) -> tuple:
     """Return what two cells have in common that differ in the defense alone."""
-    attack = json.dumps(result.attack.settings, sort_keys=True)
+    attack = json.dumps([result.attack.settings, result.poisoning], sort_keys=True)
     own = (result.model, result.target, result.evaluation, result.source.title, result.status)
     return (str(result.track), *own, result.attack.name, result.attack.method, attack)
 

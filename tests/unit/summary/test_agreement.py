@@ -141,6 +141,29 @@ def test_cells_that_are_not_the_same_experiment_are_named(tmp_path):
     assert "asr1: 1 cells, 1 equal; differences: median 0.0, largest 0.0 points" in markdown(found)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"poisoning": {"start": "clean", "lr": 0.1}}, "badnet / finetune: other settings of poisoning: start"),
+        ({"persistence": [{"settings": {"every": 7}}]}, "badnet / finetune: other settings of adaptation full: every"),
+        ({"poisoning": {}, "persistence": [{}]}, None),  # an older file
+    ],
+)
+def test_another_poisoning_or_adaptation_is_another_experiment(tmp_path, change, told):
+    curve = {"adaptation": "full", "kind": "full", "pool": "defense", "model": "backdoored", "seeds": 1,
+             "points": [{"step": 0, "ca1": 0.9, "score": 0.1}]}  # fmt: skip
+    folders = [write(tmp_path / name, SPREAD) for name in ("a", "b")]
+    for folder in folders:
+        write(folder, SPREAD, defense="other")
+    own = {"poisoning": {"start": "model", "lr": 0.1}, "persistence": [{"settings": {"every": 10}}]}
+    for folder, extra in zip(folders, (own, {**own, **change}), strict=True):
+        path = folder / "badnet--finetune.json"
+        extra = {**extra, "persistence": [{**curve, **one} for one in extra["persistence"]]}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **extra}))
+    found = agreement(*folders, ["asr1"])
+    assert found.left_out == ([told] if told else []) and len(found.pairs) == 2 - bool(told)
+
+
 def test_the_command_prints_the_table(tmp_path, capsys):
     words = [
         "compare",

@@ -181,6 +181,18 @@ def test_files_of_another_state_of_the_study_are_refused(board, tmp_path):
             {"attacks": {**values["attacks"], "badnet": {**values["attacks"]["badnet"], "patch_size": 4}}},
             "attack badnet: was measured with patch_size: 6, and {file} has 4",
         ),
+        (
+            {"poisoning": {**values["poisoning"], "start": "model"}},
+            "badnet--finetune.json: poisoning: was measured with start: clean, and {file} has model",
+        ),
+        (
+            {"persistence": {"adaptations": {"tuned": {"kind": "full", "every": 7}}}},
+            "badnet--finetune.json: persistence tuned: was measured with every: 10, and {file} has 7",
+        ),
+        (
+            {"detectors": {"dao": {"method": "dao", "k": 3}}},
+            "badnet--none.json: detector dao: was measured with k: 16, and {file} has 3",
+        ),
         ({"target": "cloud"}, "badnet--finetune.json: target: is banana, and {file} has cloud"),
         ({"model": {"name": "tiny-vit"}}, "badnet--finetune.json: model: is tiny-rn, and {file} has tiny-vit"),
         ({"study": "other"}, "open-1/other: holds no measured results file; `python -m scripts.results write {file}`"),

@@ -111,6 +111,14 @@ def test_the_loss_is_against_the_undefended_cell_of_the_same_study_and_attack(tm
     assert sorted(given["data-loss"] == "" for given, _ in Rows(html(tmp_path)).rows) == [False, False, True, True]
 
 
+def test_an_undefended_cell_of_another_poisoning_is_another_cell(tmp_path):
+    folder = tmp_path / "tiny-1/a"
+    none = {"defense__name": "none", "defense__method": "none"}
+    put(folder, "badnet--none.json", **none, poisoning={"start": "model"})
+    put(folder, "badnet--cleanclip.json", poisoning={"start": "clean"})
+    assert {row.result.defense.name: row.loss for row in board(tmp_path).rows} == {"none": 0, "cleanclip": None}
+
+
 @pytest.mark.parametrize(("seeds", "loss"), [({"2": 0.7}, 0.1), ({"1": 0.6, "2": 0.7}, 0.2), ({"7": 0.6}, None)])
 def test_the_loss_is_over_the_seeds_that_both_cells_have(tmp_path, seeds, loss):
     """The undefended model of seed 2 is the worst: against the mean of all seeds, the loss would be larger."""
