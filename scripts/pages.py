@@ -77,12 +77,13 @@ def _of_run(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], object
     check_cells(study, kept, cells)
     if arguments.table == "detections":
         check_detections(study, kept)
-    return _content(arguments, kept, plan, table, cells), partial(shutil.copyfile, picture)
+    return _content(arguments, study, plan, table, cells), partial(shutil.copyfile, picture)
 
 
 def _content(
-    arguments: argparse.Namespace, kept: Layout, plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame
+    arguments: argparse.Namespace, study: Study, plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame
 ) -> str:
+    kept = Layout(arguments.results / study.name)
     if arguments.table == "resistance":
         return resistance(plan, table, cells, kept.path("summary"))
     if arguments.table == "figures":
@@ -93,7 +94,7 @@ def _content(
         file = kept.path("summary") / PERSISTENCE["persistence"]
         frame = read_frame(file) if file.is_file() else None
         names = {(row["attack"], row["defense"]) for _, row in table.iterrows()}
-        return persistence(plan, table, {cell: curves_of(frame, *cell, kept.results) for cell in names})
+        return persistence(plan, table, {cell: curves_of(study, frame, *cell, kept.results) for cell in names})
     costs = read_frame(kept.path("summary", "costs"))
     if arguments.table == "detections":
         return detected.markdown(detected.tables(plan, detected.read_detections(plan, kept.results), costs))

@@ -22,6 +22,7 @@ from antidote.base.fingerprint import ROOT, fingerprint
 from antidote.base.registry import method
 from antidote.base.settings import Settings
 from antidote.study.layout import NO_DEFENSE, Layout
+from antidote.study.study import Study
 from antidote.study.tracks import TrackSettings
 from antidote.summary.cells import COLUMNS
 from antidote.summary.costs import CostFacts
@@ -239,7 +240,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         defense=_entry("defense", defense, methods[1]),
         figures=figures,
         clean=_figures(done.cells[done.cells["attack"] == "clean"]),
-        persistence=curves_of(done.persistence, attack, defense, kept.results),
+        persistence=curves_of(study, done.persistence, attack, defense, kept.results),
         detections=_detections(done, attack, defense),
         costs=_costs(done.costs, attack, defense),
         devices=_devices(done.costs, attack, defense),
@@ -276,7 +277,7 @@ def _figure(rows: pd.DataFrame, name: str) -> Figure | None:
     return Figure(mean=float(values.mean()), std=std, seeds=by_seed)
 
 
-def curves_of(frame: pd.DataFrame | None, attack: str, defense: str, results: Path) -> list[Curve]:
+def curves_of(study: Study, frame: pd.DataFrame | None, attack: str, defense: str, results: Path) -> list[Curve]:
     """Return the curves of a cell, by `persistence.csv`: of the model under test, and of its control."""
     if frame is None:
         return []
@@ -294,7 +295,7 @@ def curves_of(frame: pd.DataFrame | None, attack: str, defense: str, results: Pa
             for step, row in frame.mean().iterrows()
         ]
         counted = int(frame.size().min())
-        settings = done.study.file.persistence.adaptations[adaptation].model_dump(mode="json")
+        settings = study.file.persistence.adaptations[adaptation].model_dump(mode="json")
         names = {"adaptation": adaptation, "kind": kind, "pool": pool, "settings": settings}
         names |= {"model": model, "seeds": counted}
         figures = {name: _figure(rows, name) for name in PERSISTED}

@@ -121,7 +121,7 @@ def test_runs_and_results_files_fill_the_same_table(study):
 def test_a_table_of_full_measurements_has_no_note_on_empty_cells(study, tmp_path):
     board = shutil.copytree(study / "board", tmp_path / "board")
     whole = json.loads((board / "open-1/tiny/badnet--finetune.json").read_text())["persistence"]
-    both = [*whole, *({**one, "adaptation": "head", "kind": "projection"} for one in whole)]
+    both = [*whole, *({**one, "adaptation": "head", "kind": "projection", "settings": {}} for one in whole)]
     for file in (board / "open-1/tiny").iterdir():
         put(file, {**json.loads(file.read_text()), "persistence": both})
     text = page(study, board)
