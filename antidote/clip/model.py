@@ -12,6 +12,7 @@ from antidote.base.lazy import functional as F
 from antidote.base.lazy import open_clip, torch
 from antidote.clip import tokens
 from antidote.clip.configs import resnet_tower
+from antidote.clip.pooling import pool_with_one_query
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,7 @@ class Clip:
         self._table: Tensor | None = None
         if resnet_tower(config["model_cfg"]):
             network.visual.to(memory_format=torch.channels_last)
+            pool_with_one_query(network.visual.attnpool)
 
     @property
     def device(self) -> torch.device:

@@ -43,7 +43,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.scenes*", "antidote.data.store.*"), ("dataset *",)),
     # Models, and how they are trained.
     (("antidote.clip", *(f"antidote.clip.{name}" for name in
-       ("checkpoints", "configs", "files", "folder", "model", "tokens", "torchscript", "weights"))),
+       ("checkpoints", "configs", "files", "folder", "model", "pooling", "tokens", "torchscript", "weights"))),
      MODELS),
     (("antidote.training.alternating", "scripts.pretrain"), ("clean_model *", "backdoored_model *")),
     ((*(f"antidote.training.{name}" for name in
