@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from tqdm import tqdm
 
+from antidote.base.allocation import keep_freed_memory
 from antidote.base.errors import UserError
 from antidote.base.files import whole_file
 from antidote.base.lazy import torch
@@ -126,6 +127,8 @@ class Session:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Catch signals and show progress while the body trains; write the log at the end."""
+        if not torch.cuda.is_available():  # a GPU has activations in its own memory
+            keep_freed_memory()
         with self._interrupt, Progress(self.steps, self.step, self._batch_size) as self._progress:
             self._last_checkpoint = time.monotonic()
             yield

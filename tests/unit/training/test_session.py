@@ -116,3 +116,19 @@ def test_a_loss_that_is_not_finite_ends_with_the_loops_advice(tmp_path):
     made = Session(Work(tmp_path, "x"), Nothing(), 1, 4, "try another")
     with made.running(), pytest.raises(UserError, match=r"^lr: the loss is nan at step 1; try another$"):
         made.advance(0, 0.1, torch.tensor(float("nan")), {})
+
+
+@LOOPS
+def test_memory_that_a_step_frees_is_kept_for_the_next(run, tmp_path, monkeypatch, loop):
+    kept, before = [], []
+    monkeypatch.setattr(session, "keep_freed_memory", lambda: kept.append(1))
+    run(loop, Work(tmp_path, "x"), lambda step: before.append(len(kept)))
+    assert before == STEPS * [1]
+
+
+def test_a_job_on_a_gpu_returns_memory_as_it_did(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(session, "keep_freed_memory", lambda: kept.append(1))
+    with Session(Work(tmp_path, "x"), None, steps=0, batch_size=1).running():
+        assert not kept
