@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_FOLLOWED = frozenset(
     f"antidote.base.{name}"
     for name in (
+        "allocation",
         "registry",
         "errors",
         "command_line",
