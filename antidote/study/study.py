@@ -54,10 +54,10 @@ class Study:
         self.where = where
         self.file = StudyFile.read(from_zoo(_plain(values), where), where)
         self._check_names()
-        check_track(self.file.track, self.file, where)
         self.sources = {name: self._source(name) for name, _ in self.splits()}
         for unused in set(self.file.datasets) - set(self.sources):
             self._source(unused)
+        check_track(self.file, self.sources, where)
         self.evaluated = self._evaluated()
         self.classes = self._named(class_names, self.evaluated.classes, "evaluation.classes")
         self.templates = self._named(templates, self.evaluated.templates, "evaluation.templates")

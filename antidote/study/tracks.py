@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,17 @@ from pydantic import Field
 from antidote.base.errors import UserError, nearest
 from antidote.base.files import DATA
 from antidote.base.settings import Settings, read_mapping
+from antidote.data.sources.base import SourceSettings
+from antidote.data.store.datasets import KEPT, dataset_settings
 
 FILE = DATA / "tracks.yaml"
+RECIPES = ("pretraining", "poisoning")  # trainings of a study whose every key a track fixes
+MACHINE = ("accumulate", "grad_checkpointing", "compile", "channels_last")  # how a machine computes the same training
+DRAWN = ("scenes", "shifted_scenes")  # sources that draw their pairs: the definition is the data
+FILES = ("table", "url_table", "webdataset")  # sources whose splits are names of files
+PLACE = frozenset(  # keys of a dataset that say where a copy lies, and how it is stored and counted
+    ("root", "file", "homepage", "terms", "sha256", "expected", "accepted_skip_share", "pairs_per_shard", "download")
+)
 FREEDOM = 4  # fewest degrees of freedom behind a noise floor: five seeds of one cell
 
 
@@ -40,6 +50,9 @@ class Track(Settings):
     version: int = Field(ge=1)
     about: str
     fixes: dict[str, list[Any]] = Field({}, description="keys of the study file and the values that the track allows")
+    datasets: dict[str, dict[str, Any]] = Field(
+        {}, description="definitions of datasets that `fixes` names, where data/datasets.yaml has none or another"
+    )
     noise: dict[str, Noise] = Field({}, description="by name of the model")
 
 
@@ -53,17 +66,19 @@ def tracks(path: Path = FILE) -> dict[str, Track]:
     return {name: Track.read(values, f"{path.name}: {name}") for name, values in read_mapping(str(path)).items()}
 
 
-def check_track(chosen: TrackSettings | None, study: Settings, where: str) -> None:
+def check_track(study: Settings, sources: Mapping[str, SourceSettings], where: str) -> None:
     """Check that a study keeps to its track.
 
     Args:
         study: the settings of the study file.
+        sources: the definition of every dataset that the study uses, by name.
         where: name of the study file, for messages.
 
     Raises:
-        UserError: the track or its version is unknown, or the study differs from what the track fixes.
+        UserError: the track or its version is unknown, the study differs from what the track fixes, or a dataset that
+            the track names is defined otherwise.
     """
-    if chosen is None:
+    if (chosen := study.track) is None:
         return
     known = tracks()
     if chosen.name not in known:
@@ -71,10 +86,44 @@ def check_track(chosen: TrackSettings | None, study: Settings, where: str) -> No
     track = known[chosen.name]
     if chosen.version != track.version:
         raise UserError(f"{where}: track.version: {chosen.name} has version {track.version}, not {chosen.version}")
-    for key, allowed in track.fixes.items():
-        value = study
-        for part in key.split("."):
-            value = getattr(value, part, None)
+    for key, value, allowed in (*_recipe(track, study), *_data(track, sources)):
         if value not in allowed:
             words = " or ".join(map(repr, allowed))
             raise UserError(f"{where}: {key}: the track {chosen} fixes {words}, not {value!r}; leave out `track`")
+
+
+def _recipe(track: Track, study: Settings) -> Iterator[tuple[str, Any, list[Any]]]:
+    """Yield (key, value, allowed values) of what the track fixes; the rest of a fixed training has its defaults."""
+    defaults = {}
+    for part in RECIPES:
+        if any(key.startswith(f"{part}.") for key in track.fixes):
+            fields = type(getattr(study, part)).model_fields.items()
+            defaults |= {f"{part}.{name}": [field.default] for name, field in fields if name not in MACHINE}
+    for key, allowed in {**defaults, **track.fixes}.items():
+        value = study
+        for name in key.split("."):
+            value = getattr(value, name, None)
+        yield key, _plain(value), [_plain(one) for one in allowed]
+
+
+def _data(track: Track, sources: Mapping[str, SourceSettings]) -> Iterator[tuple[str, Any, list[Any]]]:
+    """Yield (key, value, allowed values) of the datasets that the track names.
+
+    A study may add splits. A copy of photographs may lie elsewhere, and in another format.
+    """
+    named = {name for key, names in track.fixes.items() if key.endswith(".dataset") for name in names}
+    for name in sorted(named & set(sources)):
+        own, fixed = sources[name].model_dump(), dataset_settings(name, track.datasets).model_dump()
+        where = f"datasets.{name}"
+        if own["source"] != fixed["source"] and {own["source"], fixed["source"]} & {*DRAWN}:
+            yield f"{where}.source", own["source"], [fixed["source"]]
+        alike = own["source"] == fixed["source"]
+        for key in sorted(set(own) - PLACE - {"splits"}) if alike else (*KEPT, "seed"):
+            yield f"{where}.{key}", own[key], [fixed[key]]
+        for split, content in fixed["splits"].items() if alike and own["source"] not in FILES else ():
+            yield f"{where}.splits.{split}", own["splits"].get(split), [content]
+
+
+def _plain(value: Any) -> Any:
+    """Return a pair of numbers as YAML has it, a list."""
+    return list(value) if isinstance(value, tuple) else value

@@ -99,7 +99,7 @@ WRONG = {
 }
 RIGHT = {
     "no change": lambda s: None,
-    "a change of a known dataset": lambda s: s.update(datasets={"scenes": {"size": 64}}),
+    "a change of a known dataset": lambda s: s.update(track=None, datasets={"scenes": {"size": 64}}),
     "a known dataset from a table": lambda s: s.update(
         datasets={"imagenette": {"source": "table", "path": "p", "label": "l", "splits": {"test": "a.csv"}}}
     ),

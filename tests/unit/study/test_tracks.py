@@ -10,8 +10,13 @@ from antidote.base.settings import read_mapping
 from antidote.study.study import Study
 
 
-def study(**changes):
-    return Study({**read_mapping(str(ROOT / "config.yaml")), **changes}, "study.yaml")
+def study(file="config.yaml", **changes):
+    """Return a committed study with changed keys; a mapping changes keys of the study's own mapping."""
+    values = read_mapping(str(ROOT / file))
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(values.get(key), dict)
+        values[key] = {**values[key], **value} if both else value
+    return Study(values, "study.yaml")
 
 
 def test_a_study_that_keeps_to_its_track():
@@ -33,3 +38,88 @@ def test_a_study_that_keeps_to_its_track():
 def test_a_study_that_does_not(changes, text):
     with pytest.raises(UserError, match=f"^{re.escape(text)}"):
         study(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes,text",
+    [
+        ({"pretraining": {"epochs": 1}}, "pretraining.epochs: the track tiny 1 fixes 8 or 12, not 1"),
+        ({"pretraining": {"flip": 0.5}}, "pretraining.flip: the track tiny 1 fixes 0.0, not 0.5"),
+        ({"poisoning": {"weight_decay": 5.0}}, "poisoning.weight_decay: the track tiny 1 fixes 0.1, not 5.0"),
+        ({"poisoning": {"crop_scale": [0.5, 1]}}, "poisoning.crop_scale: the track tiny 1 fixes None, not [0.5, 1.0]"),
+        ({"evaluation": {"pictures": 50}}, "evaluation.pictures: the track tiny 1 fixes None, not 50"),
+        (
+            {"pools": {"training": {"dataset": "scenes_defender", "split": "train", "pairs": 7500}}},
+            "pools.training.dataset: the track tiny 1 fixes 'scenes' or 'scenes_large', not 'scenes_defender'",
+        ),
+        (
+            {"datasets": {"scenes": {"splits": {"mine": {"pairs": 8000, "seed": 9}}}},
+             "pools": {"poison": {"dataset": "scenes", "split": "mine", "pairs": 500}}},
+            "pools.poison.split: the track tiny 1 fixes 'train', not 'mine'",
+        ),
+        (
+            {"datasets": {"scenes_defender": {"source": "scenes", "splits": {"train": {"pairs": 20000, "seed": 77}}}}},
+            "datasets.scenes_defender.source: the track tiny 1 fixes 'shifted_scenes', not 'scenes'",
+        ),
+        (
+            {"datasets": {"scenes_defender": {"splits": {"train": {"pairs": 4000, "seed": 12, "style": "night"}}}}},
+            "datasets.scenes_defender.splits.train: the track tiny 1 fixes {'pairs': 4000, 'seed': 12, 'style': 'sketch'",
+        ),
+        (
+            {"datasets": {"scenes": {"splits": {"test": {"pairs": 50, "seed": 99}}}}},
+            "datasets.scenes.splits.test: the track tiny 1 fixes {'pairs': 2000, 'seed': 3}, not {'pairs': 50",
+        ),
+        ({"datasets": {"scenes": {"size": 48}}}, "datasets.scenes.size: the track tiny 1 fixes 32, not 48"),
+    ],
+)  # fmt: skip
+def test_a_study_of_other_data_or_another_training(changes, text):
+    with pytest.raises(UserError, match=f"^{re.escape('study.yaml: ' + text)}.*; leave out `track`$"):
+        study(**changes)
+    assert study(**changes, track=None).file.track is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"datasets": {"scenes": {"terms": "none", "splits": {"mine": {"pairs": 80, "seed": 9}}}}},
+        {"poisoning": {"accumulate": 2, "compile": True, "channels_last": True}},
+        {"evaluation": {"classes": "scenes", "batch_size": 16}},
+    ],
+)
+def test_what_a_study_of_a_track_may_change(changes):
+    assert str(study(**changes).file.track) == "tiny 1"
+
+
+def test_photographs_may_lie_elsewhere_and_in_another_format():
+    name, file = "tiny_imagenet_32", "configs/open-small.yaml"
+    table = {
+        "source": "table",
+        "image": "image",
+        "label": "label",
+        "splits": {"train": "a.parquet", "val": "b.parquet"},
+    }
+    for change in ({"root": "elsewhere", "expected": {"train": 10, "val": 10}}, table):
+        assert str(study(file, datasets={name: change}).file.track) == "open 1"
+    for change, told in (
+        ({"image_size": 16}, "image_size: the track open 1 fixes 32, not 16"),
+        ({"splits": {"val": "train"}}, "splits.val: the track open 1 fixes 'val', not 'train'"),
+        ({**table, "templates": "simple"}, "templates: the track open 1 fixes 'openai_imagenet', not 'simple'"),
+        (
+            {"source": "scenes", "splits": {"train": {"pairs": 90000, "seed": 1}, "val": {"pairs": 100, "seed": 2}}},
+            "source: the track open 1 fixes 'folder', not 'scenes'",
+        ),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(f'study.yaml: datasets.{name}.{told}')}"):
+            study(file, datasets={name: change})
+    part = read_mapping(str(ROOT / "configs/small.yaml"))["datasets"]["cc3m_part"]
+    moved = {"cc3m_part": {**part, "splits": {"train": "elsewhere.tsv"}}}
+    assert str(study("configs/small.yaml", datasets=moved).file.track) == "small 1"
+    with pytest.raises(UserError, match=r"^study\.yaml: datasets\.cc3m_part\.sample: the track small 1 fixes"):
+        study("configs/small.yaml", datasets={"cc3m_part": {**part, "sample": {"pairs": 250000, "seed": 1}}})
+
+
+def test_a_larger_training_set_is_that_of_the_track():
+    """The definition of `scenes_large` is the study's own."""
+    larger = {"source": "scenes", "splits": {"train": {"pairs": 12000, "seed": 8}}}
+    with pytest.raises(UserError, match=r"^study\.yaml: datasets\.scenes_large\.splits\.train: the track tiny 1 fixes"):
+        study("configs/vit.yaml", datasets={"scenes_large": larger})
