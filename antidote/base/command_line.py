@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from antidote.base import environment
+from antidote.base import checkout, environment
 from antidote.base.errors import UserError, out_of_memory
 from antidote.base.files import write_json
 from antidote.base.machine import processor
@@ -231,6 +231,7 @@ class Cost:
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
+        self._commit = checkout.commit()  # the checkout may change while the job runs
 
     def write(self, path: str | Path | None, **more: float | int | None) -> dict[str, float | int | str | None]:
         """Write the cost of the job.
@@ -241,7 +242,7 @@ class Cost:
 
         Returns:
             Wall time in seconds, peak memory in bytes (host, and GPU if one is used), threads, the name of the GPU or
-            processor, and `more`.
+            processor, and `more`; with a path, also the commit at the job's start and the fingerprint of its code.
         """
         torch = sys.modules.get("torch")
         gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else None
@@ -254,6 +255,7 @@ class Cost:
             **more,
         }
         if path is not None:
+            spent |= {"commit": self._commit, "code": checkout.code()}
             write_json(path, spent)
         return spent
 

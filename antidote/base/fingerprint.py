@@ -52,11 +52,25 @@ def remember(file: Path) -> None:
     A result counts only for the same content of the sources and of this module. A file that cannot be read or written
     costs time and changes no fingerprint.
     """
+    known = _recall(file)
+    atexit.register(lambda: None if _used <= known else _save(file))
+
+
+def remembered(file: Path, *modules: str) -> str:
+    """Return `fingerprint(*modules)`, read from `file` or written there at once, if the folder of `file` exists."""
+    known = _recall(file)
+    found = fingerprint(*modules)
+    if not _used <= known and file.parent.is_dir():
+        _save(file)
+    return found
+
+
+def _recall(file: Path) -> set[str]:
+    """Read results of earlier processes; return the keys of all known results."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(file.read_text(encoding="utf-8"))
         _memory.update(found if isinstance(found, dict) else {})
-    known = set(_memory)
-    atexit.register(lambda: None if _used <= known else _save(file))
+    return set(_memory)
 
 
 def _save(file: Path) -> None:

@@ -7,8 +7,7 @@ its source.
 from __future__ import annotations
 
 import statistics
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,6 @@ from pydantic import Field, model_validator
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import read_json, sha256
-from antidote.base.fingerprint import ROOT, fingerprint
 from antidote.base.registry import method
 from antidote.base.settings import Settings
 from antidote.study.layout import NO_DEFENSE, Layout
@@ -27,6 +25,7 @@ from antidote.study.tracks import TrackSettings
 from antidote.summary.cells import COLUMNS
 from antidote.summary.costs import CostFacts
 from antidote.summary.finished import Finished
+from antidote.summary.origin import origin, present
 from antidote.summary.persistence import read_trajectory
 from antidote.summary.relations import PERSISTED, is_rate
 from antidote.summary.verdicts import ENOUGH
@@ -104,8 +103,17 @@ class Hashes(Settings):
 
     models: dict[str, str] = Field(description="SHA-256 of the weights of the model under test, by seed")
     clean: dict[str, str] = Field({}, description="SHA-256 of the weights of the clean reference, by seed")
-    code: str = Field(description="fingerprint of the code of defense, attack and evaluation; comments do not count")
-    commit: str = Field("", description="Git commit of the checkout; empty outside of a checkout")
+    code: str = Field(description="fingerprint of the code of the jobs; comments do not count. See `recorded`")
+    commit: str = Field(
+        "",
+        description="Git commit of the checkout, `, ` between several; `+changes`: with changes that are not in it; "
+        "empty outside of a checkout. See `recorded`",
+    )
+    recorded: bool = Field(
+        False,
+        description="code and commit are those with which the jobs ran; false, and in older files: those of the moment "
+        "at which the file was written, which may be later; older files do not mark changes",
+    )
 
 
 class Source(Settings):
@@ -222,13 +230,14 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
     attack, defense = row["attack"], row["defense"]
     cells = done.cells[(done.cells["attack"] == attack) & (done.cells["defense"] == defense)]
     study, methods = done.study, (done.study.attacks[attack], done.study.defenses[defense])
-    models, figures = _models(kept, attack, defense, study.file.seeds), _figures(cells)
+    figures = _figures(cells)
+    models = _models(kept, attack, defense, figures["ca1"].seeds)  # a further seed may be trained and not scored yet
     gone = sorted(set(figures["ca1"].seeds) - set(models))
     if gone:
         command_line.log.warning("%s, %s: left out: no weights of seed %s", attack, defense, ", ".join(gone))
         return None
     code = [method(kind, one.method).__module__ for kind, one in zip(("attack", "defense"), methods, strict=True)]
-    code = fingerprint("scripts.evaluate", "scripts.defend", "scripts.trigger", *code)
+    ran = origin(kept, attack, defense, figures["ca1"].seeds) or present(*code)
     return Result(
         track=study.file.track,
         status="measured",
@@ -244,7 +253,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         detections=_detections(done, attack, defense),
         costs=_costs(done.costs, attack, defense),
         devices=_devices(done.costs, attack, defense),
-        hashes=Hashes(models=models, clean=_weights(kept, "clean_model", study.file.seeds), code=code, commit=commit()),
+        hashes=Hashes(models=models, clean=_weights(kept, "clean_model", study.file.seeds), **ran),
         source=Source(title=study.name),
         unreliable=_unreliable(row, len(study.file.seeds), done),
     )
@@ -338,27 +347,17 @@ def _devices(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:
     return sorted(costs["device"][mine].dropna().unique())
 
 
-def _models(kept: Layout, attack: str, defense: str, seeds: list[int]) -> dict[str, str]:
+def _models(kept: Layout, attack: str, defense: str, seeds: Iterable[str]) -> dict[str, str]:
     """Return the hash of the weights by seed; of an undefended cell, those of the backdoored model."""
     stage = "backdoored_model" if defense == NO_DEFENSE else "defend"
     names = {"attack": attack} if defense == NO_DEFENSE else {"attack": attack, "defense": defense}
     return _weights(kept, stage, seeds, **names)
 
 
-def _weights(kept: Layout, stage: str, seeds: list[int], **names: str) -> dict[str, str]:
+def _weights(kept: Layout, stage: str, seeds: Iterable[int | str], **names: str) -> dict[str, str]:
     """Return the hash of the weights of a stage by seed; seeds without weights are left out."""
     paths = {str(seed): kept.path(stage, "weights", **names, seed=seed) for seed in seeds}
     return {seed: sha256(path) for seed, path in paths.items() if path.is_file()}
-
-
-def commit() -> str:
-    """Return the Git commit of the checkout; empty outside of a checkout."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip()
 
 
 def _unreliable(row: pd.Series, planned: int, done: Finished) -> str:
