@@ -16,6 +16,7 @@ from antidote.base.errors import UserError
 from antidote.base.files import write_json
 from antidote.study.tracks import FREEDOM, tracks
 from antidote.summary.agreement import agreement, markdown
+from antidote.summary.checked import check_result
 from antidote.summary.clip_benchmark import from_clip_benchmark, to_clip_benchmark
 from antidote.summary.exchange import Result, read_result, results_of, schema
 from antidote.summary.finished import Finished
@@ -49,6 +50,7 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(
                 f"{file}: track.version: {result.track.name} has version {version}, not {result.track.version}"
             )
+        check_result(result, tracks()[result.track.name], str(file))
     command_line.log.info("%d files are valid", len(args.files))
 
 

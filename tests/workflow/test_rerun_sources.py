@@ -60,7 +60,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     # Scores and their summary, which knows of the study where results are kept and when an attack counts.
     (("antidote.evaluation.ranking", "antidote.evaluation.trajectory"), ("summary",)),
     (("antidote.evaluation.detection", "antidote.evaluation.persistence", "antidote.summary.documents", "antidote.summary.transfer",
-      "antidote.summary.accuracy", "antidote.summary.agreement", "antidote.summary.claims", "antidote.summary.clip_benchmark", "antidote.summary.exchange", "antidote.summary.finished", "antidote.summary.full_size", "antidote.summary.further", "antidote.summary.noise", "antidote.summary.origin", "antidote.summary.relations", "antidote.summary.restored",
+      "antidote.summary.accuracy", "antidote.summary.agreement", "antidote.summary.checked", "antidote.summary.claims", "antidote.summary.clip_benchmark", "antidote.summary.exchange", "antidote.summary.finished", "antidote.summary.full_size", "antidote.summary.further", "antidote.summary.noise", "antidote.summary.origin", "antidote.summary.relations", "antidote.summary.restored",
       "antidote.summary.site*",
       "antidote.summary.strip", "antidote.summary.terms", "antidote.summary.unchanged", "antidote.summary.verdicts"),
      ()),
