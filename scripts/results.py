@@ -82,10 +82,10 @@ def import_(args: argparse.Namespace) -> None:
     path = _path(result, args.output)
     if path.is_file():
         there = read_result(path)
-        if (there.status, there.model, there.evaluation) != (result.status, result.model, result.evaluation):
+        if _origin(there) != _origin(result):
             raise UserError(
-                f"--title: {path} is there already ({there.status}, {there.model} on {there.evaluation}); name another "
-                "title"
+                f"--title: {path} is there already ({_words(there)}); name another title, which differs in letters a "
+                "to z or digits, or remove the file"
             )
     path = _put(result, args.output)
     command_line.log.info("wrote %s", path)
@@ -124,6 +124,17 @@ ACTIONS = {
     "noise": print_noise,
     "schema": write_schema,
 }
+
+
+def _origin(result: Result) -> tuple:
+    """Return what two results have in common of which one replaces the other."""
+    return result.status, result.model, result.evaluation, result.source
+
+
+def _words(result: Result) -> str:
+    """Return the origin of a result as text."""
+    source = (result.source.title, result.source.url, result.source.place)
+    return ", ".join(filter(None, [result.status, f"{result.model} on {result.evaluation}", *source]))
 
 
 def _put(result: Result, output: Path) -> Path:

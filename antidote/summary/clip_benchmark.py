@@ -42,7 +42,8 @@ def from_clip_benchmark(path: Path, facts: dict[str, Any]) -> Result:
         raise UserError(f"{path}: {(missing or ['metrics'])[0]}: is missing; a file of CLIP_benchmark has {keys}")
     figures = {}
     for name, value in values["metrics"].items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            figures[FIGURES.get(name, name)] = {"mean": value}
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UserError(f"{path}: metrics.{name}: should be a number, not {value!r}")
+        figures[FIGURES.get(name, name)] = {"mean": value}
     own = {"status": "reported", "model": values["model"], "evaluation": values["dataset"], "figures": figures}
     return Result.read({**own, **facts}, str(path))

@@ -358,13 +358,13 @@ def test_an_import_replaces_no_measured_result_and_no_other_model(board, tmp_pat
     words = ["--track", "open", "--attack", "badnet", "--defense", "none", "--url", "u", "--output", kept]
     put(tmp_path / "one.json", {"dataset": "x", "model": "RN50", "metrics": {"acc1": 0.4}})
     with pytest.raises(
-        UserError, match=r"--title: .*badnet--none\.json is there already \(measured, tiny-rn on tiny\)"
+        UserError, match=r"--title: .*badnet--none\.json is there already \(measured, tiny-rn on tiny, tiny\)"
     ):
         act("import", tmp_path / "one.json", "--title", "tiny", *words)
     act("import", tmp_path / "one.json", "--title", "log", *words)
     act("import", tmp_path / "one.json", "--title", "log", *words)  # again
     put(tmp_path / "one.json", {"dataset": "x", "model": "ViT-B-32", "metrics": {"acc1": 0.4}})
-    with pytest.raises(UserError, match=r"is there already \(reported, RN50 on x\); name another title"):
+    with pytest.raises(UserError, match=r"is there already \(reported, RN50 on x, log, u\); name another title"):
         act("import", tmp_path / "one.json", "--title", "log", *words)
 
 
