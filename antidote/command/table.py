@@ -50,7 +50,7 @@ COMMANDS = {
         "antidote results write study.yaml\n"
         "  antidote results check leaderboard/tiny-1/defenses/*.json\n"
         "  antidote results clip-benchmark leaderboard/tiny-1/defenses/*.json --output exported\n"
-        "  antidote results import evaluation.json --track tiny-1 --attack badnet --defense none --title 'A paper' "
+        "  antidote results import evaluation.json --track tiny --attack badnet --defense none --title 'A paper' "
         "--url https://example.org\n"
         "  antidote results compare mine/tiny-1/defenses leaderboard/tiny-1/defenses\n"
         "  antidote results noise leaderboard\n"

@@ -10,6 +10,8 @@ import pytest
 
 from antidote.command import __main__ as entry
 from antidote.command.table import COMMANDS, overview
+from antidote.study.tracks import tracks
+from scripts import results
 
 OWN = [name for name, entry in COMMANDS.items() if not entry.script]
 
@@ -27,6 +29,12 @@ def test_every_command_is_in_the_overview():
 def test_a_command_is_a_module_with_arguments_and_run(name):
     module = importlib.import_module(f"antidote.command.{name}")
     assert callable(module.run) and module.arguments().description
+
+
+def test_examples_of_results_files_have_the_words_of_the_command():
+    for line in COMMANDS["results"].example.splitlines():
+        given = results.arguments().parse_args(shlex.split(line)[2:])
+        assert given.action != "import" or given.track in tracks(), line
 
 
 def test_help_of_all_commands_shows_an_example_without_torch():
