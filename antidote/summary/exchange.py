@@ -59,6 +59,10 @@ class Figure(Settings):
     def _of_its_seeds(self) -> Figure:
         if self.seeds and abs(statistics.fmean(self.seeds.values()) - self.mean) > MEAN:
             raise ValueError(f"mean: {self.mean:g} is not the mean of its seeds")
+        if len(self.seeds) > 1 and self.std is None:
+            raise ValueError(f"std: is null, and {len(self.seeds)} seeds have a standard deviation")
+        if len(self.seeds) == 1 and self.std is not None:
+            raise ValueError(f"std: is {self.std:g}, and one seed has no standard deviation; should be null")
         return self
 
 

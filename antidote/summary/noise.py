@@ -10,6 +10,7 @@ backdoored models, by the hashes of the weights; a cell that two studies measure
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 
 from antidote.study.layout import NO_DEFENSE
@@ -90,6 +91,6 @@ def _models(one: Result) -> tuple[str, ...]:
 
 def _pooled(results: list[Result], name: str) -> float:
     """Return the pooled standard deviation of a figure in percentage points, to one decimal."""
-    figures = [result.figures[name] for result in results]
-    squares = sum((len(one.seeds) - 1) * float(one.std or 0) ** 2 for one in figures)
-    return round(100 * math.sqrt(squares / sum(len(one.seeds) - 1 for one in figures)), 1)
+    seeds = [list(result.figures[name].seeds.values()) for result in results if len(result.figures[name].seeds) > 1]
+    squares = sum((len(values) - 1) * statistics.variance(values) for values in seeds)
+    return round(100 * math.sqrt(squares / sum(len(values) - 1 for values in seeds)), 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import statistics
 from html.parser import HTMLParser
 
 import pytest
@@ -122,7 +123,12 @@ def test_an_undefended_cell_of_another_poisoning_is_another_cell(tmp_path):
 @pytest.mark.parametrize(("seeds", "loss"), [({"2": 0.7}, 0.1), ({"1": 0.6, "2": 0.7}, 0.2), ({"7": 0.6}, None)])
 def test_the_loss_is_over_the_seeds_that_both_cells_have(tmp_path, seeds, loss):
     """The undefended model of seed 2 is the worst: against the mean of all seeds, the loss would be larger."""
-    figure = lambda by_seed: {"mean": sum(by_seed.values()) / len(by_seed), "seeds": by_seed}
+
+    def figure(by_seed):
+        values = list(by_seed.values())
+        std = statistics.stdev(values) if len(values) > 1 else None
+        return {"mean": statistics.fmean(values), "std": std, "seeds": by_seed}
+
     undefended = figure({"0": 1.0, "1": 0.9, "2": 0.8})
     names = {"defense__method": "none", "defense__name": "none"}
     put(tmp_path, "tiny-1/a/badnet--none.json", **names, figures__ca1=undefended)
