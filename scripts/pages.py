@@ -55,7 +55,8 @@ def _of_files(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], obje
     study, results = measured(arguments.study, arguments.leaderboard)
     done, plan = finished(study, results), SummarySettings.read(read_mapping(summary_plan(study)), "the study")
     if arguments.table == "persistence":
-        curves = {(result.attack.name, result.defense.name): result.persistence for result in results}
+        counted = [result for result in results if not result.disputed]
+        curves = {(result.attack.name, result.defense.name): result.persistence for result in counted}
         return persistence(plan, done.table, curves), None
     if arguments.table == "attacks":
         return attacks(plan, done.table, done.cells), None

@@ -7,6 +7,7 @@ prints the spread over seeds for data/tracks.yaml, `schema` writes the JSON Sche
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -32,10 +33,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def write(args: argparse.Namespace) -> None:
-    """Write the cells of finished studies."""
+    """Write the cells of finished studies; a dispute stays with the same models."""
     found = [result for file in args.studies for result in results_of(Finished.read(file, args.results), args.results)]
     for result in found:
-        _put(result, args.output)
+        _put(result.model_copy(update={"disputed": _dispute(result, args.output)}), args.output)
     command_line.log.info("wrote %d results to %s", len(found), args.output)
 
 
@@ -124,6 +125,17 @@ ACTIONS = {
     "noise": print_noise,
     "schema": write_schema,
 }
+
+
+def _dispute(result: Result, output: Path) -> str:
+    """Return the dispute of the file that a result replaces, if both are of the same models; otherwise ""."""
+    path = _path(result, output)
+    if not path.is_file():
+        return ""
+    with suppress(UserError):  # a file that is not valid has no open dispute
+        there = read_result(path)
+        return there.disputed if there.hashes and there.hashes.models == result.hashes.models else ""
+    return ""
 
 
 def _origin(result: Result) -> tuple:

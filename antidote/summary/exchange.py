@@ -28,7 +28,6 @@ from antidote.summary.finished import Finished
 from antidote.summary.origin import origin, present
 from antidote.summary.persistence import read_trajectory
 from antidote.summary.relations import PERSISTED, is_rate
-from antidote.summary.verdicts import ENOUGH
 
 FORMAT = 1
 NAMES = ("attack", "defense", "seed")
@@ -154,7 +153,14 @@ class Result(Settings):
     )
     hashes: Hashes | None = None
     source: Source
-    unreliable: str = Field("", description="why the figures decide nothing; empty for a reliable result")
+    unreliable: str = Field(
+        "",
+        description="why the figures decide nothing: the gate, or missing seeds. That one or two seeds decide nothing "
+        "without a noise floor of the track is told where the file is read",
+    )
+    disputed: str = Field(
+        "", description="what is said to be wrong while a dispute is open: the cell counts for no claim or noise floor"
+    )
 
     @model_validator(mode="after")
     def _known(self) -> Result:
@@ -259,7 +265,7 @@ def _result(done: Finished, row: pd.Series, kept: Layout) -> Result | None:
         devices=_devices(done.costs, attack, defense),
         hashes=Hashes(models=models, clean=_weights(kept, "clean_model", study.file.seeds), **ran),
         source=Source(title=study.name),
-        unreliable=_unreliable(row, len(study.file.seeds), done),
+        unreliable=_unreliable(row, len(study.file.seeds)),
     )
 
 
@@ -364,11 +370,9 @@ def _weights(kept: Layout, stage: str, seeds: Iterable[int | str], **names: str)
     return {seed: sha256(path) for seed, path in paths.items() if path.is_file()}
 
 
-def _unreliable(row: pd.Series, planned: int, done: Finished) -> str:
-    """Return why a cell decides nothing: the gate, missing seeds, or too few seeds without a noise floor."""
+def _unreliable(row: pd.Series, planned: int) -> str:
+    """Return why a cell decides nothing, as far as its own study tells: the gate, or missing seeds."""
     reasons = [] if row["gate"] == "passed" else [f"gate: {row['gate_reason']}"]
     if row["ca1_n"] < planned:
         reasons.append(f"{int(row['ca1_n'])} of {planned} seeds")
-    if row["ca1_n"] < ENOUGH and done.noise is None:
-        reasons.append(f"fewer than {ENOUGH} seeds, and the track states no noise floor")
     return "; ".join(reasons)

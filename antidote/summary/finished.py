@@ -20,7 +20,11 @@ CELLS = ("attack", "defense", "seed", "ca1", "asr1", "floor")  # columns of cell
 
 @dataclass
 class Finished:
-    """A finished study: its settings by entry, and the tables of its summary."""
+    """A finished study: its settings by entry, and the tables of its summary.
+
+    Attributes:
+        disputed: attack and defense of the cells that are left out of the tables while a dispute is open.
+    """
 
     study: Study
     cells: pd.DataFrame
@@ -30,6 +34,7 @@ class Finished:
     persistence: pd.DataFrame | None
     noise: Noise | None
     swept: dict[str, str] = field(default_factory=dict)
+    disputed: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def track(self) -> str:

@@ -26,10 +26,11 @@ def noise(results: Iterable[Result]) -> dict[str, dict[str, Noise]]:
     """Return the noise floor by track and model; a model without enough cells is left out.
 
     Args:
-        results: measured results of any tracks; those of earlier versions of a track do not count.
+        results: measured results of any tracks; those of earlier versions of a track, and disputed ones, do not count.
     """
     present = {name: track.version for name, track in tracks().items()}
     results = [one for one in results if present.get(one.track.name, one.track.version) == one.track.version]
+    results = [one for one in results if not one.disputed]
     attacked = {_attack(one): _models(one) for one in results if one.defense.name == NO_DEFENSE}
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:

@@ -57,7 +57,9 @@ def measured(file: Path, leaderboard: Path) -> tuple[Study, list[Result]]:
 
 
 def finished(study: Study, results: list[Result]) -> Finished:
-    """Return a study as its measured results have it; cells without a result are empty."""
+    """Return a study as its measured results have it; cells without a result, and disputed ones, are empty."""
+    disputed = frozenset((one.attack.name, one.defense.name) for one in results if one.disputed)
+    results = [one for one in results if not one.disputed]
     plan = SummarySettings.read(read_mapping(summary_plan(study)), "the study")
     cells = _cells(study, results)
     return Finished(
@@ -69,6 +71,7 @@ def finished(study: Study, results: list[Result]) -> Finished:
         persistence=_persistence(results) if study.file.persistence else None,
         noise=tracks()[study.file.track.name].noise.get(study.file.model.name),
         swept={entry.name: entry.sweep for entry in study.entries["defense"]},
+        disputed=disputed,
     )
 
 

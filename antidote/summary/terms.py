@@ -183,7 +183,8 @@ def _attacks(term: Term, done: Finished, gated: bool) -> list[str]:
     passed = [name for name in fitting if gates.get(name) == "passed"]
     if gated and not passed:
         run = any(gates.get(name) == "failed" for name in fitting)
-        raise Missing(f"the attack {wanted} {'does not pass the gate' if run else 'was not run'}")
+        why = "does not pass the gate" if run else _absent(done, fitting, NO_DEFENSE)
+        raise Missing(f"the attack {wanted} {why}")
     if wanted == "*":
         return passed if gated else fitting
     return [_preferred(wanted, passed or fitting)]
@@ -237,12 +238,18 @@ def _column(term: Term, done: Finished, attack: str, defense: str) -> pd.Series:
         frame = frame[(frame["model"] == model) & ((frame["adaptation"] == wanted) if wanted else True)]
     mine = frame[(frame["attack"] == attack) & (frame["defense"] == defense)]
     if name not in mine or mine[name].isna().all():
-        raise Missing(f"{term.figure} of {defense} on {attack} {_without_score(mine) or 'was not run'}")
+        why = _without_score(mine) or _absent(done, [attack], defense)
+        raise Missing(f"{term.figure} of {defense} on {attack} {why}")
     mine = mine[pd.to_numeric(mine["seed"], errors="coerce").notna()]  # a detector of models has one row for all seeds
     if mine.empty:
         raise Missing(f"{term.figure} of {defense} on {attack} has no value by seed")
     values = pd.to_numeric(mine[name]).groupby(mine["seed"].astype(int))
     return values.max() if name in PERSISTED else values.mean()  # of several adaptations, the worst of each seed
+
+
+def _absent(done: Finished, attacks: Iterable[str], defense: str) -> str:
+    """Return why there is no figure of a defense on some attacks."""
+    return "is disputed" if any((attack, defense) in done.disputed for attack in attacks) else "was not run"
 
 
 def _table(frame: pd.DataFrame | None, name: str) -> pd.DataFrame:

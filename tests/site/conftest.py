@@ -18,30 +18,30 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-SEEDS = {"0": 0.05, "1": -0.05}
+SEEDS = {"0": 0.05, "1": -0.05, "2": 0.0}
 ACCESS = {"none": "nothing", "cleanclip": "clean-pairs", "linear_probe": "few-labelled"}
 
 
 def results(folder: Path) -> None:
-    """Write made-up results of the track `small`: two seeds, persistence, one unreliable cell, one reported."""
+    """Write made-up results of the track `small`: three seeds, persistence, a cell of one seed, one reported."""
     cell = json.loads((ROOT / "leaderboard/tiny-1/default/badnet--cleanclip.json").read_text())
     cell |= {"track": {"name": "small", "version": 1}, "unreliable": "", "source": {"title": "made-up"}}
     for (defense, access), ca1, asr1 in zip(ACCESS.items(), (0.60, 0.56, 0.50), (0.95, 0.10, 0.40), strict=True):
         cell["defense"] |= {"name": defense, "method": defense, "label": "", "access": access}
         for name, mean in (("ca1", ca1), ("asr1", asr1)):
             seeds = {seed: mean + half for seed, half in SEEDS.items()}
-            cell["figures"][name] = {"mean": mean, "std": 0.0707107, "seeds": seeds}
-        curve = {"adaptation": "full", "kind": "full", "pool": "defense", "seeds": 2}
+            cell["figures"][name] = {"mean": mean, "std": 0.05, "seeds": seeds}
+        curve = {"adaptation": "full", "kind": "full", "pool": "defense", "seeds": 3}
         cell["persistence"] = [
             curve | {"model": model, "points": [{"step": s, "ca1": ca1, "score": top * s / 20} for s in (0, 10, 20)]}
             for model, top in (("backdoored", asr1), ("clean", 0.02))
         ]
         put(folder / f"small-1/made-up/badnet--{defense}.json", cell)
     one = {name: {**figure, "std": None, "seeds": {"0": figure["mean"]}} for name, figure in cell["figures"].items()}
-    cell |= {"figures": one, "unreliable": "one seed, and the track states no noise floor", "persistence": []}
+    cell |= {"figures": one, "persistence": []}
     cell["defense"] |= {"name": "rvpt", "method": "rvpt", "reconstruction": True}
     put(folder / "small-1/made-up/badnet--rvpt.json", cell)
-    cell |= {"status": "reported", "hashes": None, "unreliable": "", "figures": {"asr1": {"mean": 0.2}}}
+    cell |= {"status": "reported", "hashes": None, "figures": {"asr1": {"mean": 0.2}}}
     cell["source"] = {"title": "A paper", "url": "https://example.org/paper", "place": "Table 1"}
     cell["defense"] |= {"name": "theirs", "method": "theirs", "label": "Theirs"}
     put(folder / "small-1/A-paper/badnet--theirs.json", cell)

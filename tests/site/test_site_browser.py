@@ -149,10 +149,10 @@ def test_filters_leave_what_they_say(page):
 
 def test_seeds_reliability_and_reported_results(page):
     page.goto("leaderboard/small-1.html")
-    assert column(page, "ASR@1") == ["95.0 ± 7.1", "10.0 ± 7.1", "40.0 ± 7.1", "40.0"]
+    assert column(page, "ASR@1") == ["95.0 ± 5.0", "10.0 ± 5.0", "40.0 ± 5.0", "40.0"]
     form = page.locator(".board-filters").first
     form.locator("[name=seeds]").fill("2")
-    assert column(page, "seeds") == ["2", "2", "2"]
+    assert column(page, "seeds") == ["3", "3", "3"]
     form.locator("[name=seeds]").fill("")
     form.locator("[name=reliable]").check()
     assert "rvpt" not in column(page, "defense") and len(column(page, "defense")) == 3
@@ -168,7 +168,7 @@ def test_the_plane_has_the_cells_that_the_filters_leave(page):
     points = page.locator(".board-plane .point")
     assert points.count() == 4
     words = points.nth(1).get_attribute("aria-label")
-    assert words == "BadNet, cleanclip, made-up: ASR@1 10.0, CA@1 56.0, seeds 2"
+    assert words == "BadNet, cleanclip, made-up: ASR@1 10.0, CA@1 56.0, seeds 3"
     points.nth(1).focus()
     assert page.locator(".board-plane .board-told").text_content() == words
     points.nth(1).dispatch_event("click")
@@ -202,8 +202,8 @@ def test_persistence_is_plotted_where_cells_have_it(page):
     plot = page.locator(".board-curves")
     assert plot.locator("polyline").count() == 6 and plot.locator("polyline.clean").count() == 3
     labels = [one.get_attribute("aria-label") for one in plot.locator(".point").all()]
-    assert "cleanclip, step 20: ASR@1 10.0, CA@1 56.0, seeds 2" in labels
-    assert "cleanclip, clean model, step 10: ASR@1 1.0, CA@1 56.0, seeds 2" in labels
+    assert "cleanclip, step 20: ASR@1 10.0, CA@1 56.0, seeds 3" in labels
+    assert "cleanclip, clean model, step 10: ASR@1 1.0, CA@1 56.0, seeds 3" in labels
     plot.locator(".board-legend").get_by_role("button", name="cleanclip").click()
     assert plot.locator("polyline").count() == 4
     page.goto("leaderboard/paper-1.html")  # without cells

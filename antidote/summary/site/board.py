@@ -11,6 +11,7 @@ from antidote.base.errors import UserError
 from antidote.base.registry import ATTACKS, DEFENSES
 from antidote.study.tracks import Track, TrackSettings, tracks
 from antidote.summary.exchange import Figure, Result, read_result
+from antidote.summary.verdicts import ENOUGH
 
 MEASURED, REPORTED = "measured", "reported"
 UNDEFENDED, CONTROL = "none", "oracle"
@@ -52,6 +53,20 @@ class Row:
     def seeds(self) -> int | None:
         """Number of seeds behind the cell's figures; None if a reported result gives none."""
         return max((len(figure.seeds) for figure in self.result.figures.values()), default=0) or None
+
+    @property
+    def unreliable(self) -> str:
+        """Why the cell decides nothing; empty for a reliable one.
+
+        A dispute, what the file says, or too few seeds for a model of which the track states no noise floor now.
+        """
+        one = self.result
+        track = tracks()[one.track.name]
+        floors = track.noise if track.version == one.track.version else {}
+        reasons = [f"disputed: {one.disputed}" if one.disputed else "", one.unreliable]
+        if one.status == MEASURED and (self.seeds or 0) < ENOUGH and one.model not in floors:
+            reasons.append(f"fewer than {ENOUGH} seeds, and the track states no noise floor of the model")
+        return "; ".join(filter(None, reasons))
 
     @property
     def exactness(self) -> str:

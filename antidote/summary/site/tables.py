@@ -51,7 +51,7 @@ def table(rows: list[Row], page: str, caption: str, filters: bool = True, withou
         caption: name of the table for readers of the screen.
         without: columns that are left out, `attack` or `defense`; one with the names of the entries takes their place.
     """
-    reasons = list(dict.fromkeys(row.result.unreliable for row in rows if row.result.unreliable))
+    reasons = list(dict.fromkeys(row.unreliable for row in rows if row.unreliable))
     figures = [one for one in FIGURES if one[0] in ALWAYS or any(row.figure(one[0]) for row in rows)]
     lines = [_line(row, page, figures, reasons) for row in rows]
     for line, row in zip(lines, rows, strict=True):
@@ -128,8 +128,8 @@ def _line(row: Row, page: str, figures: list[tuple[str, str, str]], reasons: lis
         "url": result.source.url if result.source.url.startswith(("https://", "http://")) else "",
         "place": result.source.place,
         "file": relpath(f"leaderboard/{row.file}", page.rpartition("/")[0] or "."),
-        "reason": reasons.index(result.unreliable) + 1 if result.unreliable else "",
-        "unreliable": result.unreliable,
+        "reason": reasons.index(row.unreliable) + 1 if row.unreliable else "",
+        "unreliable": row.unreliable,
     }
 
 
@@ -155,7 +155,7 @@ def _entry(entry: Entry) -> str:
 
 
 def _count(rows: list[Row], reason: str) -> int:
-    return sum(row.result.unreliable == reason for row in rows)
+    return sum(row.unreliable == reason for row in rows)
 
 
 def _choices(lines: list[dict[str, Any]]) -> dict[str, list[str]]:

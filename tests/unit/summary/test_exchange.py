@@ -104,12 +104,9 @@ def test_a_file_per_cell_with_figures_costs_and_hashes(board):
     assert found["hashes"]["models"]["1"] == hashlib.sha256(b"weights 1").hexdigest()
     assert len(found["hashes"]["code"]) == 16
     assert found["defense"]["access"] == "clean-pairs" and found["defense"]["settings"]["training"]["batch_size"] == 32
-    assert (
-        found["attack"]["settings"]["patch_size"] == 6
-        and found["unreliable"] == "fewer than 3 seeds, and the track states no noise floor"
-    )
+    assert found["attack"]["settings"]["patch_size"] == 6 and found["unreliable"] == ""
     partial = json.loads((folder / "blended--none.json").read_text())
-    assert partial["unreliable"] == "1 of 2 seeds; fewer than 3 seeds, and the track states no noise floor"
+    assert partial["unreliable"] == "1 of 2 seeds"
     assert partial["hashes"]["models"] == {"0": hashlib.sha256(b"blended 0").hexdigest()}, "no scores of seed 1 yet"
 
 

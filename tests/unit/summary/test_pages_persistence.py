@@ -143,3 +143,10 @@ def test_files_without_curves_empty_no_page(study, tmp_path):
     with pytest.raises(UserError, match=r"study.yaml: has no persistence; nothing to fill in"):
         page(study, board)
     assert (study / "page.md").read_text() == MARKS
+
+
+def test_a_disputed_cell_is_empty(study, tmp_path):
+    board = shutil.copytree(study / "board", tmp_path / "board")
+    file = board / "open-1/tiny/badnet--finetune.json"
+    put(file, {**json.loads(file.read_text()), "disputed": "another rate than the paper's"})
+    assert "| finetune | full |  |  |  |  |  |  |  |" in page(study, board)

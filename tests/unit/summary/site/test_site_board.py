@@ -89,7 +89,7 @@ def test_every_results_file_is_a_row_with_the_files_figures():
                     continue
                 assert float(given[f"data-{name}"]) == pytest.approx(100 * own["figures"][name]["mean"], abs=1e-5)
                 assert f"{100 * own['figures'][name]['mean']:.1f}" in [cell.partition(" ")[0] for cell in cells]
-            assert bool(given["data-reason"]) == bool(own["unreliable"])
+            assert bool(given["data-reason"]) == bool(row.unreliable)
 
 
 def test_tracks_without_results_have_a_board():
