@@ -19,7 +19,7 @@ from antidote.study.tracks import FREEDOM, tracks
 from antidote.summary.agreement import agreement, markdown
 from antidote.summary.checked import check_result
 from antidote.summary.clip_benchmark import from_clip_benchmark, to_clip_benchmark
-from antidote.summary.exchange import Result, read_result, results_of, schema
+from antidote.summary.exchange import Result, place, read_result, results_of, safe, schema
 from antidote.summary.finished import Finished
 from antidote.summary.noise import noise
 from antidote.summary.verdicts import ENOUGH
@@ -60,7 +60,7 @@ def clip_benchmark(args: argparse.Namespace) -> None:
     taken: dict[str, Path] = {}
     results = {file: read_result(file) for file in args.files}
     for file, result in results.items():
-        name = _safe(f"{result.source.title}-{result.attack.name}-{result.defense.name}.json")
+        name = safe(f"{result.source.title}-{result.attack.name}-{result.defense.name}.json")
         if (first := taken.setdefault(name, file)) != file:
             raise UserError(f"{file}: its name {name} is taken by {first}; write it to another --output")
     _made(args.output)
@@ -80,7 +80,7 @@ def import_(args: argparse.Namespace) -> None:
         "source": {"title": args.title, "url": args.url, "place": args.place},
     }
     result = from_clip_benchmark(args.file, facts)
-    path = _path(result, args.output)
+    path = args.output / place(result)
     if path.is_file():
         there = read_result(path)
         if _origin(there) != _origin(result):
@@ -129,7 +129,7 @@ ACTIONS = {
 
 def _dispute(result: Result, output: Path) -> str:
     """Return the dispute of the file that a result replaces, if both are of the same models; otherwise ""."""
-    path = _path(result, output)
+    path = output / place(result)
     if not path.is_file():
         return ""
     with suppress(UserError):  # a file that is not valid has no open dispute
@@ -151,16 +151,10 @@ def _words(result: Result) -> str:
 
 def _put(result: Result, output: Path) -> Path:
     """Write a result to its place; return the path."""
-    path = _path(result, output)
+    path = output / place(result)
     _made(path.parent)
     write_json(path, result.model_dump(mode="json"))
     return path
-
-
-def _path(result: Result, output: Path) -> Path:
-    """Return the place of a result, {track}-{version}/{study or source}/{attack}--{defense}.json."""
-    folder = output / f"{result.track.name}-{result.track.version}" / _safe(result.source.title)
-    return folder / _safe(f"{result.attack.name}--{result.defense.name}.json")
 
 
 def _made(folder: Path) -> None:
@@ -169,11 +163,6 @@ def _made(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"--output: {folder}: is or lies in a file; should name a folder") from None
-
-
-def _safe(text: str) -> str:
-    """Return text as the name of a file: other characters than letters, digits, `_`, `.` and `-` become `-`."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in text).strip(".-") or "unnamed"
 
 
 def arguments() -> argparse.ArgumentParser:

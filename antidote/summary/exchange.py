@@ -202,6 +202,17 @@ def read_result(path: Path) -> Result:
     return Result.read(values, str(path))
 
 
+def place(result: Result) -> str:
+    """Return the path of a result's file below the folder of all, `{track}-{version}/{study or source}/{cell}.json`."""
+    cell = safe(f"{result.attack.name}--{result.defense.name}.json")
+    return f"{result.track.name}-{result.track.version}/{safe(result.source.title)}/{cell}"
+
+
+def safe(text: str) -> str:
+    """Return text as the name of a file: other characters than letters, digits, `_`, `.` and `-` become `-`."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in text).strip(".-") or "unnamed"
+
+
 def one_file_per_cell(results: Mapping[Path, Result]) -> None:
     """Check that no two files of a folder hold the same cell.
 

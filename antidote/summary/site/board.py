@@ -10,11 +10,12 @@ from pathlib import Path
 from antidote.base.errors import UserError
 from antidote.base.registry import ATTACKS, DEFENSES
 from antidote.study.tracks import Track, TrackSettings, tracks
-from antidote.summary.exchange import Figure, Result, read_result
+from antidote.summary.exchange import Figure, Result, place, read_result
 from antidote.summary.verdicts import ENOUGH
 
 MEASURED, REPORTED = "measured", "reported"
 UNDEFENDED, CONTROL = "none", "oracle"
+SCHEMA = "schema.json"  # beside the folders of the tracks
 
 
 @dataclass(frozen=True)
@@ -104,18 +105,23 @@ def read_boards(folder: Path) -> list[Board]:
         folder: holds `{track}-{version}/{study or source}/*.json`.
 
     Raises:
-        UserError: there is no such folder; a file is not valid, or names a track that does not exist.
+        UserError: there is no such folder; a file is not valid, names a track that does not exist, or lies elsewhere
+            than its track, its study or source and its cell say.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; it should hold the results files of the tracks")
     known = tracks()
     boards = {(name, track.version): Board(_track(name, track.version), track) for name, track in known.items()}
-    results = {path: read_result(path) for path in sorted(folder.glob("*/*/*.json"))}
+    paths = sorted(path for path in folder.rglob("*.json") if path != folder / SCHEMA)
+    results = {path: read_result(path) for path in paths}
     starts = {_setting(result): result for result in results.values() if result.defense.method == UNDEFENDED}
     for path, result in results.items():
         name, version = result.track.name, result.track.version
         if name not in known:
             raise UserError(f"{path}: track.name: unknown track {name!r}; known: {', '.join(known)}")
+        if path != (own := folder / place(result)):
+            mend = "remove one of the two" if own in results else "move it there"
+            raise UserError(f"{path}: holds the cell of {own}; {mend}")
         board = boards.setdefault((name, version), Board(_track(name, version), None))
         row = Row(result, path.relative_to(folder).as_posix(), starts.get(_setting(result)))
         (board.measured if result.status == MEASURED else board.reported).append(row)

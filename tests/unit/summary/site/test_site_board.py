@@ -12,6 +12,7 @@ import pytest
 
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
+from antidote.summary.exchange import safe
 from antidote.summary.site.board import read_boards
 from antidote.summary.site.tables import curves, detections, table
 
@@ -62,10 +63,13 @@ def result(**changes):
     return values
 
 
-def put(folder, name, **changes):
-    path = folder / name
+def put(folder, **changes):
+    """Write a results file to its place; return the path."""
+    values = result(**changes)
+    track, cell = values["track"], safe(f"{values['attack']['name']}--{values['defense']['name']}.json")
+    path = folder / f"{track['name']}-{track['version']}" / safe(values["source"]["title"]) / cell
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result(**changes)))
+    path.write_text(json.dumps(values))
     return path
 
 
@@ -98,12 +102,10 @@ def test_tracks_without_results_have_a_board():
 
 
 def test_the_loss_is_against_the_undefended_cell_of_the_same_study_and_attack(tmp_path):
-    put(
-        tmp_path, "tiny-1/a/badnet--none.json", defense__method="none", defense__name="none", figures__ca1={"mean": 0.9}
-    )
-    put(tmp_path, "tiny-1/a/badnet--cleanclip.json", figures__ca1={"mean": 0.85})
-    put(tmp_path, "tiny-1/b/badnet--cleanclip.json", source__title="b")
-    put(tmp_path, "tiny-1/a/blended--cleanclip.json", attack__name="blended", attack__method="blended")
+    put(tmp_path, source__title="a", defense__method="none", defense__name="none", figures__ca1={"mean": 0.9})
+    put(tmp_path, source__title="a", figures__ca1={"mean": 0.85})
+    put(tmp_path, source__title="b")
+    put(tmp_path, source__title="a", attack__name="blended", attack__method="blended")
     losses = {row.file: row.loss for row in board(tmp_path).rows}
     assert losses["tiny-1/a/badnet--cleanclip.json"] == pytest.approx(0.05)
     assert losses["tiny-1/a/badnet--none.json"] == 0
@@ -113,10 +115,8 @@ def test_the_loss_is_against_the_undefended_cell_of_the_same_study_and_attack(tm
 
 
 def test_an_undefended_cell_of_another_poisoning_is_another_cell(tmp_path):
-    folder = tmp_path / "tiny-1/a"
-    none = {"defense__name": "none", "defense__method": "none"}
-    put(folder, "badnet--none.json", **none, poisoning={"start": "model"})
-    put(folder, "badnet--cleanclip.json", poisoning={"start": "clean"})
+    put(tmp_path, defense__name="none", defense__method="none", poisoning={"start": "model"})
+    put(tmp_path, poisoning={"start": "clean"})
     assert {row.result.defense.name: row.loss for row in board(tmp_path).rows} == {"none": 0, "cleanclip": None}
 
 
@@ -131,8 +131,8 @@ def test_the_loss_is_over_the_seeds_that_both_cells_have(tmp_path, seeds, loss):
 
     undefended = figure({"0": 1.0, "1": 0.9, "2": 0.8})
     names = {"defense__method": "none", "defense__name": "none"}
-    put(tmp_path, "tiny-1/a/badnet--none.json", **names, figures__ca1=undefended)
-    put(tmp_path, "tiny-1/a/badnet--cleanclip.json", figures__ca1=figure(seeds))
+    put(tmp_path, **names, figures__ca1=undefended)
+    put(tmp_path, figures__ca1=figure(seeds))
     found = {row.result.defense.name: row.loss for row in board(tmp_path).rows}
     assert found["none"] == 0 and found["cleanclip"] == (pytest.approx(loss) if loss else None)
 
@@ -143,7 +143,7 @@ def html(folder, **words):
 
 def test_seeds_are_shown_as_mean_and_spread(tmp_path):
     figure = {"mean": 0.3, "std": 0.14142, "seeds": {"0": 0.4, "1": 0.2}}
-    put(tmp_path, "tiny-1/a/one.json", figures__asr1=figure)
+    put(tmp_path, figures__asr1=figure)
     ((given, cells),) = Rows(html(tmp_path)).rows
     assert given["data-seeds"] == "2" and "30.0 ± 14.1" in cells and float(given["data-asr1"]) == pytest.approx(30)
 
@@ -156,7 +156,7 @@ def test_detectors_of_the_cells_are_a_table(tmp_path):
          "figures": {"auroc": figure(0.8)}},
         {"detector": entry("oracle", "oracle"), "subject": "pairs", "figures": {"auroc": figure(0.9)}},
     ]  # fmt: skip
-    put(tmp_path, "tiny-1/a/x.json", detections=found)
+    put(tmp_path, detections=found)
     html = detections(board(tmp_path).measured, "leaderboard/tiny-1.html")
     (dao, cells), (_, control) = Rows(html).rows
     assert dao["data-auroc"] == "80.0" and "data-tpr-at-fpr1" in dao and "../methods/detectors/dao.html" in html
@@ -165,16 +165,16 @@ def test_detectors_of_the_cells_are_a_table(tmp_path):
 
 
 def test_reported_results_are_apart(tmp_path):
-    put(tmp_path, "tiny-1/a/one.json")
+    put(tmp_path)
     figures = {"asr1": {"mean": 0.5}}
-    put(tmp_path, "tiny-1/b/two.json", status="reported", hashes=None, source__url="https://x.org", figures=figures)
+    put(tmp_path, status="reported", hashes=None, source__title="b", source__url="https://x.org", figures=figures)
     one = board(tmp_path)
-    assert [row.file for row in one.measured] == ["tiny-1/a/one.json"]
-    assert [row.file for row in one.reported] == ["tiny-1/b/two.json"]
+    assert [row.file for row in one.measured] == ["tiny-1/default/badnet--cleanclip.json"]
+    assert [row.file for row in one.reported] == ["tiny-1/b/badnet--cleanclip.json"]
     reported = Rows(table(one.reported, "leaderboard/tiny-1.html", "cells"))
     ((given, _),) = reported.rows
     assert given["data-status"] == "reported" and given["data-seeds"] == "" and given["data-ca1"] == ""
-    assert {"tiny-1/b/two.json", "https://x.org"} <= set(reported.links)
+    assert {"tiny-1/b/badnet--cleanclip.json", "https://x.org"} <= set(reported.links)
 
 
 def test_filters_have_the_values_of_the_cells(tmp_path):
@@ -203,7 +203,7 @@ def test_what_a_file_says_is_escaped(tmp_path):
     point = [{"step": 0, "ca1": 0.9, "score": 1.0}]
     curve = {"adaptation": evil, "kind": "full", "pool": "defense", "model": "backdoored", "seeds": 1, "points": point}
     changes = {"attack__label": evil, "unreliable": evil, "source__title": evil, "source__url": "javascript:alert(1)"}
-    put(tmp_path, "tiny-1/a/one.json", persistence=[curve], **changes)
+    put(tmp_path, persistence=[curve], **changes)
     assert "<script" not in html(tmp_path) and "javascript:" not in html(tmp_path)
     found = curves(board(tmp_path).rows)
     assert "<" not in found and json.loads(found)[0]["adaptation"] == evil
@@ -218,7 +218,7 @@ def test_a_table_is_one_block_for_markdown():
 
 
 def test_the_column_of_the_page_itself_gives_way_to_the_names_of_the_entries(tmp_path):
-    put(tmp_path, "tiny-1/a/one.json", defense__name="cleanclip_lr0.001")
+    put(tmp_path, defense__name="cleanclip_lr0.001")
     ((given, cells),) = Rows(html(tmp_path, filters=False, without=("defense",))).rows
     assert cells[:2] == ["BadNet", "cleanclip_lr0.001"] and given["data-entry"] == "cleanclip_lr0.001"
 
@@ -226,12 +226,12 @@ def test_the_column_of_the_page_itself_gives_way_to_the_names_of_the_entries(tmp
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"track__name": "opne"}, "one.json: track.name: unknown track 'opne'; known: tiny, "),
-        ({"format": 3}, "one.json: format: "),
+        ({"track__name": "opne"}, "badnet--cleanclip.json: track.name: unknown track 'opne'; known: tiny, "),
+        ({"format": 3}, "badnet--cleanclip.json: format: "),
     ],
 )
 def test_a_file_that_is_not_valid_is_one_line(tmp_path, change, says):
-    put(tmp_path, "tiny-1/a/one.json", **change)
+    put(tmp_path, **change)
     with pytest.raises(UserError) as error:
         read_boards(tmp_path)
     assert says in str(error.value) and "\n" not in str(error.value)
@@ -239,7 +239,32 @@ def test_a_file_that_is_not_valid_is_one_line(tmp_path, change, says):
         read_boards(tmp_path / "nowhere")
 
 
+CELL = "tiny-1/default/badnet--cleanclip.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "mend"),
+    [
+        ("tiny-1/default/copy.json", {}, "remove one of the two"),
+        ("tiny-1/default.json", {}, "remove one of the two"),
+        ("tiny-1/default/more/badnet--cleanclip.json", {}, "remove one of the two"),
+        ("tiny-1/default/badnet--other.json", {"track__name": "open"}, "move it there"),
+        ("tiny-1/other/badnet--cleanclip.json", {"source__title": "another"}, "move it there"),
+    ],
+    ids=["a copy", "beside the folders", "below a folder", "another track", "another study"],
+)
+def test_a_file_out_of_its_place_is_told(tmp_path, name, changes, mend):
+    cell = put(tmp_path)
+    place = CELL.replace("tiny-1", "open-1") if "track__name" in changes else CELL
+    place = place.replace("default", changes.get("source__title", "default"))
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(json.dumps(result(**changes)))
+    assert cell == tmp_path / CELL
+    with pytest.raises(UserError, match=f"{name}: holds the cell of {tmp_path / place}; {mend}"):
+        read_boards(tmp_path)
+
+
 def test_an_earlier_version_has_a_board_of_its_own(tmp_path):
-    put(tmp_path, "tiny-7/a/one.json", track__version=7)
+    put(tmp_path, track__version=7)
     first = read_boards(tmp_path)[0]
     assert first.page == "tiny-7" and first.recipe is None and len(first.rows) == 1
