@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from antidote.base.settings import read_mapping
 from antidote.study.reference import Reference, reference
 from antidote.summary.further import study_files
 from antidote.summary.site.board import Board, Row
-from antidote.summary.site.tables import CONTROLS, render, table
+from antidote.summary.site.tables import CONTROLS, detections, render, table
 
 COMMANDS = {"model": "audit", "pairs": "scan", "pictures": "inspect"}  # by what a detector scores
 DATA = {"clean-pairs": " --pairs clean.csv", "few-labelled": " --shots labelled/", "test-time": " --classes names.json"}
@@ -59,9 +60,8 @@ def method_page(kind: str, name: str, boards: list[Board], studies: list[Use]) -
     known, page = reference(kind, name), f"methods/{kind}s/{name}.html"
     tracks = []
     for board in boards:
-        rows = [row for row in board.rows if kind != "detector" and getattr(row.result, kind).method == name]
-        if rows:
-            tracks.append((board, _tables(kind, rows, page, name)))
+        if tables := _tables(kind, [row for row in board.rows if _of(row, kind, name)], page, name):
+            tracks.append((board, tables))
     return render(
         "method.md.j2",
         kind=kind,
@@ -88,6 +88,13 @@ def _yaml(kind: str, named: dict[str, dict[str, Any]]) -> str:
     return yaml.safe_dump({f"{kind}s": named}, sort_keys=False, default_flow_style=None, width=100).strip()
 
 
+def _of(row: Row, kind: str, name: str) -> bool:
+    """Return whether a cell has figures of a method."""
+    if kind == "detector":
+        return any(one.detector.method == name for one in row.result.detections)
+    return getattr(row.result, kind).method == name
+
+
 def _tables(kind: str, rows: list[Row], page: str, name: str) -> list[tuple[str, str]]:
     """Return title and table of the measured and of the reported cells."""
     found = []
@@ -95,7 +102,9 @@ def _tables(kind: str, rows: list[Row], page: str, name: str) -> list[tuple[str,
         mine = [row for row in rows if row.result.status == status]
         if mine:
             caption = f"{status.capitalize()} cells of {name}"
-            found.append((status.capitalize(), table(mine, page, caption, filters=False, without=(kind,))))
+            cells = partial(table, caption=caption, filters=False, without=(kind,))
+            shown = partial(detections, only=name) if kind == "detector" else cells
+            found.append((status.capitalize(), shown(mine, page)))
     return found
 
 

@@ -74,12 +74,19 @@ def table(rows: list[Row], page: str, caption: str, filters: bool = True, withou
     return "\n".join(line for line in html.splitlines() if line.strip())
 
 
-def detections(rows: list[Row], page: str) -> str:
-    """Return a sortable table of the detectors of some cells as one block of HTML; "" if no cell has one."""
+def detections(rows: list[Row], page: str, only: str | None = None) -> str:
+    """Return a sortable table of the detectors of some cells as one block of HTML; "" if no cell has one.
+
+    Args:
+        page: address of the page that holds the table, relative to the top of the site.
+        only: method of the detectors that are shown; None: all. The names of its entries take the place of the method,
+            and columns that are the same for all of them are left out.
+    """
     lines = [
         {
             "detector": _label(one.detector.label, one.detector.method),
             "detector_entry": _entry(one.detector),
+            "entry": one.detector.name,
             "page": method_link("detector", one.detector.method, page),
             "control": one.detector.method in CONTROLS,
             "attack": _label(row.result.attack.label, row.result.attack.method),
@@ -96,9 +103,10 @@ def detections(rows: list[Row], page: str) -> str:
         }
         for row in rows
         for one in row.result.detections
+        if only in (None, one.detector.method)
     ]
     heads = [(KEYS[name], head) for name, head in DETECTION]
-    html = render("detectors.html.j2", lines=lines, figures=heads) if lines else ""
+    html = render("detectors.html.j2", lines=lines, figures=heads, entries=only is not None) if lines else ""
     return "\n".join(line for line in html.splitlines() if line.strip())
 
 

@@ -100,6 +100,24 @@ def test_figures_of_a_method_are_those_of_its_results_files(found):
             assert ("No track has a cell of it." in text) == (not wanted)
 
 
+def test_figures_of_a_detector_are_those_of_its_results_files(found):
+    files = [json.loads(path.read_text()) for path in sorted(KEPT.glob("*/*/*.json"))]
+    for name in KINDS["detector"]:
+        wanted = sorted(
+            (one["detector"]["name"], file["attack"]["label"], file["source"]["title"],
+             f"{round(100 * one['figures']['auroc']['mean'], 6)}" if "auroc" in one["figures"] else "")
+            for file in files for one in file["detections"] if one["detector"]["method"] == name
+        )  # fmt: skip
+        text = found[f"methods/detectors/{name}.md"]
+        rows = Rows(text).rows
+        keys = ("data-entry", "data-attack", "data-source", "data-auroc")
+        assert sorted(tuple(given[key] for key in keys) for given, _ in rows) == wanted
+        assert all(cells[0].split()[0] == given["data-entry"] for given, cells in rows)
+        assert ("No track has a cell of it." in text) == (not wanted) and "Results files hold attacks" not in text
+    text = found["methods/detectors/sentinet.md"]
+    assert len(Rows(text).rows) > 0 and 'data-key="access"' not in text, "what its page says above"
+
+
 def test_fragments_of_studies_are_valid():
     default = {**read_mapping(str(ROOT / "config.yaml")), "track": None}
     validator = jsonschema.Draft202012Validator(study_schema())
