@@ -72,6 +72,15 @@ def test_a_track_says_how_far_two_cells_differ_by_chance(found):
     assert "up to: open-rn asr1 any difference" in found["leaderboard/open-1.md"]
 
 
+def test_the_page_of_results_files_is_linked_and_has_one_level_of_sections(found):
+    text = found["leaderboard/index.md"]
+    heads = re.findall(r"^#+ .*$", text, re.MULTILINE)
+    assert heads[:2] == ["# Leaderboard", "## Results files"] and len(heads) > 4
+    assert all(head.startswith("### ") for head in heads[2:])
+    assert "](leaderboard/index.md" in found["index.md"] and "](leaderboard/index.md" in found["CONTRIBUTING.md"]
+    assert "](../leaderboard/index.md" in found["docs/tracks.md"]
+
+
 def test_the_paper_is_named():
     assert reference("attack", "badnet").papers == (
         "Gu et al. 2017, [arXiv 1708.06733](https://arxiv.org/abs/1708.06733)",
