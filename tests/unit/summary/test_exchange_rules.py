@@ -117,3 +117,9 @@ def test_a_dispute_stays_with_the_same_models(tmp_path, monkeypatch):
     result = result.model_copy(update={"hashes": result.hashes.model_copy(update={"models": {"0": "other"}})})
     write()
     assert read_result(path).disputed == ""
+
+
+def test_no_file_of_the_leaderboard_keeps_a_reason_that_the_track_may_mend():
+    """A file is written once; a track may gain a noise floor later."""
+    for path in sorted(KEPT.glob("*/*/*.json")):
+        assert "noise floor" not in json.loads(path.read_text())["unreliable"], path
