@@ -13,6 +13,7 @@ from antidote.base.fingerprint import ROOT
 
 SMALL = {
     "dry_run": ["--attacks", "1", "--defenses", "1", "--seeds", "1", "--repeats", "1"],
+    "peak_memory": ["--", sys.executable, "-c", "pass"],
     "poisoning": ["--pairs", "500", "--poisons", "20"],
     "reuse": ["--jobs", "2", "--gb", "0.01"],
     "scale": ["--pairs", "20000"],
@@ -35,6 +36,7 @@ ELSEWHERE = {"defense_costs", "gpu_check"}  # have tests of their own
 SAID = {
     "attacks": "decoding a JPEG",
     "dry_run": "large study, 2 cells: ",
+    "peak_memory": "peak ",
     "poisoning": "index of 500 pairs: ",
     "reuse": "from dvc pull to nothing to be done: ",
     "submissions": "each job by itself: 17 (",
