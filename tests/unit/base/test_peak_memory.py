@@ -12,16 +12,17 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import peak_memory
 
 MIB = peak_memory.MIB
-# Two children of a process with 200 MiB read all of it; each child holds 50 MiB of its own until all have been sampled.
+# A process maps a file and writes 200 MiB; two children read all of both, and write 50 MiB each. All wait for the test.
 TREE = f"""
-import os, sys
+import mmap, os, sys
+file = open(sys.argv[1], "rb")
+mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 shared = b"1" * (200 * {MIB})
 for _ in range(2):
     if os.fork() == 0:
         own = b"2" * (50 * {MIB})
-        shared.count(b"1")
-        sys.stdout.write("x")
-        sys.stdout.flush()
+        shared.count(b"1"), mapped[:].count(b"1")
+        os.write(1, b"x")
         sys.stdin.buffer.read()
         os._exit(0)
 sys.stdin.close()
@@ -29,38 +30,55 @@ for _ in range(2):
     os.wait()
 """
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PSS is Linux's")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")
 
 
-def test_shared_memory_counts_once():
-    process = peak_memory.psutil.Popen([sys.executable, "-c", TREE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout.read(2) == b"xx"
-    found = peak_memory.sample(process)
-    process.stdin.close()
-    assert process.wait() == 0
-    assert len(found.sizes) == len(found.names) == 3
-    assert 300 <= found.total / MIB <= 400
+@pytest.fixture
+def tree(tmp_path):
+    """Return two trees as TREE says; both map the same file."""
+    (tmp_path / "file").write_bytes(bytes(40 * MIB))
+    command = [sys.executable, "-c", TREE, str(tmp_path / "file")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    started = [peak_memory.psutil.Popen(command, **pipes) for _ in range(2)]
+    for process in started:
+        assert process.stdout.read(2) == b"xx"
+    yield peak_memory.family(started[0])
+    for process in started:
+        process.communicate()
+        assert process.returncode == 0
+
+
+def test_shared_memory_counts_once(tree):
+    found = peak_memory.written(tree)
+    assert len(found) == 3 and 300 <= sum(size for size, _ in found) / MIB <= 350
+
+
+def test_a_file_counts_once_and_as_a_whole_where_others_map_it_too(tree):
+    code = peak_memory.mapped(tree[:0]), peak_memory.mapped([peak_memory.psutil.Process()])
+    assert code[0] == 0 and 40 <= peak_memory.mapped(tree) / MIB <= 40 + code[1] / MIB
 
 
 def test_the_largest_sample_is_the_peak(monkeypatch):
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    sizes = iter([[1, 2], [5, 1], [4]])
+    process = peak_memory.psutil.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    samples = iter([[(1, "a"), (2, "b")], [(5, "a"), (1, "b")], [(4, "a")]])
 
-    def sample(process):
-        found = peak_memory.Sample(next(sizes), ["a", "b"])
-        if found.sizes == [4]:
+    def written(tree):
+        found = next(samples)
+        if found == [(4, "a")]:
             process.communicate(b"\n")
         return found
 
-    monkeypatch.setattr(peak_memory, "sample", sample)
-    peak, samples = peak_memory.watch(process, 0)
-    assert (peak.sizes, peak.total, samples) == ([5, 1], 6, 3)
+    files = iter([10, 20])
+    monkeypatch.setattr(peak_memory, "written", written)
+    monkeypatch.setattr(peak_memory, "mapped", lambda tree: next(files))
+    assert peak_memory.watch(process, 0) == ([(5, "a"), (1, "b")], 20, 3)
 
 
 def test_a_process_that_has_ended_takes_nothing():
     process = peak_memory.psutil.Popen([sys.executable, "-c", ""])
     process.wait()
-    assert peak_memory.sample(process) == peak_memory.Sample([], [])
+    assert peak_memory.family(process) == [] and peak_memory.written([process]) == []
+    assert peak_memory.mapped([process]) == 0
 
 
 def test_the_command_ends_with_the_exit_code_of_the_measured_one():
