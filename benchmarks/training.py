@@ -116,6 +116,11 @@ def steady(lines: list[dict], workers: int) -> float:
 def between(seconds: dict[int, float], workers: int) -> float:
     """Return the steps per unit of time between two steps; the times are those at the end of some steps, ascending."""
     first, last = whole_rounds(list(seconds), workers)
+    if seconds[last] <= seconds[first]:
+        sys.exit(
+            f"a log of {len(seconds)} lines, of steps {min(seconds)} to {max(seconds)}, has no steady part; "
+            "give more --epochs or --pairs"
+        )
     return (last - first) / (seconds[last] - seconds[first])
 
 

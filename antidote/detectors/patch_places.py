@@ -14,7 +14,7 @@ best ones more; the patch that counts is scored on all pictures. No text and no 
 
 The side was chosen on clean models of the track `tiny`, in trials with another search: a square of an eighth reached
 0.36 to 0.44 on four seeds, one of three sixteenths 0.67 and 0.84 on two, and one of a quarter 0.90 and 0.96. Over three
-seeds an eighth has 0.26 to 0.51 on clean models, 0.87 to 0.95 on BadNet, 0.61 to 0.87 on BadCLIP and 0.49 to 0.56 on
+seeds an eighth has 0.26 to 0.44 on clean models, 0.83 to 0.96 on BadNet, 0.48 to 0.82 on BadCLIP and 0.54 to 0.63 on
 Blended, which has no patch (docs/detectors-models.md). There is no threshold; a score is compared with those of clean
 models.
 """

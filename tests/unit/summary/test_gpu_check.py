@@ -91,6 +91,11 @@ def test_the_steady_rate_of_a_trainer_that_waits_for_its_loaders(ahead):
     assert trainers.steady(lines, workers) == pytest.approx(workers * batch / 1.0, rel=0.05)
 
 
+def test_a_log_of_one_line_has_no_steady_rate():
+    with pytest.raises(SystemExit, match="a log of 1 lines, of steps 6 to 6, has no steady part; give more --epochs"):
+        trainers.steady([{"step": 6, "pairs_per_second": 3.0}], 1)
+
+
 @pytest.mark.parametrize("ahead", [0, 8])
 def test_the_steady_rate_of_open_clips_trainer_is_that_of_its_whole_log(ahead):
     """Its own rates are those of single steps, of which most in a burst do not wait."""
