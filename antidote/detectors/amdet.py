@@ -244,9 +244,6 @@ class _States(_Texts):
 
     least = LEAST
 
-    def __init__(self, clip: Clip, captions: list[str], weight: float) -> None:
-        super().__init__(clip, list(dict.fromkeys(captions)), weight)  # equal texts are alike without a trigger
-
     def _clean(self, tokens: Tensor) -> None:
         self.searched = len(tokens) - max(2, len(tokens) // HELD_OUT)
         self.tested = self.tested[self.searched :]

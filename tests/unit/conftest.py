@@ -14,24 +14,13 @@ os.environ.pop("ANTIDOTE_CACHE", None)  # no test takes what another run has mad
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `scripts`, which are not installed
 
 import pytest
+from captions import CAPTIONS
 
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VISION = {
     "vit": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16},
     "rn": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
 }
-CAPTIONS = (
-    "a red banana lies on the table",
-    "a small blue boat near the beach",
-    "the large green cactus stands in front of a wall",
-    "a banana beside a ball",
-    "a yellow cup on the left",
-    "a butterfly above a bone.",
-    "two dogs",
-    "a photo of a cloud",
-    "a purple star, a grey moon",
-    "the calm cottage",
-)
 
 
 @pytest.fixture(autouse=True)

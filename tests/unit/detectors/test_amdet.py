@@ -2,24 +2,13 @@
 
 import pytest
 import torch
+from captions import CAPTIONS
 
 from antidote.base.registry import method
 from antidote.data.access import DefenseData
 from antidote.detectors import amdet
 from antidote.training.session import Work
 
-CAPTIONS = (
-    "a red banana lies on the table",
-    "a small blue boat near the beach",
-    "the large green cactus stands in front of a wall",
-    "a banana beside a ball",
-    "a yellow cup on the left",
-    "a butterfly above a bone.",
-    "two dogs",
-    "a photo of a cloud",
-    "a purple star, a grey moon",
-    "the calm cottage",
-)
 TRIGGER, TARGET = "zebra", "a photo of a cloud"
 TEXTS = [f"{caption} {word}".strip() for caption in CAPTIONS for word in ("", "there", "now")]
 
@@ -78,10 +67,10 @@ def test_likenesses_are_those_of_texts_with_the_word(make_clip):
                 for one, two in zip(own, clean, strict=True)]  # fmt: skip
         near = [float(torch.cosine_similarity(own[8][:size], own[9][:size]).mean())
                 for size in [min(len(own[8]), len(own[9]))]]  # fmt: skip
-        given = amdet._States(clip, texts * 2, 0.1)
+        given = amdet._States(clip, texts, 0.1)
         alike, clean_likeness = given.alike(word[None], torch.arange(8))
         tests = given.tests(word[None], amdet.AmdetSettings())
-    assert given.searched == 8 and given.tested.tolist() == [8, 9], "a text counts once; one in 5 is held out"
+    assert given.searched == 8 and given.tested.tolist() == [8, 9], "one in 5 is held out"
     assert alike.tolist() == pytest.approx([sum(within[:8]) / 8], abs=1e-5)
     assert clean_likeness.tolist() == pytest.approx([sum(kept[:8]) / 8], abs=1e-5)
     assert tests == {"likeness": [pytest.approx(min(within[8:]), abs=1e-5)],
@@ -100,6 +89,15 @@ def test_a_model_is_flagged_if_all_tests_are_passed(make_clip, make_pairs, tmp_p
     assert scores.values[0] == pytest.approx(score)
     assert (scores.values[0] > scores.threshold) == (within > 0.8 and between > 0.92 and positive > 0.8)
     assert scores.evidence["likeness between texts"] == between and scores.evidence["scores of all starts"][1] == 0.1
+
+
+@pytest.mark.parametrize("likeness", ["tokens", "texts"])
+def test_a_text_counts_once(make_clip, make_pairs, tmp_path, likeness):
+    once, twice = (
+        found(make_clip("vit"), make_pairs(len(texts), captions=texts), tmp_path / str(len(texts)), likeness=likeness)
+        for texts in (TEXTS, TEXTS * 2)
+    )
+    assert once.values.tolist() == twice.values.tolist() and once.evidence == twice.evidence
 
 
 def test_the_likeness_that_enough_texts_exceed(make_clip):

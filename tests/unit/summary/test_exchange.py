@@ -18,7 +18,6 @@ from antidote.base.settings import read_mapping
 from antidote.study.layout import Layout
 from antidote.study.slices import summary_plan
 from antidote.study.study import Study
-from antidote.study.tracks import tracks
 from antidote.summary import exchange
 from antidote.summary.exchange import read_result, schema
 from antidote.summary.finished import Finished
@@ -41,18 +40,8 @@ def curve(*scores):
     return {"curve": [{"step": 10 * i, "ca1": 0.8 - i / 10, "score": score} for i, score in enumerate(scores)]}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def anything_goes():
-    """The track of the made-up study fixes nothing."""
-    fixes = tracks()["open"].fixes
-    kept = dict(fixes)
-    fixes.clear()
-    yield
-    fixes.update(kept)
-
-
 @pytest.fixture(scope="module")
-def board(tmp_path_factory):
+def board(tmp_path_factory, anything_goes):
     """The results files of a made-up study of a track; blended lacks a seed, and the models of one cell are gone."""
     root = tmp_path_factory.mktemp("board")
     values = read_mapping(str(ROOT / "tests/studies/tiny.yaml")) | {"seeds": [0, 1]}

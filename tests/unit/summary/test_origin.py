@@ -11,7 +11,7 @@ from antidote.summary.origin import origin
 from tests.unit.summary import test_exchange as made
 from tests.unit.summary.test_pages import put
 
-anything_goes, board = made.anything_goes, made.board  # the results files of a made-up study
+board = made.board  # the results files of a made-up study
 
 
 @pytest.fixture

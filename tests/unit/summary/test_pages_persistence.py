@@ -12,7 +12,6 @@ from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
 from antidote.study.slices import summary_plan
 from antidote.study.study import Study
-from antidote.study.tracks import tracks
 from scripts import pages, summarise
 from scripts import results as results_files
 from tests.unit.summary.test_pages import put
@@ -34,16 +33,6 @@ def run(module, *words):
 
 def curve(rates):
     return {"curve": [{"step": 10 * i, "ca1": 0.8, "score": rate} for i, rate in enumerate(rates)]}
-
-
-@pytest.fixture(scope="module")
-def anything_goes():
-    """The track of the made-up study fixes nothing."""
-    fixes = tracks()["open"].fixes
-    kept = dict(fixes)
-    fixes.clear()
-    yield
-    fixes.update(kept)
 
 
 @pytest.fixture(scope="module")
