@@ -147,6 +147,11 @@ def test_cells_that_are_not_the_same_experiment_are_named(tmp_path):
         ({"poisoning": {"start": "clean", "lr": 0.1}}, "badnet / finetune: other settings of poisoning: start"),
         ({"persistence": [{"settings": {"every": 7}}]}, "badnet / finetune: other settings of adaptation full: every"),
         ({"poisoning": {}, "persistence": [{}]}, None),  # an older file
+        ({"defense": {"settings": {"training": {"lr": 0.1}}}}, None),  # `shuffle` is a later setting of trainings
+        (
+            {"defense": {"settings": {"training": {"lr": 0.2, "shuffle": "global"}}}},
+            "badnet / finetune: other settings of finetune: training.lr",
+        ),
     ],
 )
 def test_another_poisoning_or_adaptation_is_another_experiment(tmp_path, change, told):
@@ -156,9 +161,12 @@ def test_another_poisoning_or_adaptation_is_another_experiment(tmp_path, change,
     for folder in folders:
         write(folder, SPREAD, defense="other")
     own = {"poisoning": {"start": "model", "lr": 0.1}, "persistence": [{"settings": {"every": 10}}]}
+    own["defense"] = {"settings": {"training": {"lr": 0.1, "shuffle": "global"}}}
+    named = {"name": "finetune", "method": "finetune"}
     for folder, extra in zip(folders, (own, {**own, **change}), strict=True):
         path = folder / "badnet--finetune.json"
         extra = {**extra, "persistence": [{**curve, **one} for one in extra["persistence"]]}
+        extra["defense"] = {**named, **extra["defense"]}
         path.write_text(json.dumps({**json.loads(path.read_text()), **extra}))
     found = agreement(*folders, ["asr1"])
     assert found.left_out == ([told] if told else []) and len(found.pairs) == 2 - bool(told)
