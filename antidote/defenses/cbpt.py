@@ -102,12 +102,17 @@ class CBPT(Defense):
         screened = settings.positives == "text" and classes > settings.candidates
         inverted = max(settings.inversion.batch_size, settings.screening_batch if screened else 0)
         texts = min(settings.classes_per_step, classes) * full_length(settings.context, model)
-        return Held(pictures=inverted), Held(texts=texts), Held(pictures=ENCODED, gradients=False)
+        return (
+            Held(pictures=inverted, precision=settings.precision),
+            Held(texts=texts),
+            Held(pictures=ENCODED, gradients=False, precision=settings.precision),
+        )
 
     def run(self, clip: Clip, data: DefenseData, work: Work) -> Report:
         check_shots(data.shots, data.classes, "cbpt")
         clip.network.eval().requires_grad_(False)
-        clean = frozen_features(clip.encode_image, data.shots.images)
+        with clip.autocast(self.settings.precision):
+            clean = frozen_features(clip.encode_image, data.shots.images)
         with torch.no_grad():
             anchors = clip.class_embeddings(data.classes, data.templates).T
         found = self._dummy_triggers(clip, data, clean, anchors, work)
@@ -153,7 +158,8 @@ class CBPT(Defense):
         report = [
             {"towards": data.classes[chosen[i]], "mask_area": tried[i].area, "works": tried[i].works} for i in order
         ]
-        return _Found(kept, torch.stack([under(clip, images, trigger) for trigger in kept]), steps, report)
+        triggered = torch.stack([under(clip, images, trigger, settings.precision) for trigger in kept])
+        return _Found(kept, triggered, steps, report)
 
     def _together(self, clip: Clip, images: Tensor, clean: Tensor, work: Work) -> _Found:
         settings, found, triggered = self.settings, [], []
@@ -161,7 +167,7 @@ class CBPT(Defense):
             goal = Together(torch.stack([clean, *triggered]), settings.temperature, settings.collapsed)
             seed, place = derive(self.seed, "inversion", number), part(work, f"inversion{number}")
             found.append(invert(clip, images, goal, settings, settings.inversion_steps, seed, place))
-            triggered.append(under(clip, images, found[-1]))
+            triggered.append(under(clip, images, found[-1], settings.precision))
         return _Found(found, torch.stack(triggered), sum(trigger.steps for trigger in found), [])
 
     def _described(self, found: _Found, anchors: Tensor, data: DefenseData) -> dict:

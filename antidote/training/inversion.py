@@ -88,6 +88,9 @@ class InversionSettings(Settings):
     )
     screening_batch: int = Field(16, ge=2, description="pictures per screening step")
     inversion_steps: int = Field(1000, ge=1, description="steps of each inversion (open in CBPT's paper)")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="autocast type in which pictures are encoded; losses, masks and patterns have 32 bits"
+    )
     inversion: TuneSettings = Field(
         TuneSettings(optimizer="adam", lr=0.1, schedule="constant", batch_size=64),
         description="recipe for mask and pattern; its epochs are not used. The rate is one of DECREE's (0.5, 0.1, "
@@ -209,7 +212,10 @@ def invert(
     def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
         mask, pattern = drawn(tensors, size)
         rows = used[rows]
-        wanted, success, threshold = goal(clip.encode_image(paste(floats(clip, images[rows]), mask, pattern)), rows)
+        triggered = paste(floats(clip, images[rows]), mask, pattern)
+        with clip.autocast(settings.precision):
+            features = clip.encode_image(triggered)
+        wanted, success, threshold = goal(features, rows)
         total, area = wanted + (kept["beta"] * 3).to(mask.dtype) * mask.sum(), mask.mean()
         with torch.no_grad():
             works = success.double() >= threshold
@@ -219,7 +225,8 @@ def invert(
         return total, {"goal": wanted, "success": success, "mask_area": area}
 
     recipe = settings.inversion.model_copy(update={"epochs": epochs})
-    done = tune(Task(tensors, loss, len(used), {}, kept=kept), recipe, seed, work)
+    task = Task(tensors, loss, len(used), {}, half=settings.precision == "fp16", kept=kept)
+    done = tune(task, recipe, seed, work)
     works = math.isfinite(float(kept["area"]))
     mask, pattern = (tensor.detach() for tensor in drawn(kept if works else tensors, size))
     return Inverted(mask, pattern, done, works, float(kept["goal"]))
@@ -275,9 +282,9 @@ def candidates(
     return sorted(order[: settings.candidates]), sum(trigger.steps for trigger in found)
 
 
-def under(clip: Clip, images: Tensor, trigger: Inverted, batch_size: int = 256) -> Tensor:
-    """Return the features (N, D) of pictures uint8 (N, 3, H, W) under a trigger."""
-    with torch.no_grad():
+def under(clip: Clip, images: Tensor, trigger: Inverted, precision: str = "fp32", batch_size: int = 256) -> Tensor:
+    """Return the features (N, D) of pictures uint8 (N, 3, H, W) under a trigger; `precision`: autocast type."""
+    with torch.no_grad(), clip.autocast(precision):
         parts = images.split(batch_size)
         return torch.cat([clip.encode_image(paste(floats(clip, x), trigger.mask, trigger.pattern)) for x in parts])
 

@@ -55,12 +55,11 @@ def test_rvpt_is_estimated_where_it_runs():
 def test_orders_of_magnitude_on_resnet_50():
     """At 224 pixels a picture keeps some 100 MB in 32 bits, half of it in 16, and 11 MB exist at once without gradients."""
     found = estimated(study("paper"))
-    assert 8e9 < found["defenses.cbpt"] < 10e9, "64 pictures of an inversion"
-    assert found["defenses.imbert_clip"] == found["defenses.invertune"] == found["defenses.cbpt"]
-    assert (
-        found["persistence.projection"] < found["evaluation"] < found["defenses.linear_probe"] < found["defenses.cbpt"]
-    )
-    assert 2 * found["defenses.cbpt"] > found["attacks.siba.fit"] > 1.5 * found["defenses.cbpt"], "128 pictures"
+    search = found["defenses.invertune"]
+    assert 8e9 < search < 10e9, "four searches of 16 pictures"
+    assert found["defenses.imbert_clip"] == search and 0.5 * search < found["defenses.cbpt"] < 0.6 * search
+    assert found["persistence.projection"] < found["evaluation"] < found["defenses.linear_probe"] < search
+    assert 2 * search > found["attacks.siba.fit"] > 1.5 * search, "128 pictures"
     assert found["persistence.full"] == found["poisoning"], "the same batch"
 
 
@@ -72,6 +71,7 @@ def test_what_defenses_hold():
     assert held("invertune") == (Held(64),), "four searches of 16 pictures"
     texts = 100 * (4 + 12) / 77
     assert held("cbpt") == (Held(64), Held(texts=pytest.approx(texts)), Held(256, gradients=False))
+    assert [one.precision for one in held("cbpt", precision="bf16")] == ["bf16", "fp32", "bf16"]
     screened = held("cbpt", screening_batch=99)
     assert screened[0] == Held(99) and held("cbpt", classes=5, screening_batch=99)[0] == Held(64)
     share = (1 - 3 / 12) * (1 + 50 / 50)

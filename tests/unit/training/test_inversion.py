@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from antidote.clip.model import autocast
 from antidote.defenses import cbpt
 from antidote.training import inversion, tuning
 from antidote.training.session import Work
@@ -92,7 +93,14 @@ class Corner:
 
     device = torch.device("cpu")
 
+    def __init__(self):
+        self.passes = []  # autocast type of each pass
+
+    def autocast(self, precision):
+        return autocast("cpu", precision)
+
     def encode_image(self, images):
+        self.passes.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
         corner, rest = images[:, :, :4, :4].mean(dim=(1, 2, 3)), images.mean(dim=(1, 2, 3))
         features = torch.stack([6 * (corner - 0.5), 1.2 * rest, 0.5 * torch.ones_like(rest)], dim=1)
         return features / features.norm(dim=1, keepdim=True)
@@ -124,6 +132,17 @@ def test_an_inversion_finds_the_trigger_and_keeps_the_smallest_mask_that_worked(
         Work(tmp_path / "never", "x"),
     )  # fmt: skip
     assert not never.works
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_an_inversion_encodes_pictures_in_its_precision_and_learns_in_32_bits(tmp_path, precision, kind):
+    model, goal = Corner(), inversion.TowardClass(torch.eye(3), 0, 0.07, 0.97)
+    found = inversion.invert(model, grey(), goal, corner_settings(precision=precision), 150, 0, Work(tmp_path, "x"))
+    features = inversion.under(model, grey(), found, precision)
+    assert set(model.passes) == {kind} and found.works
+    assert found.mask.dtype == found.pattern.dtype == torch.float32
+    assert (features.argmax(dim=1) == 0).float().mean() > 0.9
+    assert found.mask[:4, :4].mean() > 0.3 and found.mask[4:, 4:].mean() < 0.05
 
 
 def test_a_killed_inversion_keeps_the_smallest_mask(tmp_path, monkeypatch):
