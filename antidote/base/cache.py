@@ -28,7 +28,8 @@ from typing import Any
 
 from antidote.base.errors import UserError
 from antidote.base.files import sha256, whole_folder, write_json
-from antidote.base.fingerprint import fingerprint
+from antidote.base.fingerprint import edited, fingerprint
+from antidote.base.machine import process_start
 
 log = logging.getLogger("antidote")
 
@@ -146,6 +147,9 @@ class Shared:
     def put(self, folder: Path, names: Iterable[str], cost: dict[str, Any]) -> None:
         """Store files of a folder as an entry; a cache folder that cannot be written causes a warning.
 
+        Nothing is stored if a source was edited while the job ran: the key is that of the code on disk, and the job may
+        have loaded other code.
+
         Args:
             folder: folder of the result.
             names: names of the files to store.
@@ -157,6 +161,9 @@ class Shared:
         temporary = self.entry.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             if self.entry.is_dir():
+                return
+            if edited(process_start()):
+                log.warning("%s: the code was edited while this job ran; this result is not shared", PLACE)
                 return
             temporary.mkdir(parents=True)
             digests = {name: _copy(folder / name, temporary / name) for name in sorted(names)}

@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -43,6 +44,7 @@ NOT_FOLLOWED = frozenset(
 
 _memory: dict[str, Any] = {}  # results by the hash of what they depend on
 _used: set[str] = set()  # keys that this process has asked for
+_covered: set[str] = set()  # modules that fingerprints of this process cover
 MOST = 5000  # results in the file; beyond, only those of the last process are kept
 
 
@@ -101,7 +103,30 @@ def _rules() -> str:
 def fingerprint(*modules: str) -> str:
     """Return 16 hex digits that change when the code of a named module, or of a project module it imports, changes."""
     names = sorted(reachable(*modules))
+    _covered.update(names)
     return _remembered(lambda: _digest(names), "fingerprint", *(f"{name}={_content(name)}" for name in names))
+
+
+def edited(since: float) -> bool:
+    """Return whether a source that a fingerprint of this process covers was changed or removed after a moment.
+
+    A job loads its code when it starts. A fingerprint that the job makes later is that of the code on disk, and is the
+    loaded code's only if no source has changed since.
+
+    Args:
+        since: seconds since 1970.
+    """
+    files = {name: _file(name) for name in _covered}
+    return any(_changed(part) > since for file in files.values() for part in (file, *_templates(file)))
+
+
+def _changed(file: Path) -> float:
+    """Return when a file was last written or put in its place, in seconds since 1970; infinite if there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return math.inf
+    return max(found.st_mtime, found.st_ctime)  # a file that is moved here keeps the time of its last edit
 
 
 def _digest(modules: list[str]) -> str:

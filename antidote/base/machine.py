@@ -1,11 +1,19 @@
-"""The kind of the processor: floating-point sums round differently on each kind, so that trained weights differ."""
+"""What a job runs on, and since when.
 
+Floating-point sums round differently on each kind of processor, so that trained weights differ.
+"""
+
+import os
 import platform
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
 FACTS = Path("/proc/cpuinfo")  # Linux
+PROCESS = Path("/proc/self/stat")  # Linux
+LOADED = time.time()  # on other systems: a moment after the start of the process
+START = 19  # field of a process's start, counted from the one after its name; in ticks since the machine started
 NUMBERS = {"cpu family": "family", "model": "model", "CPU implementer": "implementer", "CPU part": "part"}  # x86, ARM
 
 
@@ -32,3 +40,17 @@ def _facts() -> dict[str, str]:
         return {}
     lines = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in lines if value.strip()}
+
+
+def process_start() -> float:
+    """Return when this process started, in seconds since 1970; of a fork, when it was forked.
+
+    On other systems than Linux, when this module was loaded.
+    """
+    try:
+        ticks = int(PROCESS.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[START])
+    except OSError:
+        return LOADED
+    # The number is rounded down; in a hundredth of a second Python has not begun to load a project's code.
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - (ticks + 1) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age

@@ -22,6 +22,7 @@ from antidote.base.files import sha256
 from antidote.base.fingerprint import ROOT
 from antidote.data import pools
 from antidote.data.pools import drawn_from
+from antidote.training import loop
 
 
 @pytest.fixture
@@ -129,6 +130,17 @@ def test_what_is_taken_can_be_changed_without_harm(place, made, tmp_path):
         file.write(b"other")
     entry().take(tmp_path / "again")
     assert sha256(tmp_path / "again/weights") == sha256(made / "weights")
+
+
+def test_a_result_of_a_job_whose_code_was_edited_meanwhile_is_not_shared(place, made, tmp_path, monkeypatch, caplog):
+    """The key is that of the code on disk; the job may have loaded the code before the edit."""
+    found = Shared("pretrain", lambda: identity(made))
+    monkeypatch.setattr(cache, "process_start", lambda: Path(loop.__file__).stat().st_mtime - 1)
+    found.put(made, ["weights"], {})
+    assert not found.take(tmp_path / "b") and "the code was edited while this job ran" in caplog.text
+    monkeypatch.setattr(cache, "process_start", time.time)
+    found.put(made, ["weights"], {})
+    assert found.take(tmp_path / "b") == ["weights"]
 
 
 def test_without_a_place_nothing_is_asked_or_kept(made, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -51,6 +52,12 @@ def test_no_commit_outside_of_a_checkout_of_the_project(project, monkeypatch):
     assert checkout.commit() == ""
 
 
+def test_no_commit_before_the_first_one(tmp_path, monkeypatch):
+    git(tmp_path, "init", "-q")
+    monkeypatch.setattr(checkout, "ROOT", tmp_path)
+    assert checkout.commit() == ""
+
+
 def test_no_commit_without_git(project, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert checkout.commit() == ""
@@ -58,6 +65,7 @@ def test_no_commit_without_git(project, monkeypatch):
 
 def test_the_code_is_that_of_the_script_and_its_methods(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkout, "process_start", time.time)  # what was edited while the tests ran does not count
     for name in {place.partition(":")[0] for table in KINDS.values() for place in table.values()}:
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert checkout.code() == "", "pytest runs, no script"
