@@ -70,7 +70,7 @@ def clip_benchmark(args: argparse.Namespace) -> None:
 
 
 def import_(args: argparse.Namespace) -> None:
-    """Write a foreign evaluation as a reported result."""
+    """Write a foreign evaluation as a reported result; an open dispute of the same source stays."""
     if args.track not in tracks():
         raise UserError(f"--track: unknown track {args.track!r}; known: {', '.join(tracks())}")
     facts = {
@@ -80,6 +80,7 @@ def import_(args: argparse.Namespace) -> None:
         "source": {"title": args.title, "url": args.url, "place": args.place},
     }
     result = from_clip_benchmark(args.file, facts)
+    check_result(result, tracks()[args.track], str(args.file))
     path = args.output / place(result)
     if path.is_file():
         there = read_result(path)
@@ -88,6 +89,7 @@ def import_(args: argparse.Namespace) -> None:
                 f"--title: {path} is there already ({_words(there)}); name another title, which differs in letters a "
                 "to z or digits, or remove the file"
             )
+        result = result.model_copy(update={"disputed": there.disputed})
     path = _put(result, args.output)
     command_line.log.info("wrote %s", path)
 
