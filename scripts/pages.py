@@ -29,6 +29,7 @@ from antidote.summary.figures import figures
 from antidote.summary.plan import SummarySettings
 from antidote.summary.plane import plane
 from antidote.summary.restored import finished, measured
+from antidote.summary.tables import with_disputes
 from antidote.summary.text import fill
 from antidote.summary.unchanged import check_cells, check_detections
 
@@ -54,13 +55,14 @@ def _of_files(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], obje
     """Return the table from the results files, and what draws the page's picture; None: only a run can draw it."""
     study, results = measured(arguments.study, arguments.leaderboard)
     done, plan = finished(study, results), SummarySettings.read(read_mapping(summary_plan(study)), "the study")
+    table = with_disputes(done.table, done.disputed)
     if arguments.table == "persistence":
         counted = [result for result in results if not result.disputed]
         curves = {(result.attack.name, result.defense.name): result.persistence for result in counted}
-        return persistence(plan, done.table, curves), None
+        return persistence(plan, table, curves), None
     if arguments.table == "attacks":
-        return attacks(plan, done.table, done.cells), None
-    return defenses(plan, done.table, done.cells, done.costs), partial(plane, done.table, plan)
+        return attacks(plan, table, done.cells), None
+    return defenses(plan, table, done.cells, done.costs), partial(plane, table, plan)
 
 
 def _of_run(arguments: argparse.Namespace) -> tuple[str, Callable[[Path], object]]:

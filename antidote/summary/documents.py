@@ -15,7 +15,7 @@ from antidote.summary.exchange import Curve
 from antidote.summary.page import duration, size
 from antidote.summary.persistence import BACKDOORED, CLEAN, FIGURES
 from antidote.summary.plan import AdaptationFacts, AttackFacts, DefenseFacts, SummarySettings
-from antidote.summary.tables import ASR, percent, score_name, shown, spread
+from antidote.summary.tables import ASR, DISPUTED, percent, score_name, shown, spread
 from antidote.summary.text import RECONSTRUCTION, attack_mark, blank_reasons, cell_text, escaped, marks, notes, picks
 
 PERTURBATIONS = ("noise", "blur", "jitter", "flip")
@@ -26,6 +26,7 @@ def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> 
     rows = [["attack", "entry", "threat model", "poisons", "score", "floor", "CA@1", "PSNR, dB", "SSIM"]]
     rows.append(["---"] * 3 + ["---:"] * 6)
     undefended = table[table["defense"] == "none"].set_index("attack", drop=False)
+    reasons = blank_reasons(undefended)
     for attack in plan.attacks:
         row = undefended.loc[attack.name]
         mine = cells[(cells["attack"] == attack.name) & (cells["defense"] == "none")]
@@ -33,6 +34,7 @@ def attacks(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame) -> 
         score = spread(row["score_mean"], row["score_std"]) + (
             "" if row["score"] == "asr1" else f" ({score_name(row['score'])})"
         )
+        score = _blank(row, reasons) or score
         seen = [_mean(mine, name, digits) for name, digits in (("psnr", 1), ("ssim", 3))]
         poisons = "all shots" if attack.poisons is None else str(attack.poisons)
         title = _name(attack) + attack_mark(row["gate"])
@@ -96,16 +98,14 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, co
     facts = {defense.name: defense for defense in plan.defenses}
     for attack in plan.attacks:
         mine = _shown(table, attack.name)
-        if not mine["ca1_n"].sum():
+        if not mine["ca1_n"].sum() and DISPUTED not in set(mine["note"]):
             absent.append(_name(attack))
             continue
         names = ["CA@1", "ASR@1", "PA", *(["worst"] if adapted else []), "time", "memory", "trained", "pairs"]
         rows = [["defense", "access", *names], ["---"] * 2 + ["---:"] * len(names)]
         for _, row in mine.iterrows():
             defense = facts[row["defense"]]
-            asr = cell_text(row, "score", [])
-            if row["note"] in blank_reasons(table):
-                asr = f"[{blank_reasons(table).index(row['note']) + 1}]"
+            asr = _blank(row, blank_reasons(table)) or cell_text(row, "score", [])
             pa = _mean(cells[(cells["attack"] == attack.name) & (cells["defense"] == row["defense"])], "pa", 1, 100)
             name = _title(defense)
             rows.append([name, defense.access, cell_text(row, "ca1", []), f"**{asr}**" if row["best"] else asr, pa,
@@ -113,7 +113,7 @@ def defenses(plan: SummarySettings, table: pd.DataFrame, cells: pd.DataFrame, co
                          *_cost(costs, attack.name, row["defense"])])  # fmt: skip
         floor = percent(mine.iloc[0]["floor_mean"])
         title = f"{_name(attack)}{attack_mark(mine.iloc[0]['gate'])}"
-        parts.append(f"### {title}\n\nFloor {floor}.\n\n{_markdown(rows)}")
+        parts += [f"### {title}", *([f"Floor {floor}."] if floor else []), _markdown(rows)]
     parts += [f"Not run: {', '.join(absent)}."] if absent else []
     meaning = "- PA: triggered pictures that still get their own class, in percent\n"
     meaning += "- worst: highest ASR@1 during the adaptations\n" if adapted else ""
@@ -136,25 +136,27 @@ def persistence(plan: SummarySettings, table: pd.DataFrame, curves: Mapping[tupl
         mine = _shown(adapted, attack.name)
         names = list(mine["defense"])
         found = {name: {(c.adaptation, c.model): c for c in curves.get((attack.name, name), [])} for name in names}
-        if not any(found.values()):
-            absent.append(_name(attack))
-            continue
         planned = [(name, one) for name in names for one in plan.adaptations
                    if (attack.name, name, one.name) in plan.adapted]  # fmt: skip
+        disputed = {name for name, _ in planned if DISPUTED in set(mine.loc[mine["defense"] == name, "note"])}
+        if not any(found.values()) and not disputed:
+            absent.append(_name(attack))
+            continue
         lines = []
         for name, one in planned:
             under_test, control = (found[name].get((one.name, model)) for model in (BACKDOORED, CLEAN))
             kind = escaped(one.name + ("" if one.name == one.kind else f" ({one.kind})"))
             kind += _fewer(under_test, plan)
             own = [_figure(under_test, figure) for figure in FIGURES]
+            own = ["disputed", *own[1:]] if name in disputed else own
             lines.append([_title(facts[name]), kind, *own, _revived(under_test, plan.revival_margin),
                           _figure(control, "worst") + _fewer(control, plan), _figure(control, "delta")])  # fmt: skip
-        blank = blank or any("" in line for line in lines)
+            blank = blank or ("" in lines[-1] and name not in disputed)
         head = ["defense", "adaptation", *FIGURES, "revival step", "control: worst", "control: delta"]
         parts.append(f"### {_name(attack)}{attack_mark(mine.iloc[0]['gate'])}")
         parts += [] if attack.score == ASR else [f"Scored by `{attack.score}` in the place of ASR@1."]
         parts.append(_markdown([head, ["---"] * 2 + ["---:"] * (len(head) - 2), *lines]))
-        parts += _by_seed(plan, facts, found, planned) if len(plan.seeds) > 1 else []
+        parts += _by_seed(plan, facts, found, planned, disputed) if len(plan.seeds) > 1 else []
     if not parts:
         return ""
     parts += [f"Not measured: {', '.join(absent)}."] if absent else []
@@ -167,6 +169,7 @@ def _by_seed(
     facts: dict[str, DefenseFacts],
     found: dict[str, dict[tuple[str, str], Curve]],
     planned: list[tuple[str, AdaptationFacts]],
+    disputed: set[str],
 ) -> list[str]:
     """Return head and table of delivered and of the rise under each adaptation, seed by seed."""
     adaptations = [one.name for one in plan.adaptations if any(one is other for _, other in planned)]
@@ -174,6 +177,7 @@ def _by_seed(
     for name in dict.fromkeys(name for name, _ in planned):
         mine = [found[name].get((adaptation, BACKDOORED)) for adaptation in adaptations]
         delivered = next((text for text in (_seeds(curve, "delivered", plan.seeds) for curve in mine) if text), "")
+        delivered = "disputed" if name in disputed else delivered
         lines.append([_title(facts[name]), delivered, *(_seeds(curve, "delta", plan.seeds) for curve in mine)])
     return [
         f"Delivered, and delta under each adaptation, by seed ({', '.join(map(str, plan.seeds))}):",
@@ -261,11 +265,16 @@ def _sweeps(plan: SummarySettings, table: pd.DataFrame) -> list[str]:
 
 def _both(row: pd.Series, reasons: list[str]) -> str:
     """Return CA@1 and ASR@1 of a cell, starred if picked; for a blank, the number of its reason; else nothing."""
-    if row["note"] in reasons:
-        return f"[{reasons.index(row['note']) + 1}]"
+    if number := _blank(row, reasons):
+        return number
     if pd.isna(row["ca1_mean"]):
         return ""
     return f"{cell_text(row, 'ca1', [])} / {cell_text(row, 'score', [])}" + (" \\*" if row["picked"] else "")
+
+
+def _blank(row: pd.Series, reasons: list[str]) -> str:
+    """Return the number of the reason why a cell is blank, in brackets; "" for another cell."""
+    return f"[{reasons.index(row['note']) + 1}]" if row["note"] in reasons else ""
 
 
 def _cost(costs: pd.DataFrame, attack: str, defense: str) -> list[str]:

@@ -1,5 +1,7 @@
 """Cells aggregated to one row per attack and defense: mean and spread over seeds, gate, best defense."""
 
+from collections.abc import Collection
+
 import pandas as pd
 
 from antidote.study.layout import NO_DEFENSE
@@ -7,6 +9,7 @@ from antidote.summary.plan import DefenseFacts, SummarySettings
 
 ASR = "asr1"
 CONTROL = "oracle"  # access of a control; a control is not a defense
+DISPUTED = "disputed: left out while the dispute is open"  # note of such a cell
 ROUNDING = 1e-9  # tolerance, so that a mean exactly at the limit is within it
 FIGURES = ["ca1", ASR, "score"]  # score: ASR@1, or the own figure of an attack without ASR
 COLUMNS = [
@@ -60,6 +63,20 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[(table["sweep"] == "") | (table["picked"] == "yes")]
     swept = rows["sweep"] != ""
     return rows.assign(defense=rows["defense"].where(~swept, rows["sweep"])).reset_index(drop=True)
+
+
+def with_disputes(table: pd.DataFrame, disputed: Collection[tuple[str, str]]) -> pd.DataFrame:
+    """Return the table of a study from its results files, which says of disputed cells why they are empty.
+
+    Args:
+        table: one row per attack and defense, as `summarise` returns it.
+        disputed: attack and defense of the cells that are left out.
+    """
+    found = [cell in disputed for cell in zip(table["attack"], table["defense"], strict=True)]
+    table = table.assign(note=table["note"].mask(found, DISPUTED))
+    attacks = {attack for attack, defense in disputed if defense == NO_DEFENSE}
+    unknown = (table["gate"] == "not measured") & table["attack"].isin(attacks)
+    return table.assign(gate_reason=table["gate_reason"].mask(unknown, "the cell without a defense is disputed"))
 
 
 def loss(cells: pd.DataFrame, attack: str, defense: str) -> float:

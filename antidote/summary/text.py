@@ -9,7 +9,7 @@ import pandas as pd
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_file
-from antidote.summary.tables import ASR, CONTROL, percent, spread
+from antidote.summary.tables import ASR, CONTROL, DISPUTED, percent, spread
 
 FAILED, UNKNOWN, RECONSTRUCTION = "†", "?", "‡"
 TITLES = {
@@ -95,8 +95,8 @@ def attack_mark(gate: str) -> str:
 
 
 def blank_reasons(table: pd.DataFrame) -> list[str]:
-    """Return the distinct reasons why cells do not apply."""
-    return [note for note in dict.fromkeys(table["note"]) if note.startswith("not applicable: ")]
+    """Return the distinct reasons why cells are blank: they do not apply, or are disputed."""
+    return [note for note in dict.fromkeys(table["note"]) if note.startswith("not applicable: ") or note == DISPUTED]
 
 
 def notes(table: pd.DataFrame, best: str) -> list[str]:

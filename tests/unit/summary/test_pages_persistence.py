@@ -65,7 +65,7 @@ def study(tmp_path_factory, anything_goes):
 def page(study, board=None, table="persistence"):
     """Return the page that the results files of a folder fill; without one, the study's runs."""
     path = study / "page.md"
-    path.write_text(MARKS)
+    path.write_text(MARKS.replace("persistence", table if table == "persistence" else "results"))
     source = ["--leaderboard", board] if board else ["--results", study / "results"]
     run(pages, "--study", study / "study.yaml", "--table", table, "--page", path, *source)
     return path.read_text()
@@ -134,8 +134,36 @@ def test_files_without_curves_empty_no_page(study, tmp_path):
     assert (study / "page.md").read_text() == MARKS
 
 
-def test_a_disputed_cell_is_empty(study, tmp_path):
-    board = shutil.copytree(study / "board", tmp_path / "board")
-    file = board / "open-1/tiny/badnet--finetune.json"
-    put(file, {**json.loads(file.read_text()), "disputed": "another rate than the paper's"})
-    assert "| finetune | full |  |  |  |  |  |  |  |" in page(study, board)
+def disputed(study, folder, pattern):
+    board = shutil.copytree(study / "board", folder / "board")
+    for file in (board / "open-1/tiny").glob(f"{pattern}.json"):
+        put(file, {**json.loads(file.read_text()), "disputed": "another rate than the paper's"})
+    return board
+
+
+def test_a_disputed_cell_says_so(study, tmp_path):
+    board = disputed(study, tmp_path, "badnet--finetune")
+    text = page(study, board)
+    assert "| finetune | full | disputed |  |  |  |  |  |  |" in text and "| finetune | disputed |  |  |" in text
+    text = page(study, board, "defenses")
+    assert "| finetune | clean-pairs |  | [1] |" in text
+    assert "- [1] disputed: left out while the dispute is open" in text and "not run" not in text
+
+
+def test_a_disputed_cell_without_a_defense_says_so(study, tmp_path):
+    board = disputed(study, tmp_path, "badnet--none")
+    text = page(study, board, "defenses")
+    assert "- ? gate not known: badnet: the cell without a defense is disputed\n" in text and "[1]" in text
+    badnet = text.partition("### BadNet")[2].partition("### blended")[0]
+    assert "Floor" not in badnet and "Floor 1.0." in text and "not run" not in text and "not measured" not in text
+    text = page(study, board, "attacks")
+    assert "| [1] |  |  |  |  |" in text and "- [1] disputed: left out while the dispute is open" in text
+    assert "not run" not in text and "not measured" not in text
+
+
+def test_an_attack_of_disputed_cells_alone_was_run(study, tmp_path):
+    board = disputed(study, tmp_path, "badnet--*")
+    text = page(study, board, "defenses")
+    assert "### BadNet" in text and "Not run" not in text and text.count("| [1] |") == 3
+    text = page(study, board)
+    assert "### BadNet" in text and "Not measured: blended." in text
