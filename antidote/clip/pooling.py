@@ -16,6 +16,7 @@ from antidote.base.lazy import open_clip, torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+NAME = "OneQueryPool2d"
 LEAST = 16  # positions; small models gain nothing, and keep open_clip's results bit for bit
 
 
@@ -31,7 +32,14 @@ def pool_with_one_query(pool: Any) -> None:
 @cache
 def _one_query() -> type:
     """Return open_clip's class with another `forward`, made here because the import of open_clip takes seconds."""
-    return type("OneQueryPool2d", (open_clip.modified_resnet.AttentionPool2d,), {"forward": _forward})
+    return type(NAME, (open_clip.modified_resnet.AttentionPool2d,), {"forward": _forward})
+
+
+def __getattr__(name: str) -> type:
+    """Return the class under its name, where pickle and `torch.save` look for it."""
+    if name != NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _one_query()
 
 
 def _forward(pool: Any, x: Tensor) -> Tensor:

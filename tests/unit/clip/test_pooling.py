@@ -8,6 +8,7 @@ import torch
 from open_clip.modified_resnet import AttentionPool2d
 from torch.utils.flop_counter import FlopCounterMode
 
+from antidote.clip import pooling
 from antidote.clip.model import Clip
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
@@ -61,3 +62,15 @@ def test_a_frozen_copy_pools_with_one_query_too():
     frozen = clip.frozen().network.visual.attnpool
     assert type(frozen) is type(clip.network.visual.attnpool) is not AttentionPool2d
     assert isinstance(frozen, AttentionPool2d)
+
+
+def test_a_model_is_saved_whole(tmp_path):
+    own, clip = networks(224)
+    torch.save(clip.network, tmp_path / "network.pt")
+    found = torch.load(tmp_path / "network.pt", weights_only=False)
+    assert type(found.visual.attnpool) is type(clip.network.visual.attnpool) is not AttentionPool2d
+    assert found.state_dict().keys() == own.state_dict().keys()
+    pictures = torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        assert found.encode_image(pictures).equal(clip.network.encode_image(pictures))
+    assert not hasattr(pooling, "TwoQueryPool2d")
