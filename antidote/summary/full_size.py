@@ -48,14 +48,15 @@ def _measured(published: Published, figures: Sequence[Figure]) -> tuple[str, str
     """Return what is left of ASR@1 and what is lost of CA@1, as words."""
     if figures[0].against:
         return _changes(published, figures[0])
-    by_rate = sorted(figures, key=lambda figure: figure.values["asr1"])
-    ends = {figure.attack: f"{figure.values['asr1']:g} ({_attack(published, figure)})" for figure in by_rate}
-    left = " to ".join(dict.fromkeys((ends[by_rate[0].attack], ends[by_rate[-1].attack])))
-    if len(figures) > 2:
-        left += f", {len(figures)} attacks"
+    by_rate = sorted((one for one in figures if "asr1" in one.values), key=lambda figure: figure.values["asr1"])
+    ends = [f"{figure.values['asr1']:g} ({_attack(published, figure)})" for figure in by_rate]
+    left = " to ".join(dict.fromkeys([*ends[:1], *ends[-1:]]))
+    if len(ends) > 2:
+        left += f", {len(ends)} attacks"
     accuracies = [figure.values["ca1"] for figure in figures if "ca1" in figure.values]
     before = _undefended(published, figures[0])
-    losses = [before[figure.attack] - figure.values["ca1"] for figure in figures if figure.attack in before]
+    both = [figure for figure in figures if figure.attack in before and "ca1" in figure.values]
+    losses = [before[figure.attack] - figure.values["ca1"] for figure in both]
     if losses:
         return left, _range(losses)
     return left, f"loss not stated; CA@1 {_range(accuracies)}" if accuracies else ""
@@ -67,7 +68,7 @@ def _changes(published: Published, figure: Figure) -> tuple[str, str]:
     undefended = figure.against == NO_DEFENSE
     than = "without a defense" if undefended else f"after {against.about or f'`{against.method}`'}"
     asr = [f"{_compared(figure.values[name])} by {ASR[name]}" for name in ASR if name in figure.values]
-    left = f"{', '.join(asr)} than {than} ({_attack(published, figure)})"
+    left = f"{', '.join(asr)} than {than} ({_attack(published, figure)})" if asr else ""
     change = figure.values.get("ca1_change")
     if change is None:
         return left, ""
@@ -111,8 +112,10 @@ def _costs(published: Published) -> list[list[str]]:
     for figure in published.figures():
         if "seconds" in figure.values and published.defenses[figure.defense].method in DEFENSES:
             values, setting = figure.values, published.settings[figure.setting]
-            amount = f"{values['pairs']:,.0f} {'pairs' if figure.defense == 'cleanclip' else 'pictures'}"
-            took = duration(values["seconds"]), f"{values['megabytes'] / 1000:.1f} GB"
+            what = "pairs" if figure.defense == "cleanclip" else "pictures"
+            amount = f"{values['pairs']:,.0f} {what}" if "pairs" in values else ""
+            memory = f"{values['megabytes'] / 1000:.1f} GB" if "megabytes" in values else ""
+            took = duration(values["seconds"]), memory
             rows.append([f"`{figure.defense}`", setting.model, amount, *took, _source(published, figure)])
     return rows
 

@@ -123,3 +123,30 @@ def test_what_comes_back_is_quoted_as_published():
     for defense, name in (("par", "PAR"), ("invertune", "InverTune")):
         assert f"from {worst[defense]['delivered']:.1f} to {worst[defense]['worst']:.1f} % after {name}" in text
     assert re.search(r"--defense ta_cleaner --lexicon wordnet:FOLDER", text)
+
+
+def test_a_row_without_asr_counts_for_the_accuracy_alone():
+    rates = [
+        ["badnet", "none", 90, 60.0],
+        ["badnet", "par", 4, 58.5],
+        ["sig", "none", 80, 61.0],
+        ["sig", "par", None, 62],
+    ]
+    assert rows(full_size(published(rows=rates)), "par")[0][2:4] == ["4 (badnet)", "-1 to 1.5"]
+    alone = [["all", "par", None, 62.9]]
+    assert rows(full_size(published(rows=alone)), "par")[0][2:4] == ["not stated", "loss not stated; CA@1 62.9"]
+
+
+def test_a_row_without_accuracy_counts_for_asr_alone():
+    rates = [["badnet", "none", 90, 60.0], ["badnet", "par", 4, None]]
+    assert rows(full_size(published(rows=rates)), "par")[0][2:4] == ["4 (badnet)", "not stated"]
+
+
+def test_a_change_without_asr_is_told():
+    table = {"figures": ["asr1_change", "ca1_change"], "against": "none", "rows": [["all", "par", None, 2.5]]}
+    assert rows(full_size(published(**table)), "par")[0][2:4] == ["not stated", "-2.5"]
+
+
+def test_a_cost_of_time_alone_has_a_row():
+    table = {"figures": ["seconds", "megabytes", "pairs"], "rows": [["all", "par", 139, None, None]], "overview": False}
+    assert rows(full_size(published(**table)), "par")[0][2:5] == ["not stated", "2 min 19 s", "not stated"]
