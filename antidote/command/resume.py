@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from antidote.defenses.base import Defense
     from antidote.detectors.base import Detector
 
+ROWS = 256  # pictures of a file that are in memory at once
+
 
 @contextmanager
 def work(output: Path | None, kind: Defense | Detector, clip: Clip, data: DefenseData, lexicon: str) -> Iterator[Work]:
@@ -87,12 +89,19 @@ def data_digest(data: DefenseData) -> str:
     digest = hashlib.sha256(repr([data.classes, data.templates]).encode())
     for pairs in (data.pairs, data.shots, data.pictures):
         digest.update(b"none" if pairs is None else _pairs_digest(pairs))
+    if data.training_set is not None:
+        digest.update(_pairs_digest(data.training_set))
     return digest.hexdigest()
 
 
 def _pairs_digest(pairs: Pairs) -> bytes:
     digest = hashlib.sha256(repr([list(pairs.keys), list(pairs.captions), pairs.labels.tolist()]).encode())
-    digest.update(_bytes(pairs.images))
+    images = pairs.images
+    if isinstance(images, torch.Tensor):
+        digest.update(_bytes(images))
+        return digest.digest()
+    for start in range(0, len(images), ROWS):  # in a file, which may be larger than the memory
+        digest.update(_bytes(images[torch.arange(start, min(start + ROWS, len(images)))]))
     return digest.digest()
 
 

@@ -8,7 +8,8 @@ the pictures at the model's size, 150 KB per pair at 224 pixels. Keys and captio
 of that. The time of `cascade` grows with the square of the pairs. Writes
 scores.csv (all pairs, the most suspicious first), keys.txt (the pairs to leave out: a pool of a study reads it by
 `pools.training.without`), scan.json, and report.html with the most suspicious pairs. Pairs that cannot be read have no
-score; scan.json and the page name them.
+score; scan.json and the page name them. The same command after a killed scan reads the dataset again; a detector that
+keeps checkpoints, beside the results, goes on from the last one.
 """
 
 from __future__ import annotations
@@ -29,13 +30,12 @@ from antidote.base.files import whole_folder, write_json
 from antidote.base.lazy import torch
 from antidote.clip.adapted import raw_features
 from antidote.command import arguments as shared
-from antidote.command import finite, inputs, methods, report
+from antidote.command import finite, inputs, methods, report, resume
 from antidote.command.sources import Omitted
 from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
 from antidote.data.picture_file import PictureFile
 from antidote.detectors.features import FeatureFile
-from antidote.training.session import Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -213,7 +213,9 @@ def scan(
         parts = inputs.chunks(inputs.stream(dataset, columns, omitted), clip.size)
         write = encode if kind.from_features else keep
         pairs = write(clip, parts, work, str(dataset))
-        scores = kind(own, seed).score(clip, DefenseData(training_set=pairs), Work(work, "scan"))
+        made, data = kind(own, seed), DefenseData(training_set=pairs)
+        with resume.work(output, made, clip, data, "") as checkpoints:
+            scores = made.score(clip, data, checkpoints)
         finite.check_scores(scores, detector, name)
         shutil.rmtree(work)
         own_threshold = scores.threshold if share is None else None

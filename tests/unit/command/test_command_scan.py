@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,11 @@ from antidote.base.errors import UserError
 from antidote.base.registry import DETECTORS, method
 from antidote.clip.folder import save_model
 from antidote.clip.visual_prompts import VisualPrompts
-from antidote.command import scan
+from antidote.command import resume, scan
 from antidote.data import picture_file
 from antidote.data.pairs import Pairs
 from antidote.data.picture_file import PictureFile
+from antidote.detectors import cognitive_distillation, zero_shot
 from antidote.detectors.base import Scores
 from antidote.detectors.features import FeatureFile, picture_features
 from antidote.training.session import Work
@@ -153,6 +155,40 @@ def test_a_scan_of_other_pairs_is_not_replaced(tmp_path, table, make_clip):
         scan.scan(other, clip, "clip_score", output=out)
     with pytest.raises(UserError, match=r"holds results of detector clip_score"):
         scan.scan(other.rename(table), clip, "k_distance", output=out)
+
+
+class Killed(BaseException):
+    """Ends a scan at once, as a signal does."""
+
+
+def test_a_killed_scan_goes_on_after_the_pictures_that_were_looked_at(tmp_path, table, make_clip, monkeypatch):
+    kind = method("detector", "cognitive_distillation")
+    clip, settings, sizes, seen = make_clip("vit"), {"steps": 2}, kind._sizes, []
+
+    def masked(self, clip, images, stream):
+        if len(seen) == 1 and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            raise Killed
+        seen.append(len(images))
+        return sizes(self, clip, images, stream)
+
+    run = lambda out: scan.scan(table, clip, "cognitive_distillation", settings=settings, output=tmp_path / out).values
+    monkeypatch.setattr(resume, "Work", partial(Work, every=0))
+    for module in (zero_shot, cognitive_distillation):
+        monkeypatch.setattr(module, "BATCH", 16)
+    whole = run("undisturbed")
+    monkeypatch.setattr(kind, "_sizes", masked)
+    with pytest.raises(Killed):
+        run("out")
+    assert run("out").tolist() == whole.tolist() and seen == [16, 16, 8]
+    assert [path.name for path in tmp_path.glob("*out*")] == ["out"], "no work folder is left"
+    (tmp_path / "killed").unlink()
+    seen.clear()
+    with pytest.raises(Killed):
+        run("again")
+    Image.new("RGB", (40, 40)).save(tmp_path / "39.png")
+    run("again")
+    assert seen == [16, 16, 16, 8], "other pictures under the same names"
 
 
 def of_features():
