@@ -18,7 +18,7 @@ import pandas as pd
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.settings import read_mapping
-from antidote.study.layout import PERSISTENCE, Layout
+from antidote.study.layout import Layout
 from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from antidote.summary import detections as detected
@@ -26,6 +26,7 @@ from antidote.summary.csv_files import read_frame, read_table
 from antidote.summary.documents import attacks, defenses, persistence, resistance, single
 from antidote.summary.exchange import curves_of
 from antidote.summary.figures import figures
+from antidote.summary.finished import read_adapted
 from antidote.summary.plan import SummarySettings
 from antidote.summary.plane import plane
 from antidote.summary.restored import finished, measured
@@ -94,8 +95,7 @@ def _content(
     if arguments.table == "attacks":
         return attacks(plan, table, cells)
     if arguments.table == "persistence":
-        file = kept.path("summary") / PERSISTENCE["persistence"]
-        frame = read_frame(file) if file.is_file() else None
+        frame = read_adapted(study, kept)
         names = {(row["attack"], row["defense"]) for _, row in table.iterrows()}
         return persistence(plan, table, {cell: curves_of(study, frame, *cell, kept.results) for cell in names})
     costs = read_frame(kept.path("summary", "costs"))

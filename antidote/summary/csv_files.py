@@ -40,7 +40,7 @@ def read_frame(path: Path, needed: Sequence[str] = ("attack", "defense")) -> pd.
     Raises:
         UserError: the file cannot be read, or a column is missing.
     """
-    names = dict.fromkeys(("attack", "defense", "detector"), str)
+    names = dict.fromkeys(("attack", "defense", "detector", "adaptation"), str)
     try:
         frame = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
     except OSError as error:

@@ -13,7 +13,7 @@ from antidote.study.layout import DETECTIONS, PERSISTENCE, Layout
 from antidote.study.study import Study
 from antidote.study.tracks import Noise, tracks
 from antidote.summary.csv_files import read_frame, read_table
-from antidote.summary.unchanged import check_cells, check_detections
+from antidote.summary.unchanged import check_cells, check_detections, check_persistence
 
 CELLS = ("attack", "defense", "seed", "ca1", "asr1", "floor")  # columns of cells.csv without which nothing is told
 
@@ -58,13 +58,30 @@ class Finished:
         table = read_frame(cells, CELLS)
         check_cells(study, kept, table)
         check_detections(study, kept)
-        further = [folder / DETECTIONS["detections"], folder / PERSISTENCE["persistence"]]
+        detections = folder / DETECTIONS["detections"]
         return cls(
             study,
             table,
             read_table(kept.path("summary", "table")),
             read_frame(kept.path("summary", "costs"), ("stage", "attack", "defense", "seconds")),
-            *(read_frame(path) if path.is_file() else None for path in further),
+            read_frame(detections) if study.detectors and detections.is_file() else None,
+            read_adapted(study, kept),
             noise=tracks()[study.file.track.name].noise.get(study.file.model.name),
             swept={entry.name: entry.sweep for entry in study.entries["defense"]},
         )
+
+
+def read_adapted(study: Study, kept: Layout) -> pd.DataFrame | None:
+    """Return the summary's persistence.csv; None if the study measures no persistence, or has none yet.
+
+    A summary of a study without persistence leaves the file of an earlier one where it is.
+
+    Raises:
+        UserError: the file has adaptations that the study does not measure now.
+    """
+    path = kept.path("summary") / PERSISTENCE["persistence"]
+    if study.file.persistence is None or not path.is_file():
+        return None
+    frame = read_frame(path)
+    check_persistence(study, frame, path)
+    return frame

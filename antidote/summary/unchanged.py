@@ -16,6 +16,7 @@ from antidote.study.data_jobs import matrix
 from antidote.study.layout import NO_DEFENSE, Layout
 from antidote.study.slices import adaptation_slice, backdoor_slice, training_slice, victim_slice
 from antidote.study.study import Study
+from antidote.summary.persistence import WORST
 
 
 def changed(now: Mapping[str, Any], then: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -80,6 +81,18 @@ def check_cells(study: Study, kept: Layout, cells: pd.DataFrame) -> None:
             _check(kept.path(stage, "curve", **names), study, now)
 
 
+def check_persistence(study: Study, frame: pd.DataFrame, path: Path) -> None:
+    """Refuse a summary with adaptations that the study does not measure now.
+
+    Args:
+        frame: content of `path`, the summary's persistence.csv.
+
+    Raises:
+        UserError: names the summary, the study file and what is only in the summary.
+    """
+    _check_left(study, frame[["attack", "defense", "adaptation"]], set(study.adapted), path)
+
+
 def check_detections(study: Study, kept: Layout) -> None:
     """Refuse detections by detectors that had other settings than the study has now.
 
@@ -115,6 +128,18 @@ def _check_names(study: Study, cells: pd.DataFrame, path: Path) -> None:
         raise UserError(
             f"{path}: is a summary of another state of {file}: {attack}, {defense}, seed {seed} is only in {where}, "
             f"not in {other}; run the study again, or name its seeds in the file"
+        )
+    if WORST in cells:
+        adapted = cells.loc[cells[WORST].notna(), ["attack", "defense"]]
+        _check_left(study, adapted, {(attack, defense) for attack, defense, _ in study.adapted}, path)
+
+
+def _check_left(study: Study, names: pd.DataFrame, wanted: set[tuple[str, ...]], path: Path) -> None:
+    """Refuse a summary that has persistence of more than the study measures now; an earlier one may have less."""
+    if left := sorted(set(names.itertuples(index=False, name=None)) - wanted):
+        raise UserError(
+            f"{path}: is a summary of another state of {study.where}: persistence of {', '.join(left[0])} is only in "
+            f"{path}, not in {study.where}; run the study again"
         )
 
 

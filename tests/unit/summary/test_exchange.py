@@ -36,6 +36,12 @@ def act(*words):
     results.run(results.arguments().parse_args([str(word) for word in words]))
 
 
+def summarised(study, folder):
+    plan = summary_plan(Study(read_mapping(str(study)), "study"))
+    words = ["--settings", plan, "--results", folder.parent, "--data", folder, "--output", folder]
+    summarise.run(summarise.arguments().parse_args([str(word) for word in words]))
+
+
 def curve(*scores):
     return {"curve": [{"step": 10 * i, "ca1": 0.8 - i / 10, "score": score} for i, score in enumerate(scores)]}
 
@@ -70,9 +76,7 @@ def board(tmp_path_factory, anything_goes):
         put(adapted / "tuned.json", curve(0.2, 0.4 + seed / 5))
         if seed == 0:
             put(adapted / "clean/tuned.json", curve(0.01, 0.02))
-    plan = summary_plan(Study(values, "study"))
-    words = ["--settings", plan, "--results", folder, "--data", root, "--output", folder / "summary"]
-    summarise.run(summarise.arguments().parse_args([str(word) for word in words]))
+    summarised(root / "study.yaml", folder / "summary")
     act("write", root / "study.yaml", "--results", root / "results", "--output", root / "board")
     return root / "board"
 
@@ -311,6 +315,23 @@ def test_figures_of_other_settings_are_neither_read_nor_written(board, tmp_path,
         Finished.read(kept / "study.yaml", kept / "results")
     put(kept / "results/tiny" / card, {"settings": {"gone": 1}})
     act("write", kept / "study.yaml", "--results", kept / "results", "--output", tmp_path / "board")
+
+
+def test_persistence_that_the_study_does_not_measure_now_is_not_written(board, tmp_path):
+    kept = shutil.copytree(board.parent, tmp_path / "kept")
+    study, summary = kept / "study.yaml", kept / "results/tiny/summary"
+    write = lambda: act("write", study, "--results", kept / "results", "--output", tmp_path / "board")
+    values = read_mapping(str(study))
+    put(study, {**values, "persistence": {"adaptations": {"renamed": {"kind": "full"}}}})
+    with pytest.raises(UserError, match=r"persistence\.csv: is a .* badnet, finetune, tuned is only in .*; run the"):
+        write()
+    put(study, {key: value for key, value in values.items() if key != "persistence"})
+    with pytest.raises(UserError, match=r"cells\.csv: is a .* of badnet, finetune is only in .*; run the study again"):
+        write()
+    summarised(study, summary)  # the summary leaves the earlier persistence.csv where it is
+    write()
+    found = read_result(tmp_path / "board/open-1/tiny/badnet--finetune.json")
+    assert (summary / "persistence.csv").is_file() and not found.persistence and "worst" not in found.figures
 
 
 def test_a_cell_of_a_few_shot_attack_has_a_trigger_and_no_recipe_of_its_own(tmp_path):

@@ -49,10 +49,11 @@ def test_numbers_in_csv(value, expected):
 
 
 def test_names_in_a_csv_stay_text_and_empty_fields_are_missing(tmp_path):
-    (tmp_path / "costs.csv").write_text("attack,defense,detector,seconds\nNA,1,2,\nb,01,,3\n")
+    (tmp_path / "costs.csv").write_text("attack,defense,detector,adaptation,seconds\nNA,1,2,10,\nb,01,,,3\n")
     frame = read_frame(tmp_path / "costs.csv")
     assert frame["attack"].tolist() == ["NA", "b"] and frame["defense"].tolist() == ["1", "01"]
     assert frame["detector"].iloc[0] == "2" and frame["detector"].isna().tolist() == [False, True]
+    assert frame["adaptation"].iloc[0] == "10"
     assert frame["seconds"].isna().tolist() == [True, False] and frame["seconds"].iloc[1] == 3
 
 
