@@ -17,12 +17,17 @@ from antidote.data.store.datasets import KEPT, dataset_settings
 
 FILE = DATA / "tracks.yaml"
 RECIPES = ("pretraining", "poisoning")  # trainings of a study whose every key a track fixes
-MACHINE = ("accumulate", "grad_checkpointing", "compile", "channels_last")  # how a machine computes the same training
+# Keys of a training that say how a machine computes it: a track leaves them free, and results files that differ in them
+# belong to one experiment. In the module of TrainSettings, the constant would run every training again.
+MACHINE = frozenset(("accumulate", "grad_checkpointing", "compile", "channels_last"))
 DRAWN = ("scenes", "shifted_scenes")  # sources that draw their pairs: the definition is the data
-FILES = ("table", "url_table", "webdataset")  # sources whose splits are names of files
-PLACE = frozenset(  # keys of a dataset that say where a copy lies, and how it is stored and counted
-    ("root", "file", "homepage", "terms", "sha256", "expected", "accepted_skip_share", "pairs_per_shard", "download")
-)
+FILES = ("table", "url_table", "webdataset", "folder")  # sources whose splits are names of files or folders
+# Keys of a dataset that say where a copy lies, how it is stored and counted, and which names a table's columns have.
+# `subset` names the pairs of an earlier download, by which the same pictures are fetched again.
+PLACE = frozenset(
+    ("root", "file", "homepage", "terms", "sha256", "expected", "rows", "accepted_skip_share", "pairs_per_shard",
+     "download", "subset", "columns", "url", "caption", "key")
+)  # fmt: skip
 FREEDOM = 4  # fewest degrees of freedom behind a noise floor: five seeds of one cell
 
 
@@ -120,8 +125,11 @@ def _data(track: Track, sources: Mapping[str, SourceSettings]) -> Iterator[tuple
         alike = own["source"] == fixed["source"]
         for key in sorted(set(own) - PLACE - {"splits"}) if alike else (*KEPT, "seed"):
             yield f"{where}.{key}", own[key], [fixed[key]]
-        for split, content in fixed["splits"].items() if alike and own["source"] not in FILES else ():
-            yield f"{where}.splits.{split}", own["splits"].get(split), [content]
+        for split, content in fixed["splits"].items() if alike else ():
+            value = own["splits"].get(split)
+            others = [one for one in fixed["splits"].values() if one != content]
+            if own["source"] not in FILES or value in others:  # a file or folder of any name, but of the same split
+                yield f"{where}.splits.{split}", value, [content]
 
 
 def _plain(value: Any) -> Any:

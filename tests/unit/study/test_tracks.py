@@ -8,6 +8,8 @@ from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
 from antidote.study.study import Study
+from antidote.study.tracks import MACHINE
+from antidote.training.recipe import TrainSettings
 
 
 def study(file="config.yaml", **changes):
@@ -116,6 +118,49 @@ def test_photographs_may_lie_elsewhere_and_in_another_format():
     assert str(study("configs/small.yaml", datasets=moved).file.track) == "small 1"
     with pytest.raises(UserError, match=r"^study\.yaml: datasets\.cc3m_part\.sample: the track small 1 fixes"):
         study("configs/small.yaml", datasets={"cc3m_part": {**part, "sample": {"pairs": 250000, "seed": 1}}})
+
+
+def test_a_split_of_photographs_may_have_another_name_on_the_disk():
+    """Not the name of another split of the track."""
+    name = "tiny_imagenet_32"
+    assert str(study("configs/open-small.yaml", datasets={name: {"splits": {"val": "validation"}}}).file.track)
+    with pytest.raises(UserError, match=rf"^study\.yaml: datasets\.{name}\.splits\.train: the track open 1 fixes"):
+        study("configs/open-small.yaml", datasets={name: {"splits": {"train": "val", "val": "validation"}}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"subset": "subsets/paper.parquet"},  # docs/data.md: the same pictures again
+        {"columns": ["url", "caption"]},
+        {"columns": ["address", "text", "id"], "url": "address", "caption": "text", "key": "id"},
+        {"splits": {"mine": "mine.tsv"}, "rows": {"mine": 5}},
+    ],
+)
+def test_the_pictures_of_a_table_may_be_those_of_an_earlier_download_and_its_columns_have_other_names(change):
+    assert str(study("configs/paper.yaml", datasets={"cc3m": change}).file.track) == "paper 1"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"image_size": 64}, "image_size: the track paper 1 fixes 256, not 64"),
+     ({"sample": {"pairs": 9}}, "sample: the track paper 1 fixes None, not {'pairs': 9")],
+)  # fmt: skip
+def test_other_pictures_of_a_table_are_refused(change, told):
+    with pytest.raises(UserError, match=f"^{re.escape(f'study.yaml: datasets.cc3m.{told}')}"):
+        study("configs/paper.yaml", datasets={"cc3m": change})
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "configs/start.yaml", "configs/open-small.yaml"])
+@pytest.mark.parametrize("change", [{"pretrained": "clip.pt"}, {"quick_gelu": True}])
+def test_a_track_of_random_weights_takes_no_others(file, change):
+    [(key, value)] = change.items()
+    with pytest.raises(UserError, match=rf"^study\.yaml: model\.{key}: the track .* fixes (None|False), not {value!r}"):
+        study(file, model=change)
+
+
+def test_the_keys_of_the_machine_are_those_of_a_training():
+    assert set(TrainSettings.model_fields) > MACHINE
 
 
 def test_a_larger_training_set_is_that_of_the_track():
