@@ -20,7 +20,7 @@ from antidote.base.errors import UserError, nearest
 from antidote.study.tracks import Noise, tracks
 from antidote.summary.exchange import Figure, Result, one_file_per_cell, read_result
 from antidote.summary.relations import VISIBLE, is_rate
-from antidote.summary.unchanged import changed
+from antidote.summary.unchanged import other_experiment
 from antidote.summary.verdicts import CONFIDENCE, ENOUGH
 
 ROUNDING = 1e-9  # differences up to this are what sums of floating-point numbers leave
@@ -148,7 +148,7 @@ def _settings(result: Result) -> dict[str, tuple[str, dict[str, Any]]]:
 
 def _other_settings(name: str, first: dict[str, Any], second: dict[str, Any]) -> str:
     """Return the first setting that differs; empty if none does."""
-    different = changed(first, second)
+    different = other_experiment(first, second)
     return f"other settings of {name}: {different[0]}" if different else ""
 
 

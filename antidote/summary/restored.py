@@ -19,7 +19,7 @@ from antidote.summary.finished import Finished
 from antidote.summary.plan import SummarySettings
 from antidote.summary.relations import PERSISTED
 from antidote.summary.tables import summarise
-from antidote.summary.unchanged import changed
+from antidote.summary.unchanged import other_experiment
 
 
 def restored(file: Path, leaderboard: Path) -> Finished:
@@ -124,7 +124,7 @@ def _same_clean_models(found: dict[Path, Result]) -> None:
 
 def _same_settings(settings: Settings, then: dict[str, Any], place: str, file: Path) -> None:
     """Refuse another value of a setting; a setting that only one side knows came or went since."""
-    if other := changed(settings.model_dump(mode="json", exclude={"method", "label"}), then):
+    if other := other_experiment(settings.model_dump(mode="json", exclude={"method", "label"}), then):
         key, now, then = other
         raise UserError(
             f"{place}: was measured with {key}: {then}, and {file} has {now}; run the study and write its results anew"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,35 @@ from antidote.study.data_jobs import matrix
 from antidote.study.layout import NO_DEFENSE, Layout
 from antidote.study.slices import adaptation_slice, backdoor_slice, training_slice, victim_slice
 from antidote.study.study import Study
+from antidote.study.tracks import MACHINE
 from antidote.summary.persistence import WORST
 
 
-def changed(now: Mapping[str, Any], then: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+def changed(now: Mapping[str, Any], then: Mapping[str, Any], free: Collection[str] = ()) -> tuple[str, Any, Any] | None:
     """Return the first setting that differs, as key, present value and former value; None if all agree.
 
     A setting that only one side knows came or went since, and does not count.
+
+    Args:
+        free: keys that may differ, at any depth.
     """
-    for key in sorted(now.keys() & then.keys()):
+    for key in sorted((now.keys() & then.keys()) - set(free)):
         mine, theirs = now[key], then[key]
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            if inner := changed(mine, theirs):
+            if inner := changed(mine, theirs, free):
                 return f"{key}.{inner[0]}", inner[1], inner[2]
         elif mine != theirs:
             return key, mine, theirs
     return None
+
+
+def other_experiment(now: Mapping[str, Any], then: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return the first setting by which two results are of two experiments, as `changed` does.
+
+    How a machine computed a training does not count: a track leaves these keys free. `check_cell` counts them, since a
+    changed key runs the jobs of the study again.
+    """
+    return changed(now, then, free=MACHINE)
 
 
 def check_cell(study: Study, kept: Layout, attack: str, defense: str) -> None:

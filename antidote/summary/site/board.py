@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from antidote.base.errors import UserError
 from antidote.base.registry import ATTACKS, DEFENSES
 from antidote.study.tracks import Track, TrackSettings, tracks
 from antidote.summary.exchange import Figure, Result, place, read_result
+from antidote.summary.unchanged import other_experiment
 from antidote.summary.verdicts import ENOUGH
 
 MEASURED, REPORTED = "measured", "reported"
@@ -123,7 +124,7 @@ def read_boards(folder: Path) -> list[Board]:
             mend = "remove one of the two" if own in results else "move it there"
             raise UserError(f"{path}: holds the cell of {own}; {mend}")
         board = boards.setdefault((name, version), Board(_track(name, version), None))
-        row = Row(result, path.relative_to(folder).as_posix(), starts.get(_setting(result)))
+        row = Row(result, path.relative_to(folder).as_posix(), _undefended(result, starts))
         (board.measured if result.status == MEASURED else board.reported).append(row)
     for board in boards.values():
         board.measured.sort(key=_order)
@@ -136,11 +137,22 @@ def _track(name: str, version: int) -> TrackSettings:
     return TrackSettings(name=name, version=version)
 
 
-def _setting(result: Result) -> tuple:
-    """Return what two cells have in common that differ in the defense alone."""
-    attack = json.dumps([result.attack.settings, result.poisoning], sort_keys=True)
+def _setting(result: Result) -> tuple[str, ...]:
+    """Return what two cells have in common that differ in the defense alone, without settings."""
     own = (result.model, result.target, result.evaluation, result.source.title, result.status)
-    return (str(result.track), *own, result.attack.name, result.attack.method, attack)
+    return (str(result.track), *own, result.attack.name, result.attack.method)
+
+
+def _undefended(result: Result, starts: Mapping[tuple[str, ...], Result]) -> Result | None:
+    """Return the undefended cell of the same attack and poisoning; None if there is none.
+
+    Args:
+        starts: undefended cells by `_setting`.
+    """
+    start = starts.get(_setting(result))
+    if start is None or other_experiment(result.attack.settings, start.attack.settings):
+        return None
+    return None if other_experiment(result.poisoning, start.poisoning) else start
 
 
 def _order(row: Row) -> tuple:

@@ -152,6 +152,8 @@ def test_cells_that_are_not_the_same_experiment_are_named(tmp_path):
             {"defense": {"settings": {"training": {"lr": 0.2, "shuffle": "global"}}}},
             "badnet / finetune: other settings of finetune: training.lr",
         ),
+        ({"poisoning": {"start": "model", "lr": 0.1, "accumulate": 4}}, None),  # as a track allows
+        ({"defense": {"settings": {"training": {"lr": 0.1, "compile": True}}}}, None),
     ],
 )
 def test_another_poisoning_or_adaptation_is_another_experiment(tmp_path, change, told):
@@ -160,8 +162,8 @@ def test_another_poisoning_or_adaptation_is_another_experiment(tmp_path, change,
     folders = [write(tmp_path / name, SPREAD) for name in ("a", "b")]
     for folder in folders:
         write(folder, SPREAD, defense="other")
-    own = {"poisoning": {"start": "model", "lr": 0.1}, "persistence": [{"settings": {"every": 10}}]}
-    own["defense"] = {"settings": {"training": {"lr": 0.1, "shuffle": "global"}}}
+    own = {"poisoning": {"start": "model", "lr": 0.1, "accumulate": 1}, "persistence": [{"settings": {"every": 10}}]}
+    own["defense"] = {"settings": {"training": {"lr": 0.1, "shuffle": "global", "compile": False}}}
     named = {"name": "finetune", "method": "finetune"}
     for folder, extra in zip(folders, (own, {**own, **change}), strict=True):
         path = folder / "badnet--finetune.json"

@@ -101,6 +101,35 @@ def test_tracks_without_results_have_a_board():
     assert board(KEPT, "paper").rows == []
 
 
+RECIPE = {"start": "model", "epochs": 8, "accumulate": 1}
+
+
+@pytest.mark.parametrize(
+    ("poisoning", "start", "loss"),
+    [
+        (RECIPE, {}, 0.05),  # an older file has no recipe
+        ({}, RECIPE, 0.05),
+        ({**RECIPE, "flip": 0.0}, RECIPE, 0.05),
+        ({**RECIPE, "accumulate": 4}, RECIPE, 0.05),
+        ({**RECIPE, "epochs": 12}, RECIPE, None),
+    ],
+)
+def test_the_loss_is_against_the_undefended_cell_of_the_same_poisoning(tmp_path, poisoning, start, loss):
+    put(tmp_path, defense__method="none", defense__name="none", figures__ca1={"mean": 0.9}, poisoning=start)
+    put(tmp_path, figures__ca1={"mean": 0.85}, poisoning=poisoning)
+    [found] = [row.loss for row in board(tmp_path).rows if row.result.defense.name != "none"]
+    assert found == (loss if loss is None else pytest.approx(loss))
+
+
+@pytest.mark.parametrize(("size", "loss"), [(6, 0.05), (4, None)])
+def test_the_loss_is_against_the_undefended_cell_of_the_same_settings_of_the_attack(tmp_path, size, loss):
+    settings = {"patch_size": size, "later_setting": 1}
+    put(tmp_path, defense__method="none", defense__name="none", figures__ca1={"mean": 0.9}, attack__settings=settings)
+    put(tmp_path, figures__ca1={"mean": 0.85}, attack__settings={"patch_size": 6})
+    [found] = [row.loss for row in board(tmp_path).rows if row.result.defense.name != "none"]
+    assert found == (loss if loss is None else pytest.approx(loss))
+
+
 def test_the_loss_is_against_the_undefended_cell_of_the_same_study_and_attack(tmp_path):
     put(tmp_path, source__title="a", defense__method="none", defense__name="none", figures__ca1={"mean": 0.9})
     put(tmp_path, source__title="a", figures__ca1={"mean": 0.85})
