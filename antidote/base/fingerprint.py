@@ -116,8 +116,8 @@ def edited(since: float) -> bool:
     Args:
         since: seconds since 1970.
     """
-    files = {name: _file(name) for name in _covered}
-    return any(_changed(part) > since for file in files.values() for part in (file, *_templates(file)))
+    files = [_file(name) for name in _covered]
+    return None in files or any(_changed(part) > since for file in files for part in (file, *_templates(file)))
 
 
 def _changed(file: Path) -> float:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from antidote.base import checkout, command_line
-from antidote.base.fingerprint import fingerprint, remembered
+from antidote.base.fingerprint import edited, fingerprint, remembered
 from antidote.base.registry import KINDS
 
 
@@ -74,6 +74,13 @@ def test_the_code_is_that_of_the_script_and_its_methods(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "antidote.attacks.wanet", SimpleNamespace())
     assert checkout.code() == fingerprint("scripts.poison", "antidote.attacks.wanet") != fingerprint("scripts.poison")
     assert not (tmp_path / ".snakemake").exists(), "a script by itself keeps no memory of fingerprints"
+
+
+def test_a_source_that_is_gone_was_edited(monkeypatch):
+    monkeypatch.setattr("antidote.base.fingerprint._covered", {"antidote.base.naming"})
+    assert not edited(time.time())
+    monkeypatch.setattr("antidote.base.fingerprint._covered", {"antidote.base.naming", "antidote.base.removed"})
+    assert edited(time.time())
 
 
 def test_a_fingerprint_is_kept_for_the_next_job_of_the_workflow(monkeypatch, tmp_path):

@@ -54,6 +54,7 @@ def test_a_published_model_is_found_by_name_with_card_and_scores_beside(place, m
     assert inputs.load(NAME).size == 32
     values = read_mapping(str(ROOT / "config.yaml"))
     values["model"] = {"name": "tiny-rn", "pretrained": NAME}
+    del values["track"]  # of models from random weights
     assert Study(values, "study.yaml").file.model.pretrained == str(folder)
     texts = {"attacks": {"a": {"checkpoint": [NAME, "zoo"], "label": NAME}}}
     assert zoo.placed(texts) == {"attacks": {"a": {"checkpoint": [str(folder), "zoo"], "label": NAME}}}
