@@ -18,6 +18,7 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ from antidote.data.access import DefenseData
 from antidote.data.pairs import Pairs
 from antidote.data.picture_file import PictureFile
 from antidote.detectors.features import FeatureFile
+from antidote.training.session import Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,7 +216,9 @@ def scan(
         write = encode if kind.from_features else keep
         pairs = write(clip, parts, work, str(dataset))
         made, data = kind(own, seed), DefenseData(training_set=pairs)
-        with resume.work(output, made, clip, data, "") as checkpoints:
+        # A detector of features keeps no checkpoint: hashing all features for its identity would be for nothing.
+        own_work = nullcontext(Work(work, "scan")) if kind.from_features else resume.work(output, made, clip, data, "")
+        with own_work as checkpoints:
             scores = made.score(clip, data, checkpoints)
         finite.check_scores(scores, detector, name)
         shutil.rmtree(work)

@@ -16,9 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `scripts`, w
 import pytest
 from captions import CAPTIONS
 
-from antidote.base import fingerprint
-
-ROOT = Path(__file__).resolve().parents[2]
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VISION = {
     "vit": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16},
@@ -37,17 +34,6 @@ def _log_as_before():
     logging.disable(disabled)
     for handler, before in filters.items():
         handler.filters[:] = before
-
-
-@pytest.fixture(autouse=True)
-def _covered_as_before():
-    """Forget that fingerprints cover a test's own sources, which are gone after it; the others are kept by the caches."""
-    covered, before = fingerprint._covered, set(fingerprint._covered)
-    yield
-    for name in covered - before:
-        path = ROOT.joinpath(*name.split("."))
-        if not (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()):
-            covered.discard(name)
 
 
 @pytest.fixture(scope="session")

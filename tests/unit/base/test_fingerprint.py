@@ -25,6 +25,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(fp, "ROOT", tmp_path)
     cached = [fp.fingerprint, fp.reachable, fp._file, fp._content, fp._tree, fp._imports, fp._meaning]
     monkeypatch.setattr(fp, "_memory", {})  # results of all versions of a test's modules stay in it
+    monkeypatch.setattr(fp, "_covered", set())  # its modules are gone after the test
 
     def forget():
         for function in cached:

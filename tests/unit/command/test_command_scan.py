@@ -161,6 +161,15 @@ class Killed(BaseException):
     """Ends a scan at once, as a signal does."""
 
 
+def test_features_are_not_hashed_for_a_detector_without_checkpoints(tmp_path, table, make_clip, monkeypatch):
+    hashed, digest = [], resume.data_digest
+    monkeypatch.setattr(resume, "data_digest", lambda data: hashed.append(1) or digest(data))
+    scan.scan(table, make_clip("vit"), "dao", output=tmp_path / "features")
+    assert not hashed
+    scan.scan(table, make_clip("vit"), "cognitive_distillation", settings={"steps": 1}, output=tmp_path / "pictures")
+    assert hashed
+
+
 def test_a_killed_scan_goes_on_after_the_pictures_that_were_looked_at(tmp_path, table, make_clip, monkeypatch):
     kind = method("detector", "cognitive_distillation")
     clip, settings, sizes, seen = make_clip("vit"), {"steps": 2}, kind._sizes, []
