@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEXTS = 1 << 18  # size of the token cache, about 280 MB; CleanCLIP on 100,000 pairs has 200,000 texts
+FEW_TOKENS = 100  # of a vision transformer: ViT-B/32 has 50
 
 
 class Clip:
@@ -88,9 +90,20 @@ class Clip:
         """Encode pictures (N, 3, size, size), uint8 or float in [0, 1]; return normalised features (N, D)."""
         return F.normalize(self.network.encode_image(self.normalise(images)).float(), dim=-1)
 
-    def autocast(self, precision: str) -> torch.autocast:
-        """Return an autocast context for `fp32` (autocast off), `bf16` or `fp16`."""
-        return autocast(self.device.type, precision)
+    @contextmanager
+    def autocast(self, precision: str) -> Iterator[None]:
+        """Enter an autocast context for `fp32` (autocast off), `bf16` or `fp16`.
+
+        On a CPU, torch's fused attention has a slow backward pass in 16 bits over few tokens: there attention is
+        composed of products and a softmax. Not under gradient checkpointing, which computes again outside the context.
+        """
+        short = precision != "fp32" and self.device.type == "cpu" and 0 < _attending(self.network.visual) <= FEW_TOKENS
+        with autocast(self.device.type, precision):
+            if not short:
+                yield
+                return
+            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+                yield
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return pictures, uint8 or float in [0, 1], normalised by mean and deviation, on the model's device."""
@@ -166,6 +179,12 @@ class Clip:
         return open_clip.build_zero_shot_classifier(
             _TextEncoder(self), self.tokenize, list(classes), list(templates), device=self.device
         )
+
+
+def _attending(visual: Any) -> int:
+    """Return the number of tokens of a vision transformer of open_clip without gradient checkpointing, else 0."""
+    checkpointed = getattr(getattr(visual, "transformer", None), "grad_checkpointing", True)
+    return 0 if checkpointed else len(getattr(visual, "positional_embedding", ()))
 
 
 def autocast(device: str, precision: str) -> torch.autocast:

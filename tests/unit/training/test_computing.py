@@ -3,6 +3,7 @@
 import pytest
 import torch
 from loop_parts import SEED, acting, largest_difference, objective, settings, weights, work
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from antidote.base.errors import UserError
 from antidote.training.batches import read_batch
@@ -22,6 +23,59 @@ def test_autocast_trains_on_the_cpu(make_clip, make_pairs, tmp_path, precision):
     assert all(ends[1][name].isfinite().all() and ends[1][name].dtype == torch.float32 for name in floats)
     difference = largest_difference(*({name: end[name] for name in floats} for end in ends))
     assert 0 < difference < 0.05
+
+
+class _Fused(TorchDispatchMode):
+    """Counts the calls of torch's fused attention on a CPU, forward and backward."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls += "flash_attention_for_cpu" in str(function)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "fused"),
+    [
+        ("vit", "bf16", False),
+        ("vit", "fp16", False),
+        ("vit", "fp32", True),
+        ("vit, many tokens", "bf16", True),
+        ("vit, checkpointing", "bf16", True),
+        ("rn", "bf16", True),
+    ],
+)
+def test_few_tokens_in_16_bits_on_a_cpu_attend_without_the_fused_kernel(
+    make_clip, make_pairs, monkeypatch, kind, precision, fused
+):
+    """Gradient checkpointing would compute again with another kernel than before."""
+    clip, pairs = make_clip(kind.split(",")[0]), make_pairs(4)
+    network = clip.network.train()
+    network.set_grad_checkpointing("checkpointing" in kind)
+    if "tokens" in kind:
+        monkeypatch.setattr("antidote.clip.model.FEW_TOKENS", len(network.visual.positional_embedding) - 1)
+    with _Fused() as seen:
+        image, _ = Encoding(precision).encode(clip, pairs.images)
+        image.sum().backward()
+    assert (seen.calls > 0) is fused
+    with _Fused() as seen:  # what comes afterwards is as before
+        clip.encode_image(pairs.images)
+    assert seen.calls > 0
+
+
+def test_attention_without_the_fused_kernel_is_the_same_within_rounding(make_clip, make_pairs, monkeypatch):
+    clip, pairs, found = make_clip("vit"), make_pairs(8), []
+    for few in (100, 0):
+        monkeypatch.setattr("antidote.clip.model.FEW_TOKENS", few)
+        clip.network.zero_grad()
+        image, _ = Encoding("bf16").encode(clip, pairs.images)
+        (image @ torch.linspace(-1, 1, image.shape[1])).sum().backward()
+        found.append((image.detach(), clip.network.visual.conv1.weight.grad.flatten()))
+    exact = clip.encode_image(pairs.images).detach()
+    errors = [(image - exact).abs().max() for image, _ in found]
+    assert 0 < errors[0] < 2 * errors[1]
+    assert torch.cosine_similarity(found[0][1], found[1][1], dim=0) > 0.99
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
