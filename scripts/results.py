@@ -1,8 +1,8 @@
 """Results files: one JSON file per cell of a track's study, for a leaderboard.
 
 `write` makes them from a finished study, `check` validates files, `clip-benchmark` exports them in the shape of
-CLIP_benchmark, `import` makes a `reported` result of such a file, `compare` sets a rerun beside another run, `noise`
-prints the spread over seeds for data/tracks.yaml, `schema` writes the JSON Schema.
+CLIP_benchmark, `import` makes a `reported` result of such a file, `compare` sets a rerun, whole or in part, beside
+another run, `noise` prints the spread over seeds for data/tracks.yaml, `schema` writes the JSON Schema.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import yaml
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import write_json
+from antidote.base.settings import read_mapping
+from antidote.study.study import Study
 from antidote.study.tracks import FREEDOM, tracks
 from antidote.summary.agreement import agreement, markdown
 from antidote.summary.checked import check_result
@@ -96,7 +98,16 @@ def import_(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """Print the common figures of two runs, and whether they agree."""
-    sys.stdout.write(markdown(agreement(args.first, args.second, args.figures)))
+    second = args.second or published(args.first)
+    sys.stdout.write(markdown(agreement(args.first, second, args.figures, args.results)))
+
+
+def published(file: Path) -> Path:
+    """Return the folder of the leaderboard that holds the results files of a study."""
+    study = Study(read_mapping(str(file)), str(file)) if file.is_file() else None
+    if study is None or study.file.track is None:
+        raise UserError(f"{file}: is no file of a study of a track; name the folder to compare with as well")
+    return FOLDER / f"{study.file.track.name}-{study.file.track.version}" / safe(study.name)
 
 
 def print_noise(args: argparse.Namespace) -> None:
@@ -189,11 +200,20 @@ def arguments() -> argparse.ArgumentParser:
     one.add_argument("--url", required=True, help="address of the source")
     one.add_argument("--place", default="", help="table, figure or file of the source")
     one.add_argument("--output", type=Path, default=FOLDER, help="folder of the results files")
-    one = actions.add_parser("compare", help="set the results files of a rerun beside those of another run")
-    one.add_argument("first", type=Path, metavar="FIRST", help="folder of the results files of one study")
-    one.add_argument(
-        "second", type=Path, metavar="SECOND", help="folder of those of another run, also on another machine"
+    one = actions.add_parser(
+        "compare", help="set the figures of a rerun, whole or in part, beside those of another run"
     )
+    one.add_argument(
+        "first", type=Path, metavar="FIRST", help="study file, whose scored cells count; or a folder of results files"
+    )
+    one.add_argument(
+        "second",
+        type=Path,
+        nargs="?",
+        metavar="SECOND",
+        help="the other run, also of another machine; otherwise the study's folder of the leaderboard",
+    )
+    one.add_argument("--results", type=Path, default=Path("results"), help="folder of all studies")
     one.add_argument("--figures", nargs="+", default=["ca1", "asr1"], metavar="FIGURE", help="names of rates")
     one = actions.add_parser("noise", help="print the spread over seeds by track and model")
     one.add_argument("folder", type=Path, metavar="FOLDER", help="folder of results files, such as leaderboard")

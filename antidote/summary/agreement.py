@@ -2,9 +2,10 @@
 
 Trained weights repeat on the same kind of processor only. On another kind, as with another seed, a rerun agrees if the
 95 % interval of the difference of the means includes zero. Runs of the same seeds share pools, triggers and the order
-of batches, so their figures are paired by seed (Student's t); other runs are compared by Welch's t interval (Welch
-1947, Biometrika 34). Where a run has fewer than three seeds, it is the larger of Student's interval with the pooled
-spread and the noise floor of the track and model. Of many figures, about one in twenty differs by chance.
+of batches, so their figures are paired by seed (Student's t), also where a rerun has only some of the seeds; other runs
+are compared by Welch's t interval (Welch 1947, Biometrika 34). Where a run has fewer than three seeds, it is the larger
+of Student's interval with the pooled spread and the noise floor of the track and model. Of many figures, about one in
+twenty differs by chance.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 
 from antidote.base.errors import UserError, nearest
 from antidote.study.tracks import Noise, tracks
-from antidote.summary.exchange import Figure, Result, one_file_per_cell, read_result
+from antidote.summary.exchange import Figure, Result, one_file_per_cell, read_result, results_of
+from antidote.summary.finished import Finished
 from antidote.summary.relations import VISIBLE, is_rate
 from antidote.summary.unchanged import other_experiment
 from antidote.summary.verdicts import CONFIDENCE, ENOUGH
@@ -64,18 +66,20 @@ class Agreement:
     left_out: list[str]
 
 
-def agreement(first: Path, second: Path, figures: Sequence[str]) -> Agreement:
-    """Compare the cells of two folders of results files.
+def agreement(first: Path, second: Path, figures: Sequence[str], results: Path = Path("results")) -> Agreement:
+    """Compare the cells of two runs.
 
     Args:
-        first, second: folders of one study each, such as leaderboard/tiny-1/defenses.
+        first, second: folders of results files of one study each, such as leaderboard/tiny-1/defenses; or the file of
+            a study, whose scored cells are read from `results`, also of an unfinished one.
         figures: names of rates, such as `asr1`.
+        results: folder of all studies.
 
     Raises:
-        UserError: a folder holds no results file, a file is not valid, a figure is no rate or in no file, or the
-            folders have no figure in common.
+        UserError: a folder holds no results file, a file is not valid, no cell of a study was scored, a figure is no
+            rate or in no file, or the runs have no figure in common.
     """
-    mine, theirs = _read(first), _read(second)
+    mine, theirs = _read(first, results), _read(second, results)
     known = {name for one in (*mine.values(), *theirs.values()) for name in one.figures}
     for figure in figures:
         if figure in VISIBLE or (figure in known and not is_rate(figure)):
@@ -83,13 +87,20 @@ def agreement(first: Path, second: Path, figures: Sequence[str]) -> Agreement:
         if figure not in known:
             raise UserError(f"--figures: no file has {figure!r}{nearest(figure, known)}")
     pairs, left_out = [], []
+    alone = {**dict.fromkeys(mine.keys() - theirs, first), **dict.fromkeys(theirs.keys() - mine, second)}
+    unfinished = first.is_file() or second.is_file()
     for name in sorted({*mine, *theirs}):
-        if name not in mine or name not in theirs:
-            left_out.append(f"{' / '.join(name)}: only in {first if name in mine else second}")
+        if name in alone and unfinished:
+            continue
+        if name in alone:
+            left_out.append(f"{' / '.join(name)}: only in {alone[name]}")
         elif differs := _differs(mine[name], theirs[name]):
             left_out.append(f"{' / '.join(name)}: {differs}")
         else:
             pairs += _pairs(name, mine[name], theirs[name], figures)
+    for side in (first, second) if unfinished else ():
+        if count := list(alone.values()).count(side):
+            left_out.append(f"{count} {'cell' if count == 1 else 'cells'} only in {side}")
     if not pairs:
         raise UserError(
             f"{first} and {second}: no figure in common" + (f"; the first cell: {left_out[0]}" if left_out else "")
@@ -110,8 +121,11 @@ def markdown(found: Agreement) -> str:
     return "\n\n".join([table, *_counts(found.pairs), *left_out]) + "\n"
 
 
-def _read(folder: Path) -> dict[tuple[str, str], Result]:
-    """Return the measured results of a folder by attack and defense."""
+def _read(folder: Path, results: Path) -> dict[tuple[str, str], Result]:
+    """Return the measured results of a folder, or of a study file, by attack and defense."""
+    if folder.is_file():
+        scored = results_of(Finished.read(folder, results, part=True), results)
+        return {(one.attack.name, one.defense.name): one for one in scored}
     read = {path: read_result(path) for path in sorted(folder.glob("*.json"))}
     read = {path: one for path, one in read.items() if one.status == "measured"}
     one_file_per_cell(read)
@@ -156,26 +170,47 @@ def _pairs(name: tuple[str, str], first: Result, second: Result, figures: Sequen
     noise = tracks()[first.track.name].noise.get(first.model) if first.track.name in tracks() else None
     for figure in figures:
         if figure in first.figures and figure in second.figures:
-            sides = first.figures[figure], second.figures[figure]
-            yield Pair(*name, figure, *sides, half=_half(figure, *sides, noise))
+            whole = first.figures[figure], second.figures[figure]
+            sides = _of_common_seeds(*whole)
+            yield Pair(*name, figure, *sides, half=_half(figure, sides, whole, noise))
 
 
-def _half(figure: str, first: Figure, second: Figure, noise: Noise | None) -> float | None:
-    """Return half of the 95 % interval of the difference of two means in percentage points; None if not known."""
+def _of_common_seeds(first: Figure, second: Figure) -> tuple[Figure, Figure]:
+    """Return two figures over the seeds of both where one has all seeds of the other; otherwise as they are."""
+    common = [seed for seed in first.seeds if seed in second.seeds]
+    if not common or len(common) < min(len(first.seeds), len(second.seeds)):
+        return first, second
+    return _over(first, common), _over(second, common)
+
+
+def _over(figure: Figure, seeds: Sequence[str]) -> Figure:
+    """Return a figure over some of its seeds."""
+    if len(seeds) == len(figure.seeds):
+        return figure
+    values = {seed: figure.seeds[seed] for seed in seeds}
+    std = statistics.stdev(values.values()) if len(values) > 1 else None
+    return Figure(mean=statistics.fmean(values.values()), std=std, seeds=values)
+
+
+def _half(figure: str, sides: Sequence[Figure], whole: Sequence[Figure], noise: Noise | None) -> float | None:
+    """Return half of the 95 % interval of the difference of two means in percentage points; None if not known.
+
+    Args:
+        sides: the two figures whose difference it is.
+        whole: the same over all seeds of each run, from which the spread is taken where few seeds are common.
+    """
     from scipy.stats import t, ttest_ind, ttest_rel  # takes a second
 
-    values = [list(one.seeds.values()) for one in (first, second)]
+    first, second = sides
+    values = [list(one.seeds.values()) for one in sides]
     counts = [len(one) for one in values]
     if not all(counts):
         return None
-    spreads = [sum((value - statistics.fmean(one)) ** 2 for value in one) for one in values]
-    freedom, per_cell = sum(counts) - 2, sum(1 / count for count in counts)
-    pooled = math.sqrt(sum(spreads) / freedom) if freedom else 0.0
     if min(counts) >= ENOUGH:
-        if pooled < ROUNDING:
+        if all(statistics.pstdev(one) < ROUNDING for one in values):
             return 0.0
         if first.seeds.keys() == second.seeds.keys():
-            pairs = [[one.seeds[seed] for seed in first.seeds] for one in (first, second)]
+            pairs = [[one.seeds[seed] for seed in first.seeds] for one in sides]
             gaps = [mine - theirs for mine, theirs in zip(*pairs, strict=True)]
             if max(gaps) - min(gaps) < ROUNDING:
                 return 0.0
@@ -183,11 +218,14 @@ def _half(figure: str, first: Figure, second: Figure, noise: Noise | None) -> fl
         else:
             interval = ttest_ind(*values, equal_var=False).confidence_interval(CONFIDENCE)
         return 100 * float(interval.high - interval.low) / 2
+    measured = [list(one.seeds.values()) for one in whole]
     known, floor = [], noise.figures.get(figure) if noise else None
-    if floor is None and max(counts) < ENOUGH:  # two seeds that happen to agree would decide anything
+    if floor is None and max(map(len, measured)) < ENOUGH:  # two seeds that happen to agree would decide anything
         return None
+    freedom, per_cell = sum(len(one) - 1 for one in measured), sum(1 / count for count in counts)
     if freedom >= ENOUGH - 1:
-        known.append(100 * t.ppf((1 + CONFIDENCE) / 2, freedom) * pooled * math.sqrt(per_cell))
+        squares = sum((value - statistics.fmean(one)) ** 2 for one in measured for value in one)
+        known.append(100 * t.ppf((1 + CONFIDENCE) / 2, freedom) * math.sqrt(squares / freedom * per_cell))
     if noise is not None and floor is not None:
         known.append(t.ppf((1 + CONFIDENCE) / 2, noise.freedom) * floor * math.sqrt(per_cell))
     return float(max(known)) if known else None

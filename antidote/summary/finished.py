@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,9 +11,14 @@ import pandas as pd
 from antidote.base.errors import UserError
 from antidote.base.settings import read_mapping
 from antidote.study.layout import DETECTIONS, PERSISTENCE, Layout
+from antidote.study.slices import summary_plan
 from antidote.study.study import Study
 from antidote.study.tracks import Noise, tracks
+from antidote.summary.cells import read_cells
+from antidote.summary.costs import read_costs
 from antidote.summary.csv_files import read_frame, read_table
+from antidote.summary.plan import SummarySettings
+from antidote.summary.tables import summarise
 from antidote.summary.unchanged import check_cells, check_detections, check_persistence
 
 CELLS = ("attack", "defense", "seed", "ca1", "asr1", "floor")  # columns of cells.csv without which nothing is told
@@ -41,8 +47,13 @@ class Finished:
         return str(self.study.file.track) if self.study.file.track else ""
 
     @classmethod
-    def read(cls, file: Path, results: Path) -> Finished:
+    def read(cls, file: Path, results: Path, *, part: bool = False) -> Finished:
         """Read a study file and the summary of the study.
+
+        Args:
+            results: folder of all studies.
+            part: read the scores that are there, of a study that may be unfinished, in place of the summary;
+                persistence and detections are left out.
 
         Raises:
             UserError: the study is not valid, names no track, has no summary, or one of other entries, seeds or
@@ -52,6 +63,14 @@ class Finished:
         if study.file.track is None:
             raise UserError(f"{file}: track: is missing; results are compared within a track")
         kept = Layout(results / study.name)
+        noise = tracks()[study.file.track.name].noise.get(study.file.model.name)
+        swept = {entry.name: entry.sweep for entry in study.entries["defense"]}
+        if part:
+            plan = SummarySettings.read(json.loads(summary_plan(study)), str(file))
+            scored = read_cells(plan, kept.results)
+            check_cells(study, kept, scored)
+            costs = read_costs(plan, kept.results, Path("data"))
+            return cls(study, scored, summarise(scored, plan), costs, None, None, noise, swept)
         folder, cells = kept.path("summary"), kept.path("summary", "cells")
         if not cells.is_file():
             raise UserError(f"{cells}: no such file; run {file} first")
@@ -66,8 +85,8 @@ class Finished:
             read_frame(kept.path("summary", "costs"), ("stage", "attack", "defense", "seconds")),
             read_frame(detections) if study.detectors and detections.is_file() else None,
             read_adapted(study, kept),
-            noise=tracks()[study.file.track.name].noise.get(study.file.model.name),
-            swept={entry.name: entry.sweep for entry in study.entries["defense"]},
+            noise,
+            swept,
         )
 
 

@@ -265,3 +265,10 @@ def test_too_few_cells_for_a_noise_floor_are_told(tmp_path):
     write(tmp_path, SPREAD)
     with pytest.raises(UserError, match=r"no model has 4 degrees of freedom .* \(1 results files read\)"):
         results.run(results.arguments().parse_args(["noise", str(tmp_path)]))
+
+
+def test_seeds_that_only_one_run_has_count_for_the_spread_and_not_for_the_difference(tmp_path):
+    folders = write(tmp_path / "a", (0.14,), track="open"), write(tmp_path / "b", SPREAD, track="open", first=-2)
+    [pair] = agreement(*folders, ["asr1"]).pairs
+    assert pair.word == EQUAL and pair.difference == 0
+    assert pair.half == pytest.approx(4.303 * 2 * 2**0.5, rel=1e-3)
