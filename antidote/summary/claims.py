@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -91,15 +92,15 @@ def _glance(claims: dict[str, Claim], papers: dict[str, str], studies: list[Fini
     for paper in dict.fromkeys(claim.paper for claim in claims.values()):
         counts = dict.fromkeys(words, 0)
         for claim in (claim for claim in claims.values() if claim.paper == paper):
-            found = [verdict(claim, done)[0] for done in studies]
-            for word in (word for word in found if word != UNMEASURED):
-                counts[word] += 1
-            counts[UNMEASURED] += len(_unmeasured(studies, found)) if studies else 1
+            measured = _measured(claim, studies)
+            for row in measured:
+                counts[row.word] += 1
+            counts[UNMEASURED] += len(_unmeasured(studies, measured)) if studies else 1
         mark = f" {RECONSTRUCTION}" if any(_rebuilt(one) for one in claims.values() if one.paper == paper) else ""
         rows.append([papers[paper] + mark, *(str(count or "") for count in counts.values())])
     return (
-        "### Verdicts by work\n\nA claim counts once per study that measured it, and as not measured once per track on "
-        "which no study did; two studies may share models. "
+        "### Verdicts by work\n\nA claim counts once per study that measured it (once for studies with the same "
+        "figures), and as not measured once per track on which no study did; studies may share models. "
         f"{RECONSTRUCTION}: with a reconstruction.\n\n"
         f"{_markdown(rows)}"
     )
@@ -112,33 +113,64 @@ def verdict(claim: Claim, done: Finished) -> tuple[str, list[Verdict]]:
     return next(word for word in WORST_FIRST if any(one.word == word for one in found)), found
 
 
+@dataclass(frozen=True)
+class _Row:
+    """What studies of one track measured of a claim; several studies of the same models have the same figures."""
+
+    track: str
+    seeds: str
+    figures: str
+    word: str
+    reason: str
+
+
+def _measured(claim: Claim, studies: list[Finished]) -> dict[_Row, list[str]]:
+    """Return the names of the studies that measured a claim, by what they measured."""
+    rows: dict[_Row, list[str]] = {}
+    for done in studies:
+        word, found = verdict(claim, done)
+        if word == UNMEASURED:
+            continue
+        reason = "; ".join(dict.fromkeys(one.reason for one in found if one.reason and one.word == word))
+        seeds = min(one.seeds for one in found if one.word != UNMEASURED)
+        row = _Row(done.track, _seeds(done, seeds), "; ".join(map(_figures, found)), word, reason)
+        rows.setdefault(row, []).append(done.study.name)
+    return rows
+
+
 def _rows(claim: Claim, studies: list[Finished]) -> list[list[str]]:
     """Return a row per study that measured the claim, and one of the tracks on which none did."""
     mark = f" {RECONSTRUCTION}" if _rebuilt(claim) else ""
     sentence = claim.sentence + mark + (f" (Ours: {claim.ours}.)" if claim.ours else "")
-    rows, reasons, words = [], [], []
-    for done in studies:
-        word, found = verdict(claim, done)
-        words.append(word)
-        if word == UNMEASURED:
-            reasons += [f"{done.study.name}: {one.reason}" for one in found if one.word == UNMEASURED][:1]
-            continue
-        reason = "; ".join(dict.fromkeys(one.reason for one in found if one.reason and one.word == word))
-        seeds = min(one.seeds for one in found if one.word != UNMEASURED)
-        study = f"{done.track}, {done.study.name}, {_seeds(done, seeds)}"
-        rows.append([study, "; ".join(map(_figures, found)), f"**{word}**" + (f": {reason}" if reason else "")])
-    missing = ", ".join(_unmeasured(studies, words))
+    measured = _measured(claim, studies)
+    rows = [
+        [
+            f"{row.track}, {_joined(names)}, {row.seeds}",
+            row.figures,
+            f"**{row.word}**" + (f": {row.reason}" if row.reason else ""),
+        ]
+        for row, names in measured.items()
+    ]
+    missing = ", ".join(_unmeasured(studies, measured))
     if not rows:
-        rows.append([missing, "", f"{UNMEASURED}" + (f" ({'; '.join(reasons)})" if reasons else "")])
+        judged = [(done.study.name, verdict(claim, done)[1]) for done in studies]
+        firsts = [(name, [one.reason for one in found if one.word == UNMEASURED][:1]) for name, found in judged]
+        reasons = "; ".join(f"{name}: {reason}" for name, [reason] in firsts)
+        rows.append([missing, "", UNMEASURED + (f" ({reasons})" if reasons else "")])
     elif missing:
         rows.append([missing, "", UNMEASURED])
     return [[sentence if i == 0 else "", claim.value if i == 0 else "", *row] for i, row in enumerate(rows)]
 
 
-def _unmeasured(studies: list[Finished], words: list[str]) -> list[str]:
-    """Return the tracks on which no study measured a claim; `words` has the claim's verdict in each study."""
-    measured = {done.track for done, word in zip(studies, words, strict=True) if word != UNMEASURED}
-    return [track for track in dict.fromkeys(done.track for done in studies) if track not in measured]
+def _joined(names: Sequence[str]) -> str:
+    """Return names as text: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _unmeasured(studies: list[Finished], measured: Iterable[_Row]) -> list[str]:
+    """Return the tracks on which no study measured a claim."""
+    known = {row.track for row in measured}
+    return [track for track in dict.fromkeys(done.track for done in studies) if track not in known]
 
 
 def _rebuilt(claim: Claim) -> bool:
@@ -173,9 +205,11 @@ def _choices(studies: list[Finished]) -> str:
         return head + "No study of a track was given."
     rows = [["study", "access", "defense", "ASR@1, worst", "ASR@1, mean", "CA@1 loss, worst", "time", "how sure"]]
     rows.append(["---"] * 3 + ["---:"] * 4 + ["---"])
+    same: dict[tuple[str, ...], list[str]] = {}
     for done in studies:
-        found = sorted(_defenses(done), key=lambda row: (row[0], row[1]))
-        rows += [[f"{done.track}, {done.study.name}", *row[2]] for row in found]
+        for *_, row in sorted(_defenses(done), key=lambda row: (row[0], row[1])):
+            same.setdefault((done.track, *row), []).append(done.study.name)
+    rows += [[f"{track}, {_joined(names)}", *row] for (track, *row), names in same.items()]
     return (
         f"{head}Worst and mean over the attacks that pass the gate, of a swept defense at one setting: the strongest "
         "within the accuracy budget on all of them. By access, the lowest worst ASR@1 first; a defense outside the "

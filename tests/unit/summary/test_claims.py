@@ -373,3 +373,16 @@ def test_the_projects_claims_are_valid_and_cover_the_list():
         "ta_cleaner ubt ubt_token cbpt rvpt cleanclip par badclip siba attention flba maba transferability imbert beear"
     )
     assert {*works.split()} <= {claim.paper for claim in found.values()}
+
+
+def test_studies_with_the_same_figures_share_a_row_and_count_once():
+    """They have the same models from a shared cache; a third has others."""
+    rates, seeds = both([0.1, 0.2, 0.3], [0.5, 0.6, 0.7]), (0, 1, 2)
+    same = [finished(rates, seeds, study=name) for name in ("one", "two")]
+    other = finished(both([0.1, 0.2, 0.3], [0.6, 0.6, 0.7]), seeds, study="three")
+    claims = {"one": Claim(paper="cleanclip", sentence="s", value="v", relations=[LOWER])}
+    text = page(claims, PAPERS, [same[0], other, same[1]])
+    assert "| s | v | tiny 1, one and two, 3 seeds |" in text and "|  |  | tiny 1, three, 3 seeds |" in text
+    assert "| CleanCLIP (ICCV 2023) | 2 |  |  |  |  |" in text
+    assert "| tiny 1, one and two | clean-pairs | Fine-tuning | 60.0 (badnet) |" in text
+    assert "| tiny 1, three | clean-pairs | Fine-tuning | 63.3 (badnet) |" in text
