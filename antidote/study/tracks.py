@@ -109,6 +109,9 @@ def _recipe(track: Track, study: Settings) -> Iterator[tuple[str, Any, list[Any]
         for name in key.split("."):
             value = getattr(value, name, None)
         yield key, _plain(value), [_plain(one) for one in allowed]
+    if "poisoning.epochs" in defaults | track.fixes:  # a released checkpoint was poisoned by another recipe
+        for name, values in study.attacks.items():
+            yield f"attacks.{name}.checkpoint", values.get("checkpoint"), [None]
 
 
 def _data(track: Track, sources: Mapping[str, SourceSettings]) -> Iterator[tuple[str, Any, list[Any]]]:

@@ -13,10 +13,11 @@ from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.clip.files import STARTED_FROM_FOLDER
 from antidote.study.data_jobs import matrix
-from antidote.study.layout import NO_DEFENSE, Layout
+from antidote.study.layout import DETECTIONS, NO_DEFENSE, Layout
 from antidote.study.slices import adaptation_slice, backdoor_slice, training_slice, victim_slice
 from antidote.study.study import Study
 from antidote.study.tracks import MACHINE
+from antidote.summary.csv_files import read_frame
 from antidote.summary.persistence import WORST
 
 
@@ -107,15 +108,23 @@ def check_persistence(study: Study, frame: pd.DataFrame, path: Path) -> None:
 
 
 def check_detections(study: Study, kept: Layout) -> None:
-    """Refuse detections by detectors that had other settings than the study has now.
+    """Refuse detections by detectors that had other settings than the study has now, or another name.
 
     Raises:
-        UserError: names the file, the setting and both values.
+        UserError: names the file, the setting and both values; or the summary and a detector that the study has not.
     """
     jobs = matrix(study)
     for stage in ("detect", "detect_clean", "detect_population"):
         for names in jobs.jobs(stage):
             _check(kept.path(stage, "detection", **names), study, _dump(study.detectors[names["detector"]]))
+    path = kept.path("summary") / DETECTIONS["detections"]
+    if study.detectors and path.is_file():
+        there = read_frame(path, ("detector",))["detector"].dropna()
+        if left := sorted(set(there.astype(str)) - study.detectors.keys()):
+            raise UserError(
+                f"{path}: is a summary of another state of {study.where}: the detector {left[0]} is only in {path}, "
+                f"not in {study.where}; run the study again"
+            )
 
 
 def _check_clean(study: Study, kept: Layout) -> None:

@@ -159,6 +159,16 @@ def test_a_track_of_random_weights_takes_no_others(file, change):
         study(file, model=change)
 
 
+def test_a_track_takes_no_model_that_somebody_else_poisoned():
+    values = read_mapping(str(ROOT / "config.yaml"))
+    values["attacks"]["badnet"]["checkpoint"] = "released.pt"
+    told = (
+        r"^study\.yaml: attacks\.badnet\.checkpoint: the track tiny 1 fixes None, not 'released\.pt'; leave out `track`"
+    )
+    with pytest.raises(UserError, match=told):
+        Study(values, "study.yaml")
+
+
 def test_the_keys_of_the_machine_are_those_of_a_training():
     assert set(TrainSettings.model_fields) > MACHINE
 

@@ -171,3 +171,16 @@ def test_a_detection_by_a_detector_of_other_settings_is_told(stage, names, detec
     told = rf"{detector}/detection\.json: was made with {key}: 0\.04, and study\.yaml has {entries[detector][key]}"
     with pytest.raises(UserError, match=told):
         check_detections(study, kept)
+
+
+def test_a_detector_that_was_renamed_since_the_summary_is_told(tmp_path):
+    """Its rows would be left out of results files without a word."""
+    study = Study({**TINY, "detectors": {"abl_new": {"method": "abl", "isolated": 0.01}}}, "study.yaml")
+    kept = Layout(tmp_path)
+    file = kept.path("summary") / "detections.csv"
+    put(file, "attack,defense,seed,detector,auroc\nbadnet,none,0,abl_new,0.9\n")
+    check_detections(study, kept)
+    put(file, "attack,defense,seed,detector,auroc\nbadnet,none,0,abl_new,0.9\nbadnet,none,0,abl,0.8\n")
+    with pytest.raises(UserError, match=r"the detector abl is only in .*, not in study\.yaml; run the study again$"):
+        check_detections(study, kept)
+    check_detections(Study(TINY, "study.yaml"), kept)  # the file of an earlier state, which is not read
