@@ -104,7 +104,7 @@ def compare(args: argparse.Namespace) -> None:
 
 def published(file: Path) -> Path:
     """Return the folder of the leaderboard that holds the results files of a study."""
-    study = Study(read_mapping(str(file)), str(file)) if file.is_file() else None
+    study = Study(read_mapping(str(file)), str(file)) if file.is_file() and file.suffix != ".json" else None
     if study is None or study.file.track is None:
         raise UserError(f"{file}: is no file of a study of a track; name the folder to compare with as well")
     return FOLDER / f"{study.file.track.name}-{study.file.track.version}" / safe(study.name)
@@ -204,7 +204,10 @@ def arguments() -> argparse.ArgumentParser:
         "compare", help="set the figures of a rerun, whole or in part, beside those of another run"
     )
     one.add_argument(
-        "first", type=Path, metavar="FIRST", help="study file, whose scored cells count; or a folder of results files"
+        "first",
+        type=Path,
+        metavar="FIRST",
+        help="study file, whose scored cells count; or results files: a folder or one",
     )
     one.add_argument(
         "second",

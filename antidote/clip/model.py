@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEXTS = 1 << 18  # size of the token cache, about 280 MB; CleanCLIP on 100,000 pairs has 200,000 texts
-FEW_TOKENS = 100  # of a vision transformer: ViT-B/32 has 50
+FEW_TOKENS = 100  # ViT-B/32 has 50 and 77
 
 
 class Clip:
@@ -94,15 +94,16 @@ class Clip:
     def autocast(self, precision: str) -> Iterator[None]:
         """Enter an autocast context for `fp32` (autocast off), `bf16` or `fp16`.
 
-        On a CPU, torch's fused attention has a slow backward pass in 16 bits over few tokens: there attention is
-        composed of products and a softmax. Not under gradient checkpointing, which computes again outside the context.
+        On a CPU, torch's fused attention has a slow backward pass in 16 bits over few tokens: where both towers of a
+        vision transformer have few, attention is composed of products and a softmax there. Not under gradient
+        checkpointing, which computes again outside the context.
         """
-        short = precision != "fp32" and self.device.type == "cpu" and 0 < _attending(self.network.visual) <= FEW_TOKENS
+        slow = precision != "fp32" and self.device.type == "cpu" and torch.is_grad_enabled()
         with autocast(self.device.type, precision):
-            if not short:
-                yield
-                return
-            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            if slow and 0 < _attending(self.network) <= FEW_TOKENS:
+                with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+                    yield
+            else:
                 yield
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -181,10 +182,15 @@ class Clip:
         )
 
 
-def _attending(visual: Any) -> int:
-    """Return the number of tokens of a vision transformer of open_clip without gradient checkpointing, else 0."""
+def _attending(network: Any) -> int:
+    """Return the number of tokens of the longer tower of a vision transformer of open_clip.
+
+    0 for other picture towers, and under gradient checkpointing.
+    """
+    visual = network.visual
     checkpointed = getattr(getattr(visual, "transformer", None), "grad_checkpointing", True)
-    return 0 if checkpointed else len(getattr(visual, "positional_embedding", ()))
+    pictures = 0 if checkpointed else len(getattr(visual, "positional_embedding", ()))
+    return max(pictures, network.context_length) if pictures else 0
 
 
 def autocast(device: str, precision: str) -> torch.autocast:

@@ -1,11 +1,12 @@
-"""Whether a rerun reaches the figures of another run: the same cells of two folders of results files, side by side.
+"""Whether a rerun, whole or in part, reaches the figures of another run: the same cells of both, side by side.
 
 Trained weights repeat on the same kind of processor only. On another kind, as with another seed, a rerun agrees if the
-95 % interval of the difference of the means includes zero. Runs of the same seeds share pools, triggers and the order
-of batches, so their figures are paired by seed (Student's t), also where a rerun has only some of the seeds; other runs
-are compared by Welch's t interval (Welch 1947, Biometrika 34). Where a run has fewer than three seeds, it is the larger
-of Student's interval with the pooled spread and the noise floor of the track and model. Of many figures, about one in
-twenty differs by chance.
+95 % interval of the difference of the means includes zero. Where one run has all seeds of the other, the means are over
+the seeds of both. Runs of the same seeds share pools, triggers and the order of batches, so three or more are paired by
+seed (Student's t); other runs are compared by Welch's t interval (Welch 1947, Biometrika 34). Of fewer than three,
+the interval is the larger of Student's with the spread between the seeds of both runs and the noise floor of the track
+and model. Few differences lie beyond it: one seed says little unless the figures are equal. Of many figures,
+about one in twenty differs by chance.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from antidote.summary.verdicts import CONFIDENCE, ENOUGH
 
 ROUNDING = 1e-9  # differences up to this are what sums of floating-point numbers leave
 EQUAL, WITHIN, BEYOND, UNKNOWN = "equal", "within the spread", "beyond the spread", "spread unknown"
+FEW = "too few seeds to tell"  # no rate would be beyond
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Pair:
     Attributes:
         difference: mean of the first run minus mean of the second, in percentage points.
         half: half of the 95 % interval of the difference in percentage points, None if no spread is known.
+        repeats: whether the figures should be equal: the same seeds, on the same kind of processor as far as is told.
     """
 
     attack: str
@@ -44,6 +47,7 @@ class Pair:
     first: Figure
     second: Figure
     half: float | None
+    repeats: bool = False
 
     @property
     def difference(self) -> float:
@@ -51,10 +55,12 @@ class Pair:
 
     @property
     def word(self) -> str:
-        if self.first == self.second:
+        if self.first.seeds == self.second.seeds and (self.first.seeds or self.first == self.second):
             return EQUAL
         if self.half is None:
             return UNKNOWN
+        if self.half >= 100 * max(self.second.mean, 1 - self.second.mean) and len(self.first.seeds) < ENOUGH:
+            return FEW
         return WITHIN if abs(self.difference) <= self.half + 100 * ROUNDING else BEYOND
 
 
@@ -87,24 +93,22 @@ def agreement(first: Path, second: Path, figures: Sequence[str], results: Path =
         if figure not in known:
             raise UserError(f"--figures: no file has {figure!r}{nearest(figure, known)}")
     pairs, left_out = [], []
-    alone = {**dict.fromkeys(mine.keys() - theirs, first), **dict.fromkeys(theirs.keys() - mine, second)}
-    unfinished = first.is_file() or second.is_file()
+    unscored = 0
     for name in sorted({*mine, *theirs}):
-        if name in alone and unfinished:
-            continue
-        if name in alone:
-            left_out.append(f"{' / '.join(name)}: only in {alone[name]}")
-        elif differs := _differs(mine[name], theirs[name]):
-            left_out.append(f"{' / '.join(name)}: {differs}")
+        if name in mine and name in theirs:
+            if differs := _differs(mine[name], theirs[name]):
+                left_out.append(f"{' / '.join(name)}: {differs}")
+            else:
+                pairs += _pairs(name, mine[name], theirs[name], figures)
+        elif (second if name in mine else first).is_file():  # most cells of a study that is run in part
+            unscored += 1
         else:
-            pairs += _pairs(name, mine[name], theirs[name], figures)
-    for side in (first, second) if unfinished else ():
-        if count := list(alone.values()).count(side):
-            left_out.append(f"{count} {'cell' if count == 1 else 'cells'} only in {side}")
+            here, there = (first, second) if name in mine else (second, first)
+            left_out.append(f"{' / '.join(name)}: only in {here}, not in {there}")
+    if unscored:
+        left_out.append(f"{unscored} {'cell' if unscored == 1 else 'cells'} of one run that the other has not scored")
     if not pairs:
-        raise UserError(
-            f"{first} and {second}: no figure in common" + (f"; the first cell: {left_out[0]}" if left_out else "")
-        )
+        raise UserError(f"{first} and {second}: no figure in common" + (f"; {left_out[0]}" if left_out else ""))
     return Agreement(pairs, left_out)
 
 
@@ -122,7 +126,10 @@ def markdown(found: Agreement) -> str:
 
 
 def _read(folder: Path, results: Path) -> dict[tuple[str, str], Result]:
-    """Return the measured results of a folder, or of a study file, by attack and defense."""
+    """Return the measured results of a folder, or of a study file, or a single one, by attack and defense."""
+    if folder.is_file() and folder.suffix == ".json":
+        one = read_result(folder)
+        return {(one.attack.name, one.defense.name): one}
     if folder.is_file():
         scored = results_of(Finished.read(folder, results, part=True), results)
         return {(one.attack.name, one.defense.name): one for one in scored}
@@ -172,7 +179,8 @@ def _pairs(name: tuple[str, str], first: Result, second: Result, figures: Sequen
         if figure in first.figures and figure in second.figures:
             whole = first.figures[figure], second.figures[figure]
             sides = _of_common_seeds(*whole)
-            yield Pair(*name, figure, *sides, half=_half(figure, sides, whole, noise))
+            same = sides[0].seeds.keys() == sides[1].seeds.keys() and first.devices == second.devices != []
+            yield Pair(*name, figure, *sides, half=_half(figure, sides, whole, noise), repeats=same)
 
 
 def _of_common_seeds(first: Figure, second: Figure) -> tuple[Figure, Figure]:
@@ -225,6 +233,8 @@ def _half(figure: str, sides: Sequence[Figure], whole: Sequence[Figure], noise: 
     freedom, per_cell = sum(len(one) - 1 for one in measured), sum(1 / count for count in counts)
     if freedom >= ENOUGH - 1:
         squares = sum((value - statistics.fmean(one)) ** 2 for one in measured for value in one)
+        if floor is None and math.sqrt(squares / freedom) < ROUNDING:  # seeds at 0 or 100 % hide their spread
+            return None
         known.append(100 * t.ppf((1 + CONFIDENCE) / 2, freedom) * math.sqrt(squares / freedom * per_cell))
     if noise is not None and floor is not None:
         known.append(t.ppf((1 + CONFIDENCE) / 2, noise.freedom) * floor * math.sqrt(per_cell))
@@ -236,13 +246,16 @@ def _counts(pairs: list[Pair]) -> Iterator[str]:
     for figure in dict.fromkeys(pair.figure for pair in pairs):
         mine = [pair for pair in pairs if pair.figure == figure]
         words = [pair.word for pair in mine]
-        counts = [f"{words.count(word)} {word}" for word in (EQUAL, WITHIN, BEYOND, UNKNOWN) if word in words]
+        counts = [f"{words.count(word)} {word}" for word in (EQUAL, WITHIN, BEYOND, FEW, UNKNOWN) if word in words]
         sizes = [abs(pair.difference) for pair in mine]
         median = statistics.median(sizes)
-        yield (
-            f"{figure}: {len(mine)} cells, {', '.join(counts)}; differences: median {median:.1f}, "
-            f"largest {max(sizes):.1f} points"
+        cells = f"{len(mine)} cell{'s' if len(mine) > 1 else ''}"
+        line = (
+            f"{figure}: {cells}, {', '.join(counts)}; differences: median {median:.1f}, largest {max(sizes):.1f} points"
         )
+        if changed := sum(pair.repeats and pair.word != EQUAL for pair in mine):
+            line += f"; {changed} not equal on the same kind of processor: other code, packages or threads of a job"
+        yield line
 
 
 def _text(figure: Figure) -> str:

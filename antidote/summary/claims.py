@@ -115,8 +115,9 @@ def verdict(claim: Claim, done: Finished) -> tuple[str, list[Verdict]]:
 
 @dataclass(frozen=True)
 class _Row:
-    """What studies of one track measured of a claim; several studies of the same models have the same figures."""
+    """What studies of one track measured of a claim; studies that share their models have the same `cells`."""
 
+    cells: frozenset[tuple]
     track: str
     seeds: str
     figures: str
@@ -133,9 +134,28 @@ def _measured(claim: Claim, studies: list[Finished]) -> dict[_Row, list[str]]:
             continue
         reason = "; ".join(dict.fromkeys(one.reason for one in found if one.reason and one.word == word))
         seeds = min(one.seeds for one in found if one.word != UNMEASURED)
-        row = _Row(done.track, _seeds(done, seeds), "; ".join(map(_figures, found)), word, reason)
+        row = _Row(_cells(claim, done), done.track, _seeds(done, seeds), "; ".join(map(_figures, found)), word, reason)
         rows.setdefault(row, []).append(done.study.name)
     return rows
+
+
+def _cells(claim: Claim, done: Finished) -> frozenset[tuple]:
+    """Return the figures of all cells that a claim is about, the undefended ones among them, unrounded."""
+    terms = [term for text in claim.relations for term in parse(text, claim.sentence).terms if term.figure]
+    attacks, defenses = {term.word("attack") for term in terms}, {NO_DEFENSE, *(term.defense for term in terms)}
+    return frozenset(
+        (attack, defense, *figures)
+        for attack, one in done.study.attacks.items()
+        for defense, other in done.study.defenses.items()
+        if attacks & {one.method, "*", None} and other.method in defenses
+        for figures in _figures_by_seed(done, [attack], [defense])
+    )
+
+
+def _figures_by_seed(done: Finished, attacks: Sequence[str], defenses: Sequence[str]) -> list[tuple]:
+    """Return seed, ASR@1 and CA@1 of the scored cells of some entries."""
+    mine = done.cells[done.cells["attack"].isin(attacks) & done.cells["defense"].isin(defenses)]
+    return list(mine[mine["ca1"].notna()][["seed", "asr1", "ca1"]].fillna(-1).itertuples(index=False, name=None))
 
 
 def _rows(claim: Claim, studies: list[Finished]) -> list[list[str]]:
@@ -205,11 +225,13 @@ def _choices(studies: list[Finished]) -> str:
         return head + "No study of a track was given."
     rows = [["study", "access", "defense", "ASR@1, worst", "ASR@1, mean", "CA@1 loss, worst", "time", "how sure"]]
     rows.append(["---"] * 3 + ["---:"] * 4 + ["---"])
-    same: dict[tuple[str, ...], list[str]] = {}
+    same: dict[tuple, tuple[list[str], list[str]]] = {}
     for done in studies:
-        for *_, row in sorted(_defenses(done), key=lambda row: (row[0], row[1])):
-            same.setdefault((done.track, *row), []).append(done.study.name)
-    rows += [[f"{track}, {_joined(names)}", *row] for (track, *row), names in same.items()]
+        attacks = list(done.study.attacks)
+        for entry, *_, row in sorted(_defenses(done), key=lambda row: row[1:3]):
+            cells = frozenset(_figures_by_seed(done, attacks, [entry, NO_DEFENSE]))
+            same.setdefault((done.track, entry, cells, *row), ([], row))[0].append(done.study.name)
+    rows += [[f"{key[0]}, {_joined(names)}", *row] for key, (names, row) in same.items()]
     return (
         f"{head}Worst and mean over the attacks that pass the gate, of a swept defense at one setting: the strongest "
         "within the accuracy budget on all of them. By access, the lowest worst ASR@1 first; a defense outside the "
@@ -218,8 +240,8 @@ def _choices(studies: list[Finished]) -> str:
     )
 
 
-def _defenses(done: Finished) -> list[tuple[str, tuple[bool, float], list[str]]]:
-    """Return access, order within the access, and the row of each defense that was run."""
+def _defenses(done: Finished) -> list[tuple[str, str, tuple[bool, float], list[str]]]:
+    """Return entry, access, order within the access, and the row of each defense that was run."""
     table = done.table[done.table["gate"] == "passed"]
     attacks = table["attack"].drop_duplicates()
     sweeps: dict[str, list[str]] = {}
@@ -246,7 +268,7 @@ def _defenses(done: Finished) -> list[tuple[str, tuple[bool, float], list[str]]]
             _seconds(done, measured),
             _sure(done, measured),
         ]
-        rows.append((first["access"], (beyond, float(asr.max())), row))
+        rows.append((entry, first["access"], (beyond, float(asr.max())), row))
     return rows
 
 

@@ -11,7 +11,7 @@ import yaml
 from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.study.tracks import tracks
-from antidote.summary.agreement import BEYOND, EQUAL, UNKNOWN, WITHIN, agreement, markdown
+from antidote.summary.agreement import BEYOND, EQUAL, FEW, UNKNOWN, WITHIN, agreement, markdown
 from antidote.summary.exchange import read_result
 from antidote.summary.noise import least, noise
 from scripts import results
@@ -96,7 +96,7 @@ def test_the_interval_of_runs_of_other_seeds_is_welchs(tmp_path):
 @pytest.mark.parametrize(("times", "word"), [(2, WITHIN), (4, BEYOND)])
 def test_one_seed_is_judged_by_the_noise_floor(tmp_path, times, word):
     floor = tracks()["tiny"].noise["tiny-rn"].figures["asr1"] / 100
-    values = (0.95,), (0.95 - times * floor,)
+    values = (0.95 - times * floor,), (0.95,)
     [pair] = agreement(*(write(tmp_path / f"{i}", one) for i, one in enumerate(values)), ["asr1"]).pairs
     assert pair.word == word
 
@@ -106,7 +106,7 @@ def test_one_seed_beside_several_is_judged_by_their_spread_too(tmp_path, track):
     """The single value is one of the three others."""
     folders = (write(tmp_path / "a", (0.004,), track=track), write(tmp_path / "b", (0.998, 1.0, 0.004), track=track))
     [pair] = agreement(*folders, ["asr1"]).pairs
-    assert pair.word == WITHIN and pair.half > 200
+    assert pair.word == FEW and pair.half > 200, "no rate is as far away"
 
 
 def test_rounding_is_no_difference(tmp_path):
@@ -137,8 +137,11 @@ def test_cells_that_are_not_the_same_experiment_are_named(tmp_path):
     write(tmp_path / "b", SPREAD, defense="slow", lr=0.002)
     found = agreement(tmp_path / "a", tmp_path / "b", ["asr1"])
     assert [pair.defense for pair in found.pairs] == ["finetune"]
-    assert found.left_out == [f"badnet / fast: only in {tmp_path / 'a'}", "badnet / slow: other settings of slow: lr"]
-    assert "asr1: 1 cells, 1 equal; differences: median 0.0, largest 0.0 points" in markdown(found)
+    assert found.left_out == [
+        f"badnet / fast: only in {tmp_path / 'a'}, not in {tmp_path / 'b'}",
+        "badnet / slow: other settings of slow: lr",
+    ]
+    assert "asr1: 1 cell, 1 equal; differences: median 0.0, largest 0.0 points" in markdown(found)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,7 @@ def test_folders_without_a_common_figure_are_told(tmp_path):
         agreement(mine, tmp_path / "empty", ["asr1"])
     with pytest.raises(UserError, match="no figure in common"):
         agreement(mine, write(tmp_path / "b", SPREAD, name="ca1"), ["asr1"])
-    with pytest.raises(UserError, match="no figure in common; the first cell: badnet / finetune: other settings"):
+    with pytest.raises(UserError, match="no figure in common; badnet / finetune: other settings"):
         agreement(mine, write(tmp_path / "c", SPREAD, lr=0.1), ["asr1"])
 
 
@@ -272,3 +275,43 @@ def test_seeds_that_only_one_run_has_count_for_the_spread_and_not_for_the_differ
     [pair] = agreement(*folders, ["asr1"]).pairs
     assert pair.word == EQUAL and pair.difference == 0
     assert pair.half == pytest.approx(4.303 * 2 * 2**0.5, rel=1e-3)
+
+
+def test_a_spread_that_seeds_at_100_percent_hide_decides_nothing(tmp_path):
+    """A single picture of 2,000, of a figure without a noise floor."""
+    folders = write(tmp_path / "a", (0.9995,), name="ca5"), write(tmp_path / "b", (1.0,) * 3, name="ca5")
+    [pair] = agreement(*folders, ["ca5"]).pairs
+    assert pair.word == UNKNOWN
+
+
+def test_figures_of_the_same_seeds_are_equal_whoever_computed_their_mean(tmp_path):
+    values = (0.1, 0.2, 0.3)
+    folders = [write(tmp_path / name, values, track="open") for name in ("a", "b")]
+    file = folders[0] / "badnet--finetune.json"
+    one = json.loads(file.read_text())
+    one["figures"]["asr1"]["mean"] += 1e-12
+    file.write_text(json.dumps(one))
+    assert [pair.word for pair in agreement(*folders, ["asr1"]).pairs] == [EQUAL]
+
+
+def test_a_repetition_on_the_same_kind_of_processor_that_is_not_equal_is_told(tmp_path):
+    folders = [write(tmp_path / name, values, track="open") for name, values in (("a", (0.3,)), ("b", SPREAD))]
+    told = "1 not equal on the same kind of processor: other code, packages or threads of a job"
+    assert told not in markdown(agreement(*folders, ["asr1"])), "older files do not say on what they ran"
+    for folder, devices in zip(folders, (["CPU"], ["CPU"]), strict=True):
+        file = folder / "badnet--finetune.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"devices": devices}))
+    assert told in markdown(agreement(*folders, ["asr1"]))
+    assert told not in markdown(agreement(folders[1], folders[1], ["asr1"]))
+
+
+def test_a_single_results_file_is_compared_too(tmp_path):
+    folders = [write(tmp_path / name, SPREAD) for name in ("a", "b")]
+    write(folders[1], SPREAD, defense="other")
+    found = agreement(folders[0] / "badnet--finetune.json", folders[1], ["asr1"])
+    assert [pair.word for pair in found.pairs] == [EQUAL]
+    assert found.left_out == ["1 cell of one run that the other has not scored"]
+    with pytest.raises(
+        UserError, match=r"finetune\.json: is no file of a study of a track; name the folder to compare"
+    ):
+        results.run(results.arguments().parse_args(["compare", str(folders[0] / "badnet--finetune.json")]))

@@ -69,7 +69,7 @@ def test_one_cell_of_one_seed_is_set_beside_the_same_seed_of_the_leaderboard(stu
     act("compare", study, "--results", study.parent / "results")
     told = capsys.readouterr().out
     assert "| badnet | finetune | asr1 | 40.0 | 40.0 | +0.0" in told and told.count("| equal |") == 2
-    assert told.splitlines()[-1] == f"- 3 cells only in {study.parent}/leaderboard/open-1/tiny"
+    assert told.splitlines()[-1] == "- 3 cells of one run that the other has not scored"
 
 
 @pytest.mark.parametrize(("seeds", "first", "second"), [((0,), "70.0", "40.0"), ((0, 1), "70.0 ± 0.0", "30.0 ± 14.1")])
@@ -79,7 +79,7 @@ def test_the_spread_is_that_of_all_seeds_of_the_leaderboard(study, monkeypatch, 
     rerun(study, seeds=seeds, asr1=0.7)
     act("compare", study, study.parent / "leaderboard/open-1/tiny", "--results", study.parent / "results")
     [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| badnet | finetune | asr1")]
-    assert row.split(" | ")[3:5] == [first, second] and row.endswith("| within the spread |")
+    assert row.split(" | ")[3:5] == [first, second] and row.endswith("| too few seeds to tell |")
 
 
 def test_a_cell_of_other_settings_is_refused(study, monkeypatch):
@@ -107,3 +107,16 @@ def test_what_cannot_be_compared_is_told_in_one_line(study, monkeypatch, change,
     with pytest.raises(UserError, match=re.escape(told)) as error:
         act("compare", study, "--results", study.parent / "results")
     assert "\n" not in str(error.value)
+
+
+def test_a_cell_that_is_not_in_the_other_run_is_named(study, monkeypatch, capsys):
+    """A renamed defense: what was scored under the new name has nothing to be compared with."""
+    publish(study, monkeypatch)
+    values = read_mapping(str(study))
+    put(study, values | {"defenses": values["defenses"] | {"renamed": values["defenses"]["finetune"]}})
+    cell = study.parent / "results/tiny/badnet/seed0/renamed"
+    put(cell / "model/open_clip_model.safetensors", "renamed")
+    put(cell / "scores.json", {"ca1": 0.8, "asr1": 0.4})
+    act("compare", study, "--results", study.parent / "results")
+    folder = study.parent / "leaderboard/open-1/tiny"
+    assert capsys.readouterr().out.splitlines()[-1] == f"- badnet / renamed: only in {study}, not in {folder}"

@@ -380,9 +380,13 @@ def test_studies_with_the_same_figures_share_a_row_and_count_once():
     rates, seeds = both([0.1, 0.2, 0.3], [0.5, 0.6, 0.7]), (0, 1, 2)
     same = [finished(rates, seeds, study=name) for name in ("one", "two")]
     other = finished(both([0.1, 0.2, 0.3], [0.6, 0.6, 0.7]), seeds, study="three")
+    near = finished(both([0.1, 0.2, 0.3], [0.5, 0.6, 0.7], ca=0.9401), seeds, study="near")
     claims = {"one": Claim(paper="cleanclip", sentence="s", value="v", relations=[LOWER])}
-    text = page(claims, PAPERS, [same[0], other, same[1]])
+    text = page(claims, PAPERS, [same[0], other, same[1], near])
     assert "| s | v | tiny 1, one and two, 3 seeds |" in text and "|  |  | tiny 1, three, 3 seeds |" in text
-    assert "| CleanCLIP (ICCV 2023) | 2 |  |  |  |  |" in text
-    assert "| tiny 1, one and two | clean-pairs | Fine-tuning | 60.0 (badnet) |" in text
+    assert "| CleanCLIP (ICCV 2023) | 3 |  |  |  |  |" in text
+    assert "|  |  | tiny 1, near, 3 seeds |" in text, "the same figures by rounding alone"
+    assert "| tiny 1, one, two and near | clean-pairs | Fine-tuning | 60.0 (badnet) |" in text
     assert "| tiny 1, three | clean-pairs | Fine-tuning | 63.3 (badnet) |" in text
+    assert "| tiny 1, one, three and two | clean-pairs | CleanCLIP | 20.0 (badnet) |" in text
+    assert "| tiny 1, near | clean-pairs | CleanCLIP | 20.0 (badnet) |" in text
