@@ -32,7 +32,11 @@ def write(path, *changes):
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("track.name", "open", "model: the track open 1 has 'open-rn' or 'open-rn-64' or 'open-vit', not 'tiny-rn'"),
+        (
+            "track.name",
+            "open",
+            "model: the track open 1 has 'open-rn' or 'open-rn-64' or 'open-vit' or 'open-vit-48', not 'tiny-rn'",
+        ),
         ("track.name", "paper", "model: the track paper 1 has 'RN50' or 'ViT-B-32', not 'tiny-rn'"),
         ("target", "plum", "target: the track tiny 1 has 'banana', not 'plum'"),
         ("target", "", "target: the track tiny 1 has 'banana', not ''"),
