@@ -89,6 +89,7 @@ SOURCES = {
     "webdataset": "antidote.data.sources.webdataset:WebDataset",
     "url_table": "antidote.data.sources.url_table:UrlTable",
     "folder": "antidote.data.sources.folder:Folder",
+    "restyled_folder": "antidote.data.sources.restyled_folder:RestyledFolder",
     "karpathy": "antidote.data.sources.karpathy:Karpathy",
     "torchvision": "antidote.data.sources.torchvision:Torchvision",
 }

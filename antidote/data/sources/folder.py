@@ -98,9 +98,13 @@ class Folder(SourceSettings):
         advice = f"if {there} are all, set expected: {{{split}: {there}}}"
         return f"{root}: holds {there} pictures, expected {expected}; {advice}"
 
+    def place(self, split: str) -> Path:
+        """Return the folder of a split, which holds the class folders."""
+        return Path(self.root) / self.split(split)
+
     def _folders(self, split: str) -> tuple[Path, list[Path]]:
-        """Return the folder of a split, and its class folders, sorted."""
-        root = Path(self.root) / self.split(split)
+        """Return the folder of a split, which has to be there, and its class folders, sorted."""
+        root = self.place(split)
         if not root.is_dir():
             raise UserError(f"splits.{split}: {root}: " + ("is no folder" if root.exists() else "no such folder"))
         folders = [path for path in _entries(root) if path.is_dir()]
