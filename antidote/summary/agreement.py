@@ -29,6 +29,7 @@ from antidote.summary.verdicts import CONFIDENCE, ENOUGH
 ROUNDING = 1e-9  # differences up to this are what sums of floating-point numbers leave
 EQUAL, WITHIN, BEYOND, UNKNOWN = "equal", "within the spread", "beyond the spread", "spread unknown"
 FEW = "too few seeds to tell"  # no rate would be beyond
+DIGITS = 1e-8  # tables of a summary, and the results files made of them, hold nine digits
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Pair:
 
     @property
     def word(self) -> str:
-        if self.first.seeds == self.second.seeds and (self.first.seeds or self.first == self.second):
+        if self.first.seeds.keys() == self.second.seeds.keys() and all(
+            abs(mine - theirs) < DIGITS for mine, theirs in zip(_values(self.first), _values(self.second), strict=True)
+        ):
             return EQUAL
         if self.half is None:
             return UNKNOWN
@@ -181,6 +184,11 @@ def _pairs(name: tuple[str, str], first: Result, second: Result, figures: Sequen
             sides = _of_common_seeds(*whole)
             same = sides[0].seeds.keys() == sides[1].seeds.keys() and first.devices == second.devices != []
             yield Pair(*name, figure, *sides, half=_half(figure, sides, whole, noise), repeats=same)
+
+
+def _values(figure: Figure) -> list[float]:
+    """Return the values of a figure in the order of the seeds; of one without values by seed, its mean."""
+    return [figure.seeds[seed] for seed in sorted(figure.seeds)] or [figure.mean]
 
 
 def _of_common_seeds(first: Figure, second: Figure) -> tuple[Figure, Figure]:

@@ -15,6 +15,7 @@ from scripts import results
 from tests.unit.summary.test_pages import put
 
 ASR = {0: 0.4, 1: 0.2, 2: 0.9}
+DIGITS = 9  # of results files, as the tables of a summary are rounded
 
 
 @pytest.fixture
@@ -120,3 +121,16 @@ def test_a_cell_that_is_not_in_the_other_run_is_named(study, monkeypatch, capsys
     act("compare", study, "--results", study.parent / "results")
     folder = study.parent / "leaderboard/open-1/tiny"
     assert capsys.readouterr().out.splitlines()[-1] == f"- badnet / renamed: only in {study}, not in {folder}"
+
+
+def test_digits_that_a_results_file_leaves_out_are_no_difference(study, monkeypatch, capsys):
+    """198 of 484 pictures."""
+    for seed in ASR:
+        put(study.parent / f"results/tiny/badnet/seed{seed}/finetune/scores.json", {"ca1": 0.8, "asr1": 198 / 484})
+    publish(study, monkeypatch)
+    file = study.parent / "leaderboard/open-1/tiny/badnet--finetune.json"
+    file.write_text(file.read_text().replace(str(198 / 484), str(round(198 / 484, DIGITS))))
+    rerun(study)
+    act("compare", study, "--results", study.parent / "results")
+    told = capsys.readouterr().out
+    assert "asr1: 1 cell, 1 equal" in told and "not equal on the same" not in told
