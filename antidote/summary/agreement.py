@@ -121,7 +121,8 @@ def markdown(found: Agreement) -> str:
     rows.append(["---"] * 3 + ["---:"] * 3 + ["---"])
     for pair in found.pairs:
         half = "" if pair.half is None else f" ± {pair.half:.1f}"
-        sides = [_text(pair.first), _text(pair.second), f"{pair.difference:+.1f}{half}"]
+        difference = round(pair.difference, 1) + 0.0  # no minus before zero
+        sides = [_text(pair.first), _text(pair.second), f"{difference:+.1f}{half}"]
         rows.append([pair.attack, pair.defense, pair.figure, *sides, pair.word])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     left_out = ["\n".join(f"- {line}" for line in found.left_out)] if found.left_out else []

@@ -315,3 +315,12 @@ def test_a_single_results_file_is_compared_too(tmp_path):
         UserError, match=r"finetune\.json: is no file of a study of a track; name the folder to compare"
     ):
         results.run(results.arguments().parse_args(["compare", str(folders[0] / "badnet--finetune.json")]))
+
+
+def test_no_difference_has_no_minus(tmp_path):
+    folders = [write(tmp_path / name, values, track="open") for name, values in (("a", SPREAD), ("b", SPREAD))]
+    file = folders[0] / "badnet--finetune.json"
+    one = json.loads(file.read_text())
+    one["figures"]["asr1"]["mean"] -= 1e-9
+    file.write_text(json.dumps(one))
+    assert "| +0.0 ± 0.0 | equal |" in markdown(agreement(*folders, ["asr1"]))
