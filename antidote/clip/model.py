@@ -96,9 +96,10 @@ class Clip:
 
         On a CPU, torch's fused attention has a slow backward pass in 16 bits over few tokens: where both towers of a
         vision transformer have few, attention is composed of products and a softmax there. Not under gradient
-        checkpointing, which computes again outside the context.
+        checkpointing, which computes again outside the context. Passes without gradients compute in the same way, so
+        that a frozen model, or a batch in parts, has the features of the trained model's own pass.
         """
-        slow = precision != "fp32" and self.device.type == "cpu" and torch.is_grad_enabled()
+        slow = precision != "fp32" and self.device.type == "cpu"
         with autocast(self.device.type, precision):
             if slow and 0 < _attending(self.network) <= FEW_TOKENS:
                 with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
