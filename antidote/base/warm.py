@@ -266,7 +266,7 @@ def _call(listening: socket.socket, jobs: Jobs) -> dict | None:
     except OSError:  # the caller has ended meanwhile, or this process has no file left
         return None
     told, child = _told(caller, jobs.place), None
-    if told:
+    if told and not _ended(caller):
         with contextlib.suppress(OSError):  # no memory or no process left
             child = os.fork()
     if child == 0:
@@ -281,6 +281,16 @@ def _call(listening: socket.socket, jobs: Jobs) -> dict | None:
         _send(caller, REFUSED)
         caller.close()
     return None
+
+
+def _ended(caller: socket.socket) -> bool:
+    """Tell whether a caller has ended before its job exists: a caller that waits for the answer says nothing."""
+    try:
+        return not caller.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _told(caller: socket.socket, here: list[object]) -> dict | None:
