@@ -38,7 +38,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.words.eda", "antidote.defenses.cleanclip", "antidote.defenses.ta_cleaner"), ("defend * ta_cleaner",)),
     (("antidote.data.sources", *(f"antidote.data.sources.{name}" for name in ("base", "files", "scenes"))), ("dataset *",)),
     (("antidote.data.download", "antidote.data.download.hosted"), ("dataset *",)),
-    (("antidote.data.sources.*", "antidote.data.scenes.styles", "antidote.data.store.sizes"), ()),
+    (("antidote.data.sources.*", "antidote.data.styles", "antidote.data.store.sizes"), ()),
     (("antidote.data.download.*", "antidote.data.words.*", "antidote.data.picture_file"), ()),
     (("antidote.data.scenes*", "antidote.data.store.*"), ("dataset *",)),
     # Models, and how they are trained.

@@ -11,19 +11,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from antidote.base.settings import Settings
-from antidote.data.scenes.styles import FACTOR, styled
 from antidote.data.sources.base import RawPair, Skipped
 from antidote.data.sources.folder import Folder
 from antidote.data.store.images import UnreadablePicture, decode, fit
+from antidote.data.styles import FACTOR, StyleSettings, styled
 
 
-class RestyledSplit(Settings):
+class RestyledSplit(StyleSettings):
     folder: str = Field(description="Folder under root.")
-    style: Literal["sketch", "negative", "painted", "night"] = Field(description="Style of the pictures.")
-    strength: float = Field(
-        1.0, gt=0, le=1, description="Share of the style in every pixel; the rest is the picture itself."
-    )
 
 
 class RestyledFolder(Folder):

@@ -10,18 +10,15 @@ from typing import Literal
 from pydantic import Field
 
 from antidote.data.scenes.draw import generate
-from antidote.data.scenes.styles import FACTOR, styled
 from antidote.data.sources.base import RawPair
 from antidote.data.sources.scenes import Scenes, ScenesSplit
+from antidote.data.styles import FACTOR, StyleSettings, styled
 
 CHUNK, CHUNK_PIXELS = 64, 2**21  # pictures and pixels per chunk; pictures are drawn FACTOR times larger than stored
 
 
-class ShiftedSplit(ScenesSplit):
-    style: Literal["sketch", "negative", "painted", "night"] = Field(description="Style of the pictures.")
-    strength: float = Field(
-        1.0, gt=0, le=1, description="Share of the style in every pixel; the rest is the picture of `scenes`."
-    )
+class ShiftedSplit(StyleSettings, ScenesSplit):
+    """A split of `scenes`, in a style."""
 
 
 class ShiftedScenes(Scenes):

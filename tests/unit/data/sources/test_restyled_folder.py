@@ -8,10 +8,10 @@ from PIL import Image
 from source_parts import pairs, source
 
 from antidote.base.errors import UserError
-from antidote.data.scenes.styles import FACTOR, STYLES, styled
 from antidote.data.sources.base import Skipped
 from antidote.data.store import ingest
 from antidote.data.store.images import fit
+from antidote.data.styles import FACTOR, STYLES, styled
 
 STYLED = {"splits": {"s": {"folder": "val", "style": "negative"}}}
 

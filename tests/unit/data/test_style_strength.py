@@ -5,8 +5,8 @@ import pytest
 
 from antidote.base.errors import UserError
 from antidote.data.scenes.draw import generate
-from antidote.data.scenes.styles import FACTOR, STYLES, styled
 from antidote.data.sources.shifted_scenes import ShiftedScenes
+from antidote.data.styles import FACTOR, STYLES, styled
 
 SIZE = 16
 

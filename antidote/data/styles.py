@@ -1,16 +1,29 @@
-"""Other styles for generated pictures: the same scene as a sketch, a negative, a painting, or at night.
+"""Other styles for pictures: the same picture as a sketch, a negative, a painting, or at night.
 
 Every style converts pictures uint8 (N, K, K, 3), with K = FACTOR * S, to pictures uint8 (N, S, S, 3). All arithmetic is
 in integers, so that the pictures are equal on every machine; a picture does not depend on the others in its batch.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
+
+from antidote.base.settings import Settings
 
 FACTOR = 4  # side of the source pictures / side of the result; lines and strokes need finer pixels
 PAPER, PENCIL = 250, 50  # grey values of paper and pencil
 SHADING = 8  # sixteenths of the picture's darkness and colour that remain in a sketch
+
+
+class StyleSettings(Settings):
+    """The style of a split."""
+
+    style: Literal["sketch", "negative", "painted", "night"] = Field(description="Style of the pictures.")
+    strength: float = Field(
+        1.0, gt=0, le=1, description="Share of the style in every pixel; the rest is the picture itself."
+    )
 
 
 def sketch(pictures: np.ndarray) -> np.ndarray:
