@@ -20,7 +20,7 @@ from antidote.data.words.lexicon import lexicon_files
 from antidote.data.words.names import class_names, templates
 from antidote.defenses.base import Defense
 from antidote.training import parallel
-from antidote.training.run import finish, reading_of, taken, training_arguments, work_of
+from antidote.training.run import common_of, finish, reading_of, taken, training_arguments, work_of
 from antidote.training.session import Report
 
 
@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
     words = [arguments.lexicon, arguments.classes and class_names(arguments.classes),
              arguments.templates and templates(arguments.templates)]  # fmt: skip
     work = work_of(arguments, [settings.model_dump(), words], inputs, *modules)
+    if (first := kind.common(settings)) is not None:
+        work.common = common_of(arguments, work, [first, words], inputs, *modules)
     shared = Shared("defend", lambda: work.identity)
     if taken(arguments, work, shared):
         return

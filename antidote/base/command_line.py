@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -233,25 +233,39 @@ class Cost:
         self._start = time.perf_counter()
         self._commit = checkout.commit()  # the checkout may change while the job runs
 
-    def write(self, path: str | Path | None, **more: float | int | None) -> dict[str, float | int | str | None]:
+    def spent(self) -> dict[str, float | int | None]:
+        """Return wall time in seconds and peak memory in bytes so far: host, and GPU if one is used."""
+        torch = sys.modules.get("torch")
+        return {
+            "seconds": round(time.perf_counter() - self._start, 3),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else None,
+        }
+
+    def write(
+        self, path: str | Path | None, earlier: Mapping[str, Any] | None = None, **more: float | int | None
+    ) -> dict[str, float | int | str | None]:
         """Write the cost of the job.
 
         Args:
             path: the file; None: nothing is written.
+            earlier: what an earlier process has spent on a part of the job, as `spent` returns it: its seconds are
+                added, and the larger memory counts.
             more: further values of the stage.
 
         Returns:
             Wall time in seconds, peak memory in bytes (host, and GPU if one is used), threads, the name of the GPU or
             processor, and `more`; with a path, also the commit at the job's start and the fingerprint of its code.
         """
-        torch = sys.modules.get("torch")
-        gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_available() else None
+        own = self.spent()
+        before = {name: (earlier or {}).get(name) or 0 for name in own}
+        on_gpu = own["peak_gpu_memory_bytes"]
         spent = {
-            "seconds": round(time.perf_counter() - self._start, 3),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "peak_gpu_memory_bytes": gpu,
+            "seconds": round(own["seconds"] + before["seconds"], 3),
+            "peak_memory_bytes": max(own["peak_memory_bytes"], before["peak_memory_bytes"]),
+            "peak_gpu_memory_bytes": on_gpu and max(on_gpu, before["peak_gpu_memory_bytes"]),
             "threads": environment.threads(),
-            "device": torch.cuda.get_device_name() if gpu else processor(),
+            "device": sys.modules["torch"].cuda.get_device_name() if on_gpu else processor(),
             **more,
         }
         if path is not None:

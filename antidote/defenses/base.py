@@ -142,6 +142,19 @@ class Defense:
         return cls.trained_views * pairs, cls.encoded_views * pairs
 
     @classmethod
+    def common(cls, settings: Any) -> dict[str, Any] | None:
+        """Return the settings of a first part of `run` whose result is kept under `work.common`; None: no such part.
+
+        The jobs of a sweep that agree in these settings compute the part once, if one runs after the other.
+        """
+        return None
+
+    @classmethod
+    def common_work(cls, settings: Any, sizes: Mapping[str, int]) -> tuple[float, float]:
+        """Return how much of `work` is that first part."""
+        return 0.0, 0.0
+
+    @classmethod
     def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
         """Return what a step of a recipe keeps in memory, for `preflight`.
 

@@ -59,6 +59,7 @@ pairs, so its result separates the effect of forgetting from errors of finding.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
@@ -68,6 +69,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from antidote.base.command_line import Cost
 from antidote.base.errors import UserError
 from antidote.base.files import read_json, write_json
 from antidote.base.lazy import torch
@@ -88,6 +90,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SMOOTHING = 0.5  # added to every count in the log-odds
+FORGETTING = ("training", "forget_weight", "keep_weight", "forget_batch")  # settings of step 3 alone
+
+log = logging.getLogger("antidote")
 
 
 class UBTSettings(SuspicionSettings, DefenseSettings):
@@ -123,13 +128,21 @@ class UBT(Defense):
     files = (SUSPICIOUS,)
 
     @classmethod
+    def common(cls, settings: UBTSettings) -> dict[str, Any]:
+        texts = {"precision": settings.training.precision}  # of the model that chooses the words
+        return {**settings.model_dump(mode="json", exclude={"label", *FORGETTING}), **texts}
+
+    @classmethod
     def work(cls, settings: UBTSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
-        normal, everything = min(settings.normal_pairs, sizes["training set"]), sizes["training set"]
+        trained, encoded = cls.common_work(settings, sizes)
+        normal = min(settings.normal_pairs, sizes["training set"])
         forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
-        return (
-            settings.overfit.epochs * normal + forgetting,
-            settings.views * everything + settings.training.epochs * normal,
-        )
+        return trained + forgetting, encoded + settings.training.epochs * normal
+
+    @classmethod
+    def common_work(cls, settings: UBTSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        normal, everything = min(settings.normal_pairs, sizes["training set"]), sizes["training set"]
+        return settings.overfit.epochs * normal, settings.views * everything
 
     @classmethod
     def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
@@ -148,17 +161,26 @@ class UBT(Defense):
         report.steps += finding["steps"]
         report.pairs, report.files = len(pairs), (work.folder / self.files[0],)
         report.evidence = finding.get("evidence", {})  # the control has none
+        report.earlier = finding.get("spent", {})
         return report
 
     def _finding(self, clip: Clip, data: DefenseData, work: Work) -> dict[str, Any]:
-        """Return the results of steps 1 and 2, and the texts of step 3; a resumed run reads them from a file."""
-        finding, path = part(work, "finding"), work.folder / "finding" / "finding.json"
+        """Return the results of steps 1 and 2, and the texts of step 3.
+
+        A resumed run, and one with other settings of step 3, read them from a file, with what they took as `spent`.
+        """
+        own = part(work, "finding")
+        kept = work.common or own
+        path = kept.folder / "finding.json"
         if path.is_file():
             found = read_json(path)
-            if found["identity"] == finding.identity:
+            if found["identity"] == kept.identity:
+                log.info("suspicious pairs as found before: %s", path)
                 return found
-        found = {"identity": finding.identity, **self.find(clip, data, finding)}
-        write_json(path, found)
+        cost = Cost()
+        found = {"identity": kept.identity, **self.find(clip, data, own)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**found, "spent": cost.spent()})
         return found
 
     def find(self, clip: Clip, data: DefenseData, work: Work) -> dict[str, Any]:
@@ -196,10 +218,8 @@ class UBTOracle(UBT):
     access = "oracle"
 
     @classmethod
-    def work(cls, settings: UBTOracleSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
-        normal = min(settings.normal_pairs, sizes["training set"])
-        forgetting = settings.training.epochs * normal * (1 + settings.forget_batch / settings.training.batch_size)
-        return forgetting, settings.training.epochs * normal
+    def common_work(cls, settings: UBTOracleSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
+        return 0.0, 0.0
 
     def find(self, clip: Clip, data: DefenseData, work: Work) -> dict[str, Any]:
         pairs = data.training_set

@@ -25,7 +25,7 @@ def amounts(study: Study) -> dict[str, dict[str, float]]:
     recipe, pairs, scored = study.file.pretraining, sizes["training set"], sizes["looks"]
     further = sum(model.pretraining.epochs for model in study.file.surrogates.values())
     poisoned = sum(study.poisoning(a).epochs for a in study.attacks if not study.few_shot(a))
-    defended = [defending(study, defense, sizes) for _, defense in study.cells]
+    defended = [work for attack in study.attacks for work in _defending_one_by_one(study, attack, sizes)]
     fits = [fitting(study, attack, sizes) for attack in study.attacks]
     found = {
         "clean_model": {"trained": seeds * recipe.epochs * pairs},
@@ -96,6 +96,21 @@ def defending(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, fl
     """Return the pairs on which one job of a defense trains, and the further pictures that the job encodes."""
     settings = study.defenses[name]
     return method("defense", settings.method).work(settings, sizes)
+
+
+def _defending_one_by_one(study: Study, attack: str, sizes: dict[str, int]) -> list[tuple[float, float]]:
+    """Return the work of each defense of an attack's models if one runs after the other: a common part counts once."""
+    found, before = [], []
+    for name in (defense for one, defense in study.cells if one == attack):
+        settings = study.defenses[name]
+        kind = method("defense", settings.method)
+        trained, encoded = defending(study, name, sizes)
+        if (common := kind.common(settings)) is not None and common in before:
+            less = kind.common_work(settings, sizes)
+            trained, encoded = trained - less[0], encoded - less[1]
+        before.append(common)
+        found.append((trained, encoded))
+    return found
 
 
 def detecting(study: Study, name: str, sizes: dict[str, int]) -> tuple[float, float]:

@@ -64,9 +64,23 @@ def work_of(arguments: argparse.Namespace, settings: Any, inputs: Iterable[Path]
         inputs: files that the run reads, the datasets left out.
         modules: whose code, and all that they import, the run depends on.
     """
-    made_from = identity([settings, arguments.seed], [*inputs, *drawn_from(arguments.pools, arguments.data)], *modules)
+    made_from = _made_from(arguments, settings, inputs, modules)
     folder = arguments.work or arguments.output.with_name(arguments.output.name + ".work")
     return Work(folder, made_from, arguments.checkpoint_seconds)
+
+
+def common_of(arguments: argparse.Namespace, work: Work, settings: Any, inputs: Iterable[Path], *modules: str) -> Work:
+    """Return the folder, next to the run's work folder, of what runs share that depend on the same; as `work_of`.
+
+    The folder stays when the runs end.
+    """
+    made_from = _made_from(arguments, settings, inputs, modules)
+    return Work(work.folder.parent / f"common-{made_from[:16]}", made_from, work.every)
+
+
+def _made_from(arguments: argparse.Namespace, settings: Any, inputs: Iterable[Path], modules: Iterable[str]) -> str:
+    files = [*inputs, *drawn_from(arguments.pools, arguments.data)]
+    return identity([settings, arguments.seed], files, *modules)
 
 
 def taken(arguments: argparse.Namespace, work: Work, shared: Shared) -> bool:
@@ -87,5 +101,5 @@ def finish(
     kept = [training_log] if training_log.is_file() else []
     names = save_model(arguments.output, report.clip or clip, card, extra=[*kept, *report.files])
     figures = {"trained_parameters": report.trained_parameters, "pairs": report.pairs, "steps": report.steps}
-    shared.put(arguments.output, names, cost.write(arguments.cost, **figures))
+    shared.put(arguments.output, names, cost.write(arguments.cost, report.earlier, **figures))
     shutil.rmtree(work.folder, ignore_errors=True)

@@ -44,11 +44,13 @@ class Work:
         folder: holds `checkpoint.pt` and `train.jsonl`.
         identity: hash of everything that the run depends on; a checkpoint of another identity is not used.
         every: seconds between checkpoints.
+        common: folder and identity of what runs share that differ in a later part only; None: nothing is shared.
     """
 
     folder: Path
     identity: str
     every: float = 120.0
+    common: Work | None = None
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Report:
         clip: the model with the adapter that a defense added; None: the trained network itself, changed in place.
         files: files in the work folder that belong into the model folder.
         evidence: what a reader should see beside the model, such as the target that was found; JSON values.
+        earlier: seconds and memory of a part of the run that an earlier process computed, as `Cost.spent` returns them.
     """
 
     steps: int
@@ -70,6 +73,7 @@ class Report:
     clip: Clip | None = None
     files: tuple[Path, ...] = ()
     evidence: dict[str, Any] = field(default_factory=dict)
+    earlier: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Resumable(Protocol):

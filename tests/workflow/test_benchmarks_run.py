@@ -28,6 +28,7 @@ SLOW = {
     "scenes": ["--pairs", "16", "--sizes", "32"],
     "starts": ["--rounds", "1"],
     "streaming": ["--pairs", "600", "--steps", "2", "--shards", "2", "--rounds", "1"],
+    "sweep": ["--study", "tests/studies/tiny.yaml"],
     "training": ["--pairs", "48", "--batch-size", "8", "--rounds", "1", "--workers", "1", "--threads", "1"],
     "waits": ["--models", "tiny-vit", "--batch-size", "4"],
 }
@@ -48,6 +49,7 @@ SAID = {
     "scenes": "32 px: ",
     "starts": "a fork: ",
     "streaming": "| webdataset | 2.0 | 1.7 |",
+    "sweep": "times, the same weights",
     "training": "antidote over open_clip",
     "waits": "tiny-vit, cbpt: ",
 }

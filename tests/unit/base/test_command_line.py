@@ -110,6 +110,15 @@ def test_cost(tmp_path):
     assert found["device"] == processor()
 
 
+def test_cost_with_a_part_that_an_earlier_process_computed(tmp_path):
+    own = command_line.Cost()
+    earlier = {"seconds": 1000.0, "peak_memory_bytes": 1 << 50, "peak_gpu_memory_bytes": None}
+    found = own.write(tmp_path / "cost.json", earlier, pairs=7)
+    assert 1000 <= found["seconds"] < 1060 and found["peak_memory_bytes"] == 1 << 50
+    assert found["peak_gpu_memory_bytes"] == own.spent()["peak_gpu_memory_bytes"], "of this process"
+    assert own.write(None, {"peak_memory_bytes": 1})["peak_memory_bytes"] > 1, "the larger counts"
+
+
 def test_identities_are_canonical():
     assert (
         command_line.to_json({"b": 1, "a": [1.0, None]})

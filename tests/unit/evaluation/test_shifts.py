@@ -15,9 +15,9 @@ from antidote.base.fingerprint import ROOT
 from antidote.base.registry import method
 from antidote.base.settings import read_mapping
 from antidote.data.scenes.draw import generate
-from antidote.data.styles import FACTOR, STYLES
 from antidote.data.store import ingest
 from antidote.data.store.datasets import dataset_settings
+from antidote.data.styles import FACTOR, STYLES
 from antidote.evaluation.base import Inputs, as_floor, evaluated_pictures
 from antidote.evaluation.metrics import generalisation
 from antidote.evaluation.settings import EvaluationSettings
