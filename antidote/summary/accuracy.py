@@ -19,7 +19,6 @@ from antidote.summary.finished import Finished
 from antidote.summary.tables import loss
 
 ROUNDING = 1e-7  # percentage points
-STEPS = 101  # losses over which a mean is taken
 Defenses = Mapping[Hashable, tuple[Sequence[str], Iterable[str]]]
 Shifts = Mapping[Hashable, float]  # of all losses of a defense, in percentage points
 
@@ -108,9 +107,14 @@ def _rising(losses: pd.Series) -> pd.Series:
 
 
 def _portion(losses: pd.Series, ends: tuple[float, float]) -> Portion:
-    found = [_shares(losses, level) for level in np.linspace(*ends, STEPS if ends[0] < ends[1] else 1)]
-    shares = pd.DataFrame([one for one, _ in found]).fillna(0.0).mean()
-    return Portion({str(name): float(share) for name, share in shares.items() if share > 0}, found[-1][1])
+    """Return the mean shares between two ends; shares are lines between the losses of the settings."""
+    levels = np.array([ends[0], *(lost for lost in losses if ends[0] < lost < ends[1]), ends[1]])
+    found = [_shares(losses, level) for level in levels]
+    shares = pd.DataFrame([one for one, _ in found]).fillna(0.0)
+    width = ends[1] - ends[0]
+    means = np.trapezoid(shares, levels, axis=0) / width if width > 0 else shares.iloc[-1]
+    by_name = zip(shares.columns, means, strict=True)
+    return Portion({str(name): float(share) for name, share in by_name if share > 0}, found[-1][1])
 
 
 def _losses(done: Finished, entries: Sequence[str], attacks: Iterable[str], seeds: Sequence[int]) -> pd.Series:

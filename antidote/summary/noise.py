@@ -91,7 +91,7 @@ def _models(one: Result) -> tuple[str, ...]:
 
 
 def _pooled(results: list[Result], name: str) -> float:
-    """Return the pooled standard deviation of a figure in percentage points, to one decimal."""
+    """Return the pooled standard deviation of a figure in points, to two decimals: coarser ones move claims."""
     seeds = [list(result.figures[name].seeds.values()) for result in results if len(result.figures[name].seeds) > 1]
     squares = sum((len(values) - 1) * statistics.variance(values) for values in seeds)
-    return round(100 * math.sqrt(squares / sum(len(values) - 1 for values in seeds)), 1)
+    return round(100 * math.sqrt(squares / sum(len(values) - 1 for values in seeds)), 2)

@@ -158,7 +158,7 @@ def judge(relation: Relation, done: Finished, matched: bool, gated: bool = True)
     verdict = _decided(relation.mark, mean, half, facts)
     if verdict.word == FAILS and accuracy and swept and not _decided_at_least_cost(relation, done, gated, used):
         return Verdict(UNTESTABLE, "a swept defense spends as much accuracy as its setting allows", **facts)
-    if verdict.word != HOLDS and (missed := _out_of_reach(case, relation.mark, len(done.study.classes))):
+    if verdict.word != HOLDS and (missed := _out_of_reach(case, relation.mark)):
         return Verdict(*missed, **facts)  # what holds is within reach
     doubt = _in_doubt(found, mean) if matched and verdict.word != UNDECIDED else []
     why = "outside the accuracy budget" if case.losses is None else "loses more accuracy than the other"
@@ -244,7 +244,7 @@ def _side(one: Measured, mean: float, decimals: int) -> str:
     return f"{one.term.figure}{entry} {mean:z.{decimals}f}"  # z: 0.0 in place of -0.0
 
 
-def _out_of_reach(case: _Case, mark: str, classes: int) -> tuple[str, str] | None:
+def _out_of_reach(case: _Case, mark: str) -> tuple[str, str] | None:
     """Return a word and its reason if no value of what is judged could fulfil the relation; otherwise None.
 
     "52 points lower than after CleanCLIP" says nothing where CleanCLIP leaves 9. Judged is the first figure of a
@@ -252,10 +252,7 @@ def _out_of_reach(case: _Case, mark: str, classes: int) -> tuple[str, str] | Non
     as well, so only the other side has a spread. Where some values in its interval leave the margin and others do not,
     a claim that fails may as well be one that cannot be tested: it is undecided. Only values that the other side can
     have count: of two like rates without a margin, the first can always fulfil the relation, but nothing is below 0 on
-    every seed.
-
-    Args:
-        classes: number of classes of the evaluation.
+    every seed. A defense can push the target below the rank that chance gives, so that ASR@k too can be 0.
     """
     terms = [one.term for one in case.found]
     if len(terms) == 1 or any(term.figure in VISIBLE for term in terms):
@@ -264,7 +261,7 @@ def _out_of_reach(case: _Case, mark: str, classes: int) -> tuple[str, str] | Non
     judged = next((term for term in terms if term.defense != NO_DEFENSE), terms[0])
     best, nearest, furthest, others = 0.0, down * case.constant, down * case.constant, []
     for i, term in enumerate(terms):
-        limits = case.reached.get(i, (_least(term.figure, classes), 100.0))
+        limits = case.reached.get(i, (0.0, 100.0))
         ends = sorted(down * term.sign * end for end in limits)
         own_floor = term.figure.startswith("floor") and term.word("attack") == judged.word("attack")
         if term.sign == judged.sign or own_floor:
@@ -283,12 +280,6 @@ def _out_of_reach(case: _Case, mark: str, classes: int) -> tuple[str, str] | Non
     if best + max(other - beside, nearest) > ROUNDING:
         return UNTESTABLE, "what it is compared with leaves less than the margin"
     return UNDECIDED, "what it is compared with may leave less than the margin"
-
-
-def _least(figure: str, classes: int) -> float:
-    """Return the lowest rate to expect in percent: a model that names the right class ranks the others at random."""
-    among = re.fullmatch(r"asr(\d+)(_all)?", figure)
-    return 100 * (int(among.group(1)) - 1) / (classes - 1) if among else 0.0
 
 
 def _in_doubt(found: list[Measured], mean: float) -> list[str]:

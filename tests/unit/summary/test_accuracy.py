@@ -73,12 +73,26 @@ def test_the_interval_at_equal_loss_contains_the_spread_of_the_accuracy():
     assert found.sides == ("asr1 5.0", "asr1 40.0") and found.half == pytest.approx(12.6, abs=0.1)
 
 
-def test_ranks_below_the_first_have_a_floor():
-    """A model that names the right class of 24 ranks the target among the first ten in 9 of 23 pictures: 39 %."""
+def test_ranks_below_the_first_can_fall_below_chance():
+    """Chance ranks a class of 24 among the first ten in 39 %; a defense can push the target below that, as UBT does."""
     done = finished(both([0.1], [0.2]), noise={"asr10": 1.0})
     done.cells["asr10"] = done.cells["defense"].map({"cleanclip": 0.6, "finetune": 0.9})
     lower = LOWER.replace("asr1", "asr10")
-    assert judged(done, f"{lower} - 55").word == UNTESTABLE and judged(done, f"{lower} - 45").word == FAILS
+    assert judged(done, f"{lower} - 95").word == UNTESTABLE and judged(done, f"{lower} - 55").word == FAILS
+
+
+def test_a_mean_over_losses_is_that_of_the_lines_between_the_settings():
+    """Fine-tuning falls from 100 to 0 within 0.05 points and stays there: 100 * 0.05 / 2 over 5 points is 0.5."""
+    defenses = {
+        "tuned": {"method": "finetune", "training": {"lr": [0.001, 0.002, 0.004]}},
+        "cleanclip": {"method": "cleanclip", "training": {"lr": [0.001, 0.002]}},
+    }
+    rates = {
+        "tuned_lr0.001": ([1.0], [0.95]), "tuned_lr0.002": ([0.0], [0.9495]), "tuned_lr0.004": ([0.0], [0.90]),
+        "cleanclip_lr0.001": ([0.0], [0.95]), "cleanclip_lr0.002": ([0.0], [0.90]),
+    }  # fmt: skip
+    found = judged(finished(rates, noise={"asr1": 1.0}, defenses=defenses, accuracy_budget=0.06))
+    assert found.difference == pytest.approx(-0.5)
 
 
 def test_the_accuracy_of_two_defenses_is_not_compared_if_one_was_swept():

@@ -207,11 +207,12 @@ def test_for_few_seeds_only_the_other_side_has_a_noise_floor():
 
 
 def test_what_holds_can_be_tested():
-    """Ranked at random, a class is among the first ten of 24 in 39 %; a defense may push the target below that."""
+    """Ranked at random, a class is among the first ten of 24 in 39 %; a defense can push the target below that."""
     done = finished(both([0.0], [0.0]), noise={"asr10": 1.0})
     done.cells["asr10"] = done.cells["defense"].map({"cleanclip": 0.1, "finetune": 0.7})
     text = "asr10(attack=badnet, defense=cleanclip) < asr10(attack=badnet, defense=finetune)"
-    assert judged(done, f"{text} - 40").word == HOLDS and judged(done, f"{text} - 70").word == UNTESTABLE
+    assert judged(done, f"{text} - 40").word == HOLDS and judged(done, f"{text} - 67").word == FAILS
+    assert judged(done, f"{text} - 75").word == UNTESTABLE
 
 
 def test_of_a_sum_every_figure_is_taken_at_its_best():
