@@ -256,17 +256,23 @@ def audit(
     }
     if place is not None:
         earlier = findings.read(place / findings.FILE, facts)
-        note = findings.Notes(place / findings.FILE, facts, earlier, auditor.names)
+        note = findings.Notes(place / findings.FILE, facts, auditor.names)
         auditor = replace(auditor, earlier=earlier, note=note)
     granted = given.granted(clip.size, auditor.levels, seed)
     found = auditor.findings(clip, granted, given.lexicon)
-    found = findings.merged(found, auditor.earlier, lambda finding: auditor.judged(finding, clip))
-    conditions = {finding.condition: None for finding in found if finding.condition}
-    result = Audit(summary(found), found, {**facts, **({"verdicts": "; ".join(conditions)} if conditions else {})})
-    if place is not None:
+    if place is None:
+        return _result(found, facts)
+    with findings.alone(place):  # another audit may have added findings meanwhile
+        there = findings.read(place / findings.FILE, facts)
+        result = _result(findings.merged(found, there, lambda finding: auditor.judged(finding, clip)), facts)
         with whole_folder(place) as folder:
             result.write(folder)
     return result
+
+
+def _result(found: list[Finding], facts: Mapping[str, str]) -> Audit:
+    conditions = {finding.condition: None for finding in found if finding.condition}
+    return Audit(summary(found), found, {**facts, **({"verdicts": "; ".join(conditions)} if conditions else {})})
 
 
 def chosen(asked: Sequence[str] | None, option: str = "--detector") -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,14 +74,12 @@ class Notes:
     Attributes:
         file: audit.json of the output folder.
         facts: what is scored, by name.
-        earlier: findings of earlier audits.
         names: the detectors of this audit.
         new: findings of this audit so far.
     """
 
     file: Path
     facts: Mapping[str, Any]
-    earlier: Sequence[Finding]
     names: Sequence[str]
     new: list[Finding] = field(default_factory=list)
 
@@ -86,7 +87,24 @@ class Notes:
         """Add a finding and write the file."""
         self.new.append(finding)
         verdict = f"not finished: {len(self.new)} of {len(self.names)} detectors have a new score"
-        write(self.file, self.facts, verdict, merged(self.new, self.earlier))
+        with alone(self.file.parent):
+            write(self.file, self.facts, verdict, merged(self.new, read(self.file, self.facts)))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder while its audit.json is read and written: audits side by side add to the same file.
+
+    On a file system without locks, the block runs without one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write(file: Path, facts: Mapping[str, Any], verdict: str, findings: Sequence[Finding]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections import Counter
 from pathlib import Path
 from unicodedata import category
 
@@ -25,10 +26,11 @@ from antidote.clip.tags import tag, tags
 from antidote.command import arguments as shared
 from antidote.command import inputs, own_study, report
 from antidote.command.given import class_folders
-from antidote.data.sources.base import RawPair
+from antidote.data.sources.base import RawPair, SourceSettings
 from antidote.study.layout import NAME
 
 FEWEST = 20  # pairs of a study (ours)
+FAULTS = 3  # kinds of faults of pairs that a message tells
 LINES = {
     "model": ("MODEL", "the suspicious model"),
     "arch": ("RN50", "architecture of a checkpoint file"),
@@ -157,18 +159,29 @@ def of_study(args: argparse.Namespace, output: Path) -> None:
     source = inputs.source_of(args.pairs, inputs.columns(args))
     if source.source == "loose":
         raise UserError(f"--pairs: {args.pairs}: a study reads a table, tar shards or a folder of class folders")
-    count = sum(isinstance(pair, RawPair) for pair in source.iterate(inputs.SPLIT))
+    count, skipped = _counted(source)
+    share = sum(skipped.values()) / max(count + sum(skipped.values()), 1)
+    faults = "; ".join(f"{reason}: {number}" for reason, number in skipped.most_common(FAULTS))
+    unusable = f"{sum(skipped.values())} of {count + sum(skipped.values())} pairs cannot be used ({faults})"
     if count < FEWEST:
+        why = f"; {unusable}" if skipped else ""
         raise UserError(
-            f"--pairs: {args.pairs}: holds {count} pairs, too few for a study; should hold at least {FEWEST}"
+            f"--pairs: {args.pairs}: holds {count} pairs, too few for a study{why}; should hold at least {FEWEST}"
         )
-    made = own_study.OwnStudy(args, output, source, count, classes, folders)
+    made = own_study.OwnStudy(args, output, source, count, share, classes, folders)
+    made.check_name()
+    known = made.listing.exists() and not args.classes
     if not made.here:
         _check_output(output.absolute())
     with made.listed() as listing:
         text = made.text()
         made.check(text)
         _write(output, text)
+    if skipped:
+        command_line.log.warning("--pairs: %s: %s; the study accepts as many", args.pairs, unusable)
+    if known:
+        told = "--name: %s is there already; if another study has the name %r, the two share data and results"
+        command_line.log.warning(told, made.listing, args.name)
     log = command_line.log.info
     if made.here:
         log("wrote %s and %s; next: antidote check %s", output, listing, shlex.quote(str(output)))
@@ -177,6 +190,17 @@ def of_study(args: argparse.Namespace, output: Path) -> None:
         log("wrote %s and %s; next: cd %s && antidote check %s", output, listing, folder, file)
     else:
         log("wrote %s and %s; next: get a checkout of the project; %s says how to go on", output, listing, output)
+
+
+def _counted(source: SourceSettings) -> tuple[int, Counter[str]]:
+    """Return how many pairs of a dataset can be used, and how many cannot by reason; pictures are not decoded."""
+    count, skipped = 0, Counter()
+    for pair in source.iterate(inputs.SPLIT):
+        if isinstance(pair, RawPair):
+            count += 1
+        else:
+            skipped[pair.reason] += 1
+    return count, skipped
 
 
 def _check_pretrained(model: str, pretrained: str | None) -> None:

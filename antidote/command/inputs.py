@@ -172,6 +172,17 @@ def shown(given: object, what: str) -> str:
     return str(given) if isinstance(given, str | Path | Checkpoint) else f"{what} in memory"
 
 
+def located(given: object) -> str:
+    """Return the whole path of a model or dataset that lies in a file or folder; "" for another one.
+
+    Equal names are other files in another working folder.
+    """
+    if not isinstance(given, str | Path | Checkpoint):
+        return ""
+    path = Path(str(given))
+    return str(path.resolve()) if path.exists() else ""
+
+
 def _fetched(name: str) -> Path:
     from huggingface_hub import snapshot_download
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ class Inspection:
         scores: (N,) values in the order of the pictures; higher is more suspicious.
         files: path of each picture (N) in the given folder, tar or table; the key where there is no path.
         omitted: what could not be read and has no score.
+        read: whole paths of pictures and model; "" for what is no path.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Inspection:
     scores: Scores
     files: list[str]
     omitted: Omitted
+    read: list[str] = field(default_factory=list)
 
     @property
     def suspicious(self) -> int | None:
@@ -72,7 +74,7 @@ class Inspection:
         facts = {"model": self.model, "from": self.origin, "pictures": len(pairs), "detector": self.detector}
         facts["threshold"] = threshold
         evidence = json.loads(json.dumps(dict(self.scores.evidence)))
-        more = {"suspicious": suspicious, "evidence": evidence, "skipped": self.omitted.facts}
+        more = {"read": self.read, "suspicious": suspicious, "evidence": evidence, "skipped": self.omitted.facts}
         write_json(folder / "inspect.json", {**facts, **more})
         verdict = (
             "The method has no threshold: compare the scores with those of pictures that you trust."
@@ -141,7 +143,8 @@ def inspect(
     check_given(given)
     kind, name = methods.detector_of("pictures", detector), inputs.shown(model, "a model")
     origin = inputs.shown(pictures, "pictures")
-    place = report.kept(output, "inspect", {"from": origin, "model": name, "detector": detector})
+    places = [inputs.located(pictures), inputs.located(model)]
+    place = report.kept(output, "inspect", {"from": origin, "model": name, "detector": detector, "read": places})
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
     clip = inputs.load(model)
     reason = kind.fits(clip.config["model_cfg"])
@@ -157,7 +160,7 @@ def inspect(
     with resume.work(place, made, clip, data, given.lexicon) as work:
         scores = made.score(clip, data, work)
     finite.check_scores(scores, detector, name)
-    found = Inspection(name, origin, detector, pairs, scores, read.files, read.omitted)
+    found = Inspection(name, origin, detector, pairs, scores, read.files, read.omitted, places)
     if place is not None:
         with whole_folder(place) as folder:
             found.write(folder, shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +87,8 @@ class OwnStudy:
         args: arguments of `antidote init`.
         output: file of the study.
         source: source of the pairs.
-        count: number of pairs.
+        count: number of pairs that can be used.
+        skipped: share of the pairs that cannot.
         classes: name of the list of class names.
         names: the class names in label order.
     """
@@ -95,6 +97,7 @@ class OwnStudy:
     output: Path
     source: SourceSettings
     count: int
+    skipped: float
     classes: str
     names: list[str]
 
@@ -124,6 +127,17 @@ class OwnStudy:
         folder = DATA / "classes" if self.in_checkout else self.output.parent
         return folder / f"{self.classes}.json"
 
+    def check_name(self) -> None:
+        """Refuse the name of a study that has data or results here: the new study would replace them.
+
+        Raises:
+            UserError: names the folder.
+        """
+        folders = [DATA / name for name in self.datasets] + [self.checkout / "results" / self.args.name]
+        there = next((folder for folder in folders if folder.exists()), None) if self.in_checkout else None
+        if there is not None:
+            raise UserError(f"--name: a study {self.args.name!r} has made {there} already; give another --name")
+
     @contextmanager
     def listed(self) -> Iterator[Path]:
         """Write the list of class names; a new list is deleted again if the block ends with an error.
@@ -135,7 +149,8 @@ class OwnStudy:
         if fresh:
             write_json(file, self.names)
         elif read_json(file) != self.names:
-            raise UserError(f"--classes: {file} is there already, with other names; give another --classes")
+            option = "--classes" if self.args.classes else "--name"
+            raise UserError(f"{option}: {file} is there already, with other names; give another {option}")
         try:
             yield file
         except BaseException:
@@ -160,6 +175,8 @@ class OwnStudy:
         args, test = self.args, Path(self._place(self.args.evaluation))
         source = self.source.model_dump(mode="json", exclude_defaults=True)
         source.pop("accepted_skip_share", None)
+        if self.skipped > type(self.source).model_fields["accepted_skip_share"].default:
+            source["accepted_skip_share"] = math.ceil(100 * self.skipped) / 100
         split = source["splits"][inputs.SPLIT]
         rooted = {key: self._place(source[key]) for key in ROOTED if key in source}
         source = {**source, **rooted, "source": self.source.source}

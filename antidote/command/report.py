@@ -27,7 +27,7 @@ WRITTEN = {  # files of each command in its output folder; the first says what t
     "inspect": ("inspect.json", "scores.csv", PAGE),
     "clean": ("clean.json", PAGE),
 }
-NAMED = {"from": "pictures"}  # keys of the JSON files that say less than the argument
+NAMED = {"from": "pictures", "read": "the files"}  # keys of the JSON files that say less than the argument
 NO_TEXT = re.compile("[\udc80-\udcff]")  # how Python reads bytes of a name that are not UTF-8
 SIDE = 160  # longest side of a shown picture, in pixels
 
@@ -94,7 +94,7 @@ def place(output: str | Path | None) -> Path | None:
     return found
 
 
-def kept(output: str | Path | None, command: str, of: Mapping[str, str] = MappingProxyType({})) -> Path | None:
+def kept(output: str | Path | None, command: str, of: Mapping[str, Any] = MappingProxyType({})) -> Path | None:
     """Return the folder of the results (see `place`), unless it holds those of another command or of other input.
 
     Args:
@@ -150,11 +150,15 @@ def earlier(file: Path) -> Any:
         raise UserError(f"--output: {error}; name another folder, or remove it") from None
 
 
-def _other_input(there: Any, of: Mapping[str, str]) -> str:
+def _other_input(there: Any, of: Mapping[str, Any]) -> str:
     """Return what differs in the input of earlier results; empty if nothing does."""
     known = there if isinstance(there, dict) else {}
     read = {key: known.get(key, "unknown") for key in of}
-    return next((f"{NAMED.get(key, key)} {read[key]}" for key, value in of.items() if read[key] != value), "")
+    other = next((key for key, value in of.items() if read[key] != value), None)
+    if other is None:
+        return ""
+    shown = ", ".join(filter(None, read[other])) if isinstance(read[other], list) else read[other]
+    return f"{NAMED.get(other, other)} {shown}"
 
 
 def writable(folder: Path, option: str) -> None:

@@ -204,7 +204,8 @@ def scan(
         raise UserError(f"--threshold: {threshold:g} should be a finite number")
     own = kind.Settings.read({"method": detector, **(settings or {})}, f"detector {detector}")
     name, omitted = inputs.shown(model, "a model"), Omitted()
-    output = report.kept(output, "scan", {"dataset": str(dataset), "model": name, "detector": detector})
+    read = [inputs.located(dataset), inputs.located(model)]
+    output = report.kept(output, "scan", {"dataset": str(dataset), "model": name, "detector": detector, "read": read})
     clip = inputs.load(model)
     methods.check(kind, own, clip)
     finite.check_model(clip, name, torch.empty(0))
@@ -227,7 +228,7 @@ def scan(
         found = Scan(str(dataset), name, detector, pairs, np.asarray(scores.values), cut, omitted)
         if output is not None:
             found.write(folder, columns, shown)
-            facts = {**found.facts, "skipped": omitted.facts, **cost.write(None, pairs=len(pairs))}
+            facts = {**found.facts, "read": read, "skipped": omitted.facts, **cost.write(None, pairs=len(pairs))}
             write_json(folder / "scan.json", {"settings": own.model_dump(mode="json"), **facts})
     return found
 

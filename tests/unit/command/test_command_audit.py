@@ -205,6 +205,22 @@ def test_a_score_of_other_data_is_not_taken_again(place, make_pairs):
     assert first != second and len(first) == 64
 
 
+def test_audits_side_by_side_add_to_one_file(place, monkeypatch):
+    """The second begins and ends while the first searches."""
+    score, pairs = ToyModel.score, ["--detector", "needs_pairs", "--pairs", place / "pictures"]
+
+    def meanwhile(self, clip, data, work):
+        monkeypatch.setattr(ToyModel, "score", score)
+        found = audited(place, *pairs)
+        assert [(one["detector"], one["score"]) for one in found["findings"]] == [("needs_pairs", 4.0)]
+        return score(self, clip, data, work)
+
+    monkeypatch.setattr(ToyModel, "score", meanwhile)
+    found = audited(place, "--detector", "toy")
+    assert {one["detector"]: one["score"] for one in found["findings"]} == {"toy": 0.8, "needs_pairs": 4.0}
+    assert "needs_pairs" in (place / "out" / "report.html").read_text()
+
+
 def test_a_second_audit_adds_to_the_first(place, make_clip):
     audited(place, "--detector", "toy")
     found = audited(place, "--detector", "needs_pairs", "--pairs", place / "pictures")

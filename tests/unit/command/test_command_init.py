@@ -77,6 +77,45 @@ def test_studies_of_other_names_have_other_datasets(place):
     assert one == {("a_pairs", "all"), ("a_test", "all")} and not one & other, "data/NAME/ would be overwritten"
 
 
+STUDY = ("--pairs", "pairs.csv", "--evaluation", "test", "--target", "cup")
+
+
+@pytest.mark.parametrize("made", ["data/own_pairs", "data/own_test", "results/own"])
+def test_a_name_whose_data_or_results_would_be_replaced_is_refused(place, made):
+    (place / made).mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=rf"^--name: a study 'own' has made {place / made} already; give another --name"
+    ):
+        written(*STUDY)
+    assert not (place / "study.yaml").exists()
+    written(*STUDY, "--name", "other")
+
+
+def test_two_studies_of_one_name_are_told(place, caplog):
+    written(*STUDY)
+    assert "the two share data and results" not in caplog.text
+    written(*STUDY, "--output", "second.yaml")
+    assert "if another study has the name 'own', the two share data and results" in caplog.text
+    (place / "test" / "moon").mkdir()
+    shutil.copy(place / "a.png", place / "test" / "moon")
+    with pytest.raises(UserError, match=r"^--name: .*own.json is there already, with other names; give another --name"):
+        written(*STUDY, "--output", "third.yaml")
+
+
+def test_pairs_that_cannot_be_used_are_told_and_accepted(place, caplog):
+    table = pd.DataFrame({"file": ["a.png"] * 97 + ["gone.png"] * 3, "caption": ["a cup"] * 99 + [""]})
+    table.to_csv("pairs.csv", index=False)
+    written(*STUDY)
+    assert "--pairs: pairs.csv: 3 of 100 pairs cannot be used (" in caplog.text
+    study = Study(read_mapping("study.yaml"), "study.yaml")
+    assert study.sources["own_pairs"].accepted_skip_share == 0.03 and study.file.pools.training.pairs == 67
+    table.head(98).assign(file="gone.png").to_csv("pairs.csv", index=False)
+    with pytest.raises(
+        UserError, match=r"holds 0 pairs, too few for a study; 98 of 98 pairs cannot be used \(.+: 98\); sh"
+    ):
+        written(*STUDY, "--name", "none", "--output", "none.yaml")
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (["--target", "cups"], "--target: 'cups' is no class of test; did you mean 'cup'?"),
     (["--target", "cup", "--model", "RN5"], "--model: unknown model 'RN5'"),

@@ -59,12 +59,18 @@ def test_scores_that_are_no_numbers_are_told(tmp_path, pictures, make_clip, monk
     assert not (tmp_path / "out").exists()
 
 
-def test_results_of_other_input_are_not_replaced(tmp_path, pictures, make_clip):
+def test_results_of_other_input_are_not_replaced(tmp_path, pictures, make_clip, monkeypatch):
     clip, out = make_clip("vit"), tmp_path / "out"
     inspect(clip, pictures, "backdoor_ids", output=out)
     inspect(clip, pictures, "backdoor_ids", output=out, seed=1)  # the same pictures again
     with pytest.raises(UserError, match=r"--output: .*out: holds results of pictures .*pictures, which would be lost"):
         inspect(clip, pictures / "sub", "backdoor_ids", output=out)
+    monkeypatch.chdir(tmp_path)
+    inspect(clip, pictures.relative_to(tmp_path), "backdoor_ids", output=tmp_path / "named")
+    (tmp_path / "there" / pictures.relative_to(tmp_path)).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(UserError, match=rf"named: holds results of the files {pictures}, which would be lost"):
+        inspect(clip, pictures.relative_to(tmp_path), "backdoor_ids", output=tmp_path / "named")
     (out / "inspect.json").write_text("[]")
     with pytest.raises(UserError, match=r"holds results of pictures unknown, which would be lost"):
         inspect(clip, pictures, "backdoor_ids", output=out)

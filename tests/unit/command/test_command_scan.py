@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -155,6 +156,17 @@ def test_a_scan_of_other_pairs_is_not_replaced(tmp_path, table, make_clip):
         scan.scan(other, clip, "clip_score", output=out)
     with pytest.raises(UserError, match=r"holds results of detector clip_score"):
         scan.scan(other.rename(table), clip, "k_distance", output=out)
+
+
+def test_equal_names_in_other_folders_are_other_pairs(tmp_path, table, make_clip, monkeypatch):
+    clip, out = make_clip("vit"), tmp_path / "out"
+    shutil.copytree(table.parent, tmp_path / "other", ignore=lambda *_: ["out", "other"])
+    for folder in (table.parent, table.parent):  # the same pairs again
+        monkeypatch.chdir(folder)
+        scan.scan(table.name, clip, "clip_score", output=out)
+    monkeypatch.chdir(tmp_path / "other")
+    with pytest.raises(UserError, match=rf"out: holds results of the files {table}, which would be lost"):
+        scan.scan(table.name, clip, "clip_score", output=out)
 
 
 class Killed(BaseException):
