@@ -163,7 +163,26 @@ def read_mapping(text_or_path: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         held = "nothing" if values is None else type(values).__name__
         raise UserError(f"{name}: should hold keys and values, holds {held}")
+    _check_loops(values, name)
     return values
+
+
+def _check_loops(values: Any, name: str) -> None:
+    """Refuse a mapping or list that an alias puts into itself, which has no end."""
+    open_, closed = set(), set()  # of the nodes by identity: those around the present one, and those without a loop
+
+    def visit(value: Any) -> None:
+        if not isinstance(value, dict | list) or id(value) in closed:
+            return
+        if id(value) in open_:
+            raise UserError(f"{name}: an alias (*NAME) stands within what it refers to; write out its content")
+        open_.add(id(value))
+        for one in value.values() if isinstance(value, dict) else value:
+            visit(one)
+        open_.remove(id(value))
+        closed.add(id(value))
+
+    visit(values)
 
 
 def _from_json(text: str) -> Any:

@@ -8,10 +8,7 @@ import runpy
 import signal
 import sys
 
-from antidote import command
-from antidote.base.errors import nearest
-from antidote.base.fingerprint import ROOT
-from antidote.command.table import COMMANDS, overview
+# The project's own modules are imported in `main`: a Ctrl-C meanwhile, seconds on a busy machine, ends in one line too.
 
 
 def main() -> None:
@@ -36,6 +33,9 @@ def main() -> None:
 
 
 def _run() -> None:
+    from antidote.base.errors import nearest
+    from antidote.command.table import COMMANDS, overview
+
     name, rest = (sys.argv[1] if sys.argv[1:] else "--help"), sys.argv[2:]
     if name in ("-h", "--help", "help"):
         sys.stdout.write(overview())
@@ -44,18 +44,20 @@ def _run() -> None:
         sys.exit(f"error: unknown command {name!r}{nearest(name, COMMANDS)}")
     sys.argv = [f"antidote {name}", *rest]
     if COMMANDS[name].script:
-        _of_checkout(name, rest)
+        _of_checkout(name, rest, COMMANDS[name].example)
         return
     from antidote.base import command_line
 
-    module = importlib.import_module(f"{command.__name__}.{name}")
+    module = importlib.import_module(f"{__package__}.{name}")
     parser = module.arguments()
     parser.epilog = f"example:\n  {COMMANDS[name].example}"
     command_line.main(module.run, parser)
 
 
-def _of_checkout(name: str, rest: list[str]) -> None:
+def _of_checkout(name: str, rest: list[str], example: str) -> None:
     """Run a script of a checkout, which needs the workflow's rules; an installed wheel holds neither."""
+    from antidote.base.fingerprint import ROOT
+
     if not (ROOT / "scripts" / f"{name}.py").is_file():
         sys.exit(f"error: {name}: needs a checkout of the project, with its Snakefile and rules; the wheel has neither")
     sys.path.insert(0, str(ROOT))
@@ -63,9 +65,9 @@ def _of_checkout(name: str, rest: list[str]) -> None:
         runpy.run_module(f"scripts.{name}", run_name="__main__")
     finally:
         if {"-h", "--help"} & set(rest):
-            lines = COMMANDS[name].example.splitlines()
+            lines = example.splitlines()
             own = [line.strip() for line in lines if line.split()[2:3] == rest[:1]]  # of an action, as `results write`
-            sys.stdout.write("\n".join(["", "example:", f"  {own[0] if own else COMMANDS[name].example}", ""]))
+            sys.stdout.write("\n".join(["", "example:", f"  {own[0] if own else example}", ""]))
 
 
 if __name__ == "__main__":

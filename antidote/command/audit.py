@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder
-from antidote.base.lazy import torch
 from antidote.base.registry import method
 from antidote.command import arguments as shared
 from antidote.command import findings, finite, inputs, methods, patience, population, report, resume
@@ -118,7 +117,7 @@ class Auditor:
         """
         if self.names:
             try:
-                finite.check_model(clip, "model", torch.zeros(1, 3, clip.size, clip.size, dtype=torch.uint8))
+                finite.check_model(clip, "model", finite.blank(clip))
             except UserError as error:
                 return [Finding(name, left_out=str(error)) for name in self.names]
         ready = {name: self._ready(name, clip, granted) for name in self.names}

@@ -23,7 +23,7 @@ from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import DEFENSES, method
 from antidote.clip.files import ADAPTER, CARD, CONFIG, TRAINING_LOG, WEIGHTS
 from antidote.command import arguments as shared
-from antidote.command import audit, inputs, methods, report, resume
+from antidote.command import audit, finite, inputs, methods, report, resume
 from antidote.command.audit import OWN, Auditor, Finding
 from antidote.command.evaluate import scored
 from antidote.command.findings import merged
@@ -158,6 +158,7 @@ def clean(
     place = place_of(output, model, made_by)
     auditor = Auditor.of(detectors, study, "--audit", seed=seed, output=place) if detectors else Auditor((), seed=seed)
     clip = inputs.load(model)
+    finite.check_model(clip, facts["model"], finite.blank(clip))
     methods.check(kind, own, clip)
     granted = given.granted(clip.size, [kind.access, *auditor.levels], seed)
     data = granted_to(kind, granted, defense)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from antidote.base.errors import UserError, nearest
 from antidote.command import arguments as shared
-from antidote.command import inputs
+from antidote.command import finite, inputs
 from antidote.command.given import NOTHING, Dataset, Given, check_given
 
 CLEAN = ("ca1", "ca5")
@@ -58,6 +58,7 @@ def evaluate(
     """
     check_given(given)
     clip = inputs.load(model)
+    finite.check_model(clip, inputs.shown(model, "a model"), finite.blank(clip))
     attack = None if trigger is None else of_folder(Path(trigger), clip.size)  # first: pictures can take long to read
     pictures, names = given.labels(labelled, clip.size)
     if attack is not None and attack.attack.target not in names:

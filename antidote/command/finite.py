@@ -37,6 +37,11 @@ def check_model(clip: Clip, model: str, pictures: Tensor) -> None:
         check_features(features, model)
 
 
+def blank(clip: Clip) -> Tensor:
+    """Return a black picture of the model's size, uint8 (1, 3, size, size), which tries a model without any data."""
+    return torch.zeros(1, 3, clip.size, clip.size, dtype=torch.uint8)
+
+
 def check_features(features: Tensor, model: str) -> None:
     """Raise UserError that names the model if a feature is not finite."""
     if not bool(features.isfinite().all()):

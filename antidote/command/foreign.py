@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,8 +71,9 @@ def check_config(config: Any, where: Path) -> None:
             raise UserError(f"{where}: model_cfg.{tower}: should hold the tower's sizes, not {model.get(tower)!r}")
     for name in ("mean", "std"):
         values = pictures.get(name)
-        if not (isinstance(values, list) and len(values) == 3 and all(isinstance(one, int | float) for one in values)):
-            raise UserError(f"{where}: preprocess_cfg.{name}: should be three numbers, one per colour, not {values!r}")
+        if not (isinstance(values, list) and len(values) == 3 and all(_number(one, name == "std") for one in values)):
+            what = "three numbers above 0" if name == "std" else "three numbers"
+            raise UserError(f"{where}: preprocess_cfg.{name}: should be {what}, one per colour, not {values!r}")
     own = {key: pictures.get(key) or known for key, known in HERE.items()}
     if own["resize_mode"] != HERE["resize_mode"]:
         raise UserError(
@@ -84,3 +86,8 @@ def check_config(config: Any, where: Path) -> None:
             where,
             own["interpolation"],
         )
+
+
+def _number(value: Any, positive: bool) -> bool:
+    """Return whether a value is a finite number, and above 0 if it should be; True and False are none."""
+    return type(value) in (int, float) and math.isfinite(value) and (value > 0 or not positive)

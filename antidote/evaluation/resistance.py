@@ -144,7 +144,9 @@ def _features(clip: Clip, images: Tensor, layers: bool) -> list[Tensor]:
     with _watched(clip.network.visual, layers) as tokens:
         features = [clip.encode_image(images), *tokens.values()]
     if not all(part.isfinite().all() for part in features):
-        raise UserError("model: its features are not finite numbers; its training has diverged")
+        raise UserError(
+            "model: its features are not finite numbers; its weights are damaged, or its training has diverged"
+        )
     return features
 
 

@@ -76,7 +76,9 @@ def retrieve(
         text_features = _encoded(subject, texts, settings)
         clean, triggered = _looked_at(subject, pictures, settings)
         if not (text_features.isfinite().all() and clean.isfinite().all()):
-            raise UserError("model: its features are not finite numbers; its training has diverged")
+            raise UserError(
+                "model: its features are not finite numbers; its weights are damaged, or its training has diverged"
+            )
         found = {**_recalls(clean, text_features, owners)}
         if triggered is not None:
             said = torch.tensor([mentions(text, target) for text in texts])

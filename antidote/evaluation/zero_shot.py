@@ -217,5 +217,7 @@ def class_scores(features: Tensor, weights: Tensor) -> Tensor:
     """
     scores = (features @ weights).cpu()
     if not scores.isfinite().all():
-        raise UserError("model: its scores are not finite numbers; its training has diverged")
+        raise UserError(
+            "model: its scores are not finite numbers; its weights are damaged, or its training has diverged"
+        )
     return scores

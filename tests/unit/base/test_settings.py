@@ -111,11 +111,12 @@ def test_a_mapping_is_text_or_a_file(tmp_path):
         ("- 1\n- 2", "should hold keys and values, holds list"),
         ("", "should hold keys and values, holds nothing"),
         ("a: 1\na: 2", "'a' stands there twice"),
+        ("a: &x\n  b: [*x]", "an alias (*NAME) stands within what it refers to"),
         (b"\xff\xfe\x00", "is not a text file"),
         (None, r"cannot be read (No such file or directory)"),
     ],
 )
-def test_a_file_that_holds_no_mapping(tmp_path, content, text):
+def test_a_file_that_cannot_be_read_as_a_mapping(tmp_path, content, text):
     path = tmp_path / "f.yaml"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -196,3 +197,10 @@ def test_a_file_of_names_holds_texts(tmp_path, text, value):
     with pytest.raises(UserError) as error:
         read_text_mapping(str(tmp_path / "n.yaml"))
     assert str(error.value) == f"{tmp_path}/n.yaml: no: should be text, not {value}; put it in quotes"
+
+
+def test_an_alias_can_stand_in_several_places(tmp_path):
+    """Also where each level names the one below twice, 2^40 places in all."""
+    lines = ["a0: &a0 [1]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 41))]
+    (tmp_path / "f.yaml").write_text("\n".join(lines))
+    assert read_mapping(str(tmp_path / "f.yaml"))["a1"] == [[1], [1]]

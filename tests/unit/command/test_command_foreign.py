@@ -30,7 +30,18 @@ def changed(folder, part, **values):
     "part,values,message",
     [
         ("preprocess_cfg", {"mean": None}, "preprocess_cfg.mean: should be three numbers, one per colour, not None"),
-        ("preprocess_cfg", {"std": 0.5}, "preprocess_cfg.std: should be three numbers, one per colour, not 0.5"),
+        (
+            "preprocess_cfg",
+            {"std": 0.5},
+            "preprocess_cfg.std: should be three numbers above 0, one per colour, not 0.5",
+        ),
+        ("preprocess_cfg", {"std": [1, 0, 1]}, "std: should be three numbers above 0, one per colour, not [1, 0, 1]"),
+        (
+            "preprocess_cfg",
+            {"mean": [0, 0, float("nan")]},
+            "mean: should be three numbers, one per colour, not [0, 0, n",
+        ),
+        ("preprocess_cfg", {"mean": [True] * 3}, "mean: should be three numbers, one per colour, not [True, True, T"),
         ("preprocess_cfg", {"resize_mode": "squash"}, "preprocess_cfg.resize_mode: 'squash' is not supported"),
         ("model_cfg", {"text_cfg": None}, "model_cfg.text_cfg: should hold the tower's sizes, not None"),
         ("model_cfg", {"vision_cfg": "ViT"}, "model_cfg.vision_cfg: should hold the tower's sizes, not 'ViT'"),

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from antidote.base import fingerprint
 from antidote.command import __main__ as entry
 from antidote.command.table import COMMANDS, overview
 from antidote.study.tracks import tracks
@@ -66,9 +67,7 @@ def test_unknown_command():
 
 
 def test_a_command_of_a_checkout_says_so_where_there_is_none(tmp_path, monkeypatch):
-    from antidote.command import __main__ as entry
-
-    monkeypatch.setattr(entry, "ROOT", tmp_path)
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["antidote", "collect"])
     with pytest.raises(SystemExit) as error:
         entry.main()
@@ -89,6 +88,22 @@ def test_help_of_an_action_shows_its_own_example(name, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             entry.main()
         assert capsys.readouterr().out.endswith(f"\nexample:\n  {line}\n")
+
+
+def test_a_stop_while_the_program_starts_is_one_line():
+    code = (
+        "import sys\n"
+        "class Stopped:\n"
+        "    def find_spec(self, name, *more):\n"
+        "        if name == 'antidote.command.table':\n"
+        "            raise KeyboardInterrupt\n"
+        "from antidote.command.__main__ import main\n"
+        "sys.meta_path.insert(0, Stopped())\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130 and done.stderr.strip().startswith("error: interrupted;")
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_completion_is_valid_bash_and_completes():

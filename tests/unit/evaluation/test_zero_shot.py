@@ -110,7 +110,7 @@ def test_a_model_that_diverged_is_told(make_clip, pictures):
     clip = make_clip()
     with torch.no_grad():
         clip.network.visual.proj.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"^model: its scores are not finite numbers; its training has diverged$"):
+    with pytest.raises(UserError, match=r"^model: its scores are not finite numbers; its weights are damaged"):
         run(clip, pictures, trigger())
 
 
