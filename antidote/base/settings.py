@@ -152,7 +152,7 @@ def read_mapping(text_or_path: str) -> dict[str, Any]:
         # The rules pass canonical JSON. YAML would parse some JSON escapes differently.
         values = _from_json(text) if name == "settings" else None
         if values is None:
-            values = yaml.load(text, _UniqueKeys)
+            values = yaml.load(text, UniqueKeys)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -186,16 +186,24 @@ def _check_loops(values: Any, name: str) -> None:
 
 
 def _from_json(text: str) -> Any:
+    """Return what a JSON text holds; None for other text, and for one that repeats a key, which YAML then refuses."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_distinct)
     except ValueError:
         return None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return values
 
 
 KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class UniqueKeys(yaml.SafeLoader):
     """Rejects repeated keys and keys that are not text, such as `on`, `no` and 2024.
 
     YAML's own loaders silently keep only the last of repeated keys.

@@ -21,6 +21,7 @@ from antidote.base import command_line
 from antidote.base.errors import UserError
 from antidote.base.files import whole_folder, write_json
 from antidote.base.registry import DEFENSES, method
+from antidote.base.settings import UniqueKeys
 from antidote.clip.files import ADAPTER, CARD, CONFIG, TRAINING_LOG, WEIGHTS
 from antidote.command import arguments as shared
 from antidote.command import audit, finite, inputs, methods, report, resume
@@ -268,7 +269,7 @@ def assigned(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
     """Return settings with the values of `KEY=VALUE` words; a dot in a key opens a group, values are YAML.
 
     Raises:
-        UserError: a word has no `=`, its value is not YAML, or a group of its key has a plain value.
+        UserError: a word has no `=`, its value is not YAML or repeats a key, or a group of its key has a plain value.
     """
     settings = dict(settings)
     for word in words:
@@ -276,9 +277,10 @@ def assigned(settings: dict[str, Any], words: list[str]) -> dict[str, Any]:
         if not mark or not key:
             raise UserError(f"--set: {word!r} should be KEY=VALUE, such as training.epochs=5")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set: {word!r}: the value is not valid YAML") from None
+            value = yaml.load(text, UniqueKeys)
+        except yaml.YAMLError as error:
+            reason = f" ({error.problem})" if isinstance(error, yaml.constructor.ConstructorError) else ""
+            raise UserError(f"--set: {word!r}: the value is not valid YAML{reason}") from None
         *groups, last = key.split(".")
         place = settings
         for group in groups:

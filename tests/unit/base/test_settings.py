@@ -125,6 +125,16 @@ def test_a_file_that_cannot_be_read_as_a_mapping(tmp_path, content, text):
     assert str(error.value).startswith(str(path)) and text in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "text", ['{"k": 3, "k": 5}', '{"g": [{"k": 3, "k": 5}]}', '{"k": 3, "\\u006b": 5}', "{k: 3, k: 5}"]
+)
+def test_a_key_that_stands_twice_in_a_text(text):
+    with pytest.raises(
+        UserError, match=r"^settings, line 1, column \d+: not valid YAML or JSON \('k' stands there twice\)$"
+    ):
+        read_mapping(text)
+
+
 def test_yaml_never_runs_code(tmp_path):
     path = tmp_path / "f.yaml"
     path.write_text(f"a: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{path}.ran']]")

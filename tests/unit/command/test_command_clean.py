@@ -195,6 +195,13 @@ def test_words_become_settings():
     }  # fmt: skip
 
 
+def test_a_key_that_stands_twice_in_a_value_is_refused():
+    word = "training={epochs: 1, epochs: 2, batch_size: 8}"
+    with pytest.raises(UserError) as error:
+        clean.assigned({}, [word])
+    assert str(error.value) == f"--set: {word!r}: the value is not valid YAML ('epochs' stands there twice)"
+
+
 @pytest.mark.parametrize(("words", "message"), [
     ([], "--pairs: is missing; cleanclip needs clean pairs"),
     (["--defense", "linear_probe"], "--shots: is missing; linear_probe needs labelled pictures"),
