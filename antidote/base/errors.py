@@ -2,10 +2,11 @@
 
 import difflib
 import sys
-from collections.abc import Iterable
-from typing import Any, get_args, get_origin
+from collections.abc import Iterable, Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import Tag, ValidationError
 
 GPU_IS_FULL = ("CUDA error: out of memory", "_ALLOC_FAILED")  # of CUDA itself; of cuBLAS and cuDNN, as in their status
 
@@ -44,12 +45,12 @@ def _closest(word: str, known: list[str]) -> list[str]:
 
 def one_line(error: ValidationError, where: str, model: type | None = None) -> str:
     """Convert pydantic's report to one line that names the key, the fault and the nearest valid word."""
-    first, further = _first(error.errors(), model)
+    first, further = _first(_faults(error.errors(), model))
     path = [str(part) for part in first["loc"]]
     more = f" (and {further} more)" if further else ""
     key, kind = ".".join(path), first["type"]
     if kind == "extra_forbidden":
-        text = f"{key}: unknown key{nearest(path[-1], _fields(model, path[:-1]))}"
+        text = f"{key}: unknown key{nearest(path[-1], first['known'])}"
     elif kind == "missing":
         text = f"{key}: is missing"
     elif kind == "value_error":
@@ -62,15 +63,18 @@ def one_line(error: ValidationError, where: str, model: type | None = None) -> s
     return f"{where}: {text}{more}"
 
 
-def _first(errors: list[Any], model: type | None) -> tuple[Any, int]:
+def _first(errors: list[Any]) -> tuple[Any, int]:
     """Return the fault to report, and the number of further ones; a misspelled key is not missing as well."""
     first = errors[0]
     if first["type"] == "missing":
         *path, missing = first["loc"]
-        fields = _fields(model, [str(part) for part in path])
         for other in errors:
             *place, word = other["loc"]
-            if other["type"] == "extra_forbidden" and place == path and _closest(str(word), fields) == [missing]:
+            if (
+                other["type"] == "extra_forbidden"
+                and place == path
+                and _closest(str(word), first["known"]) == [missing]
+            ):
                 return other, len(errors) - 2
     return first, len(errors) - 1
 
@@ -84,16 +88,68 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _fields(model: Any, path: list[str]) -> list[str]:
-    """Return the keys that are valid at a path inside a settings class; [] if the keys are unknown."""
-    for part in path:
-        if get_origin(model) is dict:  # all keys of a dict have values of the same class
-            model = get_args(model)[1]
+def _faults(errors: Sequence[Any], model: type | None) -> list[Any]:
+    """Return pydantic's errors with the place as its keys alone, and with the keys that are known beside it.
+
+    Of a union pydantic reports a fault for each kind of value. Those of the kind that fits best are kept; where no kind
+    fits at all, the faults become one, which names all kinds.
+    """
+    groups: dict[Any, list[Any]] = {}
+    for number, error in enumerate(errors):
+        path, union, _ = _place(model, error["loc"])
+        known = _keys(_place(model, error["loc"][:-1])[2])
+        groups.setdefault(number if union is None else union, []).append({**error, "loc": path, "known": known})
+    found: list[Any] = []
+    for union, group in groups.items():
+        deepest = max(len(fault["loc"]) for fault in group)
+        if isinstance(union, tuple) and len(group) > 1 and deepest == len(union):
+            kinds = [group[0]["msg"], *(fault["msg"].removeprefix("Input should be ") for fault in group[1:])]
+            base = next((fault for fault in group if fault["type"] == "string_type"), group[0])
+            group = [{**base, "msg": " or ".join(kinds)}]
+        found += [fault for fault in group if len(fault["loc"]) == deepest]
+    return found
+
+
+def _place(model: Any, loc: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...] | None, Any]:
+    """Return the keys in the place of an error, the keys of the first union on the way or None, and the type there."""
+    path: list[Any] = []
+    union = None
+    for part in loc:
+        kinds = _kinds(model)
+        if len(kinds) > 1:  # the part is pydantic's name of a kind
+            union = tuple(path) if union is None else union
+            model = next((kind for name, kind in kinds if name == str(part).partition("[")[0]), None)
             continue
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        options = (field.annotation, *get_args(field.annotation))
-        groups = (option for option in options if hasattr(option, "model_fields") or get_origin(option) is dict)
-        model = next(groups, None)
-    return [f.alias or name for name, f in getattr(model, "model_fields", {}).items()]
+        path.append(part)
+        model = _inner(kinds[0][1] if kinds else None, part)
+    return tuple(path), union, model
+
+
+def _kinds(annotation: Any) -> list[tuple[str, Any]]:
+    """Return the types that a setting accepts beside None, each with the name by which pydantic reports it."""
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for option in get_args(annotation) if option is not NoneType for kind in _kinds(option)]
+    if get_origin(annotation) is not Annotated:
+        return [(getattr(get_origin(annotation) or annotation, "__name__", ""), annotation)]
+    inner, *more = get_args(annotation)
+    tag = next((one.tag for one in more if isinstance(one, Tag)), None)
+    return [(tag or name, kind) for name, kind in _kinds(inner)]
+
+
+def _inner(kind: Any, part: Any) -> Any:
+    """Return the type of the value at a key or a number of a group, a dict, a list or a tuple; None: unknown."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin is dict:
+        return options[1]
+    if origin in (list, tuple):
+        return options[part] if part in range(len(options)) and Ellipsis not in options else options[0]
+    fields = getattr(kind, "model_fields", {})
+    field = fields.get(part) or next((field for field in fields.values() if field.alias == part), None)
+    return None if field is None else field.annotation
+
+
+def _keys(model: Any) -> list[str]:
+    """Return the keys of a settings class; [] for another type."""
+    kinds = _kinds(model)
+    fields = getattr(kinds[0][1], "model_fields", {}) if len(kinds) == 1 else {}
+    return [field.alias or name for name, field in fields.items()]

@@ -1,10 +1,10 @@
 """Settings: unknown keys and wrong values are one line that names key and nearest word; slices are canonical."""
 
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from antidote.base.errors import UserError, nearest
 from antidote.base.settings import Seed, Settings, Span, read_mapping, read_text_mapping
@@ -170,6 +170,33 @@ class Numbers(Settings):
 def test_truth_values_are_no_numbers_and_seeds_have_bounds(values, text):
     with pytest.raises(UserError) as error:
         Numbers.read(values, "f")
+    assert str(error.value) == f"f: {text}"
+
+
+class Kinds(Settings):
+    names: str | list[str] | None = None
+    count: int | dict[str, int] = 0
+    sides: int | Literal["all"] = 4
+    rows: list[list[str | float | None]] = []
+    one: Annotated[Annotated[Inner, Tag("a")] | Annotated[Outer, Tag("b")], Discriminator(lambda _: "a")] | None = None
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"names": [1, 2]}, "names.0: input should be a valid string, not 1; put it in quotes (and 1 more)"),
+        ({"names": ["a", {"b": 1}]}, "names.1: input should be a valid string, not {'b': 1}"),
+        ({"names": 3}, "names: input should be a valid string or a valid list, not 3; put it in quotes"),
+        ({"count": {"a": "x"}}, "count.a: input should be a valid integer, unable to parse string as an integer, not 'x'"),
+        ({"count": []}, "count: input should be a valid integer or a valid dictionary, not []"),
+        ({"sides": None}, "sides: input should be a valid integer or 'all', not None"),
+        ({"rows": [["a", []]]}, "rows.0.1: input should be a valid string or a valid number, not []"),
+        ({"one": {"bach_size": 2}}, "one.bach_size: unknown key; did you mean 'batch_size'?"),
+    ],
+)  # fmt: skip
+def test_a_value_of_several_kinds_is_told_by_its_key_alone(values, text):
+    with pytest.raises(UserError) as error:
+        Kinds.read(values, "f")
     assert str(error.value) == f"f: {text}"
 
 
