@@ -28,10 +28,31 @@ log = logging.getLogger("antidote")
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # names the file in which torchrun expects a process's error
 
 
-Parser = TypeVar("Parser", bound=argparse.ArgumentParser)
+NAMING = (None, Path, read_mapping)  # types of arguments that name something
 
 
-def parser(description: str | None, kind: type[Parser] = argparse.ArgumentParser) -> Parser:
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses an empty word, as of an unset variable of a shell, where something has to be named.
+
+    An empty path would be the working folder. An argument whose default is empty may be empty.
+    """
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Return the value of a word; argparse calls this for each word, with the argument that the word is for.
+
+        Raises:
+            UserError: the word is empty.
+        """
+        if arg_string == "" != action.default and action.type in NAMING and not action.choices:
+            name = next(iter(action.option_strings), action.metavar or action.dest)
+            raise UserError(f"{name}: is empty; should name: {action.help or 'a file or a folder'}")
+        return super()._get_value(action, arg_string)
+
+
+Kind = TypeVar("Kind", bound=argparse.ArgumentParser)
+
+
+def parser(description: str | None, kind: type[Kind] = Parser) -> Kind:
     """Return a parser whose help shows `description`, the script's docstring, and the defaults.
 
     Options are not abbreviated: a further option of a later version would change what an abbreviation means.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from antidote.base import command_line
-from antidote.base.settings import Settings, read_mapping
+from antidote.base.settings import Name, Settings, named, read_mapping
 from antidote.command import columns, inputs
 
 FILE = "--given"
+FILES = "file of `antidote init MODEL`, in place of the model and its data"
 LEXICONS = (
     "language resource of the text methods: a name in data/lexicons, wordnet, wordnet:FOLDER of its database files, "
     "spacy:PIPELINE, or none"
@@ -45,22 +47,22 @@ OF_MODEL = ("arch", "quick_gelu")  # keys of a file that say what its model is
 class GivenFile(Settings):
     """A model and its data, as `antidote init MODEL` writes them; every key is an argument of the same name."""
 
-    model: str | None = None
-    arch: str | None = None
+    model: Name | None = None
+    arch: Name | None = None
     quick_gelu: bool | None = None
-    pairs: str | None = None
-    path: str | None = None
-    image: str | None = None
-    caption: str | None = None
-    shots: str | None = None
-    labelled: str | None = None
-    pictures: str | None = None
-    classes: str | list[str] | None = None
-    templates: str | None = None
-    lexicon: str | None = None
+    pairs: Name | None = None
+    path: Name | None = None
+    image: Name | None = None
+    caption: Name | None = None
+    shots: Name | None = None
+    labelled: Name | None = None
+    pictures: Name | None = None
+    classes: Annotated[str | list[str] | None, BeforeValidator(named)] = None
+    templates: Name | None = None
+    lexicon: Name | None = None
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(command_line.Parser):
     """A parser whose defaults are those of the file that `--given` names; no argument in the file is required.
 
     Architecture and activations in the file are those of its model: another model of the command line does without.
@@ -73,10 +75,10 @@ class Parser(argparse.ArgumentParser):
             UserError: the file cannot be read, or has an unknown key or a value of another type.
         """
         words = list(sys.argv[1:] if args is None else args)
-        file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        file.add_argument(FILE, nargs="?")
-        named = file.parse_known_args(words)[0].given
-        values = {} if named is None else GivenFile.read(read_mapping(named), named).model_dump(exclude_none=True)
+        file = command_line.Parser(add_help=False, allow_abbrev=False)
+        file.add_argument(FILE, nargs="?", help=FILES)
+        given = file.parse_known_args(words)[0].given
+        values = {} if given is None else GivenFile.read(read_mapping(given), given).model_dump(exclude_none=True)
         self._take({name: value for name, value in values.items() if name not in OF_MODEL})
         found, rest = super().parse_known_args(words, namespace)
         if "model" not in values or getattr(found, "model", None) == values["model"]:
@@ -98,5 +100,5 @@ def parser(description: str | None, *names: str) -> Parser:
     made = command_line.parser(description, Parser)
     for name in names:
         made.add_argument(name, **SHARED[name])
-    made.add_argument(FILE, metavar="FILE", help="file of `antidote init MODEL`, in place of the model and its data")
+    made.add_argument(FILE, metavar="FILE", help=FILES)
     return made

@@ -242,6 +242,8 @@ def test_a_file_without_a_model_leaves_it_required(place, capsys):
     ("modle: a", "given.yaml: modle: unknown key; did you mean 'model'?"),
     ("model: [a]", "given.yaml: model: "),
     ("quick_gelu: 3", "given.yaml: quick_gelu: "),
+    ("pairs: ''", "given.yaml: pairs: is an empty text"),
+    ("classes: ''", "given.yaml: classes: is an empty text"),
     ("classes: [1, 2]", "given.yaml: classes.0: input should be a valid string, not 1; put it in quotes (and 1 more)"),
 ])  # fmt: skip
 def test_a_file_with_a_wrong_key_or_value_is_one_line(place, text, message):

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
-from antidote.base import fingerprint
+from antidote.base import command_line, fingerprint
+from antidote.base.errors import UserError
 from antidote.command import __main__ as entry
+from antidote.command import inputs
 from antidote.command.table import COMMANDS, overview
 from antidote.study.tracks import tracks
 from scripts import results
@@ -64,6 +66,37 @@ def test_help_names_the_methods_and_shows_no_empty_defaults():
 def test_unknown_command():
     done = antidote("scann")
     assert (done.returncode, done.stderr) == (1, "error: unknown command 'scann'; did you mean 'scan'?\n")
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["scan", "", "--model", "rn"], "dataset: is empty; should name: table, shards, folder, or written split"),
+    (["scan", "a.csv", "--model", ""], "--model: is empty; should name: CLIP that was trained on the dataset, or "
+                                       "another one"),
+    (["audit", "rn", "--output="], "--output: is empty; should name: folder to write"),
+    (["audit", "", "--given", "given.yaml"], f"model: is empty; should name: {inputs.MODELS}"),
+    (["audit", "--given", ""], "--given: is empty; should name: file of `antidote init MODEL`, in place of the model "
+                               "and its data"),
+    (["clean", "rn", "--settings", ""], "--settings: is empty; should name: settings of the method"),
+    (["evaluate", "rn", "test", "--classes", ""], "--classes: is empty; should name: JSON list of class names in label "
+                                                  "order; by default the class folders"),
+    (["init", ""], f"MODEL: is empty; should name: {inputs.MODELS}"),
+    (["check", "study.yaml", ""], "FILE: is empty; should name: study file, such as config.yaml"),
+    (["results", "check", ""], "FILE: is empty; should name: results file"),
+])  # fmt: skip
+def test_an_empty_word_as_of_an_unset_variable_is_told(words, message, tmp_path, monkeypatch):
+    (tmp_path / "given.yaml").write_text("model: rn\n")
+    monkeypatch.chdir(tmp_path)
+    name, *rest = words
+    command = importlib.import_module(f"{'scripts' if COMMANDS[name].script else 'antidote.command'}.{name}")
+    with pytest.raises(UserError) as error:
+        command.arguments().parse_args(rest)
+    assert str(error.value) == message
+
+
+def test_an_argument_that_is_empty_by_default_may_be_empty():
+    parser = command_line.parser(None)
+    parser.add_argument("--study", default="")
+    assert parser.parse_args(["--study", ""]).study == parser.parse_args([]).study == ""
 
 
 def test_a_command_of_a_checkout_says_so_where_there_is_none(tmp_path, monkeypatch):
