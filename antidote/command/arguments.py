@@ -79,6 +79,10 @@ class Parser(command_line.Parser):
         file.add_argument(FILE, nargs="?", help=FILES)
         given = file.parse_known_args(words)[0].given
         values = {} if given is None else GivenFile.read(read_mapping(given), given).model_dump(exclude_none=True)
+        for name in COLUMNS:
+            key = name.removeprefix("--")
+            if key in values:
+                values[key] = columns.Keyed(values[key], f"{given}: {key}")
         self._take({name: value for name, value in values.items() if name not in OF_MODEL})
         found, rest = super().parse_known_args(words, namespace)
         if "model" not in values or getattr(found, "model", None) == values["model"]:

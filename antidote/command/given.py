@@ -186,17 +186,20 @@ def _matched(pictures: Pairs, folders: list[str], names: list[str], shown: str) 
     return replace(pictures, labels=torch.tensor(labels)[pictures.labels])
 
 
-def class_folders(folder: str | Path) -> list[str]:
+def class_folders(folder: str | Path, option: str = "--evaluation") -> list[str]:
     """Return the names of the class folders of an evaluation set, in label order.
+
+    Args:
+        option: the option that names the folder, for messages.
 
     Raises:
         UserError: there is no such folder, or it holds fewer than two class folders.
     """
     if not Path(folder).is_dir():
-        raise UserError(f"--evaluation: {folder}: no such folder; should hold one folder of pictures per class")
+        raise UserError(f"{option}: {folder}: no such folder; should hold one folder of pictures per class")
     names = _folders(folder) or []
     if len(names) < 2:
-        raise UserError(f"--evaluation: {folder}: holds {len(names)} class folders; should hold at least 2")
+        raise UserError(f"{option}: {folder}: holds {len(names)} class folders; should hold at least 2")
     return names
 
 

@@ -13,6 +13,7 @@ import json
 import shlex
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from unicodedata import category
 
 import yaml
@@ -51,10 +52,21 @@ USES = {  # by the keys that a command needs
     "evaluate cleaned --given {file}": ("pairs", "labelled"),
 }
 DATASETS = ("pairs", "evaluation")
+LABELLED = ("--evaluation", "--labelled")  # names of one option: of a study, and as the other commands call it
 HEAD = """# A model and its data, for the commands below. Keys are names of arguments; an argument of the
 # command line replaces the value here; another model there also replaces arch and quick_gelu. Paths are relative to the
 # folder in which a command is run.
 """
+
+
+class _AsTyped(argparse.Action):
+    """Keeps a path, and in `spelled` by which of its names the user gave it, for messages."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        namespace.spelled = option_string
+        setattr(namespace, self.dest, values)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -62,7 +74,8 @@ def arguments() -> argparse.ArgumentParser:
     parser = command_line.parser(__doc__)
     parser.add_argument("suspicious", nargs="?", metavar="MODEL", help=inputs.MODELS)
     parser.add_argument("--pairs", help="captioned pairs: table, shards, or folder of class folders")
-    parser.add_argument("--evaluation", "--labelled", help="labelled pictures: one folder of pictures per class")
+    parser.add_argument(*LABELLED, action=_AsTyped, help="labelled pictures: one folder of pictures per class")
+    parser.set_defaults(spelled=LABELLED[0])
     parser.add_argument("--pictures", help="with MODEL: pictures at use, a folder")
     parser.add_argument("--target", type=command_line.text, help="of a study: target class of the attacks")
     parser.add_argument("--model", default="tiny-rn", help="of a study: architecture, such as RN50")
@@ -83,7 +96,8 @@ def run(args: argparse.Namespace) -> None:
     """
     for name, value in vars(args).items():
         if isinstance(value, str | Path) and (args.suspicious or name not in DATASETS):
-            report.check_name("MODEL" if name == "suspicious" else f"--{name.replace('_', '-')}", value)
+            told = {"suspicious": "MODEL", "evaluation": args.spelled}
+            report.check_name(told.get(name, f"--{name.replace('_', '-')}"), value)
     output = args.output or Path("given.yaml" if args.suspicious else "study.yaml")
     if output.exists():
         raise UserError(f"--output: {output}: is there already; name another file")
@@ -109,10 +123,11 @@ def of_model(args: argparse.Namespace, output: Path) -> None:
     for dataset in filter(None, (args.pairs, args.pictures)):
         if not inputs.is_written(dataset):
             inputs.source_of(dataset, inputs.columns(args), captions=dataset == args.pairs)
+    names = class_folders(args.evaluation, args.spelled) if args.evaluation else None
     values = {
         "model": args.suspicious, "arch": args.arch, "quick_gelu": args.quick_gelu or None, "pairs": args.pairs,
         "path": args.path, "image": args.image, "caption": args.caption, "labelled": args.evaluation,
-        "pictures": args.pictures, "classes": class_folders(args.evaluation) if args.evaluation else None,
+        "pictures": args.pictures, "classes": names,
     }  # fmt: skip
     uses = [use.format(file=shlex.quote(str(output))) for use, keys in USES.items() if all(values[key] for key in keys)]
     lines = [_line(key, values.get(key)) for key in LINES]
@@ -149,7 +164,7 @@ def of_study(args: argparse.Namespace, output: Path) -> None:
     if model_config(args.model) is None:
         raise UserError(f"--model: unknown model {args.model!r}{nearest(args.model, model_names())}")
     _check_pretrained(args.model, args.pretrained)
-    folders = class_folders(args.evaluation)
+    folders = class_folders(args.evaluation, args.spelled)
     if args.target not in folders:
         raise UserError(f"--target: {args.target!r} is no class of {args.evaluation}{nearest(args.target, folders)}")
     classes = args.classes or args.name

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from antidote.base.errors import UserError
-from antidote.command import inputs
+from antidote.command import audit, inputs
 from antidote.command.inputs import Columns
 from antidote.command.sources import LISTED, Omitted
 
@@ -111,6 +111,41 @@ def test_pictures_beside_folders_of_pictures_are_all_read(tmp_path):
     assert shown(folder / "sub") == [("a", "a.png"), ("deep_c", "deep/c.png")]
     with pytest.raises(UserError, match="holds no pictures"):
         shown(tree(tmp_path / "none", "sub/.a.png"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_a_column_that_a_table_does_not_have_is_told_by_its_option(tmp_path, ending):
+    (tmp_path / "a.png").write_bytes(picture())
+    table, path = pd.DataFrame({"file": ["a.png"], "caption": ["a"]}), tmp_path / f"t.{ending}"
+    table.to_parquet(path) if ending == "parquet" else table.to_csv(
+        path, sep="," if ending == "csv" else "\t", index=False
+    )
+    for option in ("path", "image", "caption"):
+        with pytest.raises(UserError) as error:
+            keys(path, Columns(**{option: "fiel"}))
+        assert str(error.value) == f"--{option}: {path} has no column 'fiel'; did you mean 'file'?"
+    assert [file for _, file in shown(path, Columns(caption="none"))] == ["a.png"], "captions have no effect"
+    assert len(keys(path, Columns(path="file", caption="caption"))) == 1
+
+
+def test_marks_in_the_header_of_a_tsv_are_text(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    (tmp_path / "t.tsv").write_text('"file"\tcaption\na.png\ta\n')
+    with pytest.raises(UserError, match=r'^--path: is missing; .* which has "file", caption$'):
+        keys(tmp_path / "t.tsv")
+    assert len(keys(tmp_path / "t.tsv", Columns(path='"file"'))) == 1
+
+
+def test_a_column_in_a_file_of_given_data_is_told_by_its_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("file,caption\na.png,a\n")
+    (tmp_path / "given.yaml").write_text("model: rn\npairs: t.csv\npath: fiel\n")
+    told = {(): "given.yaml: path", ("--path", "fiel"): "--path"}
+    for words, place in told.items():
+        args = audit.arguments().parse_args(["--given", "given.yaml", *words])
+        with pytest.raises(UserError) as error:
+            keys(args.pairs, inputs.columns(args))
+        assert str(error.value) == f"{place}: t.csv has no column 'fiel'; did you mean 'file'?"
 
 
 def test_pictures_of_one_name_are_told_apart_by_their_files(tmp_path):
