@@ -23,6 +23,7 @@ from antidote.data.words.names import templates
 
 Dataset = str | Path | Pairs
 Names = str | Path | Sequence[str]
+READ = {"clean-pairs": "pairs", "few-labelled": "shots"}  # dataset that a level of access reads
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,14 @@ class Given:
             seed: seed of the order.
 
         Raises:
-            UserError: what is given cannot be read; class names that no level needs are read as well.
+            UserError: what is given cannot be read. What no level needs is checked as well: a name that is wrong would
+                be found out only by the method that needs it. The pictures are not read.
         """
         self.names()
+        read = {name for level, name in READ.items() if level in levels}
+        for name in ("pairs", "shots", "labelled"):
+            if name not in read and getattr(self, name) is not None:
+                inputs.check_dataset(getattr(self, name), self.columns)
         return {level: self._granted(level, size, seed) for level in dict.fromkeys(levels)}
 
     def _granted(self, level: str, size: int, seed: int) -> DefenseData | str:

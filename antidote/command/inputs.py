@@ -310,6 +310,16 @@ def source_of(dataset: str, named: Columns = USUAL, captions: bool = True) -> So
     raise UserError(f"{dataset}: is no dataset; should be {KINDS}")
 
 
+def check_dataset(dataset: str | Path | Pairs, named: Columns) -> None:
+    """Check a dataset without reading its pictures.
+
+    Raises:
+        UserError: as `source_of`.
+    """
+    if not isinstance(dataset, Pairs) and not is_written(dataset):
+        source_of(str(dataset), named)
+
+
 def chunks(items: Iterator[Item], size: int) -> Iterator[Pairs]:
     """Yield the pairs of a stream as pictures of `size` pixels, CHUNK at a time."""
     waiting: list[Item] = []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from antidote.base.errors import UserError
 from antidote.command import given
 
 
@@ -18,6 +19,28 @@ def test_the_order_of_given_pairs_is_random_and_keeps_pairs_together(make_pairs)
         old = pairs.keys.index(key)
         assert mixed.captions[row] == pairs.captions[old] and mixed.labels[row] == pairs.labels[old]
         assert (mixed.images[row] == pairs.images[old]).all()
+
+
+@pytest.mark.parametrize("name", ["pairs", "shots", "labelled"])
+@pytest.mark.parametrize("level", ["nothing", "test-time", "clean-pairs", "few-labelled"])
+def test_a_dataset_that_is_not_there_is_told_whether_it_is_needed_or_not(place, name, level):
+    there = {"pairs": place / "pictures", "shots": place / "test", "labelled": place / "test", "classes": NAMES[:3]}
+    classes(place, NAMES[:3])
+    for missing, fault in (
+        ("nowhere.csv", "no such dataset"),
+        ("none", "no such dataset"),
+        ("names.json", "is no dataset"),
+    ):
+        data = given.Given(**{**there, name: str(place / missing)})
+        with pytest.raises(UserError, match=rf"{missing}: {fault}; should be a table"):
+            data.granted(32, [level])
+
+
+def test_pictures_that_nothing_needs_are_not_read(place, monkeypatch):
+    classes(place, NAMES[:3])
+    monkeypatch.setattr(given.inputs, "load_pairs", lambda *_: pytest.fail("pictures are read"))
+    data = given.Given(pairs=place / "pictures", shots=place / "test", labelled=place / "test", classes=NAMES[:3])
+    assert data.granted(32, ["test-time"])["test-time"].classes == NAMES[:3]
 
 
 def classes(place, names):
