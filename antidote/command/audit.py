@@ -110,6 +110,8 @@ class Auditor:
     ) -> list[Finding]:
         """Return the finding of every detector on one model; before, the log names those that take minutes or hours.
 
+        Of an audit that goes on, these are the detectors without a finding of an earlier one.
+
         Args:
             granted: data by level of access, or the reason why they are missing.
             lexicon: name of the language resource in the data.
@@ -122,9 +124,12 @@ class Auditor:
                 return [Finding(name, left_out=str(error)) for name in self.names]
         ready = {name: self._ready(name, clip, granted) for name in self.names}
         if runs:
-            patience.warn(clip, [found for found in ready.values() if not isinstance(found, str)], runs)
+            able = {name: found for name, found in ready.items() if not isinstance(found, Finding)}
+            patience.warn(
+                clip, [one for name, one in able.items() if not self._is_done(name, clip, *one, lexicon)], runs
+            )
         return [
-            Finding(name, left_out=found) if isinstance(found, str) else self._score(name, clip, *found, lexicon)
+            found if isinstance(found, Finding) else self._score(name, clip, *found, lexicon)
             for name, found in ready.items()
         ]
 
@@ -141,18 +146,28 @@ class Auditor:
 
     def _ready(
         self, name: str, clip: Clip, granted: Mapping[str, DefenseData | str]
-    ) -> tuple[Detector, DefenseData] | str:
-        """Return a detector and its data, or the reason why it cannot score the model."""
+    ) -> tuple[Detector, DefenseData] | Finding:
+        """Return a detector and its data, or a finding with the reason why it cannot score the model."""
         kind: type[Detector] = method("detector", name)
         settings, data = kind.Settings.read({"method": name}, f"detector {name}"), granted[kind.access]
         try:
             settings.check(clip.config["model_cfg"])
         except ValueError as error:
-            return str(error)
+            return Finding(name, left_out=str(error))
         reason = kind.fits(clip.config["model_cfg"]) or kind.suits(type(clip))
         if reason or isinstance(data, str):
-            return f"it {reason}" if reason else data
-        return kind(settings, self.seed), data
+            return Finding(name, left_out=f"it {reason}" if reason else data)
+        detector = kind(settings, self.seed)
+        try:
+            detector.check_data(data)
+        except UserError as error:
+            return _without(name, str(error))
+        return detector, data
+
+    def _is_done(self, name: str, clip: Clip, detector: Detector, data: DefenseData, lexicon: str) -> bool:
+        """Return whether an earlier audit has the finding of a detector on the same model, data and settings."""
+        known = [one.identity for one in self.earlier if one.detector == name and one.identity]
+        return bool(known) and resume.identity_of(detector, clip, data, lexicon) in known
 
     def _score(self, name: str, clip: Clip, detector: Detector, data: DefenseData, lexicon: str) -> Finding:
         start = time.perf_counter()

@@ -53,19 +53,21 @@ def work(output: Path | None, kind: Defense | Detector, clip: Clip, data: Defens
     place = output.resolve()
     if not place.name:
         raise UserError(f"--output: {output}: should name a folder")
-    settings = kind.settings.model_dump(mode="json")
-    words = lexicon_files(lexicon) if data.lexicon is not None else []
-    parts = [settings, kind.seed, inputs_digest(clip, data, lexicon)]
-    files = [*words, *initial_files(kind.settings.public)]
-    made = Work(
-        place.with_name(f"{place.name}.{settings['method']}.work"), identity(parts, files, type(kind).__module__)
-    )
+    folder = place.with_name(f"{place.name}.{kind.settings.method}.work")
+    made = Work(folder, identity_of(kind, clip, data, lexicon))
     try:
         yield made
     except UserError:
         shutil.rmtree(made.folder, ignore_errors=True)
         raise
     shutil.rmtree(made.folder, ignore_errors=True)
+
+
+def identity_of(kind: Defense | Detector, clip: Clip, data: DefenseData, lexicon: str) -> str:
+    """Return what tells the work of a method from other work; see `work`."""
+    words = lexicon_files(lexicon) if data.lexicon is not None else []
+    parts = [kind.settings.model_dump(mode="json"), kind.seed, inputs_digest(clip, data, lexicon)]
+    return identity(parts, [*words, *initial_files(kind.settings.public)], type(kind).__module__)
 
 
 def inputs_digest(clip: Clip, data: DefenseData, lexicon: str) -> str:

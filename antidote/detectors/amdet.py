@@ -110,10 +110,15 @@ class Amdet(Detector):
         trained = settings.starts * settings.steps * settings.batch_size
         return trained, settings.starts * settings.grid**2 * settings.batch_size
 
+    def check_data(self, data: DefenseData) -> None:
+        check_different("amdet", len(self._captions(data)), self.settings.captions, "captions")
+
+    def _captions(self, data: DefenseData) -> list[str]:
+        return [*islice(dict.fromkeys(data.pairs.captions), self.settings.captions)]
+
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        settings = self.settings
-        captions = [*islice(dict.fromkeys(data.pairs.captions), settings.captions)]
-        check_different("amdet", len(captions), settings.captions, "captions")
+        self.check_data(data)
+        settings, captions = self.settings, self._captions(data)
         kind = _States if settings.likeness == "tokens" else _Features
         with still(clip.network):
             texts = kind(clip, captions, settings.similarity_weight)

@@ -163,6 +163,16 @@ class Detector:
             return f"there are {count} classes; {cls.fewest_classes} at least are needed"
         return None
 
+    def check_data(self, data: DefenseData) -> None:
+        """Check that the data are enough for a score, in little time; `score` raises the same.
+
+        Raises:
+            UserError: they are not.
+        """
+        reason = None if data.classes is None else self.too_few(len(data.classes))
+        if reason:
+            raise UserError(f"{self.settings.method}: {reason}")
+
     @classmethod
     def subject_of(cls, settings: Any) -> Subject:
         """Return the subject that an entry with these settings scores."""

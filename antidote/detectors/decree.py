@@ -69,6 +69,9 @@ class Decree(Detector):
     def work(cls, settings: DecreeSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         return settings.starts * settings.steps * settings.batch_size, settings.pictures
 
+    def check_data(self, data: DefenseData) -> None:
+        different("decree", data.pairs, self.settings.pictures)
+
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         settings, pairs = self.settings, different("decree", data.pairs, self.settings.pictures)
         clean = float(alike(picture_features(clip, pairs)))

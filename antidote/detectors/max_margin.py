@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.data.access import DefenseData
@@ -70,9 +69,7 @@ class MaxMargin(Detector):
         return sizes["classes"] * settings.starts * settings.steps, 0
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        reason = self.too_few(len(data.classes))
-        if reason:
-            raise UserError(f"max_margin: {reason}")
+        self.check_data(data)
         with torch.no_grad():
             texts = clip.class_embeddings(data.classes, data.templates).T
         with still(clip.network):

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from antidote.base.errors import UserError
 from antidote.base.lazy import torch
 from antidote.data.access import DefenseData
 from antidote.detectors.base import MODEL, Detector, DetectorSettings, Scores
@@ -72,9 +71,7 @@ class NeuralCleanse(Detector):
         return sizes["classes"] * settings.steps * settings.batch_size, sizes["classes"] * shots
 
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        reason = self.too_few(len(data.classes))
-        if reason:
-            raise UserError(f"neural_cleanse: {reason}")
+        self.check_data(data)
         settings, images = self.settings, data.shots.images[data.shots.different.first(self.settings.pictures)]
         with torch.no_grad():
             texts = clip.class_embeddings(data.classes, data.templates).T

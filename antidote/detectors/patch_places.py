@@ -77,6 +77,9 @@ class PatchPlaces(Detector):
         steps = places * settings.first_steps + settings.kept * settings.steps
         return steps * settings.batch_size, settings.pictures * (1 + settings.kept)
 
+    def check_data(self, data: DefenseData) -> None:
+        different("patch_places", data.pairs, self.settings.pictures)
+
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         settings, pairs = self.settings, different("patch_places", data.pairs, self.settings.pictures)
         clean = float(alike(picture_features(clip, pairs)))

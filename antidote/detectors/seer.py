@@ -69,11 +69,16 @@ class SEER(Detector):
     def work(cls, settings: SEERSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         return settings.starts * settings.steps * settings.batch_size, (1 + settings.starts) * settings.pictures
 
-    def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
-        settings, pairs = self.settings, different("seer", data.pairs, self.settings.pictures)
-        words = frequent(data.pairs.captions, settings.words, settings.letters)
+    def check_data(self, data: DefenseData) -> None:
+        different("seer", data.pairs, self.settings.pictures)
+        words = frequent(data.pairs.captions, self.settings.words, self.settings.letters)
         if len(words) < FEWEST:
             raise UserError(f"seer: pools.defense: its captions have {len(words)} words; {FEWEST} at least are needed")
+
+    def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
+        self.check_data(data)
+        settings, pairs = self.settings, different("seer", data.pairs, self.settings.pictures)
+        words = frequent(data.pairs.captions, settings.words, settings.letters)
         with torch.no_grad():
             texts = torch.cat([clip.encode_text(words[at : at + 256]) for at in range(0, len(words), 256)])
         images, goal = pairs.images[:], jointly(texts, settings.temperature)

@@ -73,6 +73,9 @@ class SSLCleanse(Detector):
     def work(cls, settings: SSLCleanseSettings, sizes: Mapping[str, int]) -> tuple[float, float]:
         return settings.clusters * settings.steps * settings.batch_size, (1 + settings.clusters) * settings.pictures
 
+    def check_data(self, data: DefenseData) -> None:
+        different("ssl_cleanse", data.pairs, self.settings.pictures)
+
     def score(self, clip: Clip, data: DefenseData, work: Work) -> Scores:
         from sklearn.cluster import KMeans  # a lazy import, since the import takes a second
 

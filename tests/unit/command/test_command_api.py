@@ -155,6 +155,35 @@ def test_clean_names_a_long_detector_once_for_both_audits(place, toy, monkeypatc
     assert "about 37 min on this machine, 2 times" in caplog.text
 
 
+def test_detectors_of_which_the_data_are_too_few_are_not_named_beforehand(place, monkeypatch, caplog):
+    caplog.set_level("INFO", "antidote")
+    monkeypatch.setattr(patience, "of_one", lambda clip, kind: 2.0)
+    reasons = {
+        "decree": "1 different pictures are given; at least 16 are needed",
+        "patch_places": "1 different pictures are given; at least 16 are needed",
+        "seer": "1 different pictures are given; at least 16 are needed",
+        "ssl_cleanse": "1 different pictures are given; at least 16 are needed",
+        "amdet": "1 different captions are given; at least 16 are needed",
+        "max_margin": "there are 2 classes; 10 at least are needed",
+        "neural_cleanse": "there are 2 classes; 3 at least are needed",
+    }
+    found = api.audit("suspicious", api.Given(pairs="pictures/0.png", shots="test"), detectors=list(reasons))
+    assert {one.detector: one.left_out for one in found.findings} == reasons
+    assert "gradients of" not in caplog.text and all(
+        f"{name}: left out: {reasons[name]}" in caplog.text for name in reasons
+    )
+
+
+def test_a_detector_whose_score_is_known_is_not_named_beforehand(place, toy, monkeypatch, caplog):
+    caplog.set_level("INFO", "antidote")
+    monkeypatch.setattr(FirstWeight, "work", classmethod(lambda cls, settings, sizes: (1000, 300)))
+    monkeypatch.setattr(patience, "of_one", lambda clip, kind: 2.0)
+    for seed, named in ((0, 1), (0, 1), (1, 2)):
+        api.audit("suspicious", detectors=["first_weight"], seed=seed, output="out")
+        assert caplog.text.count("gradients of pictures") == named
+    assert "first_weight: taken from the earlier audit" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["pictures", "captions"])
 def test_the_trial_leaves_the_model_as_it_was(kind, make_clip):
     clip = make_clip("rn")
