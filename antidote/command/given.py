@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from antidote.base import command_line
 from antidote.base.errors import UserError
@@ -21,6 +22,7 @@ from antidote.data.sources.folder import LEFTOVERS
 from antidote.data.words.lexicon import load_lexicon
 from antidote.data.words.names import templates
 
+T = TypeVar("T")
 Dataset = str | Path | Pairs
 Names = str | Path | Sequence[str]
 READ = {"clean-pairs": "pairs", "few-labelled": "shots"}  # dataset that a level of access reads
@@ -56,7 +58,12 @@ class Given:
 
     @property
     def prompts(self) -> list[str]:
-        return templates(self.templates)
+        """Return the prompts.
+
+        Raises:
+            UserError: there are none of that name.
+        """
+        return _by_option(templates, self.templates)
 
     def names(self) -> list[str] | None:
         """Return the class names; None if there are none.
@@ -119,6 +126,7 @@ class Given:
                 be found out only by the method that needs it. The pictures are not read.
         """
         self.names()
+        _ = self.prompts
         read = {name for level, name in READ.items() if level in levels}
         for name in ("pairs", "shots", "labelled"):
             if name not in read and getattr(self, name) is not None:
@@ -132,7 +140,7 @@ class Given:
             if self.pairs is None:
                 return "needs clean pairs (--pairs)"
             pairs = inputs.load_pairs(self.pairs, self.columns, size)
-            return DefenseData(pairs=shuffled(pairs, seed), lexicon=load_lexicon(self.lexicon))
+            return DefenseData(pairs=shuffled(pairs, seed), lexicon=_by_option(load_lexicon, self.lexicon))
         if level == "few-labelled":
             if self.shots is None:
                 return "needs labelled pictures (--shots)"
@@ -207,6 +215,19 @@ def class_folders(folder: str | Path, option: str = "--evaluation") -> list[str]
     if len(names) < 2:
         raise UserError(f"{option}: {folder}: holds {len(names)} class folders; should hold at least 2")
     return names
+
+
+def _by_option(read: Callable[[str], T], name: str) -> T:
+    """Return what `read` finds by a name; a fault names the option in place of the key of a study.
+
+    Raises:
+        UserError: as `read`.
+    """
+    try:
+        return read(name)
+    except UserError as error:
+        option = "--" if str(error).startswith(("templates: ", "lexicon: ")) else ""
+        raise UserError(f"{option}{error}") from None
 
 
 def _folders(dataset: Dataset | None) -> list[str] | None:

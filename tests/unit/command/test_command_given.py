@@ -36,6 +36,15 @@ def test_a_dataset_that_is_not_there_is_told_whether_it_is_needed_or_not(place, 
             data.granted(32, [level])
 
 
+@pytest.mark.parametrize(("option", "level"), [
+    ("templates", "nothing"), ("templates", "test-time"), ("lexicon", "clean-pairs"),
+])  # fmt: skip
+def test_a_name_that_is_unknown_is_told_by_its_option(place, option, level):
+    data = given.Given(pairs=place / "pictures", classes=NAMES, **{option: "nowhere"})
+    with pytest.raises(UserError, match=f"^--{option}: unknown name 'nowhere'; "):
+        data.granted(32, [level])
+
+
 def test_pictures_that_nothing_needs_are_not_read(place, monkeypatch):
     classes(place, NAMES[:3])
     monkeypatch.setattr(given.inputs, "load_pairs", lambda *_: pytest.fail("pictures are read"))
