@@ -74,7 +74,7 @@ def test_the_trigger_may_be_another_attacks(kind, values, tmp_path):
     [
         ({"method": "sig", "poisons": 7}, "x: trigger: poisons is a matter of the attack, not of its trigger"),
         ({"method": "badnet", "caption": "natural"}, "x: trigger: caption is a matter of the attack"),
-        ({"method": "sig", "amplitud": 7}, "x: trigger.sig.amplitud: unknown key"),
+        ({"method": "sig", "amplitud": 7}, "x: trigger.amplitud: unknown key; did you mean 'amplitude'?"),
         ({"method": "badclip"}, "x: trigger: method should be one of badnet, blended, sig, wanet"),
         ({"preset": "badclip"}, "x: trigger: method should be one of badnet, blended, sig, wanet"),
     ],
