@@ -210,7 +210,7 @@ def test_the_noise_floors_of_the_tracks_are_those_of_the_leaderboard(capsys):
 
 def test_the_page_of_the_tracks_has_their_noise_floors():
     text = (ROOT / "docs/tracks.md").read_text(encoding="utf-8")
-    kinds = {"tiny-rn": "ResNet", "tiny-vit": "transformer", "open-rn": "ResNet"}
+    kinds = {"tiny-rn": "ResNet", "tiny-vit": "transformer", "open-rn": "ResNet", "open-vit-48": "transformer"}
     for name, track in tracks().items():
         for model, one in track.noise.items():
             figures = f"{one.figures['asr1']} | {one.figures['ca1']} | {one.cells} | {one.freedom}"
