@@ -39,11 +39,11 @@ def run(arguments: argparse.Namespace) -> None:
     words = [arguments.lexicon, arguments.classes and class_names(arguments.classes),
              arguments.templates and templates(arguments.templates)]  # fmt: skip
     work = work_of(arguments, [settings.model_dump(), words], inputs, *modules)
-    if (first := kind.common(settings)) is not None:
-        work.common = common_of(arguments, work, [first, words], inputs, *modules)
     shared = Shared("defend", lambda: work.identity)
     if taken(arguments, work, shared):
         return
+    if (first := kind.common(settings)) is not None:
+        work.common = common_of(arguments, work, [first, words], inputs, *modules)
     clip = load_model(arguments.model)
     _check(kind, settings, clip)
     if settings.surrogate and not arguments.scorer:

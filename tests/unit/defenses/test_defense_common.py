@@ -68,7 +68,7 @@ def test_every_setting_is_of_the_search_or_of_the_forgetting():
 
 
 class Ended(Exception):
-    """Ends the script where its work folder is known; `args[0]` is the work."""
+    """Ends the script before it reads the model."""
 
 
 @pytest.fixture
@@ -76,18 +76,20 @@ def common(make_clip, make_pairs, tmp_path, monkeypatch):
     """Return a function that returns the common work of one job."""
     save_model(tmp_path / "model", make_clip("rn"), {"kind": "clean"})
 
-    def ends(_, work, __):
-        raise Ended(work)
+    def ends(_):
+        raise Ended
 
-    monkeypatch.setattr(defend, "taken", ends)
+    works = []
+    monkeypatch.setattr(defend, "taken", lambda _, work, __: works.append(work))
+    monkeypatch.setattr(defend, "load_model", ends)
 
     def made(values, **changes):
         given = {"model": tmp_path / "model", "seed": 0, "pools": [], "work": tmp_path / "work" / "job", "processes": 1,
                  "checkpoint_seconds": 1.0, "poison": None, "output": tmp_path / "out", "data": tmp_path,
                  "lexicon": "none", "classes": None, "templates": None, "scorer": None}  # fmt: skip
-        with pytest.raises(Ended) as ended:
+        with pytest.raises(Ended):
             defend.run(argparse.Namespace(**{**given, "settings": values, **changes}))
-        return ended.value.args[0].common
+        return works[-1].common
 
     return made
 
