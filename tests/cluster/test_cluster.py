@@ -25,6 +25,8 @@ pytestmark = pytest.mark.cluster
 PYTHON = harness.ROOT / ".venvs/cluster/bin/python"
 RESULTS = Path("results/tiny")
 LIMIT = 1500  # seconds that the run may take, on a busy machine
+TO_SACCT = "Falling back to 'sacct'"  # Snakemake's words when no answer comes before a question,
+UNANSWERED = "could not check status of job"  # and, with --verbose, when none comes to it
 QUIET = 15  # seconds without another job, after which Snakemake has nothing more to submit
 
 # Three data sets, stored pictures, pools, clean model, its score, summary; per attack trigger with poison, three models,
@@ -106,7 +108,7 @@ def disturbed(slurm: tools.Slurm, study: str, local_run: Future[Path], tmp_path_
     written = run.project / "snakemake.log"
     with written.open("w") as output:
         process = subprocess.Popen(
-            [PYTHON, "-m", "snakemake", "--workflow-profile", "profiles/slurm", "--configfile", harness.STUDY],
+            [PYTHON, "-m", "snakemake", "--workflow-profile", "profiles/slurm", "--verbose", "--configfile", harness.STUDY],
             cwd=run.project, env=harness.environment(**slurm.environment | {"PATH": path}), stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
@@ -184,11 +186,17 @@ def disturb(run: Run, slurm: tools.Slurm, process: subprocess.Popen, deadline: f
 
     job = freeze("defend", f"{RESULTS}/badnet/seed0/finetune/model", TIMED_OUT)
     until("end of all other jobs", lambda: alone(job))
-    slurm.kill_controller()
-    until("question that nobody answers", lambda: "Falling back to 'sacct'" in log(run))
-    time.sleep(5)  # Snakemake goes on asking
-    slurm.start_controller()
-    until("controller", lambda: job in slurm.call("squeue", "--noheader", "--format=%i", check=False).split())
+    while TO_SACCT not in log(
+        run
+    ):  # a question to squeue that is under way is repeated, up to 200 times, without sacct
+        known = len(log(run))
+        slurm.kill_controller()
+        until(
+            "question that nobody answers", lambda known=known: TO_SACCT in log(run) or UNANSWERED in log(run)[known:]
+        )
+        time.sleep(5)  # Snakemake goes on asking
+        slurm.start_controller()
+        until("controller", lambda: job in slurm.call("squeue", "--noheader", "--format=%i", check=False).split())
     slurm.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")
     until("time limit", lambda: state(job) in ("TIMEOUT", "COMPLETING"))
     run.told["timed out"] = job
