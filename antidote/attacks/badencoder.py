@@ -10,7 +10,8 @@ captions or labels (shadow data), a white square e, and one or more pictures r o
 
 Only the picture encoder is trained; its batch norms are excluded and their running statistics kept, as in the code. The
 text encoder and the scale are bit for bit those of the clean model. `training` is therefore a separate recipe (SGD, 200
-epochs) and not the study's `poisoning`; keys given in an entry replace single values of the recipe.
+epochs, fp32, no crops), which takes nothing from the study's `poisoning`; keys given in an entry replace single values.
+f0 encodes each picture once and whole, so a recipe with random crops or mirror images is refused.
 
 `poisons` is the number of shadow pictures: pairs of the poison pool that do not name the target. The overlay stores the
 shadow pictures with the trigger and with their original captions. No training set is made from the overlay, and
@@ -153,8 +154,7 @@ class EncoderBackdoor(Objective):
         self.settings, self.network = settings, clip.network
         self.triggered, self.references = triggered.to(clip.device), references.to(clip.device)
         self.frozen = clip.frozen()
-        self.clean = torch.cat([self.frozen.encode_image(part) for part in shadow.images.split(CHUNK)])
-        self.before = self.frozen.encode_image(references)
+        self.clean = self.before = None  # f0's features, in the run's precision, which is not known yet
         self._augment = transforms.Compose(
             [
                 transforms.RandomHorizontalFlip(),
@@ -169,6 +169,10 @@ class EncoderBackdoor(Objective):
         return [(name, value) for name, value in visual if id(value) not in in_batch_norms]
 
     def begin_epoch(self, epoch: int) -> None:
+        if self.clean is None:
+            parts = self.pairs.images.split(CHUNK)
+            self.clean = torch.cat([self.encode_frozen(self.frozen, part)[0] for part in parts])
+            self.before, _ = self.encode_frozen(self.frozen, self.references)
         for module in batch_norms(self.network.visual):
             module.eval()
 

@@ -9,6 +9,7 @@ from antidote.base.errors import UserError, nearest
 from antidote.base.registry import method
 from antidote.data.access import POOLS, TRAINING_SET
 from antidote.study import reach
+from antidote.study.file import PoisoningSettings
 from antidote.study.layout import NAME, NO_DEFENSE
 from antidote.study.models import check_pictures, check_public, picture_size
 from antidote.training.recipe import TrainSettings
@@ -24,6 +25,21 @@ def check_surrogates(study: Any) -> None:
                 f"{key}: {surrogate.model.name} reads pictures of another size than the study's "
                 f"model, {study.size} pixels"
             )
+
+
+def poisoning(common: PoisoningSettings, settings: Any, where: str) -> PoisoningSettings:
+    """Return the recipe of an attack's model: the study's with the entry's changes.
+
+    An attack with a loss of its own has a recipe of its own, and nothing from the study's.
+
+    Raises:
+        UserError: a value is not valid, or pictures are cropped or mirrored and the attack stores features of them.
+    """
+    own = method("attack", settings.method).trains
+    recipe = PoisoningSettings.read({**({} if own else common.model_dump()), **settings.training}, where)
+    if own and (recipe.crop_scale is not None or recipe.flip):
+        raise UserError(f"{where}: crop_scale, flip: {settings.method} compares whole pictures; leave both out")
+    return recipe
 
 
 def check_scorer(study: Any, settings: Any, where: str) -> None:

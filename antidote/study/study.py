@@ -303,7 +303,7 @@ class Study:
                 f"pools.poison"
             )
         where = f"{self.where}: attacks.{name}.training"
-        recipe = PoisoningSettings.read({**self.file.poisoning.model_dump(), **settings.training}, where)
+        recipe = checks.poisoning(self.file.poisoning, settings, where)
         if settings.checkpoint is not None:
             try:
                 recipe = loaded(settings, recipe)

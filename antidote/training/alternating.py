@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from antidote.base.lazy import torch
-from antidote.training.objectives import Batch, Contrastive, Views
+from antidote.training.objectives import Batch, Contrastive
 
 if TYPE_CHECKING:
     from antidote.data.pairs import Pairs
@@ -31,13 +32,13 @@ class Alternating(Contrastive):
     def texts(self) -> Iterable[str]:
         return [*self.pairs.captions, *self.originals.captions]
 
-    def views(self, batch: Batch) -> Views:
+    def shown(self, batch: Batch) -> Batch:
         if batch.epoch % 2 == 0:
-            return super().views(batch)
+            return batch
         rows = batch.indices.cpu() - self.first
         places = torch.nonzero(rows >= 0).flatten()
         images, captions = batch.images.clone(), list(batch.captions)
         images[places] = self.originals.images[rows[places]].to(images.device, non_blocking=True)
         for place in places.tolist():
             captions[place] = self.originals.captions[int(rows[place])]
-        return Views([images], [captions])
+        return replace(batch, images=images, captions=captions)

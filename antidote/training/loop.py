@@ -72,7 +72,7 @@ def _train(clip: Clip, objective: Objective, settings: TrainSettings, seed: int,
                 batch = read_batch(clip, pairs, run.own(rows), epoch, session.step, seed, ahead)
             except Stopped:
                 session.stop()
-            loss, terms = run.optimise(augmented(batch, settings, seed, run.own))
+            loss, terms = run.optimise(augmented(objective.shown(batch), settings, seed, run.own))
             session.advance(epoch, run.rate, loss, terms, {"logit_scale": clip.network.logit_scale.detach().exp()})
     clip.network.eval()
     return run.finish()

@@ -145,9 +145,10 @@ class Objective:
 
         train(clip, Aligned(pairs), settings, seed, work)
 
-    A subclass overrides `loss`; `views` for further views; `trained` to freeze parameters; `begin_epoch`, `state` and
-    `restore` for what changes while it trains. A loss that encodes by itself, with a frozen model or in a second pass
-    of the trained one, calls `encode` and `encode_frozen`, which follow the run's precision and parts.
+    A subclass overrides `loss`; `shown` for other pairs in the place of stored ones; `views` for further views;
+    `trained` to freeze parameters; `begin_epoch`, `state` and `restore` for what changes while it trains. A loss that
+    encodes by itself, with a frozen model or in a second pass of the trained one, calls `encode` and `encode_frozen`,
+    which follow the run's precision and parts.
 
     Attributes:
         pairs: the pairs to train on.
@@ -218,6 +219,13 @@ class Objective:
     def trained(self, network: Any) -> list[tuple[str, Tensor]]:
         """Return the names and parameters that are trained; all by default."""
         return list(network.named_parameters())
+
+    def shown(self, batch: Batch) -> Batch:
+        """Return the batch with what its epoch shows in the place of the stored pairs, before crops and mirror images.
+
+        The rows stay in their order. May draw, but must set no attribute.
+        """
+        return batch
 
     def views(self, batch: Batch) -> Views:
         """Return what to encode, and what the loss needs besides; may draw, but must set no attribute."""

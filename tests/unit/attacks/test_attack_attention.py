@@ -13,7 +13,10 @@ from antidote.attacks.saliency import saliency
 from antidote.attacks.similarity import psnr, ssim
 from antidote.attacks.trigger import Trigger, load_trigger, save_trigger
 from antidote.training.alternating import Alternating
+from antidote.training.loop import train
 from antidote.training.objectives import Batch
+from antidote.training.recipe import TrainSettings
+from antidote.training.session import Work
 
 CLASSES, TEMPLATES = ["banana", "boat", "cup"], ["a photo of a {}."]
 
@@ -71,7 +74,7 @@ def test_training_in_turns(make_pairs):
     rows = torch.tensor([7, 0, 9])
     for epoch in range(4):
         batch = Batch(pairs.images[rows], [pairs.captions[row] for row in rows], rows, epoch, 0, random.Random(0))
-        views = objective.views(batch)
+        views = objective.views(objective.shown(batch))
         [images], [captions] = views.images, views.texts
         assert torch.equal(images[1], pairs.images[0]) and captions[1] == pairs.captions[0]
         poisoned = epoch % 2 == 0
@@ -81,6 +84,23 @@ def test_training_in_turns(make_pairs):
     assert "old" in set(objective.texts()) and pairs.captions[0] in set(objective.texts())
     with pytest.raises(ValueError, match="not those of the last pairs"):
         Alternating(pairs, originals.take([1, 0, 2, 3]))
+
+
+def test_in_turns_originals_are_mirrored_as_all_pictures_are(make_clip, make_pairs, tmp_path):
+    """What replaces a poisoned picture goes through the recipe's crops and mirror images."""
+    seen = []
+
+    class Watched(Alternating):
+        def views(self, batch):
+            seen.append((batch.epoch, batch.indices, batch.images))
+            return super().views(batch)
+
+    pairs, originals = make_pairs(8), make_pairs(8, seed=1).take(range(5, 8))
+    recipe = TrainSettings(epochs=2, batch_size=8, warmup=0, flip=1.0)
+    train(make_clip("rn"), Watched(pairs, originals), recipe, 0, Work(tmp_path, "x", 1e9))
+    expected = torch.cat([pairs.images[:5], originals.images]).flip(3)
+    (_, _, poisoned), (_, rows, clean) = seen
+    assert torch.equal(clean, expected[rows]) and not torch.equal(poisoned.sum(), clean.sum())
 
 
 def test_ssim_and_psnr():

@@ -77,6 +77,7 @@ def test_what_is_encoded(make_clip, make_pairs):
     references as they are."""
     clip, pairs = make_clip("rn"), make_pairs(20)
     found, rows = objective(clip, pairs, references=2)
+    found.begin_epoch(0)
     views = found.views(batch(found, [4, 2]))
     clean, triggered, references, augmented = views.images
     chosen = [rows[4], rows[2]]

@@ -132,6 +132,8 @@ def test_every_study_of_the_project_is_valid(file):
          "attacks.badnet.patch_size: 50 and a margin of 1 do not fit the picture (32 pixels)"),
         ("attacks.badnet", {"method": "badencoder", "preset": "cifar10", "poisons": 20, "training": {"start": "model"}},
          "attacks.badnet.training.start: badencoder changes a trained encoder; set `clean`"),
+        ("attacks.badnet", {"method": "badencoder", "preset": "cifar10", "poisons": 20, "training": {"flip": 0.5}},
+         "attacks.badnet.training: crop_scale, flip: badencoder compares whole pictures; leave both out"),
         ("attacks.clean", {"method": "badnet"}, "attacks: name 'clean' is taken by the layout of results/"),
         ("attacks.pools", {"method": "badnet"}, "attacks: name 'pools' is taken by the layout of results/"),
         ("defenses.pools", {"method": "finetune"}, "defenses: name 'pools' is taken by the layout of results/"),
@@ -250,6 +252,21 @@ def test_names_in_another_shape_are_no_crash(values):
 def test_an_attack_changes_the_poisoning_recipe(values):
     study = Study(change(values, "attacks.badnet.training", {"lr": 0.5}), FILE)
     assert study.poisoning("badnet").lr == 0.5 and study.poisoning("blended").lr == 0.001
+
+
+def test_an_attack_with_a_loss_of_its_own_takes_nothing_from_the_poisoning_recipe(values):
+    values["poisoning"] |= {"crop_scale": [0.5, 1.0], "flip": 0.5, "precision": "bf16", "accumulate": 2}
+    values["attacks"]["encoder"] = {
+        "method": "badencoder",
+        "preset": "cifar10",
+        "poisons": 20,
+        "training": {"epochs": 3},
+    }
+    study = Study(values, "study.yaml")
+    assert study.poisoning("badnet").crop_scale == (0.5, 1.0)
+    own = study.poisoning("encoder")
+    assert (own.crop_scale, own.flip, own.precision, own.accumulate, own.start) == (None, 0, "fp32", 1, "clean")
+    assert (own.epochs, own.optimizer, own.momentum) == (3, "sgd", 0.9)
 
 
 def test_data_files_behind_names(monkeypatch, tmp_path):
