@@ -8,11 +8,20 @@ from typing import Any
 from antidote.base.errors import UserError, nearest
 from antidote.base.registry import method
 from antidote.data.access import POOLS, TRAINING_SET
+from antidote.evaluation.probe import Probe
 from antidote.study import reach
 from antidote.study.file import PoisoningSettings
 from antidote.study.layout import NAME, NO_DEFENSE
 from antidote.study.models import check_pictures, check_public, picture_size
 from antidote.training.recipe import TrainSettings
+
+
+def check_together(study: Any) -> None:
+    """Raise UserError if parts of a study that are valid by themselves do not fit one another."""
+    check_evaluation(study)
+    check_detections(study)
+    check_adaptations(study)
+    check_batches(study)
 
 
 def check_surrogates(study: Any) -> None:
@@ -40,6 +49,22 @@ def poisoning(common: PoisoningSettings, settings: Any, where: str) -> Poisoning
     if own and (recipe.crop_scale is not None or recipe.flip):
         raise UserError(f"{where}: crop_scale, flip: {settings.method} compares whole pictures; leave both out")
     return recipe
+
+
+def check_evaluation(study: Any) -> None:
+    """Raise UserError if models are scored on a split that a pool is drawn from, whose pairs they may have seen.
+
+    A probe is trained on its split and scored on the evaluation's.
+    """
+    pools = study.file.pools
+    drawn = {pools.place(pool): name for name, pool in pools.pools().items()}
+    for key, part in study.file.evaluation.parts().items():
+        place = part.dataset, part.split
+        if place in drawn and not isinstance(part, Probe):
+            raise UserError(
+                f"{study.where}: {key}: {'/'.join(place)} is what pools.{pools.key(drawn[place])} is drawn from, and "
+                "models would be scored on pairs that they were trained on; choose a split without pools"
+            )
 
 
 def check_scorer(study: Any, settings: Any, where: str) -> None:

@@ -82,9 +82,7 @@ class Study:
         check_captions(self)
         self.blank = reach.blank(self.file.model.name, self.attacks, self.defenses)
         self.detectors = self._detectors()
-        checks.check_detections(self)
-        checks.check_adaptations(self)
-        checks.check_batches(self)
+        checks.check_together(self)
         self._named(check_lexicon, self.lexicon(), "lexicon")
 
     @property

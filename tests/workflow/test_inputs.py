@@ -40,7 +40,7 @@ def inputs(linked):
     changes = {
         "pools.inversion": {"split": "defense", "pairs": 20},
         "pools.defense": {"split": "defense", "pairs": 100},
-        "pools.shots": {"split": "test", "per_class": 1},
+        "pools.shots": {"split": "defense", "per_class": 1},
         "attacks": {
             "badnet": {"method": "badnet", "poisons": 20, "location": "center"},
             "siba": {"method": "siba", "poisons": 20},
@@ -95,7 +95,7 @@ def test_training(inputs):
 
 def test_an_attack_on_the_shots(inputs):
     """Its encoder is the clean reference; no defense of a CLIP applies to the classifier over it."""
-    shots = pools("shots") | split("test") | {"data/classes/scenes.json"} | model("clean/seed0")
+    shots = pools("shots") | split("defense") | {"data/classes/scenes.json"} | model("clean/seed0")
     trigger = {f"results/tiny/few/seed0/trigger/{file}" for file in ("trigger.json", "trigger.safetensors")}
     assert inputs["attack_shots few 0"] == shots | trigger
     assert inputs["few_shot_model few 0"] == shots | poison("few")
@@ -112,7 +112,7 @@ def test_a_defense_gets_the_model_and_what_its_access_grants(inputs):
     clean = suspicious | pools("defense") | split("defense")
     assert inputs["defend siba 0 finetune"] == clean
     assert inputs["defend siba 0 cleanclip"] == clean | {"data/lexicons/scenes.json"}
-    assert inputs["defend siba 0 probe"] == suspicious | pools("shots") | split("test") | WORDS
+    assert inputs["defend siba 0 probe"] == suspicious | pools("shots") | split("defense") | WORDS
     owned = pools("training", "poison") | split("train") | poison("siba")
     assert inputs["defend_with_finding siba 0 ubt"] == suspicious | owned
     defended = {file for job, files in inputs.items() if job.startswith("defend") for file in files}

@@ -58,7 +58,7 @@ CASES = [
     one("pools.poison.pairs", 60, "pool poison"),
     one("pools.defense.pairs", 150, "pool defense"),
     one("pools.poison.target_pairs", 2, "pool poison", "pool training"),  # scarce captions are given away first
-    one("pools.inversion", {"split": "test", "pairs": 5}),  # no trigger is fitted
+    one("pools.inversion", {"split": "defense", "pairs": 5}),  # no trigger is fitted
     # Training.
     one("pretraining.lr", 2e-3, "clean_model *"),
     one("pretraining.epochs", 2, "clean_model *"),

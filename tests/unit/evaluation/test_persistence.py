@@ -246,7 +246,7 @@ def study(adaptations, **more):
 )
 def test_a_wrong_adaptation_is_told_in_one_line(entry, message):
     values = study({"one": entry})
-    values["pools"]["further"] = {"shifted": {"split": "test", "pairs": 20}}
+    values["pools"]["further"] = {"shifted": {"split": "defense", "pairs": 20}}
     with pytest.raises(UserError, match=message) as error:
         Study(values, FILE)
     assert "\n" not in str(error.value)
@@ -270,7 +270,7 @@ def test_further_mistakes_around_adaptations():
         Study({**values, "defenses": {}}, FILE)
     for name, reason in (("defense", "is the name of another pool"), ("a.b", "may hold letters, digits, _ -")):
         values = study({"a": {"kind": "full"}})
-        values["pools"]["further"] = {name: {"split": "test", "pairs": 20}}
+        values["pools"]["further"] = {name: {"split": "defense", "pairs": 20}}
         with pytest.raises(UserError, match=f"pools: further: name '{name}' {reason}"):
             Study(values, FILE)
 
@@ -306,10 +306,13 @@ def test_a_margin_or_another_adaptation_changes_no_job():
 
 def test_a_further_pool_has_a_job_of_its_own():
     values = study({"a": {"kind": "other_domain", "pool": "shifted", "training": {"batch_size": 20}}})
-    values["pools"]["further"] = {"shifted": {"split": "test", "pairs": 20}}
+    values["pools"]["further"] = {"shifted": {"split": "defense", "pairs": 20}}
     found = Study(values, FILE)
     settings = PoolsSettings.read(json.loads(pool_slice(found, "shifted")), "pools")
-    assert settings.pools()["shifted"].pairs == 20 and settings.place(settings.pools()["shifted"]) == ("tiny", "test")
+    assert settings.pools()["shifted"].pairs == 20 and settings.place(settings.pools()["shifted"]) == (
+        "tiny",
+        "defense",
+    )
     assert "shifted" not in json.loads(pool_slice(found, "defense"))
     jobs, w = Jobs(found), SimpleNamespace(attack="badnet", defense="none", seed="0", adaptation="a")
     assert jobs.adaptation_pool(w) == ["results/tiny/pools/shifted.parquet"]

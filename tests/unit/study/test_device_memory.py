@@ -88,7 +88,12 @@ def test_invertunes_loss_encodes_the_whole_batch_also_in_parts():
 
 def test_badencoder_encodes_its_references_too():
     """256 pictures with and without the trigger, two references twice, no text; and a frozen copy."""
-    attack = {"method": "badencoder", "references": 2, "poisons": 9000, "training": {"accumulate": 4}}
+    attack = {
+        "method": "badencoder",
+        "references": 2,
+        "poisons": 9000,
+        "training": {"accumulate": 4, "precision": "bf16"},
+    }
     plan = study("paper", attacks={"b": attack})
     recipe = plan.poisoning("b")
     assert (recipe.batch_size, recipe.precision) == (256, "bf16")

@@ -24,7 +24,7 @@ WORDS = {"data/classes/scenes.json", "data/templates/scenes.json"}
 WIDE = {
     "pools.inversion": {"dataset": "tiny", "split": "defense", "pairs": 20},
     "pools.defense": {"dataset": "tiny", "split": "defense", "pairs": 100},
-    "pools.shots": {"dataset": "tiny", "split": "test", "per_class": 1},
+    "pools.shots": {"dataset": "tiny", "split": "defense", "per_class": 1},
     "surrogates": {"other": {"model": {"name": "tiny-rn"}, "seed": 7}},
     "attacks": {
         "badnet": {"method": "badnet", "poisons": 20, "location": "center"},
@@ -205,7 +205,7 @@ def test_a_defense_gets_what_its_access_grants(jobs):
     assert handed(jobs, "none") == set()
     assert handed(jobs, "finetune") == pools("defense") | split("defense")
     assert handed(jobs, "cleanclip") == pools("defense") | split("defense") | {"data/lexicons/scenes.json"}
-    assert handed(jobs, "probe") == pools("shots") | split("test") | WORDS
+    assert handed(jobs, "probe") == pools("shots") | split("defense") | WORDS
     owned = pools("training", "poison") | split("train") | poison("siba")
     assert handed(jobs, "ubt_oracle") == owned
     assert handed(jobs, "ubt") == owned | model("surrogates/other/seed0")
@@ -258,7 +258,7 @@ def test_what_a_model_is_scored_on():
     pictures = ["data/tiny/test/pictures-32.json", "data/tiny/train/pictures-32-50.json"]
     assert set(jobs.evaluated(w())) == split("test", "train") | set(pictures)
     del shift["classes"]
-    jobs = make({"evaluation.shifts": {"other": shift}})
+    jobs = make({"evaluation.shifts": {"other": shift}, "pools.defense": {"split": "train", "pairs": 40}})
     assert set(jobs.evaluated(w())) == split("test", "defense") | {pictures[0], "data/tiny/defense/pictures-32-9.json"}
 
 
@@ -340,7 +340,7 @@ def test_what_dvc_keeps_is_not_downloaded(tmp_path, monkeypatch):
 def test_pictures_and_pools(jobs):
     assert jobs.pictures_options(w(fit="32")) == "--size 32"
     assert jobs.pictures_options(w(fit="224-1000")) == "--size 224 --pictures 1000"
-    assert set(jobs.pool_indexes(w(pool="shots"))) == split("test")
+    assert set(jobs.pool_indexes(w(pool="shots"))) == split("defense")
     assert "without" not in jobs.pool_settings(w(pool="training"))
     assert jobs.pool_files("shots", "nothing") == ["results/tiny/pools/shots.parquet"]
     assert jobs.pool_options(w(pool="training")) == ""

@@ -128,6 +128,12 @@ def test_every_study_of_the_project_is_valid(file):
          "pools.inversion: is missing, and the trigger of 'badnet' is fitted on its pairs"),
         ("attacks.badnet", {"method": "carlini_terzis", "targets": ["bananna"]},
          "attacks.badnet.targets: 'bananna' is not among the 24 classes; did you mean 'banana'?"),
+        ("evaluation.split", "defense",
+         "evaluation: tiny/defense is what pools.defense is drawn from, and models would be scored on pairs that they were "
+         "trained on; choose a split without pools"),
+        ("evaluation.shifts", {"seen": {"dataset": "tiny", "split": "train"}},
+         "evaluation.shifts.seen: tiny/train is what pools.poison is drawn from, and models would be scored on pairs that "
+         "they were trained on; choose a split without pools"),
         ("attacks.badnet", {"method": "badencoder"},
          "attacks.badnet.patch_size: 50 and a margin of 1 do not fit the picture (32 pixels)"),
         ("attacks.badnet", {"method": "badencoder", "preset": "cifar10", "poisons": 20, "training": {"start": "model"}},
@@ -297,7 +303,7 @@ POOLS = [
     {
         "training": {"pairs": 100, "target_pairs": 3},
         "shots": {"per_class": 4},
-        "defense": {"pairs": 20, "split": "test"},
+        "defense": {"pairs": 20, "split": "defense"},
     },
 ]
 

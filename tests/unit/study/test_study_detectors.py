@@ -40,7 +40,7 @@ WIDE = {
     "pools.poison.target_pairs": 12,
     "pools.inversion": {"dataset": "tiny", "split": "defense", "pairs": 20},
     "pools.defense": {"dataset": "tiny", "split": "defense", "pairs": 100},
-    "pools.shots": {"dataset": "tiny", "split": "test", "per_class": 1},
+    "pools.shots": {"dataset": "tiny", "split": "defense", "per_class": 1},
 }
 
 
@@ -88,7 +88,7 @@ def test_sweeps():
 @pytest.mark.parametrize(("name", "fewest"), [("max_margin", 10), ("neural_cleanse", 3)])
 def test_a_detector_of_too_few_classes_is_named_before_any_training(monkeypatch, name, fewest):
     read, given = study_module.class_names, {"detectors": {"mine": {"method": name}}}
-    shots = {"pools.shots": {"dataset": "tiny", "split": "test", "per_class": 1}}
+    shots = {"pools.shots": {"dataset": "tiny", "split": "defense", "per_class": 1}}
     for count in (fewest - 1, fewest):
         named = [*read("scenes")[: count - 1], "banana"]
         monkeypatch.setattr(study_module, "class_names", lambda _, named=named: named)
