@@ -25,6 +25,7 @@ The defaults are IMBERT's numbers: its salience, K and `threshold` (its lambda).
 the code does not say; a reading is that the score of a triggered input is saturated and has small gradients, so that
 most clean inputs are left alone. CLIP's scores have another scale than BERT's: choose the threshold by the clean
 accuracy that it costs. With `threshold: null` all K patches are removed in every picture, at several times the cost.
+The other two saliences are decreases of the score, high where the trigger is; they take no threshold.
 `only_if_flips` (ours) leaves a picture unchanged if the masked picture gets the same class: top-1 measures do not
 change, and measures on features (retrieval, ASR@k) are not disturbed.
 """
@@ -34,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from antidote.clip.files import TRAINING_LOG
 from antidote.clip.model import Clip
@@ -58,13 +59,30 @@ class IMBERTSettings(DefenseSettings):
     threshold: float | None = Field(
         1.0,
         description="of the K patches, those with a salience below the threshold are masked, in units of the scores "
-        "s cos (IMBERT: 1, of BERT's logits); empty: all K",
+        "s cos (IMBERT: 1, of BERT's logits); empty: all K, and the only choice for the other saliences",
     )
     only_if_flips: bool = Field(
         False,
         description="mask only pictures whose class changes by masking (ours); does not change top-1 measures, but "
         "features, ASR@k and retrieval",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_by_default(cls, values: Any) -> Any:
+        """Leave the threshold out for saliences that are a decrease of the score, which is high for a trigger."""
+        if not isinstance(values, dict) or values.get("salience", "gradient") == "gradient":
+            return values
+        return {"threshold": None, **values}
+
+    @model_validator(mode="after")
+    def _threshold_of_the_norm(self) -> IMBERTSettings:
+        if self.salience != "gradient" and self.threshold is not None:
+            raise ValueError(
+                f"threshold: {self.threshold} would spare the patches with the most {self.salience}, the trigger's "
+                "among them; leave it empty"
+            )
+        return self
 
 
 class IMBERT(Defense):

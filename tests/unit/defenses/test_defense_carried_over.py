@@ -210,6 +210,15 @@ def test_saliences_are_what_they_say(make_clip, make_pairs, tmp_path):
         torch.testing.assert_close(first[:, row, column], (before - little) / 1e-5, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize("salience", ["gradient_input", "occlusion"])
+def test_saliences_that_mark_the_trigger_take_no_threshold(salience):
+    values = {"method": "imbert_clip", "salience": salience}
+    assert IMBERTSettings.read(values, "x").threshold is None and IMBERTSettings(salience=salience).threshold is None
+    assert IMBERTSettings.read({"method": "imbert_clip"}, "x").threshold == 1.0
+    with pytest.raises(UserError, match=rf"^x: threshold: 2.0 would spare the patches with the most {salience}, "):
+        IMBERTSettings.read({**values, "threshold": 2}, "x")
+
+
 def test_only_cells_below_the_threshold_are_masked():
     images, mean = torch.ones(1, 3, 4, 4), torch.zeros(3)
     salience = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]])
