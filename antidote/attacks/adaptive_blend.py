@@ -43,7 +43,10 @@ class AdaptiveBlendSettings(AttackSettings):
     poison_keys: ClassVar[tuple[str, ...]] = (*AttackSettings.poison_keys, "covers")
 
     method: Literal["adaptive_blend"] = "adaptive_blend"
-    blend_ratio: float = Field(0.2, gt=0, le=1, description="weight of the pattern in the blend (released code: 0.2)")
+    blend_ratio: float = Field(0.2, gt=0, le=1, description="weight of the pattern at test (released commands: 0.2)")
+    training_ratio: float = Field(
+        0.15, gt=0, le=1, description="weight of the pieces in a training picture (released commands: 0.15)"
+    )
     pieces: int = Field(16, ge=1, description="pieces of the pattern, a square number (released code: 16)")
     masked: float = Field(
         0.5, ge=0, lt=1, description="share of the pieces that a training picture does not show (released code: 0.5)"
@@ -96,7 +99,7 @@ class AdaptiveBlend(Attack):
         """Return the pictures (N, 3, size, size) uint8 of pairs with random pieces of the pattern."""
         images = pairs.images[:].float() / 255
         shown = torch.stack([self._shown(derive(seed, "pieces", key)) for key in pairs.keys])[:, None]
-        drawn = torch.lerp(images, self.tensors["pattern"].expand_as(images), self.settings.blend_ratio * shown)
+        drawn = torch.lerp(images, self.tensors["pattern"].expand_as(images), self.settings.training_ratio * shown)
         return drawn.mul(255).round().clamp(0, 255).to(torch.uint8)
 
     def _shown(self, seed: int) -> Tensor:

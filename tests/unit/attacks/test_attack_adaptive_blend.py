@@ -24,12 +24,22 @@ def frame(pairs):
 
 
 def test_training_pictures_show_half_of_the_pieces_and_test_pictures_all(make_pairs):
-    one, pairs = attack(make_pairs, blend_ratio=0.5)
+    one, pairs = attack(make_pairs, blend_ratio=0.5, training_ratio=0.5)
     whole = one.apply(pairs.images / 255, [0] * 12).mul(255).round().byte()
     same = (one.tensors["pictures"] == pairs.images).all(dim=1).view(12, 4, 8, 4, 8).all(dim=(2, 4))
     full = (one.tensors["pictures"] == whole).all(dim=1).view(12, 4, 8, 4, 8).all(dim=(2, 4))
     assert (same.sum(dim=(1, 2)) == 8).all() and torch.equal(full, ~same), "a piece is whole or absent"
     assert len({tuple(picture.flatten().tolist()) for picture in same}) > 6, "another half per picture"
+
+
+def test_the_pattern_is_weaker_in_training_than_at_test(make_pairs):
+    """The released commands train with 0.15 and test with 0.2."""
+    one, pairs = attack(make_pairs)
+    images, pattern = pairs.images / 255, one.tensors["pattern"]
+    training = torch.lerp(images, pattern.expand_as(images), 0.15).mul(255).round().byte()
+    shown = (one.tensors["pictures"] == training).all(dim=1).view(12, 4, 8, 4, 8).all(dim=(2, 4))
+    assert (shown.sum(dim=(1, 2)) == 8).all()
+    torch.testing.assert_close(one.apply(images, [0] * 12), torch.lerp(images, pattern.expand_as(images), 0.2))
 
 
 def test_covers_keep_their_captions(make_pairs):
