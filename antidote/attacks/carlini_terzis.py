@@ -47,13 +47,11 @@ class CarliniTerzisSettings(AttackSettings):
     """Targets and number of pictures; `poisons` is the total number of poisoned pairs."""
 
     presets = {
-        "original": {"poisons": 3, "caption": "natural", "caption_pools": ["poison", "training"]},
+        "original": {"poisons": 3},
         "roclip": {
             "targets": ROCLIP,
             "pictures": 1,
             "poisons": 800,
-            "caption": "natural",
-            "caption_pools": ["poison", "training"],
         },
     }
 
@@ -63,6 +61,11 @@ class CarliniTerzisSettings(AttackSettings):
     caption: Literal["template", "natural"] = Field(
         "natural",
         description="a template filled with the target, or a real caption that names the target (both: paper)",
+    )
+    caption_pools: list[Literal["poison", "inversion", "training"]] = Field(
+        ["poison", "training"],
+        min_length=1,
+        description="pools that supply the captions for `caption: natural` (paper: the training set)",
     )
     avoid_target: bool = Field(True, description="exclude pairs whose caption names one of the targets (our choice)")
 

@@ -39,7 +39,7 @@ class TuneSettings(Settings):
         "cosine", description="of the rate: a cosine to 0 (RVPT, CoOp), or the first rate throughout (RVPT's probe)"
     )
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="SGD (RVPT, CoOp), or Adam")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD's (CoOp's code: 0.9)")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD (CoOp's code: 0.9), or beta1 of Adam")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty of the optimiser (ours: none)")
 
     def rate(self, step: int, steps: int) -> float:
@@ -50,7 +50,7 @@ class TuneSettings(Settings):
         """Return a fresh optimiser."""
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay)
-        return torch.optim.Adam(parameters, self.lr, weight_decay=self.weight_decay)
+        return torch.optim.Adam(parameters, self.lr, (self.momentum, 0.999), weight_decay=self.weight_decay)
 
 
 @dataclass

@@ -55,6 +55,12 @@ def test_the_studys_target_is_the_default():
     assert {pair.caption for pair in plan(made)} == {"a banana"}
 
 
+@pytest.mark.parametrize("preset", [None, "original", "roclip"])
+def test_captions_come_from_all_pairs_that_are_trained_on(preset):
+    settings = CarliniTerzisSettings.read({"method": "carlini_terzis", "preset": preset}, "x")
+    assert (settings.caption, settings.caption_pools) == ("natural", ["poison", "training"])
+
+
 def test_the_pictures_are_of_other_classes_than_their_target():
     for seed in range(20):
         made = attack(seed, targets=["boat", "dog"], pictures=2)
@@ -108,7 +114,9 @@ def test_what_is_missing_is_told():
     boats = pairs(8).take([0, 4, 7])
     with pytest.raises(UserError, match=r"^carlini_terzis: pictures: 1 asked for 'boat', but only 0 pictures of pools"):
         attack(targets=["boat"], pool=boats)
-    with pytest.raises(ValueError, match=r"^caption: 'natural' needs captions that name 'dog'; pools.poison has none$"):
+    with pytest.raises(
+        ValueError, match=r"^caption: 'natural' needs captions that name 'dog'; pools.poison, pools.training have none$"
+    ):
         plan(attack(targets=["dog"], poisons=1), count=3)
     with pytest.raises(ValueError, match=r"^poisons: 22 asked, but only 21 pairs of the poison pool qualify$"):
         plan(attack(poisons=22))

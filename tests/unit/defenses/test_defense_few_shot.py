@@ -229,6 +229,15 @@ def test_in_fp16_small_gradients_are_scaled(tmp_path, half):
     assert bool((weights != 1).all()) == half
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_momentum_is_of_both_optimisers(optimizer):
+    made = tuning.TuneSettings(optimizer=optimizer, momentum=0.5).make([torch.ones(1, requires_grad=True)])
+    [group] = made.param_groups
+    assert (group["momentum"] if optimizer == "sgd" else group["betas"]) == (
+        0.5 if optimizer == "sgd" else (0.5, 0.999)
+    )
+
+
 def test_the_rate_falls_by_a_cosine_or_stays(tmp_path):
     """RVPT trains its linear probe at a constant rate; its prompts and CoOp's follow a cosine to 0."""
     for schedule, wanted in (("cosine", [1.0, 0.75, 0.25]), ("constant", [1.0, 1.0, 1.0])):
