@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from antidote.summary.finished import Finished
-from antidote.summary.tables import loss
+from antidote.summary.tables import losses_by_defense
 
 ROUNDING = 1e-7  # percentage points
 Defenses = Mapping[Hashable, tuple[Sequence[str], Iterable[str]]]
@@ -69,11 +69,11 @@ def common_losses(
         seeds: over which the losses are means.
         shifts: added to the losses of some defenses.
     """
-    losses = list(_curves(done, defenses, seeds, shifts).values())
-    if any(one.empty for one in losses):
+    curves = list(_curves(done, defenses, seeds, shifts).values())
+    if any(one.empty for one in curves):
         return None
-    most = min(100 * done.study.file.accuracy_budget, *(float(one.max()) for one in losses))
-    return min(most, max(float(one.min()) for one in losses)), most
+    most = min(100 * done.study.file.accuracy_budget, *(float(one.max()) for one in curves))
+    return min(most, max(float(one.min()) for one in curves)), most
 
 
 def at_losses(
@@ -120,7 +120,7 @@ def _portion(losses: pd.Series, ends: tuple[float, float]) -> Portion:
 def _losses(done: Finished, entries: Sequence[str], attacks: Iterable[str], seeds: Sequence[int]) -> pd.Series:
     """Return the loss of CA@1 by measured entry in percentage points, the largest over the attacks."""
     cells = done.cells[done.cells["seed"].astype(int).isin(seeds)]
-    by_attack = [pd.Series({entry: 100 * loss(cells, attack, entry) for entry in entries}) for attack in attacks]
+    by_attack = [100 * losses_by_defense(cells, attack).reindex(list(entries)) for attack in attacks]
     return pd.concat(by_attack, axis=1).max(axis=1, skipna=False).dropna()
 
 

@@ -21,7 +21,7 @@ from antidote.summary.finished import Finished
 from antidote.summary.further import further_figures, study_files
 from antidote.summary.page import duration
 from antidote.summary.relations import parse
-from antidote.summary.tables import CONTROL, loss, percent
+from antidote.summary.tables import CONTROL, losses_by_defense, percent
 from antidote.summary.text import RECONSTRUCTION, escaped
 from antidote.summary.verdicts import (
     FAILS,
@@ -257,14 +257,14 @@ def _defenses(done: Finished) -> list[tuple[str, str, tuple[bool, float], list[s
         first = measured.iloc[0]
         label = ", ".join(filter(None, [done.study.defenses[entry].label or defense, first["setting"]]))
         asr = measured["asr1_mean"]
-        losses = measured["attack"].map(lambda attack, name=entry: loss(done.cells, attack, name))
+        lost = max(losses_by_defense(done.cells, attack)[entry] for attack in measured["attack"])
         beyond = bool((measured["within"] != "yes").any())
         row = [
             first["access"],
             escaped(label) + (f" {RECONSTRUCTION}" if first["reconstruction"] == "yes" else ""),
             f"{percent(asr.max())} ({measured.loc[asr.idxmax(), 'attack']})",
             percent(asr.mean()),
-            percent(losses.max()) + (" (outside the budget)" if beyond else ""),
+            percent(lost) + (" (outside the budget)" if beyond else ""),
             _seconds(done, measured),
             _sure(done, measured),
         ]

@@ -49,8 +49,8 @@ def summarise(cells: pd.DataFrame, plan: SummarySettings) -> pd.DataFrame:
         mine = table["attack"] == attack.name
         gate, reason = _gate(table[mine].iloc[0], plan)
         table.loc[mine, "gate"], table.loc[mine, "gate_reason"] = gate, reason
-        losses = table.loc[mine, "defense"].map(lambda defense, name=attack.name: loss(cells, name, defense))
-        table.loc[losses.index[losses <= plan.accuracy_budget + ROUNDING], "within"] = "yes"
+        lost = table.loc[mine, "defense"].map(losses_by_defense(cells, attack.name))
+        table.loc[lost.index[lost <= plan.accuracy_budget + ROUNDING], "within"] = "yes"
         for _, swept in table[mine & (table["sweep"] != "")].groupby("sweep", sort=False):
             table.loc[_picked(swept), "picked"] = "yes"
         compared = mine & ((table["sweep"] == "") | (table["picked"] == "yes")) & (table["access"] != CONTROL)
@@ -79,11 +79,13 @@ def with_disputes(table: pd.DataFrame, disputed: Collection[tuple[str, str]]) ->
     return table.assign(gate_reason=table["gate_reason"].mask(unknown, "the cell without a defense is disputed"))
 
 
-def loss(cells: pd.DataFrame, attack: str, defense: str) -> float:
-    """Return the loss of CA@1 against the undefended model, a fraction, as a mean over the seeds that have both."""
-    mine = cells[(cells["attack"] == attack) & cells["defense"].isin([NO_DEFENSE, defense])]
-    ca = mine.set_index(["seed", "defense"])["ca1"].unstack()
-    return float((ca[NO_DEFENSE] - ca[defense]).mean()) if defense in ca and NO_DEFENSE in ca else float("nan")
+def losses_by_defense(cells: pd.DataFrame, attack: str) -> pd.Series:
+    """Return by defense the loss of CA@1 against the undefended model, a fraction, as a mean over seeds that have both.
+
+    A defense without any such seed has no value or NaN.
+    """
+    ca = cells[cells["attack"] == attack].pivot(index="seed", columns="defense", values="ca1")
+    return ca.rsub(ca[NO_DEFENSE], axis=0).mean() if NO_DEFENSE in ca else pd.Series(dtype=float)
 
 
 def _row(cells: pd.DataFrame, cell: tuple[str, str], plan: SummarySettings) -> dict:
