@@ -10,8 +10,8 @@ What a 32-pixel model allows: it has scattered pixels that are a natural trigger
 of 6 x 6 has (0.035 of the picture). In trials of this search on the track `tiny` with a likeness of 0.95, two starts
 and batches of 16, PL1 is 0.044, 0.047, 0.048 and 0.070 on four clean models, 0.015, 0.021 and 0.054 on three with
 BadNet, 0.039 on one with BadCLIP and 0.039 on one with Blended. On the model with 0.054 the search ends at a natural
-trigger and misses the planted one, with the settings below as well (0.063). All are below the paper's 0.1, so that its
-threshold flags every model here.
+trigger and misses the planted one, with the settings below as well (0.063). All are below the paper's 0.1, whose
+threshold flags every model of these trials; with the settings below it flags seven of ten clean ones.
 
 Ours: `likeness` is relative to the clean pictures' own likeness; several searches start from different patterns, and
 the smallest mask counts; a weight of the mask that changes a little in every step; a constant rate; logits with a

@@ -208,7 +208,11 @@ def test_every_example_of_the_page_runs(place):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), flags=re.DOTALL)
     program = "\n".join(blocks)
     assert all(f"api.{name}(" in program for name in ("load", "audit", "scan", "inspect", "clean", "evaluate"))
-    exec(compile(program, "docs/python.md", "exec"), {})
+    names = {}
+    exec(
+        compile(program.replace("found = api.audit(", "found = audited = api.audit("), "docs/python.md", "exec"), names
+    )
+    assert [one.left_out for one in names["audited"].findings] == [""], "the page's example gets a score"
     assert {"audit", "cleaned", "inspected", "scan"} <= {path.name for path in place.iterdir()}
 
 
