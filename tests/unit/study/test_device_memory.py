@@ -57,7 +57,7 @@ def test_orders_of_magnitude_on_resnet_50():
     found = estimated(study("paper"))
     search = found["defenses.invertune"]
     assert 8e9 < search < 10e9, "four searches of 16 pictures"
-    assert found["defenses.imbert_clip"] == search and 0.5 * search < found["defenses.cbpt"] < 0.6 * search
+    assert found["defenses.imbert_clip_threshold1"] == search and 0.5 * search < found["defenses.cbpt"] < 0.6 * search
     assert found["persistence.projection"] < found["evaluation"] < found["defenses.linear_probe"] < search
     assert 2 * search > found["attacks.siba.fit"] > 1.5 * search, "128 pictures"
     assert found["persistence.full"] == found["poisoning"], "the same batch"
