@@ -46,9 +46,11 @@ class ScoredSet(Settings):
 
     Attributes:
         looks: how often a cell encodes each of the pictures, clean or triggered.
+        held_out: whether no pool may be drawn from the split, since models may have seen a pool's pairs.
     """
 
     looks: ClassVar[int] = 2
+    held_out: ClassVar[bool] = True
 
     dataset: str = Field(description="a labelled dataset")
     split: str = Field(description="one of its splits")

@@ -31,6 +31,7 @@ HISTORY = 10  # steps that L-BFGS remembers (scikit-learn's number)
 class Probe(ScoredSet, Measure):
     """Clean labelled pictures, of the evaluation's classes, that a linear probe is fitted on for every cell."""
 
+    held_out = False  # it is trained on them, and scored on the evaluation's
     split: str = Field(description="one of its splits, not that of the evaluation")
     c: float = Field(
         31.6,

@@ -8,7 +8,6 @@ from typing import Any
 from antidote.base.errors import UserError, nearest
 from antidote.base.registry import method
 from antidote.data.access import POOLS, TRAINING_SET
-from antidote.evaluation.probe import Probe
 from antidote.study import reach
 from antidote.study.file import PoisoningSettings
 from antidote.study.layout import NAME, NO_DEFENSE
@@ -52,15 +51,12 @@ def poisoning(common: PoisoningSettings, settings: Any, where: str) -> Poisoning
 
 
 def check_evaluation(study: Any) -> None:
-    """Raise UserError if models are scored on a split that a pool is drawn from, whose pairs they may have seen.
-
-    A probe is trained on its split and scored on the evaluation's.
-    """
+    """Raise UserError if models are scored on a split that a pool is drawn from, whose pairs they may have seen."""
     pools = study.file.pools
     drawn = {pools.place(pool): name for name, pool in pools.pools().items()}
     for key, part in study.file.evaluation.parts().items():
         place = part.dataset, part.split
-        if place in drawn and not isinstance(part, Probe):
+        if part.held_out and place in drawn:
             raise UserError(
                 f"{study.where}: {key}: {'/'.join(place)} is what pools.{pools.key(drawn[place])} is drawn from, and "
                 "models would be scored on pairs that they were trained on; choose a split without pools"

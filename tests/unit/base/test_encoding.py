@@ -32,9 +32,11 @@ def in_ascii(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
 def study(**more) -> dict:
     return {
         "study": "letters", "target": "banana", "model": {"name": "tiny-rn"},
-        "datasets": {"own": {"source": "scenes", "splits": {"train": {"pairs": 16, "seed": 1}}}},
+        "datasets": {
+            "own": {"source": "scenes", "splits": {name: {"pairs": 16, "seed": i} for i, name in enumerate(["train", "test"])}}
+        },
         "pools": {"training": {"dataset": "own", "split": "train", "pairs": 8}, "poison": {"pairs": 8}},
-        "evaluation": {"dataset": "own", "split": "train", "classes": "scenes", "templates": "scenes"},
+        "evaluation": {"dataset": "own", "split": "test", "classes": "scenes", "templates": "scenes"},
         "attacks": {"badnet": {"method": "badnet", "label": WORD, "patch_size": 6, "poisons": 4}}, "defenses": {},
         "pretraining": {"batch_size": 8}, "poisoning": {"batch_size": 8}, **more,
     }  # fmt: skip

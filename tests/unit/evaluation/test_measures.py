@@ -62,7 +62,7 @@ def test_a_measure_that_is_not_asked_for_belongs_to_no_job():
 def test_persistence_does_not_depend_on_measures():
     values = {**read_mapping(str(ROOT / STUDY)), "persistence": {"adaptations": {"a": {"kind": "full"}}}}
     plain = Study(values, STUDY)
-    values["evaluation"] = {**values["evaluation"], **{k: v for k, v in ASKED.items() if k != "shifts"}}
+    values["evaluation"] |= {k: v for k, v in ASKED.items() if k != "shifts"} | {"retrieval": {**SETS, "split": "test"}}
     assert adaptation_slice(Study(values, STUDY), "a") == adaptation_slice(plain, "a")
     measures = {kind.__module__ for kind in EvaluationSettings.measure_classes().values()}
     assert measures <= reachable("scripts.evaluate") and not measures & reachable("scripts.persistence")
@@ -197,12 +197,13 @@ from antidote.study.study import Study
 
 values = read_mapping("tests/studies/tiny.yaml")
 values["persistence"] = {"adaptations": {"a": {"kind": "full"}}}
+values["datasets"]["tiny"]["splits"]["more"] = {"pairs": 20, "seed": 4}
 plain = Study(values, "s")
-values["evaluation"]["brightness"] = {"dataset": "tiny", "split": "defense", "pictures": 5}
+values["evaluation"]["brightness"] = {"dataset": "tiny", "split": "more", "pictures": 5}
 study = Study(values, "s")
 assert "brightness" not in plain.evaluated.slice()
 assert adaptation_slice(study, "a") == adaptation_slice(plain, "a")
-assert ("tiny", "defense", "32-5") in [(part.dataset, part.split, study.fit(part)) for part in study.scored()]
+assert ("tiny", "more", "32-5") in [(part.dataset, part.split, study.fit(part)) for part in study.scored()]
 shifts = {"brightness": {"dataset": "tiny", "split": "train"}}
 try:
     Study({**values, "evaluation": {**values["evaluation"], "shifts": shifts}}, "s")
@@ -210,7 +211,7 @@ except UserError as error:
     assert "the name 'brightness' is taken by columns of other figures" in str(error)
 else:
     raise AssertionError("a shift has the column of a measure")
-for split in ("test", "defense"):
+for split in ("test", "more"):
     ingest.write(dataset_settings("tiny", values["datasets"]), "tiny", split, Path("data/tiny") / split)
 save_model(Path("model"), create_model(ModelSettings(name="tiny-rn"), 0), {})
 kind = method("attack", "badnet")

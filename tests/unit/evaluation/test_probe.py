@@ -93,12 +93,13 @@ def study(**evaluation):
 
 def test_a_study_names_probe_and_retrieval():
     found = study(
-        probe={"dataset": "tiny", "split": "train", "pictures": 50}, retrieval={"dataset": "tiny", "split": "defense"}
+        probe={"dataset": "tiny", "split": "train", "pictures": 50},
+        retrieval={"dataset": "tiny", "split": "test", "pictures": 9},
     )
     assert [(part.split, found.fit(part)) for part in found.scored()] == [
-        ("test", "32"), ("defense", "32"), ("train", "32-50")
+        ("test", "32"), ("test", "32-9"), ("train", "32-50")
     ]  # fmt: skip
-    assert {("tiny", "train"), ("tiny", "defense")} <= set(found.splits())
+    assert {("tiny", "train"), ("tiny", "test")} <= set(found.splits())
     plain = study()
     assert not {"probe", "retrieval", "precision"} & set(read_mapping(plain.evaluated.slice()))
 
