@@ -268,7 +268,7 @@ def chain(
     pairs = ["pool training", "pool poison", train]
     jobs: dict[str, list[str]] = {train: [], defense: [], test: []}
     scored = {f"pictures tiny {fit}": [f"dataset tiny {fit.split()[0]}"] for fit in pictures}
-    jobs |= scored
+    jobs |= scored | {dataset: [] for [dataset] in scored.values()}
     jobs |= {"pool training": [train], "pool poison": [train], "pool defense": [defense]}
     scores = []
     for s in seeds:

@@ -25,6 +25,7 @@ def one(key: str, value: object, *direct: str, **more) -> Case:
 MODEL = {"embed_dim": 96, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
          "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 1}}  # fmt: skip
 LARGER = {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], "image_size": 64}}
+OTHER = {"pairs": 96, "seed": 4}
 NEW_ATTACK = {"method": "badnet", "patch_size": 4, "location": "center", "poisons": 24}
 NEW_DEFENSE = {"method": "cleanclip", "training": {"epochs": 1, "batch_size": 32, "lr": 1e-3}}
 
@@ -68,9 +69,11 @@ CASES = [
     one("evaluation.pictures", 50, "pictures *", *SCORES, jobs=chain(pictures=("test 32-50",))),
     one("evaluation.batch_size", 64, *SCORES),
     one("evaluation.bootstrap", 200, *SCORES),
-    one("evaluation.split", "defense", "pictures *", *SCORES, jobs=chain(pictures=("defense 32",))),
-    one("evaluation.shifts", {"other": {"dataset": "tiny", "split": "defense"}}, "pictures tiny defense *", *SCORES,
-        jobs=chain(pictures=("test 32", "defense 32"))),
+    changed("evaluation.split", {"datasets.tiny.splits.other": OTHER, "evaluation.split": "other"}, "dataset tiny other",
+            "pictures *", *SCORES, jobs=chain(pictures=("other 32",))),
+    changed("evaluation.shifts", {"datasets.tiny.splits.other": OTHER,
+                                  "evaluation.shifts": {"dark": {"dataset": "tiny", "split": "other"}}},
+            "dataset tiny other", "pictures tiny other *", *SCORES, jobs=chain(pictures=("test 32", "other 32"))),
     one("evaluation.resistance", {"pictures": 20}, *SCORES),
     one("evaluation.precision", "bf16", *SCORES),
     one("evaluation.precision", "fp32"),
