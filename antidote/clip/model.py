@@ -132,7 +132,7 @@ class Clip:
         if self._table is not None:
             tokens = self._table[tokens.cpu()]
             if tokens.min() < 0:
-                raise KeyError("a text holds words that the objective did not announce")
+                raise KeyError("a text holds words that the objective did not announce; return it from `texts`")
         if not self.causal:
             return F.normalize(network.encode_text(tokens.to(self.device, non_blocking=True)).float(), dim=-1)
         ends = tokens.argmax(dim=-1)

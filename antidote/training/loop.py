@@ -163,7 +163,10 @@ class _Run:
             parts = zip([*image_features, *text_features], totals, strict=True)
             whole = [parallel.gathered(features, total) for features, total in parts]
             image_features, text_features = whole[: len(image_features)], whole[len(image_features) :]
-        return self.objective.loss(image_features, text_features, self.clip.network.logit_scale.exp(), batch)
+        found = self.objective.loss(image_features, text_features, self.clip.network.logit_scale.exp(), batch)
+        if not _is_loss(found):
+            raise TypeError(f"{type(self.objective).__name__}.loss: should return a scalar tensor and a dict of such")
+        return found
 
     def _backward(self, batch: Batch, images: list[Tensor], texts: list[list[str]]):
         """Encode all views in one pass, as CleanCLIP does, so that batch norm sees them together."""
@@ -278,3 +281,10 @@ def _mendable() -> Iterator[None]:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"compile: torch.compile cannot do it ({reason}); leave it out, or mend that") from None
         raise
+
+
+def _is_loss(found: Any) -> bool:
+    """Return whether an objective's `loss` returned a scalar tensor and a dict of scalar tensors."""
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)):
+        return False
+    return all(torch.is_tensor(one) and one.dim() == 0 for one in (found[0], *found[1].values()))

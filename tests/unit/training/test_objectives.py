@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from antidote.training import parallel
+from antidote.training.loop import train
 from antidote.training.objectives import Batch, Contrastive, Encoding, Objective
+from antidote.training.recipe import TrainSettings
+from antidote.training.session import Work
 
 
 def features(count, width=6, seed=0, dtype=torch.double):
@@ -138,3 +141,16 @@ def test_a_frozen_copy_shares_what_was_tokenised(make_clip):
     clip.tokenize(["a red banana"])
     assert "a red banana" in frozen._tokens and frozen.network is not clip.network
     assert not any(p.requires_grad for p in frozen.network.parameters())
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda x: x, lambda x: x.sum(), lambda x: (x.sum(), {"x": x}), lambda x: (x.sum(), {"x": 1.0})]
+)
+def test_a_loss_of_another_form_is_named(make_clip, make_pairs, tmp_path, wrong):
+    class Odd(Contrastive):
+        def loss(self, images, texts, scale, batch):
+            return wrong(images[0].sum(dim=1))
+
+    recipe = TrainSettings(epochs=1, batch_size=8, warmup=0)
+    with pytest.raises(TypeError, match=r"^Odd\.loss: should return a scalar tensor and a dict of such$"):
+        train(make_clip("rn"), Odd(make_pairs(8)), recipe, 0, Work(tmp_path, "x", 1e9))
