@@ -99,7 +99,8 @@ class Population:
         generator = np.random.default_rng(1)
         total = sum(np.clip(self.means + self.spreads * generator.standard_normal(self.means.shape), 0, 1)
                     for _ in range(TRUTH))  # fmt: skip
-        return self._with(total / TRUTH, equal=True)
+        same = self._with(total / TRUTH).cells
+        return self._with(same.groupby(CELL)[self.rates].transform("mean").to_numpy())
 
     def _deviations(self, generator: np.random.Generator) -> np.ndarray:
         """Return (cells, rates) deviations from the means."""
@@ -112,11 +113,9 @@ class Population:
         by_seed = {cell: measured[rows] for cell, rows in self.done.cells.groupby(names).indices.items()}
         return np.stack([weights[self.places[i], : len(by_seed[name])] @ by_seed[name] for i, name in enumerate(names)])
 
-    def _with(self, rates: np.ndarray, equal: bool = False) -> Finished:
+    def _with(self, rates: np.ndarray) -> Finished:
         cells = self.done.cells.copy()
         cells[self.rates] = rates
-        if equal:
-            cells[self.rates] = cells.groupby(CELL)[self.rates].transform("mean")
         return dataclasses.replace(self.done, cells=cells, table=summarise(cells, self.plan))
 
 

@@ -186,9 +186,8 @@ def disturb(run: Run, slurm: tools.Slurm, process: subprocess.Popen, deadline: f
 
     job = freeze("defend", f"{RESULTS}/badnet/seed0/finetune/model", TIMED_OUT)
     until("end of all other jobs", lambda: alone(job))
-    while TO_SACCT not in log(
-        run
-    ):  # a question to squeue that is under way is repeated, up to 200 times, without sacct
+    # A question to squeue that is under way is repeated, up to 200 times, without sacct: then the controller dies again.
+    while TO_SACCT not in log(run):
         known = len(log(run))
         slurm.kill_controller()
         until(
