@@ -9,8 +9,9 @@ the abstract pulls triggered pictures together and away from clean pictures (`po
 natural optima; on the embedded data it found a patch attack's trigger in none of three draws. The default is ours: one
 inversion per candidate class, towards the class's text embedding; the `dummy_triggers` smallest working triggers are
 kept, because a backdoor's target needs the smallest mask. If there are more classes than `candidates`, screening
-chooses the classes by the same rule after fewer steps towards each class. With `positives: pictures`, the negatives of
-a further trigger include the features under all earlier triggers.
+chooses the classes by the same rule after fewer steps towards each class, many classes at once on the same pictures
+(`antidote/training/patches.py`). With `positives: pictures`, the negatives of a further trigger include the features
+under all earlier triggers.
 
 Step 2 is the tuning of a context V_c per class c in place of "a photo of a": t_c = f_T(V_c, name of c),
 
@@ -23,6 +24,7 @@ equal.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -39,7 +41,17 @@ from antidote.clip.configs import NEEDS_CAUSAL_TEXT, causal_text
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.defenses.base import Defense, DefenseSettings, Held
-from antidote.training.inversion import InversionSettings, Inverted, Together, TowardClass, candidates, invert, under
+from antidote.training.inversion import (
+    InversionSettings,
+    Inverted,
+    Together,
+    TowardClass,
+    invert,
+    ranking,
+    under,
+    used_rows,
+)
+from antidote.training.patches import SearchSettings, at_once, search, toward
 from antidote.training.prompts import ClassPrompts, full_length
 from antidote.training.session import Report, Work
 from antidote.training.tuning import ENCODED, Task, TuneSettings, check_shots, frozen_features, part, tune
@@ -51,6 +63,22 @@ PARTS = re.compile(r"[^\W\d_]+|\d|[^\w\s]+|_+")  # each match is at least one to
 AROUND = 4  # tokens beside the words of a context: start, a class name, full stop, end
 
 
+class ScreeningSettings(SearchSettings):
+    """Searches with the recipe and the precision of an inversion."""
+
+    precision: str = "fp32"
+    inversion: TuneSettings = TuneSettings()
+
+    @property
+    def encoded_in(self) -> str:
+        return self.precision
+
+    def recipe(self, pictures: int) -> TuneSettings:
+        size = min(self.batch_size, pictures)
+        epochs = math.ceil(self.steps / max(1, pictures // size))
+        return self.inversion.model_copy(update={"batch_size": size, "epochs": epochs})
+
+
 class CBPTSettings(InversionSettings, DefenseSettings):
     """All numbers are ours, except where a source is named."""
 
@@ -58,6 +86,19 @@ class CBPTSettings(InversionSettings, DefenseSettings):
     dummy_triggers: int = Field(
         1, ge=1, description="number of triggers kept; with `positives: text`, of the candidates' triggers (CBPT: one)"
     )
+    candidates: int = Field(
+        8,
+        ge=1,
+        description="`text` only: number of classes with an inversion; of more classes, screening chooses those with "
+        "the smallest working trigger",
+    )
+    screening_steps: int = Field(
+        300,
+        ge=1,
+        description="steps of the short inversion per class, for screening: a target's mask is the smallest once the "
+        "masks have shrunk, on small models after 100 to 300",
+    )
+    screening_batch: int = Field(16, ge=2, description="pictures per screening step")
     context: str = Field("a photo of a", description="initial words of the class-wise contexts (CoOp)")
     trigger_weight: float = Field(1.0, ge=0, description="weight of the loss on triggered pictures")
     anchor_weight: float = Field(1.0, ge=0, description="weight of the distance to the zero-shot class embeddings")
@@ -65,6 +106,13 @@ class CBPTSettings(InversionSettings, DefenseSettings):
     tuning: TuneSettings = Field(
         TuneSettings(), description="recipe for the contexts: SGD 0.002, cosine, batch 32 (CoOp)"
     )
+
+    @property
+    def screening(self) -> ScreeningSettings:
+        """Settings of the screening's searches, those of the inversion but for steps and batch."""
+        names = ScreeningSettings.model_fields.keys() & type(self).model_fields
+        shared = {name: getattr(self, name) for name in sorted(names)}
+        return ScreeningSettings(**shared, steps=self.screening_steps, batch_size=self.screening_batch)
 
     def check(self, model: Mapping[str, Any]) -> None:
         window, words = model["text_cfg"].get("context_length", 77), len(PARTS.findall(self.context))
@@ -100,7 +148,9 @@ class CBPT(Defense):
     @classmethod
     def held(cls, settings: CBPTSettings, model: Mapping[str, Any], classes: int) -> Sequence[Held]:
         screened = settings.positives == "text" and classes > settings.candidates
-        inverted = max(settings.inversion.batch_size, settings.screening_batch if screened else 0)
+        size = model["vision_cfg"]["image_size"]
+        at_a_time = settings.screening_batch * at_once(settings.screening.together, settings.screening_batch, size)
+        inverted = max(settings.inversion.batch_size, at_a_time if screened else 0)
         texts = min(settings.classes_per_step, classes) * full_length(settings.context, model)
         return (
             Held(pictures=inverted, precision=settings.precision),
@@ -192,6 +242,37 @@ class _Found:
     triggered: Tensor
     steps: int
     candidates: list[dict]
+
+
+def candidates(
+    clip: Clip, images: Tensor, texts: Tensor, settings: CBPTSettings, seed: int, work: Work
+) -> tuple[list[int], int]:
+    """Return the classes to invert a trigger for, and the number of screening steps.
+
+    If there are more than `settings.candidates` classes, screening inverts a trigger towards each class for a few steps
+    and keeps the classes with the smallest working trigger; classes without one come last, by their loss. The loss
+    alone says little once a trigger works: the mask of every class then shrinks until its trigger nearly fails. A
+    single inversion without a class would find other classes, which only large patterns reach.
+
+    Args:
+        clip: the suspicious model.
+        images: uint8 (N, 3, H, W).
+        texts: class embeddings (C, D).
+        settings: settings of the defense.
+        seed: seed of the screening.
+        work: folder, identity and checkpoint interval of the job.
+    """
+    classes, screening = len(texts), settings.screening
+    if classes <= settings.candidates:
+        return list(range(classes)), 0
+    generator = torch.Generator().manual_seed(derive(seed, "pictures"))
+    size = min(settings.screening_batch, len(images))
+    rows, epochs = used_rows(len(images), settings.screening_steps, size, generator)
+    goals = toward(texts, settings.temperature)
+    found = search(clip, images[rows], goals, settings.hit_rate, classes, screening, seed, part(work, "screening"))
+    works, areas, losses = (one.tolist() for one in (found.works, found.areas, found.goals))
+    order = sorted(range(classes), key=lambda kind: ranking(works[kind], areas[kind], losses[kind]))
+    return sorted(order[: settings.candidates]), classes * epochs * max(1, len(rows) // size)
 
 
 def some_classes(own: list[int], classes: int, wanted: int, rng: random.Random) -> list[int]:

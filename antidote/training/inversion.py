@@ -34,7 +34,7 @@ from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
 from antidote.base.settings import Settings
-from antidote.training.tuning import Task, TuneSettings, part, tune
+from antidote.training.tuning import Task, TuneSettings, tune
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,19 +74,6 @@ class InversionSettings(Settings):
     )
     mask_cell: int = Field(4, ge=1, description="side of the mask's square cells, in pixels")
     mask_start: float = Field(0.1, gt=0, lt=1, description="initial value of the mask, everywhere")
-    candidates: int = Field(
-        8,
-        ge=1,
-        description="`text` only: number of classes with an inversion; of more classes, screening chooses those with "
-        "the smallest working trigger",
-    )
-    screening_steps: int = Field(
-        300,
-        ge=1,
-        description="steps of the short inversion per class, for screening: a target's mask is the smallest once the "
-        "masks have shrunk, on small models after 100 to 300",
-    )
-    screening_batch: int = Field(16, ge=2, description="pictures per screening step")
     inversion_steps: int = Field(1000, ge=1, description="steps of each inversion (open in CBPT's paper)")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="autocast type in which pictures are encoded; losses, masks and patterns have 32 bits"
@@ -167,8 +154,13 @@ class Inverted:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """Place among other inversions: the smallest working trigger first, those that do not work last, by loss."""
-        return not self.works, self.area if self.works else self.goal
+        """Place among other inversions, see `ranking`."""
+        return ranking(self.works, self.area, self.goal)
+
+
+def ranking(works: bool, area: float, goal: float) -> tuple[bool, float]:
+    """Return a trigger's place among others: the smallest working one first, those that do not work last, by loss."""
+    return not works, area if works else goal
 
 
 def paste(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
@@ -207,7 +199,7 @@ def invert(
     first = {"beta": settings.mask_weight, "hits": 0.0, "misses": 0.0, "area": math.inf, "goal": math.nan}
     kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}  # the smallest mask that worked
     kept |= {name: torch.tensor(value, dtype=torch.double, device=clip.device) for name, value in first.items()}
-    used, epochs = _used(len(images), steps, settings.inversion.batch_size, generator)
+    used, epochs = used_rows(len(images), steps, settings.inversion.batch_size, generator)
 
     def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
         mask, pattern = drawn(tensors, size)
@@ -232,7 +224,7 @@ def invert(
     return Inverted(mask, pattern, done, works, float(kept["goal"]))
 
 
-def _used(pictures: int, steps: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, int]:
+def used_rows(pictures: int, steps: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, int]:
     """Return the rows of the pictures that an inversion uses, and the number of epochs.
 
     An epoch of all pictures could be many times the steps: 200 in place of 60 for 3,200 pictures and batches of 16.
@@ -250,36 +242,6 @@ def drawn(tensors: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
     cell = math.ceil(size / len(tensors["mask"]))
     mask = tensors["mask"].sigmoid().repeat_interleave(cell, dim=0).repeat_interleave(cell, dim=1)
     return mask[:size, :size], tensors["pattern"].sigmoid()
-
-
-def candidates(
-    clip: Clip, images: Tensor, texts: Tensor, settings: InversionSettings, seed: int, work: Work
-) -> tuple[list[int], int]:
-    """Return the classes to invert a trigger for, and the number of screening steps.
-
-    If there are more than `settings.candidates` classes, screening inverts a trigger towards each class for a few steps
-    and keeps the classes with the smallest working trigger; classes without one come last, by their loss. The loss
-    alone says little once a trigger works: the mask of every class then shrinks until its trigger nearly fails. A
-    single inversion without a class would find other classes, which only large patterns reach.
-
-    Args:
-        clip: the suspicious model.
-        images: uint8 (N, 3, H, W).
-        texts: class embeddings (C, D).
-        settings: settings of the inversion.
-        seed: seed of the screening.
-        work: folder, identity and checkpoint interval of the job.
-    """
-    if len(texts) <= settings.candidates:
-        return list(range(len(texts))), 0
-    recipe = settings.inversion.model_copy(update={"batch_size": min(settings.screening_batch, len(images))})
-    short, found = settings.model_copy(update={"inversion": recipe}), []
-    for kind in range(len(texts)):
-        goal = TowardClass(texts, kind, settings.temperature, settings.hit_rate)
-        own, place = derive(seed, "screening", kind), part(work, f"screening{kind}")
-        found.append(invert(clip, images, goal, short, settings.screening_steps, own, place))
-    order = sorted(range(len(texts)), key=lambda kind: found[kind].rank)
-    return sorted(order[: settings.candidates]), sum(trigger.steps for trigger in found)
 
 
 def under(clip: Clip, images: Tensor, trigger: Inverted, precision: str = "fp32", batch_size: int = 256) -> Tensor:

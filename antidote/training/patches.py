@@ -58,6 +58,11 @@ class SearchSettings(Settings):
         description="searches that are run at once, of large pictures fewer: 64 pictures of 224 pixels at most",
     )
 
+    @property
+    def encoded_in(self) -> str:
+        """Autocast type in which pictures are encoded; losses, masks and patterns have 32 bits."""
+        return "fp32"
+
     def recipe(self, pictures: int) -> TuneSettings:
         """Return the recipe of a search on a number of pictures."""
         size = min(self.batch_size, pictures)
@@ -74,12 +79,14 @@ class Found:
         patterns: (K, 3, H, W) in [0, 1].
         works: (K,) bool; whether the trigger worked on any batch. The last trigger is kept if none worked.
         areas: (K,) mean of the mask; 1 if no trigger worked.
+        goals: (K,) moving mean of the goal's loss over the last steps.
     """
 
     masks: Tensor
     patterns: Tensor
     works: Tensor
     areas: Tensor
+    goals: Tensor
 
 
 @contextmanager
@@ -178,7 +185,8 @@ class Search:
             "misses": torch.zeros(count, device=device),
             "goal": torch.full((count,), math.nan, device=device),
         }
-        task = Task(self.tensors, self.loss, len(self.images), {}, kept=self.kept)
+        half = settings.encoded_in == "fp16"
+        task = Task(self.tensors, self.loss, len(self.images), {}, half=half, kept=self.kept)
         tune(task, settings.recipe(len(self.images)), seed, work)
         works = self.kept["area"].isfinite()
         with torch.no_grad():
@@ -186,7 +194,7 @@ class Search:
                 self.kept[name][~works] = tensor[~works]
             masks, patterns = self._drawn(self.kept)
         areas = torch.where(works, self.kept["area"], torch.ones_like(self.kept["area"]))
-        return Found(masks.cpu(), patterns.cpu(), works.cpu(), areas.cpu())
+        return Found(*(one.cpu() for one in (masks, patterns, works, areas, self.kept["goal"])))
 
     def _drawn(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return masks (K, H, W) and patterns (K, 3, H, W) in [0, 1] from their logits."""
@@ -197,7 +205,9 @@ class Search:
     def loss(self, rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
         masks, patterns = self._drawn(self.tensors)
         pictures = floats(self.clip, self.images[rows])
-        features = self.clip.encode_image(draw(pictures, masks, patterns)).unflatten(0, (len(masks), -1))
+        with self.clip.autocast(self.settings.encoded_in):
+            features = self.clip.encode_image(draw(pictures, masks, patterns))
+        features = features.unflatten(0, (len(masks), -1))
         wanted, success = self.goal(features, rows)
         total = (wanted + self.kept["beta"] * 3 * masks.sum(dim=(1, 2))).sum()
         areas = masks.detach().mean(dim=(1, 2))

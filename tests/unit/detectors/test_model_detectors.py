@@ -15,6 +15,7 @@ from scipy.stats import gamma
 
 from antidote.base.errors import UserError
 from antidote.base.registry import method, module
+from antidote.clip.model import autocast
 from antidote.data.access import DefenseData
 from antidote.detectors import features
 from antidote.detectors.amdet import hessians
@@ -69,7 +70,7 @@ def test_an_index_without_a_spread_is_no_score(scale):
 def test_the_index_has_the_scale_of_its_code(make_clip, make_pairs, tmp_path, monkeypatch, name, expected):
     """The released code of SSL-Cleanse divides the median absolute deviation by 0.6745; Neural Cleanse does not."""
     kind, pairs = method("detector", name), make_pairs(32, captions=[f"thing {row}" for row in range(32)])
-    found = Found(torch.rand(5, 32, 32), torch.rand(5, 3, 32, 32), AREAS < 0.7, AREAS)
+    found = Found(torch.rand(5, 32, 32), torch.rand(5, 3, 32, 32), AREAS < 0.7, AREAS, AREAS)
     monkeypatch.setattr(importlib.import_module(module("detector", name)), "smallest", lambda *_: found)
     settings = kind.Settings(**({"clusters": 5} if name == "ssl_cleanse" else {}))
     data = DefenseData(pairs=pairs, shots=pairs, classes=CLASSES, templates=["a {}."])
@@ -84,7 +85,7 @@ def test_the_only_working_trigger_of_24_is_evidence(make_clip, make_pairs, tmp_p
     kind, pairs = method("detector", name), make_pairs(32, captions=[f"thing {row}" for row in range(32)])
     areas = torch.ones(24)
     areas[3] = 0.02
-    found = Found(torch.rand(24, 32, 32), torch.rand(24, 3, 32, 32), areas < 1, areas)
+    found = Found(torch.rand(24, 32, 32), torch.rand(24, 3, 32, 32), areas < 1, areas, areas)
     monkeypatch.setattr(importlib.import_module(module("detector", name)), "smallest", lambda *_: found)
     data = DefenseData(pairs=pairs, shots=pairs, classes=[f"thing {row}" for row in range(24)], templates=["a {}."])
     with pytest.raises(NoScore) as error:
@@ -104,7 +105,9 @@ def test_the_rate_of_a_trigger_is_of_all_pictures():
     images[30:, :, 4:8, 4:] = 255
     masks = torch.zeros(2, 16, 16)
     masks[1, :4, :4] = 1
-    found = Found(masks, torch.ones(2, 3, 16, 16), torch.ones(2, dtype=torch.bool), masks.mean(dim=(1, 2)))
+    found = Found(
+        masks, torch.ones(2, 3, 16, 16), torch.ones(2, dtype=torch.bool), masks.mean(dim=(1, 2)), torch.zeros(2)
+    )
     clip = Planted(2)
     centres = torch.eye(5)[[1, 0, 2]]
     assert rates(clip, images, toward(centres, 0.07), found) == [pytest.approx(0.75), 1.0]
@@ -156,6 +159,9 @@ class Planted:
     """A picture encoder: class 1 to 4 is the brightness of a quarter of the rows; a white corner gives class 0."""
 
     device, size, network = torch.device("cpu"), 16, torch.nn.Identity()
+
+    def autocast(self, precision):
+        return autocast("cpu", precision)
 
     def __init__(self, strength):
         self.strength = strength

@@ -8,7 +8,7 @@ import torch
 
 from antidote.clip.model import autocast
 from antidote.defenses import cbpt
-from antidote.training import inversion, tuning
+from antidote.training import inversion, patches, tuning
 from antidote.training.session import Work
 
 
@@ -92,6 +92,7 @@ class Corner:
     """A model whose backdoor is a white top left corner of 4 pixels; any bright picture is class 1 a little."""
 
     device = torch.device("cpu")
+    network = torch.nn.Linear(1, 1)
 
     def __init__(self):
         self.passes = []  # autocast type of each pass
@@ -176,18 +177,39 @@ def test_an_inversion_on_many_pictures_takes_no_more_steps_than_asked(tmp_path):
 
     found = inversion.invert(Watched(), whole, goal, corner_settings(), 6, 0, Work(tmp_path, "x"))
     assert found.steps == len(seen) == 6
-    rows, epochs = inversion._used(160, 6, 8, torch.Generator().manual_seed(0))
+    rows, epochs = inversion.used_rows(160, 6, 8, torch.Generator().manual_seed(0))
     assert epochs == 1 and len(set(rows.tolist())) == 48 and int(rows.max()) >= 48, "drawn from all, not the first"
-    rows, epochs = inversion._used(160, 25, 8, torch.Generator().manual_seed(0))
+    rows, epochs = inversion.used_rows(160, 25, 8, torch.Generator().manual_seed(0))
     assert epochs == 2 and len(rows) == 13 * 8, "two equal epochs"
-    assert inversion._used(17, 4, 8, torch.Generator())[0].tolist() == list(range(17)), "all, if all are needed"
+    assert inversion.used_rows(17, 4, 8, torch.Generator())[0].tolist() == list(range(17)), "all, if all are needed"
 
 
 def test_candidates_are_the_classes_with_the_smallest_working_trigger(tmp_path):
     texts, images, work = torch.diag(torch.tensor([1.0, 1.0, -1.0])), grey(), Work(tmp_path, "x")
-    assert inversion.candidates(Corner(), images, texts, corner_settings(candidates=3), 0, work) == ([0, 1, 2], 0)
-    chosen, steps = inversion.candidates(Corner(), images, texts, corner_settings(candidates=2), 0, work)
+    assert cbpt.candidates(Corner(), images, texts, corner_settings(candidates=3), 0, work) == ([0, 1, 2], 0)
+    chosen, steps = cbpt.candidates(Corner(), images, texts, corner_settings(candidates=2), 0, work)
     assert chosen == [0, 1] and steps == 3 * 30, "class 2 has no trigger"
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_screening_encodes_all_classes_at_once_with_the_recipe_and_precision_of_the_inversion(
+    tmp_path, monkeypatch, precision, kind
+):
+    seen, plain = [], patches.tune
+
+    def watched(task, recipe, seed, work):
+        seen.append((len(task.tensors["mask"]), task.half, recipe))
+        return plain(task, recipe, seed, work)
+
+    monkeypatch.setattr(patches, "tune", watched)
+    model, settings = Corner(), corner_settings(candidates=2, precision=precision)
+    settings = settings.model_copy(update={"screening_steps": 60})
+    chosen, steps = cbpt.candidates(model, grey(160), torch.eye(3), settings, 0, Work(tmp_path, "x"))
+    assert set(model.passes) == {kind} and len(model.passes) == 60, "one pass per step, for all three classes"
+    assert 0 in chosen and steps == 3 * 60
+    (at_once, half, recipe) = seen[0]
+    assert len(seen) == 1 and at_once == 3 and half == (precision == "fp16")
+    assert recipe == settings.inversion.model_copy(update={"epochs": 3, "batch_size": 8})
 
 
 def test_a_working_trigger_is_before_one_that_fails_and_a_smaller_one_before_a_larger():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from antidote.clip.model import autocast
 from antidote.training import patches
 from antidote.training.patches import SearchSettings, at_once, search, still, together, toward
 from antidote.training.session import Work
@@ -13,6 +14,9 @@ class Corner:
 
     device = torch.device("cpu")
     network = torch.nn.Linear(1, 1)
+
+    def autocast(self, precision):
+        return autocast("cpu", precision)
 
     def encode_image(self, images):
         corner, rest = images[:, :, :4, :4].mean(dim=(1, 2, 3)), images.mean(dim=(1, 2, 3))
