@@ -7,6 +7,10 @@ T - U    effect of the poisoning; a trigger whose success is due to U is an adve
 A study has one victim; the matrix combines finished studies of several victims.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +20,97 @@ from antidote.base.errors import UserError
 from antidote.base.files import read_json
 from antidote.study.layout import Layout
 from antidote.summary.csv_files import read_frame
+from antidote.summary.restored import restored
 from antidote.summary.tables import spread
 
+COLUMNS_OF_CELLS = ("attack", "defense", "seed", "asr1", "floor")
 COLUMNS = ["attack", "method", "surrogate", "victim", "seeds", "T", "U", "T-U", "T_std", "U_std"]
 
 
-def transfer(studies: list[Path]) -> pd.DataFrame:
-    """Return one row per attack, surrogate and victim; rates are fractions, means over seeds.
+@dataclass(frozen=True)
+class Victim:
+    """What a study says of triggers against its model.
 
-    `T_std` and `U_std` are standard deviations (n - 1); missing if the study has one seed. A seed counts that has both.
+    Attributes:
+        place: folder or file of the study.
+        model: name of the study's model.
+        cells: columns `attack`, `defense`, `seed`, `asr1`, `floor`; a row per cell and seed.
+        attacks: settings of each attack.
+    """
 
-    Args:
-        studies: folders of finished studies (`results/NAME`).
+    place: Path
+    model: str
+    cells: pd.DataFrame
+    attacks: Mapping[str, Mapping[str, Any]]
+
+
+def of_run(folder: Path) -> Victim:
+    """Return what a finished run says, `results/NAME`.
 
     Raises:
-        UserError: a study has no summary, none has a trigger that was fitted on a model, or two have the same attack,
-            surrogate and victim.
+        UserError: the study has no summary or no clean reference.
     """
-    rows: list[dict] = []
-    seen: dict[tuple[str, ...], Path] = {}
-    for folder in studies:
-        for row in _rows(folder):
-            key = tuple(row[name] for name in ("attack", "method", "surrogate", "victim"))
-            if key in seen:
-                raise UserError(
-                    f"{folder}: {row['attack']}, fitted on {row['surrogate']}, against {row['victim']} is in "
-                    f"{seen[key]} too; leave out one of the two studies, or give the attacks other names"
-                )
-            seen[key] = folder
-            rows.append(row)
-    if not rows:
-        raise UserError(f"{', '.join(map(str, studies))}: no trigger there was fitted on a surrogate")
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _rows(folder: Path) -> list[dict]:
     kept = Layout(folder)
     path = kept.path("summary", "cells")
     if not path.is_file():
         raise UserError(f"{path}: no such file; run the study first")
-    cells = read_frame(path, ("attack", "defense", "seed", "asr1", "floor"))
-    victim, rows = _victim(folder), []
-    for attack, mine in cells[cells["defense"] == "none"].groupby("attack", sort=False):
+    cells, attacks = read_frame(path, COLUMNS_OF_CELLS), {}
+    for attack in dict.fromkeys(cells["attack"]):
         trigger = next(iter(kept.found("trigger", "description", attack=attack)), None)
-        settings = _settings(trigger) if trigger else {}
+        attacks[attack] = _settings(trigger) if trigger else {}
+    return Victim(folder, _model(folder), cells, attacks)
+
+
+def of_files(file: Path, leaderboard: Path) -> Victim:
+    """Return what a study's results files say; arguments and errors are those of `restored`."""
+    done = restored(file, leaderboard)
+    attacks = {name: settings.model_dump(mode="json") for name, settings in done.study.attacks.items()}
+    return Victim(file, done.study.file.model.name, done.cells[list(COLUMNS_OF_CELLS)], attacks)
+
+
+def transfer(victims: Iterable[Victim]) -> pd.DataFrame:
+    """Return one row per attack, surrogate and victim; rates are fractions, means over seeds.
+
+    `T_std` and `U_std` are standard deviations (n - 1); missing if the study has one seed. A seed counts that has both.
+
+    Raises:
+        UserError: no study has a trigger that was fitted on a model, or two have the same attack, surrogate and victim.
+    """
+    rows: list[dict] = []
+    seen: dict[tuple[str, ...], Path] = {}
+    places = []
+    for victim in victims:
+        places.append(str(victim.place))
+        for row in _rows(victim):
+            key = tuple(row[name] for name in ("attack", "method", "surrogate", "victim"))
+            if key in seen:
+                raise UserError(
+                    f"{victim.place}: {row['attack']}, fitted on {row['surrogate']}, against {row['victim']} is in "
+                    f"{seen[key]} too; leave out one of the two studies, or give the attacks other names"
+                )
+            seen[key] = victim.place
+            rows.append(row)
+    if not rows:
+        raise UserError(f"{', '.join(places)}: no trigger there was fitted on a surrogate")
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _rows(victim: Victim) -> list[dict]:
+    rows, cells = [], victim.cells
+    for attack, mine in cells[cells["defense"] == "none"].groupby("attack", sort=False):
+        settings = victim.attacks.get(attack, {})
         mine = mine.dropna(subset=["asr1", "floor"])
         if "surrogate" not in settings or mine.empty:
             continue
         success, alone = mine["asr1"], mine["floor"]
-        surrogate = victim if settings["surrogate"] == "clean" else settings["surrogate"]
-        facts = {"attack": attack, "method": settings["method"], "surrogate": surrogate, "victim": victim}
+        surrogate = victim.model if settings["surrogate"] == "clean" else settings["surrogate"]
+        facts = {"attack": attack, "method": settings["method"], "surrogate": surrogate, "victim": victim.model}
         means = {"T": success.mean(), "U": alone.mean(), "T-U": success.mean() - alone.mean()}
         rows.append({**facts, "seeds": len(mine), **means, "T_std": success.std(), "U_std": alone.std()})
     return rows
 
 
-def _victim(folder: Path) -> str:
+def _model(folder: Path) -> str:
     """Return the name of the study's model, from the card of the clean reference."""
     card = next(iter(Layout(folder).found("clean_model", "card")), None)
     if card is None:

@@ -14,7 +14,7 @@ from antidote.base.errors import UserError
 from antidote.base.fingerprint import ROOT
 from antidote.base.settings import read_mapping
 from antidote.study.study import Study
-from antidote.summary.transfer import matrix, transfer
+from antidote.summary.transfer import matrix, of_run, transfer
 
 FILE = "tests/studies/tiny.yaml"
 
@@ -86,7 +86,7 @@ def results(tmp_path):
 
 
 def test_the_matrix_by_hand(results):
-    table = transfer([results / "a", results / "b"]).set_index(["surrogate", "victim"])
+    table = transfer(map(of_run, [results / "a", results / "b"])).set_index(["surrogate", "victim"])
     assert set(table.index) == {("RN", "RN"), ("ViT", "RN"), ("ViT", "ViT")}
     assert table.loc[("RN", "RN"), ["T", "U", "T-U"]].tolist() == pytest.approx([0.8, 0.1, 0.7])
     assert table.loc[("ViT", "RN"), ["T", "U", "T-U"]].tolist() == pytest.approx([0.6, 0.0, 0.6])
@@ -121,13 +121,27 @@ def test_a_study_that_was_not_run_is_told_in_one_line(results):
     assert "Traceback" not in done.stderr
 
 
+def test_published_studies_give_the_matrix_without_a_run(tmp_path):
+    command = [sys.executable, "scripts/transfer.py", "--leaderboard", "leaderboard", "--study"]
+    done = subprocess.run(
+        [*command, "configs/transfer-rn.yaml", "configs/vit.yaml"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    page = (ROOT / "docs/attacks.md").read_text(encoding="utf-8")
+    shown = page[page.index("<!-- transfer:start -->") : page.index("<!-- transfer:end -->")]
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| tiny-vit |")]
+    assert len(rows) == 1 and rows[0] in shown
+    done = subprocess.run([*command, "config.yaml"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "config.yaml: no trigger there was fitted on a surrogate" in done.stderr
+
+
 def test_attacks_on_one_surrogate_have_a_row_each_and_seeds_need_both_figures(results):
     path = results / "a/summary/cells.csv"
     path.write_text(path.read_text() + "weak,none,0,0.3,0.1\nweak,none,1,,0.0\nweak,none,2,0.9,\n")
     settings = {"surrogate": "clean", "method": "badclip"}
     (results / "a/weak/seed0/trigger").mkdir(parents=True)
     (results / "a/weak/seed0/trigger/trigger.json").write_text(json.dumps({"settings": settings}))
-    table = transfer([results / "a"]).set_index("attack")
+    table = transfer(map(of_run, [results / "a"])).set_index("attack")
     assert table.loc["weak", ["seeds", "T", "U", "T-U"]].tolist() == pytest.approx([1, 0.3, 0.1, 0.2])
     text = matrix(table.reset_index())
     assert "| RN (patch) | 80.0 ± 14.1" in text and "| RN (weak) | 30.0 / 10.0 |" in text and "| ViT | 60.0" in text
@@ -139,11 +153,11 @@ def test_two_studies_with_the_same_trigger_and_victim_are_told(results):
     shutil.copytree(results / "first", results / "again")
     told = f"{results / 'again'}: patch, fitted on RN, against RN is in {results / 'first'} too; leave out one"
     with pytest.raises(UserError, match=re.escape(told)):
-        transfer([results / "first", results / "b", results / "again"])
+        transfer(map(of_run, [results / "first", results / "b", results / "again"]))
 
 
 @pytest.mark.parametrize("content", ["{}", '{"settings": {"model": 1}}', "[]"])
 def test_a_card_of_another_version_is_told(results, content):
     (results / "a/clean/seed0/model/card.json").write_text(content)
     with pytest.raises(UserError, match=r"card\.json: settings.* is missing; run the study again"):
-        transfer([results / "a"])
+        transfer(map(of_run, [results / "a"]))
