@@ -27,7 +27,8 @@ one); the object is swapped first, unless `swap` leaves out nouns; K, the number
 
 P positive, N negative; i, j run over a mini-batch of the epoch's K samples, so that the term always has many pairs;
 these mini-batches are spread evenly over the epoch's steps. Other positives and negatives whose text equals a picture's
-own positive are left out of the sums.
+own positive are left out of the sums. The abstract's first version says that sub-captions strengthen the text
+self-supervision; with `aligned_with: captions`, the caption of the pair takes the place of I.
 
 According to public reviews, the paper's poisoned and clean pairs overlap, so that the clean picture of a poisoned pair
 may be among the defender's. Here the two pools are apart, which is the harder case.
@@ -37,7 +38,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,6 +51,7 @@ from antidote.base.seeds import derive
 from antidote.clip.model import Clip
 from antidote.data.access import DefenseData
 from antidote.data.words.lexicon import Lexicon
+from antidote.data.words.replacements import SWAPPED, Replacements, of_pictures
 from antidote.defenses.cleanclip import CleanCLIP, CleanCLIPSettings, SelfSupervised
 from antidote.training.objectives import Batch, Views
 from antidote.training.recipe import TrainSettings
@@ -58,19 +59,7 @@ from antidote.training.recipe import TrainSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-SWAPPED = ("noun", "adjective", "verb")
 KEPT = ("noun", "verb", "preposition")
-PICTURE_NOUNS = frozenset(  # nouns that do not name an object, singular
-    re.findall(
-        r"\w+",
-        """
-        photo photograph picture image view shot snapshot sketch drawing painting illustration portrait print rendering
-        render graphic vector cartoon video footage screenshot closeup scene front back side top bottom middle center
-        centre foreground background left right edge corner part piece pair group row bunch set lot kind type sort
-        number
-        """,
-    )
-)
 
 
 class TACleanerSettings(CleanCLIPSettings):
@@ -95,6 +84,11 @@ class TACleanerSettings(CleanCLIPSettings):
         description="class: any unrelated word of the class in the captions; sibling: a word with the same hypernym "
         "(only with WordNet; `class` if there is no sibling)",
     )
+    aligned_with: Literal["pictures", "captions", "both"] = Field(
+        "pictures",
+        description="what sub-captions are aligned with: the pictures (summaries of the paper); the captions that they "
+        "are parts of, as text self-supervision (the abstract's first version); or both, half each",
+    )
     sub_caption_weight: float = Field(1.0, ge=0, description="weight of the sub-caption term")
 
 
@@ -110,7 +104,9 @@ class TACleaner(CleanCLIP):
 
     @classmethod
     def step_views(cls, settings: Any, recipe: TrainSettings) -> tuple[float, float, int]:
-        return 3, 3 + settings.negatives, 0  # texts: captions, their augmented view, positives, negatives
+        pictures, captions = settings.aligned_with != "captions", settings.aligned_with != "pictures"  # of the samples
+        # Texts: captions, their augmented view, positives, negatives.
+        return 2 + pictures, 3 + settings.negatives + captions, 0
 
     def objective(self, clip: Clip, data: DefenseData) -> SubCaptions:
         return SubCaptions(data, self.settings, self.seed)
@@ -166,36 +162,43 @@ class SubCaptions(SelfSupervised):
             for one in parsed
             for _ in range(self.settings.negatives)
         ]
-        pictures = self.pairs.images[rows].to(batch.images.device, non_blocking=True)
-        return Views([*views.images, pictures], [*views.texts, positives, negatives])
+        images, texts = list(views.images), [*views.texts, positives, negatives]
+        if self.settings.aligned_with != "captions":
+            images.append(self.pairs.images[rows].to(batch.images.device, non_blocking=True))
+        if self.settings.aligned_with != "pictures":
+            texts.append(captions)
+        return Views(images, texts)
 
     def loss(
         self, images: list[Tensor], texts: list[Tensor], scale: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         total, terms = super().loss(images, texts, scale, batch)
-        if not len(images[2]):
+        positives, negatives = texts[2:4]
+        if not len(positives):
             return total, terms
-        alignment = sub_caption_loss(images[2], texts[2], texts[3], scale, *batch.views.texts[2:])
+        read = batch.views.texts[2:4]
+        losses = [sub_caption_loss(own, positives, negatives, scale, *read) for own in (*images[2:], *texts[4:])]
+        alignment = sum(losses) / len(losses)
         return total + self.settings.sub_caption_weight * alignment, {**terms, "sub_captions": alignment}
 
 
 def sub_caption_loss(
-    images: Tensor, positives: Tensor, negatives: Tensor, scale: Tensor, texts: list[str], negative_texts: list[str]
+    anchors: Tensor, positives: Tensor, negatives: Tensor, scale: Tensor, texts: list[str], negative_texts: list[str]
 ) -> Tensor:
     """Return (L_i2t + L_t2i) / 2.
 
     Args:
-        images: features (B, D).
+        anchors: features (B, D) of the pictures, or of the captions.
         positives: features (B, D) of `texts`.
         negatives: features (B m, D) of `negative_texts`.
         scale: CLIP's logit scale s.
         texts: the positive sub-captions (B).
         negative_texts: the negative sub-captions (B m).
     """
-    others = _alike(texts, texts, images.device) & ~torch.eye(len(texts), dtype=torch.bool, device=images.device)
-    to_positives = (scale * images @ positives.T).masked_fill(others, float("-inf"))
-    to_negatives = scale * images @ negatives.T
-    to_negatives = to_negatives.masked_fill(_alike(texts, negative_texts, images.device), float("-inf"))
+    others = _alike(texts, texts, anchors.device) & ~torch.eye(len(texts), dtype=torch.bool, device=anchors.device)
+    to_positives = (scale * anchors @ positives.T).masked_fill(others, float("-inf"))
+    to_negatives = scale * anchors @ negatives.T
+    to_negatives = to_negatives.masked_fill(_alike(texts, negative_texts, anchors.device), float("-inf"))
     i2t = torch.logsumexp(torch.cat([to_positives, to_negatives], dim=1), dim=1) - to_positives.diagonal()
     t2i = torch.logsumexp(to_positives.T, dim=1) - to_positives.diagonal()
     return (i2t.mean() + t2i.mean()) / 2
@@ -222,7 +225,7 @@ class Parsed:
 
     def names(self, place: int) -> bool:
         """Return whether a word is a noun that can name an object."""
-        return self.kinds[place] == "noun" and not _of_pictures(self.words[place])
+        return self.kinds[place] == "noun" and not of_pictures(self.words[place])
 
     def noun_from(self, place: int) -> int | None:
         """Return the position of the first object noun at or after `place`; the last of several adjacent nouns."""
@@ -268,83 +271,6 @@ def positive(parsed: Parsed, form: str) -> str:
     return " ".join(parsed.words[place] for place in parsed.kept(form))
 
 
-class Replacements:
-    """Replacements for a word: words of the same class that are not related to it.
-
-    By the lexicon, a replacement is not another form of the word, a synonym, or more general or more special; with such
-    a word, the caption could still be true for the picture.
-
-    Attributes:
-        words: per class in SWAPPED, the words of the captions, without nouns that do not name an object.
-    """
-
-    def __init__(self, words: list[str], lexicon: Lexicon) -> None:
-        self.lexicon = lexicon
-        words = [word for word in words if not _of_pictures(word)]
-        self.words = {kind: [word for word in words if lexicon.word_class(word) == kind] for kind in SWAPPED}
-        self._places = {kind: {word: place for place, word in enumerate(known)} for kind, known in self.words.items()}
-        # Per class and meaning: positions in `words` with this meaning, and with this meaning or a more special one.
-        self._means: dict[str, dict[Any, set[int]]] = {kind: defaultdict(set) for kind in SWAPPED}
-        self._holds: dict[str, dict[Any, set[int]]] = {kind: defaultdict(set) for kind in SWAPPED}
-        self._below: dict[str, dict[Any, set[int]]] = {kind: defaultdict(set) for kind in SWAPPED}
-        self._related: dict[tuple[str, str], frozenset[int]] = {}
-        for kind, known in self.words.items():
-            for place, word in enumerate(known):
-                own, true = lexicon.meanings(word, kind)
-                for index, meanings in ((self._means[kind], own), (self._holds[kind], true)):
-                    for meaning in meanings:
-                        index[meaning].add(place)
-                for parent in lexicon.parents(word, kind):
-                    self._below[kind][parent].add(place)
-
-    def related(self, word: str, kind: str) -> frozenset[int]:
-        """Return the positions in `words` of the words of a class that are related to a word."""
-        if (word, kind) not in self._related:
-            own, true = self.lexicon.meanings(word, kind)
-            self._related[word, kind] = frozenset().union(
-                *(self._means[kind].get(meaning, ()) for meaning in true),
-                *(self._holds[kind].get(meaning, ()) for meaning in own),
-            )
-        return self._related[word, kind]
-
-    def alike(self, one: str, other: str, kind: str) -> bool:
-        """Return whether two words of a class are the same or related."""
-        return one == other or self._places[kind].get(other) in self.related(one, kind)
-
-    def pick(
-        self,
-        word: str,
-        kind: str,
-        rng: random.Random,
-        besides: Iterable[tuple[str, str | None]] = (),
-        near: bool = False,
-    ) -> str | None:
-        """Return a random word of a class that is not related to `word`, uniformly distributed; None: no such word.
-
-        Args:
-            word: the word to replace.
-            kind: the class.
-            rng: random numbers.
-            besides: further (word, class) to avoid, together with words related to them in the same class.
-            near: prefer words that share a hypernym with `word`.
-        """
-        places = self._places[kind]
-        taken = {*self.related(word, kind), *(places[other] for other, _ in besides if other in places)}
-        taken.update(*(self.related(other, kind) for other, its in besides if its == kind))
-        if near:
-            parents = self.lexicon.parents(word, kind)
-            siblings = set().union(*(self._below[kind].get(parent, ()) for parent in parents)) - taken
-            if siblings:
-                return self.words[kind][rng.choice(sorted(siblings))]
-        left = len(self.words[kind]) - len(taken)
-        if not left:
-            return None
-        place = rng.randrange(left)
-        for other in sorted(taken):  # converts the position among the free words to a position in `words`
-            place += other <= place
-        return self.words[kind][place]
-
-
 def negative(parsed: Parsed, settings: TACleanerSettings, replacements: Replacements, rng: random.Random) -> str:
     """Return the negative sub-caption: `swaps` words are replaced by unrelated words of their class.
 
@@ -386,11 +312,6 @@ def _slots(parsed: Parsed, settings: TACleanerSettings, rng: random.Random) -> l
         rng.shuffle(places)
         slots += sorted(places, key=lambda place: place != parsed.head)
     return slots
-
-
-def _of_pictures(word: str) -> bool:
-    """Return whether a noun, in singular or plural, is about the picture and does not name an object."""
-    return word in PICTURE_NOUNS or word.removesuffix("s") in PICTURE_NOUNS
 
 
 def _words(caption: str) -> list[str]:

@@ -14,10 +14,9 @@ from antidote.data.access import DefenseData
 from antidote.data.scenes import captions
 from antidote.data.scenes.things import CLASSES, COLOURS
 from antidote.data.words.lexicon import Lexicon
+from antidote.data.words.replacements import PICTURE_NOUNS, Replacements
 from antidote.defenses.ta_cleaner import (
-    PICTURE_NOUNS,
     Parsed,
-    Replacements,
     TACleaner,
     TACleanerSettings,
     negative,
@@ -284,6 +283,27 @@ def test_the_term_joins_cleanclips_loss_with_its_weight(make_clip, make_pairs, s
         totals[weight], terms = goal.loss(*encoded, torch.tensor(10.0), replace(batch, views=views))
     assert set(terms) == {"contrastive", "self_supervised", "sub_captions"}
     assert (totals[0.5] - totals[0.0]).item() == pytest.approx(terms["sub_captions"].item() / 2, rel=1e-5)
+
+
+def test_sub_captions_are_aligned_with_pictures_with_captions_or_with_both(make_clip, make_pairs, scenes_lexicon):
+    pairs, clip, found = make_pairs(16), make_clip(), {}
+    for choice, pictures in (("pictures", 3), ("captions", 2), ("both", 3)):
+        goal = objective(pairs, scenes_lexicon, samples_per_epoch=16, aligned_with=choice)
+        goal.begin_epoch(0)
+        torch.manual_seed(0)
+        batch = batch_at(1, pairs)
+        views = goal.views(batch)
+        assert len(views.images) == pictures, "no picture is encoded that the loss does not use"
+        assert TACleaner.step_views(goal.settings, None)[:2] == (len(views.images), len(views.texts))
+        encoded = [clip.encode_image(view) for view in views.images], [clip.encode_text(view) for view in views.texts]
+        found[choice] = goal.loss(*encoded, torch.tensor(10.0), replace(batch, views=views))[1]["sub_captions"].item()
+        if choice == "captions":
+            assert views.texts[4] == [pairs.captions[row] for row in goal.rows(batch)]
+            anchors, positives, negatives = encoded[1][4], *encoded[1][2:4]
+            slow = slow_loss(*(one.detach() for one in (anchors, positives, negatives)), 10.0, *views.texts[2:4])
+            assert found[choice] == pytest.approx(slow, rel=1e-4)
+    assert found["both"] == pytest.approx((found["pictures"] + found["captions"]) / 2, rel=1e-5)
+    assert found["pictures"] != pytest.approx(found["captions"], rel=1e-2)
 
 
 def test_a_step_without_samples_is_cleanclips(make_clip, make_pairs, scenes_lexicon):
