@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from antidote.attacks.contract import Figure, FitContext, Needed, Poisoned, View
-from antidote.base.errors import nearest
+from antidote.base.errors import check_choice, nearest
 from antidote.base.settings import Name, Settings
 from antidote.data.words.names import mentions
 
@@ -190,6 +190,10 @@ class Attack:
     trains: ClassVar[bool] = False
     not_estimated: ClassVar[str | None] = None
     kept: ClassVar[float] = 0.0
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        check_choice(cls, "threat_model", get_args(ThreatModel))
 
     def __init__(self, settings: Any, target: str, size: int, tensors: dict[str, Tensor] | None = None) -> None:
         self.settings, self.target, self.size = settings, target, size

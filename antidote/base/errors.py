@@ -43,6 +43,23 @@ def _closest(word: str, known: list[str]) -> list[str]:
     return difflib.get_close_matches(word, known, n=1, cutoff=0.5)
 
 
+def check_choice(kind: type, attribute: str, choices: Iterable[str]) -> None:
+    """Refuse another value of a method's class attribute when its module is imported, and not in the middle of a job.
+
+    Args:
+        kind: the class, of which only its own attributes are looked at.
+        attribute: name of the attribute; the class may leave it out.
+        choices: valid values.
+
+    Raises:
+        UserError: the class has another value.
+    """
+    value, choices = vars(kind).get(attribute), list(choices)
+    if value is not None and value not in choices:
+        close = nearest(value, choices) if isinstance(value, str) else f"; known: {', '.join(choices)}"
+        raise UserError(f"{kind.__module__}.{kind.__qualname__}.{attribute}: unknown value {value!r}{close}")
+
+
 def one_line(error: ValidationError, where: str, model: type | None = None) -> str:
     """Convert pydantic's report to one line that names the key, the fault and the nearest valid word."""
     first, further = _first(_faults(error.errors(), model))

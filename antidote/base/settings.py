@@ -60,6 +60,17 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **rest: Any) -> None:
+        """Refuse a key that hides an attribute of a base class: the annotation of the attribute made it one."""
+        super().__pydantic_init_subclass__(**rest)
+        for base in reversed(cls.__mro__[1:]):
+            for name in sorted(cls.model_fields.keys() & getattr(base, "__class_vars__", set())):
+                raise UserError(
+                    f"{cls.__module__}.{cls.__qualname__}.{name}: is an attribute of {base.__qualname__} and no key; "
+                    f"set it without an annotation, or as `{name}: ClassVar`"
+                )
+
     @model_validator(mode="before")
     @classmethod
     def _fill_groups(cls, values: Any) -> Any:

@@ -237,7 +237,7 @@ def _folders(dataset: Dataset | None) -> list[str] | None:
         UserError: a name is not UTF-8.
     """
     folder = None if dataset is None or isinstance(dataset, Pairs) else Path(dataset)
-    if folder is None or inputs.is_written(folder) or not folder.is_dir():
+    if folder is None or inputs.is_written(dataset) or not folder.is_dir():
         return None
     found = [path.name for path in folder.iterdir() if path.is_dir() and path.name not in LEFTOVERS]
     names = sorted(name for name in found if not name.startswith("."))

@@ -252,7 +252,12 @@ def _judge(intake: Intake, dataset: str, settings: SourceSettings, named: Column
 
 
 def is_written(dataset: str | Path) -> bool:
-    """Return whether a folder is a split that this project wrote; other programs also write a manifest.json."""
+    """Return whether a folder is a split that this project wrote; other programs also write a manifest.json.
+
+    Raises:
+        UserError: the name of the dataset is an empty text.
+    """
+    report.check_name("dataset", dataset)
     path = Path(dataset) / "manifest.json"
     if not path.is_file():
         return False

@@ -63,11 +63,13 @@ def utf_8(text: str) -> str:
 
 
 def check_name(option: str, name: str | Path) -> None:
-    """Check that the name of a file or folder, or another word of the user, is text in UTF-8.
+    """Check that the name of a file or folder, or another word of the user, is text in UTF-8 and not empty.
 
     Raises:
         UserError: it is not, or the locale cannot read it; the message begins with the option that names it.
     """
+    if name == "":  # of a variable that is not set; as a path it would mean the working folder
+        raise UserError(f"{option}: is an empty text; give a name or a path")
     if utf_8(str(name)) == str(name):
         return
     shown, fault = utf_8(str(name)), "is not valid UTF-8; give it another name"

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from antidote.base.errors import check_choice
 from antidote.base.settings import Settings
 from antidote.clip.configs import ModelSettings
-from antidote.data.access import POOLS, Access, DefenseData
+from antidote.data.access import GRANTS, POOLS, Access, DefenseData
 from antidote.training.loop import train
 from antidote.training.recipe import TrainSettings
 from antidote.training.session import Report, Work
@@ -116,6 +117,10 @@ class Defense:
     parallel: ClassVar[bool] = False
     trained_views: ClassVar[float] = 1
     encoded_views: ClassVar[float] = 0
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        check_choice(cls, "access", GRANTS)
 
     def __init__(self, settings: Any, seed: int) -> None:
         self.settings, self.seed = settings, seed

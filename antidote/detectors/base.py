@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from antidote.base.errors import UserError
+from antidote.base.errors import UserError, check_choice
 from antidote.base.settings import Settings
-from antidote.data.access import Access, DefenseData
+from antidote.data.access import GRANTS, Access, DefenseData
 from antidote.training.session import Work
 
 if TYPE_CHECKING:
@@ -137,6 +137,13 @@ class Detector:
     descends: ClassVar[bool] = False
     not_estimated: ClassVar[str | None] = None
     fewest_classes: ClassVar[int] = 0
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        check_choice(cls, "access", GRANTS)
+        check_choice(cls, "subject", get_args(Subject))
+        check_choice(cls, "control", ("truth", "none"))
+        check_choice(cls, "works_on", ("pictures", "captions"))
 
     def __init__(self, settings: Any, seed: int) -> None:
         self.settings, self.seed = settings, seed

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from antidote.base.errors import check_choice
 from antidote.base.lazy import open_clip, torch
 from antidote.training import parallel
 
@@ -160,6 +161,11 @@ class Objective:
     """
 
     parallel: ClassVar[Literal["rows", "views"] | None] = None
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        check_choice(cls, "parallel", ("rows", "views"))
+
     encoding: Encoding = Encoding()
 
     def __init__(self, pairs: Pairs) -> None:

@@ -67,6 +67,19 @@ def test_an_argument_of_another_kind_is_one_line(place, call, told):
     assert str(error.value).startswith(told)
 
 
+@pytest.mark.parametrize("call", [
+    lambda: api.load(""),
+    lambda: api.scan("clean.csv", ""),
+    lambda: api.scan("", "suspicious"),
+    lambda: api.evaluate("suspicious", ""),
+    lambda: api.audit("suspicious", Given(pairs="")),
+    lambda: api.audit("suspicious", Given(labelled="")),
+])  # fmt: skip
+def test_an_empty_name_is_not_the_working_folder(place, call):
+    with pytest.raises(UserError, match=r"^(model|dataset): is an empty text; give a name or a path$"):
+        call()
+
+
 def test_a_model_is_loaded_without_a_word_of_random_weights(place, caplog):
     api.load("suspicious")
     assert "initialized randomly" not in caplog.text
