@@ -52,6 +52,9 @@ class DefenseSettings(Settings):
             ValueError: a setting does not fit the model; the message begins with its key.
         """
 
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise ValueError that begins with the key if a setting names a class that is not in `classes`."""
+
     def recipes(self) -> dict[str, TrainSettings]:
         """Return the recipes that the defense trains by on the shared loop, by their keys."""
         return {}

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from antidote.base.errors import UserError, nearest
 from antidote.base.lazy import functional as F
 from antidote.base.lazy import torch
 from antidote.base.seeds import derive
@@ -50,6 +51,7 @@ from antidote.training.tuning import Task, TuneSettings, check_shots, tune
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from antidote.data.pairs import Pairs
 
 CHUNK = 256  # pictures per forward pass
 
@@ -64,6 +66,11 @@ class RVPTSettings(DefenseSettings):
         2.0, ge=0, description="alpha, weight of L_FR (RVPT: 2, for a logit scale of 100; 0 is plain VPT)"
     )
     template: str = Field("a photo of a {}.", description="text prompt for the class names in tuning (RVPT)")
+    without: tuple[str, ...] = Field(
+        (),
+        description="classes of which no shot is used, but that the shots are told apart from: "
+        "the attack's target in RVPT's Table 4",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type (RVPT: half precision)")
     tuning: TuneSettings = Field(TuneSettings(), description="RVPT: SGD 0.002, cosine, batch 32, 50 epochs")
 
@@ -73,6 +80,13 @@ class RVPTSettings(DefenseSettings):
             raise ValueError(f"depth: {self.depth} leaves none of the {layers} blocks of the model for prompts")
         if not one_gap(self.template):
             raise ValueError(f"template: {self.template!r} should hold one {{}} for the class name")
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        for name in self.without:
+            if name not in classes:
+                raise ValueError(f"without: {name!r} is no class{nearest(name, classes)}")
+        if len({*classes} - {*self.without}) < 2:
+            raise ValueError("without: should leave at least two classes with shots")
 
 
 class RVPT(Defense):
@@ -107,11 +121,12 @@ class RVPT(Defense):
         prompts = initial_prompts(clip, self.settings, self.seed)
         with torch.no_grad():
             texts = clip.encode_text([self.settings.template.format(name) for name in data.classes])
-        labels = data.shots.labels
-        before = self._tokens(clip, data.shots.images)
+        shots = self._shots(data)
+        labels = shots.labels
+        before = self._tokens(clip, shots.images)
 
         def loss(rows: Tensor, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
-            images = clip.normalise(data.shots.images[rows])
+            images = clip.normalise(shots.images[rows])
             with clip.autocast(self.settings.precision):
                 features, after = prompted(clip.network.visual, images, prompts)
             features = F.normalize(features.float(), dim=-1)
@@ -126,6 +141,15 @@ class RVPT(Defense):
         steps = tune(task, self.settings.tuning, self.seed, work)
         adapted = VisualPrompts(clip.network, clip.config, {"prompts": prompts}, {"depth": self.settings.depth})
         return Report(steps, prompts.numel(), len(labels), clip=adapted)
+
+    def _shots(self, data: DefenseData) -> Pairs:
+        """Return the shots but for those of the classes in `without`."""
+        try:
+            self.settings.check_classes(data.classes)
+        except ValueError as error:
+            raise UserError(f"rvpt: {error}") from None
+        used = [name not in self.settings.without for name in data.classes]
+        return data.shots.take([row for row, label in enumerate(data.shots.labels.tolist()) if used[label]])
 
     def _tokens(self, clip: Clip, images: Tensor) -> Tensor:
         """Return the suspicious encoder's class tokens after each block with prompts: (N, L - D, width), on the CPU.

@@ -327,6 +327,7 @@ class Study:
         if kind.fits(config) is None:
             try:
                 settings.check(config)
+                settings.check_classes(self.classes)
             except ValueError as error:
                 raise UserError(f"{self.where}: defenses.{name}.{error}") from None
         return settings

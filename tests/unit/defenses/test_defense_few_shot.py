@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 
 import pytest
 import torch
@@ -105,6 +106,34 @@ def test_one_step_of_rvpt(make_clip, make_pairs, tmp_path):
         shift[place] = 1e-5
         gradient = (value(start + shift) - value(start - shift)) / 2e-5
         assert float(found[place]) == pytest.approx(float(start[place]) - 0.5 * gradient, abs=2e-6)
+
+
+def test_rvpt_without_the_shots_of_a_class(make_clip, make_pairs, tmp_path, monkeypatch):
+    """RVPT's Table 4: no shot of the target, whose text stays among the classes."""
+    data, seen = shots_data(make_pairs), []
+    settings = rvpt.RVPTSettings(
+        depth=1, prompts=2, without=["boat", "key"], tuning=tuning.TuneSettings(epochs=1, batch_size=2)
+    )
+    plain = rvpt.F.cross_entropy
+
+    def watched(logits, labels):
+        seen.append((logits.shape[1], set(labels.tolist())))
+        return plain(logits, labels)
+
+    monkeypatch.setattr(rvpt.F, "cross_entropy", watched)
+    report = rvpt.RVPT(settings, 0).run(make_clip("vit"), data, Work(tmp_path, "x"))
+    assert report.pairs == sum(label not in (1, 3) for label in data.shots.labels.tolist())
+    assert {classes for classes, _ in seen} == {5} and set().union(*(labels for _, labels in seen)) == {0, 2, 4}
+
+
+@pytest.mark.parametrize(("without", "told"), [
+    (["boot"], "without: 'boot' is no class; did you mean 'boat'?"),
+    (CLASSES[1:], "without: should leave at least two classes with shots"),
+])  # fmt: skip
+def test_classes_that_rvpt_cannot_leave_out(make_clip, make_pairs, tmp_path, without, told):
+    settings = rvpt.RVPTSettings(depth=1, prompts=2, without=without)
+    with pytest.raises(UserError, match=re.escape(f"rvpt: {told}")):
+        rvpt.RVPT(settings, 0).run(make_clip("vit"), shots_data(make_pairs), Work(tmp_path, "x"))
 
 
 def test_rvpt_leaves_the_network_as_it_is(make_clip, make_pairs, tmp_path):

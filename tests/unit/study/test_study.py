@@ -205,12 +205,15 @@ def test_a_model_that_cannot_be_looked_into_is_told_in_one_line(values, tmp_path
     assert str(error.value) == f"{FILE}: attacks.badnet.surrogate: {BLIND}"
 
 
-def test_a_prompt_with_a_stray_brace_is_told_in_one_line(values):
+def test_wrong_prompts_and_classes_of_rvpt_are_told_in_one_line(values):
     values = change(values, "pools.shots", {"dataset": "tiny", "split": "train", "per_class": 2})
     values = change(change(values, "model.name", "ViT-B-32"), "defenses.rvpt", {"method": "rvpt", "template": "a {} }"})
     with pytest.raises(UserError) as error:
         Study(values, FILE)
     assert str(error.value) == f"{FILE}: defenses.rvpt.template: 'a {{}} }}' should hold one {{}} for the class name"
+    values = change(values, "defenses.rvpt", {"method": "rvpt", "without": ["bananna"]})
+    with pytest.raises(UserError, match="defenses.rvpt.without: 'bananna' is no class; did you mean 'banana'"):
+        Study(values, FILE)
 
 
 def test_prompts_need_clips_own_text_encoder(values):
