@@ -257,7 +257,7 @@ def is_written(dataset: str | Path) -> bool:
     Raises:
         UserError: the name of the dataset is an empty text.
     """
-    report.check_name("dataset", dataset)
+    report.check_given("dataset", dataset)
     path = Path(dataset) / "manifest.json"
     if not path.is_file():
         return False

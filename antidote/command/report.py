@@ -62,14 +62,23 @@ def utf_8(text: str) -> str:
     return NO_TEXT.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text).encode(errors="backslashreplace").decode()
 
 
+def check_given(option: str, name: str | Path) -> None:
+    """Check that a name is not empty: of a variable that is not set, as a path it would mean the working folder.
+
+    Raises:
+        UserError: it is; the message begins with the option that names it.
+    """
+    if name == "":
+        raise UserError(f"{option}: is an empty text; give a name or a path")
+
+
 def check_name(option: str, name: str | Path) -> None:
     """Check that the name of a file or folder, or another word of the user, is text in UTF-8 and not empty.
 
     Raises:
         UserError: it is not, or the locale cannot read it; the message begins with the option that names it.
     """
-    if name == "":  # of a variable that is not set; as a path it would mean the working folder
-        raise UserError(f"{option}: is an empty text; give a name or a path")
+    check_given(option, name)
     if utf_8(str(name)) == str(name):
         return
     shown, fault = utf_8(str(name)), "is not valid UTF-8; give it another name"

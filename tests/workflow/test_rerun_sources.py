@@ -36,6 +36,7 @@ MODULES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("antidote.data.pools", "antidote.data.store.shards"), ("pool *", *PICTURES)),
     (("antidote.data.fitted",), ("pictures *", *SCORES)),
     (("antidote.data.words.eda", "antidote.defenses.cleanclip", "antidote.defenses.ta_cleaner"), ("defend * ta_cleaner",)),
+    (("antidote.data.words.replacements",), ("defend * ta_cleaner",)),
     (("antidote.data.sources", *(f"antidote.data.sources.{name}" for name in ("base", "files", "scenes"))), ("dataset *",)),
     (("antidote.data.download", "antidote.data.download.hosted"), ("dataset *",)),
     (("antidote.data.sources.*", "antidote.data.styles", "antidote.data.store.sizes"), ()),

@@ -212,7 +212,7 @@ def test_wrong_prompts_and_classes_of_rvpt_are_told_in_one_line(values):
         Study(values, FILE)
     assert str(error.value) == f"{FILE}: defenses.rvpt.template: 'a {{}} }}' should hold one {{}} for the class name"
     values = change(values, "defenses.rvpt", {"method": "rvpt", "without": ["bananna"]})
-    with pytest.raises(UserError, match="defenses.rvpt.without: 'bananna' is no class; did you mean 'banana'"):
+    with pytest.raises(UserError, match=r"defenses\.rvpt\.without: 'bananna' is no class; did you mean 'banana'"):
         Study(values, FILE)
 
 
