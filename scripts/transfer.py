@@ -11,19 +11,27 @@ import sys
 from pathlib import Path
 
 from antidote.base import command_line
+from antidote.base.errors import UserError
 from antidote.summary.csv_files import write_csv
 from antidote.summary.text import fill
 from antidote.summary.transfer import matrix, of_files, of_run, transfer
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the result of the script to standard output."""
+    """Write the result of the script to standard output.
+
+    Raises:
+        UserError: a study cannot be read, or the output cannot be written.
+    """
+    output = arguments.output
+    if output and (output.is_dir() or not output.parent.is_dir()):
+        raise UserError(f"--output: {output}: should be a file in a folder that is there")
     if arguments.leaderboard:
         table = transfer(of_files(Path(study), arguments.leaderboard) for study in arguments.study)
     else:
         table = transfer(of_run(arguments.results / study) for study in arguments.study)
-    if arguments.output:
-        write_csv(table, arguments.output)
+    if output:
+        write_csv(table, output)
     if arguments.page:
         fill(arguments.page, "transfer", matrix(table))
     sys.stdout.write(matrix(table))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import Tag, ValidationError
 
+MISSING = object()
 GPU_IS_FULL = ("CUDA error: out of memory", "_ALLOC_FAILED")  # of CUDA itself; of cuBLAS and cuDNN, as in their status
 
 
@@ -43,7 +44,7 @@ def _closest(word: str, known: list[str]) -> list[str]:
     return difflib.get_close_matches(word, known, n=1, cutoff=0.5)
 
 
-def check_choice(kind: type, attribute: str, choices: Iterable[str]) -> None:
+def check_choice(kind: type, attribute: str, choices: Iterable[str | None]) -> None:
     """Refuse another value of a method's class attribute when its module is imported, and not in the middle of a job.
 
     Args:
@@ -54,9 +55,13 @@ def check_choice(kind: type, attribute: str, choices: Iterable[str]) -> None:
     Raises:
         UserError: the class has another value.
     """
-    value, choices = vars(kind).get(attribute), list(choices)
-    if value is not None and value not in choices:
-        close = nearest(value, choices) if isinstance(value, str) else f"; known: {', '.join(choices)}"
+    value, choices = vars(kind).get(attribute, MISSING), list(choices)
+    if value is not MISSING and value not in choices:
+        close = (
+            nearest(value, filter(None, choices))
+            if isinstance(value, str)
+            else f"; known: {', '.join(map(str, choices))}"
+        )
         raise UserError(f"{kind.__module__}.{kind.__qualname__}.{attribute}: unknown value {value!r}{close}")
 
 

@@ -74,6 +74,8 @@ class Given:
         if self.classes is None:
             return None
         given = isinstance(self.classes, str | Path)
+        if given:
+            report.check_given("--classes", self.classes)
         names = read_json(self.classes) if given else list(self.classes)
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise UserError(f"--classes: {f'{self.classes}: ' if given else ''}should hold a JSON list of texts")

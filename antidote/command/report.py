@@ -96,6 +96,7 @@ def place(output: str | Path | None) -> Path | None:
     """
     if output is None:
         return None
+    check_given("--output", output)
     found = Path(output)
     if found.exists() and not found.is_dir():
         raise UserError(f"--output: {output}: is a file; should name a folder")

@@ -142,7 +142,7 @@ class Detector:
         super().__init_subclass__(**rest)
         check_choice(cls, "access", GRANTS)
         check_choice(cls, "subject", get_args(Subject))
-        check_choice(cls, "control", ("truth", "none"))
+        check_choice(cls, "control", ("truth", "none", None))
         check_choice(cls, "works_on", ("pictures", "captions"))
 
     def __init__(self, settings: Any, seed: int) -> None:

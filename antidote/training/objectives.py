@@ -164,7 +164,7 @@ class Objective:
 
     def __init_subclass__(cls, **rest: Any) -> None:
         super().__init_subclass__(**rest)
-        check_choice(cls, "parallel", ("rows", "views"))
+        check_choice(cls, "parallel", ("rows", "views", None))
 
     encoding: Encoding = Encoding()
 

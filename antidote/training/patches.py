@@ -4,7 +4,8 @@ x' = (1 - m_k) x + m_k p_k,   L = sum_k [G_k(f(x')) + beta_k 3 |m_k|_1]
 
 Trigger, rule for beta and choice of the smallest working mask are those of one inversion
 (`antidote/training/inversion.py`). All K triggers are drawn on the same batch and encoded together. Adam works on each
-number separately and the network is in evaluation mode, so that no search depends on the others.
+number separately and the network is in evaluation mode, so that no search depends on the others; but in fp16, where one
+gradient too large for 16 bits skips the step of all that are run at once.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def search(
 
 
 def at_once(together: int, pictures: int, size: int) -> int:
-    """Return how many searches are run at once: `together`, or as few as memory asks for. Results do not depend on it.
+    """Return how many searches are run at once: `together`, or as few as memory asks for. Only fp16 depends on it.
 
     Args:
         together: the setting.
@@ -218,11 +219,11 @@ class Search:
     def _note(self, wanted: Tensor, success: Tensor, areas: Tensor) -> None:
         """Keep the smallest masks that worked, and change beta; all arguments are (K,)."""
         keep_smaller(self.kept, self.tensors, success >= self.wanted, areas)
+        self.kept["goal"].copy_(moving_mean(self.kept["goal"], wanted))
         self._weigh(wanted, success)
 
     def _weigh(self, wanted: Tensor, success: Tensor) -> None:
         """Change beta by the rule of DECREE and Neural Cleanse."""
-        self.kept["goal"].copy_(moving_mean(self.kept["goal"], wanted))
         adapt(self.kept, success >= self.wanted, self.settings.weight_factor)
 
 

@@ -55,6 +55,7 @@ def test_a_wrong_name_is_told(kind, name, hint):
         (Detector, "access", ("test-time",), "('test-time',); known: nothing, clean-pairs, few-labelled, "),
         (Attack, "threat_model", "poison", "'poison'; did you mean 'data-poisoning'?"),
         (Objective, "parallel", "row", "'row'; did you mean 'rows'?"),
+        (Detector, "subject", None, "None; known: model, pairs, pictures"),
     ],
 )
 def test_a_wrong_attribute_of_a_method_is_told_when_its_module_is_imported(base, attribute, value, told):

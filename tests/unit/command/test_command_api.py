@@ -74,9 +74,14 @@ def test_an_argument_of_another_kind_is_one_line(place, call, told):
     lambda: api.evaluate("suspicious", ""),
     lambda: api.audit("suspicious", Given(pairs="")),
     lambda: api.audit("suspicious", Given(labelled="")),
+    lambda: api.audit("suspicious", Given(pairs="clean.csv", classes="")),
+    lambda: api.scan("clean.csv", "suspicious", output=""),
+    lambda: api.audit("suspicious", Given(pairs="clean.csv"), output=""),
 ])  # fmt: skip
 def test_an_empty_name_is_not_the_working_folder(place, call):
-    with pytest.raises(UserError, match=r"^(model|dataset): is an empty text; give a name or a path$"):
+    with pytest.raises(
+        UserError, match=r"^(model|dataset|--classes|--output): is an empty text; give a name or a path$"
+    ):
         call()
 
 

@@ -115,6 +115,13 @@ def test_the_command_prints_it_and_writes_a_table(results):
     )
 
 
+@pytest.mark.parametrize("output", ["", "no/such/transfer.csv"])
+def test_an_output_that_cannot_be_written_is_told_in_one_line(results, output):
+    done = run(results, "a", "--output", results / output)
+    assert done.returncode == 1 and "should be a file in a folder that is there" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_study_that_was_not_run_is_told_in_one_line(results):
     done = run(results, "c")
     assert done.returncode == 1 and "c/summary/cells.csv: no such file; run the study first" in done.stderr
