@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import Tag, ValidationError
 
-MISSING = object()
+_MISSING = object()
 GPU_IS_FULL = ("CUDA error: out of memory", "_ALLOC_FAILED")  # of CUDA itself; of cuBLAS and cuDNN, as in their status
 
 
@@ -55,8 +55,8 @@ def check_choice(kind: type, attribute: str, choices: Iterable[str | None]) -> N
     Raises:
         UserError: the class has another value.
     """
-    value, choices = vars(kind).get(attribute, MISSING), list(choices)
-    if value is not MISSING and value not in choices:
+    value, choices = vars(kind).get(attribute, _MISSING), list(choices)
+    if value is not _MISSING and value not in choices:
         close = (
             nearest(value, filter(None, choices))
             if isinstance(value, str)

@@ -24,7 +24,6 @@ equal.
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -73,10 +72,9 @@ class ScreeningSettings(SearchSettings):
     def encoded_in(self) -> str:
         return self.precision
 
-    def recipe(self, pictures: int) -> TuneSettings:
-        size = min(self.batch_size, pictures)
-        epochs = math.ceil(self.steps / max(1, pictures // size))
-        return self.inversion.model_copy(update={"batch_size": size, "epochs": epochs})
+    @property
+    def optimisation(self) -> TuneSettings:
+        return self.inversion
 
 
 class CBPTSettings(InversionSettings, DefenseSettings):

@@ -64,11 +64,16 @@ class SearchSettings(Settings):
         """Autocast type in which pictures are encoded; losses, masks and patterns have 32 bits."""
         return "fp32"
 
+    @property
+    def optimisation(self) -> TuneSettings:
+        """Optimiser, rate and schedule of mask and pattern; batch size and epochs are those of `recipe`."""
+        return TuneSettings(optimizer="adam", lr=self.lr, schedule="constant")
+
     def recipe(self, pictures: int) -> TuneSettings:
         """Return the recipe of a search on a number of pictures."""
         size = min(self.batch_size, pictures)
         epochs = math.ceil(self.steps / max(1, pictures // size))
-        return TuneSettings(optimizer="adam", lr=self.lr, schedule="constant", batch_size=size, epochs=epochs)
+        return self.optimisation.model_copy(update={"batch_size": size, "epochs": epochs})
 
 
 @dataclass(frozen=True)
